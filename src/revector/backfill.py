@@ -1,0 +1,141 @@
+"""The bulk lane: one shard of a backfill, embedded into sealed HDF5 parts and published part by part, resumable at any point."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from revector.archive import Part, read_part, write_part
+from revector.errors import ArchiveError
+from revector.interfaces import Progress
+from revector.publish import Applier, Prepared
+from revector.registry import work
+from revector.registry.work import Shard
+
+PART_DOCUMENTS = 256
+"""Documents embedded between two seals: what a kill can cost."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardReport:
+    """What one call did: documents embedded now, published (from now or an earlier, killed call), and dead-lettered."""
+
+    embedded: int
+    published: int
+    dead: int
+
+
+class Backfill:
+    """Runs shards of one generation. Memory is bounded by one part, whatever the corpus."""
+
+    def __init__(self, engine: sa.Engine, applier: Applier, folder: Path, progress: Progress) -> None:
+        self._engine, self._applier, self._folder, self._progress = engine, applier, folder, progress
+        self._generation = applier.generation
+
+    def run(self, shard: Shard) -> ShardReport:
+        """Seed, publish what an earlier call sealed, then embed the rest; a finished shard is a success that does nothing."""
+        if shard.done:
+            return ShardReport(0, 0, 0)
+        while not work.seed_page(self._engine, self._generation.cid, shard):
+            pass
+        self._progress.start(f"shard {shard.shard}", shard.documents)
+        published = self._publish_sealed(shard)
+        embedded, dead, after = 0, 0, shard.lo
+        while ids := work.bulk_page(self._engine, shard, after, PART_DOCUMENTS):
+            after = ids[-1]
+            prepared = self._applier.prepare(work.read_items(self._engine, self._generation.cid, ids))
+            embedded += len(prepared.part.doc_ids)
+            dead += self._applier.record_failures(prepared.failures)
+            published += self._seal_and_publish(shard, prepared)
+            self._progress.advance(len(ids))
+        with self._engine.begin() as connection:
+            work.mark_shard_done(connection, shard)
+        self._progress.done(f"{published:,} published")
+        return ShardReport(embedded, published, dead)
+
+    def _seal_and_publish(self, shard: Shard, prepared: Prepared) -> int:
+        part = prepared.part
+        if not part.doc_ids:
+            return self._applier.publish(prepared)
+        number, path = self._next_part(shard)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sha256 = write_part(path, part, attributes=self._attributes())
+        with self._engine.begin() as connection:
+            connection.execute(
+                sa.text(
+                    "INSERT INTO part (gen, shard, part, path, sha256, documents, chunks) VALUES (:gen, :shard, :part, :path, :sha256, :documents, :chunks)"
+                ),
+                {
+                    "gen": shard.gen,
+                    "shard": shard.shard,
+                    "part": number,
+                    "path": str(path),
+                    "sha256": sha256,
+                    "documents": len(part.doc_ids),
+                    "chunks": len(part.embeddings),
+                },
+            )
+        published = self._applier.publish(prepared)
+        self._mark_published(shard, number)
+        return published
+
+    def _next_part(self, shard: Shard) -> tuple[int, Path]:
+        with self._engine.connect() as connection:
+            last = connection.scalar(
+                sa.text("SELECT max(part) FROM part WHERE gen = :gen AND shard = :shard"),
+                {"gen": shard.gen, "shard": shard.shard},
+            )
+        number = 0 if last is None else int(last) + 1
+        return (
+            number,
+            self._folder / f"{self._generation.physical_name}" / f"shard-{shard.shard:04d}-part-{number:05d}.h5",
+        )
+
+    def _publish_sealed(self, shard: Shard) -> int:
+        """Publish parts that a killed call sealed but did not publish; a damaged one is forgotten, its items remain."""
+        with self._engine.connect() as connection:
+            sealed = connection.execute(
+                sa.text(
+                    "SELECT part, path, sha256 FROM part WHERE gen = :gen AND shard = :shard AND published_at IS NULL ORDER BY part"
+                ),
+                {"gen": shard.gen, "shard": shard.shard},
+            ).all()
+        published = 0
+        for row in sealed:
+            try:
+                part = read_part(Path(row.path), row.sha256, attributes=self._attributes())
+            except ArchiveError:
+                with self._engine.begin() as connection:
+                    connection.execute(
+                        sa.text("DELETE FROM part WHERE gen = :gen AND shard = :shard AND part = :part"),
+                        {"gen": shard.gen, "shard": shard.shard, "part": row.part},
+                    )
+                continue
+            published += self._applier.publish(_only(part))
+            self._mark_published(shard, row.part)
+            self._progress.advance(len(part.doc_ids))
+        return published
+
+    def _mark_published(self, shard: Shard, number: int) -> None:
+        with self._engine.begin() as connection:
+            connection.execute(
+                sa.text(
+                    "UPDATE part SET published_at = clock_timestamp() WHERE gen = :gen AND shard = :shard AND part = :part AND published_at IS NULL"
+                ),
+                {"gen": shard.gen, "shard": shard.shard, "part": number},
+            )
+
+    def _attributes(self) -> dict[str, str | int]:
+        generation = self._generation
+        return {
+            "encoder_fp": generation.encoder_fp,
+            "chunker_fp": generation.chunker_fp,
+            "revision": generation.revision,
+            "model": generation.spec.model.name,
+        }
+
+
+def _only(part: Part) -> Prepared:
+    return Prepared(part, (), (), ())

@@ -1,0 +1,247 @@
+"""Settings from revector.toml and the environment, and the project that wires everything: the only place that chooses classes."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from revector.encoding import Encoders
+from revector.errors import ConfigError
+from revector.interfaces import Encoder, Progress
+from revector.migrator import Migrator
+from revector.migrator import Settings as MigratorSettings
+from revector.registry.collections import ensure_collection, read_collection
+from revector.registry.documents import Documents
+from revector.registry.engine import check_schema, make_engine, upgrade_schema
+from revector.report import read_events, read_status
+from revector.searcher import Searcher
+from revector.spec import ModelSpec
+from revector.worker import Worker
+
+FILE = "revector.toml"
+
+
+class CollectionSettings(BaseModel):
+    """One ``[collections.<name>]`` table."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    source: str | None = None
+    """Where ``revector ingest`` reads when no source is named."""
+    id_field: str = "_id"
+    text_fields: list[str] = ["title", "text"]
+    meta_fields: list[str] | None = None
+    qrels: Path | None = None
+    """Labelled queries: a folder in BEIR layout."""
+    migrations: Path | None = None
+    """Folder of migration files; default ``migrations/<collection>``."""
+    window_hours: float = Field(default=48.0, gt=0)
+    shards: int = Field(default=4, ge=1)
+
+
+class EncoderSettings(BaseModel):
+    """The ``[encoder]`` table: how models run here; what they are stands in the migration files."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    device: str = "auto"
+    batch_rows: int = Field(default=32, ge=1)
+    threads: int | None = Field(default=None, ge=1)
+    """Torch threads on CPU; default: torch's own choice."""
+
+
+class Settings(BaseSettings):
+    """All settings. Environment variables win: ``REVECTOR_DATABASE_URL``, ``REVECTOR_ENCODER__DEVICE``, …"""
+
+    model_config = SettingsConfigDict(extra="forbid", env_prefix="REVECTOR_", env_nested_delimiter="__")
+
+    database_url: str | None = None
+    state_folder: Path = Path(".revector")
+    archive_folder: Path | None = None
+    """Where HDF5 parts go; default ``<state_folder>/archive``. Must be shared by all GPU workers."""
+    max_text_mib: int = Field(default=4, ge=1)
+    drain_s: float = Field(default=60.0, ge=0)
+    encoder: EncoderSettings = EncoderSettings()
+    collections: dict[str, CollectionSettings] = {}
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment over file over defaults."""
+        toml_file = init_settings().pop("toml_file")
+        return env_settings, TomlConfigSettingsSource(settings_cls, toml_file)
+
+
+def find_file(start: Path | None = None) -> Path:
+    """Return ``$REVECTOR_CONFIG`` or the nearest revector.toml from ``start`` upwards. Raises ``ConfigError``."""
+    named = os.environ.get("REVECTOR_CONFIG")
+    if named:
+        path = Path(named).expanduser().resolve()
+        path = path / FILE if path.is_dir() else path
+        if not path.is_file():
+            raise ConfigError(f"REVECTOR_CONFIG names {named}, and there is no such file. Nothing has run; correct it.")
+        return path
+    here = (start or Path.cwd()).resolve()
+    for folder in (here, *here.parents):
+        if (folder / FILE).is_file():
+            return folder / FILE
+    raise ConfigError(
+        f"no {FILE} was found in {here} or above. Nothing has run; go to your project's folder, or make one with `revector init`."
+    )
+
+
+def load_project(path: Path | None = None) -> Project:
+    """Return the project of ``path`` (a revector.toml or its folder), or the nearest one. Raises ``ConfigError``."""
+    file = find_file() if path is None else (path / FILE if path.is_dir() else path)
+    try:
+        return Project(file.resolve().parent, Settings(toml_file=file))  # type: ignore[call-arg]
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(
+            f"{file.name}: {place}: {first['msg']}, found {first.get('input')!r}. Nothing has run; correct the file."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file} cannot be read: {error}. Nothing has run; correct the file.") from error
+
+
+class Project:
+    """A project folder with its settings; hands out documents, searchers, migrators and workers."""
+
+    def __init__(self, root: Path, settings: Settings) -> None:
+        self.root, self.settings = root, settings
+
+    @property
+    def state(self) -> Path:
+        """The state folder: embedded PostgreSQL, archive, trained models, Airflow's home."""
+        return (self.root / self.settings.state_folder).resolve()
+
+    @property
+    def database_url(self) -> str:
+        """The configured database, or the embedded one, which is started if it is not running."""
+        if self.settings.database_url:
+            return self.settings.database_url
+        from revector.embedded import ensure_running
+
+        return ensure_running(self.state)
+
+    @cached_property
+    def raw_engine(self) -> sa.Engine:
+        """An engine whose schema has not been looked at; for ``init`` and ``doctor``."""
+        return make_engine(self.database_url)
+
+    @cached_property
+    def engine(self) -> sa.Engine:
+        """The engine. Raises ``SchemaMismatch`` unless ``revector init`` has made this version's tables."""
+        check_schema(self.raw_engine)
+        return self.raw_engine
+
+    @cached_property
+    def encoders(self) -> Encoders:
+        """Loaded models, shared by everything of this process."""
+        return Encoders(self._load_encoder)
+
+    def _load_encoder(self, model: ModelSpec) -> Encoder:
+        from revector.encoders import load_encoder
+
+        if self.settings.encoder.threads is not None:
+            import torch
+
+            torch.set_num_threads(self.settings.encoder.threads)
+        return load_encoder(
+            model, root=self.root, device=self.settings.encoder.device, batch_rows=self.settings.encoder.batch_rows
+        )
+
+    def init(self) -> bool:
+        """Make or upgrade the tables and register the configured collections; return whether tables were made."""
+        made = upgrade_schema(self.raw_engine)
+        with self.engine.begin() as connection:
+            for name in self.settings.collections:
+                ensure_collection(connection, name)
+        return made
+
+    def collection(self, name: str) -> CollectionSettings:
+        """Return the settings of one collection. Raises ``ConfigError`` naming those that exist."""
+        if name not in self.settings.collections:
+            known = ", ".join(sorted(self.settings.collections)) or "none"
+            raise ConfigError(
+                f"collection {name!r} is not in {FILE} (there: {known}). Nothing has run; add a [collections.{name}] table, or name another."
+            )
+        return self.settings.collections[name]
+
+    def migrations(self, collection: str) -> Path:
+        """Folder of the collection's migration files."""
+        return self.root / (self.collection(collection).migrations or Path("migrations") / collection)
+
+    def documents(self, collection: str) -> Documents:
+        """The write path of one collection."""
+        self.collection(collection)
+        with self.engine.begin() as connection:
+            cid = ensure_collection(connection, collection).cid
+        return Documents(self.engine, cid, max_text_mib=self.settings.max_text_mib)
+
+    def searcher(self, collection: str) -> Searcher:
+        """The query path of one collection."""
+        self.collection(collection)
+        return Searcher(self.engine, collection, self.encoders)
+
+    def worker(self) -> Worker:
+        """The live lane of all collections."""
+        return Worker(self.engine, self.encoders)
+
+    def migrator(self, collection: str, *, actor: str | None = None, progress: Progress | None = None) -> Migrator:
+        """The moves of one collection; ``actor`` stands in the history, default: the operating system's user."""
+        chosen = self.collection(collection)
+        settings = MigratorSettings(
+            migrations=self.migrations(collection),
+            archive=(self.root / (self.settings.archive_folder or self.state / "archive")).resolve(),
+            labels=None if chosen.qrels is None else self.root / chosen.qrels,
+            window_hours=chosen.window_hours,
+            shards=chosen.shards,
+            drain_s=self.settings.drain_s,
+        )
+        return Migrator(
+            self.engine,
+            collection,
+            settings=settings,
+            encoders=self.encoders,
+            actor=actor or current_actor(),
+            progress=progress,
+        )
+
+    def status(self, collection: str) -> dict[str, Any]:
+        """Where a collection stands; needs no model. See ``report.read_status``."""
+        chosen = self.collection(collection)
+        with self.engine.connect() as connection:
+            return read_status(connection, collection, labels=None if chosen.qrels is None else chosen.qrels.name)
+
+    def events(self, collection: str, limit: int = 100) -> list[dict[str, Any]]:
+        """The newest events of a collection, newest first."""
+        self.collection(collection)
+        with self.engine.connect() as connection:
+            return read_events(connection, collection, limit=limit)
+
+    def cid(self, collection: str) -> int:
+        """The collection's number in the database."""
+        self.collection(collection)
+        with self.engine.connect() as connection:
+            return read_collection(connection, collection).cid
+
+
+def current_actor() -> str:
+    """Return ``user@host`` of this process, for the history."""
+    return f"{getpass.getuser()}@{socket.gethostname()}"

@@ -1,0 +1,105 @@
+"""Owns where a model reference points, and turns a model specification into a loaded encoder."""
+
+from __future__ import annotations
+
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+from revector.encoders.check import PROBES, check_same_encoder, check_vectors, probe_vectors
+from revector.errors import ConfigError
+from revector.interfaces import Encoder
+from revector.spec import ModelSpec
+
+__all__ = [
+    "PROBES",
+    "check_same_encoder",
+    "check_vectors",
+    "is_hub_id",
+    "load_encoder",
+    "probe_vectors",
+    "resolve_model",
+]
+
+_HASHING = re.compile(r"hashing(?::seed(\d{1,9}))?")
+_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
+_FORMS = '"org/name" (hub), "./folder" or an absolute folder, "package:name[/sub/folder]", "hashing" or "hashing:seed2"'
+
+
+def resolve_model(name: str, root: Path) -> str:
+    """Return what ``name`` points to: the absolute path of a model folder, a hub id, or ``hashing[:seedN]`` itself.
+
+    Folders are relative to ``root``; a package's model is the named folder or ``model`` in it. Raises ``ConfigError``
+    for an unknown form, a folder without a model, and a package that is not installed.
+    """
+    if _HASHING.fullmatch(name):
+        return name
+    if name.startswith("package:"):
+        return str(_package_folder(name))
+    path = Path(name).expanduser()
+    if name.startswith(("./", "../", "~")) or path.is_absolute():
+        folder = (root / path).resolve()
+        if not folder.is_dir():
+            raise ConfigError(
+                f"model {name!r}: there is no folder {folder}. Nothing was changed; correct model.name (relative "
+                "folders start at the project folder) or put the model there."
+            )
+        return str(_with_model(name, folder))
+    if _HUB_ID.fullmatch(name):
+        return name
+    raise ConfigError(f"model {name!r} is not a model reference. Nothing was changed; write {_FORMS}.")
+
+
+def is_hub_id(reference: str) -> bool:
+    """Whether a resolved reference is a hub id."""
+    return not _HASHING.fullmatch(reference) and not Path(reference).is_absolute()
+
+
+def _package_folder(name: str) -> Path:
+    package, _, sub = name.removeprefix("package:").partition("/")
+    try:
+        spec = find_spec(package)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigError(
+            f"model {name!r}: the package {package!r} is not installed in this environment. Nothing was changed; "
+            f"install it (pip install {package.replace('_', '-')}) or correct model.name."
+        )
+    folder = Path(next(iter(spec.submodule_search_locations))).resolve() / sub
+    return _with_model(name, folder, folder / "model")
+
+
+def _with_model(name: str, *folders: Path) -> Path:
+    for folder in folders:
+        if any((folder / file).is_file() for file in ("modules.json", "config.json")):
+            return folder
+    raise ConfigError(
+        f"model {name!r}: no modules.json or config.json in {' or '.join(map(str, folders))}, so no model is there. "
+        "Nothing was changed; name the folder that a sentence-transformers model was saved to."
+    )
+
+
+def load_encoder(model: ModelSpec, *, root: Path, device: str = "auto", batch_rows: int = 32) -> Encoder:
+    """Return the encoder that ``model`` describes, loaded and ready; the caller keeps it, loading takes seconds.
+
+    ``device``: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``. ``batch_rows``: texts per forward pass, at least 1.
+    Raises ``ConfigError`` for a reference, device or option that cannot be, ``EncoderError`` for a model that cannot
+    be loaded as specified.
+    """
+    if batch_rows < 1:
+        raise ConfigError(f"batch_rows must be at least 1, found {batch_rows}. Nothing was changed; correct it.")
+    reference = resolve_model(model.name, root)
+    if model.commit is not None and not is_hub_id(reference):
+        raise ConfigError(
+            f"model.commit {model.commit!r} is set, but model {model.name!r} is no hub id and has no commits. Nothing "
+            "was changed; remove model.commit: local files are pinned by their hashes."
+        )
+    if match := _HASHING.fullmatch(reference):
+        from revector.encoders.hashing import HashingEncoder
+
+        return HashingEncoder(model, seed=int(match[1] or 0))
+    from revector.encoders.sentence_transformers import SentenceTransformerEncoder, hub_folder
+
+    folder = hub_folder(reference, model.commit) if is_hub_id(reference) else Path(reference)
+    return SentenceTransformerEncoder(model, folder=folder, device=device, batch_rows=batch_rows)

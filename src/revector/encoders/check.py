@@ -1,0 +1,159 @@
+"""Owns the proof that vectors are usable and that an encoder is the one a generation was built with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from revector.errors import BadVectors, EncoderMismatch
+from revector.interfaces import Encoder, Vectors
+from revector.spec import ModelSpec, stable_hash
+
+PROBES: tuple[str, ...] = (
+    "What is the capital of France?",
+    "Aspirin lowers fever and relieves mild pain.",
+    "def add(a: int, b: int) -> int:\n    return a + b",
+    "SELECT id, name FROM users WHERE created_at > '2024-01-01' ORDER BY name;",
+    "3.14159 2.71828 1,000,000 42 -17 6.022e23",
+    "Der schnelle braune Fuchs springt über den faulen Hund.",
+    "Le cœur a ses raisons que la raison ne connaît point.",
+    "機械学習モデルの埋め込みを更新する方法",
+    "Быстрая коричневая лиса прыгает через ленивую собаку.",
+    "الذكاء الاصطناعي يغير العالم",
+    "우리는 매일 새로운 것을 배웁니다.",
+    "😀🎉🚀 launch day! 👩‍💻",
+    "x",
+    "ERROR 2024-05-06T07:08:09Z worker-3: connection reset by peer (errno 104)",
+    "https://example.org/path/to/page?query=embedding&lang=en#section-2",
+    " ".join(
+        f"Paragraph {n} of a long text about moving a search index from one embedding model to another."
+        for n in range(40)
+    ),
+)
+"""Sixteen fixed texts whose stored vectors tell a changed encoder from an unchanged one. Never edit: stored vectors
+would no longer match. Languages, code, numbers, emoji, one character, and a text beyond most token limits."""
+
+
+def check_vectors(vectors: npt.ArrayLike, count: int, dim: int) -> Vectors:
+    """Return ``vectors`` as float32, C-contiguous, shape ``(count, dim)``.
+
+    Raises ``BadVectors`` for a wrong number of rows, a wrong width, or rows with NaN, infinite or only zero values.
+    """
+    try:
+        array = np.ascontiguousarray(vectors, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise BadVectors(
+            f"{count} vectors of {dim} numbers were wanted, the encoder returned no table: {error}."
+        ) from error
+    if count == 0 and array.size == 0:
+        return np.zeros((0, dim), dtype=np.float32)
+    if array.ndim != 2 or array.shape != (count, dim):
+        raise BadVectors(
+            f"{count} vectors of {dim} numbers were wanted, the encoder returned shape {array.shape}. None was stored; "
+            "check model.dim, and that the encoder answers every text once."
+        )
+    for what, rows in (
+        ("NaN or infinite", ~np.isfinite(array).all(axis=1)),
+        ("only zero", ~array.any(axis=1)),
+    ):
+        if rows.any():
+            raise BadVectors(
+                f"{int(rows.sum())} of {count} vectors hold {what} values: {_rows(np.flatnonzero(rows))}. None was "
+                "stored; look at these texts (empty, or only characters that the model drops?) and at model.dtype."
+            )
+    return array
+
+
+def _rows(rows: npt.NDArray[np.intp]) -> str:
+    shown = ", ".join(str(row) for row in rows[:10])
+    return f"rows {shown}" + (f" and {len(rows) - 10} more" if len(rows) > 10 else "")
+
+
+def unit_rows(vectors: Vectors) -> Vectors:
+    """Return every row divided by its Euclidean norm: ``(n, dim)``, float32. Rows must not be zero."""
+    units: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return units
+
+
+def settings_of(model: ModelSpec) -> dict[str, Any]:
+    """Return the settings of ``model`` that shape vectors, by name: the part of an identity that all encoders share."""
+    return {
+        "dim": model.dim,
+        "max_tokens": model.max_tokens,
+        "query_prompt": model.query_prompt,
+        "document_prompt": model.document_prompt,
+        "normalize": model.normalize,
+        "dtype": model.dtype,
+    }
+
+
+def fingerprint_of(components: Mapping[str, Any]) -> str:
+    """Return the SHA-256 (hex) of the identity in ``components``: everything but the library versions."""
+    return stable_hash({name: value for name, value in components.items() if name != "libraries"})
+
+
+def probe_vectors(encoder: Encoder) -> Vectors:
+    """Return the vectors of ``PROBES`` as documents: ``(16, encoder.dim)``."""
+    return encoder.encode_document(PROBES)
+
+
+def check_same_encoder(
+    stored_components: Mapping[str, Any],
+    stored_probes: npt.ArrayLike,
+    encoder: Encoder,
+    *,
+    min_cosine: float = 0.999,
+) -> None:
+    """Prove that ``encoder`` is the one that ``stored_components`` and ``stored_probes`` (16, dim) describe.
+
+    Any difference of identity is refused. Where only library versions differ, ``PROBES`` are embedded again and every
+    cosine to its stored vector must reach ``min_cosine`` (0 to 1). Raises ``EncoderMismatch`` naming what differs.
+    """
+    found = encoder.components
+    differences = _differences(_without_libraries(stored_components), _without_libraries(found))
+    if differences:
+        raise EncoderMismatch(
+            f"the encoder is not the one that this generation was built with: {'; '.join(differences)}. Nothing was "
+            "embedded; restore the model and its settings, or write a new revision for the changed one."
+        )
+    libraries = _differences(stored_components.get("libraries", {}), found.get("libraries", {}))
+    if not libraries:
+        return
+    stored = np.asarray(stored_probes, dtype=np.float32)
+    if stored.shape != (len(PROBES), encoder.dim):
+        raise EncoderMismatch(
+            f"library versions differ ({'; '.join(libraries)}) and the stored probe vectors have shape {stored.shape} "
+            f"instead of {(len(PROBES), encoder.dim)}, so sameness cannot be proved. Nothing was embedded; go back to "
+            "the stored library versions, or write a new revision."
+        )
+    cosines = np.sum(unit_rows(check_vectors(stored, *stored.shape)) * unit_rows(probe_vectors(encoder)), axis=1)
+    if cosines.min() < min_cosine:
+        raise EncoderMismatch(
+            f"library versions differ ({'; '.join(libraries)}) and the vectors differ with them: probe "
+            f"{int(cosines.argmin())} has cosine {cosines.min():.5f} to its stored vector, allowed is {min_cosine} or "
+            "above. Nothing was embedded; go back to the stored library versions, or write a new revision."
+        )
+
+
+def _without_libraries(components: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in components.items() if name != "libraries"}
+
+
+def _differences(stored: Mapping[str, Any], found: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return one ``name: stored -> found`` per difference, inner mappings by their own names."""
+    differences: list[str] = []
+    for name in sorted({*stored, *found}):
+        old, new = stored.get(name, "absent"), found.get(name, "absent")
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            differences += _differences(old, new, f"{prefix}{name}/")
+        elif old != new:
+            differences.append(f"{prefix}{name}: stored {_short(old)}, found {_short(new)}")
+    return differences
+
+
+def _short(value: object) -> str:
+    text = repr(value) if not isinstance(value, str) else value or '""'
+    return text if len(text) <= 40 else text[:12] + "…"

@@ -1,0 +1,109 @@
+"""Owns the encoder without weights: words hashed into dimensions, for tests, demos and memory measurements."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from revector.encoders.check import check_vectors, fingerprint_of, settings_of, unit_rows
+from revector.interfaces import Vectors
+from revector.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+_WORD = re.compile(r"\w+")
+_SLOTS = 4
+_SLICE = 4096
+
+
+class HashingEncoder:
+    """Count sketch of lower-case words: each adds +1 or -1 to four dimensions chosen by its hash.
+
+    Texts that share words are near, nothing else is meant. ``model.dtype`` is part of the fingerprint but all is
+    computed in float32. Source: Charikar, Chen, Farach-Colton, "Finding frequent items in data streams", 2002.
+    """
+
+    def __init__(self, model: ModelSpec, *, seed: int = 0) -> None:
+        self._model = model
+        self._seed = seed
+        self._components = {"kind": "hashing", "algorithm": 1, "seed": seed, **settings_of(model), "libraries": {}}
+        self._fingerprint = fingerprint_of(self._components)
+        self._tokenizer = _word_tokenizer()
+
+    @property
+    def dim(self) -> int:
+        """Width of the vectors."""
+        return self._model.dim
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of seed and settings."""
+        return self._fingerprint
+
+    @property
+    def components(self) -> Mapping[str, Any]:
+        """What went into the fingerprint, by name, and ``libraries`` (none)."""
+        return self._components
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Words and runs of punctuation, with character offsets; no truncation, no padding."""
+        return self._tokenizer
+
+    def count_tokens(self, text: str) -> int:
+        """Words and runs of punctuation in ``text``."""
+        return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def encode_query(self, texts: Sequence[str]) -> Vectors:
+        """Embed queries: ``(len(texts), dim)`` float32; never a zero row."""
+        return self._encode(texts, self._model.query_prompt)
+
+    def encode_document(self, texts: Sequence[str]) -> Vectors:
+        """Embed documents: ``(len(texts), dim)`` float32; never a zero row."""
+        return self._encode(texts, self._model.document_prompt)
+
+    def _encode(self, texts: Sequence[str], prompt: str) -> Vectors:
+        vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
+        for start in range(0, len(texts), _SLICE):
+            rows = slice(start, start + _SLICE)
+            vectors[rows] = self._sketch(texts[rows], prompt)
+        # Words may cancel each other exactly; such a text still needs a direction.
+        vectors[~vectors.any(axis=1), 0] = 1.0
+        checked = check_vectors(vectors, len(texts), self.dim)
+        return unit_rows(checked) if self._model.normalize else checked
+
+    def _sketch(self, texts: Sequence[str], prompt: str) -> npt.NDArray[np.float64]:
+        prefix = [prompt] if prompt else []
+        words = [prefix + (_WORD.findall(text.lower())[: self._model.max_tokens] or [text]) for text in texts]
+        hashes = np.array([zlib.crc32(w.encode("utf-8", "replace")) for ws in words for w in ws], dtype=np.uint64)
+        rows = np.repeat(np.arange(len(texts)), [len(ws) for ws in words])
+        sketch = np.zeros(len(texts) * self.dim)
+        for slot in range(_SLOTS):
+            mixed = _mix(hashes + np.uint64((self._seed * _SLOTS + slot) << 32))
+            cells = rows * self.dim + (mixed >> np.uint64(1)).astype(np.int64) % self.dim
+            sketch += np.bincount(cells, weights=1.0 - 2.0 * (mixed & np.uint64(1)), minlength=len(sketch))
+        return sketch.reshape(len(texts), self.dim)
+
+
+def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Spread 64-bit values evenly. Source: the finaliser of SplitMix64 (Steele, Lea, Flood, 2014)."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def _word_tokenizer() -> Tokenizer:
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+
+    unknown = "[UNK]"
+    tokenizer = Tokenizer(WordLevel({unknown: 0}, unk_token=unknown))
+    tokenizer.pre_tokenizer = Whitespace()
+    return tokenizer

@@ -1,0 +1,322 @@
+"""Owns encoding with sentence-transformers models on CPU, CUDA and MPS, and the hashes of their files."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from revector.encoders.check import check_vectors, fingerprint_of, settings_of, unit_rows
+from revector.errors import ConfigError, EncoderError
+from revector.interfaces import Vectors
+from revector.spec import ModelSpec
+
+if TYPE_CHECKING:
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from tokenizers import Tokenizer
+
+_LIBRARIES = ("torch", "sentence-transformers", "transformers", "tokenizers")
+_WEIGHTS = {".bin", ".pt", ".pth"}
+_SHAPING = {".safetensors", ".json", ".txt", ".model", ".vocab", ".bpe"} | _WEIGHTS
+_NOT_SHAPING = {"data_config.json", "trainer_state.json", "training_args.bin", "optimizer.pt", "scheduler.pt"}
+_NOT_SHAPING |= {"requirements.txt", "license.txt", "readme.txt", "train_results.json", "eval_results.json"}
+_TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", ".model")
+_OTHER_BACKENDS = {"onnx", "openvino", "coreml"}
+_NOT_DOWNLOADED = [f"{folder}/*" for folder in sorted(_OTHER_BACKENDS)] + ["*.onnx", "*.h5", "*.msgpack", "*.ot"]
+
+
+@lru_cache(maxsize=4096)
+def _file_sha256(path: Path, _mtime_ns: int, _size: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    """Return relative path to SHA-256 of every file in ``folder`` that shapes vectors.
+
+    Weights, tokenizer and configurations; not texts about the model, hidden files, other runtimes' exports, or torch
+    pickles beside safetensors. Cached per process by path, modification time and size.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and _shapes_vectors(path, folder))
+    hashes: dict[str, str] = {}
+    for path in files:
+        stat = path.stat()
+        hashes[path.relative_to(folder).as_posix()] = _file_sha256(path, stat.st_mtime_ns, stat.st_size)
+    return hashes
+
+
+def _shapes_vectors(path: Path, folder: Path) -> bool:
+    parts = path.relative_to(folder).parts
+    if path.suffix not in _SHAPING or path.name.lower() in _NOT_SHAPING:
+        return False
+    if any(part.startswith(".") or part in _OTHER_BACKENDS for part in parts):
+        return False
+    return path.suffix not in _WEIGHTS or not any(path.parent.glob("*.safetensors"))
+
+
+def hub_folder(name: str, commit: str | None) -> Path:
+    """Return the local snapshot of hub model ``name``, downloaded where it is not cached. Raises ``EncoderError``."""
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise _missing_libraries(name) from error
+    try:
+        with _quiet():
+            return Path(snapshot_download(name, revision=commit, ignore_patterns=_NOT_DOWNLOADED))
+    except (OSError, ValueError) as error:
+        raise EncoderError(
+            f"model {name!r} (commit {commit or 'newest'}) is neither in the hub cache nor could it be downloaded: "
+            f"{_first_line(error)} Nothing was changed; check name, network and HF_HUB_OFFLINE, or give a folder: a "
+            'local one is written "./folder".'
+        ) from error
+
+
+class SentenceTransformerEncoder:
+    """A sentence-transformers model, checked against its specification when it is loaded.
+
+    ``model.max_tokens`` counts tokens of the text alone: the special tokens and the prompt get room on top, so that a
+    chunk within ``max_tokens`` is never cut; longer texts are cut at their end. Static embeddings have no limit of
+    their own and are cut by their tokenizer. The model's own configured prompts are not used, only those of ``model``.
+    A width below the model's own is a cut to the first dimensions, then normalised again (Matryoshka representation
+    learning, Kusupati et al., 2022). Calls from several threads wait for each other.
+    """
+
+    def __init__(self, model: ModelSpec, *, folder: Path, device: str = "auto", batch_rows: int = 32) -> None:
+        self._model = model
+        self._batch_rows = batch_rows
+        self._lock = threading.Lock()
+        files = file_hashes(folder)
+        if not any(name.endswith(_TOKENIZERS) for name in files):
+            # transformers would go on with an empty vocabulary: every word unknown, all texts alike.
+            raise _unloadable(model, folder, "there is no tokenizer.json, vocab file or sentencepiece model.")
+        self._network = _load(model, folder, device)
+        self._tokenizer = _plain_tokenizer(model, self._network)
+        own = self._network.get_embedding_dimension()
+        if own is None or own < model.dim:
+            raise EncoderError(
+                f"model.dim is {model.dim}, but model {model.name!r} gives {own} dimensions: a cut can only be "
+                f"narrower. Nothing was changed; set model.dim to at most {own}, or name another model."
+            )
+        self._limit_length()
+        libraries = {name: version(name) for name in _LIBRARIES}
+        self._components = {
+            "kind": "sentence-transformers",
+            "files": files,
+            **settings_of(model),
+            "libraries": libraries,
+        }
+        self._fingerprint = fingerprint_of(self._components)
+
+    @property
+    def dim(self) -> int:
+        """Width of the vectors, after the cut."""
+        return self._model.dim
+
+    @property
+    def device(self) -> str:
+        """Where the model runs: ``cpu``, ``cuda:0``, …; no part of the identity."""
+        return str(self._network.device)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of the files that shape vectors and of the settings, without library versions."""
+        return self._fingerprint
+
+    @property
+    def components(self) -> Mapping[str, Any]:
+        """What went into the fingerprint, by name, and ``libraries`` with their versions."""
+        return self._components
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's own tokenizer, as a copy without truncation and padding."""
+        return self._tokenizer
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of ``text`` without special tokens, untruncated."""
+        return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def encode_query(self, texts: Sequence[str]) -> Vectors:
+        """Embed queries with the query prompt: ``(len(texts), dim)`` float32. Raises ``BadVectors``."""
+        return self._encode(texts, "query", self._model.query_prompt)
+
+    def encode_document(self, texts: Sequence[str]) -> Vectors:
+        """Embed documents with the document prompt: ``(len(texts), dim)`` float32. Raises ``BadVectors``."""
+        return self._encode(texts, "document", self._model.document_prompt)
+
+    def _encode(self, texts: Sequence[str], task: str, prompt: str) -> Vectors:
+        encode = self._network.encode_query if task == "query" else self._network.encode_document
+        with self._lock:
+            vectors = encode(list(texts), prompt=prompt, batch_size=self._batch_rows, show_progress_bar=False)
+        if len(texts):
+            # Unit length to float32 precision, whatever dtype the model computes in.
+            vectors = np.asarray(vectors, dtype=np.float32)[:, : self.dim]
+        checked = check_vectors(vectors, len(texts), self.dim)
+        return unit_rows(checked) if self._model.normalize else checked
+
+    def _limit_length(self) -> None:
+        """Make the model cut texts at ``max_tokens``, or refuse what exceeds its positions."""
+        from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+        model, network = self._model, self._network
+        prompt = max(self.count_tokens(model.query_prompt), self.count_tokens(model.document_prompt))
+        if isinstance(network[0], StaticEmbedding):
+            network[0].tokenizer.enable_truncation(max_length=model.max_tokens + prompt)
+            return
+        special = self._tokenizer.num_special_tokens_to_add(False)
+        wanted, limit = model.max_tokens + special + prompt, _position_limit(network)
+        if limit is not None and wanted > limit:
+            raise EncoderError(
+                f"model.max_tokens is {model.max_tokens}; with {special} special tokens and a prompt of {prompt} that "
+                f"is {wanted}, but model {model.name!r} has {limit} positions. Nothing was changed; set model.max_tokens "
+                f"to at most {limit - special - prompt}."
+            )
+        network.max_seq_length = wanted
+
+
+def _load(model: ModelSpec, folder: Path, device: str) -> SentenceTransformer:
+    try:
+        import torch
+        from safetensors import SafetensorError
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise _missing_libraries(model.name) from error
+
+    target = _device(device)
+    dtype: torch.dtype = getattr(torch, model.dtype)
+    # Loaded on the CPU first: a RuntimeError from there is the model's, one from the move is the device's (out of
+    # memory) and may be retried.
+    kwargs: dict[str, Any] = {"device": "cpu", "local_files_only": True, "model_kwargs": {"dtype": dtype}}
+    try:
+        with _quiet() as warnings:
+            network = SentenceTransformer(str(folder), **kwargs)
+    except (OSError, ValueError, KeyError, ImportError, AttributeError, RuntimeError, SafetensorError) as error:
+        raise _unloadable(model, folder, _first_line(error)) from error
+    if invented := _invented_weights(warnings):
+        raise _unloadable(
+            model,
+            folder,
+            f"its file lacks {len(invented)} weights ({', '.join(invented[:3])}…), to be filled at random.",
+        )
+    network.to(device=target, dtype=dtype)
+    network.eval()
+    return network
+
+
+def _unloadable(model: ModelSpec, folder: Path, reason: str) -> EncoderError:
+    return EncoderError(
+        f"model {model.name!r} in {folder} cannot be loaded: {reason} Nothing was changed; check that the folder is "
+        "complete (weights, tokenizer, config) and was saved by sentence-transformers."
+    )
+
+
+def _invented_weights(warnings: Sequence[str]) -> list[str]:
+    """Return the weights that transformers reports as filled at random; a pooler is not used for sentence vectors."""
+    rows = (line.split("|") for warning in warnings for line in warning.splitlines() if "|" in line)
+    missing = sorted(row[0].strip() for row in rows if "MISSING" in row[1])
+    return [name for name in missing if "pooler." not in name]
+
+
+def _device(device: str) -> str:
+    import torch
+
+    cuda = [f"cuda:{n}" for n in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    mps = ["mps"] if torch.backends.mps.is_available() else []
+    usable = ["cpu", *(["cuda"] if cuda else []), *cuda, *mps]
+    if device == "auto":
+        return (["cuda"] if cuda else [*mps, "cpu"])[0]
+    if device not in usable:
+        raise ConfigError(
+            f"device {device!r} cannot be used on this machine. Nothing was changed; usable here: auto, "
+            f"{', '.join(usable)}."
+        )
+    return device
+
+
+def _plain_tokenizer(model: ModelSpec, network: SentenceTransformer) -> Tokenizer:
+    """Return a copy of the tokenizer: the original's truncation and padding change with every call."""
+    from tokenizers import Tokenizer
+
+    own = network.tokenizer
+    backend = own if isinstance(own, Tokenizer) else getattr(own, "backend_tokenizer", None)
+    if not isinstance(backend, Tokenizer):
+        raise EncoderError(
+            f"model {model.name!r} has no fast tokenizer (found {type(own).__name__}), which chunking by tokens needs. "
+            "Nothing was changed; save the model with a tokenizer.json."
+        )
+    copy = Tokenizer.from_str(backend.to_str())
+    copy.no_truncation()
+    copy.no_padding()
+    return copy
+
+
+def _position_limit(network: SentenceTransformer) -> int | None:
+    """Return how many positions the transformer has; None for relative positions and static embeddings."""
+    transformer = network.transformers_model
+    if transformer is None:
+        return None
+    positions = getattr(getattr(transformer, "embeddings", None), "position_embeddings", None)
+    if positions is not None and hasattr(positions, "num_embeddings"):
+        # RoBERTa and its kin number positions from padding_idx + 1.
+        first = 0 if positions.padding_idx is None else positions.padding_idx + 1
+        return int(positions.num_embeddings - first)
+    limit = getattr(transformer.config, "max_position_embeddings", None)
+    return int(limit) if isinstance(limit, int) and limit > 0 else None
+
+
+class _Collector(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+@contextmanager
+def _quiet() -> Iterator[list[str]]:
+    """Keep the libraries' progress bars and warnings off the terminal; the warnings are collected instead."""
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from transformers.utils import logging as untyped
+
+    hf_logging: Any = untyped
+    bars, hub_bars = hf_logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
+    loggers = [logging.getLogger(name) for name in ("transformers", "sentence_transformers", "huggingface_hub")]
+    before = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
+    collector = _Collector()
+    hf_logging.disable_progress_bar()
+    disable_progress_bars()
+    for logger in loggers:
+        logger.handlers, logger.propagate = [collector], False
+        logger.setLevel(logging.WARNING)
+    try:
+        yield collector.messages
+    finally:
+        for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
+            logger.handlers, logger.propagate = handlers, propagate
+            logger.setLevel(level)
+        if bars:
+            hf_logging.enable_progress_bar()
+        if hub_bars:
+            enable_progress_bars()
+
+
+def _missing_libraries(name: str) -> ConfigError:
+    return ConfigError(
+        f"model {name!r} needs torch and sentence-transformers, which are not installed here. Nothing was changed; run "
+        "pip install 'revector[embed]'."
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return line if line.endswith(".") else line + "."

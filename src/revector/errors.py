@@ -1,0 +1,182 @@
+"""Every error that revector raises on purpose, in one tree.
+
+    RevectorError
+    ├── ConfigError              revector.toml, an option or a name is wrong; nothing has run
+    ├── SpecError                a migration file is wrong; nothing has run
+    │   ├── UnknownRevision
+    │   ├── GraphError           the files do not form one line of history
+    │   └── EditedRevision       the file changed after its migration started
+    ├── DatabaseError            the database cannot be used as it is
+    │   ├── DatabaseUnavailable  down, full, or refusing connections
+    │   ├── SchemaMismatch       of another revector version
+    │   └── MissingExtension     pgvector is absent or too old
+    ├── StateError               the registry disagrees with the request
+    │   ├── IllegalStep          the step does not apply to the current phase
+    │   ├── MigrationOpen        another migration is open on this collection
+    │   ├── StaleRun             a newer run took this step over
+    │   ├── NotCaughtUp          work is waiting, so the alias was not moved
+    │   ├── GateBusy             the gate could not be had in time; nothing was changed
+    │   ├── WindowOpen           the old generation may still be needed
+    │   ├── RollbackUnavailable  the window is over, or there is nothing to go back to
+    │   └── ApprovalWanted       a person must approve first
+    ├── GateFailed               the candidate measured below its gate
+    ├── VerificationFailed       the index does not equal the documents
+    ├── EncoderError             an encoder cannot be used
+    │   ├── EncoderMismatch      not the encoder that the generation was built with
+    │   └── BadVectors           wrong shape, NaN, infinite or zero
+    ├── ArchiveError             an HDF5 part is torn, foreign or not the one recorded
+    ├── DocumentError            a document or id is refused; it was not stored
+    ├── SourceError              a source cannot be ingested; nothing was stored
+    └── LabelError               queries or judgements cannot be used
+
+Every message says what was asked, what was found against what is allowed, what state the world is in, and what to do
+next. For schedulers: a ``RevectorError`` is final, retrying cannot help, except where ``retryable`` is true; anything
+else (a lost connection, out of memory) may be retried.
+"""
+
+from __future__ import annotations
+
+
+class RevectorError(Exception):
+    """Base of the tree. ``exit_code`` is what the CLI ends with; ``retryable`` is advice to schedulers."""
+
+    exit_code = 1
+    retryable = False
+
+
+class ConfigError(RevectorError):
+    """A setting, option or name is wrong; nothing has run."""
+
+    exit_code = 2
+
+
+class SpecError(RevectorError):
+    """A migration file is wrong; nothing has run."""
+
+    exit_code = 2
+
+
+class UnknownRevision(SpecError):
+    """No migration file carries the revision asked for."""
+
+
+class GraphError(SpecError):
+    """The migration files do not form one line of history."""
+
+
+class EditedRevision(SpecError):
+    """A migration file changed after a generation was registered from it."""
+
+
+class DatabaseError(RevectorError):
+    """The database cannot be used as it is."""
+
+    exit_code = 3
+
+
+class DatabaseUnavailable(DatabaseError):
+    """The database is down, full or refusing connections; the call may be repeated."""
+
+    retryable = True
+
+
+class SchemaMismatch(DatabaseError):
+    """The tables belong to another version of revector."""
+
+
+class MissingExtension(DatabaseError):
+    """pgvector is absent or too old."""
+
+
+class StateError(RevectorError):
+    """The registry disagrees with the request."""
+
+    exit_code = 4
+
+
+class IllegalStep(StateError):
+    """The step does not apply to the current phase."""
+
+
+class MigrationOpen(StateError):
+    """Another migration is open on this collection."""
+
+
+class StaleRun(StateError):
+    """A newer run took this step over."""
+
+
+class NotCaughtUp(StateError):
+    """Work is waiting, so the alias was not moved; the call may be repeated."""
+
+    retryable = True
+
+
+class GateBusy(StateError):
+    """The collection's gate could not be had in time; nothing was changed; the call may be repeated."""
+
+    retryable = True
+
+
+class WindowOpen(StateError):
+    """The old generation may still be needed for a rollback."""
+
+
+class RollbackUnavailable(StateError):
+    """The rollback window is over, or there is nothing to go back to."""
+
+
+class ApprovalWanted(StateError):
+    """A person must approve before the alias moves."""
+
+    exit_code = 6
+
+
+class GateFailed(RevectorError):
+    """The candidate measured below its gate; the alias was not moved."""
+
+    exit_code = 5
+
+
+class VerificationFailed(RevectorError):
+    """The index does not equal the documents; the alias was not moved."""
+
+    exit_code = 5
+
+
+class EncoderError(RevectorError):
+    """An encoder cannot be used."""
+
+    exit_code = 7
+
+
+class EncoderMismatch(EncoderError):
+    """This is not the encoder that the generation was built with."""
+
+
+class BadVectors(EncoderError):
+    """An encoder returned vectors of the wrong shape, or NaN, infinite or zero ones."""
+
+
+class ArchiveError(RevectorError):
+    """An HDF5 part is torn, foreign, or not the one whose hash was recorded."""
+
+    exit_code = 7
+
+
+class DocumentError(RevectorError):
+    """A document or its id is refused; it was not stored."""
+
+    exit_code = 8
+
+
+class SourceError(RevectorError):
+    """A source cannot be ingested; nothing was stored."""
+
+    exit_code = 8
+
+
+class LabelError(RevectorError):
+    """Queries or judgements cannot be used."""
+
+    exit_code = 9

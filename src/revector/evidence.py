@@ -1,0 +1,138 @@
+"""The evidence that a swap needs: verification and gate, measured, kept with the generation, and renewed when it ages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from revector import gate as gates
+from revector.errors import GateFailed, LabelError, VerificationFailed
+from revector.interfaces import Progress
+from revector.labels import Labels, check_against, load_labels
+from revector.lifecycle import STEPS
+from revector.registry import moves
+from revector.registry.collections import Collection, Generation, read_generation
+from revector.registry.control import control
+from revector.registry.documents import Documents
+from revector.searcher import Searcher
+from revector.spec import Gate, Revision
+
+REMEASURE = 3
+KINDS = {"verify": "verify", "gate": "recall"}
+
+
+class Evidence:
+    """Verdicts on generations of one collection."""
+
+    def __init__(
+        self, engine: sa.Engine, cid: int, searcher: Searcher, labels: Path | None, *, actor: str, progress: Progress
+    ) -> None:
+        self._engine, self._cid, self._searcher, self._labels_folder = engine, cid, searcher, labels
+        self._documents = Documents(engine, cid)
+        self._actor, self._progress = actor, progress
+
+    def is_stale(self, generation: Generation, step: str) -> bool:
+        """Whether the evidence of ``step`` (verify or gate) is missing, failed, old or overtaken by changes."""
+        with self._engine.connect() as connection:
+            return moves.stale_evidence(connection, generation, (KINDS[step],)) is not None
+
+    def verify(self, generation: Generation, token: int) -> Mapping[str, Any]:
+        """Prove that the index equals the documents. Raises ``VerificationFailed``; the verdict is kept either way."""
+        with self._engine.connect() as connection:
+            seen = moves.changes_now(connection, self._cid)
+            verdict = gates.verify(connection, generation)
+        self._keep(generation, "verify", verdict, seen, token)
+        if not verdict.passed:
+            raise VerificationFailed(
+                f"generation {generation.gen} of revision {generation.revision} does not equal the documents: "
+                f"{'; '.join(verdict.reasons)}. The alias was not moved; abort this migration and run it again, and keep "
+                "the database for a bug report."
+            )
+        return verdict.detail
+
+    def gate(self, generation: Generation, target: Revision, collection: Collection, token: int) -> Mapping[str, Any]:
+        """Measure recall of new and old and judge it. Raises ``GateFailed``; the verdict is kept either way.
+
+        ``target`` is the migration file as it is now: the gate may be edited in a reviewed change until the swap.
+        """
+        with self._engine.connect() as connection:
+            seen = moves.changes_now(connection, self._cid)
+        if collection.active_gen is None and self._labels_folder is None:
+            detail = {"not_measured": "first generation, and the collection has no labelled queries"}
+            verdict = gates.Verdict(passed=True, reasons=(), detail=detail)
+        else:
+            verdict = self._compare(target, generation, collection.active_gen)
+        self._keep(generation, "gate", verdict, seen, token)
+        if not verdict.passed:
+            raise GateFailed(
+                f"the gate of revision {generation.revision} failed: {'; '.join(verdict.reasons)}. The alias was not "
+                "moved and everything serves as before; run the step gate again after a reviewed change of the gate, or "
+                "`revector abort`."
+            )
+        return verdict.detail
+
+    def renew(self, generation: Generation, target: Revision, collection: Collection, token: int) -> None:
+        """Measure again what aged; writers go on meanwhile, so it may age again, and the swap has the last word."""
+        for _ in range(REMEASURE):
+            stale = [step for step in KINDS if self.is_stale(generation, step)]
+            if not stale:
+                return
+            if "verify" in stale:
+                self.verify(generation, token)
+            if "gate" in stale:
+                self.gate(generation, target, collection, token)
+
+    def measure(self, generation: Generation, k: int, *, exact: bool = False) -> gates.Measured:
+        """Measure one live generation on every usable labelled query."""
+        labels = self.labels()
+        qrels, _ = gates.usable_qrels(labels, self._documents.known, Gate(min_queries=1))
+        return gates.measure(self._searcher, generation, labels, qrels, k=k, progress=self._progress, exact=exact)
+
+    def labelled_queries(self) -> int:
+        """Number of labelled queries with a document that exists; 0 without labels."""
+        if self._labels_folder is None:
+            return 0
+        return len(check_against(self.labels(), self._documents.known).queries_left)
+
+    def labels(self) -> Labels:
+        """Return the labelled queries. Raises ``LabelError`` when there are none."""
+        if self._labels_folder is None:
+            raise LabelError(
+                "the collection has no labelled queries, so recall cannot be measured. The alias was not moved; set "
+                "qrels in revector.toml to a folder in BEIR layout."
+            )
+        return load_labels(self._labels_folder)
+
+    def _compare(self, target: Revision, generation: Generation, active_gen: int | None) -> gates.Verdict:
+        labels = self.labels()
+        qrels, counts = gates.usable_qrels(labels, self._documents.known, target.gate)
+        measured = {
+            gen: gates.measure(
+                self._searcher,
+                self._searcher.resolve(gen),
+                labels,
+                qrels,
+                k=target.gate.k,
+                progress=self._progress,
+            )
+            for gen in (generation.gen, active_gen)
+            if gen is not None
+        }
+        old = None if active_gen is None else measured[active_gen]
+        return gates.judge(target.gate, measured[generation.gen], old, labels=labels, counts=counts)
+
+    def _keep(self, generation: Generation, step: str, verdict: gates.Verdict, seen: int, token: int) -> None:
+        """Save a verdict and, when it passed, move the phase with it, in one transaction."""
+        brief = {key: value for key, value in verdict.detail.items() if key != "gate"}
+        detail = {**verdict.detail, "reasons": verdict.reasons}
+        with control(self._engine, self._cid, actor=self._actor, token=token) as held:
+            moves.save_result(held, generation, KINDS[step], passed=verdict.passed, detail=detail, changes_seen=seen)
+            now = read_generation(held.connection, generation.gen)
+            if verdict.passed and now.phase in STEPS[step].needs:
+                moves.advance(held, generation.gen, step, **brief)
+            else:
+                how = "again" if verdict.passed else "failed"
+                held.record(f"{step}_{how}", generation.gen, **brief, reasons=list(verdict.reasons))

@@ -1,0 +1,438 @@
+"""Runs the steps of a migration: each is idempotent, resumable after a kill, and fenced against an older run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from revector.backfill import Backfill
+from revector.catchup import CatchUp
+from revector.encoders import probe_vectors
+from revector.encoding import Encoders
+from revector.errors import ApprovalWanted, EditedRevision, IllegalStep, SourceError, StateError
+from revector.evidence import Evidence
+from revector.gate import Measured
+from revector.interfaces import NoProgress, Progress
+from revector.lifecycle import BUILDING, FORWARD, STEPS, Phase, remaining
+from revector.planning import make_plan
+from revector.registry import moves, work
+from revector.registry.collections import (
+    Collection,
+    Generation,
+    ensure_collection,
+    read_collection,
+    read_generation,
+    read_generations,
+)
+from revector.registry.control import Control, control, take_lease
+from revector.registry.documents import Documents
+from revector.report import Outcome, Plan, read_status
+from revector.revisions import RevisionGraph
+from revector.searcher import Searcher
+from revector.spec import Revision
+from revector.worker import Worker
+
+MOST_WINDOW_HOURS = 24 * 365
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a migrator needs to know of its collection. ``drain_s``: wait between emptying a slot and dropping its index."""
+
+    migrations: Path
+    archive: Path
+    labels: Path | None = None
+    window_hours: float = 48.0
+    shards: int = 4
+    drain_s: float = 60.0
+
+
+class Migrator:
+    """The moves of one collection. Everything it knows lies in the database: any process may take over at any point."""
+
+    def __init__(
+        self,
+        engine: sa.Engine,
+        collection: str,
+        *,
+        settings: Settings,
+        encoders: Encoders,
+        actor: str,
+        progress: Progress | None = None,
+    ) -> None:
+        self._engine, self._name, self._settings = engine, collection, settings
+        self._encoders, self._actor, self._progress = encoders, actor, progress or NoProgress()
+        with engine.begin() as connection:
+            self._cid = ensure_collection(connection, collection).cid
+        self._worker = Worker(engine, encoders)
+        self._catch_up = CatchUp(engine, self._worker)
+        self._searcher = Searcher(engine, collection, encoders)
+        self._evidence = Evidence(
+            engine, self._cid, self._searcher, settings.labels, actor=self._actor, progress=self._progress
+        )
+        self._steps: dict[str, Callable[..., Mapping[str, Any]]] = {
+            "backfill": self._backfill,
+            "index": self._index,
+            "verify": self._verify,
+            "gate": self._gate,
+            "approve": self._approve,
+        }
+
+    # What users call --------------------------------------------------------------------------------------------------
+
+    def plan(self, revision: str | None = None) -> Plan:
+        """Return what migrating to ``revision`` (default: the head) would do and need; nothing is changed."""
+        target = self._target(revision)
+        self._refuse_empty()
+        labelled = self._evidence.labelled_queries()
+        with self._engine.connect() as connection:
+            collection = read_collection(connection, self._name)
+            active = None if collection.active_gen is None else read_generation(connection, collection.active_gen)
+            encoder = self._encoders.fresh(target.model)
+            return make_plan(connection, collection, active, target, encoder, labelled_queries=labelled)
+
+    def run(self, step: str, revision: str | None = None, **options: Any) -> Outcome:
+        """Run one step; a step that was done before is a success that does nothing.
+
+        Options: ``provision(shards, window_hours, approval)``, ``approve(reason, by)``, ``rollback(reason, force)``,
+        ``retire(reason, now)``, ``abort(reason)``. Raises what the step raises; nothing half-done is left behind.
+        """
+        if step not in STEPS:
+            raise IllegalStep(f"step {step!r} was asked for; steps are {', '.join(STEPS)}. Nothing was changed.")
+        if step in ("rollback", "retire", "abort"):
+            return self._move(step, **options)
+        target = self._target(revision)
+        generation = self._generation_of(target)
+        phase = Phase.NONE if generation is None else generation.phase
+        if step == "plan":
+            return Outcome(step, target.revision, phase, False, asdict(self.plan(target.revision)))
+        if step == "provision":
+            return self._provision(target, generation, **options)
+        if generation is None:
+            raise IllegalStep(
+                f"step {step} of revision {target.revision}: no generation of it is in a slot. Nothing was changed; run "
+                "the step provision first."
+            )
+        if step == "swap":
+            return self._swap(target, generation)
+        if not self._is_due(step, generation):
+            return Outcome(step, target.revision, phase, False)
+        facts = self._steps[step](generation, self._take_over(), **options)
+        return Outcome(step, target.revision, self._phase(generation), True, facts)
+
+    def _is_due(self, step: str, generation: Generation) -> bool:
+        """Whether a forward step is still to do; evidence that aged is due again until the swap."""
+        if generation.phase in STEPS[step].needs:
+            return True
+        if generation.phase not in BUILDING:
+            return False
+        if step in {left.name for left in remaining(generation.phase)}:
+            STEPS[step].check(generation.revision, generation.phase)
+        return step in ("verify", "gate") and self._evidence.is_stale(generation, step)
+
+    def upgrade(
+        self,
+        revision: str | None = None,
+        *,
+        to: str | None = None,
+        on_step: Callable[[Outcome], None] | None = None,
+        **options: Any,
+    ) -> list[Outcome]:
+        """Run all forward steps up to and including ``to``; after a kill or an error, calling it again resumes.
+
+        Raises ``ApprovalWanted`` where a person must approve first.
+        """
+        target = self._target(revision).revision
+        steps = FORWARD if to is None else FORWARD[: FORWARD.index(to) + 1] if to in FORWARD else None
+        if steps is None:
+            raise IllegalStep(f"--to {to!r}: the forward steps are {', '.join(FORWARD)}. Nothing was changed.")
+        outcomes = []
+        for step in steps:
+            outcomes.append(self.run(step, target, **(options if step == "provision" else {})))
+            if on_step:
+                on_step(outcomes[-1])
+        return outcomes
+
+    def shards(self, revision: str | None = None) -> list[int]:
+        """Return the shards of the open migration that are still to do, in key order."""
+        generation = self._generation_of(self._target(revision))
+        if generation is None:
+            raise StateError(
+                "no migration is provisioned for this revision. Nothing was changed; run the step provision first."
+            )
+        with self._engine.connect() as connection:
+            return [shard.shard for shard in work.read_shards(connection, generation.gen) if not shard.done]
+
+    def embed_shard(self, revision: str | None, shard: int) -> Outcome:
+        """Embed and publish one shard; several may run at once on several machines, and each resumes after a kill."""
+        target = self._target(revision)
+        generation = self._generation_of(target)
+        if generation is None:
+            raise StateError(
+                f"revision {target.revision} is not provisioned. Nothing was changed; run provision first."
+            )
+        with self._engine.connect() as connection:
+            found = {one.shard: one for one in work.read_shards(connection, generation.gen)}
+        if shard not in found:
+            raise StateError(
+                f"shard {shard} of revision {target.revision} was asked for, it has {len(found)} from 0. Nothing was "
+                "changed; ask for one of those."
+            )
+        if found[shard].done or generation.phase != Phase.PROVISIONED:
+            return Outcome("backfill", target.revision, generation.phase, False, {"shard": shard})
+        report = self._bulk(generation).run(found[shard])
+        return Outcome("backfill", target.revision, self._phase(generation), True, {"shard": shard, **asdict(report)})
+
+    def rollback(self, reason: str, *, force: bool = False) -> Outcome:
+        """Move the alias back to the standby generation; see ``registry.moves.rollback``."""
+        return self._move("rollback", reason=reason, force=force)
+
+    def abort(self, reason: str) -> Outcome:
+        """End the open migration before its swap and drop its shadow index."""
+        return self._move("abort", reason=reason)
+
+    def approve(self, reason: str, *, by: str | None = None, revision: str | None = None) -> Outcome:
+        """Record a person's approval of the open migration."""
+        return self.run("approve", revision or self._open_revision(), reason=reason, by=by)
+
+    def retire(self, reason: str = "window over", *, now: bool = False) -> Outcome:
+        """Drop the standby generation: after its window, or ``now``, giving the window up.
+
+        Waits until no query can be in flight on it. Without a standby it finishes interrupted retirements.
+        """
+        return self._move("retire", reason=reason, now=now)
+
+    def retire_due(self) -> Outcome:
+        """Retire what is past its window, by the database's clock; doing nothing is a success, for schedulers."""
+        with self._engine.connect() as connection:
+            over = connection.scalar(
+                sa.text("SELECT rollback_deadline <= clock_timestamp() FROM collection WHERE cid = :cid"),
+                {"cid": self._cid},
+            )
+        if over:
+            return self.retire()
+        dropped = self._drop_ended(wait=False)
+        return Outcome("retire", "", Phase.COMPLETED, bool(dropped), {"dropped": dropped})
+
+    def status(self) -> dict[str, Any]:
+        """Return where the collection stands; see ``report.read_status``."""
+        labels = self._settings.labels
+        with self._engine.connect() as connection:
+            return read_status(connection, self._name, labels=None if labels is None else labels.name)
+
+    def evaluate(self, *, generation: int | None = None, k: int = 10, exact: bool = False) -> Measured:
+        """Measure one live generation (default: the active one) on the labelled queries."""
+        return self._evidence.measure(self._searcher.resolve(generation), k, exact=exact)
+
+    def _move(self, step: str, *, reason: str | None = None, force: bool = False, now: bool = False) -> Outcome:
+        why = (reason or "").strip()
+        if not why:
+            raise StateError(f"{step} needs a reason for the history. Nothing was changed; give one.")
+        if step == "rollback":
+            return self._rollback(why, force=force)
+        return self._abort(why) if step == "abort" else self._retire(why, now=now)
+
+    # Steps ------------------------------------------------------------------------------------------------------------
+
+    def _provision(
+        self,
+        target: Revision,
+        generation: Generation | None,
+        *,
+        shards: int | None = None,
+        window_hours: float | None = None,
+        approval: bool = False,
+    ) -> Outcome:
+        if generation is not None:
+            return Outcome("provision", target.revision, generation.phase, False, {"generation": generation.gen})
+        self._refuse_empty()
+        count, hours = shards or self._settings.shards, window_hours or self._settings.window_hours
+        if count < 1 or not 0 < hours <= MOST_WINDOW_HOURS:
+            raise StateError(
+                f"provision takes at least 1 shard and a window of up to {MOST_WINDOW_HOURS:,} hours; found {count} and "
+                f"{hours}. Nothing was changed."
+            )
+        encoder = self._encoders.fresh(target.model)
+        new = moves.Registration(
+            target, encoder.fingerprint, encoder.components, probe_vectors(encoder), hours, approval, count
+        )
+        with self._control(self._take_over()) as held:
+            made = moves.register(held, new)
+        return Outcome(
+            "provision", target.revision, made.phase, True, {"generation": made.gen, "index": made.physical_name}
+        )
+
+    def _backfill(self, generation: Generation, token: int) -> Mapping[str, Any]:
+        with self._engine.connect() as connection:
+            shards = work.read_shards(connection, generation.gen)
+        for shard in shards:
+            self._bulk(generation).run(shard)
+        with self._engine.begin() as connection:
+            if not work.mark_seeded(connection, generation.gen):
+                raise StateError(
+                    f"the shards of generation {generation.gen} do not cover every document. The alias was not moved; "
+                    "run the step backfill again."
+                )
+        self._catch_up.drain(generation)
+        return self._advance(generation, "backfill", token, shards=len(shards))
+
+    def _index(self, generation: Generation, token: int) -> Mapping[str, Any]:
+        built = moves.index_of(generation).build(self._engine, self._progress)
+        return self._advance(generation, "index", token, built=built)
+
+    def _verify(self, generation: Generation, token: int) -> Mapping[str, Any]:
+        return self._evidence.verify(generation, token)
+
+    def _gate(self, generation: Generation, token: int) -> Mapping[str, Any]:
+        return self._evidence.gate(generation, self._target(generation.revision), self._collection(), token)
+
+    def _approve(
+        self, generation: Generation, token: int, *, reason: str | None = None, by: str | None = None
+    ) -> Mapping[str, Any]:
+        if generation.needs_approval and not (reason or "").strip():
+            raise ApprovalWanted(
+                f"the migration to revision {generation.revision} waits for a person's approval. The alias was not moved; "
+                f"look at `revector status`, then run `revector approve -c {self._name} --reason …`, or `revector abort`."
+            )
+        asked_for, by = generation.needs_approval, by or self._actor
+        return self._advance(generation, "approve", token, asked_for=asked_for, reason=reason, by=by)
+
+    def _swap(self, target: Revision, generation: Generation) -> Outcome:
+        if generation.phase in (Phase.LIVE, Phase.COMPLETED):
+            return Outcome("swap", target.revision, generation.phase, False)
+        STEPS["swap"].check(target.revision, generation.phase)
+        token = self._take_over()
+        self._evidence.renew(generation, target, self._collection(), token)
+        self._encoders.of(generation)
+
+        def move() -> Mapping[str, Any]:
+            with self._control(token) as held:
+                self._catch_up.finish_under_gate(generation)
+                return moves.swap(held, generation)
+
+        facts = self._catch_up.then(generation, move)
+        return Outcome("swap", target.revision, self._phase(generation), True, facts)
+
+    # Moves out of the forward line ------------------------------------------------------------------------------------
+
+    def _rollback(self, reason: str, *, force: bool) -> Outcome:
+        with self._engine.connect() as connection:
+            collection = read_collection(connection, self._name)
+            back = None if collection.standby_gen is None else read_generation(connection, collection.standby_gen)
+        token = self._take_over()
+
+        def move() -> Mapping[str, Any]:
+            with self._control(token) as held:
+                if back is not None and not force:
+                    self._catch_up.finish_under_gate(back)
+                return moves.rollback(held, reason=reason, force=force)
+
+        facts = move() if back is None or force else self._catch_up.then(back, move)
+        with self._engine.connect() as connection:
+            left = read_generation(connection, int(facts["from"]))
+        return Outcome("rollback", left.revision, left.phase, True, facts)
+
+    def _abort(self, reason: str) -> Outcome:
+        with self._control(self._take_over()) as held:
+            ended = moves.abort(held, reason=reason)
+        self._drop_ended(wait=False)
+        return Outcome("abort", ended.revision, ended.phase, True, {"generation": ended.gen})
+
+    def _retire(self, reason: str, *, now: bool) -> Outcome:
+        ended = None
+        if self._collection().standby_gen is not None:
+            with self._control(self._take_over()) as held:
+                ended = moves.retire(held, reason=reason, now=now)
+        dropped = self._drop_ended(wait=True)
+        revision = "" if ended is None else ended.revision
+        return Outcome("retire", revision, Phase.COMPLETED, bool(ended or dropped), {"dropped": dropped})
+
+    def _drop_ended(self, *, wait: bool) -> list[int]:
+        """Drop indexes whose generations left their slots longer ago than any query runs; return their numbers."""
+        with self._engine.connect() as connection:
+            ended = [one for one in read_generations(connection, self._cid) if not one.live and not one.dropped]
+            now = connection.execute(sa.text("SELECT clock_timestamp()")).scalar_one()
+        dropped = []
+        for generation in ended:
+            # Nobody searches a generation that was never live.
+            age_s = (now - generation.ended_at).total_seconds() if generation.ended_at else 0.0
+            left_s = self._settings.drain_s - age_s if generation.live_at else 0.0
+            if left_s > 0 and not wait:
+                continue
+            if left_s > 0:
+                self._progress.start(f"wait {left_s:.0f} s for queries in flight")
+                time.sleep(left_s)
+                self._progress.done()
+            moves.drop(self._engine, generation, actor=self._actor)
+            dropped.append(generation.gen)
+        return dropped
+
+    # Helpers ----------------------------------------------------------------------------------------------------------
+
+    def _advance(self, generation: Generation, step: str, token: int, **detail: Any) -> Mapping[str, Any]:
+        with self._control(token) as held:
+            moves.advance(held, generation.gen, step, **detail)
+        return detail
+
+    def _bulk(self, generation: Generation) -> Backfill:
+        return Backfill(self._engine, self._worker.applier(generation), self._settings.archive, self._progress)
+
+    def _target(self, revision: str | None) -> Revision:
+        """Return the migration file asked for, refused if it was edited or does not follow what is served."""
+        graph = RevisionGraph.from_folder(self._settings.migrations)
+        target = graph[revision] if revision else graph.head
+        with self._engine.connect() as connection:
+            collection = read_collection(connection, self._name)
+            for generation in read_generations(connection, self._cid):
+                same = generation.revision == target.revision and generation.phase != Phase.ABORTED
+                if same and generation.config_hash != target.config_hash:
+                    raise EditedRevision(
+                        f"revision {target.revision} was edited after generation {generation.gen} was registered from it: "
+                        f"model, chunking or index differ. Nothing was changed; restore {target.path or 'the file'}, or "
+                        "write a new revision with `revector revision`."
+                    )
+            if collection.active_gen is not None:
+                graph.path_between(read_generation(connection, collection.active_gen).revision, target.revision)
+        return target
+
+    def _generation_of(self, target: Revision) -> Generation | None:
+        with self._engine.connect() as connection:
+            collection = read_collection(connection, self._name)
+            for gen in (collection.building_gen, collection.active_gen, collection.standby_gen):
+                if gen is not None and (found := read_generation(connection, gen)).revision == target.revision:
+                    return found
+        return None
+
+    def _open_revision(self) -> str | None:
+        building = self._collection().building_gen
+        if building is None:
+            return None
+        with self._engine.connect() as connection:
+            return read_generation(connection, building).revision
+
+    def _phase(self, generation: Generation) -> Phase:
+        with self._engine.connect() as connection:
+            return read_generation(connection, generation.gen).phase
+
+    def _collection(self) -> Collection:
+        with self._engine.connect() as connection:
+            return read_collection(connection, self._name)
+
+    def _refuse_empty(self) -> None:
+        if Documents(self._engine, self._cid).count() == 0:
+            raise SourceError(
+                f"collection {self._name!r} holds no documents, so there is nothing to migrate. Nothing was changed; run "
+                "`revector ingest` first."
+            )
+
+    def _take_over(self) -> int:
+        return take_lease(self._engine, self._cid, self._actor)
+
+    def _control(self, token: int) -> AbstractContextManager[Control]:
+        return control(self._engine, self._cid, actor=self._actor, token=token)

@@ -1,0 +1,116 @@
+"""What a migration would redo, need and cost: measured on a sample, before anything is changed."""
+
+from __future__ import annotations
+
+import time
+
+import sqlalchemy as sa
+
+from revector.chunking import make_chunker
+from revector.interfaces import Encoder
+from revector.registry.collections import Collection, Generation
+from revector.report import Plan
+from revector.spec import Revision
+
+SAMPLE_DOCUMENTS = 200
+PROBE_CHUNKS = 32
+ROW_BYTES = 60
+HNSW_BYTES_PER_LINK = 10
+"""Rough sizes of a row's other columns and of a graph link in pgvector; the plan says that they are estimates."""
+
+
+def make_plan(
+    connection: sa.Connection,
+    collection: Collection,
+    active: Generation | None,
+    revision: Revision,
+    encoder: Encoder,
+    *,
+    labelled_queries: int,
+) -> Plan:
+    """Return the plan for ``revision``: chunks and tokens from a sample, time from a probe of this very encoder.
+
+    The probe embeds 32 chunks here and now, so the time is that of this machine and process.
+    """
+    documents = int(
+        connection.scalar(
+            sa.text("SELECT count(*) FROM document WHERE cid = :cid AND NOT deleted"), {"cid": collection.cid}
+        )
+        or 0
+    )
+    # A multiplicative hash of the version picks a spread-out sample without sorting the corpus's texts.
+    texts = connection.scalars(
+        sa.text(
+            "SELECT content FROM document WHERE cid = :cid AND NOT deleted AND (CAST(:all AS boolean) OR hashint8(version) % CAST(:every AS int) = 0) LIMIT :limit"
+        ),
+        {
+            "cid": collection.cid,
+            "all": documents <= SAMPLE_DOCUMENTS,
+            "every": max(1, documents // SAMPLE_DOCUMENTS),
+            "limit": SAMPLE_DOCUMENTS,
+        },
+    ).all()
+    chunker = make_chunker(revision.chunking, encoder.tokenizer)
+    chunks = [chunk.text for text in texts for chunk in chunker.chunks(text)]
+    tokens = sum(encoder.count_tokens(chunk) for chunk in chunks)
+    scale = documents / max(1, len(texts))
+    started = time.perf_counter()
+    probe = chunks[:: max(1, len(chunks) // PROBE_CHUNKS)][:PROBE_CHUNKS]
+    encoder.encode_document(probe)
+    per_chunk_s = (time.perf_counter() - started) / max(1, len(probe))
+    total_chunks = round(len(chunks) * scale)
+    width = revision.model.dim * (2 if revision.index.storage == "halfvec" else 4)
+    graph = 2 * revision.index.m * HNSW_BYTES_PER_LINK + width if revision.index.kind == "hnsw" else 0
+    changes = _changes(active, revision)
+    return Plan(
+        collection=collection.name,
+        revision=revision.revision,
+        active_revision=None if active is None else active.revision,
+        changes=changes,
+        action="re-embed every document into a new index" if changes else "nothing: this revision is what is served",
+        documents=documents,
+        sampled=len(texts),
+        chunks=total_chunks,
+        tokens=round(tokens * scale),
+        seconds=total_chunks * per_chunk_s,
+        archive_bytes=total_chunks * revision.model.dim * 4,
+        index_bytes=total_chunks * (width + ROW_BYTES + graph),
+        labelled_queries=labelled_queries,
+        gate=_gate(revision),
+        warnings=_warnings(collection, revision, labelled_queries),
+    )
+
+
+def _changes(active: Generation | None, revision: Revision) -> tuple[str, ...]:
+    if active is None:
+        return (f"first index: {revision.model.name}, {revision.model.dim} dimensions",)
+    pairs = (
+        ("model", active.spec.model, revision.model),
+        ("chunking", active.spec.chunking, revision.chunking),
+        ("index", active.spec.index, revision.index),
+    )
+    changes = []
+    for part, old, new in pairs:
+        for field in type(new).__dataclass_fields__:
+            before, after = getattr(old, field), getattr(new, field)
+            if before != after:
+                changes.append(f"{part}.{field}: {before!r} → {after!r}")
+    return tuple(changes)
+
+
+def _gate(revision: Revision) -> str:
+    gate = revision.gate
+    return f"recall@{gate.k} at least {gate.min_recall:g}, at most {gate.max_drop:g} below the active revision, on at least {gate.min_queries} labelled queries"
+
+
+def _warnings(collection: Collection, revision: Revision, labelled_queries: int) -> tuple[str, ...]:
+    warnings = []
+    if labelled_queries < revision.gate.min_queries:
+        warnings.append(
+            f"the gate demands {revision.gate.min_queries} labelled queries, {labelled_queries} are usable: the gate will refuse"
+        )
+    if collection.standby_gen is not None:
+        warnings.append(
+            f"generation {collection.standby_gen} is still on standby: the swap waits until its window is over or given up (`revector retire --now`)"
+        )
+    return tuple(warnings)

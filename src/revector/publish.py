@@ -1,0 +1,240 @@
+"""From due items to visible vectors: chunk and embed outside any transaction, then prove and publish in a short one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import sqlalchemy as sa
+
+from revector.archive import Part
+from revector.errors import DocumentError, EncoderError, RevectorError, StateError
+from revector.interfaces import Chunk, Chunker, Encoder, Vectors
+from revector.registry import work
+from revector.registry.collections import Generation
+from revector.registry.engine import transaction
+from revector.registry.work import Item
+from revector.stores.pgvector import PgVectorIndex, Row
+
+_MODEL_ERRORS = (EncoderError, RuntimeError, ValueError, TypeError, IndexError, MemoryError)
+"""What models raise for a text that they cannot take; a lost database is none of these."""
+
+
+class GenerationGone(StateError):
+    """The generation left its slot while it was being written: nothing was published, and nothing needs to be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A document that could not be embedded. ``final`` says that trying again cannot help."""
+
+    item: Item
+    reason: str
+    final: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What embedding a batch gave: documents with vectors, ones whose content did not change, tombstones, failures."""
+
+    part: Part
+    unchanged: tuple[Item, ...]
+    tombstones: tuple[Item, ...]
+    failures: tuple[Failure, ...]
+
+
+class Applier:
+    """Brings documents up to date in one generation. Any number may work at once, also on the same document."""
+
+    def __init__(self, engine: sa.Engine, generation: Generation, encoder: Encoder, chunker: Chunker) -> None:
+        self._engine, self.generation, self._encoder, self._chunker = engine, generation, encoder, chunker
+        self._index = PgVectorIndex(generation.physical_name, generation.spec.model.dim, generation.spec.index)
+
+    def apply(self, doc_ids: Sequence[str]) -> tuple[int, int]:
+        """Embed and publish the documents as they stand; return (published, dead-lettered).
+
+        What moved on meanwhile stays due. Failures are recorded with their reason.
+        """
+        prepared = self.prepare(work.read_items(self._engine, self.generation.cid, doc_ids))
+        published = self.publish(prepared)
+        return published, self.record_failures(prepared.failures)
+
+    def prepare(self, items: Sequence[Item]) -> Prepared:
+        """Chunk and embed, holding no lock; ``items`` in id order. Equal content already applied is not embedded again."""
+        shown = work.applied_unchanged(self._engine, self.generation.gen, items)
+        tombstones = tuple(item for item in items if item.content is None)
+        unchanged = tuple(item for item in items if item.doc_id in shown)
+        skip = {item.doc_id for item in (*tombstones, *unchanged)}
+        todo: list[tuple[Item, list[Chunk]]] = []
+        failures: list[Failure] = []
+        for item in items:
+            if item.doc_id in skip or item.content is None:
+                continue
+            try:
+                chunks = self._chunker.chunks(item.content)
+                if not chunks:
+                    raise DocumentError(f"document {item.doc_id!r}: the chunker found nothing to embed in its text.")
+                todo.append((item, chunks))
+            except RevectorError as error:
+                failures.append(Failure(item, str(error), final=True))
+        embedded, failed = self._embed(todo)
+        return Prepared(_part(embedded, self._encoder.dim), unchanged, tombstones, (*failures, *failed))
+
+    def _embed(
+        self, todo: Sequence[tuple[Item, list[Chunk]]]
+    ) -> tuple[list[tuple[Item, list[Chunk], Vectors]], list[Failure]]:
+        """Embed in one call; when that fails, bisect, so that a poison document costs only itself."""
+        if not todo:
+            return [], []
+        try:
+            vectors = self._encoder.encode_document([chunk.text for _, chunks in todo for chunk in chunks])
+        except _MODEL_ERRORS as error:
+            if len(todo) == 1:
+                final = isinstance(error, EncoderError) and not error.retryable
+                return [], [Failure(todo[0][0], str(error) if final else f"{type(error).__name__}: {error}", final)]
+            middle = len(todo) // 2
+            left, left_failed = self._embed(todo[:middle])
+            right, right_failed = self._embed(todo[middle:])
+            return left + right, left_failed + right_failed
+        ends = np.cumsum([len(chunks) for _, chunks in todo])
+        pieces = np.split(vectors, ends[:-1])
+        return [(item, chunks, piece) for (item, chunks), piece in zip(todo, pieces, strict=True)], []
+
+    def publish(self, prepared: Prepared) -> int:
+        """Make results visible in one short transaction that proves each is still the latest; return how many were.
+
+        A document whose version moved, or that is being written this instant, is left out: its item stays. Raises
+        ``GenerationGone`` when the generation is no longer live, ``EncoderMismatch`` never: the row names the encoder.
+        """
+        part = prepared.part
+        candidates = {doc_id: int(version) for doc_id, version in zip(part.doc_ids, part.versions, strict=True)}
+        candidates |= {item.doc_id: item.version for item in (*prepared.unchanged, *prepared.tombstones)}
+        if not candidates:
+            return 0
+        with transaction(self._engine) as connection:
+            consumed = self._consume(connection, candidates)
+            dead = {item.doc_id for item in prepared.tombstones}
+            same = {item.doc_id for item in prepared.unchanged}
+            self._index.replace(connection, sorted(consumed - same), _rows(part, consumed))
+            self._write_ledger(
+                connection,
+                part,
+                consumed,
+                {doc_id: candidates[doc_id] for doc_id in consumed & dead},
+                {doc_id: candidates[doc_id] for doc_id in consumed & same},
+            )
+        left = [doc_id for doc_id in candidates if doc_id not in consumed]
+        if left:
+            work.release(self._engine, self.generation.gen, left)
+        return len(consumed)
+
+    def _consume(self, connection: sa.Connection, candidates: dict[str, int]) -> set[str]:
+        """Lock what is still current, check the generation, and take the items: only one publisher can have each."""
+        gen = self.generation
+        values = {"cid": gen.cid, "gen": gen.gen, "ids": list(candidates), "versions": list(candidates.values())}
+        source = "unnest(CAST(:ids AS text[]), CAST(:versions AS bigint[])) AS s(doc_id, version)"
+        current = connection.execute(
+            sa.text(
+                f"SELECT d.doc_id, d.version FROM {source} JOIN document d ON d.cid = :cid AND d.doc_id = s.doc_id WHERE d.version = s.version "
+                "ORDER BY d.doc_id FOR SHARE OF d SKIP LOCKED"
+            ),
+            values,
+        ).all()
+        alive = connection.scalar(
+            sa.text("SELECT live AND encoder_fp = :fp FROM generation WHERE gen = :gen FOR SHARE"),
+            {"gen": gen.gen, "fp": self._encoder.fingerprint},
+        )
+        if not alive:
+            raise GenerationGone(
+                f"generation {gen.gen} is no longer live or has another encoder; {len(candidates)} results were dropped, the documents are untouched."
+            )
+        values |= {"ids": [row.doc_id for row in current], "versions": [row.version for row in current]}
+        taken = connection.scalars(
+            sa.text(
+                f"DELETE FROM pending p USING {source} WHERE p.gen = :gen AND p.doc_id = s.doc_id AND p.version <= s.version RETURNING p.doc_id"
+            ),
+            values,
+        )
+        return set(taken)
+
+    def _write_ledger(
+        self,
+        connection: sa.Connection,
+        part: Part,
+        consumed: set[str],
+        tombstones: dict[str, int],
+        unchanged: dict[str, int],
+    ) -> None:
+        new = [n for n, doc_id in enumerate(part.doc_ids) if doc_id in consumed]
+        ids = [part.doc_ids[n] for n in new] + list(tombstones)
+        connection.execute(
+            sa.text(
+                """
+                INSERT INTO ledger AS l (gen, doc_id, version, deleted, n_chunks, content_hash)
+                SELECT :gen, doc_id, version, content_hash IS NULL, n_chunks, content_hash
+                FROM unnest(CAST(:ids AS text[]), CAST(:versions AS bigint[]), CAST(:counts AS int[]), CAST(:hashes AS text[])) s(doc_id, version, n_chunks, content_hash)
+                ON CONFLICT (gen, doc_id) DO UPDATE SET version = EXCLUDED.version, deleted = EXCLUDED.deleted, n_chunks = EXCLUDED.n_chunks,
+                  content_hash = EXCLUDED.content_hash, applied_at = clock_timestamp()
+                """
+            ),
+            {
+                "gen": self.generation.gen,
+                "ids": ids,
+                "versions": [int(part.versions[n]) for n in new] + list(tombstones.values()),
+                "counts": [int(part.counts[n]) for n in new] + [0] * len(tombstones),
+                "hashes": [part.content_hashes[n] for n in new] + [None] * len(tombstones),
+            },
+        )
+        if unchanged:
+            connection.execute(
+                sa.text(
+                    "UPDATE ledger l SET version = s.version, applied_at = clock_timestamp() FROM unnest(CAST(:ids AS text[]), CAST(:versions AS bigint[])) s(doc_id, version) "
+                    "WHERE l.gen = :gen AND l.doc_id = s.doc_id"
+                ),
+                {"gen": self.generation.gen, "ids": list(unchanged), "versions": list(unchanged.values())},
+            )
+
+    def record_failures(self, failures: Sequence[Failure]) -> int:
+        """Put failed items back with their reason, or among the dead letters; return how many are dead."""
+        gen = self.generation.gen
+        return sum(
+            work.fail(self._engine, gen, failure.item.doc_id, failure.item.version, failure.reason, final=failure.final)
+            for failure in failures
+        )
+
+
+def _part(embedded: Sequence[tuple[Item, list[Chunk], Vectors]], dim: int) -> Part:
+    counts = np.array([len(chunks) for _, chunks, _ in embedded], dtype=np.int32)
+    every = [chunk for _, chunks, _ in embedded for chunk in chunks]
+    return Part(
+        doc_ids=[item.doc_id for item, _, _ in embedded],
+        versions=np.array([item.version for item, _, _ in embedded], dtype=np.int64),
+        content_hashes=[str(item.content_hash) for item, _, _ in embedded],
+        starts=(np.cumsum(counts) - counts).astype(np.int64),
+        counts=counts,
+        chunk_starts=np.array([chunk.start for chunk in every], dtype=np.int32),
+        chunk_ends=np.array([chunk.end for chunk in every], dtype=np.int32),
+        embeddings=np.concatenate([vectors for _, _, vectors in embedded])
+        if embedded
+        else np.zeros((0, dim), np.float32),
+    )
+
+
+def _rows(part: Part, wanted: set[str]) -> list[Row]:
+    rows: list[Row] = []
+    for n, doc_id in enumerate(part.doc_ids):
+        if doc_id in wanted:
+            for chunk in range(int(part.counts[n])):
+                at = int(part.starts[n]) + chunk
+                rows.append(
+                    Row(
+                        doc_id,
+                        chunk,
+                        int(part.versions[n]),
+                        int(part.chunk_starts[at]),
+                        int(part.chunk_ends[at]),
+                        part.embeddings[at],
+                    )
+                )
+    return rows

@@ -1,0 +1,145 @@
+"""Collections and generations as rows: what is registered, and who sits in which slot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+
+from revector.errors import ConfigError
+from revector.interfaces import Vectors
+from revector.lifecycle import Phase
+from revector.spec import Revision, revision_from_data
+
+PROTOCOL_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """One collection row: identity, epoch and the three slots."""
+
+    cid: int
+    name: str
+    epoch: int
+    active_gen: int | None
+    standby_gen: int | None
+    building_gen: int | None
+    rollback_deadline: datetime | None
+    protocol_version: int
+
+    @property
+    def live(self) -> tuple[int, ...]:
+        """Generations that receive writes."""
+        return tuple(gen for gen in (self.active_gen, self.standby_gen, self.building_gen) if gen is not None)
+
+    def role(self, gen: int) -> str | None:
+        """Name of the slot that holds ``gen``, or None."""
+        roles = {self.active_gen: "active", self.standby_gen: "standby", self.building_gen: "building"}
+        return roles.get(gen)
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One generation row: a physical index, its encoder, chunker and configuration."""
+
+    gen: int
+    cid: int
+    revision: str
+    physical_name: str
+    spec: Revision
+    config_hash: str
+    chunker_fp: str
+    encoder_fp: str
+    encoder: Mapping[str, Any]
+    probes: Vectors
+    phase: Phase
+    live: bool
+    dropped: bool
+    seeded: bool
+    window_hours: float
+    needs_approval: bool
+    registered_at: datetime
+    live_at: datetime | None
+    ended_at: datetime | None
+
+
+COLLECTION_COLUMNS = "cid, name, epoch, active_gen, standby_gen, building_gen, rollback_deadline, protocol_version"
+
+
+def ensure_collection(connection: sa.Connection, name: str) -> Collection:
+    """Return the collection, registering it if it is new. Raises ``ConfigError`` for a name that cannot be one."""
+    if not (
+        name
+        and name[0].isascii()
+        and name[0].islower()
+        and len(name) <= 31
+        and name.isascii()
+        and name.replace("_", "a").isalnum()
+        and name == name.lower()
+    ):
+        raise ConfigError(
+            f"collection {name!r}: a name is 1 to 31 of a-z, 0-9 and _, beginning with a letter. Nothing was changed."
+        )
+    connection.execute(
+        sa.text("INSERT INTO collection (name) VALUES (:name) ON CONFLICT (name) DO NOTHING"), {"name": name}
+    )
+    return read_collection(connection, name)
+
+
+def read_collection(connection: sa.Connection, name: str) -> Collection:
+    """Return the collection row. Raises ``ConfigError`` when it is not registered or of another protocol."""
+    row = connection.execute(
+        sa.text(f"SELECT {COLLECTION_COLUMNS} FROM collection WHERE name = :name"), {"name": name}
+    ).one_or_none()
+    if row is None:
+        raise ConfigError(
+            f"collection {name!r} is not registered in this database. Nothing was changed; add it to revector.toml and run `revector init`."
+        )
+    return _collection(row)
+
+
+def lock_collection(connection: sa.Connection, cid: int) -> Collection:
+    """Return the collection row, locked exclusively. The caller holds the advisory lock already."""
+    return _collection(
+        connection.execute(
+            sa.text(f"SELECT {COLLECTION_COLUMNS} FROM collection WHERE cid = :cid FOR UPDATE"), {"cid": cid}
+        ).one()
+    )
+
+
+def _collection(row: sa.Row[Any]) -> Collection:
+    collection = Collection(**row._mapping)
+    if collection.protocol_version != PROTOCOL_VERSION:
+        raise ConfigError(
+            f"collection {collection.name!r} follows protocol {collection.protocol_version}, this revector {PROTOCOL_VERSION}. "
+            "Nothing was changed; use the revector that began the migration, or upgrade."
+        )
+    return collection
+
+
+_GENERATION = (
+    "SELECT gen, cid, revision, physical_name, spec, config_hash, chunker_fp, encoder_fp, encoder, probes, phase, live, dropped, "
+    "seeded, window_hours, needs_approval, registered_at, live_at, ended_at FROM generation"
+)
+
+
+def read_generation(connection: sa.Connection, gen: int) -> Generation:
+    """Return one generation row."""
+    return _generation(connection.execute(sa.text(f"{_GENERATION} WHERE gen = :gen"), {"gen": gen}).one())
+
+
+def read_generations(connection: sa.Connection, cid: int) -> list[Generation]:
+    """Return all generations of a collection, oldest first."""
+    rows = connection.execute(sa.text(f"{_GENERATION} WHERE cid = :cid ORDER BY gen"), {"cid": cid})
+    return [_generation(row) for row in rows]
+
+
+def _generation(row: sa.Row[Any]) -> Generation:
+    values = dict(row._mapping)
+    spec = revision_from_data(values.pop("spec"))
+    probes = np.frombuffer(values.pop("probes"), dtype="<f4").reshape(-1, spec.model.dim).astype(np.float32)
+    return Generation(spec=spec, probes=probes, phase=Phase(values.pop("phase")), **values)

@@ -1,0 +1,119 @@
+"""Control transactions: the gate held exclusively, fencing tokens, slot moves by compare-and-set, and their events."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from revector.errors import StaleRun
+from revector.lifecycle import Phase
+from revector.registry.collections import Collection, lock_collection
+from revector.registry.engine import GATE_LOCK
+
+LOCK_BUDGET_MS = 1_500
+"""Longest wait for the gate: writers queue behind whoever waits for it (reliability.md, R38)."""
+
+
+@dataclass(slots=True)
+class Control:
+    """An open control transaction on one collection; everything in it commits or nothing does."""
+
+    connection: sa.Connection
+    collection: Collection
+    actor: str
+    token: int
+    _held_since: float
+
+    @property
+    def held_ms(self) -> float:
+        """Milliseconds since the gate was had: writers of this collection have been waiting at most that long."""
+        return (time.monotonic() - self._held_since) * 1_000
+
+    def scalar(self, sql: str, **params: Any) -> Any:
+        """Run one statement and return its first value."""
+        return self.connection.scalar(sa.text(sql), params)
+
+    def must_hit_one(self, sql: str, **params: Any) -> None:
+        """Run one write; any row count but 1 raises ``StaleRun`` and undoes the transaction."""
+        found = self.connection.execute(sa.text(sql), params).rowcount
+        if found != 1:
+            raise StaleRun(
+                f"a control write of collection {self.collection.name!r} met {found} rows instead of 1: another run was faster. Nothing was changed; see `revector status`, then run it again."
+            )
+
+    def move_slots(self, assignments: str, **params: Any) -> None:
+        """Set slots of the collection row, one epoch further; ``assignments`` is SQL of the caller's own, never input."""
+        self.must_hit_one(
+            f"UPDATE collection SET epoch = epoch + 1, {assignments} WHERE cid = :cid AND epoch = :seen",
+            cid=self.collection.cid,
+            seen=self.collection.epoch,
+            **params,
+        )
+
+    def set_phase(self, gen: int, seen: Phase, to: Phase, also: str = "") -> None:
+        """Move a generation from the phase that was seen to another."""
+        self.must_hit_one(
+            f"UPDATE generation SET phase = :to{also} WHERE gen = :gen AND phase = :seen", gen=gen, seen=seen, to=to
+        )
+
+    def record(self, kind: str, gen: int | None = None, **detail: Any) -> None:
+        """Append an event to the history."""
+        add_event(self.connection, self.collection.cid, self.actor, kind, gen, detail)
+
+
+def add_event(
+    connection: sa.Connection, cid: int, actor: str, kind: str, gen: int | None, detail: Mapping[str, Any]
+) -> None:
+    """Append one event; the database numbers, dates and chains it."""
+    connection.execute(
+        sa.text(
+            "INSERT INTO event (cid, seq, at, epoch, actor, kind, gen, detail, hash) "
+            "SELECT :cid, 0, now(), epoch, :actor, :kind, :gen, CAST(:detail AS jsonb), '' FROM collection WHERE cid = :cid"
+        ),
+        {"cid": cid, "actor": actor, "kind": kind, "gen": gen, "detail": json.dumps(detail, default=str)},
+    )
+
+
+def take_lease(engine: sa.Engine, cid: int, owner: str) -> int:
+    """Fence off every earlier run of this collection and return the new token."""
+    with engine.begin() as connection:
+        return int(
+            connection.scalar(
+                sa.text(
+                    "INSERT INTO lease AS l (cid, token, owner) VALUES (:cid, 1, :owner) ON CONFLICT (cid) DO UPDATE "
+                    "SET token = l.token + 1, owner = EXCLUDED.owner, taken_at = clock_timestamp() RETURNING token"
+                ),
+                {"cid": cid, "owner": owner},
+            )
+        )
+
+
+@contextmanager
+def control(engine: sa.Engine, cid: int, *, actor: str, token: int) -> Iterator[Control]:
+    """Hold the collection's gate exclusively for one short transaction.
+
+    Writers hold it shared, so inside nobody can add work, and the slots cannot move. Statements after the locks see
+    everything committed before them (READ COMMITTED, one snapshot a statement).
+
+    Raises ``GateBusy`` when the gate is not free within 1.5 s, ``StaleRun`` when ``token`` is no longer the newest.
+    """
+    with engine.connect() as connection, connection.begin():
+        connection.execute(sa.text(f"SET LOCAL lock_timeout = '{LOCK_BUDGET_MS}ms'"))
+        connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key, :cid)"), {"key": GATE_LOCK, "cid": cid})
+        collection = lock_collection(connection, cid)
+        held = Control(connection, collection, actor, token, time.monotonic())
+        newest = connection.execute(
+            sa.text("SELECT token, owner FROM lease WHERE cid = :cid FOR UPDATE"), {"cid": cid}
+        ).one_or_none()
+        if newest is None or newest.token != token:
+            owner = "nobody" if newest is None else newest.owner
+            raise StaleRun(
+                f"this run of collection {collection.name!r} (token {token}) was taken over by {owner}. Nothing was changed; follow that run, or start this one again."
+            )
+        yield held

@@ -1,0 +1,182 @@
+"""Connections to PostgreSQL: one engine, one schema version, and database failures as errors of our tree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy import event
+
+from revector.errors import DatabaseUnavailable, GateBusy, MissingExtension, RevectorError, SchemaMismatch
+
+MIN_POSTGRES = 15
+MIN_PGVECTOR = (0, 8)
+GATE_LOCK = 1919252067
+"""First key of the advisory lock that is a collection's gate; the schema's trigger names the same number."""
+
+_SCHEMA_FOLDER = Path(__file__).parent / "schema"
+
+
+def make_engine(url: str) -> sa.Engine:
+    """Return an engine whose sessions see the ``revector`` schema first and never idle in a transaction for long."""
+    engine = sa.create_engine(
+        url,
+        pool_size=5,
+        max_overflow=20,
+        pool_pre_ping=True,
+        connect_args={
+            "connect_timeout": 10,
+            "application_name": "revector",
+            # "extensions" is where some hosted PostgreSQL installs pgvector.
+            "options": "-csearch_path=revector,public,extensions -cplan_cache_mode=force_custom_plan -cidle_in_transaction_session_timeout=60s",
+        },
+    )
+    event.listen(engine, "handle_error", _translate)
+    return engine
+
+
+def _translate(context: Any) -> None:
+    """Turn what the driver raised into an error of our tree, where people or schedulers must act on it."""
+    cause = context.original_exception
+    state = getattr(cause, "sqlstate", None) or ""
+    error: RevectorError | None = None
+    if state == "53100":
+        error = DatabaseUnavailable(
+            f"the database's disk is full: {_first_line(cause)}. The transaction was undone; free space and run it again."
+        )
+    elif state in ("55P03",):
+        error = GateBusy("the collection's gate was not free in time. Nothing was changed; run it again.")
+    elif state in ("42P01", "3F000") and "revector" in str(cause):
+        error = SchemaMismatch(
+            f"the database has no revector tables of this version ({_first_line(cause)}). Nothing was changed; run `revector init`."
+        )
+    elif (
+        context.is_disconnect
+        or type(cause).__name__ in ("ConnectionTimeout",)
+        or state[:2] in ("08", "53")
+        or state[:3] == "57P"
+    ):
+        error = DatabaseUnavailable(
+            f"the database cannot be reached: {_first_line(cause)}. Committed work is kept; start the database and run it again."
+        )
+    elif isinstance(context.sqlalchemy_exception, sa.exc.OperationalError) and not state:
+        error = DatabaseUnavailable(
+            f"the database cannot be reached: {_first_line(cause)}. Start it, or mend database_url in revector.toml."
+        )
+    if error is not None:
+        raise error from cause
+
+
+def _first_line(cause: BaseException) -> str:
+    return (str(cause).strip().splitlines() or [type(cause).__name__])[0].rstrip(".")
+
+
+def _script() -> tuple[Config, str]:
+    config = Config()
+    config.set_main_option("script_location", str(_SCHEMA_FOLDER))
+    head = ScriptDirectory.from_config(config).get_current_head()
+    return config, str(head)
+
+
+def schema_head() -> str:
+    """Return the schema version that this code works with."""
+    return _script()[1]
+
+
+def _schema_found(connection: sa.Connection) -> str | None:
+    if connection.scalar(sa.text("SELECT to_regclass('revector.schema_version')")) is None:
+        return None
+    found = connection.scalar(sa.text("SELECT version_num FROM revector.schema_version"))
+    return None if found is None else str(found)
+
+
+def check_schema(engine: sa.Engine) -> None:
+    """Raise ``SchemaMismatch`` unless the tables are of exactly this version."""
+    with engine.connect() as connection:
+        found = _schema_found(connection)
+    head = schema_head()
+    if found == head:
+        return
+    if found is None:
+        raise SchemaMismatch("the database has no revector tables yet. Nothing was changed; run `revector init`.")
+    known = {script.revision for script in ScriptDirectory.from_config(_script()[0]).walk_revisions()}
+    way = (
+        "run `revector init` to upgrade it"
+        if found in known
+        else "it was made by a newer revector: upgrade this installation"
+    )
+    raise SchemaMismatch(
+        f"the database's schema is version {found}, this revector works with {head}. Nothing was changed; {way}."
+    )
+
+
+def upgrade_schema(engine: sa.Engine) -> bool:
+    """Create or upgrade the tables; return whether anything was done.
+
+    Raises ``MissingExtension`` with the statement that mends it, or ``SchemaMismatch`` for a newer schema.
+    """
+    with engine.connect() as connection:
+        _check_server(connection)
+        found = _schema_found(connection)
+        connection.rollback()
+        config, head = _script()
+        if found == head:
+            return False
+        if found is not None and found not in {
+            s.revision for s in ScriptDirectory.from_config(config).walk_revisions()
+        }:
+            raise SchemaMismatch(
+                f"the database's schema is version {found}, newer than this revector's {head}. Nothing was changed; upgrade this installation."
+            )
+        # One installer at a time; held until the connection's transaction ends.
+        connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key, 0)"), {"key": GATE_LOCK})
+        connection.execute(sa.text("CREATE SCHEMA IF NOT EXISTS revector"))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+        connection.commit()
+    return True
+
+
+def _check_server(connection: sa.Connection) -> None:
+    number = int(connection.scalar(sa.text("SHOW server_version_num")) or 0)
+    if number // 10_000 < MIN_POSTGRES:
+        raise MissingExtension(
+            f"PostgreSQL {number // 10_000} was found, {MIN_POSTGRES} or newer is needed. Nothing was changed; upgrade the server."
+        )
+    found = connection.scalar(sa.text("SELECT extversion FROM pg_extension WHERE extname = 'vector'"))
+    if found is None:
+        try:
+            connection.execute(sa.text("CREATE EXTENSION vector"))
+            connection.commit()
+        except sa.exc.DBAPIError as error:
+            connection.rollback()
+            available = connection.scalar(
+                sa.text("SELECT default_version FROM pg_available_extensions WHERE name = 'vector'")
+            )
+            way = (
+                "run `CREATE EXTENSION vector;` in this database as its owner or a superuser"
+                if available
+                else "install pgvector on the server (Debian: `apt-get install postgresql-NN-pgvector`), then `CREATE EXTENSION vector;`"
+            )
+            raise MissingExtension(
+                f"the extension vector is absent and could not be created: {_first_line(error.orig or error)}. Nothing was changed; {way}."
+            ) from error
+        found = connection.scalar(sa.text("SELECT extversion FROM pg_extension WHERE extname = 'vector'"))
+    if tuple(int(part) for part in str(found).split(".")[:2]) < MIN_PGVECTOR:
+        wanted = ".".join(map(str, MIN_PGVECTOR))
+        raise MissingExtension(
+            f"pgvector {found} was found, {wanted} or newer is needed. Nothing was changed; install it and run `ALTER EXTENSION vector UPDATE;`."
+        )
+
+
+@contextmanager
+def transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """One READ COMMITTED transaction; committed at the end, undone by any error."""
+    with engine.connect() as connection, connection.begin():
+        yield connection

@@ -1,0 +1,332 @@
+"""The moves of a migration as control transactions: register, phase changes, swap, rollback, retire and abort."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from revector.errors import (
+    GateFailed,
+    MigrationOpen,
+    NotCaughtUp,
+    RollbackUnavailable,
+    StateError,
+    VerificationFailed,
+    WindowOpen,
+)
+from revector.interfaces import Vectors
+from revector.lifecycle import STEPS, Phase
+from revector.registry import work
+from revector.registry.collections import Generation, read_generation
+from revector.registry.control import Control, add_event
+from revector.spec import Revision
+from revector.stores.pgvector import PgVectorIndex
+
+EVIDENCE_HOURS = 24
+EVIDENCE_CHANGED_SHARE = 0.01
+EVIDENCE_CHANGED_FLOOR = 10
+"""Gate evidence is current for 24 h and until 1 % of the documents changed (never fewer than 10, for tiny corpora)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What provisioning registers for a revision."""
+
+    revision: Revision
+    encoder_fp: str
+    encoder: Mapping[str, Any]
+    probes: Vectors
+    window_hours: float
+    needs_approval: bool
+    shards: int
+
+
+def index_of(generation: Generation) -> PgVectorIndex:
+    """Return the physical index of a generation."""
+    return PgVectorIndex(generation.physical_name, generation.spec.model.dim, generation.spec.index)
+
+
+def register(control: Control, new: Registration) -> Generation:
+    """Create the shadow index and put it into the building slot: from this commit on, every write reaches it too.
+
+    Raises ``MigrationOpen`` if another generation is being built.
+    """
+    collection, revision = control.collection, new.revision
+    if collection.building_gen is not None:
+        other = read_generation(control.connection, collection.building_gen)
+        raise MigrationOpen(
+            f"revision {revision.revision} was to be provisioned for {collection.name!r}, but the migration to {other.revision} is open (phase {other.phase}). "
+            f"Nothing was changed; finish it with `revector upgrade {other.revision}` or end it with `revector abort`."
+        )
+    gen = int(control.scalar("SELECT nextval(pg_get_serial_sequence('generation', 'gen'))"))
+    control.must_hit_one(
+        """
+        INSERT INTO generation (gen, cid, revision, physical_name, spec, config_hash, chunker_fp, encoder_fp, encoder, probes, phase, window_hours, needs_approval)
+        OVERRIDING SYSTEM VALUE
+        VALUES (:gen, :cid, :revision, :name, CAST(:spec AS jsonb), :config_hash, :chunker_fp, :encoder_fp, CAST(:encoder AS jsonb), :probes, 'provisioned', :window, :approval)
+        """,
+        gen=gen,
+        cid=collection.cid,
+        revision=revision.revision,
+        name=f"idx_{collection.name}_g{gen}",
+        spec=json.dumps(revision.as_data()),
+        config_hash=revision.config_hash,
+        chunker_fp=revision.chunker_fp,
+        encoder_fp=new.encoder_fp,
+        encoder=json.dumps(new.encoder, default=str),
+        probes=new.probes.astype("<f4").tobytes(),
+        window=new.window_hours,
+        approval=new.needs_approval,
+    )
+    generation = read_generation(control.connection, gen)
+    index_of(generation).create(control.connection, new.encoder_fp)
+    shards = work.plan_shards(control.connection, collection.cid, gen, new.shards)
+    control.move_slots("building_gen = :gen", gen=gen)
+    control.record(
+        "provision",
+        gen,
+        revision=revision.revision,
+        model=revision.model.name,
+        physical=generation.physical_name,
+        shards=shards,
+        window_hours=new.window_hours,
+    )
+    return generation
+
+
+def advance(control: Control, gen: int, step: str, **detail: Any) -> Phase:
+    """Move the building generation one phase further by the table of steps."""
+    generation = read_generation(control.connection, gen)
+    STEPS[step].check(generation.revision, generation.phase)
+    if control.collection.building_gen != gen:
+        raise StateError(
+            f"step {step} of revision {generation.revision}: its generation {gen} is no longer being built. Nothing was changed; see `revector status`."
+        )
+    control.set_phase(gen, generation.phase, STEPS[step].leads_to)
+    control.record(step, gen, **detail)
+    return STEPS[step].leads_to
+
+
+def save_result(
+    control: Control, generation: Generation, kind: str, *, passed: bool, detail: Mapping[str, Any], changes_seen: int
+) -> None:
+    """Keep a verdict, bound to this generation, configuration and run."""
+    control.must_hit_one(
+        "INSERT INTO gate_result (gen, config_hash, kind, passed, detail, changes_seen, token) VALUES (:gen, :hash, :kind, :passed, CAST(:detail AS jsonb), :seen, :token)",
+        gen=generation.gen,
+        hash=generation.config_hash,
+        kind=kind,
+        passed=passed,
+        detail=json.dumps(detail, default=str),
+        seen=changes_seen,
+        token=control.token,
+    )
+
+
+def changes_now(connection: sa.Connection, cid: int) -> int:
+    """Return the highest document version: what a verdict has seen."""
+    return int(
+        connection.scalar(sa.text("SELECT coalesce(max(version), 0) FROM document WHERE cid = :cid"), {"cid": cid}) or 0
+    )
+
+
+def stale_evidence(
+    connection: sa.Connection, generation: Generation, kinds: Sequence[str] = ("verify", "recall")
+) -> str | None:
+    """Say why the evidence for moving the alias to ``generation`` is not current, or return None if it is."""
+    for kind in kinds:
+        row = connection.execute(
+            sa.text(
+                f"""
+                SELECT r.passed, r.config_hash, r.at < clock_timestamp() - interval '{EVIDENCE_HOURS} hours' AS old,
+                  (SELECT count(*) FROM (SELECT 1 FROM document d WHERE d.cid = :cid AND d.version > r.changes_seen LIMIT 1000000) x) AS changed,
+                  (SELECT count(*) FROM document d WHERE d.cid = :cid AND NOT d.deleted) AS documents
+                FROM gate_result r WHERE r.gen = :gen AND r.kind = :kind ORDER BY r.id DESC LIMIT 1
+                """
+            ),
+            {"cid": generation.cid, "gen": generation.gen, "kind": kind},
+        ).one_or_none()
+        if row is None or row.config_hash != generation.config_hash:
+            return f"there is no {kind} result for it"
+        if not row.passed:
+            return f"its latest {kind} result is a failure"
+        if row.old:
+            return f"its {kind} result is older than {EVIDENCE_HOURS} h"
+        allowed = max(EVIDENCE_CHANGED_FLOOR, int(EVIDENCE_CHANGED_SHARE * row.documents))
+        # Verification speaks of work items and rows, which the swap itself tests again; recall ages with the corpus.
+        if kind == "recall" and row.changed > allowed:
+            return f"{row.changed} documents changed since its {kind} result, {allowed} are allowed"
+    return None
+
+
+def _refuse_waiting(control: Control, generation: Generation, move: str) -> None:
+    waiting = work.backlog(control.connection, generation.gen)
+    if waiting.blocking:
+        dead = waiting.dead - waiting.waived
+        way = (
+            "see `revector dlq list`, then retry or waive them"
+            if dead
+            else "is `revector worker` running? Run it again"
+        )
+        raise NotCaughtUp(
+            f"{move} to generation {generation.gen} (revision {generation.revision}) needs 0 items waiting there; found {waiting.due + waiting.bulk} due and {dead} dead "
+            f"not waived. The alias was not moved; {way}."
+        )
+
+
+def swap(control: Control, generation: Generation) -> Mapping[str, Any]:
+    """Move the alias to ``generation``: index and query encoder together, the old one on standby for its window.
+
+    Raises ``NotCaughtUp``, ``GateFailed``, ``VerificationFailed`` or ``WindowOpen``; nothing is changed then.
+    """
+    collection = control.collection
+    generation = read_generation(control.connection, generation.gen)
+    STEPS["swap"].check(generation.revision, generation.phase)
+    forward_again = collection.standby_gen == generation.gen
+    if not forward_again and collection.building_gen != generation.gen:
+        raise StateError(
+            f"swap to revision {generation.revision}: its generation {generation.gen} is in no slot. Nothing was changed; see `revector status`."
+        )
+    if collection.standby_gen is not None and not forward_again:
+        raise WindowOpen(
+            f"swap to revision {generation.revision}: generation {collection.standby_gen} is kept for a rollback until {collection.rollback_deadline:%Y-%m-%d %H:%M %Z}. "
+            "The alias was not moved; wait, or give that window up with `revector retire --now`."
+        )
+    _refuse_waiting(control, generation, "swap")
+    stale = stale_evidence(control.connection, generation)
+    if stale is not None:
+        error = VerificationFailed if "verify" in stale else GateFailed
+        raise error(
+            f"swap to revision {generation.revision} needs current evidence, but {stale}. The alias was not moved; run the steps verify and gate again."
+        )
+    old = collection.active_gen
+    control.move_slots(
+        "active_gen = :new, standby_gen = :old, "
+        + ("" if forward_again else "building_gen = NULL, ")
+        + "rollback_deadline = CASE WHEN CAST(:old AS int) IS NULL THEN NULL ELSE clock_timestamp() + :hours * interval '1 hour' END",
+        new=generation.gen,
+        old=old,
+        hours=generation.window_hours,
+    )
+    to = Phase.COMPLETED if old is None else STEPS["swap"].leads_to
+    control.set_phase(generation.gen, generation.phase, to, ", live_at = clock_timestamp()")
+    pause_ms = round(control.held_ms, 1)
+    deadline = control.scalar("SELECT rollback_deadline FROM collection WHERE cid = :cid", cid=collection.cid)
+    facts = {
+        "from": old,
+        "to": generation.gen,
+        "revision": generation.revision,
+        "pause_ms": pause_ms,
+        "rollback_deadline": deadline,
+        "forward_again": forward_again,
+    }
+    control.record("swap", generation.gen, **facts)
+    return facts
+
+
+def rollback(control: Control, *, reason: str, force: bool) -> Mapping[str, Any]:
+    """Move the alias back to the standby generation; the other one goes on standby and keeps receiving.
+
+    Asked again, it changes nothing: the way forward is ``swap``.
+
+    Raises ``RollbackUnavailable`` after the window (by the database's clock) or without a standby, ``NotCaughtUp``
+    while the standby lags unless ``force``; nothing is changed then.
+    """
+    collection = control.collection
+    if collection.standby_gen is None or collection.active_gen is None:
+        raise RollbackUnavailable(
+            f"collection {collection.name!r} has nothing to go back to: no generation is on standby. The alias was not moved; write a new revision instead."
+        )
+    if not control.scalar(
+        "SELECT clock_timestamp() < rollback_deadline FROM collection WHERE cid = :cid", cid=collection.cid
+    ):
+        raise RollbackUnavailable(
+            f"the rollback window of {collection.name!r} ended at {collection.rollback_deadline:%Y-%m-%d %H:%M %Z}; the old generation may be dropped any moment. "
+            "The alias was not moved; write a new revision instead."
+        )
+    back = read_generation(control.connection, collection.standby_gen)
+    left = read_generation(control.connection, collection.active_gen)
+    if back.phase == Phase.ROLLED_BACK:  # a retry after a lost reply must not move the alias forward again
+        return {"from": back.gen, "to": left.gen, "revision": left.revision, "already": True}
+    waiting = work.backlog(control.connection, back.gen)
+    if not force:
+        _refuse_waiting(control, back, "rollback")
+    control.move_slots("active_gen = :back, standby_gen = :left", back=back.gen, left=left.gen)
+    control.set_phase(left.gen, Phase.LIVE, Phase.ROLLED_BACK)
+    facts = {
+        "from": left.gen,
+        "to": back.gen,
+        "revision": back.revision,
+        "reason": reason,
+        "forced_over": waiting.blocking if force else 0,
+        "pause_ms": round(control.held_ms, 1),
+    }
+    control.record("rollback", back.gen, **facts)
+    return facts
+
+
+def retire(control: Control, *, reason: str, now: bool) -> Generation:
+    """Give up the way back: empty the standby slot, the point of no return; the index is dropped later.
+
+    Raises ``RollbackUnavailable`` without a standby, ``WindowOpen`` before the deadline unless ``now``.
+    """
+    collection = control.collection
+    if collection.standby_gen is None:
+        raise RollbackUnavailable(f"collection {collection.name!r} has no generation on standby. Nothing was changed.")
+    over = control.scalar(
+        "SELECT clock_timestamp() >= rollback_deadline FROM collection WHERE cid = :cid", cid=collection.cid
+    )
+    if not over and not now:
+        raise WindowOpen(
+            f"the rollback window of {collection.name!r} is open until {collection.rollback_deadline:%Y-%m-%d %H:%M %Z}. Nothing was changed; wait, or give it up with --now and a reason."
+        )
+    unused = read_generation(control.connection, collection.standby_gen)
+    control.move_slots("standby_gen = NULL, rollback_deadline = NULL")
+    control.set_phase(unused.gen, unused.phase, Phase.RETIRED, ", live = false, ended_at = clock_timestamp()")
+    active = read_generation(control.connection, int(collection.active_gen or 0))
+    if active.phase == Phase.LIVE:
+        control.set_phase(active.gen, Phase.LIVE, Phase.COMPLETED)
+    control.record("retire", unused.gen, revision=unused.revision, reason=reason, window_given_up=not over)
+    return read_generation(control.connection, unused.gen)
+
+
+def abort(control: Control, *, reason: str) -> Generation:
+    """Stop building: empty the building slot; the alias and the live generations are untouched."""
+    collection = control.collection
+    if collection.building_gen is None:
+        raise StateError(
+            f"collection {collection.name!r} has no migration to abort. Nothing was changed; after a swap, use `revector rollback`."
+        )
+    generation = read_generation(control.connection, collection.building_gen)
+    STEPS["abort"].check(generation.revision, generation.phase)
+    control.move_slots("building_gen = NULL")
+    control.set_phase(generation.gen, generation.phase, Phase.ABORTED, ", live = false, ended_at = clock_timestamp()")
+    control.record("abort", generation.gen, revision=generation.revision, reason=reason)
+    return read_generation(control.connection, generation.gen)
+
+
+def drop(engine: sa.Engine, generation: Generation, *, actor: str) -> None:
+    """Drop the index of a generation that left its slot; what is dropped already counts as success.
+
+    Raises ``StateError`` if the generation is live or in a slot: the wrong index is never dropped.
+    """
+    with engine.begin() as connection:
+        row = connection.execute(
+            sa.text("SELECT live, dropped FROM generation WHERE gen = :gen FOR UPDATE"), {"gen": generation.gen}
+        ).one()
+        held = connection.scalar(sa.text("SELECT count(*) FROM slot WHERE gen = :gen"), {"gen": generation.gen})
+        if row.live or held:
+            raise StateError(
+                f"generation {generation.gen} is live; its index {generation.physical_name} was not dropped."
+            )
+        if row.dropped:
+            return
+        index_of(generation).drop(connection)
+        work.forget_work(connection, generation.gen)
+        connection.execute(sa.text("DELETE FROM ledger WHERE gen = :gen"), {"gen": generation.gen})
+        connection.execute(sa.text("UPDATE generation SET dropped = true WHERE gen = :gen"), {"gen": generation.gen})
+        add_event(connection, generation.cid, actor, "drop", generation.gen, {"physical": generation.physical_name})

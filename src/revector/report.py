@@ -1,0 +1,196 @@
+"""What people and machines are told: plan, outcome and status, as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from revector.lifecycle import BUILDING, FORWARD, STEPS, Phase, remaining
+from revector.registry import work
+from revector.registry.collections import Collection, Generation, read_collection, read_generation
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a step did; ``changed`` is false when it had been done before."""
+
+    step: str
+    revision: str
+    phase: str
+    changed: bool
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a migration would do and need; nothing has been changed."""
+
+    collection: str
+    revision: str
+    active_revision: str | None
+    changes: tuple[str, ...]
+    action: str
+    documents: int
+    sampled: int
+    chunks: int
+    tokens: int
+    seconds: float
+    archive_bytes: int
+    index_bytes: int
+    labelled_queries: int
+    gate: str
+    warnings: tuple[str, ...]
+
+
+def read_status(connection: sa.Connection, name: str, *, labels: str | None = None) -> dict[str, Any]:
+    """Return where a collection stands: slots, the open migration with progress and lag, the rollback window, dead letters.
+
+    Keys are stable: the CLI's ``--json``, the Airflow page and the demo read them.
+    """
+    collection = read_collection(connection, name)
+    now: datetime = connection.execute(sa.text("SELECT clock_timestamp()")).scalar_one()
+    slots = {
+        role: _slot(connection, collection, gen)
+        for role, gen in (
+            ("active", collection.active_gen),
+            ("standby", collection.standby_gen),
+            ("building", collection.building_gen),
+        )
+    }
+    deadline = collection.rollback_deadline
+    return {
+        "collection": name,
+        "epoch": collection.epoch,
+        "database_time": now.isoformat(),
+        "documents": _documents(connection, collection),
+        "slots": slots,
+        "migration": _migration(connection, collection),
+        "rollback": None
+        if deadline is None
+        else {"deadline": deadline.isoformat(), "seconds_left": max(0.0, (deadline - now).total_seconds())},
+        "dead_letters": len(work.dead_letters(connection, collection.cid)),
+        "labels": labels,
+    }
+
+
+def _documents(connection: sa.Connection, collection: Collection) -> int:
+    return int(
+        connection.scalar(
+            sa.text("SELECT count(*) FROM document WHERE cid = :cid AND NOT deleted"), {"cid": collection.cid}
+        )
+        or 0
+    )
+
+
+def _slot(connection: sa.Connection, collection: Collection, gen: int | None) -> dict[str, Any] | None:
+    if gen is None:
+        return None
+    generation = read_generation(connection, gen)
+    waiting = work.backlog(connection, gen)
+    size = connection.scalar(
+        sa.text("SELECT pg_total_relation_size(to_regclass(:name))"), {"name": generation.physical_name}
+    )
+    return {
+        "generation": gen,
+        "revision": generation.revision,
+        "message": generation.spec.message,
+        "model": generation.spec.model.name,
+        "dim": generation.spec.model.dim,
+        "index": generation.physical_name,
+        "index_kind": generation.spec.index.kind,
+        "encoder_fp": generation.encoder_fp,
+        "phase": str(generation.phase),
+        "registered_at": generation.registered_at.isoformat(),
+        "live_at": None if generation.live_at is None else generation.live_at.isoformat(),
+        "bytes": int(size or 0),
+        "waiting": {"live": waiting.due, "bulk": waiting.bulk, "dead": waiting.dead, "waived": waiting.waived},
+        "lag_s": round(waiting.oldest_s, 1),
+    }
+
+
+def _migration(connection: sa.Connection, collection: Collection) -> dict[str, Any] | None:
+    """Return the migration that is open: being built, or inside its rollback window."""
+    generation = _subject(connection, collection)
+    if generation is None:
+        return None
+    left = {step.name for step in remaining(generation.phase)}
+    current = next((name for name in FORWARD if name in left), None)
+    progress = work.shard_progress(connection, generation.gen)
+    todo = max(0, progress["planned"] - progress["published"])
+    eta_s = (
+        todo / progress["documents_per_s"]
+        if progress["documents_per_s"] > 0 and generation.phase == Phase.PROVISIONED
+        else None
+    )
+    shards = [
+        {"shard": shard.shard, "documents": shard.documents, "seeded": shard.seeded, "done": shard.done}
+        for shard in work.read_shards(connection, generation.gen)
+    ]
+    return {
+        "revision": generation.revision,
+        "generation": generation.gen,
+        "phase": str(generation.phase),
+        "building": generation.phase in BUILDING,
+        "needs_approval": generation.needs_approval,
+        "steps": [
+            {
+                "name": name,
+                "does": STEPS[name].does,
+                "state": "done" if name not in left else "current" if name == current else "waiting",
+            }
+            for name in FORWARD
+        ],
+        "progress": {**progress, "eta_s": eta_s},
+        "shards": shards,
+        "gate": latest_result(connection, generation.gen, "recall"),
+        "verify": latest_result(connection, generation.gen, "verify"),
+    }
+
+
+def _subject(connection: sa.Connection, collection: Collection) -> Generation | None:
+    if collection.building_gen is not None:
+        return read_generation(connection, collection.building_gen)
+    if collection.standby_gen is None or collection.active_gen is None:
+        return None
+    return read_generation(connection, max(collection.active_gen, collection.standby_gen))
+
+
+def latest_result(connection: sa.Connection, gen: int, kind: str) -> dict[str, Any] | None:
+    """Return the latest verdict of one kind on a generation."""
+    row = connection.execute(
+        sa.text(
+            "SELECT passed, detail, at FROM gate_result WHERE gen = :gen AND kind = :kind ORDER BY id DESC LIMIT 1"
+        ),
+        {"gen": gen, "kind": kind},
+    ).one_or_none()
+    return None if row is None else {"passed": row.passed, "at": row.at.isoformat(), **row.detail}
+
+
+def read_events(connection: sa.Connection, name: str, *, limit: int = 100, after: int = 0) -> list[dict[str, Any]]:
+    """Return the newest events first, with sequence numbers above ``after``."""
+    collection = read_collection(connection, name)
+    rows = connection.execute(
+        sa.text(
+            "SELECT seq, at, epoch, actor, kind, gen, detail, hash FROM event WHERE cid = :cid AND seq > :after ORDER BY seq DESC LIMIT :limit"
+        ),
+        {"cid": collection.cid, "after": after, "limit": limit},
+    )
+    return [{**row._mapping, "at": row.at.isoformat()} for row in rows]
+
+
+def broken_links(connection: sa.Connection, name: str) -> list[int]:
+    """Return the sequence numbers where the history's hash chain does not hold; empty when nothing was tampered with."""
+    collection = read_collection(connection, name)
+    return list(
+        connection.scalars(
+            sa.text(
+                "SELECT seq FROM (SELECT e.seq, e.hash, revector.event_hash(coalesce(lag(e.hash) OVER (ORDER BY seq), ''), e) AS expected, "
+                "seq - lag(seq, 1, 0::bigint) OVER (ORDER BY seq) AS gap FROM event e WHERE e.cid = :cid) c WHERE hash <> expected OR gap <> 1 ORDER BY seq"
+            ),
+            {"cid": collection.cid},
+        )
+    )

@@ -1,0 +1,205 @@
+"""The query path: one read gives index and encoder together, so a query never meets an index of another model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+
+from revector.encoding import Encoders
+from revector.errors import ConfigError, StateError
+from revector.interfaces import Vectors
+from revector.registry.collections import Generation, read_collection, read_generation
+from revector.registry.moves import index_of
+from revector.stores.filters import compile_filter
+
+EXACT_SHARE = 0.05
+"""A filter that keeps less than this share is searched exactly: HNSW filters after the scan and would starve
+(vector-stores.md 5.2: 2 % kept, 0.4 of 10 rows came back)."""
+
+EXACT_ROWS = 20_000
+MOST_CANDIDATES = 1_000
+MOVED = 5
+"""How often a query is asked again because the alias moved under it; a swap needs seconds, a query milliseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One result. ``score`` is the cosine similarity in [-1, 1]; ``text`` is the chunk, or the whole document where a
+    newer version of it waits to be embedded.
+    """
+
+    id: str
+    score: float
+    chunk: int
+    start: int
+    stop: int
+    text: str
+    version: int
+    meta: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Hits, best first, and who answered: the pair (generation, encoder) that was resolved in one read."""
+
+    hits: tuple[Hit, ...]
+    generation: int
+    revision: str
+    encoder_fp: str
+    exact: bool
+    encode_ms: float
+    search_ms: float
+    asked: int
+    """Statements that were needed: more when a filter or duplicates called for more candidates."""
+
+
+class Searcher:
+    """Searches one collection through its alias, or a named generation."""
+
+    def __init__(self, engine: sa.Engine, collection: str, encoders: Encoders) -> None:
+        self._engine, self._collection, self._encoders = engine, collection, encoders
+        self._generations: dict[int, Generation] = {}
+
+    def search(
+        self,
+        query: str,
+        k: int = 10,
+        *,
+        where: Mapping[str, Any] | None = None,
+        by: str = "document",
+        generation: int | None = None,
+        exact: bool = False,
+    ) -> Answer:
+        """Return the ``k`` best documents (``by="document"``, best chunk each) or chunks (``by="chunk"``).
+
+        Exactly ``k`` come back whenever ``k`` match ``where``. ``generation`` asks that one instead of the alias;
+        ``exact`` bypasses the ANN index. Raises ``ConfigError`` for bad arguments, ``StateError`` when nothing is live,
+        ``EncoderMismatch`` when the encoder at hand is not the generation's.
+        """
+        _check(query, k, by)
+        for _ in range(MOVED):
+            pinned = self.resolve(generation)
+            started = time.perf_counter()
+            vector = self._encoders.of(pinned).encode_query([query])[0]
+            encode_ms = (time.perf_counter() - started) * 1_000
+            answer = self.search_vector(
+                pinned, vector, k, where=where, by=by, exact=exact, encode_ms=encode_ms, follow_alias=generation is None
+            )
+            if answer is not None:
+                return answer
+        raise StateError(
+            f"the alias of {self._collection!r} moved {MOVED} times during one query. Nothing was answered; ask again."
+        )
+
+    def resolve(self, generation: int | None = None) -> Generation:
+        """Return the active generation, index and encoder in one read; or the named live one."""
+        with self._engine.connect() as connection:
+            collection = read_collection(connection, self._collection)
+            gen = collection.active_gen if generation is None else generation
+            if gen is None:
+                raise StateError(
+                    f"collection {self._collection!r} serves nothing yet. Nothing was searched; run `revector upgrade`."
+                )
+            if gen not in collection.live:
+                raise StateError(
+                    f"generation {gen} of {self._collection!r} is in no slot (live: {list(collection.live)}). Nothing was searched; name a live one."
+                )
+            if gen not in self._generations:  # identity never changes once registered
+                self._generations[gen] = read_generation(connection, gen)
+            return self._generations[gen]
+
+    def encode(self, pinned: Generation, queries: list[str]) -> Vectors:
+        """Embed queries with exactly the generation's encoder: float32 ``(len(queries), dim)``."""
+        return self._encoders.of(pinned).encode_query(queries)
+
+    def search_vector(
+        self,
+        pinned: Generation,
+        vector: np.ndarray[Any, np.dtype[np.float32]],
+        k: int,
+        *,
+        where: Mapping[str, Any] | None = None,
+        by: str = "document",
+        exact: bool = False,
+        encode_ms: float = 0.0,
+        follow_alias: bool = False,
+    ) -> Answer | None:
+        """Search with a vector of ``pinned``'s own encoder; None when ``follow_alias`` and the alias has moved on.
+
+        Asks for more candidates until ``k`` are found, and searches exactly where the ANN index cannot give them.
+        """
+        filter_sql, filter_params = compile_filter(where)
+        index = index_of(pinned)
+        exact = exact or pinned.spec.index.kind == "exact"
+        candidates, asked = (k * 4 if by == "document" else k), 0
+        started = time.perf_counter()
+        with self._engine.connect() as connection:
+            if filter_sql and not exact:
+                exact = self._is_selective(connection, pinned, filter_sql, filter_params)
+            while True:
+                found = index.search(
+                    connection,
+                    cid=pinned.cid,
+                    gen=pinned.gen,
+                    query=vector,
+                    k=k,
+                    candidates=candidates,
+                    by_document=by == "document",
+                    exact=exact,
+                    filter_sql=filter_sql,
+                    filter_params=filter_params,
+                )
+                asked += 1
+                if follow_alias and found.active_gen != pinned.gen:
+                    return None
+                if len(found.rows) >= k or (exact and found.candidates < candidates):
+                    break
+                if not exact and (found.candidates < candidates or candidates >= MOST_CANDIDATES):
+                    exact = True  # the scan gave up before k were found
+                else:
+                    candidates *= 4
+        search_ms = (time.perf_counter() - started) * 1_000
+        hits = tuple(
+            Hit(
+                row["doc_id"],
+                1.0 - float(row["distance"]),
+                row["chunk"],
+                row["start"],
+                row["stop"],
+                row["text"],
+                row["version"],
+                row["meta"],
+            )
+            for row in found.rows
+        )
+        return Answer(hits, pinned.gen, pinned.revision, pinned.encoder_fp, exact, encode_ms, search_ms, asked)
+
+    def _is_selective(
+        self, connection: sa.Connection, pinned: Generation, filter_sql: str, filter_params: Mapping[str, Any]
+    ) -> bool:
+        """Whether a filter keeps so few documents that all of them are compared; counts no further than it must."""
+        rows = connection.scalar(
+            sa.text("SELECT reltuples FROM pg_class WHERE oid = to_regclass(:name)"), {"name": pinned.physical_name}
+        )
+        limit = max(1_000, min(EXACT_ROWS, int(EXACT_SHARE * float(rows or 0))))
+        kept = connection.scalar(
+            sa.text(
+                f"SELECT count(*) FROM (SELECT 1 FROM document d WHERE d.cid = :cid AND NOT d.deleted AND {filter_sql} LIMIT {limit}) kept"
+            ),
+            {"cid": pinned.cid, **filter_params},
+        )
+        return int(kept or 0) < limit
+
+
+def _check(query: str, k: int, by: str) -> None:
+    if not isinstance(query, str) or not query.strip():
+        raise ConfigError(f"a query needs text, found {query!r}. Nothing was searched.")
+    if not 1 <= k <= 1_000:
+        raise ConfigError(f"k must be 1 to 1,000, found {k}. Nothing was searched.")
+    if by not in ("document", "chunk"):
+        raise ConfigError(f"by must be document or chunk, found {by!r}. Nothing was searched.")

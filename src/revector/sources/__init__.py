@@ -1,0 +1,226 @@
+"""Where documents come from: files, SQL queries and Python docstrings, each as a stream of documents."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from functools import partial
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from revector.errors import SourceError
+from revector.interfaces import Document, Source
+from revector.sources.files import Record, read_csv, read_jsonl, read_parquet
+from revector.sources.sql import read_sql
+
+ACCEPTED = (
+    "a folder with corpus.jsonl (BEIR), .jsonl, .ndjson, .csv (these also as .gz), .parquet, "
+    "sql:SELECT ... with a url, docstrings: or docstrings:numpy,json"
+)
+
+_READERS: Mapping[str, Callable[[Path], Iterator[Record]]] = {
+    ".jsonl": read_jsonl,
+    ".jsonl.gz": read_jsonl,
+    ".ndjson": read_jsonl,
+    ".ndjson.gz": read_jsonl,
+    ".csv": read_csv,
+    ".csv.gz": read_csv,
+    ".parquet": read_parquet,
+}
+
+
+def open_source(
+    spec: str,
+    *,
+    id_field: str = "_id",
+    text_fields: Sequence[str] = ("title", "text"),
+    meta_fields: Sequence[str] | None = None,
+    version_field: str | None = None,
+    url: str | None = None,
+) -> Source:
+    """Return the source that ``spec`` names (``ACCEPTED``); it may be iterated again from the start.
+
+    The text of a document is that of ``text_fields``, joined by a line break, empty ones left out; it is None when all
+    are. ``meta_fields`` None takes every other field, the entries of a BEIR ``metadata`` object as fields of their own.
+    In JSON lines a record may lack any of them but the id and the version. ``version_field`` holds whole numbers or
+    times (ISO 8601; taken as microseconds since 1970, UTC where no zone is given).
+    ``docstrings:`` has its own fields and ignores these. Raises ``SourceError`` here for what cannot be opened, and
+    while iterating, with the place, for what cannot be read.
+    """
+    fields = _Fields(id_field, tuple(text_fields), None if meta_fields is None else tuple(meta_fields), version_field)
+    kind, _, rest = spec.partition(":")
+    if kind == "docstrings":
+        from revector.sources.docstrings import DocstringSource
+
+        packages = [name.strip() for name in rest.split(",") if name.strip()]
+        return DocstringSource(packages or None)
+    if kind == "sql":
+        if not url:
+            raise SourceError(f"{spec!r} needs a url, the SQLAlchemy URL of its database. Nothing was read.")
+        return _RecordSource("the SQL query", partial(read_sql, url, rest.strip()), fields)
+    path = _file(Path(spec).expanduser())
+    read = _READERS[_extension(path)]
+    return _RecordSource(str(path), partial(read, path), fields, has_columns=read is not read_jsonl)
+
+
+@dataclass(frozen=True, slots=True)
+class _Fields:
+    id: str
+    texts: tuple[str, ...]
+    metas: tuple[str, ...] | None
+    version: str | None
+
+    @property
+    def all(self) -> set[str]:
+        return {self.id, *self.texts, *(self.metas or ()), *([self.version] if self.version else [])}
+
+
+@dataclass(slots=True)
+class _RecordSource:
+    """A Source made of records: turns each into a document by its fields."""
+
+    name: str
+    read: Callable[[], Iterator[Record]]
+    fields: _Fields
+    has_columns: bool = True
+
+    def __iter__(self) -> Iterator[Document]:
+        for number, (place, nested) in enumerate(self.read()):
+            try:
+                record = _flat(nested, self.fields)
+                if number == 0:
+                    self._check_first(record)
+                yield self._document(record)
+            except _Refused as refused:
+                raise SourceError(f"{self.name}, {place}: {refused} Mend it and ingest again.") from refused
+
+    def _check_first(self, record: Mapping[str, Any]) -> None:
+        if not any(name in record for name in self.fields.texts):
+            raise _Refused(
+                f"a source without text: none of the text fields {_names(self.fields.texts)} is there, the fields are "
+                f"{_names(record)}. Name the right ones as text fields."
+            )
+        absent = [name for name in self.fields.metas or () if name not in record]
+        if absent and self.has_columns:
+            raise _Refused(f"the meta fields {_names(absent)} are missing, the fields are {_names(record)}.")
+
+    def _document(self, record: Mapping[str, Any]) -> Document:
+        fields = self.fields
+        if fields.id not in record:
+            raise _Refused(f"the id field {fields.id!r} is missing, the fields are {_names(record)}.")
+        texts = [_text(name, record.get(name)) for name in fields.texts]
+        return Document(
+            id=_identity(fields.id, record[fields.id]),
+            text="\n".join(text for text in texts if text) or None,
+            meta=self._meta(record),
+            version=None if fields.version is None else _version(fields.version, record.get(fields.version)),
+        )
+
+    def _meta(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        chosen = self.fields.metas
+        names: Iterable[str] = record.keys() - self.fields.all if chosen is None else chosen
+        return {_storable(name): _plain(name, record.get(name)) for name in sorted(names)}
+
+
+def _flat(record: Mapping[str, Any], fields: _Fields) -> Mapping[str, Any]:
+    """Return ``record`` with the entries of a BEIR ``metadata`` object beside its own."""
+    inner = record.get("metadata")
+    if "metadata" in fields.all or not isinstance(inner, Mapping):
+        return record
+    return dict(inner) | {name: value for name, value in record.items() if name != "metadata"}
+
+
+class _Refused(ValueError):
+    """Why a record cannot be a document; becomes a SourceError with its place."""
+
+
+def _identity(name: str, value: Any) -> str:
+    allowed = isinstance(value, (str, int, UUID)) and not isinstance(value, bool)
+    if allowed and value != "":
+        return str(value)
+    found = "null or empty" if value is None or value == "" else f"{value!r:.40} ({type(value).__name__})"
+    raise _Refused(f"the id field {name!r} is {found}, it must be a string or a whole number.")
+
+
+def _text(name: str, value: Any) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
+    if isinstance(value, (bool, int, float, Decimal)):
+        return str(value)
+    raise _Refused(f"the text field {name!r} holds {type(value).__name__}, it must be a string.")
+
+
+def _version(name: str, value: Any) -> int:
+    if isinstance(value, str):
+        for read in (int, datetime.fromisoformat):
+            with suppress(ValueError):
+                value = read(value)
+                break
+    if isinstance(value, datetime):
+        moment = value if value.tzinfo else value.replace(tzinfo=UTC)
+        return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+    number = isinstance(value, (int, float, Decimal)) and not isinstance(value, bool)
+    if number and math.isfinite(value) and value % 1 == 0:
+        return int(value)
+    raise _Refused(f"the version field {name!r} is {value!r:.40}, it must be a whole number or a time.")
+
+
+def _storable(value: str) -> str:
+    """Return ``value`` without what PostgreSQL's text and jsonb refuse: NUL and lone surrogates."""
+    return value.replace("\x00", "").encode("utf-8", "replace").decode()
+
+
+def _plain(name: str, value: Any) -> Any:
+    """Return ``value`` as JSON; NaN and infinities become None, dates and times ISO 8601."""
+    match value:
+        case None | bool() | int():
+            return value
+        case str():
+            return _storable(value)
+        case float():
+            return value if math.isfinite(value) else None
+        case Decimal():
+            if not value.is_finite():
+                return None
+            return float(value) if Decimal(repr(float(value))) == value else str(value)
+        case date() | time():
+            return value.isoformat()
+        case timedelta():
+            return value.total_seconds()
+        case UUID():
+            return str(value)
+        case Mapping():
+            return {_storable(str(key)): _plain(name, inner) for key, inner in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [_plain(name, inner) for inner in value]
+    if not isinstance(value, memoryview) and callable(scalar := getattr(value, "tolist", None)):  # numpy
+        return _plain(name, scalar())
+    raise _Refused(f"the field {name!r} holds {type(value).__name__}, which JSON cannot; leave it out by meta fields.")
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(map(str, names)) or "(none)"
+
+
+def _extension(path: Path) -> str:
+    name = path.name.lower()
+    return next((ending for ending in _READERS if name.endswith(ending)), "")
+
+
+def _file(path: Path) -> Path:
+    if path.is_dir():
+        for name in ("corpus.jsonl", "corpus.jsonl.gz"):
+            if (path / name).is_file():
+                return path / name
+        found = _names(sorted(child.name for child in path.iterdir())[:10])
+        raise SourceError(f"The folder {path} has no corpus.jsonl, it holds {found}. Nothing was read; name a file.")
+    if not _extension(path):
+        raise SourceError(f"{path} is no source that revector reads. Nothing was read. Accepted are {ACCEPTED}.")
+    if not path.is_file():
+        raise SourceError(f"The file {path} does not exist. Nothing was read. Accepted are {ACCEPTED}.")
+    return path

@@ -1,0 +1,47 @@
+"""Records from a SQL query, read through a server-side cursor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sqlalchemy import create_engine, make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from revector.errors import SourceError
+from revector.sources.files import Record
+
+_ROWS = 256
+
+
+def read_sql(url: str, query: str) -> Iterator[Record]:
+    """Yield the rows of ``query``, which is sent as it stands (``:name`` and ``%`` have no meaning), never committed.
+
+    ``url`` is a SQLAlchemy URL. Raises ``SourceError`` if the database or the query cannot be used; the message never
+    holds the password.
+    """
+    try:
+        place = make_url(url).render_as_string(hide_password=True)
+    except ArgumentError as error:
+        raise SourceError(
+            "The url of the SQL source is no SQLAlchemy URL, such as postgresql://user@host/db."
+        ) from error
+    number = 0
+    try:
+        engine = create_engine(url)
+        try:
+            with engine.connect() as connection:
+                options = {"stream_results": True, "yield_per": _ROWS, "no_parameters": True}
+                result = connection.exec_driver_sql(query, execution_options=options)
+                if not result.returns_rows:
+                    raise SourceError(f"{place}: the query returns no rows; it must be a SELECT. It was rolled back.")
+                for row in result.mappings():
+                    number += 1
+                    yield f"row {number}", dict(row)
+        finally:
+            engine.dispose()
+    except (SQLAlchemyError, ImportError) as error:
+        reason = getattr(error, "orig", None) or error
+        raise SourceError(
+            f"{place}, after row {number}: the query failed ({str(reason).strip()}). Nothing was written there; "
+            f"mend the query or the url and ingest again."
+        ) from error

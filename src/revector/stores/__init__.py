@@ -1,0 +1,1 @@
+"""Physical indexes: where vectors lie and how they are searched."""

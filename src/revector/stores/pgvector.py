@@ -1,0 +1,232 @@
+"""A physical index in PostgreSQL: one table per generation, HNSW built after the load, searched in one statement."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import sqlalchemy as sa
+from pgvector import HalfVector, Vector
+
+from revector.interfaces import NoProgress, Progress
+from revector.spec import IndexSpec
+
+BUILD_MEMORY = "1GB"
+"""Below the graph's size, an HNSW build spills and takes twice as long (vector-stores.md 4.3)."""
+
+BUILD_LOCK = 1919252071
+MAX_SCAN_TUPLES = 40_000
+"""Where an iterative scan gives up; the caller then searches exactly, so that a filter never starves the result."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One chunk to store."""
+
+    doc_id: str
+    chunk: int
+    version: int
+    start: int
+    stop: int
+    embedding: npt.NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One statement's answer: who was active in its snapshot, how many candidates it saw, and the best rows."""
+
+    active_gen: int | None
+    candidates: int
+    rows: list[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class PgVectorIndex:
+    """The physical index ``name``; the name is made by the registry and never reused."""
+
+    name: str
+    dim: int
+    spec: IndexSpec
+
+    @property
+    def _type(self) -> str:
+        return f"{self.spec.storage}({self.dim})"
+
+    @property
+    def _ann(self) -> str:
+        return f"{self.name}_hnsw"
+
+    def create(self, connection: sa.Connection, encoder_fp: str) -> None:
+        """Create the empty table; the encoder's fingerprint is kept inside it, as its comment."""
+        run = connection.exec_driver_sql
+        run(
+            f'CREATE TABLE {self.name} (doc_id text COLLATE "C" NOT NULL, chunk int NOT NULL, version bigint NOT NULL, '
+            f"start int NOT NULL, stop int NOT NULL, embedding {self._type} NOT NULL, PRIMARY KEY (doc_id, chunk)) WITH (fillfactor = 90)"
+        )
+        # In the row rather than in TOAST: an exact search reads every vector.
+        run(
+            f"ALTER TABLE {self.name} ALTER COLUMN embedding SET STORAGE {'PLAIN' if self._fits_in_page else 'EXTERNAL'}"
+        )
+        run(f"COMMENT ON TABLE {self.name} IS 'revector encoder {encoder_fp}'")
+
+    @property
+    def _fits_in_page(self) -> bool:
+        return self.dim * (2 if self.spec.storage == "halfvec" else 4) < 7_000
+
+    def encoder_fp(self, connection: sa.Connection) -> str | None:
+        """Return the fingerprint kept inside the index, or None if the table does not exist."""
+        comment = connection.scalar(
+            sa.text("SELECT obj_description(to_regclass(:name), 'pg_class')"), {"name": self.name}
+        )
+        return None if comment is None else str(comment).removeprefix("revector encoder ")
+
+    def drop(self, connection: sa.Connection) -> None:
+        """Drop the index; one that is gone already counts as dropped."""
+        connection.exec_driver_sql(f"DROP TABLE IF EXISTS {self.name}")
+
+    def replace(self, connection: sa.Connection, doc_ids: Sequence[str], rows: Sequence[Row]) -> None:
+        """Make the chunks of ``doc_ids`` exactly those in ``rows``; documents without rows end up with none."""
+        connection.execute(
+            sa.text(f"DELETE FROM {self.name} WHERE doc_id = ANY(CAST(:ids AS text[]))"), {"ids": list(doc_ids)}
+        )
+        if not rows:
+            return
+        wrap = HalfVector if self.spec.storage == "halfvec" else Vector
+        driver: Any = connection.connection.driver_connection
+        with (
+            driver.cursor() as cursor,
+            cursor.copy(f"COPY {self.name} (doc_id, chunk, version, start, stop, embedding) FROM STDIN") as copy,
+        ):
+            for row in rows:
+                copy.write_row((row.doc_id, row.chunk, row.version, row.start, row.stop, wrap(row.embedding).to_text()))
+
+    def is_built(self, connection: sa.Connection) -> bool:
+        """Whether the index is ready for production searches: a valid HNSW index, or none wanted."""
+        if self.spec.kind == "exact":
+            return True
+        return bool(
+            connection.scalar(
+                sa.text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)"), {"name": self._ann}
+            )
+        )
+
+    def build(self, engine: sa.Engine, progress: Progress | None = None) -> bool:
+        """Build the HNSW index over the loaded rows without blocking writes; return whether there was anything to do.
+
+        A build that was killed leaves an invalid index: it is dropped and built again. Two builders meet on a lock.
+        """
+        progress = progress or NoProgress()
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            run = connection.exec_driver_sql
+            # Waiting here is the second builder's whole work; idle limits do not apply outside a transaction.
+            connection.execute(
+                sa.text("SELECT pg_advisory_lock(:key, hashtext(:name))"), {"key": BUILD_LOCK, "name": self.name}
+            )
+            try:
+                if self.is_built(connection):
+                    return False
+                run(f"DROP INDEX IF EXISTS {self._ann}")
+                run(f"SET maintenance_work_mem = '{BUILD_MEMORY}'")
+                run("SET max_parallel_maintenance_workers = 7")
+                with _WatchBuild(engine, self.name, progress):
+                    run(
+                        f"CREATE INDEX CONCURRENTLY {self._ann} ON {self.name} USING hnsw (embedding {self.spec.storage}_cosine_ops) "
+                        f"WITH (m = {self.spec.m}, ef_construction = {self.spec.ef_construction})"
+                    )
+                run(f"ANALYZE {self.name}")
+                return True
+            finally:
+                connection.execute(
+                    sa.text("SELECT pg_advisory_unlock(:key, hashtext(:name))"), {"key": BUILD_LOCK, "name": self.name}
+                )
+                run("RESET ALL")
+
+    def search(
+        self,
+        connection: sa.Connection,
+        *,
+        cid: int,
+        gen: int,
+        query: npt.NDArray[np.float32],
+        k: int,
+        candidates: int,
+        by_document: bool,
+        exact: bool,
+        filter_sql: str = "",
+        filter_params: Mapping[str, Any] | None = None,
+    ) -> Found:
+        """Search, check visibility and read the answer in one statement, hence one snapshot.
+
+        ``query`` is float32 ``(dim,)``. Deleted documents and text from before a delete are never returned, whatever
+        the index still holds. Sizes are literals in the SQL so that the planner sees them.
+        """
+        if not exact:
+            connection.execute(
+                sa.text(
+                    "SELECT set_config('hnsw.ef_search', :ef, true), set_config('hnsw.iterative_scan', 'strict_order', true), "
+                    "set_config('hnsw.max_scan_tuples', :scan, true)"
+                ),
+                {"ef": str(min(1_000, max(self.spec.ef_search, candidates))), "scan": str(MAX_SCAN_TUPLES)},
+            )
+        # "+ 0" cannot use the ANN index; planner switches would leak into cached plans.
+        distance = f"(i.embedding <=> CAST(:query AS {self._type}))" + (" + 0" if exact else "")
+        best = (
+            "SELECT DISTINCT ON (doc_id) * FROM hits ORDER BY doc_id, distance, chunk"
+            if by_document
+            else "SELECT * FROM hits"
+        )
+        sql = f"""
+            WITH hits AS MATERIALIZED (
+              SELECT i.doc_id, i.chunk, i.start, i.stop, {distance} AS distance
+              FROM {self.name} i JOIN document d ON d.cid = :cid AND d.doc_id = i.doc_id
+              WHERE NOT d.deleted AND i.version > d.tombstone_version {"AND " + filter_sql if filter_sql else ""}
+              ORDER BY {distance} LIMIT {int(candidates)}),
+            top AS (SELECT * FROM ({best}) best ORDER BY distance, doc_id, chunk LIMIT {int(k)})
+            SELECT c.active_gen, (SELECT count(*) FROM hits) AS candidates, t.doc_id, t.chunk, t.start, t.stop, t.distance, d.version, d.meta,
+                   CASE WHEN l.content_hash = d.content_hash THEN substr(d.content, t.start + 1, t.stop - t.start) ELSE d.content END AS text
+            FROM collection c LEFT JOIN top t ON true
+            LEFT JOIN document d ON d.cid = c.cid AND d.doc_id = t.doc_id LEFT JOIN ledger l ON l.gen = :gen AND l.doc_id = t.doc_id
+            WHERE c.cid = :cid ORDER BY t.distance, t.doc_id, t.chunk"""
+        values = {"cid": cid, "gen": gen, "query": Vector(query).to_text(), **(filter_params or {})}
+        found = connection.execute(sa.text(sql), values).mappings().all()
+        return Found(
+            found[0]["active_gen"], found[0]["candidates"], [dict(row) for row in found if row["doc_id"] is not None]
+        )
+
+
+class _WatchBuild:
+    """Reports a running index build from a second connection, as PostgreSQL's progress view tells it."""
+
+    def __init__(self, engine: sa.Engine, name: str, progress: Progress) -> None:
+        self._engine, self._name, self._progress = engine, name, progress
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> None:
+        with self._engine.connect() as connection:
+            rows = connection.scalar(sa.text(f"SELECT count(*) FROM {self._name}"))
+        self._progress.start("build HNSW", int(rows or 0), unit="vectors")
+        self._thread.start()
+
+    def __exit__(self, *exception: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._progress.done()
+
+    def _watch(self) -> None:
+        seen = 0
+        while not self._stop.wait(0.5):
+            with self._engine.connect() as connection:
+                done = connection.scalar(
+                    sa.text(
+                        "SELECT max(tuples_done) FROM pg_stat_progress_create_index WHERE relid = to_regclass(:name)"
+                    ),
+                    {"name": self._name},
+                )
+            if done and done > seen:
+                self._progress.advance(int(done) - seen)
+                seen = int(done)

