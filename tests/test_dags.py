@@ -33,7 +33,7 @@ from revector import errors  # noqa: E402
 from revector.airflow import RETIRE_NOW, ROLL_BACK, migration_dag, retire_dag, window_question  # noqa: E402
 from revector.airflow.progress import LogProgress  # noqa: E402
 from revector.airflow.provider_info import get_provider_info  # noqa: E402
-from revector.airflow.steps import LibraryRetries, figures  # noqa: E402
+from revector.airflow.steps import LibraryRetries, figures, open_project  # noqa: E402
 from revector.lifecycle import FORWARD  # noqa: E402
 
 DAGS = Path(__file__).resolve().parent.parent / "dags"
@@ -65,7 +65,7 @@ def line_of(dag: DAG) -> list[str]:
 def test_the_files_in_dags_load_without_an_error() -> None:
     began = time.perf_counter()
     bag = DagBag(str(DAGS))
-    print(f"DAG folder parsed in {time.perf_counter() - began:.2f} s")
+    print(f"DAG folder parsed in {time.perf_counter() - began:.2f} s")  # noqa: T201 - told, not asserted
     assert bag.import_errors == {}
     assert set(bag.dags) == {"revector_migrate", "revector_retire"}
 
@@ -158,6 +158,13 @@ def test_a_project_that_cannot_be_read_does_not_take_the_dags_down(config: Path,
     assert line_of(retire_dag(config=config)) == ["collections", "retire"]
 
 
+def test_the_first_task_says_what_is_wrong_with_the_project(config: Path) -> None:
+    config.write_text("[collections.docs")
+    with pytest.raises(errors.ConfigError, match="cannot be read") as caught:
+        open_project(str(config))
+    assert LibraryRetries().evaluate(caught.value, try_number=1, max_tries=3).action is RetryAction.FAIL
+
+
 def test_the_environment_wins_over_the_file_beside_the_dag(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REVECTOR_CONFIG", str(config))
     assert "enum" in migration_dag(config=config.parent / "other.toml").params.get_param("collection").schema
@@ -198,7 +205,7 @@ print(f"parsed in {{time.perf_counter() - began:.2f}} s after airflow.sdk")
 print("HEAVY", sorted(name for name in {HEAVY!r} if name in sys.modules and name not in before))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
-    print(done.stdout)
+    print(done.stdout)  # noqa: T201
     assert done.returncode == 0, done.stderr
     assert "HEAVY []" in done.stdout
 

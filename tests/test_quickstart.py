@@ -77,7 +77,8 @@ def test_every_document_says_what_it_is(corpus: dict[str, Document]) -> None:
             "property",
         }
         assert document.id.endswith(document.meta["name"])
-        assert document.text and len(document.text) >= MIN_CHARACTERS
+        assert document.text
+        assert len(document.text) >= MIN_CHARACTERS
 
 
 def test_corpus_is_the_same_in_another_process_and_needs_no_torch(

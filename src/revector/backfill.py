@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +13,14 @@ from revector.errors import ArchiveError
 from revector.interfaces import Progress
 from revector.publish import Applier, Prepared
 from revector.registry import work
-from revector.registry.work import Shard
+from revector.registry.work import Item, Shard
 
-PART_DOCUMENTS = 256
-"""Documents embedded between two seals: what a kill can cost."""
+PART_S = 10.0
+"""Work between two seals, in seconds: what a kill can cost, and how often progress moves."""
+
+PART_DOCUMENTS = 4_096
+PART_CHARACTERS = 100_000, 16_000_000
+"""Least and most text of a part: the first part takes the least, later ones what ``PART_S`` allows; memory is bounded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +47,25 @@ class Backfill:
             pass
         self._progress.start(f"shard {shard.shard}", shard.documents)
         published = self._publish_sealed(shard)
-        embedded, dead, after = 0, 0, shard.lo
-        while ids := work.bulk_page(self._engine, shard, after, PART_DOCUMENTS):
-            after = ids[-1]
-            prepared = self._applier.prepare(work.read_items(self._engine, self._generation.cid, ids))
+        embedded, dead, after, characters = 0, 0, shard.lo, PART_CHARACTERS[0]
+        while items := self._page(shard, after, characters):
+            after, started = items[-1].doc_id, time.monotonic()
+            prepared = self._applier.prepare(items)
             embedded += len(prepared.part.doc_ids)
             dead += self._applier.record_failures(prepared.failures)
             published += self._seal_and_publish(shard, prepared)
-            self._progress.advance(len(ids))
+            self._progress.advance(len(items))
+            rate = sum(len(item.content or "") for item in items) / max(0.001, time.monotonic() - started)
+            characters = min(max(int(rate * PART_S), PART_CHARACTERS[0]), PART_CHARACTERS[1])
         with self._engine.begin() as connection:
             work.mark_shard_done(connection, shard)
         self._progress.done(f"{published:,} published")
         return ShardReport(embedded, published, dead)
+
+    def _page(self, shard: Shard, after: str, characters: int) -> list[Item]:
+        """Return the next documents of the shard, at least one, of about ``characters`` in all; empty at its end."""
+        ids = work.bulk_page(self._engine, shard, after, PART_DOCUMENTS)
+        return work.read_items(self._engine, self._generation.cid, ids, characters=characters)
 
     def _seal_and_publish(self, shard: Shard, prepared: Prepared) -> int:
         part = prepared.part

@@ -53,7 +53,8 @@ class EncoderSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     device: str = "auto"
-    batch_rows: int = Field(default=32, ge=1)
+    batch_rows: int | None = Field(default=None, ge=1)
+    """Texts per forward pass; default: 8 on CPU, 128 elsewhere."""
     threads: int | None = Field(default=None, ge=1)
     """Torch threads on CPU; default: torch's own choice."""
 
@@ -153,9 +154,10 @@ class Project:
     @cached_property
     def encoders(self) -> Encoders:
         """Loaded models, shared by everything of this process."""
-        return Encoders(self._load_encoder)
+        return Encoders(self.load_encoder)
 
-    def _load_encoder(self, model: ModelSpec) -> Encoder:
+    def load_encoder(self, model: ModelSpec) -> Encoder:
+        """Load a model as this machine's settings say; nothing is kept."""
         from revector.encoders import load_encoder
 
         if self.settings.encoder.threads is not None:

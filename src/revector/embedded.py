@@ -84,10 +84,12 @@ class Server:
 
     @property
     def data(self) -> Path:
+        """PostgreSQL's data folder, mode 0700, owned by ``uid``."""
         return Path(self.home, "data")
 
     @property
     def log(self) -> Path:
+        """What the server says; begun anew after 16 MiB."""
         return Path(self.home, "log")
 
     @property
@@ -133,14 +135,12 @@ def ensure_running(state_folder: Path) -> str:
     or used) or DatabaseUnavailable (it did not start in time; the call may be repeated).
     """
     state = state_folder.expanduser().resolve()
-    known = _recorded(state)
-    if known and _answers(known):
-        return known.url
+    if url := _answering(state):
+        return url
     _make_state(state)
     with _locked(state):
-        known = _recorded(state)
-        if known and _answers(known):
-            return known.url
+        if url := _answering(state):
+            return url
         server = _prepare(state)
         _bring_up(server)
         _complete(server)
@@ -172,13 +172,13 @@ def remove(state_folder: Path) -> None:
         if known:
             _drop_sockets(Path(known.sockets))
             with suppress(OSError):
-                os.rmdir(known.sockets)
+                Path(known.sockets).rmdir()
         (state / "postgres.json").unlink(missing_ok=True)
         (state / "postgres.lock").unlink(missing_ok=True)
 
 
 def status(state_folder: Path) -> ServerStatus:
-    """What is there now; changes nothing and takes no lock."""
+    """Tell what is there now; changes nothing and takes no lock."""
     known = _recorded(state_folder.expanduser().resolve())
     if known is None:
         return ServerStatus(running=False)
@@ -201,11 +201,11 @@ def _make_state(state: Path) -> None:
 
 
 def _recorded(state: Path) -> Server | None:
-    """The record, unless it is torn, names a place that is not ours, or came along with a copy of another folder."""
+    """Read the record, unless it is torn, names a place that is not ours, or came with a copy of another folder."""
     try:
         record = json.loads((state / "postgres.json").read_text(encoding="utf-8"))
         server = Server(**{name: record[name] for name in Server.__dataclass_fields__})
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     home = Path(server.home)
     ours = home == state / "postgres" or (home.parent in SHARED_ROOTS and home.name.startswith("revector-"))
@@ -213,8 +213,13 @@ def _recorded(state: Path) -> Server | None:
     return server if ours and not copied else None
 
 
+def _answering(state: Path) -> str | None:
+    known = _recorded(state)
+    return known.url if known and known.state == str(state) and _answers(known) else None
+
+
 def _homes(state: Path) -> list[Path]:
-    """Where the data may be: in the state folder, or for root in a shared place that no other state folder has taken."""
+    """List where the data may be: the state folder, and for root the shared places that no other state folder took."""
     name = f"revector-{hashlib.sha256(os.fsencode(state)).hexdigest()[:12]}"
     shared = [root / name for root in SHARED_ROOTS if root.is_dir()] if os.geteuid() == 0 else []
     return [state / "postgres", *(home for home in shared if _taken_by(home) in (None, os.fsencode(state)))]
@@ -255,8 +260,8 @@ def _prepare(state: Path) -> Server:
         _initialise(server, account)
     elif not (server.data / "global" / "pg_control").is_file():
         raise DatabaseError(
-            f"{server.data} holds no complete PostgreSQL data folder (global/pg_control is missing). Nothing was changed. "
-            "Restore it from a backup, or move it away to begin with an empty database."
+            f"{server.data} is no complete PostgreSQL data folder (global/pg_control is missing). Nothing was changed."
+            " Restore it from a backup, or move it away to begin with an empty database."
         )
     return server
 
@@ -270,6 +275,9 @@ def _live_sockets(home: Path) -> Path | None:
     if data == str(home / "data") and _until(Path(sockets, f".s.PGSQL.{PORT}").exists, 2.0):
         return Path(sockets)
     _halt(home)
+    if sockets:
+        with suppress(OSError):
+            Path(sockets).rmdir()
     return None
 
 
@@ -279,7 +287,7 @@ def _record(server: Server) -> None:
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         os.fchmod(descriptor, 0o644)
         file.write(content + "\n")
-    os.replace(name, Path(server.state, "postgres.json"))
+    Path(name).replace(Path(server.state, "postgres.json"))
     if Path(server.home).parent in SHARED_ROOTS:
         Path(server.home, "state").write_bytes(os.fsencode(server.state))
 
@@ -297,13 +305,13 @@ def _account(owned: Path) -> _Account:
             entry = pwd.getpwnam(name)
             return _Account(entry.pw_uid, entry.pw_gid)
     raise ConfigError(
-        f"PostgreSQL refuses to run as root, and none of the accounts {', '.join(ACCOUNTS)} exists. Nothing was started. "
-        "Run revector as an ordinary user, or set database_url."
+        f"PostgreSQL refuses to run as root, and no account {', '.join(ACCOUNTS)} exists. Nothing was started."
+        " Run revector as an ordinary user, or set database_url."
     )
 
 
 def _run(account: _Account, command: Sequence[str | Path], **streams: Any) -> subprocess.CompletedProcess[str]:
-    """Run as the account, in a session of its own, with neither the caller's folder nor its environment nor its input."""
+    """Run as the account, in a session of its own, without the caller's folder, environment and input."""
     options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | streams
     if os.geteuid() == 0:
         options |= {"user": account.uid, "group": account.gid, "extra_groups": []}
@@ -318,7 +326,7 @@ def _can(account: _Account, script: str, *arguments: Path) -> bool:
         return _run(account, ["/bin/sh", "-c", script, "sh", *arguments]).returncode == 0
     except PermissionError as error:
         raise ConfigError(
-            f"PostgreSQL refuses to run as root, and this root may not become uid {account.uid} (a restricted container?). "
+            f"PostgreSQL refuses to run as root, and this root may not become uid {account.uid} (in a container?). "
             "Nothing was started. Run revector as an ordinary user, or set database_url."
         ) from error
 
@@ -359,7 +367,7 @@ def _new_home(state: Path, account: _Account) -> Path:
 
 
 def _reachable_tree(tree: Path, home: Path, account: _Account) -> Path:
-    """The binaries' prefix, copied once where the account cannot run it (a virtual environment below /root)."""
+    """Find the binaries; copy them once where the account cannot run them (a virtual environment below /root)."""
     usable = '"$1/bin/postgres" -V && "$1/bin/initdb" -V && test -r "$1/share/postgresql/extension/vector.control"'
     if _can(account, usable, tree):
         return tree
@@ -376,23 +384,23 @@ def _reachable_tree(tree: Path, home: Path, account: _Account) -> Path:
     copied = copy / tree.parent.name / tree.name
     if not _can(account, usable, copied):
         raise ConfigError(
-            f"uid {account.uid} can run PostgreSQL neither from {tree} nor from {copied} (mounted noexec?). Nothing was "
-            "started. Run revector as an ordinary user, or set database_url."
+            f"uid {account.uid} can run PostgreSQL neither from {tree} nor from {copied} (mounted noexec?). Nothing "
+            "was started. Run revector as an ordinary user, or set database_url."
         )
     return copied
 
 
 def _socket_folder(home: Path, account: _Account, known: Server | None) -> Path:
-    """A folder of mode 0700 whose path a unix socket and a URL can carry; below the temp folder where need be."""
+    """Make a folder of mode 0700 whose path a unix socket and a URL can carry; below the temp folder where need be."""
     inside = home / "run"
     if re.fullmatch(r"/[\w./+-]{1,80}", str(inside), re.ASCII) and _holds_sockets(_own(inside, account)):
         return inside
     if known:  # so that the URL stays the same
         with suppress(OSError):
-            found = os.lstat(known.sockets)
+            found = Path(known.sockets).lstat()
             if (found.st_uid, found.st_mode) == (account.uid, stat.S_IFDIR | 0o700):
                 return Path(known.sockets)
-    for root in dict.fromkeys((tempfile.gettempdir(), "/tmp")):
+    for root in dict.fromkeys((tempfile.gettempdir(), "/tmp")):  # noqa: S108 - mkdtemp there, mode 0700
         with suppress(OSError):
             folder = _own(Path(tempfile.mkdtemp(prefix="revector-", dir=root)), account)
             if len(str(folder)) <= 80 and _can(account, 'test -w "$1"', folder) and _holds_sockets(folder):
@@ -435,8 +443,8 @@ def _initialise(server: Server, account: _Account) -> None:
     if done.returncode:
         shutil.rmtree(fresh, ignore_errors=True)
         raise DatabaseError(
-            f"The embedded PostgreSQL could not make its data folder {server.data} as uid {account.uid}; nothing was left "
-            f"there. initdb said:\n{done.stderr.strip()[-1500:]}"
+            f"The embedded PostgreSQL could not make its data folder {server.data} as uid {account.uid}; nothing was "
+            f"left there. initdb said:\n{done.stderr.strip()[-1500:]}"
         )
     fresh.rename(server.data)
     descriptor = os.open(home, os.O_RDONLY)
@@ -465,8 +473,8 @@ def _bring_up(server: Server) -> None:
     if spawned and not _lives(Path(server.home)):
         _interrupt(server.data, signal.SIGINT)
         raise ConfigError(
-            f"{server.home} is on a filesystem without lasting locks (a network share?), where a second host could ruin "
-            "the data. The server was stopped again. Choose a local `state` folder, or set database_url."
+            f"{server.home} is on a filesystem without lasting locks (a network share?), where a second host could "
+            "ruin the data. The server was stopped again. Choose a local `state` folder, or set database_url."
         )
 
 
@@ -485,9 +493,7 @@ def _spawn(server: Server, lock: int) -> None:
     options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
     log = os.open(server.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
-        if os.geteuid() == 0:
-            owner = Path(server.home).stat()
-            os.fchown(log, owner.st_uid, owner.st_gid)
+        _give(log, Path(server.home))
         postgres = [f"{server.binaries}/postgres", "-D", str(server.data), *options]
         command = ["/bin/sh", "-c", '"$@" &', "sh", *postgres]
         _run(_Account(server.uid, server.gid), command, stdout=log, stderr=log, pass_fds=(lock,))
@@ -500,7 +506,7 @@ def _shared_memory() -> str:
     """``posix``, but ``sysv`` where a container's small /dev/shm could not hold a parallel index build."""
     if sys.platform == "linux":
         with suppress(OSError):
-            found = os.statvfs("/dev/shm")
+            found = os.statvfs("/dev/shm")  # noqa: S108 - only measured
             return "posix" if found.f_bavail * found.f_frsize > 1 << 30 else "sysv"
         return "sysv"
     return "posix"
@@ -531,9 +537,17 @@ def _answers(server: Server, database: str = NAME) -> bool:
     return row is not None and Path(row[0]) == server.data and (database != NAME or bool(row[1]))
 
 
+def _give(file: int, home: Path) -> None:
+    """Let what root makes in another user's home be that user's."""
+    if os.geteuid() == 0:
+        owner = home.stat()
+        os.fchown(file, owner.st_uid, owner.st_gid)
+
+
 def _hold(home: Path) -> int | None:
-    """The server's lock, as an open file; None while a postgres process of this home has it."""
-    lock = _open_lock(home / "server.lock")
+    """Take the server's lock, as an open file; None while a postgres process of this home has it."""
+    lock = _open_lock(home / "server.lock", 0o600)
+    _give(lock, home)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -563,7 +577,7 @@ def _interrupt(data: Path, number: signal.Signals) -> None:
     pid = _written(data)[0]
     with suppress(FileNotFoundError, ProcessLookupError):
         # Linux tells what the process is: a server's folder is its data. Elsewhere the held lock must do.
-        if pid and (sys.platform != "linux" or os.readlink(f"/proc/{pid}/cwd") == str(data.resolve())):
+        if pid and (sys.platform != "linux" or Path(f"/proc/{pid}/cwd").readlink() == data.resolve()):
             os.kill(int(pid), number)
 
 
@@ -626,11 +640,11 @@ def _release(lock: int) -> None:
     os.close(lock)
 
 
-def _open_lock(path: Path) -> int:
+def _open_lock(path: Path, mode: int = 0o644) -> int:
     try:
         with suppress(FileNotFoundError):
-            return os.open(path, os.O_RDONLY)
-        return os.open(path, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+            return os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        return os.open(path, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW, mode)
     except OSError as error:
         raise ConfigError(
             f"The lock file {path} cannot be opened: {error.strerror}. Nothing was started. Run as the owner of the "

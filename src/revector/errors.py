@@ -23,7 +23,8 @@
     ├── VerificationFailed       the index does not equal the documents
     ├── EncoderError             an encoder cannot be used
     │   ├── EncoderMismatch      not the encoder that the generation was built with
-    │   └── BadVectors           wrong shape, NaN, infinite or zero
+    │   ├── BadVectors           wrong shape, NaN, infinite or zero
+    │   └── EncoderUnavailable   it fails on every text for now
     ├── ArchiveError             an HDF5 part is torn, foreign or not the one recorded
     ├── DocumentError            a document or id is refused; it was not stored
     ├── SourceError              a source cannot be ingested; nothing was stored
@@ -156,6 +157,12 @@ class EncoderMismatch(EncoderError):
 
 class BadVectors(EncoderError):
     """An encoder returned vectors of the wrong shape, or NaN, infinite or zero ones."""
+
+
+class EncoderUnavailable(EncoderError):
+    """The encoder fails on every text for now; no document is to blame; the call may be repeated."""
+
+    retryable = True
 
 
 class ArchiveError(RevectorError):

@@ -94,8 +94,8 @@ class Migrator:
         with self._engine.connect() as connection:
             collection = read_collection(connection, self._name)
             active = None if collection.active_gen is None else read_generation(connection, collection.active_gen)
-            encoder = self._encoders.fresh(target.model)
-            return make_plan(connection, collection, active, target, encoder, labelled_queries=labelled)
+        encoder = self._encoders.fresh(target.model)
+        return make_plan(self._engine, collection, active, target, encoder, labelled_queries=labelled)
 
     def run(self, step: str, revision: str | None = None, **options: Any) -> Outcome:
         """Run one step; a step that was done before is a success that does nothing.
@@ -219,6 +219,10 @@ class Migrator:
             return self.retire()
         dropped = self._drop_ended(wait=False)
         return Outcome("retire", "", Phase.COMPLETED, bool(dropped), {"dropped": dropped})
+
+    def base(self) -> str:
+        """Return the id of the first revision."""
+        return RevisionGraph.from_folder(self._settings.migrations).base.revision
 
     def status(self) -> dict[str, Any]:
         """Return where the collection stands; see ``report.read_status``."""

@@ -20,7 +20,7 @@ HNSW_BYTES_PER_LINK = 10
 
 
 def make_plan(
-    connection: sa.Connection,
+    engine: sa.Engine,
     collection: Collection,
     active: Generation | None,
     revision: Revision,
@@ -32,30 +32,14 @@ def make_plan(
 
     The probe embeds 32 chunks here and now, so the time is that of this machine and process.
     """
-    documents = int(
-        connection.scalar(
-            sa.text("SELECT count(*) FROM document WHERE cid = :cid AND NOT deleted"), {"cid": collection.cid}
-        )
-        or 0
-    )
-    # A multiplicative hash of the version picks a spread-out sample without sorting the corpus's texts.
-    texts = connection.scalars(
-        sa.text(
-            "SELECT content FROM document WHERE cid = :cid AND NOT deleted AND (CAST(:all AS boolean) OR hashint8(version) % CAST(:every AS int) = 0) LIMIT :limit"
-        ),
-        {
-            "cid": collection.cid,
-            "all": documents <= SAMPLE_DOCUMENTS,
-            "every": max(1, documents // SAMPLE_DOCUMENTS),
-            "limit": SAMPLE_DOCUMENTS,
-        },
-    ).all()
+    documents, texts = _sample(engine, collection.cid)
     chunker = make_chunker(revision.chunking, encoder.tokenizer)
     chunks = [chunk.text for text in texts for chunk in chunker.chunks(text)]
     tokens = sum(encoder.count_tokens(chunk) for chunk in chunks)
     scale = documents / max(1, len(texts))
-    started = time.perf_counter()
     probe = chunks[:: max(1, len(chunks) // PROBE_CHUNKS)][:PROBE_CHUNKS]
+    encoder.encode_document(probe[:1])  # the first call also pays for what is set up lazily
+    started = time.perf_counter()
     encoder.encode_document(probe)
     per_chunk_s = (time.perf_counter() - started) / max(1, len(probe))
     total_chunks = round(len(chunks) * scale)
@@ -79,6 +63,28 @@ def make_plan(
         gate=_gate(revision),
         warnings=_warnings(collection, revision, labelled_queries),
     )
+
+
+def _sample(engine: sa.Engine, cid: int) -> tuple[int, list[str]]:
+    """Return the number of documents and the texts of about 200 of them; the connection is not held while embedding."""
+    with engine.connect() as connection:
+        documents = connection.scalar(
+            sa.text("SELECT count(*) FROM document WHERE cid = :cid AND NOT deleted"), {"cid": cid}
+        )
+        # A hash of the version picks a spread-out sample without sorting the corpus.
+        texts = connection.scalars(
+            sa.text(
+                "SELECT content FROM document WHERE cid = :cid AND NOT deleted "
+                "AND (CAST(:all AS boolean) OR hashint8(version) % CAST(:every AS int) = 0) LIMIT :limit"
+            ),
+            {
+                "cid": cid,
+                "all": documents <= SAMPLE_DOCUMENTS,
+                "every": max(1, documents // SAMPLE_DOCUMENTS),
+                "limit": SAMPLE_DOCUMENTS,
+            },
+        ).all()
+    return int(documents), list(texts)
 
 
 def _changes(active: Generation | None, revision: Revision) -> tuple[str, ...]:

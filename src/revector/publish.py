@@ -9,7 +9,8 @@ import numpy as np
 import sqlalchemy as sa
 
 from revector.archive import Part
-from revector.errors import DocumentError, EncoderError, RevectorError, StateError
+from revector.encoders import PROBES, check_vectors
+from revector.errors import BadVectors, DocumentError, EncoderError, EncoderUnavailable, RevectorError, StateError
 from revector.interfaces import Chunk, Chunker, Encoder, Vectors
 from revector.registry import work
 from revector.registry.collections import Generation
@@ -19,6 +20,9 @@ from revector.stores.pgvector import PgVectorIndex, Row
 
 _MODEL_ERRORS = (EncoderError, RuntimeError, ValueError, TypeError, IndexError, MemoryError)
 """What models raise for a text that they cannot take; a lost database is none of these."""
+
+
+MAX_HALF = float(np.finfo(np.float16).max)
 
 
 class GenerationGone(StateError):
@@ -56,12 +60,19 @@ class Applier:
 
         What moved on meanwhile stays due. Failures are recorded with their reason.
         """
-        prepared = self.prepare(work.read_items(self._engine, self.generation.cid, doc_ids))
+        try:
+            prepared = self.prepare(work.read_items(self._engine, self.generation.cid, doc_ids))
+        except EncoderUnavailable:
+            work.release(self._engine, self.generation.gen, doc_ids)
+            raise
         published = self.publish(prepared)
         return published, self.record_failures(prepared.failures)
 
     def prepare(self, items: Sequence[Item]) -> Prepared:
-        """Chunk and embed, holding no lock; ``items`` in id order. Equal content already applied is not embedded again."""
+        """Chunk and embed, holding no lock; ``items`` in id order. Equal content already applied is not embedded again.
+
+        Raises ``EncoderUnavailable`` when not the documents but the encoder is at fault.
+        """
         shown = work.applied_unchanged(self._engine, self.generation.gen, items)
         tombstones = tuple(item for item in items if item.content is None)
         unchanged = tuple(item for item in items if item.doc_id in shown)
@@ -79,6 +90,8 @@ class Applier:
             except RevectorError as error:
                 failures.append(Failure(item, str(error), final=True))
         embedded, failed = self._embed(todo)
+        if failed and not embedded:
+            self._prove_alive()
         return Prepared(_part(embedded, self._encoder.dim), unchanged, tombstones, (*failures, *failed))
 
     def _embed(
@@ -88,7 +101,7 @@ class Applier:
         if not todo:
             return [], []
         try:
-            vectors = self._encoder.encode_document([chunk.text for _, chunks in todo for chunk in chunks])
+            vectors = self._encode([chunk.text for _, chunks in todo for chunk in chunks])
         except _MODEL_ERRORS as error:
             if len(todo) == 1:
                 final = isinstance(error, EncoderError) and not error.retryable
@@ -100,6 +113,23 @@ class Applier:
         ends = np.cumsum([len(chunks) for _, chunks in todo])
         pieces = np.split(vectors, ends[:-1])
         return [(item, chunks, piece) for (item, chunks), piece in zip(todo, pieces, strict=True)], []
+
+    def _encode(self, texts: Sequence[str]) -> Vectors:
+        vectors = check_vectors(self._encoder.encode_document(texts), len(texts), self.generation.spec.model.dim)
+        if self.generation.spec.index.storage == "halfvec" and np.abs(vectors).max() > MAX_HALF:
+            raise BadVectors(f"a vector holds {np.abs(vectors).max():g}, halfvec stores at most {MAX_HALF:,.0f}.")
+        return vectors
+
+    def _prove_alive(self) -> None:
+        """Embed a probe, after a batch of which nothing came through: a lost device must not give up the corpus."""
+        try:
+            self._encode(PROBES[:1])
+        except _MODEL_ERRORS as error:
+            raise EncoderUnavailable(
+                f"the encoder of generation {self.generation.gen} (revision {self.generation.revision}) fails on every "
+                f"text: {type(error).__name__}: {error}. Nothing was published and all work stays due; mend the "
+                "encoder or its device, then run it again."
+            ) from error
 
     def publish(self, prepared: Prepared) -> int:
         """Make results visible in one short transaction that proves each is still the latest; return how many were.
@@ -152,7 +182,10 @@ class Applier:
         values |= {"ids": [row.doc_id for row in current], "versions": [row.version for row in current]}
         taken = connection.scalars(
             sa.text(
-                f"DELETE FROM pending p USING {source} WHERE p.gen = :gen AND p.doc_id = s.doc_id AND p.version <= s.version RETURNING p.doc_id"
+                # In id order, so that two publishers of the same items wait for each other instead of deadlocking.
+                f"WITH held AS MATERIALIZED (SELECT p.doc_id FROM {source} JOIN pending p ON p.gen = :gen AND p.doc_id = s.doc_id "
+                "WHERE p.version <= s.version ORDER BY p.doc_id FOR UPDATE OF p) "
+                "DELETE FROM pending p USING held WHERE p.gen = :gen AND p.doc_id = held.doc_id RETURNING p.doc_id"
             ),
             values,
         )

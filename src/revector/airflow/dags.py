@@ -42,7 +42,7 @@ def migration_dag(
     """
     file = _config_file(config)
     names, problem = _collections(file)
-    options = {"tags": ["revector"], "catchup": False, "render_template_as_native_obj": True}
+    options: dict[str, Any] = {"tags": ["revector"], "catchup": False, "render_template_as_native_obj": True}
     with DAG(
         dag_id,
         schedule=dag_options.pop("schedule", None),
@@ -91,7 +91,7 @@ def retire_dag(
 ) -> DAG:
     """Return the safety net: a DAG that drops old generations whose rollback window is over, whoever opened it."""
     file = _config_file(config)
-    options = {"tags": ["revector"], "catchup": False, "max_active_runs": 1}
+    options: dict[str, Any] = {"tags": ["revector"], "catchup": False, "max_active_runs": 1}
     with DAG(
         dag_id,
         schedule=schedule,

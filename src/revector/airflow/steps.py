@@ -100,21 +100,16 @@ def plan(config: str | None, collection: str | None) -> str:
 
 def provision(config: str | None, collection: str | None) -> None:
     """Register the generation with what the form asks for: dual-write is on when this returns."""
-    params = get_current_context()["params"]
-    step(
-        config,
-        collection,
-        "provision",
-        shards=params["shards"],
-        window_hours=params["rollback_hours"],
-        approval=params["approval"],
-    )
+    context = get_current_context()
+    params = context["params"]
+    options = {"shards": params["shards"], "window_hours": params["rollback_hours"], "approval": params["approval"]}
+    _report(_migrator(context, config, collection).run("provision", _revision(context), **options))
 
 
-def step(config: str | None, collection: str | None, name: str, **options: Any) -> None:
+def step(config: str | None, collection: str | None, name: str) -> None:
     """Run one step of the library."""
     context = get_current_context()
-    _report(_migrator(context, config, collection).run(name, _revision(context), **options))
+    _report(_migrator(context, config, collection).run(name, _revision(context)))
 
 
 def shards(config: str | None, collection: str | None) -> list[int]:

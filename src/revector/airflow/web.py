@@ -13,13 +13,13 @@ from typing import Any, Literal
 from airflow.api_fastapi.app import get_auth_manager
 from airflow.api_fastapi.auth.managers.models.resource_details import DagDetails
 from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_dag
-from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.responses import FileResponse, JSONResponse
 from pydantic import BaseModel, Field
 
 from revector.airflow import RETIRE_NOW, ROLL_BACK, window_question
 from revector.config import Project, load_project
-from revector.errors import ConfigError, DatabaseError, RevectorError
+from revector.errors import ConfigError, DatabaseError, RevectorError, StateError
 
 GUARD_DAG = "revector_migrate"
 """The DAG whose permissions guard the page."""
@@ -42,10 +42,12 @@ app = FastAPI(
 
 
 class Action(BaseModel):
-    """What a person asks for on the page."""
+    """What a person asks for on the page, and what the page showed when they did."""
 
     collection: str = Field(min_length=1)
-    action: Literal["rollback", "retire"]
+    revision: str
+    phase: str
+    action: Literal["rollback", "swap", "retire"]
     reason: str = Field(default="asked for on the Airflow page", min_length=1, max_length=500)
 
 
@@ -86,14 +88,28 @@ def status(user: GetUserDep) -> dict[str, Any]:
 
 
 @app.post("/ui/data/act", dependencies=[Depends(requires_access_dag("PUT", param_dag_id=GUARD_DAG))])
-def act(asked: Action, request: Request, user: GetUserDep) -> dict[str, Any]:
-    """Roll back or retire at once, under the name of the signed-in user."""
-    # A form of another site cannot send this type without asking the browser first.
-    if request.headers.get("content-type", "").partition(";")[0] != "application/json":
-        raise HTTPException(415, "the body must be sent as application/json")
-    migrator = _project().migrator(asked.collection, actor=user.get_name())
-    now = {"now": True} if asked.action == "retire" else {}
-    outcome = migrator.run(asked.action, None, reason=asked.reason, **now)
+def act(asked: Action, user: GetUserDep) -> dict[str, Any]:
+    """Roll back, go forward again or retire at once, under the name of the signed-in user.
+
+    Takes JSON only, which a form cannot send. Raises ``StateError`` if the migration is not any more as it was shown:
+    a second click must not undo the first.
+    """
+    project = _project()
+    migration = project.status(asked.collection)["migration"] or {}
+    found = (migration.get("revision"), migration.get("phase"))
+    if found != (asked.revision, asked.phase):
+        there = "revision {} in phase {}".format(*found) if migration else "no open migration"
+        raise StateError(
+            f"{asked.action} was asked for revision {asked.revision} in phase {asked.phase}; now there is {there}. "
+            "Nothing was changed; look again."
+        )
+    options: dict[str, Any] = {
+        "rollback": {"reason": asked.reason},
+        "swap": {},
+        "retire": {"reason": asked.reason, "now": True},
+    }
+    migrator = project.migrator(asked.collection, actor=user.get_name())
+    outcome = migrator.run(asked.action, asked.revision, **options[asked.action])
     return {"revision": outcome.revision, "phase": outcome.phase, "changed": outcome.changed}
 
 

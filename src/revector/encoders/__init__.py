@@ -80,14 +80,15 @@ def _with_model(name: str, *folders: Path) -> Path:
     )
 
 
-def load_encoder(model: ModelSpec, *, root: Path, device: str = "auto", batch_rows: int = 32) -> Encoder:
+def load_encoder(model: ModelSpec, *, root: Path, device: str = "auto", batch_rows: int | None = None) -> Encoder:
     """Return the encoder that ``model`` describes, loaded and ready; the caller keeps it, loading takes seconds.
 
-    ``device``: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``. ``batch_rows``: texts per forward pass, at least 1.
+    ``device``: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``. ``batch_rows``: texts per forward pass, at least 1;
+    None takes 8 on CPU, where larger batches lose to padding, and 128 elsewhere.
     Raises ``ConfigError`` for a reference, device or option that cannot be, ``EncoderError`` for a model that cannot
     be loaded as specified.
     """
-    if batch_rows < 1:
+    if batch_rows is not None and batch_rows < 1:
         raise ConfigError(f"batch_rows must be at least 1, found {batch_rows}. Nothing was changed; correct it.")
     reference = resolve_model(model.name, root)
     if model.commit is not None and not is_hub_id(reference):

@@ -86,7 +86,7 @@ class AirflowHome:
     def running(self) -> str | None:
         """Return the address of the Airflow of this folder if it answers, whoever started it."""
         with contextlib.suppress(OSError, ValueError, KeyError, httpx.HTTPError):
-            url = cast(str, json.loads((self.home / "address.json").read_text())["url"])
+            url = cast("str", json.loads((self.home / "address.json").read_text())["url"])
             if httpx.get(f"{url}/api/v2/version", timeout=5, trust_env=False).status_code == 200:
                 return url
         return None
@@ -222,7 +222,7 @@ class AirflowHome:
     def _wait(self, end: float, what: str, met: Callable[[], bool]) -> None:
         while not met():
             if time.monotonic() > end:
-                supervisor = cast(Supervisor, self._supervisor)
+                supervisor = cast("Supervisor", self._supervisor)
                 logs = "\n".join(f"--- {supervisor.log(name)}\n{supervisor.tail(name, 8)}" for name in COMPONENTS)
                 raise RevectorError(
                     f"Airflow was started at {self._url}; it was not ready in time: not yet true that {what}. "
@@ -263,7 +263,7 @@ def _free_port(wanted: int) -> int:
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", port))
-            return cast(int, probe.getsockname()[1])
+            return cast("int", probe.getsockname()[1])
     raise RevectorError("no port of 127.0.0.1 is free for Airflow; nothing was started.")
 
 
@@ -279,7 +279,7 @@ def _keep(path: Path, first: dict[str, str]) -> dict[str, str]:
         known = {}
     if missing := {name: value for name, value in first.items() if name not in known}:
         _write(path, known | missing)
-    return cast(dict[str, str], known | missing)
+    return cast("dict[str, str]", known | missing)
 
 
 def _write(path: Path, data: Mapping[str, object]) -> None:

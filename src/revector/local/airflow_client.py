@@ -18,6 +18,11 @@ FINISHED = frozenset({"success", "failed"})
 """States in which a DAG run stays."""
 
 
+SETTLE_S = 5.0
+"""Airflow 3.3.2 takes an answer that comes within one scheduler loop of the question for a crash of the task and asks
+again ("task instance's state attribute is queued"); people are slower than that, programs must wait."""
+
+
 class _TryAgain(Exception):
     """The server is not there or not well; the call may be repeated."""
 
@@ -49,7 +54,7 @@ class AirflowClient:
             raise ConfigError(
                 f"Airflow at {self.url} did not let user {self.user} in: {_words(answer)}. Nothing was changed."
             )
-        token = cast(str, answer.json()["access_token"])
+        token = cast("str", answer.json()["access_token"])
         self._http.headers["Authorization"] = f"Bearer {token}"
         return token
 
@@ -84,12 +89,12 @@ class AirflowClient:
         return run_id
 
     def run(self, dag_id: str, run_id: str) -> dict[str, Any]:
-        """Return a run: ``state``, ``conf``, ``start_date``, ``end_date``, ``triggering_user_name`` …"""
-        return cast(dict[str, Any], self.get(_run(dag_id, run_id)))
+        """Return a run: ``state``, ``conf``, ``start_date``, ``end_date``, ``triggering_user_name`` and more."""
+        return cast("dict[str, Any]", self.get(_run(dag_id, run_id)))
 
     def state(self, dag_id: str, run_id: str) -> str:
         """Return the state of a run: queued, running, success or failed."""
-        return cast(str, self.run(dag_id, run_id)["state"])
+        return cast("str", self.run(dag_id, run_id)["state"])
 
     def wait(self, dag_id: str, run_id: str, *, timeout_s: float, poll_s: float = 1.0) -> str:
         """Wait until a run has ended and return its state; after ``timeout_s`` return the state it is in."""
@@ -99,15 +104,15 @@ class AirflowClient:
         return state
 
     def tasks(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
-        """Return the task instances of a run: ``task_id``, ``map_index``, ``state``, ``try_number`` …"""
+        """Return the task instances of a run: ``task_id``, ``map_index``, ``state``, ``try_number`` and more."""
         answer = self.get(f"{_run(dag_id, run_id)}/taskInstances", limit=1000)
-        return cast(list[dict[str, Any]], answer["task_instances"])
+        return cast("list[dict[str, Any]]", answer["task_instances"])
 
     def questions(self, dag_id: str = "~", run_id: str = "~", *, waiting: bool = True) -> list[dict[str, Any]]:
-        """Return what people are (or were) asked: ``task_instance``, ``subject``, ``options``, ``chosen_options`` …"""
+        """Return what people are (or were) asked: ``task_instance``, ``subject``, ``options`` and more."""
         path = f"/dags/{dag_id}/dagRuns/{quote(run_id, safe='~')}/hitlDetails"
         answer = self.get(path, limit=100, **({"response_received": False} if waiting else {}))
-        return cast(list[dict[str, Any]], answer["hitl_details"])
+        return cast("list[dict[str, Any]]", answer["hitl_details"])
 
     def answer(self, dag_id: str, run_id: str, task_id: str, option: str, *, reason: str | None = None) -> None:
         """Answer a waiting question of our DAGs as this user.
@@ -115,6 +120,8 @@ class AirflowClient:
         Raises ``RevectorError`` if it is answered already or this user may not answer.
         """
         path = f"/api/v2{_run(dag_id, run_id)}/taskInstances/{task_id}/-1/hitlDetails"
+        asked = datetime.fromisoformat(self.request("GET", path).json()["created_at"])
+        time.sleep(max(0.0, SETTLE_S - (datetime.now(UTC) - asked).total_seconds()))
         self.request("PATCH", path, json={"chosen_options": [option], "params_input": {"reason": reason}})
 
     def log_tail(self, dag_id: str, run_id: str, task: Mapping[str, Any], *, lines: int = 30) -> str:
@@ -175,7 +182,5 @@ def _words(answer: httpx.Response) -> str:
 def _log_lines(entry: Any) -> list[str]:
     if isinstance(entry, str):
         return entry.splitlines()
-    lines = [str(entry.get("event", ""))]
-    for error in entry.get("error_detail") or []:
-        lines.append(f"{error.get('exc_type')}: {error.get('exc_value')}")
-    return lines
+    errors = [f"{error.get('exc_type')}: {error.get('exc_value')}" for error in entry.get("error_detail") or []]
+    return [str(entry.get("event", "")), *errors]

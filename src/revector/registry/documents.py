@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,7 @@ from revector.errors import DocumentError, NotCaughtUp, SourceError
 from revector.interfaces import Document, NoProgress, Progress, Source
 from revector.registry.control import add_event
 from revector.registry.engine import GATE_LOCK
+from revector.stores.database import copy_into
 from revector.text import check_id, clean, content_hash
 
 BATCH_ROWS = 2_000
@@ -90,6 +92,8 @@ ON CONFLICT (cid, doc_id) DO UPDATE
          OR EXCLUDED.external_version IS DISTINCT FROM d.external_version AND EXCLUDED.external_version IS NOT NULL)
 RETURNING doc_id, version
 """
+# What is written now answers an earlier rejection.
+_HEAL = "WITH healed AS (DELETE FROM rejected WHERE cid = :cid AND doc_id = ANY(CAST(:ids AS text[])))"
 _UNNEST = (
     "unnest(CAST(:ids AS text[]), CAST(:contents AS text[]), CAST(:hashes AS text[]), CAST(:metas AS text[]), CAST(:externals AS bigint[])) "
     "AS s(doc_id, content, content_hash, meta, external_version)"
@@ -133,6 +137,7 @@ class Documents:
         """Delete documents in one transaction; ids that do not exist are ignored unless ``version`` is given."""
         for doc_id in doc_ids:
             check_id(doc_id)
+            _check_version(doc_id, version)
         _refuse_repeats(doc_ids)
         if version is None:
             doc_ids = sorted(self.known(doc_ids))
@@ -224,9 +229,8 @@ class Documents:
         return IngestReport(source.name, read, written, read - rejected - written, rejected, reasons)
 
     def _stage(self, connection: sa.Connection, source: Source, progress: Progress) -> int:
-        driver: Any = connection.connection.driver_connection
         read = 0
-        with driver.cursor() as cursor, cursor.copy("COPY ingest FROM STDIN") as copy:
+        with copy_into(connection, "COPY ingest FROM STDIN") as copy:
             for document in source:
                 try:
                     row = self._row(document)
@@ -317,6 +321,7 @@ class Documents:
         text = clean(document.text, max_mib=self._max_text_mib)
         try:
             meta = json.dumps(dict(document.meta), ensure_ascii=False, allow_nan=False, sort_keys=True)
+            meta.encode()  # half of a surrogate pair cannot be stored
         except (TypeError, ValueError) as error:
             raise DocumentError(
                 f"document {document.id!r}: metadata must be plain JSON, found {error}. It was not stored."
@@ -325,10 +330,7 @@ class Documents:
             raise DocumentError(
                 f"document {document.id!r}: metadata holds a NUL character. It was not stored; remove it."
             )
-        if document.version is not None and not 0 <= document.version < 2**63:
-            raise DocumentError(
-                f"document {document.id!r}: version must be 0 to 2^63-1, found {document.version}. It was not stored."
-            )
+        _check_version(document.id, document.version)
         return _Row(document.id, text, content_hash(text), meta, document.version)
 
     @_repeat
@@ -338,7 +340,7 @@ class Documents:
         with self._engine.begin() as connection:
             hold_shared(connection, self._cid)
             found = connection.execute(
-                sa.text(_UPSERT.format(rows=_UNNEST)),
+                sa.text(_HEAL + _UPSERT.format(rows=_UNNEST)),
                 {
                     "cid": self._cid,
                     "ids": [row.doc_id for row in rows],
@@ -351,7 +353,14 @@ class Documents:
         return Written({row.doc_id: row.version for row in found})
 
 
+def _check_version(doc_id: str, version: int | None) -> None:
+    if version is not None and not 0 <= version < 2**63:
+        raise DocumentError(
+            f"document {doc_id!r}: version must be 0 to 2^63-1, found {version}. It was not stored; correct the version."
+        )
+
+
 def _refuse_repeats(doc_ids: Sequence[str]) -> None:
-    if len(set(doc_ids)) != len(doc_ids):
-        repeated = sorted({doc_id for doc_id in doc_ids if doc_ids.count(doc_id) > 1})[:5]
+    repeated = sorted(doc_id for doc_id, count in Counter(doc_ids).items() if count > 1)[:5]
+    if repeated:
         raise DocumentError(f"one call names documents twice: {repeated}. Nothing was stored; write each once.")

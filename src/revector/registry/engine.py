@@ -13,7 +13,8 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import event
 
-from revector.errors import DatabaseUnavailable, GateBusy, MissingExtension, RevectorError, SchemaMismatch
+from revector.errors import MissingExtension, SchemaMismatch
+from revector.stores.database import first_line, translated
 
 MIN_POSTGRES = 15
 MIN_PGVECTOR = (0, 8)
@@ -30,6 +31,7 @@ def make_engine(url: str) -> sa.Engine:
         pool_size=5,
         max_overflow=20,
         pool_pre_ping=True,
+        isolation_level="READ COMMITTED",  # whatever the database's default: a swap's test must see what its lock saw
         connect_args={
             "connect_timeout": 10,
             "application_name": "revector",
@@ -42,39 +44,9 @@ def make_engine(url: str) -> sa.Engine:
 
 
 def _translate(context: Any) -> None:
-    """Turn what the driver raised into an error of our tree, where people or schedulers must act on it."""
-    cause = context.original_exception
-    state = getattr(cause, "sqlstate", None) or ""
-    error: RevectorError | None = None
-    if state == "53100":
-        error = DatabaseUnavailable(
-            f"the database's disk is full: {_first_line(cause)}. The transaction was undone; free space and run it again."
-        )
-    elif state in ("55P03",):
-        error = GateBusy("the collection's gate was not free in time. Nothing was changed; run it again.")
-    elif state in ("42P01", "3F000") and "revector" in str(cause):
-        error = SchemaMismatch(
-            f"the database has no revector tables of this version ({_first_line(cause)}). Nothing was changed; run `revector init`."
-        )
-    elif (
-        context.is_disconnect
-        or type(cause).__name__ in ("ConnectionTimeout",)
-        or state[:2] in ("08", "53")
-        or state[:3] == "57P"
-    ):
-        error = DatabaseUnavailable(
-            f"the database cannot be reached: {_first_line(cause)}. Committed work is kept; start the database and run it again."
-        )
-    elif isinstance(context.sqlalchemy_exception, sa.exc.OperationalError) and not state:
-        error = DatabaseUnavailable(
-            f"the database cannot be reached: {_first_line(cause)}. Start it, or mend database_url in revector.toml."
-        )
+    error = translated(context.original_exception, disconnected=context.is_disconnect)
     if error is not None:
-        raise error from cause
-
-
-def _first_line(cause: BaseException) -> str:
-    return (str(cause).strip().splitlines() or [type(cause).__name__])[0].rstrip(".")
+        raise error from context.original_exception
 
 
 def _script() -> tuple[Config, str]:
@@ -165,7 +137,7 @@ def _check_server(connection: sa.Connection) -> None:
                 else "install pgvector on the server (Debian: `apt-get install postgresql-NN-pgvector`), then `CREATE EXTENSION vector;`"
             )
             raise MissingExtension(
-                f"the extension vector is absent and could not be created: {_first_line(error.orig or error)}. Nothing was changed; {way}."
+                f"the extension vector is absent and could not be created: {first_line(error.orig or error)}. Nothing was changed; {way}."
             ) from error
         found = connection.scalar(sa.text("SELECT extversion FROM pg_extension WHERE extname = 'vector'"))
     if tuple(int(part) for part in str(found).split(".")[:2]) < MIN_PGVECTOR:

@@ -203,14 +203,19 @@ def bulk_page(engine: sa.Engine, shard: Shard, after: str, rows: int) -> list[st
         )
 
 
-def read_items(engine: sa.Engine, cid: int, doc_ids: Sequence[str]) -> list[Item]:
-    """Return the documents as they stand now, in id order."""
+def read_items(engine: sa.Engine, cid: int, doc_ids: Sequence[str], *, characters: int | None = None) -> list[Item]:
+    """Return the documents as they stand now, in id order; with ``characters``, at least one and about so much text."""
     with engine.connect() as connection:
         rows = connection.execute(
             sa.text(
-                "SELECT doc_id, version, content, content_hash, tombstone_version FROM document WHERE cid = :cid AND doc_id = ANY(CAST(:ids AS text[])) ORDER BY doc_id"
+                """
+                SELECT doc_id, version, content, content_hash, tombstone_version FROM (
+                  SELECT *, sum(length(content)) OVER (ORDER BY doc_id) - length(content) AS before FROM document
+                  WHERE cid = :cid AND doc_id = ANY(CAST(:ids AS text[]))) d
+                WHERE CAST(:characters AS bigint) IS NULL OR coalesce(before, 0) < :characters ORDER BY doc_id
+                """
             ),
-            {"cid": cid, "ids": list(doc_ids)},
+            {"cid": cid, "ids": list(doc_ids), "characters": characters},
         )
         return [Item(**row._mapping) for row in rows]
 
@@ -239,11 +244,11 @@ def applied_unchanged(engine: sa.Engine, gen: int, items: Sequence[Item]) -> set
 
 
 def release(engine: sa.Engine, gen: int, doc_ids: Sequence[str]) -> None:
-    """Give leases back: the documents moved on while they were embedded, and are due at once."""
+    """Give leases back as if they had not been taken: nothing was wrong with these documents."""
     with engine.begin() as connection:
         connection.execute(
             sa.text(
-                "UPDATE pending SET lease_until = NULL WHERE gen = :gen AND doc_id = ANY(CAST(:ids AS text[])) AND state = 'due'"
+                "UPDATE pending SET lease_until = NULL, attempts = greatest(attempts - 1, 0) WHERE gen = :gen AND doc_id = ANY(CAST(:ids AS text[])) AND state = 'due'"
             ),
             {"gen": gen, "ids": list(doc_ids)},
         )

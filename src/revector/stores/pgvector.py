@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +15,13 @@ from pgvector import HalfVector, Vector
 
 from revector.interfaces import NoProgress, Progress
 from revector.spec import IndexSpec
+from revector.stores.database import copy_into
 
 BUILD_MEMORY = "1GB"
 """Below the graph's size, an HNSW build spills and takes twice as long (vector-stores.md 4.3)."""
 
 BUILD_LOCK = 1919252071
+BUILD_POLL_S = 0.2
 MAX_SCAN_TUPLES = 40_000
 """Where an iterative scan gives up; the caller then searches exactly, so that a filter never starves the result."""
 
@@ -96,11 +99,8 @@ class PgVectorIndex:
         if not rows:
             return
         wrap = HalfVector if self.spec.storage == "halfvec" else Vector
-        driver: Any = connection.connection.driver_connection
-        with (
-            driver.cursor() as cursor,
-            cursor.copy(f"COPY {self.name} (doc_id, chunk, version, start, stop, embedding) FROM STDIN") as copy,
-        ):
+        columns = "doc_id, chunk, version, start, stop, embedding"
+        with copy_into(connection, f"COPY {self.name} ({columns}) FROM STDIN") as copy:
             for row in rows:
                 copy.write_row((row.doc_id, row.chunk, row.version, row.start, row.stop, wrap(row.embedding).to_text()))
 
@@ -122,10 +122,12 @@ class PgVectorIndex:
         progress = progress or NoProgress()
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             run = connection.exec_driver_sql
-            # Waiting here is the second builder's whole work; idle limits do not apply outside a transaction.
-            connection.execute(
-                sa.text("SELECT pg_advisory_lock(:key, hashtext(:name))"), {"key": BUILD_LOCK, "name": self.name}
-            )
+            # Asked for again and again rather than waited for: a waiting statement holds a snapshot, for which a
+            # concurrent build waits in turn.
+            while not connection.scalar(
+                sa.text("SELECT pg_try_advisory_lock(:key, hashtext(:name))"), {"key": BUILD_LOCK, "name": self.name}
+            ):
+                time.sleep(BUILD_POLL_S)
             try:
                 if self.is_built(connection):
                     return False

@@ -3,7 +3,7 @@
 const PERIOD_MS = 2000;
 const API = "../../api/v2"; // relative, so that it works under any path prefix
 const root = document.getElementById("collections");
-const asked = new Map(); // collection -> "rollback" | "retire": which confirmation is open
+const asked = new Map(); // collection -> "rollback" | "swap" | "retire": which confirmation is open
 const reasons = new Map(); // collection -> the reason being typed
 const notes = new Map(); // collection -> {text, kind}: what came of the last action
 let latest = null;
@@ -75,14 +75,16 @@ function slots(found) {
 
 function migration(found) {
   const open = found.migration;
-  if (!open?.building) return null;
+  if (!open) return null;
+  const line = el("ol", { class: "steps" }, ...open.steps.map((step) => el("li", { class: step.state, title: `this step ${step.does}` }, step.name)));
+  const title = el("h3", {}, `Migration to ${open.revision}${open.building ? "" : `: ${open.phase.replace("_", " ")}`}`);
+  if (!open.building) return el("section", {}, title, line);
   const { planned, published, chunks, documents_per_s: rate, eta_s: eta } = open.progress;
   const share = planned ? published / planned : 0;
   const dead = found.slots.building?.waiting.dead ?? 0;
   const fact = (name, value, bad) => el("span", { class: bad ? "bad" : null }, `${name} `, el("b", {}, value));
   return el("section", {},
-    el("h3", {}, `Migration to ${open.revision}`),
-    el("ol", { class: "steps" }, ...open.steps.map((step) => el("li", { class: step.state, title: `this step ${step.does}` }, step.name))),
+    title, line,
     el("progress", { max: 1, value: share, "aria-label": "documents embedded" }),
     el("div", { class: "facts" },
       fact("embedded", `${count(published)} of ${count(planned)} documents (${Math.floor(share * 100)} %)`),
@@ -125,28 +127,38 @@ function gate(found) {
 
 function rollbackWindow(found) {
   if (!found.rollback) return null;
+  const back = rolledBack(found);
   const left = el("span", { class: "clock", "data-left": found.rollback.seconds_left }, clock(found.rollback.seconds_left));
   return el("section", {},
     el("h3", {}, "Rollback window"),
     el("div", { class: "window" }, left,
-      el("span", { class: "soft" }, "The old index still receives every write: going back loses nothing."),
+      el("span", { class: "soft" }, back
+        ? `Rolled back. Revision ${found.migration.revision} still receives every write: going forward again loses nothing.`
+        : "The old index still receives every write: going back loses nothing."),
       el("div", { class: "actions" }, ...actions(found))),
     note(found));
 }
 
+const rolledBack = (found) => found.migration?.phase === "rolled_back";
+
 function actions(found) {
+  const move = rolledBack(found) ? "swap" : "rollback";
   const why = latest.may_act ? null : `${latest.user} may look, not act: that needs the right to edit the DAG`;
   const choose = (action) => () => { asked.set(found.name, action); draw(); };
   if (!asked.has(found.name)) {
-    return [el("button", { class: "main", disabled: !latest.may_act, title: why, onclick: choose("rollback") }, "Roll back"),
+    return [el("button", { class: "main", disabled: !latest.may_act, title: why, onclick: choose(move) }, move === "swap" ? "Go forward again" : "Roll back"),
       el("button", { class: "danger", disabled: !latest.may_act, title: why, onclick: choose("retire") }, "Retire now")];
   }
   const action = asked.get(found.name);
-  const words = action === "rollback" ? "Go back to the old index" : "Drop the old index for good";
+  const words = {
+    rollback: "Go back to the old index",
+    swap: `Go forward to ${found.migration?.revision}`,
+    retire: `Drop the ${rolledBack(found) ? "new" : "old"} index for good`,
+  }[action];
   return [
     el("input", { placeholder: "why? (for the history)", "aria-label": "reason", maxlength: 500, value: reasons.get(found.name) ?? "",
       oninput: (event) => reasons.set(found.name, event.target.value) }),
-    el("button", { class: action === "rollback" ? "main" : "danger", onclick: () => act(found, action) }, words),
+    el("button", { class: action === "retire" ? "danger" : "main", onclick: () => act(found, action) }, words),
     el("button", { onclick: () => { asked.delete(found.name); draw(); } }, "Cancel")];
 }
 
@@ -170,14 +182,14 @@ async function act(found, action) {
   try {
     const waiting = await call(`${API}/dags/~/dagRuns/~/hitlDetails?response_received=false&limit=100`);
     const question = waiting.hitl_details.find((one) => one.subject === found.question);
-    if (question) {
+    if (question && !rolledBack(found)) {
       // Airflow checks the right to answer and writes it to its audit log; the run then does the rest.
       const { dag_id, dag_run_id, task_id, map_index } = question.task_instance;
       await call(`${API}/dags/${encodeURIComponent(dag_id)}/dagRuns/${encodeURIComponent(dag_run_id)}/taskInstances/${task_id}/${map_index}/hitlDetails`,
         { method: "PATCH", body: JSON.stringify({ chosen_options: [latest.options[action]], params_input: { reason: reason || null } }) });
       notes.set(found.name, { kind: "good", text: `Answered in run ${dag_run_id}; it does the rest within seconds.` });
     } else {
-      const body = { collection: found.name, action, ...(reason ? { reason } : {}) };
+      const body = { collection: found.name, revision: found.migration.revision, phase: found.migration.phase, action, ...(reason ? { reason } : {}) };
       const outcome = await call("data/act", { method: "POST", body: JSON.stringify(body) });
       notes.set(found.name, { kind: "good", text: `Done: revision ${outcome.revision} is ${outcome.phase}.` });
     }
@@ -185,13 +197,21 @@ async function act(found, action) {
   } catch (error) {
     notes.set(found.name, { kind: "bad", text: error.message });
   }
+  setTimeout(() => { notes.delete(found.name); draw(); }, 20000);
   await refresh();
+}
+
+// One line of a detail: nested figures are in the tooltip, but for the recall that people look for.
+function brief([key, value]) {
+  if (value?.recall?.mean != null) return `${key} recall ${ratio(value.recall.mean)}`;
+  return typeof value === "object" ? "" : `${key} ${typeof value === "number" ? Number(value.toPrecision(6)) : value}`;
 }
 
 function history(found) {
   const rows = found.events.map((event) => [
     el("span", { title: event.at }, new Date(event.at).toLocaleString()), event.actor, event.kind, event.gen ?? "–",
-    el("code", {}, Object.entries(event.detail ?? {}).map(([key, value]) => `${key} ${typeof value === "object" ? JSON.stringify(value) : value}`).join(", "))]);
+    el("code", { title: JSON.stringify(event.detail, null, 1) }, Object.entries(event.detail ?? {}).map(brief).filter(Boolean).join(", "))]);
+  if (!rows.length) return null;
   return el("details", { open: opened.get(found.name) ?? true, ontoggle: (event) => opened.set(found.name, event.target.open) },
     el("summary", {}, `History (${rows.length})`),
     el("div", { class: "scroll", "data-keep": `history ${found.name}` }, table(["when", "who", "what", "#generation", "detail"], rows)));

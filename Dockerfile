@@ -1,0 +1,33 @@
+# One image for everything that docker-compose.yaml starts: revector, its services and Airflow.
+#
+#   docker build -t revector:0.1.0 .
+#
+# Versions are those of requirements.lock, used as constraints: the image gets what EXTRAS need and not the test tools.
+#
+# torch: on Linux the lock's torch is the CUDA build (several GB), which also runs without a GPU. For the small CPU build
+# name PyTorch's CPU wheel index (its address is in PyTorch's installation guide); pip then prefers its "+cpu" wheel:
+#
+#   docker build --build-arg PIP_EXTRA_INDEX_URL=<PyTorch's CPU wheel index> -t revector:0.1.0 .
+
+# The Python that requirements.lock was made for.
+ARG PYTHON=3.11-slim-bookworm
+
+FROM python:${PYTHON} AS build
+ARG PIP_EXTRA_INDEX_URL=
+ARG EXTRAS=embed,airflow,serve
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN python -m venv /venv
+WORKDIR /build
+COPY pyproject.toml README.md requirements.lock ./
+COPY src ./src
+RUN /venv/bin/pip install --constraint requirements.lock ".[${EXTRAS}]"
+
+FROM python:${PYTHON}
+RUN useradd --uid 10001 --create-home --shell /usr/sbin/nologin revector \
+    && install --directory --owner=revector --group=revector --mode=0700 /state /airflow
+COPY --from=build /venv /venv
+ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 AIRFLOW_HOME=/airflow REVECTOR_STATE_FOLDER=/state
+USER revector
+# The project: revector.toml, migrations/, dags/, plugins/. It is mounted, never copied.
+WORKDIR /project
+CMD ["revector", "--help"]

@@ -1,0 +1,33 @@
+# Everything runs in .venv with the locked packages; nothing needs a server, a key, root or Docker.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: demo test up clean lock
+
+demo: $(INSTALLED)  ## the main job on this machine, on a real corpus, through Airflow
+	$(BIN)/revector demo
+
+up: $(INSTALLED)  ## PostgreSQL, worker, Airflow and the page, until Ctrl-C
+	$(BIN)/revector up
+
+test: $(INSTALLED)  ## the whole test suite
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+clean:  ## removes everything that the targets above made
+	@if [ -x $(BIN)/revector ]; then $(BIN)/revector db remove --yes; fi
+	rm -rf .venv .revector .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+lock:  ## requirements.lock anew from pyproject.toml
+	$(BIN)/uv pip compile pyproject.toml --extra dev --python-version 3.11 --no-annotate --no-header -o requirements.lock
+	sed -i 's/^torch==\(.*\)+cpu$$/torch==\1/' requirements.lock
+
+# torch comes through pip, which knows about local wheels; the rest through uv, ten times faster, or pip where uv fails.
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "revector needs Python 3.11 or newer; name one: make PYTHON=python3.12 …")'
+	[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
+	$(BIN)/pip install -q --disable-pip-version-check uv "$$(grep '^torch==' requirements.lock)"
+	$(BIN)/uv pip install -q --python $(BIN)/python -r requirements.lock || $(BIN)/pip install -q --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps -e .
+	@touch $@

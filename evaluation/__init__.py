@@ -1,0 +1,1 @@
+"""Labelled sets and benchmarks of this repository; nothing of it is installed."""

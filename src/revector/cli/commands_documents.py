@@ -1,0 +1,297 @@
+"""Commands that move documents: ingest, put, delete, get, and the dead letters."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from revector.cli.exits import NOTHING_TO_DO
+from revector.cli.options import Collection, Json, ProjectPath, Session, json_object, open_session
+from revector.cli.output import make_table, one_line, pairs
+from revector.cli.progress import reporting
+from revector.errors import ConfigError, DocumentError
+
+_PANEL = "Documents"
+
+Version = Annotated[
+    int | None, typer.Option("--version", help="Your own version: an older write that arrives late is ignored.")
+]
+
+dlq = typer.Typer(
+    no_args_is_help=True,
+    help="Documents that could not be stored or embedded, and why.\n\nFor example:\n  revector dlq list",
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    for command in (ingest, put, delete, get):
+        app.command(rich_help_panel=_PANEL)(command)
+    dlq.command("list")(list_letters)
+    dlq.command()(retry)
+    dlq.command()(waive)
+    app.add_typer(dlq, name="dlq", rich_help_panel=_PANEL)
+
+
+def ingest(
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[SOURCE]",
+            help="BEIR folder, .jsonl, .csv, .parquet, 'sql:SELECT …' or docstrings:; default: revector.toml.",
+        ),
+    ] = None,
+    *,
+    id_field: Annotated[str | None, typer.Option(help="Field with the id.")] = None,
+    text_field: Annotated[list[str] | None, typer.Option(help="Field with text; may be repeated.")] = None,
+    meta_field: Annotated[
+        list[str] | None, typer.Option(help="Field to keep as metadata; may be repeated; default: all others.")
+    ] = None,
+    version_field: Annotated[str | None, typer.Option(help="Field with your own version, a number or a time.")] = None,
+    url: Annotated[str | None, typer.Option(help="SQLAlchemy URL of the database, for sql: sources.")] = None,
+    collection: Collection = None,
+    project: ProjectPath = None,
+    json: Json = False,
+) -> None:
+    """Store every document of a source; what is unchanged costs nothing, what cannot be stored is a dead letter.
+
+    For example:
+      revector ingest docs.jsonl --id-field id --text-field title --text-field body
+      revector ingest "sql:SELECT id, body FROM article" --url "$URL" --id-field id --text-field body
+    """
+    from revector.config import current_actor
+    from revector.sources import open_source
+
+    session = open_session(project, collection, as_json=json)
+    settings = session.project.collection(session.collection)
+    opened = open_source(
+        source or _configured_source(session),
+        id_field=id_field or settings.id_field,
+        text_fields=text_field or settings.text_fields,
+        meta_fields=meta_field or settings.meta_fields,
+        version_field=version_field,
+        url=url,
+    )
+    with reporting(quiet=json) as progress:
+        report = session.project.documents(session.collection).ingest(opened, actor=current_actor(), progress=progress)
+
+    def page(console: Console) -> None:
+        console.print(
+            f"Read {report.read:,} from {report.source}: {report.written:,} written, {report.unchanged:,} unchanged, "
+            f"{report.rejected:,} rejected.",
+            soft_wrap=True,
+        )
+        for doc_id, reason in report.reasons.items():
+            console.print(f"  {doc_id}: {reason}", style="yellow", soft_wrap=True)
+        if report.rejected > len(report.reasons):
+            console.print("  …; all of them: revector dlq list", soft_wrap=True)
+
+    session.out.show(report, page)
+
+
+def put(
+    doc_id: Annotated[str, typer.Argument(metavar="ID")],
+    *,
+    text: Annotated[str | None, typer.Option(help="The text; without it and --file, standard input.")] = None,
+    file: Annotated[Path | None, typer.Option(help="File with the text, in UTF-8.")] = None,
+    meta: Annotated[str | None, typer.Option(help="Metadata as a JSON object.")] = None,
+    version: Version = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Return once searches see it; a worker must run.")] = False,
+    collection: Collection = None,
+    project: ProjectPath = None,
+    json: Json = False,
+) -> None:
+    """Create or replace one document.
+
+    For example:
+      revector put guide-7 --text "How to begin" --meta '{"lang": "en"}' --wait
+      revector put guide-8 < guide-8.txt
+    """
+    session = open_session(project, collection, as_json=json)
+    content = _text(text, file)
+    documents = session.project.documents(session.collection)
+    written = documents.put(doc_id, content, json_object("--meta", meta), version)
+    if wait:
+        documents.wait_until_served(written)
+    stored = written.versions.get(doc_id)
+    session.out.show(
+        {"id": doc_id, "changed": stored is not None, "version": stored},
+        lambda console: console.print(
+            f"Stored {doc_id!r} as version {stored:,}." if stored else f"{doc_id!r} is unchanged, or newer already.",
+            soft_wrap=True,
+        ),
+    )
+
+
+def delete(
+    doc_ids: Annotated[list[str], typer.Argument(metavar="ID...")],
+    *,
+    version: Version = None,
+    collection: Collection = None,
+    project: ProjectPath = None,
+    json: Json = False,
+) -> None:
+    """Delete documents: they are hidden from searches at once.
+
+    For example:
+      revector delete guide-7 guide-8
+    """
+    session = open_session(project, collection, as_json=json)
+    written = session.project.documents(session.collection).delete_many(doc_ids, version)
+    ignored = [doc_id for doc_id in doc_ids if doc_id not in written.versions]
+    session.out.show(
+        {"deleted": sorted(written.versions), "ignored": ignored},
+        lambda console: console.print(
+            f"Deleted {written.changed:,}" + (f"; not there or newer: {', '.join(ignored)}" if ignored else "") + ".",
+            soft_wrap=True,
+        ),
+    )
+
+
+def get(
+    doc_id: Annotated[str, typer.Argument(metavar="ID")],
+    *,
+    collection: Collection = None,
+    project: ProjectPath = None,
+    json: Json = False,
+) -> None:
+    """Show a document as it stands; exit code 10 if there is none.
+
+    For example:
+      revector get guide-7
+    """
+    session = open_session(project, collection, as_json=json)
+    stored = session.project.documents(session.collection).get(doc_id)
+    if stored is None:
+        session.out.show(None, lambda console: console.print(f"There is no document {doc_id!r}.", soft_wrap=True))
+        raise typer.Exit(NOTHING_TO_DO)
+
+    def page(console: Console) -> None:
+        external = {} if stored.external_version is None else {"your version": str(stored.external_version)}
+        values = {name: one_line(str(value), 200) for name, value in stored.meta.items()}
+        pairs(console, {"id": stored.id, "version": f"{stored.version:,}", **external, **values})
+        console.print()
+        console.print(stored.text, soft_wrap=True)
+
+    session.out.show(stored, page)
+
+
+# Dead letters ---------------------------------------------------------------------------------------------------------
+
+
+def list_letters(
+    *,
+    limit: Annotated[int, typer.Option(min=1, help="Most to show.")] = 1_000,
+    collection: Collection = None,
+    project: ProjectPath = None,
+    json: Json = False,
+) -> None:
+    """List the dead letters, newest first: refused at ingestion, or failed while being embedded.
+
+    For example:
+      revector dlq list --json
+    """
+    from revector.registry.work import dead_letters
+
+    session = open_session(project, collection, as_json=json)
+    cid = session.project.cid(session.collection)
+    with session.project.engine.connect() as connection:
+        letters = dead_letters(connection, cid, limit)
+
+    def page(console: Console) -> None:
+        if not letters:
+            console.print("No dead letters.")
+            return
+        table = make_table("document", "stage", "generation", "tries", "waived by", "reason", right=("tries",))
+        for one in letters:
+            gen = "" if one.gen is None else str(one.gen)
+            table.add_row(one.doc_id, one.stage, gen, str(one.attempts), one.waived_by or "", one_line(one.reason, 300))
+        console.print(table)
+
+    session.out.show([asdict(one) for one in letters], page)
+
+
+def retry(
+    doc_ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Default: all.")] = None,
+    *,
+    collection: Collection = None,
+    project: ProjectPath = None,
+    json: Json = False,
+) -> None:
+    """Try dead letters of the embedding stage again; what ingestion refused is mended at its source.
+
+    For example:
+      revector dlq retry
+    """
+    from revector.config import current_actor
+    from revector.registry.work import retry_dead
+
+    session = open_session(project, collection, as_json=json)
+    cid = session.project.cid(session.collection)
+    with session.project.engine.begin() as connection:
+        count = retry_dead(connection, cid, doc_ids or None, current_actor())
+    session.out.show({"retried": count}, lambda console: console.print(f"{count:,} dead letters are due again."))
+
+
+def waive(
+    doc_id: Annotated[str, typer.Argument(metavar="ID")],
+    *,
+    why: Annotated[str, typer.Option("--why", help="Why it may stay out, for the history.")],
+    collection: Collection = None,
+    project: ProjectPath = None,
+    json: Json = False,
+) -> None:
+    """Accept that one dead document stays out of the generations it failed in, so that the swap may go on.
+
+    For example:
+      revector dlq waive guide-9 --why "a binary dump, nobody searches for it"
+    """
+    from revector.config import current_actor
+    from revector.registry import work
+
+    session = open_session(project, collection, as_json=json)
+    cid = session.project.cid(session.collection)
+    with session.project.engine.begin() as connection:
+        count = work.waive(connection, cid, doc_id, actor=current_actor(), why=why)
+    session.out.show(
+        {"id": doc_id, "generations": count},
+        lambda console: console.print(f"Waived {doc_id!r} in {count} generations.", soft_wrap=True),
+    )
+
+
+# Helpers --------------------------------------------------------------------------------------------------------------
+
+
+def _configured_source(session: Session) -> str:
+    source = session.project.collection(session.collection).source
+    if not source:
+        raise ConfigError(
+            f"no source was named and collection {session.collection!r} has none in revector.toml. Nothing was stored; "
+            "name one."
+        )
+    scheme = source.partition(":")[0]
+    return source if scheme in ("sql", "docstrings") else str(session.project.root / Path(source).expanduser())
+
+
+def _text(text: str | None, file: Path | None) -> str:
+    """Return the text of the one place that was named."""
+    if text is not None and file is not None:
+        raise ConfigError("--text and --file were both given. Nothing was stored; give one of them.")
+    if text is not None:
+        return text
+    if file is None and sys.stdin.isatty():
+        raise ConfigError("there is no text. Nothing was stored; give --text, --file or standard input.")
+    try:
+        content = sys.stdin.buffer.read() if file is None else file.read_bytes()
+        return content.decode("utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}. Nothing was stored.") from error
+    except UnicodeDecodeError as error:
+        raise DocumentError(
+            f"{file or 'standard input'} is not UTF-8: {error}. Nothing was stored; convert it first."
+        ) from error

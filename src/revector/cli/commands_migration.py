@@ -1,0 +1,236 @@
+"""Commands that move a migration: plan, upgrade, approve, rollback, abort, retire, and status."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from revector.cli.exits import CHECK_FAILED, NOTHING_TO_DO
+from revector.cli.options import Collection, Json, ProjectPath, Reason, Session, open_session
+from revector.cli.output import as_json, pairs, size, span
+from revector.cli.progress import reporting
+from revector.cli.screens import status_screen, step_line
+from revector.errors import ConfigError
+
+if TYPE_CHECKING:
+    from revector.migrator import Migrator
+    from revector.report import Outcome, Plan
+
+_PANEL = "Migration"
+
+Target = Annotated[str | None, typer.Argument(metavar="[REVISION]", help="Id, unique prefix or head (default).")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    for command in (plan, upgrade, status, approve, rollback, abort, retire):
+        app.command(rich_help_panel=_PANEL)(command)
+
+
+def plan(rev: Target = None, *, collection: Collection = None, project: ProjectPath = None, json: Json = False) -> None:
+    """Say what a migration would redo, need and cost, before anything is done.
+
+    Exit code 0: ready; 10: this revision is what is served; 11: there are warnings, it would be refused.
+
+    For example:
+      revector plan
+      revector plan 3f2a --json
+    """
+    session = open_session(project, collection, as_json=json)
+    found = session.project.migrator(session.collection).plan(rev)
+    session.out.show(found, lambda console: _plan_page(found, console))
+    if found.active_revision == found.revision:
+        raise typer.Exit(NOTHING_TO_DO)
+    if found.warnings:
+        raise typer.Exit(CHECK_FAILED)
+
+
+def upgrade(
+    rev: Target = None,
+    *,
+    to: Annotated[str | None, typer.Option(metavar="STEP", help="Stop after this step.")] = None,
+    shards: Annotated[int | None, typer.Option(min=1, help="Parts of the backfill; default: revector.toml.")] = None,
+    window_hours: Annotated[
+        float | None, typer.Option(help="How long one can roll back; default: revector.toml, else 48.")
+    ] = None,
+    approval: Annotated[
+        bool, typer.Option("--approval/--no-approval", help="Whether a person must approve before the swap.")
+    ] = False,
+    collection: Collection = None,
+    project: ProjectPath = None,
+    json: Json = False,
+) -> None:
+    """Migrate to a revision in this process, step by step; run it again to resume after whatever stopped it.
+
+    For example:
+      revector upgrade
+      revector upgrade --to gate
+      revector upgrade --approval --window-hours 72
+    """
+    if window_hours is not None and window_hours <= 0:
+        raise ConfigError(f"--window-hours must be above 0, found {window_hours:g}. Nothing was changed.")
+    session = open_session(project, collection, as_json=json)
+    done: list[dict[str, Any]] = []
+    started = time.monotonic()
+
+    def tell(outcome: Outcome) -> None:
+        nonlocal started
+        wall_s = time.monotonic() - started
+        started = time.monotonic()
+        done.append({**asdict(outcome), "wall_s": round(wall_s, 3)})
+        session.out.say(step_line(outcome, wall_s))
+
+    options = {"shards": shards, "window_hours": window_hours, "approval": approval}
+    with reporting(quiet=json) as progress:
+        migrator = session.project.migrator(session.collection, progress=progress)
+        try:
+            migrator.upgrade(rev, to=to, on_step=tell, **options)
+        finally:
+            if json:
+                session.out.json({"collection": session.collection, "steps": done})
+    if to is None:
+        _say_way_back(session, migrator)
+
+
+def status(
+    *,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Show it again and again until Ctrl-C.")] = False,
+    every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks of --watch.")] = 1.0,
+    collection: Collection = None,
+    project: ProjectPath = None,
+    json: Json = False,
+) -> None:
+    """Show slots, lag, the open migration with rate and time left, dead letters and the time left to roll back.
+
+    For example:
+      revector status --watch
+    """
+    session = open_session(project, collection, as_json=json)
+
+    def look() -> dict[str, Any]:
+        return session.project.status(session.collection)
+
+    if not watch:
+        found = look()
+        session.out.show(found, lambda console: console.print(status_screen(found)))
+    elif session.out.console.is_terminal and not json:
+        from rich.live import Live
+
+        with Live(status_screen(look()), console=session.out.console, auto_refresh=False, screen=True) as live:
+            while True:
+                live.update(status_screen(look()), refresh=True)
+                time.sleep(every)
+    else:
+        while True:  # one JSON object a line, or one page after the other
+            found = look()
+            if json:
+                session.out.console.print(as_json(found), soft_wrap=True)
+            else:
+                session.out.console.print(status_screen(found))
+            session.out.console.file.flush()
+            time.sleep(every)
+
+
+def approve(
+    *,
+    reason: Reason,
+    by: Annotated[str | None, typer.Option(help="Who approves; default: you.")] = None,
+    collection: Collection = None,
+    project: ProjectPath = None,
+    json: Json = False,
+) -> None:
+    """Approve the open migration, so that its alias may move.
+
+    For example:
+      revector approve --reason "recall is up, looked at twenty answers"
+    """
+    _move(project, collection, json, lambda migrator: migrator.approve(reason, by=by))
+
+
+def rollback(
+    *,
+    reason: Reason,
+    force: Annotated[bool, typer.Option("--force", help="Even if the old index lags behind.")] = False,
+    collection: Collection = None,
+    project: ProjectPath = None,
+    json: Json = False,
+) -> None:
+    """Move the alias back to the previous generation, which has received every write since.
+
+    For example:
+      revector rollback --reason "answers about billing got worse"
+    """
+    _move(project, collection, json, lambda migrator: migrator.rollback(reason, force=force))
+
+
+def abort(*, reason: Reason, collection: Collection = None, project: ProjectPath = None, json: Json = False) -> None:
+    """End the open migration before its swap and drop its index; what is served stays as it is.
+
+    For example:
+      revector abort --reason "wrong model"
+    """
+    _move(project, collection, json, lambda migrator: migrator.abort(reason))
+
+
+def retire(
+    *,
+    now: Annotated[bool, typer.Option("--now", help="Before the rollback window is over; needs --reason.")] = False,
+    reason: Annotated[str | None, typer.Option("--reason", help="Why, for the history.")] = None,
+    collection: Collection = None,
+    project: ProjectPath = None,
+    json: Json = False,
+) -> None:
+    """Give up the way back: drop the index that stands by, after its window or at once with --now.
+
+    For example:
+      revector retire
+      revector retire --now --reason "disk is short"
+    """
+    if now and reason is None:
+        raise ConfigError("retire --now gives up the rollback window and needs a --reason. Nothing was changed.")
+    _move(project, collection, json, lambda migrator: migrator.retire(reason or "window over", now=now))
+
+
+def _move(project: Any, collection: str | None, json: bool, move: Callable[[Migrator], Outcome]) -> None:
+    session = open_session(project, collection, as_json=json)
+    with reporting(quiet=json) as progress:
+        started = time.monotonic()
+        outcome = move(session.project.migrator(session.collection, progress=progress))
+        wall_s = time.monotonic() - started
+    session.out.show(
+        {**asdict(outcome), "wall_s": round(wall_s, 3)},
+        lambda console: console.print(step_line(outcome, wall_s), soft_wrap=True),
+    )
+
+
+def _say_way_back(session: Session, migrator: Migrator) -> None:
+    left = migrator.status()["rollback"]
+    if left is not None:
+        session.out.say(f"One can go back for {span(left['seconds_left'])}: revector rollback --reason …")
+
+
+def _plan_page(found: Plan, console: Console) -> None:
+    console.print(f"Revision {found.revision} of {found.collection}: {found.action}.", style="bold", soft_wrap=True)
+    pairs(
+        console,
+        {
+            "served now": found.active_revision or "nothing",
+            "what changes": "\n".join(found.changes) or "nothing",
+            "documents": f"{found.documents:,}",
+            "chunks": f"about {found.chunks:,} (from a sample of {found.sampled:,} documents)",
+            "tokens": f"about {found.tokens:,}",
+            "time": f"about {span(found.seconds)} of embedding on this machine",
+            "disk": f"about {size(found.index_bytes)} of index, {size(found.archive_bytes)} of archive",
+            "labels": f"{found.labelled_queries:,} usable queries",
+            "gate": found.gate,
+        },
+    )
+    for warning in found.warnings:
+        console.print(f"Warning: {warning}.", style="yellow", soft_wrap=True)
+    if not found.warnings and found.active_revision != found.revision:
+        console.print("Ready: run `revector upgrade`.", soft_wrap=True)

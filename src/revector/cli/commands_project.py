@@ -1,0 +1,236 @@
+"""Commands about the project itself: init, the embedded database, and doctor."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from revector.cli.exits import CHECK_FAILED
+from revector.cli.options import Json, ProjectPath, open_project
+from revector.cli.output import Output, pairs
+from revector.errors import ConfigError
+
+if TYPE_CHECKING:
+    from revector.config import Project
+
+TEMPLATE = """\
+# revector's settings for this project. Environment variables win: REVECTOR_DATABASE_URL, REVECTOR_ENCODER__DEVICE, ...
+
+# PostgreSQL 15 or newer with pgvector 0.8 or newer. Left out: an embedded one, kept in the state folder.
+# database_url = "postgresql+psycopg://user@host/database"
+# state_folder = ".revector"
+
+# [encoder]
+# device = "auto"            # cpu, cuda, cuda:0, mps
+# batch_rows = 32            # texts per forward pass
+
+[collections.{name}]
+# source = "docs.jsonl"      # BEIR folder, .jsonl, .csv, .parquet or "sql:SELECT ...": what `revector ingest` reads
+# id_field = "_id"
+# text_fields = ["title", "text"]
+# meta_fields = ["lang"]     # left out: every other field
+# qrels = "labels"           # labelled queries in BEIR layout: the gate measures recall on them
+# window_hours = 48          # how long one can roll back after a swap
+# shards = 4                 # parts of a backfill
+"""
+
+db = typer.Typer(
+    no_args_is_help=True,
+    help="The embedded PostgreSQL of this project.\n\nFor example:\n  revector db status",
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command(rich_help_panel="Start")(init)
+    app.command(rich_help_panel="Start")(doctor)
+    for command in (start, stop, status, remove):
+        db.command()(command)
+    app.add_typer(db, name="db", rich_help_panel="Start")
+
+
+def init(
+    *,
+    collection: Annotated[
+        str, typer.Option("--collection", "-c", metavar="NAME", help="Name of the collection in a new revector.toml.")
+    ] = "docs",
+    project: ProjectPath = None,
+    json: Json = False,
+) -> None:
+    """Make revector.toml, folders and database tables where they are missing, or bring the tables up to date.
+
+    For example:
+      mkdir search && cd search && revector init
+    """
+    out, made = Output(as_json=json), list[str]()
+    file = _find_or_write(project, collection)
+    opened = open_project(file[0])
+    if file[1]:
+        made.append(str(file[0]))
+    for name in opened.settings.collections:
+        folder = opened.migrations(name)
+        if not folder.is_dir():
+            folder.mkdir(parents=True)
+            made.append(f"{folder}/")
+    if opened.settings.database_url is None:
+        _ignore_state(opened, made)
+    if opened.init():
+        made.append("database tables")
+    names = sorted(opened.settings.collections)
+    where = "embedded" if opened.settings.database_url is None else opened.raw_engine.url.render_as_string()
+    data = {"project": str(opened.root), "database": where, "collections": names, "made": made}
+
+    def page(console: Console) -> None:
+        for one in made:
+            console.print(f"Made {one}", soft_wrap=True)
+        console.print(
+            f"{'Ready' if made else 'Everything was there'}: {opened.root}, database {where}, collections "
+            f"{', '.join(names) or 'none'}.",
+            soft_wrap=True,
+        )
+        if file[1]:
+            console.print("Next: revector ingest SOURCE, then revector revision -m first --model …", soft_wrap=True)
+
+    out.show(data, page)
+
+
+def doctor(*, project: ProjectPath = None, json: Json = False) -> None:
+    """Check database, tables, migration files, models and labels, each with what to do; exit code 11 if one fails.
+
+    For example:
+      revector doctor
+    """
+    from revector.cli.doctor import examine
+
+    found = examine(open_project(project))
+
+    def page(console: Console) -> None:
+        for check in found:
+            mark = Text("ok      ", style="green") if check.ok else Text("failed  ", style="bold red")
+            console.print(Text.assemble(mark, f"{check.name}: {check.detail}"), soft_wrap=True)
+
+    Output(as_json=json).show(found, page)
+    if not all(check.ok for check in found):
+        raise typer.Exit(CHECK_FAILED)
+
+
+# The embedded database ------------------------------------------------------------------------------------------------
+
+
+def start(*, project: ProjectPath = None, json: Json = False) -> None:
+    """Start the embedded PostgreSQL; every other command does so too when it needs it.
+
+    For example:
+      revector db start
+    """
+    from revector import embedded
+
+    opened = open_project(project)
+    if opened.settings.database_url is not None:
+        raise ConfigError("database_url is set, so no embedded PostgreSQL is used. Nothing was started.")
+    url = embedded.ensure_running(opened.state)
+    Output(as_json=json).show({"running": True, "url": url}, lambda console: console.print(f"Running at {url}"))
+
+
+def stop(*, project: ProjectPath = None, json: Json = False) -> None:
+    """Stop the embedded PostgreSQL; nothing is lost.
+
+    For example:
+      revector db stop
+    """
+    from revector import embedded
+
+    stopped = embedded.stop(open_project(project).state)
+    Output(as_json=json).show(
+        {"stopped": stopped}, lambda console: console.print("Stopped." if stopped else "It was not running.")
+    )
+
+
+def status(*, project: ProjectPath = None, json: Json = False) -> None:
+    """Show whether the embedded PostgreSQL runs, and where its data and log are.
+
+    For example:
+      revector db status
+    """
+    from revector import embedded
+
+    opened = open_project(project)
+    found = embedded.status(opened.state)
+    data: dict[str, Any] = {
+        "used": opened.settings.database_url is None,
+        "running": found.running,
+        "url": found.url,
+        "pid": found.pid,
+        "home": found.home,
+        "log": found.log,
+    }
+    Output(as_json=json).show(
+        data, lambda console: pairs(console, {name: str(value) for name, value in data.items() if value is not None})
+    )
+
+
+def remove(
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Yes, delete every row.")] = False,
+    project: ProjectPath = None,
+    json: Json = False,
+) -> None:
+    """Stop the embedded PostgreSQL and delete its data, with every document and the history.
+
+    For example:
+      revector db remove --yes
+    """
+    from revector import embedded
+
+    opened = open_project(project)
+    if not yes:
+        raise ConfigError(
+            f"db remove deletes every row of the embedded database of {opened.state}. Nothing was deleted; add --yes."
+        )
+    embedded.remove(opened.state)
+    Output(as_json=json).show({"removed": str(opened.state)}, lambda console: console.print("Removed."))
+
+
+# Helpers --------------------------------------------------------------------------------------------------------------
+
+
+def _find_or_write(path: Path | None, collection: str) -> tuple[Path, bool]:
+    """Return the project's revector.toml and whether it was written just now."""
+    from revector.config import FILE, find_file
+
+    if path is not None:
+        file = path if path.name == FILE else path / FILE
+        if file.is_file():
+            return file, False
+    else:
+        try:
+            return find_file(), False
+        except ConfigError:
+            if os.environ.get("REVECTOR_CONFIG"):
+                raise
+            file = Path.cwd() / FILE
+    if not collection.isidentifier() or not collection.isascii() or collection != collection.lower():
+        raise ConfigError(
+            f"collection {collection!r}: a name is 1 to 31 of a-z, 0-9 and _, from a letter on. Nothing was made."
+        )
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("x", encoding="utf-8") as opened:
+            opened.write(TEMPLATE.format(name=collection))
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be written: {error.strerror}. Nothing was made.") from error
+    return file, True
+
+
+def _ignore_state(project: Project, made: list[str]) -> None:
+    """Keep the embedded database out of version control, as virtual environments do."""
+    ignore = project.state / ".gitignore"
+    if project.state.is_relative_to(project.root) and not ignore.exists():
+        project.state.mkdir(parents=True, exist_ok=True)
+        ignore.write_text("*\n", encoding="utf-8")
+        made.append(f"{project.state}/")

@@ -1,0 +1,195 @@
+"""Commands that run services: the worker, the HTTP service, everything embedded at once, and the demo."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from revector.cli.exits import CHECK_FAILED
+from revector.cli.options import ProjectPath, open_project
+from revector.errors import ConfigError
+
+if TYPE_CHECKING:
+    from revector.config import Project
+
+_PANEL = "Services"
+REPORT_EVERY_S = 10.0
+
+log = logging.getLogger("revector.worker")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    for command in (worker, serve, up, demo):
+        app.command(rich_help_panel=_PANEL)(command)
+
+
+def worker(
+    *,
+    threads: Annotated[int, typer.Option(min=1, max=64, help="How many batches at once.")] = 1,
+    once: Annotated[
+        bool, typer.Option("--once", help="End when nothing is due; exit code 11 if some is left.")
+    ] = False,
+    collection: Annotated[
+        list[str] | None, typer.Option("--collection", "-c", metavar="NAME", help="May be repeated; default: all.")
+    ] = None,
+    project: ProjectPath = None,
+) -> None:
+    """Keep every live index up to date with the documents, until SIGTERM or Ctrl-C.
+
+    For example:
+      revector worker --threads 2
+      revector worker --once
+    """
+    opened = open_project(project)
+    names = collection or sorted(opened.settings.collections)
+    for name in names:
+        opened.collection(name)
+    _log_to_stderr()
+    tally = _Tally()
+    if once:
+        steady = opened.worker()
+        while steady.drain(collections=names, on_applied=tally.add):
+            pass
+        tally.report()
+        _refuse_left_over(opened, names)
+        return
+    _run_until_stopped(opened, names, threads, tally)
+
+
+def serve(
+    *,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
+    project: ProjectPath = None,
+) -> None:
+    """Serve search and documents over HTTP.
+
+    For example:
+      revector serve --port 8000
+    """
+    service = _module("revector.service", "serve")
+    raise typer.Exit(service.run(open_project(project), host, port) or 0)
+
+
+def up(
+    *,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of Airflow and the page.")] = 8080,
+    ui: Annotated[bool, typer.Option("--ui/--no-ui", help="Whether Airflow and the page are started too.")] = True,
+    project: ProjectPath = None,
+) -> None:
+    """Start everything on this machine: PostgreSQL, worker, and Airflow with the DAGs and the page, until Ctrl-C.
+
+    For example:
+      revector up --port 8080
+    """
+    raise typer.Exit(_module("revector.local.up", "demo").run(open_project(project), port=port, ui=ui))
+
+
+def demo(
+    *,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of Airflow and the page.")] = 8080,
+    json_path: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Where the figures go.")] = None,
+    stay: Annotated[
+        bool | None, typer.Option("--stay/--no-stay", help="Stay up afterwards; default: in a terminal.")
+    ] = None,
+    project: ProjectPath = None,
+) -> None:
+    """Migrate the quickstart corpus from a weak to a real model while an application writes, deletes and queries.
+
+    For example:
+      revector demo --json result.json
+    """
+    module = _module("revector.local.demo", "demo")
+    raise typer.Exit(module.run(open_project(project), port=port, json_path=json_path, stay=stay))
+
+
+def _module(name: str, extra: str) -> Any:
+    """Import what only some installations have. Raises ``ConfigError`` naming the extra that brings it."""
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"this command needs {error.name}, which is not installed. Nothing was started; run: "
+            f"pip install 'revector[{extra}]'"
+        ) from error
+
+
+# The worker -----------------------------------------------------------------------------------------------------------
+
+
+class _Tally:
+    """Counts what was published and says so; used by several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._count, self._since = 0, time.monotonic()
+
+    def add(self, _generation: int, published: int) -> None:
+        with self._lock:
+            self._count += published
+
+    def report(self) -> None:
+        """Log the throughput since the last report, if there was any."""
+        with self._lock:
+            now = time.monotonic()
+            count, past_s = self._count, max(now - self._since, 1e-9)
+            self._count, self._since = 0, now
+        if count:
+            log.info("published %s documents in %.1f s (%.1f/s)", f"{count:,}", past_s, count / past_s)
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("revector").setLevel(logging.INFO)
+
+
+def _run_until_stopped(project: Project, names: Sequence[str], threads: int, tally: _Tally) -> None:
+    stop = threading.Event()
+
+    def ask_to_stop(number: int, _frame: object) -> None:
+        # A second signal ends at once: published work is safe, the rest stays due.
+        signal.signal(number, signal.SIG_DFL)
+        stop.set()
+
+    before = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    workers = [project.worker() for _ in range(threads)]
+    log.info("working for %s with %d threads; SIGTERM or Ctrl-C stops", ", ".join(names), threads)
+    try:
+        with ThreadPoolExecutor(threads, thread_name_prefix="worker") as pool:
+            running = [pool.submit(one.run, stop, collections=names, on_applied=tally.add) for one in workers]
+            try:
+                while not stop.is_set() and not wait(running, REPORT_EVERY_S, FIRST_EXCEPTION).done:
+                    tally.report()
+            finally:
+                stop.set()
+        tally.report()
+        for one in running:
+            one.result()
+        log.info("stopped")
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _refuse_left_over(project: Project, names: Sequence[str]) -> None:
+    left = {
+        f"{name}/{slot['generation']}": slot["waiting"]["live"]
+        for name in names
+        for slot in project.status(name)["slots"].values()
+        if slot is not None and slot["waiting"]["live"]
+    }
+    if left:
+        shown = ", ".join(f"{count:,} in {where}" for where, count in left.items())
+        log.warning("documents still wait (they are tried again later, or another worker has them): %s", shown)
+        raise typer.Exit(CHECK_FAILED)

@@ -1,0 +1,111 @@
+"""The checks of ``revector doctor``: each says what it found, or what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from revector.config import Project
+from revector.errors import ConfigError, RevectorError
+from revector.labels import check_against, load_labels
+from revector.registry.collections import read_collection, read_generation
+from revector.registry.engine import check_schema, schema_head
+from revector.revisions import RevisionGraph
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at; ``detail`` of a failed one says what to do."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+def examine(project: Project) -> list[Check]:
+    """Look at everything that a migration of this project needs; nothing is changed."""
+    checks = [_check("database", lambda: _server(project))]
+    if checks[-1].ok:
+        checks.append(_check("pgvector", lambda: _extension(project)))
+        checks.append(_check("tables", lambda: _tables(project)))
+    if not project.settings.collections:
+        checks.append(Check("collections", ok=False, detail="none; add a [collections.<name>] table to revector.toml."))
+    for name in sorted(project.settings.collections):
+        checks.extend(_collection(project, name, with_tables=checks[-1].ok))
+    return checks
+
+
+def _check(name: str, look: Callable[[], str]) -> Check:
+    try:
+        return Check(name, ok=True, detail=look())
+    except RevectorError as error:
+        return Check(name, ok=False, detail=str(error))
+
+
+def _server(project: Project) -> str:
+    with project.raw_engine.connect() as connection:
+        version = connection.scalar(sa.text("SHOW server_version"))
+    embedded = project.settings.database_url is None
+    return f"PostgreSQL {version}, {'embedded' if embedded else project.raw_engine.url.render_as_string()}"
+
+
+def _extension(project: Project) -> str:
+    with project.raw_engine.connect() as connection:
+        found = connection.scalar(sa.text("SELECT extversion FROM pg_extension WHERE extname = 'vector'"))
+    if found is None:
+        raise ConfigError("the extension vector is not created in this database; run `revector init`.")
+    return str(found)
+
+
+def _tables(project: Project) -> str:
+    check_schema(project.raw_engine)
+    return f"schema version {schema_head()}"
+
+
+def _collection(project: Project, name: str, *, with_tables: bool) -> Iterator[Check]:
+    files = _check(f"{name}: migration files", lambda: _files(project, name))
+    yield files
+    if with_tables:
+        yield _check(f"{name}: registered", lambda: _registered(project, name))
+        yield _check(f"{name}: labels", lambda: _labels(project, name))
+    if files.ok:
+        yield _check(f"{name}: model of the head", lambda: _head_model(project, name))
+    if with_tables:
+        yield _check(f"{name}: served encoder", lambda: _served(project, name))
+
+
+def _files(project: Project, name: str) -> str:
+    graph = RevisionGraph.from_folder(project.migrations(name))
+    return f"{len(graph)} in one line, head {graph.head.revision}"
+
+
+def _registered(project: Project, name: str) -> str:
+    documents = project.status(name)["documents"]
+    return f"{documents:,} documents"
+
+
+def _labels(project: Project, name: str) -> str:
+    folder = project.collection(name).qrels
+    if folder is None:
+        return "none configured: a second revision cannot pass its gate without (qrels in revector.toml)"
+    labels = load_labels(project.root / folder)
+    check = check_against(labels, project.documents(name).known)
+    return f"{len(check.queries_left):,} of {len(labels.queries):,} queries usable"
+
+
+def _head_model(project: Project, name: str) -> str:
+    model = RevisionGraph.from_folder(project.migrations(name)).head.model
+    encoder = project.encoders.fresh(model)
+    return f"{model.name} loads, {encoder.dim:,} dimensions, fingerprint {encoder.fingerprint[:12]}"
+
+
+def _served(project: Project, name: str) -> str:
+    with project.engine.connect() as connection:
+        active = read_collection(connection, name).active_gen
+        if active is None:
+            return "nothing is served yet"
+        generation = read_generation(connection, active)
+    project.encoders.of(generation)
+    return f"generation {active} was built with the encoder that loads here"

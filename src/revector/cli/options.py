@@ -1,0 +1,80 @@
+"""Options that many commands share, and what they open: the project, one of its collections, and the output."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from revector.cli.output import Output
+from revector.errors import ConfigError
+
+if TYPE_CHECKING:
+    from revector.config import Project
+
+Collection = Annotated[
+    str | None,
+    typer.Option("--collection", "-c", metavar="NAME", help="Collection; may be left out where there is only one."),
+]
+ProjectPath = Annotated[
+    Path | None,
+    typer.Option(
+        "--project", metavar="PATH", help="Project folder or its revector.toml; default: $REVECTOR_CONFIG, or upwards."
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why, for the history.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What a command works with: project, name of the collection and output."""
+
+    project: Project
+    collection: str
+    out: Output
+
+
+def open_project(path: Path | None) -> Project:
+    """Return the project of ``--project``, of ``$REVECTOR_CONFIG``, or of the folder one is in."""
+    from revector.config import FILE, load_project
+
+    if path is not None and not (path / FILE if path.is_dir() else path).is_file():
+        raise ConfigError(f"--project {path}: there is no {FILE}. Nothing has run; correct it, or run `revector init`.")
+    return load_project(path)
+
+
+def open_session(path: Path | None, collection: str | None, *, as_json: bool = False) -> Session:
+    """Open the project and choose the collection. Raises ``ConfigError`` when it is not plain which one is meant."""
+    project = open_project(path)
+    if collection is None:
+        known = sorted(project.settings.collections)
+        if len(known) != 1:
+            found = f"there are {len(known)} ({', '.join(known)})" if known else "there is none in revector.toml"
+            raise ConfigError(
+                f"no collection was named and {found}. Nothing has run; "
+                + ("name one with -c." if known else "add a [collections.<name>] table and run `revector init`.")
+            )
+        collection = known[0]
+    project.collection(collection)
+    return Session(project, collection, Output(as_json=as_json))
+
+
+def json_object(option: str, text: str | None) -> dict[str, Any]:
+    """Return the JSON object that an option holds; empty if it was not given. Raises ``ConfigError`` for others."""
+    if text is None:
+        return {}
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(
+            f'{option} must be a JSON object such as \'{{"lang": "en"}}\', found {text!r} ({error}). Nothing has run.'
+        ) from error
+    if not isinstance(found, dict):
+        raise ConfigError(
+            f"{option} must be a JSON object, found {text!r}, which is a {type(found).__name__}. Nothing has run."
+        )
+    return found

@@ -1,0 +1,137 @@
+"""What a step, and where a collection stands, look like for people."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from revector.cli.output import make_table, one_line, size, span
+
+if TYPE_CHECKING:
+    from revector.report import Outcome
+
+_MARKS = {"done": "✓", "current": "▸", "waiting": "·"}
+
+
+def step_line(outcome: Outcome, wall_s: float) -> str:
+    """Return one line on what a step did."""
+    if outcome.facts.get("already") or (not outcome.changed and outcome.step != "plan"):
+        return f"- {outcome.step:<10} {'done before':>10}"
+    said = _SAID[outcome.step](outcome.facts)
+    return f"✓ {outcome.step:<10} {span(wall_s):>10}   {said}".rstrip()
+
+
+def _gate(facts: Mapping[str, Any]) -> str:
+    if "not_measured" in facts:
+        return f"not measured: {facts['not_measured']}"
+    if "new" not in facts:
+        return ""
+    new = facts["new"]["recall"]
+    line = f"recall@{facts['k']} {new['mean']:.4f} ({new['low']:.4f} to {new['high']:.4f})"
+    if "old" in facts:
+        difference = facts["difference"]
+        line += (
+            f", before {facts['old']['recall']['mean']:.4f}: {difference['mean']:+.4f} "
+            f"({difference['low']:+.4f} to {difference['high']:+.4f})"
+        )
+    return f"{line} on {facts['queries']:,} queries"
+
+
+def _served(facts: Mapping[str, Any], how: str) -> str:
+    return f"generation {facts['to']} is served{how}; writers waited {facts['pause_ms']:g} ms"
+
+
+def _dropped(facts: Mapping[str, Any]) -> str:
+    dropped = ", ".join(map(str, facts["dropped"]))
+    return f"dropped the index of generation {dropped}" if dropped else "nothing left to drop"
+
+
+_SAID: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "plan": lambda facts: (
+        f"{facts['documents']:,} documents, about {facts['chunks']:,} chunks and {span(facts['seconds'])}"
+    ),
+    "provision": lambda facts: f"generation {facts['generation']}, index {facts['index']}; dual-write is on",
+    "backfill": lambda facts: f"{facts['shards']} shards",
+    "index": lambda facts: "HNSW built" if facts["built"] else "nothing to build",
+    "verify": lambda _: "the index equals the documents",
+    "gate": _gate,
+    "approve": lambda facts: f"by {facts['by']}" if facts["asked_for"] else "not asked for",
+    "swap": lambda facts: _served(facts, ""),
+    "rollback": lambda facts: _served(facts, " again"),
+    "retire": _dropped,
+    "abort": lambda facts: f"generation {facts['generation']} is dropped; what is served stays",
+}
+"""What each step of ``lifecycle.STEPS`` says about its facts."""
+
+
+def status_screen(found: Mapping[str, Any]) -> RenderableType:
+    """Return the page of ``revector status``, from the data that ``--json`` prints."""
+    parts: list[RenderableType] = [
+        Text.assemble((found["collection"], "bold"), f": {found['documents']:,} documents"),
+        Text(),
+        _slots(found["slots"]),
+    ]
+    if found["migration"] is not None:
+        parts += [Text(), *_migration(found["migration"])]
+    if found["rollback"] is not None:
+        left = found["rollback"]["seconds_left"]
+        line = f"Rollback: {span(left)} left" if left else "Rollback: the window is over; run `revector retire`"
+        parts += [Text(), Text(line + (f", until {found['rollback']['deadline'][:16]} UTC" if left else ""))]
+    if found["dead_letters"]:
+        parts += [Text(), Text(f"Dead letters: {found['dead_letters']:,}; see `revector dlq list`", style="yellow")]
+    return Group(*parts)
+
+
+def _slots(slots: Mapping[str, Any]) -> RenderableType:
+    filled = {role: slot for role, slot in slots.items() if slot is not None}
+    if not filled:
+        return Text("Nothing is served yet: run `revector upgrade`.")
+    right = ("generation", "dim", "size", "waiting", "dead", "lag")
+    columns = ("slot", "generation", "revision", "message", "model", "dim", "phase", "size", "waiting", "dead", "lag")
+    table = make_table(*columns, right=right)
+    for role, slot in filled.items():
+        waiting = slot["waiting"]
+        table.add_row(
+            Text(role, style="green" if role == "active" else ""),
+            str(slot["generation"]),
+            slot["revision"],
+            one_line(slot["message"], 30),
+            slot["model"],
+            f"{slot['dim']:,}",
+            slot["phase"],
+            size(slot["bytes"]),
+            f"{waiting['live'] + waiting['bulk']:,}",
+            f"{waiting['dead']:,}",
+            span(slot["lag_s"]) if slot["lag_s"] else "-",
+        )
+    return table
+
+
+def _migration(found: Mapping[str, Any]) -> list[RenderableType]:
+    steps = Text(f"Migration to {found['revision']}: ")
+    for step in found["steps"]:
+        style = {"done": "green", "current": "bold yellow"}.get(step["state"], "dim")
+        steps.append(f"{_MARKS[step['state']]} {step['name']}  ", style=style)
+    steps.rstrip()
+    lines: list[RenderableType] = [steps]
+    progress = found["progress"]
+    if found["building"] and progress["planned"]:
+        share = progress["published"] / progress["planned"]
+        line = f"  {progress['published']:,} of {progress['planned']:,} documents ({share:.0%})"
+        if progress["documents_per_s"]:
+            line += f", {progress['documents_per_s']:,.0f}/s"
+        if progress["eta_s"] is not None:
+            line += f", {span(progress['eta_s'])} left"
+        lines.append(Text(line))
+    for name in ("verify", "gate"):
+        verdict = found[name]
+        if verdict is not None:
+            said = (_gate(verdict) if name == "gate" else "the index equals the documents") if verdict["passed"] else ""
+            reasons = "; ".join(verdict.get("reasons", ()))
+            lines.append(Text(f"  {name}: {said}" if verdict["passed"] else f"  {name} failed: {reasons}"))
+    if found["phase"] == "gated" and found["needs_approval"]:
+        lines.append(Text("  waits for approval: revector approve --reason …", style="yellow"))
+    return lines

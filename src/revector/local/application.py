@@ -1,0 +1,181 @@
+"""The simulated application of the demo: writes, deletes and queries through the public API, and notes what it was told.
+
+    python -m revector.local.application COLLECTION RECORD
+
+Every line of RECORD is one acknowledged operation. Each answer is checked by means of its own: the encoders are loaded
+from the migration files, not from the registry, and compared with the vector that the index stores.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import sqlalchemy as sa
+
+from revector.config import Project, load_project
+from revector.errors import RevectorError
+from revector.interfaces import Encoder
+from revector.labels import load_labels
+from revector.registry.documents import Documents
+from revector.revisions import RevisionGraph
+from revector.searcher import Answer, Searcher
+
+WRITES_PER_S = 2.0
+QUERIES_PER_S = 4.0
+SCORE_TOLERANCE = 0.01
+"""A stored vector against a fresh encoding of the query: an encoder of another model is off by far more."""
+
+
+class Record:
+    """The log of acknowledged operations, one JSON line each."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file, self._lock = file, threading.Lock()
+
+    def add(self, **line: Any) -> None:
+        """Append a line."""
+        with self._lock:
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+
+
+class Writer:
+    """Changes documents: half updates, a third new ones, the rest deletes; each text is unique."""
+
+    def __init__(self, documents: Documents, ids: list[str], record: Record, seed: int) -> None:
+        self._documents, self._ids, self._record = documents, ids, record
+        self._random, self._count = random.Random(seed), 0  # noqa: S311 - a simulation
+
+    def step(self) -> None:
+        """Do one write; an error is noted as of unknown outcome."""
+        self._count += 1
+        draw = self._random.random()
+        doc_id = self._random.choice(self._ids)
+        try:
+            if draw < 0.5:
+                self._put(doc_id)
+            elif draw < 0.8:
+                self._put(f"demo.note.{self._count:06d}")
+            else:
+                self._documents.delete(doc_id)
+                self._ids.remove(doc_id)
+                self._record.add(op="delete", id=doc_id)
+        except (RevectorError, sa.exc.SQLAlchemyError) as error:
+            self._record.add(op="unknown", id=doc_id, error=str(error))
+
+    def _put(self, doc_id: str) -> None:
+        stored = self._documents.get(doc_id) or self._documents.get(self._random.choice(self._ids))
+        text = f"{'' if stored is None else stored.text[:2_000]}\n\nNote {self._count}: changed while the model was being replaced."
+        self._documents.put(doc_id, text, {"package": "demo", "kind": "note"} if stored is None else stored.meta)
+        if doc_id not in self._ids:
+            self._ids.append(doc_id)
+        self._record.add(op="put", id=doc_id, text=text)
+
+
+class Reader:
+    """Asks the labelled questions through the alias and checks who answered."""
+
+    def __init__(self, project: Project, collection: str, record: Record, seed: int) -> None:
+        self._searcher: Searcher = project.searcher(collection)
+        self._engine, self._record = project.engine, record
+        labels = project.collection(collection).qrels
+        self._queries = list(load_labels(project.root / labels).queries.values()) if labels else ["how to sort a list"]
+        self._random = random.Random(seed)  # noqa: S311 - a simulation
+        graph = RevisionGraph.from_folder(project.migrations(collection))
+        self._own: dict[str, Encoder] = {one.revision: project.load_encoder(one.model) for one in graph}
+
+    def step(self) -> None:
+        """Ask one question and note what came back."""
+        query = self._random.choice(self._queries)
+        started = time.perf_counter()
+        try:
+            answer = self._searcher.search(query, 10)
+        except (RevectorError, sa.exc.SQLAlchemyError) as error:
+            self._record.add(op="query", ok=False, error=str(error))
+            return
+        ms = (time.perf_counter() - started) * 1_000
+        self._record.add(
+            op="query",
+            ok=True,
+            ms=round(ms, 2),
+            revision=answer.revision,
+            wrong_model=not self._is_right(query, answer),
+            hits=[hit.id for hit in answer.hits],
+        )
+
+    def _is_right(self, query: str, answer: Answer) -> bool:
+        """Whether the answer's score is that of its revision's own model against the stored vector."""
+        own = self._own[answer.revision]
+        if answer.encoder_fp != own.fingerprint:
+            return False
+        if not answer.hits:
+            return True
+        hit = answer.hits[0]
+        with self._engine.connect() as connection:
+            name = connection.scalar(
+                sa.text("SELECT physical_name FROM generation WHERE gen = :gen"), {"gen": answer.generation}
+            )
+            stored = connection.scalar(
+                sa.text(
+                    f"SELECT embedding::text FROM {name} WHERE doc_id = :id AND chunk = :chunk AND version = :version"
+                ),
+                {"id": hit.id, "chunk": hit.chunk, "version": hit.version},
+            )
+        if stored is None:  # replaced since the answer: nothing to compare with
+            return True
+        vector = np.array(json.loads(stored), dtype=np.float32)
+        fresh = own.encode_query([query])[0]
+        if vector.shape != fresh.shape:
+            return False
+        score = float(vector @ fresh / (np.linalg.norm(vector) * np.linalg.norm(fresh)))
+        return abs(score - hit.score) < SCORE_TOLERANCE
+
+
+def _every(interval_s: float, step: Callable[[], None], ending: threading.Event) -> None:
+    due = time.monotonic()
+    while not ending.is_set():
+        step()
+        due = max(due + interval_s, time.monotonic() - 1)
+        ending.wait(max(0.0, due - time.monotonic()))
+
+
+def main() -> None:
+    """Run until SIGTERM; what was begun is finished and noted."""
+    collection, path = sys.argv[1], Path(sys.argv[2])
+    project, ending = load_project(), threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ending.set())
+    with path.open("a", encoding="utf-8") as file:
+        record = Record(file)
+        with project.engine.connect() as connection:
+            ids = list(
+                connection.scalars(
+                    sa.text("SELECT doc_id FROM document WHERE cid = :cid AND NOT deleted ORDER BY doc_id"),
+                    {"cid": project.cid(collection)},
+                )
+            )
+        reader = Reader(project, collection, record, seed=1)
+        writer = Writer(project.documents(collection), ids, record, seed=2)
+        record.add(op="ready")
+        threads = [
+            threading.Thread(target=_every, args=(1 / WRITES_PER_S, writer.step, ending)),
+            threading.Thread(target=_every, args=(1 / QUERIES_PER_S, reader.step, ending)),
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        record.add(op="end")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""The independent comparison of the demo: what the application was told, against what the indexes hold.
+
+It trusts neither ledger nor work set: the expected texts come from the source and the application's own record; they
+are cut and embedded anew and compared with the rows of every live index.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+
+from revector.chunking import make_chunker
+from revector.config import Project
+from revector.interfaces import Document
+from revector.revisions import RevisionGraph
+from revector.text import clean
+
+SAMPLE = 60
+"""Unchanged documents that are embedded again per index; changed ones all are, up to ``MOST_CHANGED``."""
+
+MOST_CHANGED = 150
+MIN_COSINE = 0.999
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What an index lacks, still has, or has of an old text; ``compared`` chunks were embedded again."""
+
+    revision: str
+    documents: int
+    lost: tuple[str, ...]
+    stale: tuple[str, ...]
+    resurrected: tuple[str, ...]
+    compared: int
+
+
+def expected_texts(source: Iterable[Document], record: Path) -> tuple[dict[str, str], set[str], set[str]]:
+    """Return the texts that must be served, the ids that were changed, and the ids whose last write had no clear end."""
+    texts = {document.id: clean(document.text) for document in source}
+    changed: set[str] = set()
+    unknown: set[str] = set()
+    for line in read_record(record):
+        doc_id = str(line.get("id", ""))
+        if line["op"] == "put":
+            texts[doc_id] = clean(line["text"])
+        elif line["op"] == "delete":
+            texts.pop(doc_id, None)
+        if line["op"] in ("put", "delete"):
+            changed.add(doc_id)
+            unknown.discard(doc_id)
+        elif line["op"] == "unknown":
+            unknown.add(doc_id)
+    return texts, changed, unknown
+
+
+def read_record(record: Path) -> list[dict[str, Any]]:
+    """Return the lines of the application's record; a last line cut off by a kill was never acknowledged."""
+    lines = record.read_text(encoding="utf-8").split("\n")[:-1]
+    return [json.loads(line) for line in lines]
+
+
+def compare(
+    project: Project, collection: str, texts: Mapping[str, str], changed: set[str], unknown: set[str]
+) -> list[Difference]:
+    """Compare every live index with the expected texts; documents of unknown outcome are left out."""
+    graph = RevisionGraph.from_folder(project.migrations(collection))
+    with project.engine.connect() as connection:
+        live = connection.execute(
+            sa.text(
+                "SELECT g.physical_name, g.revision FROM slot s JOIN generation g USING (gen) WHERE s.cid = :cid ORDER BY g.gen"
+            ),
+            {"cid": project.cid(collection)},
+        ).all()
+    return [
+        _compare_index(project, row.physical_name, graph[row.revision].revision, graph, texts, changed, unknown)
+        for row in live
+    ]
+
+
+def _compare_index(
+    project: Project,
+    name: str,
+    revision: str,
+    graph: RevisionGraph,
+    texts: Mapping[str, str],
+    changed: set[str],
+    unknown: set[str],
+) -> Difference:
+    spec = graph[revision]
+    encoder = project.load_encoder(spec.model)
+    chunker = make_chunker(spec.chunking, encoder.tokenizer)
+    rows: dict[str, list[Any]] = {}
+    with project.engine.connect() as connection:
+        for row in connection.execute(
+            sa.text(f"SELECT doc_id, chunk, start, stop, embedding::text AS vector FROM {name} ORDER BY doc_id, chunk")
+        ):
+            rows.setdefault(row.doc_id, []).append(row)
+    lost = sorted(set(texts) - set(rows) - unknown)
+    resurrected = sorted(set(rows) - set(texts) - unknown)
+    stale: list[str] = []
+    again: list[tuple[str, str, Any]] = []
+    here = sorted((set(texts) & set(rows)) - unknown)
+    sample = set(sorted(changed & set(here))[:MOST_CHANGED]) | set(here[:: max(1, len(here) // SAMPLE)])
+    for doc_id in here:
+        chunks = chunker.chunks(texts[doc_id])
+        found = rows[doc_id]
+        if [(c.start, c.end) for c in chunks] != [(r.start, r.stop) for r in found] or [r.chunk for r in found] != list(
+            range(len(found))
+        ):
+            stale.append(doc_id)
+        elif doc_id in sample:
+            again += [(doc_id, chunk.text, row) for chunk, row in zip(chunks, found, strict=True)]
+    stale += _unlike(encoder, again)
+    return Difference(revision, len(rows), tuple(lost), tuple(sorted(set(stale))), tuple(resurrected), len(again))
+
+
+def _unlike(encoder: Any, again: list[tuple[str, str, Any]]) -> list[str]:
+    """Return the documents whose stored vectors are not those of the expected text."""
+    if not again:
+        return []
+    fresh = encoder.encode_document([text for _, text, _ in again])
+    stored = np.array([json.loads(row.vector) for _, _, row in again], dtype=np.float32)
+    cosines = (fresh * stored).sum(axis=1) / np.linalg.norm(fresh, axis=1) / np.linalg.norm(stored, axis=1)
+    return [doc_id for (doc_id, _, _), cosine in zip(again, cosines, strict=True) if cosine < MIN_COSINE]

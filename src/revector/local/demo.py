@@ -1,0 +1,318 @@
+"""`revector demo`: the main job on a real corpus, through Airflow, while a simulated application writes and queries."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import sqlalchemy as sa
+from rich.console import Console
+
+from revector import embedded
+from revector.config import FILE, Project, load_project
+from revector.errors import ConfigError, RevectorError
+from revector.local.airflow import AirflowHome
+from revector.local.airflow_client import FINISHED, AirflowClient
+from revector.local.comparison import Difference, compare, expected_texts, read_record
+from revector.local.processes import Supervisor
+from revector.local.screen import Screen, result_table
+from revector.local.up import airflow_of, describe, services, until_interrupted
+from revector.metrics import latency_ms
+from revector.sources import open_source
+
+COLLECTION = "quickstart"
+DAG = "revector_migrate"
+SHARDS = 4
+WINDOW_HOURS = 48
+CATCH_UP_S = 120.0
+RUN_LIMIT_S = 40 * 60.0
+
+
+class Interrupted(RevectorError):
+    """Ctrl-C: everything is stopped, the demo can be started again."""
+
+    exit_code = 130
+
+
+def run(project: Project, *, port: int = 8080, json_path: Path | None = None, stay: bool | None = None) -> int:
+    """Run the demo; return 0 if every count is as promised, 1 if one is not.
+
+    In a terminal it stays up afterwards until Ctrl-C, unless ``stay`` says otherwise. ``json_path`` is where the
+    figures go, default ``<state>/demo/result.json``.
+    """
+    console = Console()
+    stay = sys.stdout.isatty() if stay is None else stay
+    with until_interrupted() as ending, ExitStack() as stack:
+        prepare(project, console)
+        supervisor = stack.enter_context(services(project))
+        airflow = airflow_of(project, port)
+        console.print("Starting Airflow …")
+        stack.enter_context(airflow)
+        describe(airflow, console)
+        figures = _main_job(project, airflow, supervisor, console, ending)
+        path = json_path or project.state / "demo" / "result.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        console.print(result_table(figures))
+        console.print(f"The same as JSON: {os.path.relpath(path)}")
+        if stay:
+            describe(airflow, console)
+            console.print(
+                f"\nThe way back is open for {WINDOW_HOURS} hours: press 'Roll back' on the page, or run [bold]revector rollback --reason …[/bold]. Ctrl-C ends the demo."
+            )
+            ending.wait()
+        console.print("Stopping …")
+    return 0 if figures["as_promised"] else 1
+
+
+def prepare(project: Project, console: Console) -> None:
+    """Make a fresh collection with revision 1 live. Refuses a database that holds anything else."""
+    _start_afresh(project)
+    project.init()
+    settings = project.collection(COLLECTION)
+    console.print("Collecting the docstrings of this environment …")
+    report = project.documents(COLLECTION).ingest(open_source(str(settings.source)), actor="demo")
+    console.print(f"  {report.written:,} documents, {report.rejected} rejected")
+    model = project.state / "models" / "quickstart-lsa"
+    if not model.exists():
+        from revector.encoders.lsa import train_lsa
+
+        console.print("Training the first model on them: latent semantic analysis …")
+        train_lsa((document.text or "" for document in open_source(str(settings.source))), model)
+    migrator = project.migrator(COLLECTION, actor="demo")
+    base = migrator.base()
+    console.print(f"Migrating to revision {base} …")
+    migrator.upgrade(base)
+
+
+def _start_afresh(project: Project) -> None:
+    if project.settings.database_url is not None:
+        raise ConfigError(
+            f"the demo makes and drops its own database, but {FILE} or the environment names one. Nothing was changed; run it where database_url is not set."
+        )
+    state = project.state
+    if embedded.status(state).running or (state / "postgres.json").exists():
+        project.init()
+        with project.raw_engine.connect() as connection:
+            others = connection.scalars(
+                sa.text(
+                    "SELECT name FROM revector.collection c WHERE name <> :name AND EXISTS (SELECT 1 FROM revector.document d WHERE d.cid = c.cid)"
+                ),
+                {"name": COLLECTION},
+            ).all()
+        project.raw_engine.dispose()
+        if others:
+            raise ConfigError(
+                f"the demo starts from an empty database, and {_relative(state)} also holds the collections {', '.join(others)}. Nothing was changed; run it in another folder, or `revector db remove` first."
+            )
+        embedded.remove(state)
+    for leftover in (state / "archive", state / "demo"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    for leftover in (state / "airflow").glob("airflow.db*"):
+        leftover.unlink()
+    for name in ("raw_engine", "engine"):
+        project.__dict__.pop(name, None)
+
+
+def _main_job(
+    project: Project, airflow: AirflowHome, supervisor: Supervisor, console: Console, ending: Event
+) -> dict[str, Any]:
+    started = time.monotonic()
+    record = project.state / "demo" / "application.jsonl"
+    record.parent.mkdir(parents=True, exist_ok=True)
+    with airflow.client("operator") as client:
+        with application(project, record, ending) as counters:
+            conf = {
+                "collection": COLLECTION,
+                "revision": "head",
+                "approval": False,
+                "shards": SHARDS,
+                "rollback_hours": WINDOW_HOURS,
+            }
+            run_id = client.trigger(DAG, conf, note="make demo")
+            console.print(f"Triggered DAG {DAG} through Airflow's REST API as operator: run {run_id}\n")
+            with Screen(console) as screen:
+                _watch(project, client, run_id, screen, counters, ending)
+        console.print("Comparing the indexes with what the application was told …")
+        _wait_until_applied(project)
+        texts, changed, unknown = expected_texts(open_source(str(project.collection(COLLECTION).source)), record)
+        differences = compare(project, COLLECTION, texts, changed, unknown)
+        return _figures(project, client, run_id, record, differences, time.monotonic() - started)
+
+
+@contextmanager
+def application(project: Project, record: Path, ending: Event) -> Iterator[Any]:
+    """Run the simulated application; yields a function that counts its record so far."""
+    record.unlink(missing_ok=True)
+    environment = {
+        **os.environ,
+        "REVECTOR_CONFIG": str(project.root / FILE),
+        "REVECTOR_ENCODER__THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+    log = (record.parent / "application.log").open("wb")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "revector.local.application", COLLECTION, str(record)],
+        env=environment,
+        cwd=project.root,
+        stdout=log,
+        stderr=log,
+    )
+    try:
+        while not (record.exists() and any(line["op"] == "ready" for line in read_record(record))):
+            if process.poll() is not None or ending.is_set():
+                raise Interrupted(
+                    "the simulated application did not start; see application.log beside its record."
+                    if process.poll()
+                    else "interrupted"
+                )
+            time.sleep(0.2)
+        yield lambda: count(record)
+        if process.poll() is not None:
+            raise RevectorError(
+                f"the simulated application ended early ({process.returncode}); see {_relative(record.parent / 'application.log')}."
+            )
+    finally:
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        log.close()
+
+
+def count(record: Path) -> dict[str, Any]:
+    """Return the application's counts: writes, deletes, queries, failures, and hits that had been deleted before."""
+    counts: dict[str, Any] = {
+        "writes": 0,
+        "deletes": 0,
+        "unknown": 0,
+        "queries": 0,
+        "failed": 0,
+        "wrong_model": 0,
+        "resurrected_hits": 0,
+        "by_revision": {},
+    }
+    deleted: set[str] = set()
+    milliseconds = []
+    for line in read_record(record):
+        if line["op"] == "put":
+            counts["writes"] += 1
+            deleted.discard(line["id"])
+        elif line["op"] == "delete":
+            counts["deletes"] += 1
+            deleted.add(line["id"])
+        elif line["op"] == "unknown":
+            counts["unknown"] += 1
+            deleted.discard(line["id"])
+        elif line["op"] == "query":
+            counts["queries"] += 1
+            counts["failed"] += not line["ok"]
+            counts["wrong_model"] += line.get("wrong_model", False)
+            if line["ok"]:
+                milliseconds.append(line["ms"])
+                counts["by_revision"][line["revision"]] = counts["by_revision"].get(line["revision"], 0) + 1
+    counts["latency_ms"] = latency_ms(milliseconds) if milliseconds else {}
+    return counts
+
+
+def _watch(project: Project, client: AirflowClient, run_id: str, screen: Screen, counters: Any, ending: Event) -> None:
+    """Show the run until it waits in its rollback window. Raises ``RevectorError`` with the log when it fails."""
+    end = time.monotonic() + RUN_LIMIT_S
+    while time.monotonic() < end:
+        tasks = client.tasks(DAG, run_id)
+        screen.show(project.status(COLLECTION), tasks, counters())
+        if any(
+            task["task_id"] == "rollback_window" and task["state"] in ("awaiting_input", "deferred") for task in tasks
+        ):
+            return
+        if client.state(DAG, run_id) in FINISHED:
+            logs = "\n".join(f"--- {task}\n{tail}" for task, tail in client.failures(DAG, run_id).items())
+            raise RevectorError(f"the run {run_id} ended without waiting in its rollback window:\n{logs}")
+        if ending.wait(1.0):
+            raise Interrupted("interrupted; everything is stopped. Start it again with `make demo`.")
+    raise RevectorError(f"the run {run_id} was not through after {RUN_LIMIT_S / 60:.0f} minutes; see the page.")
+
+
+def _wait_until_applied(project: Project) -> None:
+    end = time.monotonic() + CATCH_UP_S
+    while time.monotonic() < end:
+        slots = [slot for slot in project.status(COLLECTION)["slots"].values() if slot]
+        if not any(slot["waiting"]["live"] + slot["waiting"]["bulk"] for slot in slots):
+            return
+        time.sleep(0.2)
+
+
+def _figures(
+    project: Project, client: AirflowClient, run_id: str, record: Path, differences: list[Difference], wall_s: float
+) -> dict[str, Any]:
+    counts, status = count(record), project.status(COLLECTION)
+    swap = next(event for event in project.events(COLLECTION) if event["kind"] == "swap" and event["detail"]["from"])
+    gate = status["migration"]["gate"]
+    totals = {what: sum(len(getattr(one, what)) for one in differences) for what in ("lost", "stale", "resurrected")}
+    as_promised = (
+        not any(totals.values())
+        and not counts["failed"]
+        and not counts["wrong_model"]
+        and counts["queries"] > 0
+        and len(differences) == 2
+    )
+    return {
+        "command": "make demo",
+        "machine": {
+            "cpus": os.cpu_count(),
+            "load": os.getloadavg()[0],
+            "system": platform.platform(),
+            "python": platform.python_version(),
+        },
+        "as_promised": as_promised,
+        "documents": status["documents"],
+        "application": counts,
+        **totals,
+        "comparison": [asdict(one) for one in differences],
+        "recall": {
+            "k": gate["k"],
+            "queries": gate["queries"],
+            "old": gate["old"]["recall"],
+            "new": gate["new"]["recall"],
+            "difference": gate["difference"],
+        },
+        "swap_pause_ms": swap["detail"]["pause_ms"],
+        "rollback_until": status["rollback"]["deadline"],
+        "steps": _durations(client, run_id),
+        "wall_s": round(wall_s, 1),
+        "run_id": run_id,
+    }
+
+
+def _durations(client: AirflowClient, run_id: str) -> list[dict[str, Any]]:
+    """Return the wall time of each step, waiting for a slot included."""
+    spans: dict[str, list[datetime]] = {}
+    for task in client.tasks(DAG, run_id):
+        if task["start_date"] and task["end_date"]:
+            span = spans.setdefault(task["task_id"], [])
+            span += [datetime.fromisoformat(task["start_date"]), datetime.fromisoformat(task["end_date"])]
+    steps = sorted(spans.items(), key=lambda item: min(item[1]))
+    return [{"step": name, "seconds": round((max(span) - min(span)).total_seconds(), 1)} for name, span in steps]
+
+
+def _relative(path: Path) -> str:
+    return os.path.relpath(path)
+
+
+def main() -> int:
+    """Run the demo in the nearest project."""
+    return run(load_project())

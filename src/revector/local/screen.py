@@ -1,0 +1,161 @@
+"""What the demo shows: the run's steps with progress in a terminal, plain lines elsewhere, and the table at the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+QUIET_S = 15.0
+"""Without a terminal a line is printed when something changed, and at most this long after the last."""
+
+_MARKS = {
+    "success": "[green]✓[/]",
+    "running": "[cyan]▸[/]",
+    "failed": "[red]✗[/]",
+    "awaiting_input": "[yellow]?[/]",
+    "skipped": "–",
+    "up_for_retry": "[yellow]↻[/]",
+}
+
+
+class Screen:
+    """Shows a run again and again."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
+        self._last, self._printed = "", 0.0
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self._live:
+            self._live.stop()
+
+    def show(self, status: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]], counts: Mapping[str, Any]) -> None:
+        """Show the state of the run, of the backfill and of the application."""
+        if self._live:
+            self._live.update(Group(_steps(tasks), _backfill(status), _application(counts, status)))
+            return
+        current = ", ".join(sorted({task["task_id"] for task in tasks if task["state"] == "running"})) or "waiting"
+        if current != self._last or time.monotonic() - self._printed > QUIET_S:
+            self._last, self._printed = current, time.monotonic()
+            self._console.print(
+                f"{current}: {progress_text(status)}; {application_text(counts)}", highlight=False, soft_wrap=True
+            )
+
+
+def progress_text(status: Mapping[str, Any]) -> str:
+    """Return documents, rate and ETA of the backfill in one line."""
+    migration = status["migration"]
+    if migration is None:
+        return "no migration open"
+    progress = migration["progress"]
+    eta = "" if progress["eta_s"] is None else f", ETA {progress['eta_s']:.0f} s"
+    return f"phase {migration['phase']}, {progress['published']:,} of {progress['planned']:,} documents embedded, {progress['documents_per_s']:.1f}/s{eta}"
+
+
+def application_text(counts: Mapping[str, Any]) -> str:
+    """Return the application's counts in one line."""
+    answered = ", ".join(f"{n} by {revision}" for revision, n in counts["by_revision"].items())
+    return f"{counts['writes']} writes, {counts['deletes']} deletes, {counts['queries']} queries ({answered}), {counts['failed']} failed, {counts['wrong_model']} by a wrong model"
+
+
+def _steps(tasks: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_row(
+        *[
+            Text.from_markup(f"{_MARKS.get(state, '·')} {name}")
+            for name, state in _states(tasks).items()
+            if name not in ("rollback", "retire", "shards")
+        ]
+    )
+    return table
+
+
+def _states(tasks: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    order = (
+        "plan",
+        "provision",
+        "embed",
+        "backfill",
+        "index",
+        "verify",
+        "gate",
+        "approval",
+        "approve",
+        "swap",
+        "rollback_window",
+    )
+    found: dict[str, list[str]] = {}
+    for task in tasks:
+        found.setdefault(task["task_id"], []).append(task["state"] or "waiting")
+    return {
+        name: next(
+            (state for state in ("failed", "running", "up_for_retry", "awaiting_input") if state in states),
+            states[0] if len(set(states)) == 1 else "running",
+        )
+        for name in order
+        if (states := found.get(name))
+    }
+
+
+def _backfill(status: Mapping[str, Any]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    migration = status["migration"]
+    if migration:
+        progress = migration["progress"]
+        table.add_row(
+            ProgressBar(total=max(1, progress["planned"]), completed=progress["published"], width=40),
+            progress_text(status),
+        )
+    return table
+
+
+def _application(counts: Mapping[str, Any], status: Mapping[str, Any]) -> Text:
+    lag = max((slot["lag_s"] for slot in status["slots"].values() if slot), default=0.0)
+    return Text(f"application: {application_text(counts)}; indexing lag {lag:.1f} s")
+
+
+def result_table(figures: Mapping[str, Any]) -> Table:
+    """Return the table that ends the demo."""
+    table = Table(title="What was seen", show_header=False)
+    counts, recall = figures["application"], figures["recall"]
+    old, new = (
+        f"{side['mean']:.3f} (95 % {side['low']:.3f} to {side['high']:.3f})" for side in (recall["old"], recall["new"])
+    )
+    rows = [
+        ("documents", f"{figures['documents']:,}"),
+        ("writes and deletes during the run", f"{counts['writes']} and {counts['deletes']}"),
+        (
+            "queries answered",
+            f"{counts['queries'] - counts['failed']:,} ({', '.join(f'{n} by revision {revision}' for revision, n in counts['by_revision'].items())})",
+        ),
+        ("queries failed", str(counts["failed"])),
+        ("queries answered by an index of another model", str(counts["wrong_model"])),
+        ("documents lost / stale / resurrected", f"{figures['lost']} / {figures['stale']} / {figures['resurrected']}"),
+        (f"recall@{recall['k']} old", old),
+        (f"recall@{recall['k']} new", new),
+        ("writers paused by the swap", f"{figures['swap_pause_ms']:.0f} ms"),
+        ("rollback open until", figures["rollback_until"]),
+        (
+            "wall time",
+            f"{figures['wall_s']:.0f} s: "
+            + ", ".join(f"{step['step']} {step['seconds']:.0f}" for step in figures["steps"]),
+        ),
+        ("as promised", "[green]yes[/]" if figures["as_promised"] else "[red]NO[/]"),
+    ]
+    for name, value in rows:
+        table.add_row(name, value)
+    return table

@@ -1,0 +1,93 @@
+"""`revector up`: PostgreSQL, worker and Airflow with the DAGs and the page, started and watched on this machine."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+from revector.config import FILE, Project
+from revector.local.airflow import AirflowHome
+from revector.local.processes import Supervisor
+
+WORKER_THREADS = "1"
+"""The live lane needs little, and leaves the processor to the shards."""
+
+
+def airflow_of(project: Project, port: int) -> AirflowHome:
+    """Return the embedded Airflow of a project."""
+    return AirflowHome(state=project.state, config=project.root / FILE, dags=project.root / "dags", port=port)
+
+
+@contextmanager
+def services(project: Project) -> Iterator[Supervisor]:
+    """Run the embedded PostgreSQL (where no database is configured) and the worker; at the end nothing is left."""
+    environment = dict(_environment(project))
+    with Supervisor(project.state / "services") as supervisor:
+        if project.settings.database_url is None:
+            project.init()
+            keeper = [sys.executable, "-m", "revector.local.keeper", str(project.state)]
+            supervisor.start("postgres", keeper, env=environment, cwd=project.root)
+        else:
+            project.init()
+        worker = [sys.executable, "-m", "revector", "worker"]
+        supervisor.start(
+            "worker", worker, env=environment | {"REVECTOR_ENCODER__THREADS": WORKER_THREADS}, cwd=project.root
+        )
+        yield supervisor
+
+
+def _environment(project: Project) -> Iterator[tuple[str, str]]:
+    import os
+
+    yield from os.environ.items()
+    yield "REVECTOR_CONFIG", str(project.root / FILE)
+    yield "PYTHONUNBUFFERED", "1"
+
+
+def describe(airflow: AirflowHome, console: Console) -> None:
+    """Say where the page is and who may log in."""
+    console.print(f"\nThe page: [bold]{airflow.url}/plugin/revector[/bold]   (Airflow: {airflow.url})")
+    for user, role in (("operator", "triggers, approves, rolls back"), ("viewer", "looks"), ("admin", "everything")):
+        console.print(f"  log in as [bold]{user}[/bold], password {airflow.passwords[user]}   ({role})")
+
+
+@contextmanager
+def until_interrupted() -> Iterator[threading.Event]:
+    """An event that Ctrl-C or SIGTERM sets, in place of the exception that would tear things apart."""
+    ending = threading.Event()
+    before = {number: signal.signal(number, lambda *_: ending.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield ending
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def run(project: Project, *, port: int = 8080, ui: bool = True) -> int:
+    """Start everything and stay until Ctrl-C; without ``ui``, PostgreSQL and the worker only."""
+    console = Console()
+    with until_interrupted() as ending, ExitStack() as stack:
+        console.print("Starting PostgreSQL and the worker …")
+        stack.enter_context(services(project))
+        if ui:
+            console.print("Starting Airflow, which takes about half a minute …")
+            describe(stack.enter_context(airflow_of(project, port)), console)
+        console.print(
+            f"\nLogs: {_shown(project.state)}/services/logs and {_shown(project.state)}/airflow/logs. Ctrl-C stops everything."
+        )
+        ending.wait()
+        console.print("Stopping …")
+    return 0
+
+
+def _shown(folder: Path) -> str:
+    try:
+        return str(folder.relative_to(Path.cwd()))
+    except ValueError:
+        return str(folder)

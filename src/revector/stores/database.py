@@ -1,0 +1,64 @@
+"""What registry and stores share of a PostgreSQL connection: the driver's errors as ours, and COPY."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import sqlalchemy as sa
+
+from revector.errors import DatabaseUnavailable, GateBusy, RevectorError, SchemaMismatch
+
+
+def translated(cause: BaseException, *, disconnected: bool) -> RevectorError | None:
+    """Return what the driver raised as an error of our tree, where people or schedulers must act on it, or None."""
+    state = getattr(cause, "sqlstate", None) or ""
+    said = first_line(cause)
+    if state == "53100":
+        return DatabaseUnavailable(
+            f"the database's disk is full: {said}. The transaction was undone; free space and run it again."
+        )
+    if state == "55P03":
+        return GateBusy("the collection's gate was not free in time. Nothing was changed; run it again.")
+    if state in ("42P01", "3F000") and "revector" in str(cause):
+        return SchemaMismatch(
+            f"the database has no revector tables of this version ({said}). Nothing was changed; run `revector init`."
+        )
+    if disconnected or isinstance(cause, psycopg.errors.ConnectionTimeout) or state[:2] in ("08", "53"):
+        return _unreachable(said)
+    if state[:3] == "57P" or (isinstance(cause, psycopg.OperationalError) and not state):
+        return _unreachable(said)
+    return None
+
+
+def _unreachable(said: str) -> DatabaseUnavailable:
+    return DatabaseUnavailable(
+        f"the database cannot be reached: {said}. Committed work is kept; start the database, or mend database_url in "
+        "revector.toml, and run it again."
+    )
+
+
+def first_line(cause: BaseException) -> str:
+    """Return the first line of an error's message, without its full stop."""
+    return (str(cause).strip().splitlines() or [type(cause).__name__])[0].rstrip(".")
+
+
+@contextmanager
+def copy_into(connection: sa.Connection, statement: str) -> Iterator[psycopg.Copy]:
+    """Run a ``COPY … FROM STDIN`` in the connection's transaction; give each row to ``write_row``.
+
+    SQLAlchemy does not see what happens inside, so its errors are told apart here as they are elsewhere.
+    """
+    driver: Any = connection.connection.driver_connection
+    try:
+        with driver.cursor() as cursor, cursor.copy(statement) as copy:
+            yield copy
+    except psycopg.Error as error:
+        ours = translated(error, disconnected=bool(driver.closed))
+        if ours is not None:
+            raise ours from error
+        raise sa.exc.DBAPIError.instance(
+            statement, None, error, psycopg.Error, dialect=connection.dialect
+        ) from error

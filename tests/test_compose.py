@@ -1,0 +1,307 @@
+"""docker-compose.yaml without a container engine: valid, its settings real, its secrets kept, its commands existing."""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import sqlalchemy as sa
+import yaml
+
+from revector.airflow.provider_info import get_provider_info
+from revector.config import Settings
+from revector.local.airflow import COMPONENTS, AirflowHome
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "docker-compose.yaml").read_text(encoding="utf-8")
+EXAMPLE = (ROOT / ".env.example").read_text(encoding="utf-8")
+SECRETS = set(re.findall(r"(?m)^(\w+)=$", EXAMPLE))
+REFERENCE = re.compile(r"(?<!\$)\$\{(?P<name>\w+)(?P<rule>:[-?][^}]*)?\}")
+
+OUR_OWN = {"REVECTOR_CONFIG", "REVECTOR_SERVE_TOKEN"}
+"""Read by revector beside its settings."""
+
+OTHERS = {
+    "HF_HOME",
+    "PYTHONUNBUFFERED",
+    "AIRFLOW_HOME",
+    "GPU_SLOTS",
+    "POSTGRES_USER",
+    "POSTGRES_PASSWORD",
+    "POSTGRES_DB",
+}
+
+PLACES = {
+    "AIRFLOW__API__BASE_URL",
+    "AIRFLOW__API__HOST",
+    "AIRFLOW__API__SECRET_KEY",
+    "AIRFLOW__API_AUTH__JWT_SECRET",
+    "AIRFLOW__CORE__DAGS_FOLDER",
+    "AIRFLOW__CORE__EXECUTION_API_SERVER_URL",
+    "AIRFLOW__CORE__FERNET_KEY",
+    "AIRFLOW__CORE__PLUGINS_FOLDER",
+    "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE",
+    "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN",
+    "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC",
+    "AIRFLOW__LOGGING__BASE_LOG_FOLDER",
+}
+"""Where things are, and secrets: the only Airflow settings that may differ from the embedded run."""
+
+
+def interpolated(node: Any, values: Mapping[str, str]) -> Any:
+    """What compose makes of ``${NAME}``, ``${NAME:-default}`` and ``${NAME:?message}``."""
+
+    def value(found: re.Match[str]) -> str:
+        rule = found["rule"] or ""
+        if given := values.get(found["name"]):
+            return given
+        assert not rule.startswith(":?"), f"{found['name']} is wanted: {rule[2:]}"
+        return rule[2:]
+
+    if isinstance(node, str):
+        return REFERENCE.sub(value, node).replace("$$", "$")
+    if isinstance(node, dict):
+        return {key: interpolated(inner, values) for key, inner in node.items()}
+    return [interpolated(inner, values) for inner in node] if isinstance(node, list) else node
+
+
+@pytest.fixture(scope="module")
+def env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The .env that the documented command makes, run as it stands."""
+    folder = tmp_path_factory.mktemp("compose")
+    (folder / ".env.example").write_text(EXAMPLE, encoding="utf-8")
+    found = re.search(r"(?m)^#\s+(python3 -c '.*')$", EXAMPLE)
+    assert found
+    command = found[1].replace("python3", sys.executable, 1)
+    subprocess.run(["bash", "-c", command], cwd=folder, check=True)
+    assert stat.S_IMODE((folder / ".env").stat().st_mode) == 0o600
+    again = subprocess.run(["bash", "-c", command], cwd=folder, capture_output=True, text=True)
+    assert "FileExistsError" in again.stderr
+    lines = (folder / ".env").read_text(encoding="utf-8").splitlines()
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+
+
+@pytest.fixture(scope="module")
+def compose(env: Mapping[str, str]) -> dict[str, Any]:
+    """The file as compose sees it: anchors merged, variables in place."""
+    return cast("dict[str, Any]", interpolated(yaml.safe_load(TEXT), env))
+
+
+@pytest.fixture(scope="module")
+def services(compose: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    return cast("dict[str, dict[str, Any]]", compose["services"])
+
+
+def variables(services: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str, str]]:
+    for service, body in services.items():
+        for name, value in body.get("environment", {}).items():
+            yield service, name, value
+
+
+# The file -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gpu", [False, True], ids=["cpu", "gpu"])
+def test_the_file_is_valid_by_the_compose_specification(env: Mapping[str, str], gpu: bool) -> None:
+    spec = pytest.importorskip("compose_spec", reason="the package compose-spec (extra `dev`) is not installed")
+    text = TEXT.replace("# GPU: ", "") if gpu else TEXT
+    # Written out again, as its parser knows no YAML merge keys; compose itself does.
+    plain = yaml.safe_dump(interpolated(yaml.safe_load(text), env))
+    spec.PyCompose.from_yaml(plain).validate()
+    assert ("nvidia" in plain) is gpu
+    with pytest.raises(ValueError, match="restrat"):
+        spec.PyCompose.from_yaml(plain.replace("restart:", "restrat:"))
+
+
+def test_what_a_service_names_exists_and_nothing_waits_for_itself(compose: dict[str, Any]) -> None:
+    services = compose["services"]
+    used: dict[str, set[str]] = {"volumes": set(), "configs": set()}
+    for body in services.values():
+        for volume in body["volumes"]:
+            source, target, *mode = volume.split(":")
+            assert target.startswith("/")
+            assert mode in ([], ["ro"])
+            if not source.startswith("."):
+                used["volumes"].add(source)
+        used["configs"] |= {config["source"] for config in body.get("configs", [])}
+        for other, how in body.get("depends_on", {}).items():
+            if how["condition"] == "service_healthy":
+                assert services[other]["healthcheck"]["test"]
+            else:
+                assert how["condition"] == "service_completed_successfully"
+                assert services[other]["restart"] == "no"
+    assert used == {kind: set(compose[kind]) for kind in used}
+    waiting = {name: set(body.get("depends_on", {})) for name, body in services.items()}
+    while free := {name for name, others in waiting.items() if not others & waiting.keys()}:
+        waiting = {name: others for name, others in waiting.items() if name not in free}
+    assert not waiting
+
+
+def test_all_the_promised_services_are_there(services: dict[str, Any]) -> None:
+    airflow = {f"airflow-{name}" for name in COMPONENTS}
+    assert set(services) == {"postgres", "init", "worker", "serve"} | airflow
+    # A worker has no port to ask, and `init` ends.
+    assert {name for name, body in services.items() if "healthcheck" not in body} == {"init", "worker"}
+
+
+def test_images_are_pinned_and_run_without_privileges(services: dict[str, Any]) -> None:
+    for name, body in services.items():
+        image, _, tag = body["image"].rpartition(":")
+        assert image, name
+        assert re.search(r"\d", tag), name
+        assert not {"privileged", "network_mode", "pid", "cap_add"} & body.keys()
+        if name != "postgres":
+            assert body["cap_drop"] == ["ALL"]
+            assert body["security_opt"] == ["no-new-privileges:true"]
+    build = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    assert re.search(r"(?m)^ARG PYTHON=3\.11-slim-\w+$", build)
+    assert build.rindex("\nUSER revector\n") > build.rindex("\nFROM ")
+    for line in re.findall(r"(?m)^COPY (?!--from)(.+) \S+$", build):
+        allowed = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+        for source in line.split():
+            assert (ROOT / source).exists()
+            assert "!" + source.removeprefix("./") in allowed
+    args = set(re.findall(r"(?m)^ARG (\w+)", build))
+    assert set(services["serve"]["build"]["args"]) <= args
+
+
+# Settings -------------------------------------------------------------------------------------------------------------
+
+
+def test_every_variable_is_a_setting_that_is_read(services: dict[str, Any]) -> None:
+    core = find_spec("airflow")
+    assert core
+    assert core.submodule_search_locations
+    template = Path(core.submodule_search_locations[0], "config_templates", "config.yml")
+    sections = yaml.safe_load(template.read_text(encoding="utf-8")) | get_provider_info()["config"]
+    airflow = {
+        f"AIRFLOW__{section}__{option}".upper() for section, body in sections.items() for option in body["options"]
+    }
+    ours = {f"REVECTOR_{name}".upper() for name in Settings.model_fields} | OUR_OWN
+    for service, name, _ in variables(services):
+        outer, _, inner = name.partition("__")
+        if inner and outer in ours:  # a nested setting: REVECTOR_ENCODER__DEVICE
+            field = Settings.model_fields[outer.removeprefix("REVECTOR_").lower()].annotation
+            assert inner.lower() in cast("Any", field).model_fields, (service, name)
+        else:
+            assert name in airflow | ours | OTHERS, (service, name)
+
+
+def test_airflow_runs_with_the_settings_of_the_embedded_one(tmp_path: Path, services: dict[str, Any]) -> None:
+    home = AirflowHome(tmp_path, tmp_path / "revector.toml", tmp_path / "dags")
+    home._url = "http://127.0.0.1:8080"
+    embedded = {name: value for name, value in home.environment().items() if name.startswith("AIRFLOW__")}
+    for name, body in services.items():
+        here = {key: value for key, value in body.get("environment", {}).items() if key.startswith("AIRFLOW__")}
+        if name in {"postgres", "worker", "serve"}:
+            assert not here
+            continue
+        assert set(here) - {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC"} == set(embedded), name
+        shared = set(embedded) - PLACES
+        assert {key: here[key] for key in shared} == {key: embedded[key] for key in shared}, name
+
+
+def test_all_of_revector_use_one_database_and_one_state_folder(
+    services: dict[str, Any], env: Mapping[str, str]
+) -> None:
+    for name, body in services.items():
+        if name == "postgres":
+            continue
+        url = sa.make_url(body["environment"]["REVECTOR_DATABASE_URL"])
+        assert (url.drivername, url.host, url.database) == ("postgresql+psycopg", "postgres", "revector")
+        assert url.password == env["POSTGRES_PASSWORD"]
+        assert f"state:{body['environment']['REVECTOR_STATE_FOLDER']}" in body["volumes"]
+        if "AIRFLOW_HOME" in body["environment"]:
+            metadata = sa.make_url(body["environment"]["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"])
+            assert metadata == url.set(database="airflow")
+            later = sa.make_url(body["environment"]["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC"])
+            assert later == metadata.set(drivername="postgresql+psycopg_async")
+            assert f"airflow:{body['environment']['AIRFLOW_HOME']}" in body["volumes"]
+
+
+# Secrets and doors ----------------------------------------------------------------------------------------------------
+
+
+def test_ports_are_published_on_this_machine_only(services: dict[str, Any]) -> None:
+    published = {name: body["ports"] for name, body in services.items() if "ports" in body}
+    assert published == {"airflow-api-server": ["127.0.0.1:8080:8080"], "serve": ["127.0.0.1:8700:8700"]}
+
+
+def test_no_secret_is_written_down_and_none_has_a_default(services: dict[str, Any], env: Mapping[str, str]) -> None:
+    used = {found["name"]: found["rule"] for found in REFERENCE.finditer(TEXT)}
+    assert used.keys() >= SECRETS
+    first: dict[str, str] = {}
+    for found in REFERENCE.finditer(TEXT):
+        first.setdefault(found["name"], found["rule"] or "")
+    assert {name for name in SECRETS if not first[name].startswith(":?")} == set()
+    for _, name, value in variables(services):
+        if re.search(r"PASSWORD$|SECRET|TOKEN|FERNET|_KEY$", name):
+            assert value in {env[secret] for secret in SECRETS}, name
+    optional = set(re.findall(r"(?m)^#? ?(\w+)=", EXAMPLE)) - SECRETS
+    assert optional == used.keys() - SECRETS
+    known = dict(re.findall(r"(?m)^(\w+)=(.+)$", EXAMPLE))
+    assert {name: f":-{value}" for name, value in known.items()} == {name: first[name] for name in known}
+
+
+def test_generated_secrets_are_strong_and_different_each_time(env: Mapping[str, str]) -> None:
+    values = [env[name] for name in SECRETS]
+    assert len(set(values)) == len(values) == 5
+    assert len(base64.urlsafe_b64decode(env["AIRFLOW_FERNET_KEY"])) == 32
+    assert all(len(env[name]) == 96 for name in SECRETS - {"AIRFLOW_FERNET_KEY"})
+
+
+# Commands -------------------------------------------------------------------------------------------------------------
+
+
+def test_airflow_components_start_as_in_the_embedded_run(services: dict[str, Any]) -> None:
+    for name, words in COMPONENTS.items():
+        assert services[f"airflow-{name}"]["command"] == ["airflow", *words]
+
+
+def helped(*words: str) -> str:
+    """The help of a command; fails if there is no such command."""
+    program = Path(sys.executable).parent / words[0]
+    env = os.environ | {"COLUMNS": "200", "NO_COLOR": "1"}
+    done = subprocess.run([program, *words[1:], "--help"], capture_output=True, text=True, timeout=120, env=env)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_commands_of_revector_exist_and_know_their_options(services: dict[str, Any]) -> None:
+    pytest.importorskip("revector.cli")
+    for name in ("worker", "serve"):
+        program, command, *options = services[name]["command"]
+        said = helped(program, command)
+        assert all(option in said for option in options if option.startswith("--"))
+
+
+def test_init_runs_commands_that_exist(
+    services: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path))
+    shell, option, script = services["init"]["command"]
+    assert (shell, option) == ("sh", "-ec")
+    revector, migrate, pool = script.split(" && ")
+    assert (revector, migrate) == ("revector init", "airflow db migrate")
+    assert pool.startswith('airflow pools set gpu "$GPU_SLOTS" "')
+    assert "migrate" in helped("airflow", "db")
+    assert "slots" in helped("airflow", "pools", "set")
+
+
+def test_health_checks_are_python_that_compiles(services: dict[str, Any]) -> None:
+    checks = {name: body["healthcheck"]["test"] for name, body in services.items() if "healthcheck" in body}
+    for name, (how, *words) in checks.items():
+        assert how == "CMD"
+        if name != "postgres":
+            assert words[:2] == ["python", "-c"]
+            compile(words[2], name, "exec")
+    assert "/ready" in checks["serve"][-1]
