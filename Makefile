@@ -20,6 +20,7 @@ clean:  ## removes everything that the targets above made
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 lock:  ## requirements.lock anew from pyproject.toml
+	rm -f requirements.lock
 	$(BIN)/uv pip compile pyproject.toml --extra dev --python-version 3.11 --no-annotate --no-header -o requirements.lock
 	sed -i 's/^torch==\(.*\)+cpu$$/torch==\1/' requirements.lock
 

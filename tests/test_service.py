@@ -112,9 +112,6 @@ def test_an_older_write_and_an_unchanged_one_change_nothing(client: TestClient) 
     assert client.put(DOCUMENT, json={"text": "new", "version": 5}).json() == first | {"changed": False}
     assert client.delete(DOCUMENT, params={"version": 4}).json() == {"id": "d00007", "version": None, "changed": False}
     assert client.get(DOCUMENT).json()["text"] == "new"
-
-
-def test_deleting_what_is_not_there_is_no_error(client: TestClient) -> None:
     assert client.delete("/collections/docs/documents/nobody").json()["changed"] is False
 
 
@@ -155,8 +152,9 @@ def test_unknown_routes_and_methods_are_problems_too(client: TestClient) -> None
     assert answer.headers["allow"]
 
 
-def test_searching_a_collection_that_serves_nothing_is_409(world: World) -> None:
+def test_a_collection_that_serves_nothing_answers_409_and_holds_nobody_up(world: World) -> None:
     with serve(world.project) as client:
+        assert client.get("/ready").status_code == 200
         assert "revector upgrade" in refused(client.post(SEARCH, json={"query": "x"}), 409, "StateError")
 
 
@@ -260,6 +258,15 @@ def test_no_input_ends_in_500(client: TestClient, where: Any, meta: Any, text: s
     assert [answer.text for answer in calls if answer.status_code >= 500] == []
 
 
+def test_an_error_that_nobody_foresaw_is_a_problem_without_its_traceback(served: World) -> None:
+    def load(model: Any) -> Any:
+        return 1 / 0
+
+    served.project.__dict__["encoders"] = Encoders(load)
+    client = TestClient(create_app(served.project), raise_server_exceptions=False)  # without its thread
+    assert "division" not in refused(client.post(SEARCH, json={"query": "x"}), 500, "Internal")
+
+
 def test_a_body_above_the_limit_is_413_whether_its_length_is_declared_or_not(client: TestClient) -> None:
     size = 3 * (4 << 20) + (1 << 20) + 1
     assert "13,631,488" in refused(client.put(DOCUMENT, content=b" " * size, headers=JSON_TYPE), 413, "TooLarge")
@@ -309,11 +316,6 @@ def test_a_new_generation_is_warm_before_it_is_swapped_in(served: World) -> None
         warm: dict[int, Any] = client.app.state.service._warm
         until(lambda: warm.get(building, "") is None)
         served.upgrade("b200")
-        assert client.get("/ready").status_code == 200
-
-
-def test_ready_when_nothing_is_served_yet(world: World) -> None:
-    with serve(world.project) as client:
         assert client.get("/ready").status_code == 200
 
 

@@ -108,6 +108,12 @@ class World:
         while worker.drain():
             pass
 
+    def settle_without(self, doc_id: str) -> None:
+        """Apply everything that is due but one document."""
+        self.sql("UPDATE pending SET due_at = 'infinity' WHERE doc_id = :doc_id", doc_id=doc_id)
+        self.settle()
+        self.sql("UPDATE pending SET due_at = clock_timestamp() WHERE doc_id = :doc_id", doc_id=doc_id)
+
     def search(self, query: str, k: int = 10, **options: Any) -> list[str]:
         return [hit.id for hit in self.project.searcher("docs").search(query, k, **options).hits]
 

@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -36,6 +37,8 @@ class Figure:
 
 def parser(module: str, doc: str | None) -> argparse.ArgumentParser:
     """Return the command line of a benchmark; it has ``--output``, by default ``results/<name>.json``."""
+    # SIGTERM ends the project's server too, as Ctrl-C does.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     made = argparse.ArgumentParser(
         prog=f"python -m {module}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )

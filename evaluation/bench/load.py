@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from revector.searcher import Answer, Hit
 
 WRITERS = SEARCHERS = 4
+HOT_SHARE = 0.009
+PUTS = 0.75
 SCORE_TOLERANCE = 0.001
 """A stored float32 vector against a fresh encoding of the query by the same encoder."""
 
@@ -62,19 +64,19 @@ def encoders_of(project: Project, collection: str) -> dict[str, Encoder]:
 
 
 def write_load(root: Path, collection: str, kept: int, per_s: float, ready: Event, ending: Event) -> None:
-    """Write until ``ending``: 7 of 10 updates, 2 new documents, 1 delete; each thread has documents of its own."""
+    """Put and delete until ``ending``; each thread has documents of its own, all together ``HOT_SHARE`` of them.
+
+    A hot set, as applications have: evidence lapses when 1 % of the documents changed, whatever the number of writes.
+    """
     from revector.config import load_project
 
     project = load_project(root)
     with project.engine.connect() as connection:
-        ids = [
-            one
-            for one in connection.scalars(sa.text("SELECT doc_id FROM document WHERE NOT deleted ORDER BY doc_id"))
-            if int(one[1:]) >= kept
-        ]
+        ids = list(connection.scalars(sa.text("SELECT doc_id FROM document WHERE NOT deleted ORDER BY doc_id")))
+    hot = ids[kept : kept + int(len(ids) * HOT_SHARE)]
     with (root / "writes.jsonl").open("w", encoding="utf-8") as file:
         record = Record(file)
-        steps = [_writer(project, collection, ids[thread::WRITERS], record, thread) for thread in range(WRITERS)]
+        steps = [_writer(project, collection, hot[thread::WRITERS], record, thread) for thread in range(WRITERS)]
         _run(steps, per_s, ready, ending)
 
 
@@ -82,30 +84,25 @@ def _writer(project: Project, collection: str, own: list[str], record: Record, t
     from revector.errors import RevectorError
 
     documents, numbers, count = project.documents(collection), random.Random(thread), itertools.count()  # noqa: S311
+    deleted: set[str] = set()
 
     def step() -> None:
-        number, draw = next(count), numbers.random()
-        fresh = 0.7 <= draw < 0.9
-        at = numbers.randrange(len(own))
-        doc_id = f"w{thread}{number:07d}" if fresh else own[at]
+        doc_id, number = numbers.choice(own), next(count)
+        op = "put" if doc_id in deleted or numbers.random() < PUTS else "delete"
         text = f"word{numbers.randrange(5_000)} plum{number} written by {thread} at turn {number}"
-        op = "delete" if draw >= 0.9 else "put"
         line: dict[str, Any] = {"op": op, "id": doc_id, "at": time.time(), "ok": True}
         started = time.perf_counter()
         try:
             if op == "put":
                 documents.put(doc_id, text)
                 line["text"] = text
+                deleted.discard(doc_id)
             else:
                 documents.delete(doc_id)
+                deleted.add(doc_id)
         except (RevectorError, sa.exc.SQLAlchemyError) as error:
             line |= {"ok": False, "error": f"{type(error).__name__}: {error}"}
         line["ms"] = round((time.perf_counter() - started) * 1_000, 3)
-        if fresh:
-            own.append(doc_id)
-        elif op == "delete":
-            own[at] = own[-1]
-            own.pop()
         record.add(**line)
 
     return step

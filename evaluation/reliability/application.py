@@ -202,9 +202,7 @@ class Application:
                 sa.text("SELECT doc_id, content FROM document WHERE cid = :cid AND NOT deleted"), {"cid": cid}
             ).all()
             live = connection.execute(
-                sa.text(
-                    "SELECT g.gen, g.physical_name, g.revision FROM slot s JOIN generation g USING (gen) ORDER BY gen"
-                )
+                sa.text("SELECT g.physical_name, g.revision FROM slot s JOIN generation g USING (gen) ORDER BY gen")
             ).all()
         table = {row.doc_id: row.content for row in stored}
         found = [self._difference("documents", table, lambda doc_id, texts: table[doc_id] in texts)]

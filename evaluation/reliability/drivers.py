@@ -95,25 +95,26 @@ class Dag:
 
     def start(self) -> None:
         """Trigger a run."""
-        self.run_id = self.client.trigger(DAG_ID, {"collection": COLLECTION, "revision": NEW, "shards": 3})
+        self.run_id = self.client.trigger(DAG_ID, {"collection": COLLECTION, "revision": NEW, "shards": 2})
 
     def ended(self) -> bool:
         """Whether the run has failed, or is through."""
         return self.client.state(DAG_ID, self.run_id) in ("success", "failed")
 
     def finish(self) -> list[str]:
-        """Wait until the new revision is live; trigger a new run when one failed. Returns the failed tasks' last words."""
+        """Wait until the new revision is live; trigger a new run when one failed. Returns why those failed."""
         reruns: list[str] = []
         while self._site.phase() != "live":
-            wait_until(
-                lambda: self._site.phase() == "live" or self.ended(), FINISH_S, "the DAG run is through", poll_s=0.5
-            )
+            wait_until(self._halted, FINISH_S, "the DAG run is through", poll_s=0.5)
             if self._site.phase() != "live":
                 reruns.append(str(self.client.failures(DAG_ID, self.run_id, lines=3)))
                 if len(reruns) > MOST_RERUNS:
                     raise TimeoutError(f"{len(reruns)} runs failed: {reruns}")
                 self.start()
         return reruns
+
+    def _halted(self) -> bool:
+        return self._site.phase() == "live" or self.ended()
 
     def forget(self) -> None:
         """End the run, which waits in its rollback window."""

@@ -12,10 +12,11 @@ the next trial begins. A migration that was through before its moment came is no
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
+import signal
 import statistics
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -26,13 +27,14 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.reliability.application import Application, wait_until
-from evaluation.reliability.drivers import Cli, Dag, Driver
+from evaluation.reliability.drivers import DAG_ID, Cli, Dag, Driver
 from evaluation.reliability.project import COLLECTION, corpus, make_project, remove_project
 from evaluation.reliability.report import write
 from evaluation.reliability.victims import VICTIMS, Site
+
 from revector.local.up import airflow_of, services
 
-DOCUMENTS = 3_000
+DOCUMENTS = 2_000
 BY_DAG = ("task", "scheduler")
 """Targets that live only in a migration by DAG; the others are killed in a migration by `revector upgrade`."""
 
@@ -56,13 +58,20 @@ class Trial:
     application: dict[str, int] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
 
+    def __str__(self) -> str:
+        wrong = f"lost {self.lost}, stale {self.stale}, resurrected {self.resurrected}, errors {len(self.errors)}"
+        return (
+            f"{self.target} ({self.killed}) at {self.moment_s:.1f} s, {self.phase}: back {self.back_s:.1f} s, "
+            f"through {self.finished_s:.1f} s, reruns {self.reruns}; {wrong}"
+        )
+
 
 def trial(site: Site, application: Application, driver: Driver, target: str, moment_s: float) -> Trial | None:
     """Run one trial; None if the migration was faster than ``moment_s``."""
     before, said = Counter(application.truth.counts), len(application.truth.errors)
     with application.running():
         driver.start()
-        wait_until(lambda: site.phase() != "none" or driver.ended(), 120, "the migration is registered", poll_s=0.02)
+        wait_until(lambda: site.phase() != "none" or driver.ended(), 300, "the migration is registered")
         due = time.monotonic() + moment_s
         victim = VICTIMS[target](site, driver)
         while (left := due - time.monotonic()) > 0 or not victim.there():
@@ -70,12 +79,14 @@ def trial(site: Site, application: Application, driver: Driver, target: str, mom
                 break
             time.sleep(min(0.05, max(0.0, left)) or 0.01)
         late = site.phase() == "live"
-        done = Trial(target, driver.name, round(moment_s, 2), site.phase(), "" if late else victim.kill())
+        done = Trial(target, driver.name, round(moment_s, 2), site.phase(), "nothing" if late else victim.kill())
         killed = time.monotonic()
         if not late:
             done.back_s = round(wait_until(victim.is_back, 300, f"{target} is back", poll_s=0.05), 1)
         done.reruns = driver.finish()
         done.finished_s = round(time.monotonic() - killed, 1)
+    if late:
+        return None
     application.settle()
     for difference in application.compare():
         done.lost += len(difference.lost)
@@ -84,8 +95,6 @@ def trial(site: Site, application: Application, driver: Driver, target: str, mom
         done.differences.append(asdict(difference))
     done.application = dict(Counter(application.truth.counts) - before)
     done.errors = application.truth.errors[said:]
-    if late and not (done.lost or done.stale or done.resurrected or done.errors):
-        return None
     return done
 
 
@@ -101,7 +110,7 @@ def measure(site: Site, application: Application, driver: Driver) -> float:
     """Run one migration that nothing disturbs; return its seconds from dual-write to swap."""
     with application.running():
         driver.start()
-        wait_until(lambda: site.phase() != "none", 120, "the migration is registered")
+        wait_until(lambda: site.phase() != "none", 300, "the migration is registered")
         started = time.monotonic()
         driver.finish()
         lasted = time.monotonic() - started
@@ -120,7 +129,10 @@ def running_site(documents: int, *, airflow: bool, seed: int) -> Iterator[tuple[
         try:
             with ExitStack() as stack:
                 supervisor = stack.enter_context(services(project))
-                home = stack.enter_context(airflow_of(project, 0)) if airflow else None
+                home = airflow_of(project, 0) if airflow else None
+                if home is not None:
+                    stack.callback(home.stop)
+                    home.start(dags=[DAG_ID])
                 texts = {one.id: str(one.text) for one in corpus(documents)}
                 yield Site(project, supervisor, home), Application(project, texts, seed=seed)
         finally:
@@ -145,17 +157,11 @@ def run(targets: list[str], repeats: int, seed: int, documents: int, results: Pa
                     done = trial(site, application, drivers[kind], target, moment_s)
                     undo(site, drivers[kind])
                     if done is None:
-                        lasts[kind].append(moment_s)
+                        lasts[kind].append(0.8 * moment_s)
                         print(f"  {target}: through before {moment_s:.1f} s, again", flush=True)
                 rows.append(asdict(done))
-                print(
-                    f"{number + 1:2} {target:9} at {done.moment_s:5.1f} s in {done.phase:11} {done.killed:30} back {done.back_s:5.1f} s, "
-                    f"through {done.finished_s:5.1f} s, reruns {done.reruns}, lost {done.lost} stale {done.stale} resurrected {done.resurrected}"
-                    f" errors {len(done.errors)} ({time.monotonic() - started:.0f} s)",
-                    flush=True,
-                )
-                command = f"python -m evaluation.reliability.kill --targets {','.join(targets)} --repeats {repeats} --seed {seed} --documents {documents}"
-                holds = write(results, rows, command=command, seed=seed, targets=targets, repeats=repeats)
+                print(f"{number + 1:2} {done} ({time.monotonic() - started:.0f} s in all)", flush=True)
+                holds = write(results, rows, seed=seed, targets=targets, repeats=repeats, documents=documents)
     return holds
 
 
@@ -171,6 +177,7 @@ def main() -> int:
     targets = given.targets.split(",")
     if unknown := set(targets) - set(VICTIMS):
         parser.error(f"no such target: {', '.join(sorted(unknown))}; there are {', '.join(VICTIMS)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing is left then, either
     os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     return 0 if run(targets, given.repeats, given.seed, given.documents, given.results) else 1
 

@@ -77,8 +77,8 @@ def _write_migrations(folder: Path) -> None:
     for revision, parent in ((OLD, None), (NEW, OLD)):
         name, dim = MODELS[revision]
         (folder / f"{revision}.py").write_text(
-            f'"""{name}"""\nfrom revector import Gate, ModelSpec\n\nrevision = {revision!r}\ndown_revision = {parent!r}\n'
-            f"model = ModelSpec(name={name!r}, dim={dim})\ngate = Gate(max_drop=1.0)\n"
+            f'"""{name}"""\nfrom revector import Gate, ModelSpec\n\nrevision = {revision!r}\n'
+            f"down_revision = {parent!r}\nmodel = ModelSpec(name={name!r}, dim={dim})\ngate = Gate(max_drop=1.0)\n"
         )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 Row = Mapping[str, Any]
 
 
-def write(path: Path, rows: Sequence[Row], *, command: str, seed: int, targets: Sequence[str], repeats: int) -> bool:
+def write(path: Path, rows: Sequence[Row], *, seed: int, targets: Sequence[str], repeats: int, documents: int) -> bool:
     """Put the trials of ``targets`` into the file in place of those that were there; return whether all holds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
@@ -24,18 +24,21 @@ def write(path: Path, rows: Sequence[Row], *, command: str, seed: int, targets: 
         text = file.read()
         known: dict[str, Any] = json.loads(text) if text else {"runs": [], "trials": []}
         runs = [one for one in known["runs"] if not set(one["targets"]) & set(targets)]
+        options = f"--targets {','.join(targets)} --repeats {repeats} --seed {seed} --documents {documents}"
+        command = f"python -m evaluation.reliability.kill {options}"
         runs.append({"command": command, "seed": seed, "targets": list(targets), "repeats": repeats})
         trials = [one for one in known["trials"] if one["target"] not in targets] + list(rows)
+        found = figures(trials, max(one["repeats"] for one in runs))
         content = {
             "command": "; ".join(one["command"] for one in runs),
             "machine": _machine(),
-            "figures": figures(trials, max(one["repeats"] for one in runs)),
+            "figures": found,
             "runs": runs,
             "trials": trials,
         }
         file.truncate(0)
         file.write(json.dumps(content, indent=1) + "\n")
-    return all(figure["holds"] is not False for figure in content["figures"])
+    return all(figure["holds"] is not False for figure in found)
 
 
 def figures(trials: Sequence[Row], repeats: int) -> list[dict[str, Any]]:

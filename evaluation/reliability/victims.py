@@ -9,20 +9,23 @@ import random
 import signal
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
 import psutil
 import sqlalchemy as sa
-
 from evaluation.reliability.drivers import DAG_ID, Cli, Dag, Driver
 from evaluation.reliability.project import NEW
+
 from revector import embedded
 from revector.config import Project
 from revector.errors import DatabaseUnavailable
 from revector.local.airflow import AirflowHome
 from revector.local.processes import Supervisor
+
+WRITES_GO_ON = timedelta(seconds=2)
+"""What is written so long after a worker's kill must be searchable before it counts as back."""
 
 
 @dataclass
@@ -43,9 +46,7 @@ class Site:
     def phase(self) -> str:
         """Return the phase of the migration: "none" before it is registered, "unknown" while the database is down."""
         try:
-            found = self.value(
-                "SELECT phase FROM generation WHERE revision = :new AND live ORDER BY gen DESC LIMIT 1", new=NEW
-            )
+            found = self.value("SELECT phase FROM generation WHERE revision = :new AND live", new=NEW)
         except DatabaseUnavailable:
             return "unknown"
         return str(found or "none")
@@ -72,7 +73,7 @@ class Victim(Protocol):
 class Upgrade:
     """The process of `revector upgrade`; it is back when it was started again, by ``Driver.finish``."""
 
-    def __init__(self, site: Site, driver: Driver) -> None:
+    def __init__(self, _site: Site, driver: Driver) -> None:
         assert isinstance(driver, Cli)
         self._driver = driver
 
@@ -95,7 +96,7 @@ class Program:
 
     name = "worker"
 
-    def __init__(self, site: Site, driver: Driver) -> None:
+    def __init__(self, site: Site, _driver: Driver) -> None:
         self._site = site
         self._note = self._folder(site) / "run" / f"{self.name}.json"
         self._killed, self._at = 0, datetime.now(UTC)
@@ -115,16 +116,16 @@ class Program:
 
     def kill(self) -> str:
         """Kill it."""
-        self._killed, self._at = self._pid(), datetime.now(UTC)
+        self._killed, self._at = self._pid(), datetime.now(UTC) + WRITES_GO_ON
         return _kill(self._killed)
 
     def is_back(self) -> bool:
-        """Whether a new worker has applied all that waited at the kill."""
-        if self._pid() in (0, self._killed):
+        """Whether a new worker has applied all that waited at the kill or was written soon after it."""
+        if self._pid() in (0, self._killed) or datetime.now(UTC) < self._at:
             return False
         try:
             waits = "SELECT count(*) FROM pending p JOIN slot s USING (gen) WHERE s.role = 'active' AND p.since < :at"
-            return self._site.value(waits, at=self._at) == 0
+            return bool(self._site.value(waits, at=self._at) == 0)
         except DatabaseUnavailable:
             return False
 
@@ -193,7 +194,7 @@ class Task:
 class Postgres:
     """The postmaster of the embedded server; its other processes end by themselves."""
 
-    def __init__(self, site: Site, driver: Driver) -> None:
+    def __init__(self, site: Site, _driver: Driver) -> None:
         self._site, self._killed = site, 0
 
     def there(self) -> bool:

@@ -87,9 +87,22 @@ class Searcher:
             started = time.perf_counter()
             vector = self._encoders.of(pinned).encode_query([query])[0]
             encode_ms = (time.perf_counter() - started) * 1_000
-            answer = self.search_vector(
-                pinned, vector, k, where=where, by=by, exact=exact, encode_ms=encode_ms, follow_alias=generation is None
-            )
+            try:
+                answer = self.search_vector(
+                    pinned,
+                    vector,
+                    k,
+                    where=where,
+                    by=by,
+                    exact=exact,
+                    encode_ms=encode_ms,
+                    follow_alias=generation is None,
+                )
+            except sa.exc.ProgrammingError:
+                # An index that was dropped while the query encoded: the alias had moved long before.
+                if self.resolve(generation).gen == pinned.gen:
+                    raise
+                continue
             if answer is not None:
                 return answer
         raise StateError(

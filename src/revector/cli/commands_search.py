@@ -16,7 +16,6 @@ from revector.cli.progress import reporting
 
 if TYPE_CHECKING:
     from revector.gate import Measured
-    from revector.labels import Labels
     from revector.searcher import Answer
 
 _PANEL = "Search"
@@ -81,7 +80,7 @@ def evaluate(
     with reporting(quiet=json) as progress:
         migrator = session.project.migrator(session.collection, progress=progress)
         measured = migrator.evaluate(generation=generation, k=k, exact=exact)
-    rows = _worst(measured, _labels(session), worst)
+    rows = _worst(session, measured, worst)
     data = {
         "generation": measured.generation,
         "revision": measured.revision,
@@ -157,25 +156,24 @@ def _answer_page(answer: Answer, console: Console, *, explain: bool) -> None:
         )
 
 
-def _labels(session: Session) -> Labels:
+def _worst(session: Session, measured: Measured, count: int) -> list[dict[str, Any]]:
+    """Return the queries with the lowest recall, none of them perfect; documents that no longer exist do not count."""
     from revector.labels import load_labels
 
-    qrels = session.project.collection(session.collection).qrels
-    return load_labels(session.project.root / (qrels or Path()))
-
-
-def _worst(measured: Measured, labels: Labels, count: int) -> list[dict[str, Any]]:
+    labels = load_labels(session.project.root / (session.project.collection(session.collection).qrels or Path()))
     recall = measured.metrics["recall"]
+    queries = [query for query in sorted(recall, key=lambda query: (recall[query], query)) if recall[query] < 1][:count]
+    relevant = {query: [doc for doc, score in labels.qrels[query].items() if score > 0] for query in queries}
+    known = session.project.documents(session.collection).known({doc for docs in relevant.values() for doc in docs})
     return [
         {
             "query": query,
             "text": labels.queries[query],
             "recall": recall[query],
-            "relevant": [doc for doc, score in labels.qrels[query].items() if score > 0],
+            "relevant": [doc for doc in relevant[query] if doc in known],
             "found": measured.run[query],
         }
-        for query in sorted(recall, key=lambda query: (recall[query], query))[:count]
-        if recall[query] < 1
+        for query in queries
     ]
 
 

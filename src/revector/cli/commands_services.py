@@ -70,13 +70,13 @@ def worker(
 def serve(
     *,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8700,
     project: ProjectPath = None,
 ) -> None:
     """Serve search and documents over HTTP.
 
     For example:
-      revector serve --port 8000
+      revector serve --port 8700
     """
     service = _module("revector.service", "serve")
     raise typer.Exit(service.run(open_project(project), host, port) or 0)

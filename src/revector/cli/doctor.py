@@ -65,15 +65,15 @@ def _tables(project: Project) -> str:
 
 
 def _collection(project: Project, name: str, *, with_tables: bool) -> Iterator[Check]:
-    files = _check(f"{name}: migration files", lambda: _files(project, name))
+    files = _check(f"{name}, migration files", lambda: _files(project, name))
     yield files
     if with_tables:
-        yield _check(f"{name}: registered", lambda: _registered(project, name))
-        yield _check(f"{name}: labels", lambda: _labels(project, name))
+        yield _check(f"{name}, registered", lambda: _registered(project, name))
+        yield _check(f"{name}, labels", lambda: _labels(project, name))
     if files.ok:
-        yield _check(f"{name}: model of the head", lambda: _head_model(project, name))
+        yield _check(f"{name}, model of the head", lambda: _head_model(project, name))
     if with_tables:
-        yield _check(f"{name}: served encoder", lambda: _served(project, name))
+        yield _check(f"{name}, served encoder", lambda: _served(project, name))
 
 
 def _files(project: Project, name: str) -> str:

@@ -58,13 +58,12 @@ class Writer:
     def step(self) -> None:
         """Do one write; an error is noted as of unknown outcome."""
         self._count += 1
-        draw = self._random.random()
-        doc_id = self._random.choice(self._ids)
+        draw, doc_id = self._random.random(), self._random.choice(self._ids)
+        if 0.5 <= draw < 0.8:
+            doc_id = f"demo.note.{self._count:06d}"
         try:
-            if draw < 0.5:
+            if draw < 0.8:
                 self._put(doc_id)
-            elif draw < 0.8:
-                self._put(f"demo.note.{self._count:06d}")
             else:
                 self._documents.delete(doc_id)
                 self._ids.remove(doc_id)
@@ -99,16 +98,17 @@ class Reader:
         started = time.perf_counter()
         try:
             answer = self._searcher.search(query, 10)
+            ms = (time.perf_counter() - started) * 1_000
+            right = self._is_right(query, answer)
         except (RevectorError, sa.exc.SQLAlchemyError) as error:
             self._record.add(op="query", ok=False, error=str(error))
             return
-        ms = (time.perf_counter() - started) * 1_000
         self._record.add(
             op="query",
             ok=True,
             ms=round(ms, 2),
             revision=answer.revision,
-            wrong_model=not self._is_right(query, answer),
+            wrong_model=not right,
             hits=[hit.id for hit in answer.hits],
         )
 

@@ -14,7 +14,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import sqlalchemy as sa
@@ -26,9 +25,8 @@ from revector.errors import ConfigError, RevectorError
 from revector.local.airflow import AirflowHome
 from revector.local.airflow_client import FINISHED, AirflowClient
 from revector.local.comparison import Difference, compare, expected_texts, read_record
-from revector.local.processes import Supervisor
 from revector.local.screen import Screen, result_table
-from revector.local.up import airflow_of, describe, services, until_interrupted
+from revector.local.up import airflow_of, describe, services, stay, stoppable
 from revector.metrics import latency_ms
 from revector.sources import open_source
 
@@ -40,47 +38,41 @@ CATCH_UP_S = 120.0
 RUN_LIMIT_S = 40 * 60.0
 
 
-class Interrupted(RevectorError):
-    """Ctrl-C: everything is stopped, the demo can be started again."""
-
-    exit_code = 130
-
-
-def run(project: Project, *, port: int = 8080, json_path: Path | None = None, stay: bool | None = None) -> int:
+def run(project: Project, *, port: int = 8080, json_path: Path | None = None, wait: bool | None = None) -> int:
     """Run the demo; return 0 if every count is as promised, 1 if one is not.
 
-    In a terminal it stays up afterwards until Ctrl-C, unless ``stay`` says otherwise. ``json_path`` is where the
-    figures go, default ``<state>/demo/result.json``.
+    In a terminal it stays up afterwards until Ctrl-C, unless ``wait`` says otherwise. ``json_path`` is where the
+    figures go, default ``<state>/demo/result.json``. Interrupted, it stops everything it started and raises
+    ``KeyboardInterrupt``.
     """
     console = Console()
-    stay = sys.stdout.isatty() if stay is None else stay
-    with until_interrupted() as ending, ExitStack() as stack:
+    with stoppable(), ExitStack() as stack:
+        _start_afresh(project)
+        stack.enter_context(services(project))
         prepare(project, console)
-        supervisor = stack.enter_context(services(project))
         airflow = airflow_of(project, port)
         console.print("Starting Airflow …")
         stack.enter_context(airflow)
         describe(airflow, console)
-        figures = _main_job(project, airflow, supervisor, console, ending)
+        figures = _main_job(project, airflow, console)
         path = json_path or project.state / "demo" / "result.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
         console.print(result_table(figures))
-        console.print(f"The same as JSON: {os.path.relpath(path)}")
-        if stay:
+        console.print(f"The same as JSON: {_relative(path)}")
+        if sys.stdout.isatty() if wait is None else wait:
             describe(airflow, console)
             console.print(
-                f"\nThe way back is open for {WINDOW_HOURS} hours: press 'Roll back' on the page, or run [bold]revector rollback --reason …[/bold]. Ctrl-C ends the demo."
+                f"\nThe way back is open for {WINDOW_HOURS} hours: press 'Roll back' on the page, or run "
+                "[bold]revector rollback --reason …[/bold]. Ctrl-C ends the demo."
             )
-            ending.wait()
+            stay()
         console.print("Stopping …")
     return 0 if figures["as_promised"] else 1
 
 
 def prepare(project: Project, console: Console) -> None:
-    """Make a fresh collection with revision 1 live. Refuses a database that holds anything else."""
-    _start_afresh(project)
-    project.init()
+    """Ingest the corpus and make revision 1 live."""
     settings = project.collection(COLLECTION)
     console.print("Collecting the docstrings of this environment …")
     report = project.documents(COLLECTION).ingest(open_source(str(settings.source)), actor="demo")
@@ -98,6 +90,7 @@ def prepare(project: Project, console: Console) -> None:
 
 
 def _start_afresh(project: Project) -> None:
+    """Remove what an earlier demo left. Refuses a database that holds anything else."""
     if project.settings.database_url is not None:
         raise ConfigError(
             f"the demo makes and drops its own database, but {FILE} or the environment names one. Nothing was changed; run it where database_url is not set."
@@ -126,14 +119,12 @@ def _start_afresh(project: Project) -> None:
         project.__dict__.pop(name, None)
 
 
-def _main_job(
-    project: Project, airflow: AirflowHome, supervisor: Supervisor, console: Console, ending: Event
-) -> dict[str, Any]:
+def _main_job(project: Project, airflow: AirflowHome, console: Console) -> dict[str, Any]:
     started = time.monotonic()
     record = project.state / "demo" / "application.jsonl"
     record.parent.mkdir(parents=True, exist_ok=True)
     with airflow.client("operator") as client:
-        with application(project, record, ending) as counters:
+        with application(project, record) as counters:
             conf = {
                 "collection": COLLECTION,
                 "revision": "head",
@@ -144,7 +135,7 @@ def _main_job(
             run_id = client.trigger(DAG, conf, note="make demo")
             console.print(f"Triggered DAG {DAG} through Airflow's REST API as operator: run {run_id}\n")
             with Screen(console) as screen:
-                _watch(project, client, run_id, screen, counters, ending)
+                _watch(project, client, run_id, screen, counters)
         console.print("Comparing the indexes with what the application was told …")
         _wait_until_applied(project)
         texts, changed, unknown = expected_texts(open_source(str(project.collection(COLLECTION).source)), record)
@@ -153,7 +144,7 @@ def _main_job(
 
 
 @contextmanager
-def application(project: Project, record: Path, ending: Event) -> Iterator[Any]:
+def application(project: Project, record: Path) -> Iterator[Any]:
     """Run the simulated application; yields a function that counts its record so far."""
     record.unlink(missing_ok=True)
     environment = {
@@ -162,28 +153,22 @@ def application(project: Project, record: Path, ending: Event) -> Iterator[Any]:
         "REVECTOR_ENCODER__THREADS": "1",
         "HF_HUB_OFFLINE": "1",
     }
-    log = (record.parent / "application.log").open("wb")
+    log_path = record.parent / "application.log"
+    guard = [sys.executable, "-m", "revector.local.guard", "--parent", str(os.getpid())]
+    guard += ["--state", str(record.parent / "application.json"), "--grace", "20", "--"]
+    program = [sys.executable, "-m", "revector.local.application", COLLECTION, str(record)]
+    log = log_path.open("wb")
     process = subprocess.Popen(
-        [sys.executable, "-m", "revector.local.application", COLLECTION, str(record)],
-        env=environment,
-        cwd=project.root,
-        stdout=log,
-        stderr=log,
+        [*guard, *program], env=environment, cwd=project.root, stdout=log, stderr=log, start_new_session=True
     )
     try:
         while not (record.exists() and any(line["op"] == "ready" for line in read_record(record))):
-            if process.poll() is not None or ending.is_set():
-                raise Interrupted(
-                    "the simulated application did not start; see application.log beside its record."
-                    if process.poll()
-                    else "interrupted"
-                )
+            if process.poll() is not None:
+                raise RevectorError(f"the simulated application did not start; see {_relative(log_path)}.")
             time.sleep(0.2)
         yield lambda: count(record)
         if process.poll() is not None:
-            raise RevectorError(
-                f"the simulated application ended early ({process.returncode}); see {_relative(record.parent / 'application.log')}."
-            )
+            raise RevectorError(f"the simulated application ended early; see {_relative(log_path)}.")
     finally:
         process.terminate()
         try:
@@ -229,7 +214,7 @@ def count(record: Path) -> dict[str, Any]:
     return counts
 
 
-def _watch(project: Project, client: AirflowClient, run_id: str, screen: Screen, counters: Any, ending: Event) -> None:
+def _watch(project: Project, client: AirflowClient, run_id: str, screen: Screen, counters: Any) -> None:
     """Show the run until it waits in its rollback window. Raises ``RevectorError`` with the log when it fails."""
     end = time.monotonic() + RUN_LIMIT_S
     while time.monotonic() < end:
@@ -242,8 +227,7 @@ def _watch(project: Project, client: AirflowClient, run_id: str, screen: Screen,
         if client.state(DAG, run_id) in FINISHED:
             logs = "\n".join(f"--- {task}\n{tail}" for task, tail in client.failures(DAG, run_id).items())
             raise RevectorError(f"the run {run_id} ended without waiting in its rollback window:\n{logs}")
-        if ending.wait(1.0):
-            raise Interrupted("interrupted; everything is stopped. Start it again with `make demo`.")
+        time.sleep(1.0)
     raise RevectorError(f"the run {run_id} was not through after {RUN_LIMIT_S / 60:.0f} minutes; see the page.")
 
 

@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -58,30 +58,41 @@ def describe(airflow: AirflowHome, console: Console) -> None:
 
 
 @contextmanager
-def until_interrupted() -> Iterator[threading.Event]:
-    """An event that Ctrl-C or SIGTERM sets, in place of the exception that would tear things apart."""
-    ending = threading.Event()
-    before = {number: signal.signal(number, lambda *_: ending.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+def stoppable() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM raise ``KeyboardInterrupt`` once; what comes while things are being stopped is ignored."""
+
+    def interrupt(*_: object) -> None:
+        for number in handled:
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    handled = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, interrupt) for number in handled}
     try:
-        yield ending
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
+def stay() -> None:
+    """Wait until Ctrl-C or SIGTERM."""
+    with suppress(KeyboardInterrupt):
+        threading.Event().wait()
+
+
 def run(project: Project, *, port: int = 8080, ui: bool = True) -> int:
     """Start everything and stay until Ctrl-C; without ``ui``, PostgreSQL and the worker only."""
     console = Console()
-    with until_interrupted() as ending, ExitStack() as stack:
+    with stoppable(), ExitStack() as stack:
         console.print("Starting PostgreSQL and the worker …")
         stack.enter_context(services(project))
         if ui:
             console.print("Starting Airflow, which takes about half a minute …")
             describe(stack.enter_context(airflow_of(project, port)), console)
-        console.print(
-            f"\nLogs: {_shown(project.state)}/services/logs and {_shown(project.state)}/airflow/logs. Ctrl-C stops everything."
-        )
-        ending.wait()
+        logs = _shown(project.state)
+        console.print(f"\nLogs: {logs}/services/logs and {logs}/airflow/logs. Ctrl-C stops everything.")
+        stay()
         console.print("Stopping …")
     return 0
 

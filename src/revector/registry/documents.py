@@ -322,7 +322,7 @@ class Documents:
         try:
             meta = json.dumps(dict(document.meta), ensure_ascii=False, allow_nan=False, sort_keys=True)
             meta.encode()  # half of a surrogate pair cannot be stored
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise DocumentError(
                 f"document {document.id!r}: metadata must be plain JSON, found {error}. It was not stored."
             ) from error

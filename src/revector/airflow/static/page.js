@@ -78,12 +78,12 @@ function migration(found) {
   if (!open) return null;
   const line = el("ol", { class: "steps" }, ...open.steps.map((step) => el("li", { class: step.state, title: `this step ${step.does}` }, step.name)));
   const title = el("h3", {}, `Migration to ${open.revision}${open.building ? "" : `: ${open.phase.replace("_", " ")}`}`);
-  if (!open.building) return el("section", {}, title, line);
+  if (!open.building) return el("section", { "data-key": "steps" }, title, line);
   const { planned, published, chunks, documents_per_s: rate, eta_s: eta } = open.progress;
   const share = planned ? published / planned : 0;
   const dead = found.slots.building?.waiting.dead ?? 0;
   const fact = (name, value, bad) => el("span", { class: bad ? "bad" : null }, `${name} `, el("b", {}, value));
-  return el("section", {},
+  return el("section", { "data-key": "progress" },
     title, line,
     el("progress", { max: 1, value: share, "aria-label": "documents embedded" }),
     el("div", { class: "facts" },
@@ -119,7 +119,7 @@ function gate(found) {
   const rows = sides.map((side) => row(`${side}: revision ${result[side].revision}`, result[side].recall));
   if (result.difference) rows.push(row("difference", result.difference));
   const verdict = result.passed ? "Passed." : `Failed: ${result.reasons.join("; ")}.`;
-  return el("section", {},
+  return el("section", { "data-key": "gate" },
     el("h3", {}, `Gate: recall@${result.k} on ${count(result.queries)} labelled queries`),
     el("div", { class: "gate" }, table(["", "#mean", "#95 % interval"], rows), plot(sides.map((side) => [side, result[side].recall]))),
     el("p", { class: `note ${result.passed ? "good" : "bad"}` }, `${verdict} Measured ${age(result.at)} ago on ${result.labels}.`));
@@ -129,7 +129,7 @@ function rollbackWindow(found) {
   if (!found.rollback) return null;
   const back = rolledBack(found);
   const left = el("span", { class: "clock", "data-left": found.rollback.seconds_left }, clock(found.rollback.seconds_left));
-  return el("section", {},
+  return el("section", { "data-key": "window" },
     el("h3", {}, "Rollback window"),
     el("div", { class: "window" }, left,
       el("span", { class: "soft" }, back
@@ -142,24 +142,28 @@ function rollbackWindow(found) {
 const rolledBack = (found) => found.migration?.phase === "rolled_back";
 
 function actions(found) {
+  const { name } = found;
+  const choose = (action) => { action ? asked.set(name, action) : asked.delete(name); draw(); };
+  const button = (action, kind, words, onclick) => el("button", {
+    class: kind, onclick, "data-key": `${name} ${asked.get(name)} ${action}`, disabled: !latest.may_act,
+    title: latest.may_act ? null : `${latest.user} may look, not act: that needs the right to edit the DAG`,
+  }, words);
   const move = rolledBack(found) ? "swap" : "rollback";
-  const why = latest.may_act ? null : `${latest.user} may look, not act: that needs the right to edit the DAG`;
-  const choose = (action) => () => { asked.set(found.name, action); draw(); };
-  if (!asked.has(found.name)) {
-    return [el("button", { class: "main", disabled: !latest.may_act, title: why, onclick: choose(move) }, move === "swap" ? "Go forward again" : "Roll back"),
-      el("button", { class: "danger", disabled: !latest.may_act, title: why, onclick: choose("retire") }, "Retire now")];
+  const action = asked.get(name);
+  if (!action || !latest.may_act) {
+    return [button(move, "main", move === "swap" ? "Go forward again" : "Roll back", () => choose(move)),
+      button("retire", "danger", "Retire now", () => choose("retire"))];
   }
-  const action = asked.get(found.name);
   const words = {
     rollback: "Go back to the old index",
     swap: `Go forward to ${found.migration?.revision}`,
     retire: `Drop the ${rolledBack(found) ? "new" : "old"} index for good`,
   }[action];
   return [
-    el("input", { placeholder: "why? (for the history)", "aria-label": "reason", maxlength: 500, value: reasons.get(found.name) ?? "",
-      oninput: (event) => reasons.set(found.name, event.target.value) }),
-    el("button", { class: action === "retire" ? "danger" : "main", onclick: () => act(found, action) }, words),
-    el("button", { onclick: () => { asked.delete(found.name); draw(); } }, "Cancel")];
+    el("input", { placeholder: "why? (for the history)", "aria-label": "reason", maxlength: 500, "data-key": `${name} reason`,
+      oninput: (event) => reasons.set(name, event.target.value) }),
+    button("yes", action === "retire" ? "danger" : "main", words, () => act(name, action)),
+    button("no", null, "Cancel", () => choose(null))];
 }
 
 function note(found) {
@@ -174,7 +178,8 @@ async function call(path, options = {}) {
   return body;
 }
 
-async function act(found, action) {
+async function act(name, action) {
+  const found = latest.collections.find((one) => one.name === name);
   const reason = (reasons.get(found.name) ?? "").trim();
   asked.delete(found.name);
   notes.set(found.name, { kind: "soft", text: "Asked …" });
@@ -214,31 +219,41 @@ function history(found) {
   if (!rows.length) return null;
   return el("details", { open: opened.get(found.name) ?? true, ontoggle: (event) => opened.set(found.name, event.target.open) },
     el("summary", {}, `History (${rows.length})`),
-    el("div", { class: "scroll", "data-keep": `history ${found.name}` }, table(["when", "who", "what", "#generation", "detail"], rows)));
+    el("div", { class: "scroll", "data-key": `history ${found.name}` }, table(["when", "who", "what", "#generation", "detail"], rows)));
 }
 const opened = new Map();
 
 function card(found) {
   const head = el("div", { class: "head" }, el("h2", {}, found.name));
-  if (found.problem) return el("article", {}, head, el("p", { class: "problem" }, found.problem));
+  if (found.problem) return el("article", { "data-key": `problem ${found.name}` }, head, el("p", { class: "problem" }, found.problem));
   const active = found.slots.active;
   if (active) head.append(el("span", { class: "soft" }, `${count(found.documents)} documents, answered from revision ${active.revision} (${active.model})`));
-  return el("article", { "data-collection": found.name }, ...[head, slots(found), migration(found), rollbackWindow(found), found.rollback ? null : note(found),
+  return el("article", { "data-key": found.name }, ...[head, slots(found), migration(found), rollbackWindow(found), found.rollback ? null : note(found),
     gate(found), history(found)].filter(Boolean));
+}
+
+// Bring what is shown to what should be: a button under the pointer, the focus and the scrolling stay as they are.
+function morph(shown, wanted) {
+  if (shown.nodeName !== wanted.nodeName || shown.dataset?.key !== wanted.dataset?.key) {
+    shown.replaceWith(wanted);
+    return;
+  }
+  if (shown.nodeType === Node.TEXT_NODE) {
+    if (shown.data !== wanted.data) shown.data = wanted.data;
+    return;
+  }
+  for (const { name } of [...shown.attributes]) if (!wanted.hasAttribute(name)) shown.removeAttribute(name);
+  for (const { name, value } of wanted.attributes) if (shown.getAttribute(name) !== value) shown.setAttribute(name, value);
+  const [now, then] = [[...shown.childNodes], [...wanted.childNodes]];
+  then.forEach((child, i) => (i < now.length ? morph(now[i], child) : shown.append(child)));
+  now.slice(then.length).forEach((child) => child.remove());
 }
 
 function draw() {
   if (!latest) return;
-  const focused = document.activeElement?.tagName === "INPUT" ? document.activeElement.closest("[data-collection]")?.dataset.collection : null;
-  const scrolled = new Map([...document.querySelectorAll("[data-keep]")].map((node) => [node.dataset.keep, node.scrollTop]));
-  root.replaceChildren(...(latest.collections.length ? latest.collections.map(card)
-    : [el("p", { class: "soft" }, "No collection is configured: add one to revector.toml.")]));
-  for (const node of document.querySelectorAll("[data-keep]")) node.scrollTop = scrolled.get(node.dataset.keep) ?? 0;
-  if (focused) {
-    const input = document.querySelector(`[data-collection="${CSS.escape(focused)}"] input`);
-    input?.focus();
-    input?.setSelectionRange(input.value.length, input.value.length);
-  }
+  const cards = latest.collections.length ? latest.collections.map(card)
+    : [el("p", { class: "soft" }, "No collection is configured: add one to revector.toml.")];
+  morph(root, el("main", { id: "collections" }, ...cards));
 }
 
 async function refresh() {

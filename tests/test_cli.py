@@ -1,0 +1,535 @@
+"""The command line: the whole story, exit codes, messages, JSON, help, and what a pipe or a signal does to it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from typer.main import get_command
+from typer.testing import CliRunner
+
+import revector.errors
+from revector.cli import exits, run
+from revector.cli.app import app
+from revector.cli.progress import BarProgress, LineProgress
+from worlds import World
+
+HEAVY = {"torch", "pandas", "pyarrow", "scipy", "sklearn", "sentence_transformers", "h5py", "airflow"}
+
+
+@dataclass(frozen=True)
+class Ended:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Cli = Callable[..., Ended]
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
+    def call(*words: str) -> Ended:
+        code = run(words)
+        seen = capsys.readouterr()
+        return Ended(code, seen.out, seen.err)
+
+    return call
+
+
+@pytest.fixture
+def at(monkeypatch: pytest.MonkeyPatch) -> Callable[[World], World]:
+    def go(world: World) -> World:
+        monkeypatch.chdir(world.root)
+        return world
+
+    return go
+
+
+def started(*words: str, cwd: Path, **more: Any) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "revector", *words]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | more
+    return subprocess.Popen(command, cwd=cwd, text=True, **pipes)
+
+
+def commands() -> Iterator[tuple[list[str], Any]]:
+    def walk(path: list[str], command: Any) -> Iterator[tuple[list[str], Any]]:
+        inner = getattr(command, "commands", {})
+        for name, one in inner.items():
+            yield from walk([*path, name], one)
+        if not inner:
+            yield path, command
+
+    yield from walk([], get_command(app))
+
+
+# The story ------------------------------------------------------------------------------------------------------------
+
+
+def write_source(folder: Path, count: int = 80) -> None:
+    words = (
+        {"id": f"d{n:05d}", "body": f"apple{n} pear{n} some words here", "lang": "de" if n % 2 else "en"}
+        for n in range(count)
+    )
+    (folder / "docs.jsonl").write_text("".join(json.dumps(one) + "\n" for one in [*words, {"id": "none", "body": ""}]))
+
+
+def test_a_collection_is_made_migrated_rolled_back_and_retired_by_the_command_line_alone(
+    tmp_path: Path, empty_database_url: str, monkeypatch: pytest.MonkeyPatch, cli: Cli
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("REVECTOR_DATABASE_URL", empty_database_url)
+    monkeypatch.setenv("REVECTOR_DRAIN_S", "0")
+    made = cli("init", "-c", "notes")
+    assert made.code == 0
+    assert "revector.toml" in made.out
+    assert "database tables" in made.out
+    assert "Everything was there" in cli("init").out
+    assert cli("upgrade").code == 2  # no migration file yet
+
+    write_source(tmp_path)
+    fields = ("--id-field", "id", "--text-field", "body")
+    report = cli("ingest", "docs.jsonl", *fields, "--json").json
+    assert (report["read"], report["written"], report["rejected"]) == (81, 80, 1)
+    assert "80 unchanged" in cli("ingest", "docs.jsonl", *fields).out
+    assert cli("dlq", "list", "--json").json[0]["doc_id"] == "none"
+
+    first = cli("revision", "-m", "first", "--model", "hashing", "--dim", "64", "--json").json
+    assert "first index: hashing, 64 dimensions" in cli("plan").out
+    ended = cli("upgrade")
+    assert ended.code == 0
+    assert re.findall(r"✓ (\w+)", ended.out) == [
+        "plan",
+        "provision",
+        "backfill",
+        "index",
+        "verify",
+        "gate",
+        "approve",
+        "swap",
+    ]
+    assert cli("search", "apple7 pear7", "-k", "3", "--json").json["hits"][0]["id"] == "d00007"
+    assert cli("plan").code == exits.NOTHING_TO_DO
+
+    (tmp_path / "labels" / "qrels").mkdir(parents=True)
+    (tmp_path / "labels" / "queries.jsonl").write_text('{"_id": "q", "text": "apple7 pear7"}\n')
+    (tmp_path / "labels" / "qrels" / "test.tsv").write_text("q\td00007\t1\n")
+    with (tmp_path / "revector.toml").open("a") as file:
+        file.write('qrels = "labels"\n')
+    second = cli("revision", "-m", "wider", "--dim", "128", "--min-queries", "1", "--json").json
+    assert (second["down_revision"], second["model"]["name"]) == (first["revision"], "hashing")
+    assert cli("upgrade", "--approval").code == 6
+    assert cli("approve", "--reason", "looked at it").code == 0
+    assert cli("upgrade", second["revision"][:6]).code == 0
+    assert cli("current", "--json").json == [
+        {"collection": "notes", "active": second["revision"], "standby": first["revision"], "building": None}
+    ]
+
+    assert "is served again" in cli("rollback", "--reason", "worse").out
+    assert cli("current", "--json").json[0]["active"] == first["revision"]
+    assert cli("upgrade").code == 0
+    assert cli("retire").code == 4  # its window is open
+    assert cli("retire", "--now", "--reason", "disk").code == 0
+    states = [row["state"] for row in cli("history", "--json").json]
+    assert states == ["retired", "active"]
+    assert cli("history", "--check").code == 0
+
+
+def test_upgrade_stops_after_the_step_named_and_resumes(served: World, at: Any, cli: Cli) -> None:
+    at(served)
+    assert [step["step"] for step in cli("upgrade", "--to", "index", "--json").json["steps"]][-1] == "index"
+    assert cli("status", "--json").json["migration"]["phase"] == "indexed"
+    assert "▸ verify" in cli("status").out
+    again = cli("upgrade", "--json").json["steps"]
+    assert [step["step"] for step in again if step["changed"]] == ["verify", "gate", "approve", "swap"]
+
+
+def test_abort_ends_an_open_migration(served: World, at: Any, cli: Cli) -> None:
+    at(served)
+    assert cli("upgrade", "--to", "backfill").code == 0
+    assert cli("abort", "--reason", "wrong model").code == 0
+    assert [row["state"] for row in cli("history", "--json").json] == ["active", "aborted"]
+
+
+# Documents ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_document_is_put_from_text_file_and_standard_input(
+    served: World, at: Any, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at(served)
+    assert cli("put", "a", "--text", "one", "--meta", '{"n": 1}', "--version", "7").code == 0
+    Path("two.txt").write_text("two")
+    assert cli("put", "b", "--file", "two.txt").code == 0
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"three")))
+    assert cli("put", "c").code == 0
+    assert [cli("get", name, "--json").json["text"] for name in "abc"] == ["one", "two", "three"]
+    assert cli("put", "a", "--text", "older", "--version", "6", "--json").json["changed"] is False
+    assert cli("delete", "a", "b", "never", "--json").json == {"deleted": ["a", "b"], "ignored": ["never"]}
+    assert cli("get", "a").code == exits.NOTHING_TO_DO
+
+
+def test_put_waits_until_a_running_worker_serves_it_and_sigterm_ends_the_worker_in_order(
+    served: World, at: Any, cli: Cli
+) -> None:
+    at(served)
+    worker = started("worker", "--threads", "2", cwd=served.root)
+    assert worker.stderr is not None
+    assert "working for docs with 2 threads" in worker.stderr.readline()
+    assert cli("put", "new", "--text", "zebra quagga", "--wait").code == 0
+    assert cli("search", "zebra quagga", "--json").json["hits"][0]["id"] == "new"
+    worker.send_signal(signal.SIGTERM)
+    _, err = worker.communicate(timeout=30)
+    assert worker.returncode == 0
+    assert "published 1 documents" in err
+    assert "stopped" in err
+
+
+def test_worker_once_drains_what_is_due_and_ends(served: World, at: Any, cli: Cli) -> None:
+    at(served).put(40, start=500)
+    assert cli("worker", "--once").code == 0
+    assert cli("status", "--json").json["slots"]["active"]["waiting"]["live"] == 0
+    assert served.search("apple510 pear510")[0] == "d00510"
+
+
+def test_a_dead_letter_is_listed_retried_and_waived(served: World, at: Any, cli: Cli) -> None:
+    at(served).put(1, start=900)
+    served.sql(
+        "UPDATE pending SET state = 'dead', attempts = 8, last_error = 'the encoder choked' WHERE doc_id = 'd00900'"
+    )
+    assert "the encoder choked" in cli("dlq", "list").out
+    assert cli("dlq", "waive", "d00900", "--why", "a dump", "--json").json == {"id": "d00900", "generations": 1}
+    assert cli("dlq", "list", "--json").json[0]["waived_by"]
+    assert cli("dlq", "waive", "d00900", "--why", "again").code == 4
+    assert cli("dlq", "retry", "--json").json == {"retried": 1}
+    assert "No dead letters" in cli("dlq", "list").out
+
+
+# Search and measure ---------------------------------------------------------------------------------------------------
+
+
+def test_search_filters_explains_and_asks_a_named_generation(swapped: World, at: Any, cli: Cli) -> None:
+    at(swapped)
+    standby = swapped.generation("standby").gen
+    found = cli(
+        "search", "apple7", "-k", "2", "--where", '{"n": {"gte": 7, "lt": 9}}', "--generation", str(standby), "--json"
+    )
+    assert {hit["id"] for hit in found.json["hits"]} == {"d00007", "d00008"}
+    assert found.json["generation"] == standby
+    page = cli("search", "apple7 pear7", "--explain", "--by", "chunk", "--exact").out
+    assert "exact: every vector" in page
+    assert "revision b200" in page
+
+
+def test_eval_prints_metrics_with_intervals_and_the_worst_queries(served: World, at: Any, cli: Cli) -> None:
+    at(served).labels([("d00001", "apple1 pear1"), ("d00002", "apple90 pear90"), ("gone", "apple3")])
+    found = cli("eval", "-k", "1", "--exact", "--json").json
+    assert found["metrics"]["recall"]["mean"] == 0.5
+    assert found["queries"] == 2
+    assert [(row["text"], row["relevant"], row["found"]) for row in found["worst"]] == [
+        ("apple90 pear90", ["d00002"], ["d00090"])
+    ]
+    assert "The worst queries:" in cli("eval", "-k", "1").out
+
+
+@pytest.mark.slow
+def test_a_model_trained_on_the_collection_gives_the_next_revision_its_width(served: World, at: Any, cli: Cli) -> None:
+    at(served)
+    trained = cli("train-lsa", "models/lsa", "--dim", "16", "--json")
+    assert trained.json["model"] == "./models/lsa"
+    assert cli("train-lsa", "models/lsa", "--dim", "16").code == 2  # it is there already
+    written = cli("revision", "-m", "lsa", "--model", "./models/lsa", "--chunk-tokens", "64", "--json").json
+    assert (written["model"]["dim"], written["chunking"]["max_tokens"], written["chunking"]["overlap_tokens"]) == (
+        16,
+        64,
+        8,
+    )
+    assert "lsa" in cli("heads").out
+
+
+# History --------------------------------------------------------------------------------------------------------------
+
+
+def test_history_is_written_as_csv_json_and_parquet(served: World, at: Any, cli: Cli) -> None:
+    from pyarrow import parquet
+
+    at(served)
+    events = cli("history", "--events", "--json").json
+    assert [event["kind"] for event in reversed(events)][:3] == ["provision", "backfill", "index"]
+    assert cli("history", "--events", "--format", "csv").out.count("\n") == len(events) + 1
+    assert cli("history", "--events", "--format", "parquet", "--output", "events.parquet").code == 0
+    table = parquet.read_table("events.parquet")
+    assert table.column("kind").to_pylist() == [event["kind"] for event in events]
+    assert cli("history", "--format", "parquet").code == 2
+    assert len(cli("history", "--events", "--limit", "2", "--json").json) == 2
+
+
+def test_a_tampered_history_is_found(served: World, at: Any, cli: Cli) -> None:
+    at(served).unguarded("UPDATE revector.event SET actor = 'somebody else' WHERE seq = 2")
+    ended = cli("history", "--check", "--json")
+    assert ended.code == exits.CHECK_FAILED
+    assert ended.json["broken"] == [2]
+
+
+def test_history_marks_a_file_that_was_edited_after_it_was_used(served: World, at: Any, cli: Cli) -> None:
+    at(served).revision("a100", None, 'model = ModelSpec(name="hashing", dim=32)')
+    assert "active, file edited since" in cli("history").out
+    assert cli("plan", "a100").code == 2
+
+
+# Exit codes and messages ----------------------------------------------------------------------------------------------
+
+
+def test_every_error_has_an_exit_code_of_the_table_and_help_shows_the_table() -> None:
+    def tree(kind: type[revector.errors.RevectorError]) -> Iterator[type[revector.errors.RevectorError]]:
+        yield kind
+        for below in kind.__subclasses__():
+            yield from tree(below)
+
+    assert {kind.exit_code for kind in tree(revector.errors.RevectorError)} <= exits.EXITS.keys()
+    shown = " ".join(CliRunner().invoke(app, ["--help"], env={"TERMINAL_WIDTH": "200"}).output.split())
+    for code, meaning in exits.EXITS.items():
+        assert f"{code} {meaning}" in shown
+
+
+REFUSED = [
+    (2, "upgrade nope", "revision 'nope' was asked for"),
+    (2, "status -c wrong", "collection 'wrong' is not in revector.toml"),
+    (2, "status --project nowhere", "there is no revector.toml"),
+    (2, "search x --where [1]", "--where must be a JSON object"),
+    (2, "search x --where {", "--where must be a JSON object"),
+    (2, "put a --text x --file y", "both given"),
+    (2, "put a --file absent", "cannot be read"),
+    (2, "revision -m x --model hashing:seed3", "no width of its own"),
+    (2, "revision -m x --dim 4001", "an HNSW index over vector takes at most 2,000 dimensions"),
+    (2, "retire --now", "needs a --reason"),
+    (2, "db start", "no embedded PostgreSQL"),
+    (2, "db remove", "add --yes"),
+    (2, "upgrade --window-hours 0", "must be above 0"),
+    (2, "history --output x", "json, csv or parquet"),
+    (2, "train-lsa models/x --dim 5000", "documents"),
+    (4, "upgrade --to nowhere", "the forward steps are plan"),
+    (4, "rollback --reason x", "nothing to go back to"),
+    (4, "abort --reason x", "no migration to abort"),
+    (4, "search x --generation 99", "is in no slot"),
+    (8, "ingest absent.jsonl", "does not exist"),
+    (8, "put a --text=", "no visible characters"),
+]
+
+
+def test_what_is_wrong_is_said_in_one_message_ends_with_its_code_and_changes_nothing(
+    served: World, at: Any, cli: Cli
+) -> None:
+    before = at(served).state()
+    for code, words, says in REFUSED:
+        ended = cli(*words.split())
+        assert (ended.code, says in ended.err) == (code, True), f"{words}: {ended}"
+        assert ended.err.startswith("revector: ")
+        assert ended.err.count("\n") == 1, words
+        assert ended.out == "", words
+    assert served.state() == before
+
+
+def test_a_gate_that_fails_ends_with_its_code_and_moves_nothing(served: World, at: Any, cli: Cli) -> None:
+    at(served).revision("b200", "a100", 'model = ModelSpec(name="hashing:seed2", dim=1)')
+    ended = cli("upgrade", "--json")
+    assert ended.code == 5
+    assert ended.json["steps"][-1]["step"] == "verify"
+    assert "recall@10 falls by" in ended.err
+    assert "gate failed" in cli("status").out
+    assert cli("current", "--json").json[0]["active"] == "a100"
+
+
+def test_too_few_labels_are_a_warning_of_the_plan_and_an_error_of_the_gate(served: World, at: Any, cli: Cli) -> None:
+    at(served).labels([("d00001", "apple1")])
+    assert cli("plan").code == exits.CHECK_FAILED
+    assert cli("upgrade").code == 9
+
+
+def test_a_model_that_cannot_be_loaded_ends_with_its_code(served: World, at: Any, cli: Cli) -> None:
+    at(served).revision("b200", "a100", 'model = ModelSpec(name="./models/broken", dim=8)')
+    (served.root / "models" / "broken").mkdir(parents=True)
+    (served.root / "models" / "broken" / "config.json").write_text("{}")
+    assert cli("plan").code == 7
+
+
+def test_a_database_that_is_down_and_one_without_tables_are_told_apart(
+    served: World, empty_database_url: str, at: Any, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at(served)
+    monkeypatch.setenv("REVECTOR_DATABASE_URL", "postgresql+psycopg://nobody@127.0.0.1:9/none")
+    down = cli("status")
+    assert (down.code, "cannot be reached" in down.err) == (3, True)
+    monkeypatch.setenv("REVECTOR_DATABASE_URL", empty_database_url)
+    empty = cli("status")
+    assert (empty.code, "run `revector init`" in empty.err) == (3, True)
+
+
+def test_doctor_says_what_to_do(served: World, at: Any, cli: Cli) -> None:
+    at(served)
+    assert cli("doctor").code == 0
+    served.revision("c300", "a100", 'model = ModelSpec(name="hashing", dim=8)')
+    (served.root / "labels" / "queries.jsonl").unlink()
+    ended = cli("doctor", "--json")
+    assert ended.code == exits.CHECK_FAILED
+    assert {check["name"] for check in ended.json if not check["ok"]} == {"docs, migration files", "docs, labels"}
+
+
+def test_the_collection_must_be_named_where_there_are_several(served: World, at: Any, cli: Cli) -> None:
+    at(served)
+    with (served.root / "revector.toml").open("a") as file:
+        file.write("\n[collections.more]\n")
+    assert "there are 2 (docs, more)" in cli("status").err
+    assert cli("status", "-c", "docs").code == 0
+    assert "run `revector init`" in cli("status", "-c", "more").err
+
+
+def test_an_unforeseen_error_is_one_line_unless_debugging(
+    served: World, at: Any, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at(served).unguarded("DROP FUNCTION revector.event_hash CASCADE")
+    short = cli("history", "--check")
+    assert (short.code, short.err.count("\n")) == (exits.UNEXPECTED, 1)
+    assert "REVECTOR_DEBUG=1" in short.err
+    monkeypatch.setenv("REVECTOR_DEBUG", "1")
+    assert "Traceback" in cli("history", "--check").err
+
+
+def test_wrong_usage_ends_with_2(cli: Cli) -> None:
+    assert cli("upgrade", "--nonsense").code == 2
+    assert cli("nonsense").code == 2
+
+
+# Help, JSON and terminals ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", [" ".join(path) for path, _ in commands()])
+def test_every_command_has_help_with_an_example(path: str) -> None:
+    shown = CliRunner().invoke(app, [*path.split(), "--help"], env={"TERMINAL_WIDTH": "160"})
+    assert shown.exit_code == 0
+    assert re.search(rf"For example:\s+(?:.* && )?revector {path}", shown.output)
+
+
+def test_json_of_every_command_parses(swapped: World, at: Any, cli: Cli) -> None:
+    at(swapped)
+    asked = [
+        "init", "revision -m more --dim 32", "history", "history --events", "history --check", "current", "heads",
+        "plan b200", "status", "ingest docs.jsonl --id-field id --text-field body", "put a --text x", "get a", "get nothing",
+        "delete a", "dlq list", "dlq retry", "search apple", "eval", "doctor", "db status", "db stop",
+        "rollback --reason x", "upgrade b200", "retire --now --reason x",
+    ]  # fmt: skip
+    write_source(swapped.root)
+    for words in asked:
+        ended = cli(*words.split(), "--json")
+        assert ended.code in (0, exits.NOTHING_TO_DO), f"{words}: {ended.err}"
+        assert ended.err == "", words
+        json.loads(ended.out)
+    with_json = {" ".join(path) for path, command in commands() if any("--json" in one.opts for one in command.params)}
+    never_here = {"demo", "db start", "db remove", "dlq waive", "approve", "abort", "train-lsa"}
+    assert with_json - never_here == {
+        " ".join(path) for path, _ in commands() if any(w.startswith(" ".join(path)) for w in asked)
+    }
+
+
+def test_output_into_a_pipe_holds_no_escape_codes_and_is_not_wrapped(served: World) -> None:
+    served.put(1, start=800, note="x" * 300)
+    for words in (["history", "--events"], ["search", "apple800", "--explain"], ["upgrade"]):
+        process = started(*words, cwd=served.root)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+        assert "\x1b" not in out + err
+    assert sum(line.startswith("✓") for line in out.splitlines()) == 8
+
+
+def test_ctrl_c_ends_with_130(served: World) -> None:
+    process = started("status", "--watch", "--json", cwd=served.root)
+    assert process.stdout is not None
+    assert json.loads(process.stdout.readline())["collection"] == "docs"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (exits.INTERRUPTED, "")
+
+
+def test_a_reader_that_went_away_is_no_error_message(served: World) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = started("history", "--events", "--json", cwd=served.root, stdout=writer)
+    os.close(writer)
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (exits.BROKEN_PIPE, "")
+
+
+def test_commands_start_without_heavy_libraries(served: World) -> None:
+    asked = [["plan", "--help"], ["status"], ["history"], ["search", "apple7"]]
+    code = f"import sys; from revector.cli import run; print(*map(run, {asked!r}), *sys.modules, file=sys.stderr)"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=served.root, capture_output=True, text=True, check=True)
+    assert ended.stderr.startswith("0 0 0 0 ")
+    assert not HEAVY & {name.partition(".")[0] for name in ended.stderr.split()}
+
+
+def test_lines_of_progress_come_at_most_every_five_seconds() -> None:
+    seconds, stream = iter(range(100)), io.StringIO()
+    progress = LineProgress(stream, clock=lambda: next(seconds))
+    progress.start("short", 10)
+    progress.done()
+    progress.start("long", 100)
+    for _ in range(12):
+        progress.advance(5)
+    progress.done("well")
+    assert stream.getvalue().splitlines() == [
+        "long: 25 of 100 documents, 5.0/s, 15 s left",
+        "long: 50 of 100 documents, 5.0/s, 10 s left",
+        "long: 60 documents in 13 s; well",
+    ]
+
+
+def test_a_bar_shows_count_and_rate_and_gives_the_terminal_back() -> None:
+    stream = io.StringIO()
+    bar = BarProgress(Console(file=stream, force_terminal=True, width=120))
+    bar.start("embed", 10)
+    bar.advance(4)
+    bar.stop()
+    assert "4/10 documents" in stream.getvalue()
+    assert stream.getvalue().count("\x1b[?25l") == stream.getvalue().count("\x1b[?25h") == 1
+
+
+# Init -----------------------------------------------------------------------------------------------------------------
+
+
+def test_init_makes_an_embedded_project_in_an_empty_folder_and_db_removes_it(
+    tmp_path_factory: pytest.TempPathFactory, cli: Cli
+) -> None:
+    folder = tmp_path_factory.mktemp("new")
+    try:
+        made = cli("init", "--project", str(folder), "--json")
+        assert made.code == 0, made.err
+        assert made.json["database"] == "embedded"
+        assert (folder / "migrations" / "docs").is_dir()
+        assert (folder / ".revector" / ".gitignore").read_text() == "*\n"
+        assert cli("db", "status", "--project", str(folder), "--json").json["running"] is True
+        assert cli("db", "stop", "--project", str(folder), "--json").json == {"stopped": True}
+        assert cli("status", "--project", str(folder)).code == 0  # starts it again
+    finally:
+        removed = cli("db", "remove", "--yes", "--project", str(folder))
+    assert removed.code == 0
+    assert cli("db", "status", "--project", str(folder), "--json").json["running"] is False
+
+
+def test_init_refuses_a_name_that_no_collection_can_have(tmp_path: Path, cli: Cli) -> None:
+    assert cli("init", "--project", str(tmp_path), "-c", "My-Docs").code == 2
+    assert not list(tmp_path.iterdir())
