@@ -9,10 +9,8 @@ from importlib.util import find_spec
 
 import psutil
 import pytest
-from evaluation.reliability.application import Application
 from evaluation.reliability.drivers import Cli
 from evaluation.reliability.kill import running_site, trial, undo
-from evaluation.reliability.victims import Site
 
 pytestmark = [
     pytest.mark.slow,
@@ -53,33 +51,46 @@ def running() -> Iterator[Running]:
     made.stop()
 
 
-def _kill(site: Site, application: Application, target: str, draw: random.Random) -> None:
-    latest, done = LATEST_S, None
-    while done is None:  # a migration that was through before its moment came is run again, with an earlier one
-        driver = Cli(site)
-        done = trial(site, application, driver, target, draw.uniform(0, latest))
-        undo(site, driver)
-        latest /= 2
-    wrong = [one for one in done.differences if one["lost"] or one["stale"] or one["resurrected"]]
-    assert wrong == []
-    assert done.errors == []
-    assert len(done.differences) == 3, "the documents, the old and the new index"
-    assert not done.application.get("wrong model")
-    assert not done.application.get("deleted documents in answers")
-    assert done.application["query"] > 0
+def _kill(running: Running, *targets: str) -> None:
+    """Kill the targets in one migration after another, until each was met once, and compare after each."""
+    draw, latest, left = random.Random(SEED), LATEST_S, list(targets)
+    driver = Cli(running.site)
+    while left:  # a migration may be through before its moment; the next moment is earlier
+        done = trial(running.site, running.application, driver, [(one, draw.uniform(0, latest)) for one in left])
+        undo(running.site, driver)
+        latest, left = latest / 2, left[len(done.kills) :]
+        assert [one for one in done.differences if one.lost or one.stale or one.resurrected] == []
+        assert [one.place for one in done.differences] == ["documents", "index of a100", "index of b200"]
+        assert done.errors == []
+        assert not done.application.get("wrong model")
+        assert not done.application.get("deleted documents in answers")
+        assert done.application["query"] > 0
 
 
-@pytest.mark.parametrize("number", range(3))
-def test_an_upgrade_killed_at_a_random_moment_is_finished_by_running_it_again(running: Running, number: int) -> None:
-    _kill(running.site, running.application, "upgrade", random.Random(SEED + number))
+def test_an_upgrade_killed_three_times_is_finished_by_running_it_again(running: Running) -> None:
+    _kill(running, "upgrade", "upgrade", "upgrade")
 
 
 def test_a_worker_killed_during_a_migration_is_started_again_and_nothing_is_lost(running: Running) -> None:
-    _kill(running.site, running.application, "worker", random.Random(SEED))
+    _kill(running, "worker")
 
 
-def test_postgres_killed_during_a_backfill_is_started_again_and_nothing_acknowledged_is_lost(running: Running) -> None:
-    _kill(running.site, running.application, "postgres", random.Random(SEED))
+def test_postgres_killed_during_a_migration_is_started_again_and_nothing_acknowledged_is_lost(running: Running) -> None:
+    _kill(running, "postgres")
+
+
+def test_the_comparison_finds_what_is_lost_stale_and_resurrected(running: Running) -> None:
+    truth, site = running.application.truth, running.site
+    name = site.value("SELECT g.physical_name FROM slot s JOIN generation g USING (gen) WHERE s.role = 'active'")
+    lost, stale, donor, deleted = sorted(truth.texts)[:4]
+    with site.project.engine.begin() as connection:
+        connection.exec_driver_sql(f"DELETE FROM {name} WHERE doc_id = '{lost}'")
+        other = f"(SELECT embedding FROM {name} WHERE doc_id = '{donor}' AND chunk = 0)"
+        connection.exec_driver_sql(f"UPDATE {name} SET embedding = {other} WHERE doc_id = '{stale}'")
+    truth.acknowledged(deleted, None)
+    documents, index = running.application.compare()
+    assert (documents.lost, documents.stale, documents.resurrected) == ((), (), (deleted,))
+    assert (index.lost, index.stale, index.resurrected) == ((lost,), (stale,), (deleted,))
 
 
 def test_nothing_is_left_running_after_all_these_kills(running: Running) -> None:

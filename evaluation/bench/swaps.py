@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from revector.config import Project
     from revector.migrator import Migrator
+    from revector.registry.collections import Generation
 
 COLLECTION = "docs"
 REVISIONS = {
@@ -70,7 +71,7 @@ class Seen:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the swaps; return 1 if a count is not as promised."""
     options = parser("evaluation.bench.swaps", __doc__)
-    options.add_argument("--documents", type=int, default=8_000, metavar="N", help="documents at the start")
+    options.add_argument("--documents", type=int, default=5_000, metavar="N", help="documents at the start")
     options.add_argument("--swaps", type=int, default=SWAPS, metavar="N", help="swaps in all, rollbacks between")
     options.add_argument("--writes-per-s", type=float, default=200.0, metavar="N", help="of all four writers")
     options.add_argument("--queries-per-s", type=float, default=40.0, metavar="N", help="of all four searchers")
@@ -174,14 +175,14 @@ def _timed(project: Project, migrator: Migrator, kind: str, name: str, seen: See
     from revector.errors import RevectorError
 
     attempts = 0
-    control = migrator._control
+    finish = migrator._catch_up.finish_under_gate
 
-    def counted(token: int) -> Any:
+    def counted(generation: Generation) -> None:
         nonlocal attempts
         attempts += 1
-        return control(token)
+        finish(generation)
 
-    migrator._control = counted  # type: ignore[method-assign]
+    migrator._catch_up.finish_under_gate = counted  # type: ignore[method-assign]
     called, calls, outcome = time.time(), 0, None
     while outcome is None:
         calls += 1
@@ -194,7 +195,7 @@ def _timed(project: Project, migrator: Migrator, kind: str, name: str, seen: See
             if calls == MOST_CALLS:
                 raise
     returned = time.time()
-    migrator._control = control  # type: ignore[method-assign]
+    migrator._catch_up.finish_under_gate = finish  # type: ignore[method-assign]
     event = next(one for one in project.events(COLLECTION, 20) if one["kind"] == kind)
     # An event is dated by the start of its transaction, before it waits for the gate.
     asked = _epoch(event["at"])

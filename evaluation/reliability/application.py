@@ -27,7 +27,7 @@ from revector.interfaces import Chunker, Encoder
 from revector.revisions import RevisionGraph
 from revector.searcher import Answer
 
-WRITES_PER_S, QUERIES_PER_S = 3.0, 5.0
+WRITES_PER_S, QUERIES_PER_S = 2.0, 5.0
 SCORE_TOLERANCE = 0.01
 VECTOR_TOLERANCE = 1e-3
 

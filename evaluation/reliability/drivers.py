@@ -10,30 +10,35 @@ from typing import TYPE_CHECKING, Protocol
 from evaluation.reliability.application import wait_until
 from evaluation.reliability.project import COLLECTION, NEW
 
+from revector.local.airflow_client import FINISHED
+
 if TYPE_CHECKING:
     from evaluation.reliability.victims import Site
 
 DAG_ID = "revector_migrate"
-MOST_RERUNS = 5
-FINISH_S = 600.0
+MOST_RERUNS = 10
+FINISH_S = 900.0
 
 
 class Driver(Protocol):
     """Runs one migration at a time."""
 
     name: str
+    reruns: list[str]
 
     def start(self) -> None:
         """Begin the migration."""
 
-    def ended(self) -> bool:
-        """Whether what ``start`` began has ended, well or not."""
-
-    def finish(self) -> list[str]:
-        """Wait until the migration is through, starting it again where it failed; return why each time."""
+    def care(self) -> bool:
+        """Do what a user does, start it again where it has failed (noting why); return whether it is through."""
 
     def forget(self) -> None:
         """Clear away what a finished run left waiting."""
+
+
+def finish(driver: Driver) -> None:
+    """Bring the migration to its end."""
+    wait_until(driver.care, FINISH_S, "the migration is through")
 
 
 class Cli:
@@ -42,9 +47,9 @@ class Cli:
     name = "upgrade"
 
     def __init__(self, site: Site) -> None:
-        self._site, self.process = site, None
-
-    process: subprocess.Popen[bytes] | None
+        self._site = site
+        self.reruns: list[str] = []
+        self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Begin the migration."""
@@ -60,28 +65,19 @@ class Cli:
                 stderr=log,
             )
 
-    def ended(self) -> bool:
-        """Whether the process has ended."""
-        return self.process is not None and self.process.poll() is not None
-
-    def finish(self) -> list[str]:
-        """Wait for the process; run it again while it fails. Returns the exit codes (-9: killed) of those that did."""
-        reruns: list[str] = []
-        while self.process is not None:
-            code = self.process.wait(FINISH_S)
-            if code == 0:
-                break
-            reruns.append(f"exit {code}")
-            if len(reruns) > MOST_RERUNS:
-                raise TimeoutError(f"`revector upgrade` failed {len(reruns)} times: {reruns}; see upgrade.log")
+    def care(self) -> bool:
+        """Run it again if it failed; its exit code is noted (-9: killed)."""
+        code = None if self.process is None else self.process.poll()
+        if code:
+            _note(self.reruns, f"exit {code}")
             self.start()
-        if self._site.phase() != "live":
-            raise AssertionError(f"`revector upgrade` ended well, the phase is {self._site.phase()}")
-        return reruns
+        if code == 0 and self._site.phase() not in ("live", "unknown"):
+            raise RuntimeError(f"`revector upgrade` ended well, and the phase is {self._site.phase()}")
+        return code == 0
 
     def forget(self) -> None:
         """Nothing waits."""
-        self.process = None
+        self.process, self.reruns = None, []
 
 
 class Dag:
@@ -91,32 +87,30 @@ class Dag:
 
     def __init__(self, site: Site) -> None:
         self._site, self.run_id = site, ""
+        self.reruns: list[str] = []
         self.client = site.airflow_home.client("admin")
 
     def start(self) -> None:
         """Trigger a run."""
         self.run_id = self.client.trigger(DAG_ID, {"collection": COLLECTION, "revision": NEW, "shards": 2})
 
-    def ended(self) -> bool:
-        """Whether the run has failed, or is through."""
-        return self.client.state(DAG_ID, self.run_id) in ("success", "failed")
-
-    def finish(self) -> list[str]:
-        """Wait until the new revision is live; trigger a new run when one failed. Returns why those failed."""
-        reruns: list[str] = []
-        while self._site.phase() != "live":
-            wait_until(self._halted, FINISH_S, "the DAG run is through", poll_s=0.5)
-            if self._site.phase() != "live":
-                reruns.append(str(self.client.failures(DAG_ID, self.run_id, lines=3)))
-                if len(reruns) > MOST_RERUNS:
-                    raise TimeoutError(f"{len(reruns)} runs failed: {reruns}")
-                self.start()
-        return reruns
-
-    def _halted(self) -> bool:
-        return self._site.phase() == "live" or self.ended()
+    def care(self) -> bool:
+        """Trigger a new run if this one has failed; the failed tasks' last words are noted."""
+        if self._site.phase() == "live":
+            return True
+        if self.client.state(DAG_ID, self.run_id) in FINISHED:
+            _note(self.reruns, str(self.client.failures(DAG_ID, self.run_id, lines=3)))
+            self.start()
+        return False
 
     def forget(self) -> None:
         """End the run, which waits in its rollback window."""
         path = f"/api/v2/dags/{DAG_ID}/dagRuns/{self.run_id}"
         self.client.request("PATCH", path, json={"state": "failed"}, accept=(409,))
+        self.reruns = []
+
+
+def _note(reruns: list[str], why: str) -> None:
+    reruns.append(why)
+    if len(reruns) > MOST_RERUNS:
+        raise RuntimeError(f"the migration failed {len(reruns)} times: {reruns}")

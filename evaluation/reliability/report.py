@@ -15,62 +15,71 @@ from typing import Any
 Row = Mapping[str, Any]
 
 
-def write(path: Path, rows: Sequence[Row], *, seed: int, targets: Sequence[str], repeats: int, documents: int) -> bool:
-    """Put the trials of ``targets`` into the file in place of those that were there; return whether all holds."""
+def write(path: Path, record: Mapping[str, Any], trial: Row) -> bool:
+    """Add a migration to the run ``record`` of the file, which takes the place of older runs with the same targets.
+
+    Returns whether every figure is as promised; while kills are left to do, it is not.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
         text = file.read()
-        known: dict[str, Any] = json.loads(text) if text else {"runs": [], "trials": []}
-        runs = [one for one in known["runs"] if not set(one["targets"]) & set(targets)]
-        options = f"--targets {','.join(targets)} --repeats {repeats} --seed {seed} --documents {documents}"
-        command = f"python -m evaluation.reliability.kill {options}"
-        runs.append({"command": command, "seed": seed, "targets": list(targets), "repeats": repeats})
-        trials = [one for one in known["trials"] if one["target"] not in targets] + list(rows)
-        found = figures(trials, max(one["repeats"] for one in runs))
+        runs = json.loads(text)["runs"] if text else []
+        run = dict(record) | {"process": os.getpid(), "machine": _machine(), "migrations": []}
+        for one in runs:
+            if {**one, "machine": None, "migrations": None} == {**run, "machine": None, "migrations": None}:
+                run["migrations"] = one["migrations"]
+        run["migrations"].append(trial)
+        runs = [one for one in runs if not set(one["targets"]) & set(record["targets"])] + [run]
+        found = figures(runs)
         content = {
-            "command": "; ".join(one["command"] for one in runs),
-            "machine": _machine(),
+            "command": "; ".join(map(_command, runs)),
+            "machine": run["machine"],
             "figures": found,
             "runs": runs,
-            "trials": trials,
         }
         file.truncate(0)
         file.write(json.dumps(content, indent=1) + "\n")
     return all(figure["holds"] is not False for figure in found)
 
 
-def figures(trials: Sequence[Row], repeats: int) -> list[dict[str, Any]]:
+def _command(run: Mapping[str, Any]) -> str:
+    options = " ".join(f"--{name} {run[name]}" for name in ("repeats", "kills", "seed", "documents"))
+    return f"python -m evaluation.reliability.kill --targets {','.join(run['targets'])} {options}"
+
+
+def figures(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return kills, recovery times and what was wrong; ``holds`` is None where nothing was promised."""
     found = []
-    for target in sorted({row["target"] for row in trials}):
-        rows = [row for row in trials if row["target"] == target]
-        through = [row["finished_s"] for row in rows]
-        back = [row["back_s"] for row in rows]
-        found += [
-            _figure(f"{target}: kills", len(rows), "kills", f"≥ {repeats}", len(rows) >= repeats),
-            _figure(f"{target}: back after the kill, median", statistics.median(back), "s"),
-            _figure(f"{target}: back after the kill, longest", max(back), "s"),
-            _figure(f"{target}: migration through after the kill, median", statistics.median(through), "s"),
-            _figure(f"{target}: migration through after the kill, longest", max(through), "s"),
-        ]
-    for what in ("lost", "stale", "resurrected"):
-        found.append(_zero(f"documents {what}", sum(row[what] for row in trials), "documents"))
+    trials = [trial for run in runs for trial in run["migrations"]]
+    for run in runs:
+        for target in run["targets"]:
+            back = [kill["back_s"] for trial in trials for kill in trial["kills"] if kill["target"] == target]
+            found.append(
+                _figure(f"{target}: kills", len(back), "kills", f"≥ {run['repeats']}", len(back) >= run["repeats"])
+            )
+            if back:
+                found.append(_figure(f"{target}: back after a kill, median", statistics.median(back), "s"))
+                found.append(_figure(f"{target}: back after a kill, longest", max(back), "s"))
+    for driver in sorted({trial["driver"] for trial in trials}):
+        through = [trial["through_s"] for trial in trials if trial["driver"] == driver]
+        found.append(_figure(f"{driver}: through after the last kill, median", statistics.median(through), "s"))
+        found.append(_figure(f"{driver}: through after the last kill, longest", max(through), "s"))
+    found.append(_figure("migrations killed and finished", len(trials), "migrations"))
     counts: Counter[str] = Counter()
     for row in trials:
         counts.update(row["application"])
-    for what in ("wrong model", "deleted documents in answers", "query failed", "write failed"):
-        found.append(_zero(what, counts[what], "operations"))
-    for what in ("put", "delete", "query"):
-        found.append(_figure(f"acknowledged: {what}", counts[what], "operations", "> 0", counts[what] > 0))
-    for what in ("query refused: database down", "write refused: database down"):
-        found.append(_figure(what, counts[what], "operations"))
+        for what in ("lost", "stale", "resurrected"):
+            counts[f"documents {what}"] += sum(len(one[what]) for one in row["differences"])
+    wrong = ("documents lost", "documents stale", "documents resurrected", "wrong model")
+    zeros = (*wrong, "deleted documents in answers", "query failed", "write failed")
+    found += [_figure(what, counts[what], "count", "0", counts[what] == 0) for what in zeros]
+    done = ("put", "delete", "query")
+    found += [_figure(f"acknowledged: {what}", counts[what], "operations", "> 0", counts[what] > 0) for what in done]
+    refused = ("query refused: database down", "write refused: database down")
+    found += [_figure(what, counts[what], "operations") for what in refused]
     return found
-
-
-def _zero(name: str, value: int, unit: str) -> dict[str, Any]:
-    return _figure(name, value, unit, "0", value == 0)
 
 
 def _figure(name: str, value: float, unit: str, goal: str | None = None, holds: bool | None = None) -> dict[str, Any]:

@@ -71,24 +71,33 @@ class Victim(Protocol):
 
 
 class Upgrade:
-    """The process of `revector upgrade`; it is back when it was started again, by ``Driver.finish``."""
+    """The process of `revector upgrade`; it is back when another one has taken the migration over."""
 
-    def __init__(self, _site: Site, driver: Driver) -> None:
+    def __init__(self, site: Site, driver: Driver) -> None:
         assert isinstance(driver, Cli)
-        self._driver = driver
+        self._site, self._driver, self._token = site, driver, 0
 
     def there(self) -> bool:
         """Whether the process runs."""
-        return not self._driver.ended()
+        return self._driver.process is not None and self._driver.process.poll() is None
 
     def kill(self) -> str:
         """Kill it."""
         assert self._driver.process is not None
-        return _kill(self._driver.process.pid)
+        killed = _kill(self._driver.process.pid)
+        self._driver.process.wait()
+        self._token = self._newest()
+        return killed
 
     def is_back(self) -> bool:
-        """Nobody starts it but the next call."""
-        return True
+        """Whether a new process runs a step, or none is left to do."""
+        return self._newest() > self._token or (self.there() and self._site.phase() == "live")
+
+    def _newest(self) -> int:
+        try:
+            return int(self._site.value("SELECT max(token) FROM lease") or 0)
+        except DatabaseUnavailable:
+            return 0
 
 
 class Program:

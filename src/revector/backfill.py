@@ -1,4 +1,4 @@
-"""The bulk lane: one shard of a backfill, embedded into sealed HDF5 parts and published part by part, resumable at any point."""
+"""The bulk lane: one shard of a backfill, embedded into sealed HDF5 parts and published part by part; resumable."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PART_S = 10.0
 
 PART_DOCUMENTS = 4_096
 PART_CHARACTERS = 100_000, 16_000_000
-"""Least and most text of a part: the first part takes the least, later ones what ``PART_S`` allows; memory is bounded."""
+"""Least and most text of a part: the first takes the least, later ones what ``PART_S`` allows; memory is bounded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Backfill:
         self._generation = applier.generation
 
     def run(self, shard: Shard) -> ShardReport:
-        """Seed, publish what an earlier call sealed, then embed the rest; a finished shard is a success that does nothing."""
+        """Seed, publish what an earlier call sealed, then embed the rest; does nothing for a finished shard."""
         if shard.done:
             return ShardReport(0, 0, 0)
         while not work.seed_page(self._engine, self._generation.cid, shard):
@@ -77,7 +77,8 @@ class Backfill:
         with self._engine.begin() as connection:
             connection.execute(
                 sa.text(
-                    "INSERT INTO part (gen, shard, part, path, sha256, documents, chunks) VALUES (:gen, :shard, :part, :path, :sha256, :documents, :chunks)"
+                    "INSERT INTO part (gen, shard, part, path, sha256, documents, chunks) VALUES (:gen, :shard, :part, "
+                    ":path, :sha256, :documents, :chunks)"
                 ),
                 {
                     "gen": shard.gen,
@@ -110,7 +111,8 @@ class Backfill:
         with self._engine.connect() as connection:
             sealed = connection.execute(
                 sa.text(
-                    "SELECT part, path, sha256 FROM part WHERE gen = :gen AND shard = :shard AND published_at IS NULL ORDER BY part"
+                    "SELECT part, path, sha256 FROM part WHERE gen = :gen AND shard = :shard AND published_at IS NULL "
+                    "ORDER BY part"
                 ),
                 {"gen": shard.gen, "shard": shard.shard},
             ).all()
@@ -134,7 +136,8 @@ class Backfill:
         with self._engine.begin() as connection:
             connection.execute(
                 sa.text(
-                    "UPDATE part SET published_at = clock_timestamp() WHERE gen = :gen AND shard = :shard AND part = :part AND published_at IS NULL"
+                    "UPDATE part SET published_at = clock_timestamp() WHERE gen = :gen AND shard = :shard AND part = "
+                    ":part AND published_at IS NULL"
                 ),
                 {"gen": shard.gen, "shard": shard.shard, "part": number},
             )

@@ -33,16 +33,17 @@ class CatchUp:
     def drain(self, generation: Generation, *, until: int = FEW_WAITING) -> None:
         """Bring the generation up to date until at most ``until`` items are due.
 
-        With ``until=0`` it also ends when nothing could be claimed for 2 s: the rest is leased or backing off, and the
-        move itself says what waits.
+        With ``until=0`` it also ends once few items wait and 2 s did not suffice: writers go on, or the rest is
+        leased or backing off, and the move itself says what waits.
         """
-        quiet_until = time.monotonic() + GATE_BUDGET_S
-        while self._due(generation) > until:
-            if sum(self._worker.apply_some(generation, lanes=LANES)):
-                quiet_until = time.monotonic() + GATE_BUDGET_S
-            elif until == 0 and time.monotonic() > quiet_until:
+        give_up = time.monotonic() + GATE_BUDGET_S
+        while (due := self._due(generation)) > until:
+            applied = sum(self._worker.apply_some(generation, lanes=LANES))
+            if due > FEW_WAITING and applied:
+                give_up = time.monotonic() + GATE_BUDGET_S
+            elif until == 0 and time.monotonic() > give_up:
                 return
-            else:
+            if not applied:
                 time.sleep(0.05)
 
     def then(self, generation: Generation, move: Callable[[], T]) -> T:

@@ -1,4 +1,4 @@
-"""Settings from revector.toml and the environment, and the project that wires everything: the only place that chooses classes."""
+"""Settings from revector.toml and environment, and the project that wires everything: only here classes are chosen."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FILE = "revector.toml"
 
 
 class CollectionSettings(BaseModel):
-    """One ``[collections.<name>]`` table."""
+    """One table ``[collections.NAME]``."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -79,8 +79,8 @@ class Settings(BaseSettings):
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Environment over file over defaults."""
         toml_file = init_settings().pop("toml_file")
@@ -101,13 +101,16 @@ def find_file(start: Path | None = None) -> Path:
         if (folder / FILE).is_file():
             return folder / FILE
     raise ConfigError(
-        f"no {FILE} was found in {here} or above. Nothing has run; go to your project's folder, or make one with `revector init`."
+        f"no {FILE} was found in {here} or above. Nothing has run; go to your project's folder, or make one with "
+        "`revector init`."
     )
 
 
 def load_project(path: Path | None = None) -> Project:
     """Return the project of ``path`` (a revector.toml or its folder), or the nearest one. Raises ``ConfigError``."""
     file = find_file() if path is None else (path / FILE if path.is_dir() else path)
+    if not file.is_file():
+        raise ConfigError(f"there is no {file}. Nothing has run; name your project's folder or its {FILE}.")
     try:
         return Project(file.resolve().parent, Settings(toml_file=file))  # type: ignore[call-arg]
     except ValidationError as error:
@@ -181,7 +184,8 @@ class Project:
         if name not in self.settings.collections:
             known = ", ".join(sorted(self.settings.collections)) or "none"
             raise ConfigError(
-                f"collection {name!r} is not in {FILE} (there: {known}). Nothing has run; add a [collections.{name}] table, or name another."
+                f"collection {name!r} is not in {FILE} (there: {known}). Nothing has run; add a [collections.{name}] "
+                "table, or name another."
             )
         return self.settings.collections[name]
 

@@ -1,4 +1,4 @@
-"""Loaded encoders of registered generations: each proved to be the one that the generation was built with, kept by fingerprint."""
+"""Loaded encoders of registered generations, each proved to be the one that its generation was built with."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""The evidence that a swap needs: verification and gate, measured, kept with the generation, and renewed when it ages."""
+"""The evidence that a swap needs: verification and gate, measured, kept with the generation, renewed when it ages."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from revector.registry import moves
 from revector.registry.collections import Collection, Generation, read_generation
 from revector.registry.control import control
 from revector.registry.documents import Documents
+from revector.report import latest_result
 from revector.searcher import Searcher
 from revector.spec import Gate, Revision
 
@@ -34,10 +36,21 @@ class Evidence:
         self._documents = Documents(engine, cid)
         self._actor, self._progress = actor, progress
 
-    def is_stale(self, generation: Generation, step: str) -> bool:
-        """Whether the evidence of ``step`` (verify or gate) is missing, failed, old or overtaken by changes."""
+    def is_stale(self, generation: Generation, step: str, target: Revision) -> bool:
+        """Whether the evidence of ``step`` (verify or gate) is missing, failed, old or overtaken by changes.
+
+        Changes are those of the documents and, for the gate, of its thresholds in the migration file.
+        """
         with self._engine.connect() as connection:
-            return moves.stale_evidence(connection, generation, (KINDS[step],)) is not None
+            if moves.stale_evidence(connection, generation, (KINDS[step],)) is not None:
+                return True
+            judged = (latest_result(connection, generation.gen, KINDS[step]) or {}).get("gate")
+        return judged is not None and judged != asdict(target.gate)
+
+    def refuse_unmeasurable(self, target: Revision, collection: Collection) -> None:
+        """Raise ``LabelError`` where the gate could never be measured: before the work, not after it."""
+        if collection.active_gen is not None or self._labels_folder is not None:
+            gates.usable_qrels(self.labels(), self._documents.known, target.gate)
 
     def verify(self, generation: Generation, token: int) -> Mapping[str, Any]:
         """Prove that the index equals the documents. Raises ``VerificationFailed``; the verdict is kept either way."""
@@ -48,7 +61,8 @@ class Evidence:
         if not verdict.passed:
             raise VerificationFailed(
                 f"generation {generation.gen} of revision {generation.revision} does not equal the documents: "
-                f"{'; '.join(verdict.reasons)}. The alias was not moved; abort this migration and run it again, and keep "
+                f"{'; '.join(verdict.reasons)}. The alias was not moved; abort this migration and run it again, and "
+                "keep "
                 "the database for a bug report."
             )
         return verdict.detail
@@ -69,7 +83,8 @@ class Evidence:
         if not verdict.passed:
             raise GateFailed(
                 f"the gate of revision {generation.revision} failed: {'; '.join(verdict.reasons)}. The alias was not "
-                "moved and everything serves as before; run the step gate again after a reviewed change of the gate, or "
+                "moved and everything serves as before; run the step gate again after a reviewed change of the gate, "
+                "or "
                 "`revector abort`."
             )
         return verdict.detail
@@ -77,7 +92,7 @@ class Evidence:
     def renew(self, generation: Generation, target: Revision, collection: Collection, token: int) -> None:
         """Measure again what aged; writers go on meanwhile, so it may age again, and the swap has the last word."""
         for _ in range(REMEASURE):
-            stale = [step for step in KINDS if self.is_stale(generation, step)]
+            stale = [step for step in KINDS if self.is_stale(generation, step, target)]
             if not stale:
                 return
             if "verify" in stale:
@@ -91,10 +106,10 @@ class Evidence:
         qrels, _ = gates.usable_qrels(labels, self._documents.known, Gate(min_queries=1))
         return gates.measure(self._searcher, generation, labels, qrels, k=k, progress=self._progress, exact=exact)
 
-    def labelled_queries(self) -> int:
-        """Number of labelled queries with a document that exists; 0 without labels."""
+    def labelled_queries(self) -> int | None:
+        """Number of labelled queries with a document that exists; None where no labels are configured."""
         if self._labels_folder is None:
-            return 0
+            return None
         return len(check_against(self.labels(), self._documents.known).queries_left)
 
     def labels(self) -> Labels:

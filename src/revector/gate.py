@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -92,8 +92,10 @@ def usable_qrels(labels: Labels, known: Any, gate: Gate) -> tuple[dict[str, dict
     }
     if len(qrels) < gate.min_queries:
         raise LabelError(
-            f"the gate demands at least {gate.min_queries} labelled queries, {labels.name} has {len(qrels)} whose documents exist "
-            f"({len(check.queries_lost)} lost theirs). Nothing was measured; label more queries, or lower gate.min_queries in the migration file."
+            f"the gate demands at least {gate.min_queries} labelled queries, {labels.name} has {len(qrels)} whose "
+            "documents exist "
+            f"({len(check.queries_lost)} lost theirs). Nothing was measured; label more queries, or lower "
+            "gate.min_queries in the migration file."
         )
     return qrels, {
         "queries": len(qrels),
@@ -110,7 +112,8 @@ def judge(gate: Gate, new: Measured, old: Measured | None, *, labels: Labels, co
     reasons: list[str] = []
     if measured.mean < gate.min_recall:
         reasons.append(
-            f"recall@{gate.k} of revision {new.revision} is {measured.mean:.4f}, at least {gate.min_recall:.4f} is demanded"
+            f"recall@{gate.k} of revision {new.revision} is {measured.mean:.4f}, at least {gate.min_recall:.4f} is "
+            "demanded"
         )
     detail: dict[str, Any] = {
         "k": gate.k,
@@ -124,7 +127,8 @@ def judge(gate: Gate, new: Measured, old: Measured | None, *, labels: Labels, co
         difference = paired_difference(old.metrics["recall"], new.metrics["recall"])
         if -difference.mean > gate.max_drop:
             reasons.append(
-                f"recall@{gate.k} falls by {-difference.mean:.4f} against the active revision {old.revision} ({old.interval().mean:.4f} to {measured.mean:.4f}), at most {gate.max_drop:.4f} is allowed"
+                f"recall@{gate.k} falls by {-difference.mean:.4f} against the active revision {old.revision} "
+                f"({old.interval().mean:.4f} to {measured.mean:.4f}), at most {gate.max_drop:.4f} is allowed"
             )
         detail |= {"old": _summary(old), "difference": difference._asdict()}
     return Verdict(not reasons, tuple(reasons), detail)
@@ -159,7 +163,8 @@ def verify(connection: sa.Connection, generation: Generation) -> Verdict:
         "ahead": "SELECT count(*) FROM i2_ahead WHERE gen = :gen",
         "chunks_unlike_ledger": (
             "SELECT count(*) FROM (SELECT doc_id, count(*) AS n, min(chunk) AS lowest, max(chunk) AS highest FROM "
-            f"{index.name} GROUP BY doc_id) i FULL JOIN (SELECT doc_id, n_chunks FROM ledger WHERE gen = :gen AND n_chunks > 0) l USING (doc_id) "
+            f"{index.name} GROUP BY doc_id) i FULL JOIN (SELECT doc_id, n_chunks FROM ledger WHERE gen = :gen AND "
+            "n_chunks > 0) l USING (doc_id) "
             "WHERE (i.n, i.lowest, i.highest) IS DISTINCT FROM (l.n_chunks, 0, l.n_chunks - 1)"
         ),
         "bad_vectors": f"SELECT count(*) FROM {index.name} WHERE {wrong_norm}",
@@ -174,7 +179,8 @@ def verify(connection: sa.Connection, generation: Generation) -> Verdict:
         reasons.append("the backfill did not reach every document")
     totals = connection.execute(
         sa.text(
-            "SELECT count(*) FILTER (WHERE NOT deleted) AS documents, coalesce(sum(n_chunks), 0)::bigint AS chunks FROM ledger WHERE gen = :gen"
+            "SELECT count(*) FILTER (WHERE NOT deleted) AS documents, coalesce(sum(n_chunks), 0)::bigint AS chunks "
+            "FROM ledger WHERE gen = :gen"
         ),
         {"gen": generation.gen},
     ).one()

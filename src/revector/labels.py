@@ -59,6 +59,7 @@ def load_labels(folder: Path, split: str = "test") -> Labels:
         LabelError: If a file is missing, unreadable or empty, a line is malformed (the message names file and line), a
             query id appears twice, a pair is judged twice with different scores, a judged query has no text, or
             nothing is judged relevant.
+
     """
     folder = Path(folder)
     queries_path = _find(folder, "queries.jsonl")
@@ -95,6 +96,7 @@ def check_against(labels: Labels, known_ids: Callable[[Sequence[str]], set[str]]
 
     Raises:
         LabelError: If none of the documents exists: the labels belong to another collection.
+
     """
     positive = {query: {d for d, score in judged.items() if score > 0} for query, judged in labels.qrels.items()}
     relevant = {query: ids for query, ids in positive.items() if ids}

@@ -55,6 +55,7 @@ def evaluate(qrels: Qrels, run: Run, k: int) -> dict[MetricName, dict[str, float
 
     >>> evaluate({"q": {"a": 1, "b": 1}}, {"q": ["x", "a", "b"]}, k=2)["mrr"]
     {'q': 0.5}
+
     """
     if k < 1:
         raise ConfigError(f"metrics were asked for at rank k={k}; k must be at least 1. Nothing was measured.")
@@ -122,6 +123,7 @@ def mean_interval(
 
     >>> mean_interval([1.0, 1.0, 1.0])
     Interval(mean=1.0, low=1.0, high=1.0)
+
     """
     if not 0 < confidence < 1 or draws < 1:
         raise ConfigError(
@@ -154,6 +156,7 @@ def paired_difference(
 
     >>> paired_difference({"a": 0.5, "b": 0.5}, {"b": 1.0, "a": 1.0}).mean
     0.5
+
     """
     if old.keys() != new.keys():
         differing = sorted(old.keys() ^ new.keys())
@@ -172,6 +175,7 @@ def latency_ms(values: Sequence[float] | npt.NDArray[np.float64]) -> dict[str, f
 
     >>> latency_ms([1.0, 2.0, 3.0])["p50"]
     2.0
+
     """
     p50, p95, p99 = np.percentile(_finite(values, "latency"), [50, 95, 99])
     return {"p50": float(p50), "p95": float(p95), "p99": float(p99)}

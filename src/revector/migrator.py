@@ -43,7 +43,7 @@ MOST_WINDOW_HOURS = 24 * 365
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a migrator needs to know of its collection. ``drain_s``: wait between emptying a slot and dropping its index."""
+    """What a migrator needs to know; ``drain_s`` lies between emptying a slot and dropping its index."""
 
     migrations: Path
     archive: Path
@@ -116,17 +116,18 @@ class Migrator:
             return self._provision(target, generation, **options)
         if generation is None:
             raise IllegalStep(
-                f"step {step} of revision {target.revision}: no generation of it is in a slot. Nothing was changed; run "
+                f"step {step} of revision {target.revision}: no generation of it is in a slot. Nothing was changed; "
+                "run "
                 "the step provision first."
             )
         if step == "swap":
             return self._swap(target, generation)
-        if not self._is_due(step, generation):
+        if not self._is_due(step, generation, target):
             return Outcome(step, target.revision, phase, False)
         facts = self._steps[step](generation, self._take_over(), **options)
         return Outcome(step, target.revision, self._phase(generation), True, facts)
 
-    def _is_due(self, step: str, generation: Generation) -> bool:
+    def _is_due(self, step: str, generation: Generation, target: Revision) -> bool:
         """Whether a forward step is still to do; evidence that aged is due again until the swap."""
         if generation.phase in STEPS[step].needs:
             return True
@@ -134,7 +135,7 @@ class Migrator:
             return False
         if step in {left.name for left in remaining(generation.phase)}:
             STEPS[step].check(generation.revision, generation.phase)
-        return step in ("verify", "gate") and self._evidence.is_stale(generation, step)
+        return step in ("verify", "gate") and self._evidence.is_stale(generation, step, target)
 
     def upgrade(
         self,
@@ -256,12 +257,15 @@ class Migrator:
         if generation is not None:
             return Outcome("provision", target.revision, generation.phase, False, {"generation": generation.gen})
         self._refuse_empty()
-        count, hours = shards or self._settings.shards, window_hours or self._settings.window_hours
+        count = self._settings.shards if shards is None else shards
+        hours = self._settings.window_hours if window_hours is None else window_hours
         if count < 1 or not 0 < hours <= MOST_WINDOW_HOURS:
             raise StateError(
-                f"provision takes at least 1 shard and a window of up to {MOST_WINDOW_HOURS:,} hours; found {count} and "
+                f"provision takes at least 1 shard and a window of up to {MOST_WINDOW_HOURS:,} hours; found {count} "
+                "and "
                 f"{hours}. Nothing was changed."
             )
+        self._evidence.refuse_unmeasurable(target, self._collection())
         encoder = self._encoders.fresh(target.model)
         new = moves.Registration(
             target, encoder.fingerprint, encoder.components, probe_vectors(encoder), hours, approval, count
@@ -301,8 +305,10 @@ class Migrator:
     ) -> Mapping[str, Any]:
         if generation.needs_approval and not (reason or "").strip():
             raise ApprovalWanted(
-                f"the migration to revision {generation.revision} waits for a person's approval. The alias was not moved; "
-                f"look at `revector status`, then run `revector approve -c {self._name} --reason …`, or `revector abort`."
+                f"the migration to revision {generation.revision} waits for a person's approval. The alias was not "
+                "moved; "
+                f"look at `revector status`, then run `revector approve -c {self._name} --reason …`, or `revector "
+                "abort`."
             )
         asked_for, by = generation.needs_approval, by or self._actor
         return self._advance(generation, "approve", token, asked_for=asked_for, reason=reason, by=by)
@@ -329,10 +335,9 @@ class Migrator:
         with self._engine.connect() as connection:
             collection = read_collection(connection, self._name)
             back = None if collection.standby_gen is None else read_generation(connection, collection.standby_gen)
-        token = self._take_over()
 
         def move() -> Mapping[str, Any]:
-            with self._control(token) as held:
+            with control(self._engine, self._cid, actor=self._actor, epoch=collection.epoch) as held:
                 if back is not None and not force:
                     self._catch_up.finish_under_gate(back)
                 return moves.rollback(held, reason=reason, force=force)
@@ -340,7 +345,7 @@ class Migrator:
         facts = move() if back is None or force else self._catch_up.then(back, move)
         with self._engine.connect() as connection:
             left = read_generation(connection, int(facts["from"]))
-        return Outcome("rollback", left.revision, left.phase, True, facts)
+        return Outcome("rollback", left.revision, left.phase, not facts.get("already"), facts)
 
     def _abort(self, reason: str) -> Outcome:
         with self._control(self._take_over()) as held:
@@ -350,8 +355,9 @@ class Migrator:
 
     def _retire(self, reason: str, *, now: bool) -> Outcome:
         ended = None
-        if self._collection().standby_gen is not None:
-            with self._control(self._take_over()) as held:
+        collection = self._collection()
+        if collection.standby_gen is not None:
+            with control(self._engine, self._cid, actor=self._actor, epoch=collection.epoch) as held:
                 ended = moves.retire(held, reason=reason, now=now)
         dropped = self._drop_ended(wait=True)
         revision = "" if ended is None else ended.revision
@@ -397,8 +403,10 @@ class Migrator:
                 same = generation.revision == target.revision and generation.phase != Phase.ABORTED
                 if same and generation.config_hash != target.config_hash:
                     raise EditedRevision(
-                        f"revision {target.revision} was edited after generation {generation.gen} was registered from it: "
-                        f"model, chunking or index differ. Nothing was changed; restore {target.path or 'the file'}, or "
+                        f"revision {target.revision} was edited after generation {generation.gen} was registered from "
+                        "it: "
+                        f"model, chunking or index differ. Nothing was changed; restore {target.path or 'the file'}, "
+                        "or "
                         "write a new revision with `revector revision`."
                     )
             if collection.active_gen is not None:
@@ -431,7 +439,8 @@ class Migrator:
     def _refuse_empty(self) -> None:
         if Documents(self._engine, self._cid).count() == 0:
             raise SourceError(
-                f"collection {self._name!r} holds no documents, so there is nothing to migrate. Nothing was changed; run "
+                f"collection {self._name!r} holds no documents, so there is nothing to migrate. Nothing was changed; "
+                "run "
                 "`revector ingest` first."
             )
 

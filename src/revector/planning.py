@@ -26,7 +26,7 @@ def make_plan(
     revision: Revision,
     encoder: Encoder,
     *,
-    labelled_queries: int,
+    labelled_queries: int | None,
 ) -> Plan:
     """Return the plan for ``revision``: chunks and tokens from a sample, time from a probe of this very encoder.
 
@@ -51,7 +51,7 @@ def make_plan(
         revision=revision.revision,
         active_revision=None if active is None else active.revision,
         changes=changes,
-        action="re-embed every document into a new index" if changes else "nothing: this revision is what is served",
+        action=_action(active, revision, changes),
         documents=documents,
         sampled=len(texts),
         chunks=total_chunks,
@@ -59,7 +59,7 @@ def make_plan(
         seconds=total_chunks * per_chunk_s,
         archive_bytes=total_chunks * revision.model.dim * 4,
         index_bytes=total_chunks * (width + ROW_BYTES + graph),
-        labelled_queries=labelled_queries,
+        labelled_queries=labelled_queries or 0,
         gate=_gate(revision),
         warnings=_warnings(collection, revision, labelled_queries),
     )
@@ -104,19 +104,32 @@ def _changes(active: Generation | None, revision: Revision) -> tuple[str, ...]:
     return tuple(changes)
 
 
+def _action(active: Generation | None, revision: Revision, changes: tuple[str, ...]) -> str:
+    if active is not None and active.revision == revision.revision:
+        return "nothing: this revision is what is served"
+    return "re-embed every document into a new index" + ("" if changes else ", although it would equal the active one")
+
+
 def _gate(revision: Revision) -> str:
     gate = revision.gate
-    return f"recall@{gate.k} at least {gate.min_recall:g}, at most {gate.max_drop:g} below the active revision, on at least {gate.min_queries} labelled queries"
+    return (
+        f"recall@{gate.k} at least {gate.min_recall:g}, at most {gate.max_drop:g} below the active revision, on at "
+        f"least {gate.min_queries} labelled queries"
+    )
 
 
-def _warnings(collection: Collection, revision: Revision, labelled_queries: int) -> tuple[str, ...]:
+def _warnings(collection: Collection, revision: Revision, labelled_queries: int | None) -> tuple[str, ...]:
     warnings = []
-    if labelled_queries < revision.gate.min_queries:
+    if labelled_queries is None and collection.active_gen is None:
+        warnings.append("no labelled queries are configured: the first revision goes live unmeasured, the next cannot")
+    elif (labelled_queries or 0) < revision.gate.min_queries:
         warnings.append(
-            f"the gate demands {revision.gate.min_queries} labelled queries, {labelled_queries} are usable: the gate will refuse"
+            f"the gate demands {revision.gate.min_queries} labelled queries, {labelled_queries or 0} are usable: the gate "
+            "will refuse"
         )
     if collection.standby_gen is not None:
         warnings.append(
-            f"generation {collection.standby_gen} is still on standby: the swap waits until its window is over or given up (`revector retire --now`)"
+            f"generation {collection.standby_gen} is still on standby: the swap waits until its window is over or "
+            "given up (`revector retire --now`)"
         )
     return tuple(warnings)

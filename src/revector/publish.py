@@ -166,7 +166,8 @@ class Applier:
         source = "unnest(CAST(:ids AS text[]), CAST(:versions AS bigint[])) AS s(doc_id, version)"
         current = connection.execute(
             sa.text(
-                f"SELECT d.doc_id, d.version FROM {source} JOIN document d ON d.cid = :cid AND d.doc_id = s.doc_id WHERE d.version = s.version "
+                f"SELECT d.doc_id, d.version FROM {source} JOIN document d ON d.cid = :cid AND d.doc_id = s.doc_id "
+                "WHERE d.version = s.version "
                 "ORDER BY d.doc_id FOR SHARE OF d SKIP LOCKED"
             ),
             values,
@@ -177,13 +178,15 @@ class Applier:
         )
         if not alive:
             raise GenerationGone(
-                f"generation {gen.gen} is no longer live or has another encoder; {len(candidates)} results were dropped, the documents are untouched."
+                f"generation {gen.gen} is no longer live or has another encoder; {len(candidates)} results were "
+                "dropped, the documents are untouched."
             )
         values |= {"ids": [row.doc_id for row in current], "versions": [row.version for row in current]}
         taken = connection.scalars(
             sa.text(
                 # In id order, so that two publishers of the same items wait for each other instead of deadlocking.
-                f"WITH held AS MATERIALIZED (SELECT p.doc_id FROM {source} JOIN pending p ON p.gen = :gen AND p.doc_id = s.doc_id "
+                f"WITH held AS MATERIALIZED (SELECT p.doc_id FROM {source} JOIN pending p ON p.gen = :gen AND p.doc_id "
+                "= s.doc_id "
                 "WHERE p.version <= s.version ORDER BY p.doc_id FOR UPDATE OF p) "
                 "DELETE FROM pending p USING held WHERE p.gen = :gen AND p.doc_id = held.doc_id RETURNING p.doc_id"
             ),
@@ -206,9 +209,11 @@ class Applier:
                 """
                 INSERT INTO ledger AS l (gen, doc_id, version, deleted, n_chunks, content_hash)
                 SELECT :gen, doc_id, version, content_hash IS NULL, n_chunks, content_hash
-                FROM unnest(CAST(:ids AS text[]), CAST(:versions AS bigint[]), CAST(:counts AS int[]), CAST(:hashes AS text[])) s(doc_id, version, n_chunks, content_hash)
-                ON CONFLICT (gen, doc_id) DO UPDATE SET version = EXCLUDED.version, deleted = EXCLUDED.deleted, n_chunks = EXCLUDED.n_chunks,
-                  content_hash = EXCLUDED.content_hash, applied_at = clock_timestamp()
+                FROM unnest(CAST(:ids AS text[]), CAST(:versions AS bigint[]), CAST(:counts AS int[]),
+                            CAST(:hashes AS text[]))
+                  s(doc_id, version, n_chunks, content_hash)
+                ON CONFLICT (gen, doc_id) DO UPDATE SET version = EXCLUDED.version, deleted = EXCLUDED.deleted,
+                  n_chunks = EXCLUDED.n_chunks, content_hash = EXCLUDED.content_hash, applied_at = clock_timestamp()
                 """
             ),
             {
@@ -222,7 +227,8 @@ class Applier:
         if unchanged:
             connection.execute(
                 sa.text(
-                    "UPDATE ledger l SET version = s.version, applied_at = clock_timestamp() FROM unnest(CAST(:ids AS text[]), CAST(:versions AS bigint[])) s(doc_id, version) "
+                    "UPDATE ledger l SET version = s.version, applied_at = clock_timestamp() FROM unnest(CAST(:ids AS "
+                    "text[]), CAST(:versions AS bigint[])) s(doc_id, version) "
                     "WHERE l.gen = :gen AND l.doc_id = s.doc_id"
                 ),
                 {"gen": self.generation.gen, "ids": list(unchanged), "versions": list(unchanged.values())},

@@ -47,14 +47,14 @@ class Plan:
 
 
 def read_status(connection: sa.Connection, name: str, *, labels: str | None = None) -> dict[str, Any]:
-    """Return where a collection stands: slots, the open migration with progress and lag, the rollback window, dead letters.
+    """Return where a collection stands: slots, open migration with progress and lag, rollback window, dead letters.
 
     Keys are stable: the CLI's ``--json``, the Airflow page and the demo read them.
     """
     collection = read_collection(connection, name)
     now: datetime = connection.execute(sa.text("SELECT clock_timestamp()")).scalar_one()
     slots = {
-        role: _slot(connection, collection, gen)
+        role: _slot(connection, gen)
         for role, gen in (
             ("active", collection.active_gen),
             ("standby", collection.standby_gen),
@@ -86,7 +86,7 @@ def _documents(connection: sa.Connection, collection: Collection) -> int:
     )
 
 
-def _slot(connection: sa.Connection, collection: Collection, gen: int | None) -> dict[str, Any] | None:
+def _slot(connection: sa.Connection, gen: int | None) -> dict[str, Any] | None:
     if gen is None:
         return None
     generation = read_generation(connection, gen)
@@ -175,7 +175,8 @@ def read_events(connection: sa.Connection, name: str, *, limit: int = 100, after
     collection = read_collection(connection, name)
     rows = connection.execute(
         sa.text(
-            "SELECT seq, at, epoch, actor, kind, gen, detail, hash FROM event WHERE cid = :cid AND seq > :after ORDER BY seq DESC LIMIT :limit"
+            "SELECT seq, at, epoch, actor, kind, gen, detail, hash FROM event WHERE cid = :cid AND seq > :after ORDER "
+            "BY seq DESC LIMIT :limit"
         ),
         {"cid": collection.cid, "after": after, "limit": limit},
     )
@@ -183,13 +184,15 @@ def read_events(connection: sa.Connection, name: str, *, limit: int = 100, after
 
 
 def broken_links(connection: sa.Connection, name: str) -> list[int]:
-    """Return the sequence numbers where the history's hash chain does not hold; empty when nothing was tampered with."""
+    """Return the sequence numbers where the history's hash chain does not hold; empty if nothing was tampered with."""
     collection = read_collection(connection, name)
     return list(
         connection.scalars(
             sa.text(
-                "SELECT seq FROM (SELECT e.seq, e.hash, revector.event_hash(coalesce(lag(e.hash) OVER (ORDER BY seq), ''), e) AS expected, "
-                "seq - lag(seq, 1, 0::bigint) OVER (ORDER BY seq) AS gap FROM event e WHERE e.cid = :cid) c WHERE hash <> expected OR gap <> 1 ORDER BY seq"
+                "SELECT seq FROM (SELECT e.seq, e.hash, revector.event_hash(coalesce(lag(e.hash) OVER (ORDER BY seq), "
+                "''), e) AS expected, "
+                "seq - lag(seq, 1, 0::bigint) OVER (ORDER BY seq) AS gap FROM event e WHERE e.cid = :cid) c WHERE hash "
+                "<> expected OR gap <> 1 ORDER BY seq"
             ),
             {"cid": collection.cid},
         )

@@ -66,6 +66,7 @@ def load_revision(path: Path) -> Revision:
     Raises:
         SpecError: If the file cannot be read or holds anything but what the module's docstring lists; the message
             names file, line, field and finding.
+
     """
     path = Path(path)
     try:
@@ -92,6 +93,7 @@ def write_revision(
     Raises:
         SpecError: If the message is empty, or the parts do not fit each other.
         GraphError: If the new file would not continue the one line of history in ``folder``.
+
     """
     message = " ".join(message.split())
     if not message or any(unicodedata.category(character) in ("Cc", "Cs") for character in message):
@@ -127,6 +129,7 @@ class RevisionGraph:
     Raises:
         GraphError: If there is no revision, an id appears twice, a parent is missing, or the revisions form a cycle or
             more than one line. The message names ids and files, and what to set.
+
     """
 
     def __init__(self, revisions: Iterable[Revision]) -> None:
@@ -191,6 +194,7 @@ class RevisionGraph:
         Raises:
             UnknownRevision: If either is not in the files.
             StateError: If ``target`` lies before ``current``: migrations only go forward.
+
         """
         start = 0 if current is None else self._line.index(self[current]) + 1
         end = self._line.index(self[target]) + 1

@@ -170,7 +170,8 @@ class Revision:
                 else 'cut the dimension (model.dim) to at most 4,000 or set index kind="exact"'
             )
             raise SpecError(
-                f"revision {self.revision}: an HNSW index over {self.index.storage} takes at most {limit:,} dimensions, "
+                f"revision {self.revision}: an HNSW index over {self.index.storage} takes at most {limit:,} "
+                "dimensions, "
                 f"model.dim is {self.model.dim:,}. Nothing was changed; {way}."
             )
 

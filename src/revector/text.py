@@ -39,7 +39,7 @@ _UTF16_SHARE = 0.75  # of the high bytes; the rest is typographic punctuation (U
 
 
 def clean(text: str | None, *, max_mib: int = 4) -> str:
-    """Return ``text`` mended; good text comes back unchanged and ``clean(clean(x)) == clean(x)``.
+    """Return the text mended; good text comes back unchanged, and mended text as well.
 
     Raises ``DocumentError`` when it is no string, has no visible characters, is above ``max_mib`` MiB in UTF-8, holds
     NUL characters or lone surrogates, or is damaged by more than ``MAX_DAMAGED_SHARE``. The reason quotes at most 40

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 import sqlalchemy as sa
 
 from revector.encoding import Encoders
-from revector.errors import DatabaseUnavailable, EncoderError, RevectorError
+from revector.errors import DatabaseUnavailable, EncoderError
 from revector.publish import Applier, GenerationGone
 from revector.registry import work
 from revector.registry.collections import Generation, read_generation
@@ -19,6 +20,8 @@ log = logging.getLogger("revector.worker")
 BATCH_DOCUMENTS = 32
 POLL_S = 0.2
 BACK_OFF_S = 2.0
+REST_S = 15.0
+"""A generation whose encoder cannot be used is tried again after this long."""
 
 
 class Worker:
@@ -27,6 +30,7 @@ class Worker:
     def __init__(self, engine: sa.Engine, encoders: Encoders) -> None:
         self._engine, self._encoders = engine, encoders
         self._appliers: dict[int, Applier] = {}
+        self._rest_until: dict[int, float] = {}
 
     def run(
         self,
@@ -52,19 +56,17 @@ class Worker:
         """Bring one batch per live generation up to date; return how many documents were published or dead-lettered."""
         total = 0
         for generation in self._live(collections):
+            if time.monotonic() < self._rest_until.get(generation.gen, 0.0):
+                continue
             try:
                 published, dead = self.apply_some(generation)
-            except EncoderError as error:
-                # This generation waits; the others go on. The lag shows it.
-                log.error("generation %s of revision %s: %s", generation.gen, generation.revision, error)
-                continue
             except GenerationGone as error:
                 log.info("%s", error)
                 continue
-            except (DatabaseUnavailable, sa.exc.DBAPIError):
-                raise
-            except RevectorError as error:
-                log.error("generation %s: %s", generation.gen, error)
+            except EncoderError as error:
+                # This generation waits, and its lag shows it; the others go on.
+                self._rest_until[generation.gen] = time.monotonic() + REST_S
+                log.warning("generation %s, revision %s: %s", generation.gen, generation.revision, error)
                 continue
             if on_applied and (published or dead):
                 on_applied(generation.gen, published)
@@ -96,7 +98,8 @@ class Worker:
         with self._engine.connect() as connection:
             gens = connection.scalars(
                 sa.text(
-                    "SELECT s.gen FROM slot s JOIN collection c USING (cid) WHERE CAST(:names AS text[]) IS NULL OR c.name = ANY(CAST(:names AS text[])) ORDER BY s.role, s.gen"
+                    "SELECT s.gen FROM slot s JOIN collection c USING (cid) WHERE CAST(:names AS text[]) IS NULL OR "
+                    "c.name = ANY(CAST(:names AS text[])) ORDER BY s.role, s.gen"
                 ),
                 {"names": None if collections is None else list(collections)},
             ).all()

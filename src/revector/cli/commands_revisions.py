@@ -205,7 +205,7 @@ def _own_width(session: Session, name: str, max_tokens: int | None) -> int:
     if name.startswith("hashing"):
         raise ConfigError(f"model {name!r} has no width of its own. Nothing was written; give one with --dim.")
     loaded: Any = session.project.encoders.fresh(ModelSpec(name, 1, **_given(max_tokens=max_tokens)))
-    return int(loaded._network.get_embedding_dimension())
+    return int(loaded.own_dim)
 
 
 # History --------------------------------------------------------------------------------------------------------------

@@ -111,7 +111,7 @@ def demo(
       revector demo --json result.json
     """
     module = _module("revector.local.demo", "demo")
-    raise typer.Exit(module.run(open_project(project), port=port, json_path=json_path, stay=stay))
+    raise typer.Exit(module.run(open_project(project), port=port, json_path=json_path, wait=stay))
 
 
 def _module(name: str, extra: str) -> Any:

@@ -11,7 +11,7 @@ from revector.config import Project
 from revector.errors import ConfigError, RevectorError
 from revector.labels import check_against, load_labels
 from revector.registry.collections import read_collection, read_generation
-from revector.registry.engine import check_schema, schema_head
+from revector.registry.engine import SCHEMA_VERSION, check_schema
 from revector.revisions import RevisionGraph
 
 
@@ -61,7 +61,7 @@ def _extension(project: Project) -> str:
 
 def _tables(project: Project) -> str:
     check_schema(project.raw_engine)
-    return f"schema version {schema_head()}"
+    return f"schema version {SCHEMA_VERSION}"
 
 
 def _collection(project: Project, name: str, *, with_tables: bool) -> Iterator[Check]:

@@ -79,11 +79,12 @@ class BarProgress:
 
 
 class _Count(ProgressColumn):
-    """Done of total and the rate of the last half minute."""
+    """Done of total, and the rate: of the last half minute, or of the whole when finished."""
 
     def render(self, task: Task) -> Text:
         total = "" if task.total is None else f"/{task.total:,.0f}"
-        rate = task.finished_speed or task.speed or 0.0
+        whole = task.completed / task.elapsed if task.elapsed else 0.0
+        rate = whole if task.finished else task.speed or whole
         shown = f" {rate:,.0f}/s" if rate else ""
         return Text(f"{task.completed:,.0f}{total} {task.fields['unit']}{shown}", style="dim")
 

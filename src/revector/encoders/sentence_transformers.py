@@ -125,6 +125,11 @@ class SentenceTransformerEncoder:
         return self._model.dim
 
     @property
+    def own_dim(self) -> int:
+        """Width of the model itself, before the cut."""
+        return int(self._network.get_embedding_dimension() or 0)
+
+    @property
     def device(self) -> str:
         """Where the model runs: ``cpu``, ``cuda:0``, …; no part of the identity."""
         return str(self._network.device)

@@ -1,4 +1,4 @@
-"""The simulated application of the demo: writes, deletes and queries through the public API, and notes what it was told.
+"""The simulated application of the demo: writes, deletes and queries through the public API, and notes the answers.
 
     python -m revector.local.application COLLECTION RECORD
 
@@ -73,7 +73,8 @@ class Writer:
 
     def _put(self, doc_id: str) -> None:
         stored = self._documents.get(doc_id) or self._documents.get(self._random.choice(self._ids))
-        text = f"{'' if stored is None else stored.text[:2_000]}\n\nNote {self._count}: changed while the model was being replaced."
+        before = "" if stored is None else stored.text[:2_000]
+        text = f"{before}\n\nNote {self._count}: changed while the model was being replaced."
         self._documents.put(doc_id, text, {"package": "demo", "kind": "note"} if stored is None else stored.meta)
         if doc_id not in self._ids:
             self._ids.append(doc_id)

@@ -41,7 +41,7 @@ class Difference:
 
 
 def expected_texts(source: Iterable[Document], record: Path) -> tuple[dict[str, str], set[str], set[str]]:
-    """Return the texts that must be served, the ids that were changed, and the ids whose last write had no clear end."""
+    """Return the texts that must be served, the ids that were changed, and those whose last write had no clear end."""
     texts = {document.id: clean(document.text) for document in source}
     changed: set[str] = set()
     unknown: set[str] = set()
@@ -73,7 +73,8 @@ def compare(
     with project.engine.connect() as connection:
         live = connection.execute(
             sa.text(
-                "SELECT g.physical_name, g.revision FROM slot s JOIN generation g USING (gen) WHERE s.cid = :cid ORDER BY g.gen"
+                "SELECT g.physical_name, g.revision FROM slot s JOIN generation g USING (gen) WHERE s.cid = :cid ORDER "
+                "BY g.gen"
             ),
             {"cid": project.cid(collection)},
         ).all()

@@ -93,7 +93,8 @@ def _start_afresh(project: Project) -> None:
     """Remove what an earlier demo left. Refuses a database that holds anything else."""
     if project.settings.database_url is not None:
         raise ConfigError(
-            f"the demo makes and drops its own database, but {FILE} or the environment names one. Nothing was changed; run it where database_url is not set."
+            f"the demo makes and drops its own database, but {FILE} or the environment names one. Nothing was changed; "
+            "run it where database_url is not set."
         )
     state = project.state
     if embedded.status(state).running or (state / "postgres.json").exists():
@@ -101,14 +102,16 @@ def _start_afresh(project: Project) -> None:
         with project.raw_engine.connect() as connection:
             others = connection.scalars(
                 sa.text(
-                    "SELECT name FROM revector.collection c WHERE name <> :name AND EXISTS (SELECT 1 FROM revector.document d WHERE d.cid = c.cid)"
+                    "SELECT name FROM revector.collection c WHERE name <> :name AND EXISTS (SELECT 1 FROM "
+                    "revector.document d WHERE d.cid = c.cid)"
                 ),
                 {"name": COLLECTION},
             ).all()
         project.raw_engine.dispose()
         if others:
             raise ConfigError(
-                f"the demo starts from an empty database, and {_relative(state)} also holds the collections {', '.join(others)}. Nothing was changed; run it in another folder, or `revector db remove` first."
+                f"the demo starts from an empty database, and {_relative(state)} also holds the collections "
+                f"{', '.join(others)}. Nothing was changed; run it in another folder, or `revector db remove` first."
             )
         embedded.remove(state)
     for leftover in (state / "archive", state / "demo"):

@@ -1,4 +1,7 @@
-"""Keeps the embedded PostgreSQL of a state folder running, and stops it when told to: ``python -m revector.local.keeper STATE``."""
+"""Keeps the embedded PostgreSQL of a state folder running until it is told to stop.
+
+python -m revector.local.keeper STATE
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from pathlib import Path
 
 from revector.embedded import ensure_running, stop
 from revector.errors import DatabaseError
+
+log = logging.getLogger("revector.keeper")
 
 POLL_S = 1.0
 
@@ -24,7 +29,7 @@ def main() -> None:
         try:
             ensure_running(state)
         except DatabaseError as error:
-            logging.warning("%s", error)
+            log.warning("%s", error)
     stop(state)
 
 

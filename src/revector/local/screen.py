@@ -63,13 +63,19 @@ def progress_text(status: Mapping[str, Any]) -> str:
         return "no migration open"
     progress = migration["progress"]
     eta = "" if progress["eta_s"] is None else f", ETA {progress['eta_s']:.0f} s"
-    return f"phase {migration['phase']}, {progress['published']:,} of {progress['planned']:,} documents embedded, {progress['documents_per_s']:.1f}/s{eta}"
+    return (
+        f"phase {migration['phase']}, {progress['published']:,} of {progress['planned']:,} documents embedded, "
+        f"{progress['documents_per_s']:.1f}/s{eta}"
+    )
 
 
 def application_text(counts: Mapping[str, Any]) -> str:
     """Return the application's counts in one line."""
     answered = ", ".join(f"{n} by {revision}" for revision, n in counts["by_revision"].items())
-    return f"{counts['writes']} writes, {counts['deletes']} deletes, {counts['queries']} queries ({answered}), {counts['failed']} failed, {counts['wrong_model']} by a wrong model"
+    return (
+        f"{counts['writes']} writes, {counts['deletes']} deletes, {counts['queries']} queries ({answered}), "
+        f"{counts['failed']} failed, {counts['wrong_model']} by a wrong model"
+    )
 
 
 def _steps(tasks: Sequence[Mapping[str, Any]]) -> Table:
@@ -135,12 +141,13 @@ def result_table(figures: Mapping[str, Any]) -> Table:
     old, new = (
         f"{side['mean']:.3f} (95 % {side['low']:.3f} to {side['high']:.3f})" for side in (recall["old"], recall["new"])
     )
+    answered = ", ".join(f"{n} by revision {revision}" for revision, n in counts["by_revision"].items())
     rows = [
         ("documents", f"{figures['documents']:,}"),
         ("writes and deletes during the run", f"{counts['writes']} and {counts['deletes']}"),
         (
             "queries answered",
-            f"{counts['queries'] - counts['failed']:,} ({', '.join(f'{n} by revision {revision}' for revision, n in counts['by_revision'].items())})",
+            f"{counts['queries'] - counts['failed']:,} ({answered})",
         ),
         ("queries failed", str(counts["failed"])),
         ("queries answered by an index of another model", str(counts["wrong_model"])),

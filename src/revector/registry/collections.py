@@ -97,7 +97,8 @@ def read_collection(connection: sa.Connection, name: str) -> Collection:
     ).one_or_none()
     if row is None:
         raise ConfigError(
-            f"collection {name!r} is not registered in this database. Nothing was changed; add it to revector.toml and run `revector init`."
+            f"collection {name!r} is not registered in this database. Nothing was changed; add it to revector.toml and "
+            "run `revector init`."
         )
     return _collection(row)
 
@@ -115,14 +116,16 @@ def _collection(row: sa.Row[Any]) -> Collection:
     collection = Collection(**row._mapping)
     if collection.protocol_version != PROTOCOL_VERSION:
         raise ConfigError(
-            f"collection {collection.name!r} follows protocol {collection.protocol_version}, this revector {PROTOCOL_VERSION}. "
+            f"collection {collection.name!r} follows protocol {collection.protocol_version}, this revector "
+            f"{PROTOCOL_VERSION}. "
             "Nothing was changed; use the revector that began the migration, or upgrade."
         )
     return collection
 
 
 _GENERATION = (
-    "SELECT gen, cid, revision, physical_name, spec, config_hash, chunker_fp, encoder_fp, encoder, probes, phase, live, dropped, "
+    "SELECT gen, cid, revision, physical_name, spec, config_hash, chunker_fp, encoder_fp, encoder, probes, phase, "
+    "live, dropped, "
     "seeded, window_hours, needs_approval, registered_at, live_at, ended_at FROM generation"
 )
 

@@ -27,7 +27,7 @@ class Control:
     connection: sa.Connection
     collection: Collection
     actor: str
-    token: int
+    token: int | None
     _held_since: float
 
     @property
@@ -44,11 +44,12 @@ class Control:
         found = self.connection.execute(sa.text(sql), params).rowcount
         if found != 1:
             raise StaleRun(
-                f"a control write of collection {self.collection.name!r} met {found} rows instead of 1: another run was faster. Nothing was changed; see `revector status`, then run it again."
+                f"a control write of collection {self.collection.name!r} met {found} rows instead of 1: another run "
+                "was faster. Nothing was changed; see `revector status`, then run it again."
             )
 
     def move_slots(self, assignments: str, **params: Any) -> None:
-        """Set slots of the collection row, one epoch further; ``assignments`` is SQL of the caller's own, never input."""
+        """Set slots of the collection row, one epoch further; ``assignments`` is SQL of the caller, never input."""
         self.must_hit_one(
             f"UPDATE collection SET epoch = epoch + 1, {assignments} WHERE cid = :cid AND epoch = :seen",
             cid=self.collection.cid,
@@ -74,7 +75,8 @@ def add_event(
     connection.execute(
         sa.text(
             "INSERT INTO event (cid, seq, at, epoch, actor, kind, gen, detail, hash) "
-            "SELECT :cid, 0, now(), epoch, :actor, :kind, :gen, CAST(:detail AS jsonb), '' FROM collection WHERE cid = :cid"
+            "SELECT :cid, 0, now(), epoch, :actor, :kind, :gen, CAST(:detail AS jsonb), '' FROM collection WHERE cid = "
+            ":cid"
         ),
         {"cid": cid, "actor": actor, "kind": kind, "gen": gen, "detail": json.dumps(detail, default=str)},
     )
@@ -95,25 +97,42 @@ def take_lease(engine: sa.Engine, cid: int, owner: str) -> int:
 
 
 @contextmanager
-def control(engine: sa.Engine, cid: int, *, actor: str, token: int) -> Iterator[Control]:
+def control(
+    engine: sa.Engine, cid: int, *, actor: str, token: int | None = None, epoch: int | None = None
+) -> Iterator[Control]:
     """Hold the collection's gate exclusively for one short transaction.
 
     Writers hold it shared, so inside nobody can add work, and the slots cannot move. Statements after the locks see
     everything committed before them (READ COMMITTED, one snapshot a statement).
 
-    Raises ``GateBusy`` when the gate is not free within 1.5 s, ``StaleRun`` when ``token`` is no longer the newest.
+    A run that builds is fenced by its ``token``; a move of the alias, which must not end that run, by the ``epoch``
+    that it saw. Raises ``GateBusy`` when the gate is not free within 1.5 s, ``StaleRun`` when either is no longer the
+    newest.
     """
     with engine.connect() as connection, connection.begin():
         connection.execute(sa.text(f"SET LOCAL lock_timeout = '{LOCK_BUDGET_MS}ms'"))
         connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key, :cid)"), {"key": GATE_LOCK, "cid": cid})
         collection = lock_collection(connection, cid)
         held = Control(connection, collection, actor, token, time.monotonic())
-        newest = connection.execute(
-            sa.text("SELECT token, owner FROM lease WHERE cid = :cid FOR UPDATE"), {"cid": cid}
-        ).one_or_none()
-        if newest is None or newest.token != token:
-            owner = "nobody" if newest is None else newest.owner
+        if token is not None:
+            _check_token(connection, collection, token)
+        if epoch is not None and collection.epoch != epoch:
             raise StaleRun(
-                f"this run of collection {collection.name!r} (token {token}) was taken over by {owner}. Nothing was changed; follow that run, or start this one again."
+                f"the slots of collection {collection.name!r} were moved meanwhile (epoch {epoch}, now "
+                f"{collection.epoch}). "
+                "Nothing was changed; see `revector status`, then run it again."
             )
         yield held
+
+
+def _check_token(connection: sa.Connection, collection: Collection, token: int) -> None:
+    newest = connection.execute(
+        sa.text("SELECT token, owner FROM lease WHERE cid = :cid FOR UPDATE"), {"cid": collection.cid}
+    ).one_or_none()
+    if newest is None or newest.token != token:
+        owner = "nobody" if newest is None else newest.owner
+        raise StaleRun(
+            f"this run of collection {collection.name!r} (token {token}) was taken over by {owner}. Nothing was "
+            "changed; "
+            "follow that run, or start this one again."
+        )

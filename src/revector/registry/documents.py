@@ -20,7 +20,7 @@ from revector.stores.database import copy_into
 from revector.text import check_id, clean, content_hash
 
 BATCH_ROWS = 2_000
-"""Documents per transaction of a bulk write: long enough to amortise, short enough that a waiting swap is not held up."""
+"""Documents per transaction of a bulk write: enough to amortise, few enough that a waiting swap is not held up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class _Row:
     external_version: int | None
 
 
-# Only failures that PostgreSQL asks to repeat: a snapshot older than the gate (40001), a deadlock with foreign SQL (40P01).
+# Only what PostgreSQL asks to repeat: a snapshot older than the gate (40001), a deadlock with foreign SQL (40P01).
 def _asked_to_repeat(error: BaseException) -> bool:
     return isinstance(error, sa.exc.DBAPIError) and getattr(error.orig, "sqlstate", None) in ("40001", "40P01")
 
@@ -85,8 +85,8 @@ INSERT INTO document AS d (cid, doc_id, deleted, content, content_hash, meta, ex
 SELECT :cid, doc_id, content IS NULL, content, content_hash, CAST(meta AS jsonb), external_version
 FROM {rows} ORDER BY doc_id
 ON CONFLICT (cid, doc_id) DO UPDATE
-  SET deleted = EXCLUDED.deleted, content = EXCLUDED.content, content_hash = EXCLUDED.content_hash, meta = EXCLUDED.meta,
-      external_version = coalesce(EXCLUDED.external_version, d.external_version)
+  SET deleted = EXCLUDED.deleted, content = EXCLUDED.content, content_hash = EXCLUDED.content_hash,
+      meta = EXCLUDED.meta, external_version = coalesce(EXCLUDED.external_version, d.external_version)
   WHERE coalesce(EXCLUDED.external_version > d.external_version, true)
     AND ((d.deleted, d.content_hash, d.meta) IS DISTINCT FROM (EXCLUDED.deleted, EXCLUDED.content_hash, EXCLUDED.meta)
          OR EXCLUDED.external_version IS DISTINCT FROM d.external_version AND EXCLUDED.external_version IS NOT NULL)
@@ -95,7 +95,8 @@ RETURNING doc_id, version
 # What is written now answers an earlier rejection.
 _HEAL = "WITH healed AS (DELETE FROM rejected WHERE cid = :cid AND doc_id = ANY(CAST(:ids AS text[])))"
 _UNNEST = (
-    "unnest(CAST(:ids AS text[]), CAST(:contents AS text[]), CAST(:hashes AS text[]), CAST(:metas AS text[]), CAST(:externals AS bigint[])) "
+    "unnest(CAST(:ids AS text[]), CAST(:contents AS text[]), CAST(:hashes AS text[]), CAST(:metas AS text[]), "
+    "CAST(:externals AS bigint[])) "
     "AS s(doc_id, content, content_hash, meta, external_version)"
 )
 
@@ -148,7 +149,8 @@ class Documents:
         with self._engine.connect() as connection:
             row = connection.execute(
                 sa.text(
-                    "SELECT doc_id AS id, version, content AS text, meta, external_version FROM document WHERE cid = :cid AND doc_id = :doc_id AND NOT deleted"
+                    "SELECT doc_id AS id, version, content AS text, meta, external_version FROM document WHERE cid = "
+                    ":cid AND doc_id = :doc_id AND NOT deleted"
                 ),
                 {"cid": self._cid, "doc_id": doc_id},
             ).one_or_none()
@@ -159,7 +161,8 @@ class Documents:
         with self._engine.connect() as connection:
             found = connection.scalars(
                 sa.text(
-                    "SELECT doc_id FROM document WHERE cid = :cid AND NOT deleted AND doc_id = ANY(CAST(:ids AS text[]))"
+                    "SELECT doc_id FROM document WHERE cid = :cid AND NOT deleted AND doc_id = ANY(CAST(:ids AS "
+                    "text[]))"
                 ),
                 {"cid": self._cid, "ids": list(doc_ids)},
             )
@@ -184,7 +187,8 @@ class Documents:
         waiting = sa.text(
             "SELECT count(*) FROM unnest(CAST(:ids AS text[]), CAST(:versions AS bigint[])) w(doc_id, version) "
             "JOIN collection c ON c.cid = :cid AND c.active_gen IS NOT NULL "
-            "WHERE NOT EXISTS (SELECT 1 FROM ledger l WHERE l.gen = c.active_gen AND l.doc_id = w.doc_id AND l.version >= w.version)"
+            "WHERE NOT EXISTS (SELECT 1 FROM ledger l WHERE l.gen = c.active_gen AND l.doc_id = w.doc_id AND l.version "
+            ">= w.version)"
         )
         values = {"cid": self._cid, "ids": list(written.versions), "versions": list(written.versions.values())}
         while True:
@@ -194,7 +198,8 @@ class Documents:
                 return
             if time.monotonic() > deadline:
                 raise NotCaughtUp(
-                    f"{left} of {len(written.versions)} written documents were not served after {timeout_s:g} s. They are stored; is `revector worker` running?"
+                    f"{left} of {len(written.versions)} written documents were not served after {timeout_s:g} s. They "
+                    "are stored; is `revector worker` running?"
                 )
             time.sleep(0.02)
 
@@ -208,7 +213,8 @@ class Documents:
         with self._engine.connect() as connection:
             connection.execute(
                 sa.text(
-                    'CREATE TEMP TABLE IF NOT EXISTS ingest (doc_id text COLLATE "C", content text, content_hash text, meta text, '
+                    'CREATE TEMP TABLE IF NOT EXISTS ingest (doc_id text COLLATE "C", content text, content_hash text, '
+                    "meta text, "
                     "external_version bigint, reason text)"
                 )
             )
@@ -254,13 +260,15 @@ class Documents:
         if repeated:
             shown = ", ".join(f"{row.doc_id!r} ({row.n} times)" for row in repeated)
             raise SourceError(
-                f"source {source.name} repeats ids, each must occur once: {shown}. Nothing was stored; make the ids unique."
+                f"source {source.name} repeats ids, each must occur once: {shown}. Nothing was stored; make the ids "
+                "unique."
             )
         rejected = int(connection.scalar(sa.text("SELECT count(*) FROM ingest WHERE reason IS NOT NULL")) or 0)
         if rejected == read:
             reason = connection.scalar(sa.text("SELECT reason FROM ingest ORDER BY doc_id LIMIT 1"))
             raise SourceError(
-                f"none of the {read:,} records of {source.name} can be stored; the first: {reason} Nothing was stored; check the text fields."
+                f"none of the {read:,} records of {source.name} can be stored; the first: {reason} Nothing was stored; "
+                "check the text fields."
             )
         connection.commit()
         return rejected
@@ -299,14 +307,17 @@ class Documents:
             # A record that is good now answers its own earlier rejection.
             connection.execute(
                 sa.text(
-                    "DELETE FROM rejected r USING ingest i WHERE r.cid = :cid AND r.doc_id = i.doc_id AND i.reason IS NULL"
+                    "DELETE FROM rejected r USING ingest i WHERE r.cid = :cid AND r.doc_id = i.doc_id AND i.reason IS "
+                    "NULL"
                 ),
                 values,
             )
             connection.execute(
                 sa.text(
-                    "INSERT INTO rejected (cid, doc_id, source, reason) SELECT :cid, doc_id, :source, reason FROM ingest WHERE reason IS NOT NULL "
-                    "ON CONFLICT (cid, doc_id) DO UPDATE SET source = EXCLUDED.source, reason = EXCLUDED.reason, at = clock_timestamp()"
+                    "INSERT INTO rejected (cid, doc_id, source, reason) SELECT :cid, doc_id, :source, reason FROM "
+                    "ingest WHERE reason IS NOT NULL "
+                    "ON CONFLICT (cid, doc_id) DO UPDATE SET source = EXCLUDED.source, reason = EXCLUDED.reason, at = "
+                    "clock_timestamp()"
                 ),
                 values,
             )
@@ -356,7 +367,8 @@ class Documents:
 def _check_version(doc_id: str, version: int | None) -> None:
     if version is not None and not 0 <= version < 2**63:
         raise DocumentError(
-            f"document {doc_id!r}: version must be 0 to 2^63-1, found {version}. It was not stored; correct the version."
+            f"document {doc_id!r}: version must be 0 to 2^63-1, found {version}. It was not stored; correct the "
+            "version."
         )
 
 

@@ -5,21 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 from sqlalchemy import event
 
 from revector.errors import MissingExtension, SchemaMismatch
 from revector.stores.database import first_line, translated
 
+if TYPE_CHECKING:
+    from alembic.config import Config
+
 MIN_POSTGRES = 15
 MIN_PGVECTOR = (0, 8)
 GATE_LOCK = 1919252067
 """First key of the advisory lock that is a collection's gate; the schema's trigger names the same number."""
+
+SCHEMA_VERSION = "0001"
+"""Alembic's head in ``schema/versions``, spelled out because every command checks it and Alembic is slow to load."""
 
 _SCHEMA_FOLDER = Path(__file__).parent / "schema"
 
@@ -36,7 +39,8 @@ def make_engine(url: str) -> sa.Engine:
             "connect_timeout": 10,
             "application_name": "revector",
             # "extensions" is where some hosted PostgreSQL installs pgvector.
-            "options": "-csearch_path=revector,public,extensions -cplan_cache_mode=force_custom_plan -cidle_in_transaction_session_timeout=60s",
+            "options": "-csearch_path=revector,public,extensions -cplan_cache_mode=force_custom_plan "
+            "-cidle_in_transaction_session_timeout=60s",
         },
     )
     event.listen(engine, "handle_error", _translate)
@@ -49,16 +53,14 @@ def _translate(context: Any) -> None:
         raise error from context.original_exception
 
 
-def _script() -> tuple[Config, str]:
+def _script() -> tuple[Config, set[str]]:
+    """Return Alembic's configuration and every schema version that this code knows."""
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
     config = Config()
     config.set_main_option("script_location", str(_SCHEMA_FOLDER))
-    head = ScriptDirectory.from_config(config).get_current_head()
-    return config, str(head)
-
-
-def schema_head() -> str:
-    """Return the schema version that this code works with."""
-    return _script()[1]
+    return config, {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
 
 
 def _schema_found(connection: sa.Connection) -> str | None:
@@ -72,19 +74,18 @@ def check_schema(engine: sa.Engine) -> None:
     """Raise ``SchemaMismatch`` unless the tables are of exactly this version."""
     with engine.connect() as connection:
         found = _schema_found(connection)
-    head = schema_head()
-    if found == head:
+    if found == SCHEMA_VERSION:
         return
     if found is None:
         raise SchemaMismatch("the database has no revector tables yet. Nothing was changed; run `revector init`.")
-    known = {script.revision for script in ScriptDirectory.from_config(_script()[0]).walk_revisions()}
     way = (
         "run `revector init` to upgrade it"
-        if found in known
+        if found in _script()[1]
         else "it was made by a newer revector: upgrade this installation"
     )
     raise SchemaMismatch(
-        f"the database's schema is version {found}, this revector works with {head}. Nothing was changed; {way}."
+        f"the database's schema is version {found}, this revector works with {SCHEMA_VERSION}. Nothing was "
+        f"changed; {way}."
     )
 
 
@@ -97,18 +98,19 @@ def upgrade_schema(engine: sa.Engine) -> bool:
         _check_server(connection)
         found = _schema_found(connection)
         connection.rollback()
-        config, head = _script()
-        if found == head:
+        if found == SCHEMA_VERSION:
             return False
-        if found is not None and found not in {
-            s.revision for s in ScriptDirectory.from_config(config).walk_revisions()
-        }:
+        config, known = _script()
+        if found is not None and found not in known:
             raise SchemaMismatch(
-                f"the database's schema is version {found}, newer than this revector's {head}. Nothing was changed; upgrade this installation."
+                f"the database's schema is version {found}, newer than this revector's {SCHEMA_VERSION}. Nothing was "
+                "changed; upgrade this installation."
             )
         # One installer at a time; held until the connection's transaction ends.
         connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key, 0)"), {"key": GATE_LOCK})
         connection.execute(sa.text("CREATE SCHEMA IF NOT EXISTS revector"))
+        from alembic import command
+
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
         connection.commit()
@@ -119,7 +121,8 @@ def _check_server(connection: sa.Connection) -> None:
     number = int(connection.scalar(sa.text("SHOW server_version_num")) or 0)
     if number // 10_000 < MIN_POSTGRES:
         raise MissingExtension(
-            f"PostgreSQL {number // 10_000} was found, {MIN_POSTGRES} or newer is needed. Nothing was changed; upgrade the server."
+            f"PostgreSQL {number // 10_000} was found, {MIN_POSTGRES} or newer is needed. Nothing was changed; upgrade "
+            "the server."
         )
     found = connection.scalar(sa.text("SELECT extversion FROM pg_extension WHERE extname = 'vector'"))
     if found is None:
@@ -128,22 +131,28 @@ def _check_server(connection: sa.Connection) -> None:
             connection.commit()
         except sa.exc.DBAPIError as error:
             connection.rollback()
+            if connection.scalar(sa.text("SELECT 1 FROM pg_extension WHERE extname = 'vector'")):
+                _check_server(connection)  # another installer was faster
+                return
             available = connection.scalar(
                 sa.text("SELECT default_version FROM pg_available_extensions WHERE name = 'vector'")
             )
             way = (
                 "run `CREATE EXTENSION vector;` in this database as its owner or a superuser"
                 if available
-                else "install pgvector on the server (Debian: `apt-get install postgresql-NN-pgvector`), then `CREATE EXTENSION vector;`"
+                else "install pgvector on the server (Debian: `apt-get install postgresql-NN-pgvector`), then `CREATE "
+                "EXTENSION vector;`"
             )
             raise MissingExtension(
-                f"the extension vector is absent and could not be created: {first_line(error.orig or error)}. Nothing was changed; {way}."
+                f"the extension vector is absent and could not be created: {first_line(error.orig or error)}. Nothing "
+                f"was changed; {way}."
             ) from error
         found = connection.scalar(sa.text("SELECT extversion FROM pg_extension WHERE extname = 'vector'"))
     if tuple(int(part) for part in str(found).split(".")[:2]) < MIN_PGVECTOR:
         wanted = ".".join(map(str, MIN_PGVECTOR))
         raise MissingExtension(
-            f"pgvector {found} was found, {wanted} or newer is needed. Nothing was changed; install it and run `ALTER EXTENSION vector UPDATE;`."
+            f"pgvector {found} was found, {wanted} or newer is needed. Nothing was changed; install it and run `ALTER "
+            "EXTENSION vector UPDATE;`."
         )
 
 

@@ -59,15 +59,18 @@ def register(control: Control, new: Registration) -> Generation:
     if collection.building_gen is not None:
         other = read_generation(control.connection, collection.building_gen)
         raise MigrationOpen(
-            f"revision {revision.revision} was to be provisioned for {collection.name!r}, but the migration to {other.revision} is open (phase {other.phase}). "
+            f"revision {revision.revision} was to be provisioned for {collection.name!r}, but the migration to "
+            f"{other.revision} is open (phase {other.phase}). "
             f"Nothing was changed; finish it with `revector upgrade {other.revision}` or end it with `revector abort`."
         )
     gen = int(control.scalar("SELECT nextval(pg_get_serial_sequence('generation', 'gen'))"))
     control.must_hit_one(
         """
-        INSERT INTO generation (gen, cid, revision, physical_name, spec, config_hash, chunker_fp, encoder_fp, encoder, probes, phase, window_hours, needs_approval)
+        INSERT INTO generation (gen, cid, revision, physical_name, spec, config_hash, chunker_fp, encoder_fp, encoder,
+          probes, phase, window_hours, needs_approval)
         OVERRIDING SYSTEM VALUE
-        VALUES (:gen, :cid, :revision, :name, CAST(:spec AS jsonb), :config_hash, :chunker_fp, :encoder_fp, CAST(:encoder AS jsonb), :probes, 'provisioned', :window, :approval)
+        VALUES (:gen, :cid, :revision, :name, CAST(:spec AS jsonb), :config_hash, :chunker_fp, :encoder_fp,
+          CAST(:encoder AS jsonb), :probes, 'provisioned', :window, :approval)
         """,
         gen=gen,
         cid=collection.cid,
@@ -104,7 +107,8 @@ def advance(control: Control, gen: int, step: str, **detail: Any) -> Phase:
     STEPS[step].check(generation.revision, generation.phase)
     if control.collection.building_gen != gen:
         raise StateError(
-            f"step {step} of revision {generation.revision}: its generation {gen} is no longer being built. Nothing was changed; see `revector status`."
+            f"step {step} of revision {generation.revision}: its generation {gen} is no longer being built. Nothing "
+            "was changed; see `revector status`."
         )
     control.set_phase(gen, generation.phase, STEPS[step].leads_to)
     control.record(step, gen, **detail)
@@ -116,7 +120,8 @@ def save_result(
 ) -> None:
     """Keep a verdict, bound to this generation, configuration and run."""
     control.must_hit_one(
-        "INSERT INTO gate_result (gen, config_hash, kind, passed, detail, changes_seen, token) VALUES (:gen, :hash, :kind, :passed, CAST(:detail AS jsonb), :seen, :token)",
+        "INSERT INTO gate_result (gen, config_hash, kind, passed, detail, changes_seen, token) VALUES (:gen, :hash, "
+        ":kind, :passed, CAST(:detail AS jsonb), :seen, :token)",
         gen=generation.gen,
         hash=generation.config_hash,
         kind=kind,
@@ -143,7 +148,8 @@ def stale_evidence(
             sa.text(
                 f"""
                 SELECT r.passed, r.config_hash, r.at < clock_timestamp() - interval '{EVIDENCE_HOURS} hours' AS old,
-                  (SELECT count(*) FROM (SELECT 1 FROM document d WHERE d.cid = :cid AND d.version > r.changes_seen LIMIT 1000000) x) AS changed,
+                  (SELECT count(*) FROM (SELECT 1 FROM document d WHERE d.cid = :cid AND d.version > r.changes_seen
+                                         LIMIT 1000000) x) AS changed,
                   (SELECT count(*) FROM document d WHERE d.cid = :cid AND NOT d.deleted) AS documents
                 FROM gate_result r WHERE r.gen = :gen AND r.kind = :kind ORDER BY r.id DESC LIMIT 1
                 """
@@ -173,7 +179,8 @@ def _refuse_waiting(control: Control, generation: Generation, move: str) -> None
             else "is `revector worker` running? Run it again"
         )
         raise NotCaughtUp(
-            f"{move} to generation {generation.gen} (revision {generation.revision}) needs 0 items waiting there; found {waiting.due + waiting.bulk} due and {dead} dead "
+            f"{move} to generation {generation.gen} (revision {generation.revision}) needs 0 items waiting there; "
+            f"found {waiting.due + waiting.bulk} due and {dead} dead "
             f"not waived. The alias was not moved; {way}."
         )
 
@@ -189,11 +196,13 @@ def swap(control: Control, generation: Generation) -> Mapping[str, Any]:
     forward_again = collection.standby_gen == generation.gen
     if not forward_again and collection.building_gen != generation.gen:
         raise StateError(
-            f"swap to revision {generation.revision}: its generation {generation.gen} is in no slot. Nothing was changed; see `revector status`."
+            f"swap to revision {generation.revision}: its generation {generation.gen} is in no slot. Nothing was "
+            "changed; see `revector status`."
         )
     if collection.standby_gen is not None and not forward_again:
         raise WindowOpen(
-            f"swap to revision {generation.revision}: generation {collection.standby_gen} is kept for a rollback until {collection.rollback_deadline:%Y-%m-%d %H:%M %Z}. "
+            f"swap to revision {generation.revision}: generation {collection.standby_gen} is kept for a rollback until "
+            f"{collection.rollback_deadline:%Y-%m-%d %H:%M %Z}. "
             "The alias was not moved; wait, or give that window up with `revector retire --now`."
         )
     _refuse_waiting(control, generation, "swap")
@@ -201,13 +210,15 @@ def swap(control: Control, generation: Generation) -> Mapping[str, Any]:
     if stale is not None:
         error = VerificationFailed if "verify" in stale else GateFailed
         raise error(
-            f"swap to revision {generation.revision} needs current evidence, but {stale}. The alias was not moved; run the steps verify and gate again."
+            f"swap to revision {generation.revision} needs current evidence, but {stale}. The alias was not moved; run "
+            "the steps verify and gate again."
         )
     old = collection.active_gen
     control.move_slots(
         "active_gen = :new, standby_gen = :old, "
         + ("" if forward_again else "building_gen = NULL, ")
-        + "rollback_deadline = CASE WHEN CAST(:old AS int) IS NULL THEN NULL ELSE clock_timestamp() + :hours * interval '1 hour' END",
+        + "rollback_deadline = CASE WHEN CAST(:old AS int) IS NULL THEN NULL ELSE clock_timestamp() + :hours * "
+        "interval '1 hour' END",
         new=generation.gen,
         old=old,
         hours=generation.window_hours,
@@ -239,13 +250,15 @@ def rollback(control: Control, *, reason: str, force: bool) -> Mapping[str, Any]
     collection = control.collection
     if collection.standby_gen is None or collection.active_gen is None:
         raise RollbackUnavailable(
-            f"collection {collection.name!r} has nothing to go back to: no generation is on standby. The alias was not moved; write a new revision instead."
+            f"collection {collection.name!r} has nothing to go back to: no generation is on standby. The alias was not "
+            "moved; write a new revision instead."
         )
     if not control.scalar(
         "SELECT clock_timestamp() < rollback_deadline FROM collection WHERE cid = :cid", cid=collection.cid
     ):
         raise RollbackUnavailable(
-            f"the rollback window of {collection.name!r} ended at {collection.rollback_deadline:%Y-%m-%d %H:%M %Z}; the old generation may be dropped any moment. "
+            f"the rollback window of {collection.name!r} ended at {collection.rollback_deadline:%Y-%m-%d %H:%M %Z}; "
+            "the old generation may be dropped any moment. "
             "The alias was not moved; write a new revision instead."
         )
     back = read_generation(control.connection, collection.standby_gen)
@@ -282,7 +295,9 @@ def retire(control: Control, *, reason: str, now: bool) -> Generation:
     )
     if not over and not now:
         raise WindowOpen(
-            f"the rollback window of {collection.name!r} is open until {collection.rollback_deadline:%Y-%m-%d %H:%M %Z}. Nothing was changed; wait, or give it up with --now and a reason."
+            f"the rollback window of {collection.name!r} is open until "
+            f"{collection.rollback_deadline:%Y-%m-%d %H:%M %Z}. Nothing was changed; wait, or give it up with --now "
+            "and a reason."
         )
     unused = read_generation(control.connection, collection.standby_gen)
     control.move_slots("standby_gen = NULL, rollback_deadline = NULL")
@@ -299,7 +314,8 @@ def abort(control: Control, *, reason: str) -> Generation:
     collection = control.collection
     if collection.building_gen is None:
         raise StateError(
-            f"collection {collection.name!r} has no migration to abort. Nothing was changed; after a swap, use `revector rollback`."
+            f"collection {collection.name!r} has no migration to abort. Nothing was changed; after a swap, use "
+            "`revector rollback`."
         )
     generation = read_generation(control.connection, collection.building_gen)
     STEPS["abort"].check(generation.revision, generation.phase)

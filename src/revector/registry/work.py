@@ -76,7 +76,8 @@ def plan_shards(connection: sa.Connection, cid: int, gen: int, count: int) -> in
                         FROM numbered GROUP BY 1)
             INSERT INTO shard (gen, shard, lo, hi, cursor, documents)
             SELECT :gen, shard, lo, CASE WHEN shard = max(shard) OVER () THEN NULL ELSE last END, lo, documents
-            FROM (SELECT shard, last, documents, coalesce(lag(last) OVER (ORDER BY shard), '') AS lo FROM grouped) ranges
+            FROM (SELECT shard, last, documents, coalesce(lag(last) OVER (ORDER BY shard), '') AS lo
+                  FROM grouped) ranges
             RETURNING shard
             """
         ),
@@ -97,7 +98,7 @@ def read_shards(connection: sa.Connection, gen: int) -> list[Shard]:
 
 
 def seed_page(engine: sa.Engine, cid: int, shard: Shard) -> bool:
-    """Add one page of a shard's documents to the work set, cursor and items in one transaction; return whether it ended.
+    """Add a page of a shard's documents to the work set, cursor and items in one transaction; return whether it ended.
 
     Only a successful page that is empty ends a seed: an error is not the end of the data.
     """
@@ -118,7 +119,8 @@ def seed_page(engine: sa.Engine, cid: int, shard: Shard) -> bool:
                 added AS (
                   INSERT INTO pending (gen, doc_id, version, lane)
                   SELECT :gen, doc_id, version, 'bulk' FROM page p
-                  WHERE NOT EXISTS (SELECT 1 FROM ledger l WHERE l.gen = :gen AND l.doc_id = p.doc_id AND l.version = p.version)
+                  WHERE NOT EXISTS (SELECT 1 FROM ledger l
+                                    WHERE l.gen = :gen AND l.doc_id = p.doc_id AND l.version = p.version)
                   ON CONFLICT DO NOTHING)
                 SELECT max(doc_id) FROM page
                 """
@@ -142,14 +144,15 @@ def mark_shard_done(connection: sa.Connection, shard: Shard) -> None:
 
 
 def mark_seeded(connection: sa.Connection, gen: int) -> bool:
-    """Set the generation's ``seeded`` if its shards cover the whole key space and each is seeded; return whether it is."""
+    """Set the generation's ``seeded`` if its shards cover all keys and each is seeded; return whether it is."""
     connection.execute(
         sa.text(
             """
             UPDATE generation SET seeded = true WHERE gen = :gen AND NOT seeded
               AND NOT EXISTS (SELECT 1 FROM shard WHERE gen = :gen AND NOT seeded)
               AND (SELECT bool_and(lo = before) AND bool_or(hi IS NULL)
-                   FROM (SELECT lo, hi, coalesce(lag(hi) OVER (ORDER BY shard), '') AS before FROM shard WHERE gen = :gen) s)
+                   FROM (SELECT lo, hi, coalesce(lag(hi) OVER (ORDER BY shard), '') AS before
+                         FROM shard WHERE gen = :gen) s)
             """
         ),
         {"gen": gen},
@@ -168,7 +171,8 @@ def claim(engine: sa.Engine, gen: int, *, rows: int, lanes: Sequence[str] = ("li
     with engine.begin() as connection:
         connection.execute(
             sa.text(
-                "UPDATE pending SET state = 'dead', last_error = coalesce(last_error, 'the process that embedded it died ' || attempts || ' times') "
+                "UPDATE pending SET state = 'dead', last_error = coalesce(last_error, 'the process that embedded it "
+                "died ' || attempts || ' times') "
                 "WHERE gen = :gen AND state = 'due' AND attempts >= :most AND lease_until < clock_timestamp()"
             ),
             {"gen": gen, "most": 2 * MAX_ATTEMPTS},
@@ -176,9 +180,11 @@ def claim(engine: sa.Engine, gen: int, *, rows: int, lanes: Sequence[str] = ("li
         found = connection.scalars(
             sa.text(
                 f"""
-                UPDATE pending p SET lease_token = nextval('lease_seq'), lease_until = clock_timestamp() + interval '{LEASE_S} s', attempts = attempts + 1
+                UPDATE pending p SET lease_token = nextval('lease_seq'), attempts = attempts + 1,
+                  lease_until = clock_timestamp() + interval '{LEASE_S} s'
                 FROM (SELECT gen, doc_id FROM pending
-                      WHERE gen = :gen AND state = 'due' AND lane = ANY(CAST(:lanes AS text[])) AND due_at <= clock_timestamp()
+                      WHERE gen = :gen AND state = 'due' AND lane = ANY(CAST(:lanes AS text[]))
+                        AND due_at <= clock_timestamp()
                         AND (lease_until IS NULL OR lease_until < clock_timestamp())
                       ORDER BY lane DESC, due_at LIMIT :rows FOR UPDATE SKIP LOCKED) c
                 WHERE p.gen = c.gen AND p.doc_id = c.doc_id RETURNING p.doc_id
@@ -195,7 +201,8 @@ def bulk_page(engine: sa.Engine, shard: Shard, after: str, rows: int) -> list[st
         return list(
             connection.scalars(
                 sa.text(
-                    "SELECT doc_id FROM pending WHERE gen = :gen AND doc_id > :after AND (CAST(:hi AS text) IS NULL OR doc_id <= :hi) "
+                    "SELECT doc_id FROM pending WHERE gen = :gen AND doc_id > :after AND (CAST(:hi AS text) IS NULL OR "
+                    "doc_id <= :hi) "
                     "AND state = 'due' AND lane = 'bulk' ORDER BY doc_id LIMIT :rows"
                 ),
                 {"gen": shard.gen, "after": after, "hi": shard.hi, "rows": rows},
@@ -230,8 +237,10 @@ def applied_unchanged(engine: sa.Engine, gen: int, items: Sequence[Item]) -> set
         return set(
             connection.scalars(
                 sa.text(
-                    "SELECT l.doc_id FROM unnest(CAST(:ids AS text[]), CAST(:hashes AS text[]), CAST(:tombstones AS bigint[])) i(doc_id, hash, tombstone) "
-                    "JOIN ledger l ON l.gen = :gen AND l.doc_id = i.doc_id WHERE l.content_hash = i.hash AND l.version > i.tombstone"
+                    "SELECT l.doc_id FROM unnest(CAST(:ids AS text[]), CAST(:hashes AS text[]), CAST(:tombstones AS "
+                    "bigint[])) i(doc_id, hash, tombstone) "
+                    "JOIN ledger l ON l.gen = :gen AND l.doc_id = i.doc_id WHERE l.content_hash = i.hash AND l.version "
+                    "> i.tombstone"
                 ),
                 {
                     "gen": gen,
@@ -248,14 +257,15 @@ def release(engine: sa.Engine, gen: int, doc_ids: Sequence[str]) -> None:
     with engine.begin() as connection:
         connection.execute(
             sa.text(
-                "UPDATE pending SET lease_until = NULL, attempts = greatest(attempts - 1, 0) WHERE gen = :gen AND doc_id = ANY(CAST(:ids AS text[])) AND state = 'due'"
+                "UPDATE pending SET lease_until = NULL, attempts = greatest(attempts - 1, 0) WHERE gen = :gen AND "
+                "doc_id = ANY(CAST(:ids AS text[])) AND state = 'due'"
             ),
             {"gen": gen, "ids": list(doc_ids)},
         )
 
 
 def fail(engine: sa.Engine, gen: int, doc_id: str, version: int, reason: str, *, final: bool) -> bool:
-    """Record a failed attempt at ``version``: try again after 1 s to 10 min, or, when final or tried 8 times, dead-letter it.
+    """Record a failed attempt at ``version``: due again after 1 s to 10 min; dead when final or tried 8 times.
 
     Returns whether the item is dead now. An item that a newer version has re-armed is left alone.
     """
@@ -263,7 +273,8 @@ def fail(engine: sa.Engine, gen: int, doc_id: str, version: int, reason: str, *,
         state = connection.scalar(
             sa.text(
                 """
-                UPDATE pending SET last_error = :reason, lease_until = NULL, lane = 'live', attempts = greatest(attempts, 1),
+                UPDATE pending SET last_error = :reason, lease_until = NULL, lane = 'live',
+                  attempts = greatest(attempts, 1),
                   state = CASE WHEN :final OR attempts >= :most THEN 'dead' ELSE 'due' END,
                   due_at = clock_timestamp() + least(power(2, greatest(attempts, 1) - 1), 600) * interval '1 s'
                 WHERE gen = :gen AND doc_id = :doc_id AND version <= :version RETURNING state
@@ -294,7 +305,8 @@ def backlog(connection: sa.Connection, gen: int) -> Backlog:
                    count(*) FILTER (WHERE state = 'dead') AS dead,
                    count(*) FILTER (WHERE state = 'dead' AND EXISTS (SELECT 1 FROM waiver w
                      WHERE (w.gen, w.doc_id, w.version) = (p.gen, p.doc_id, p.version))) AS waived,
-                   coalesce(extract(epoch FROM clock_timestamp() - min(since) FILTER (WHERE state = 'due' AND lane = 'live')), 0)::float8 AS oldest_s
+                   coalesce(extract(epoch FROM clock_timestamp()
+                     - min(since) FILTER (WHERE state = 'due' AND lane = 'live')), 0)::float8 AS oldest_s
             FROM pending p WHERE gen = :gen
             """
         ),
@@ -322,7 +334,8 @@ def dead_letters(connection: sa.Connection, cid: int, limit: int = 1_000) -> lis
     rows = connection.execute(
         sa.text(
             """
-            SELECT p.doc_id, 'embed' AS stage, p.gen, p.version, coalesce(p.last_error, '') AS reason, p.attempts, w.who AS waived_by, p.due_at AS at
+            SELECT p.doc_id, 'embed' AS stage, p.gen, p.version, coalesce(p.last_error, '') AS reason, p.attempts,
+              w.who AS waived_by, p.due_at AS at
             FROM pending p JOIN generation g USING (gen) LEFT JOIN waiver w USING (gen, doc_id, version)
             WHERE g.cid = :cid AND p.state = 'dead'
             UNION ALL
@@ -339,8 +352,10 @@ def retry_dead(connection: sa.Connection, cid: int, doc_ids: Sequence[str] | Non
     """Make dead items due again, all or those named; return how many."""
     changed = connection.execute(
         sa.text(
-            "UPDATE pending p SET state = 'due', attempts = 0, due_at = clock_timestamp(), lease_until = NULL FROM generation g "
-            "WHERE g.gen = p.gen AND g.cid = :cid AND p.state = 'dead' AND (CAST(:ids AS text[]) IS NULL OR p.doc_id = ANY(CAST(:ids AS text[])))"
+            "UPDATE pending p SET state = 'due', attempts = 0, due_at = clock_timestamp(), lease_until = NULL FROM "
+            "generation g "
+            "WHERE g.gen = p.gen AND g.cid = :cid AND p.state = 'dead' AND (CAST(:ids AS text[]) IS NULL OR p.doc_id = "
+            "ANY(CAST(:ids AS text[])))"
         ),
         {"cid": cid, "ids": None if doc_ids is None else list(doc_ids)},
     ).rowcount
@@ -358,14 +373,16 @@ def waive(connection: sa.Connection, cid: int, doc_id: str, *, actor: str, why: 
         raise ConfigError(f"waiving document {doc_id!r} needs a reason. Nothing was changed; give one with --why.")
     changed = connection.execute(
         sa.text(
-            "INSERT INTO waiver (gen, doc_id, version, who, why) SELECT p.gen, p.doc_id, p.version, :who, :why FROM pending p JOIN generation g USING (gen) "
+            "INSERT INTO waiver (gen, doc_id, version, who, why) SELECT p.gen, p.doc_id, p.version, :who, :why FROM "
+            "pending p JOIN generation g USING (gen) "
             "WHERE g.cid = :cid AND p.doc_id = :doc_id AND p.state = 'dead' ON CONFLICT DO NOTHING"
         ),
         {"cid": cid, "doc_id": doc_id, "who": actor, "why": why},
     ).rowcount
     if not changed:
         raise StateError(
-            f"document {doc_id!r} has no dead letter that is not waived already. Nothing was changed; see `revector dlq list`."
+            f"document {doc_id!r} has no dead letter that is not waived already. Nothing was changed; see `revector "
+            "dlq list`."
         )
     add_event(connection, cid, actor, "dlq_waive", None, {"doc_id": doc_id, "why": why})
     return int(changed)
@@ -385,7 +402,8 @@ def shard_progress(connection: sa.Connection, gen: int) -> dict[str, Any]:
                    coalesce(sum(documents) FILTER (WHERE published_at IS NOT NULL), 0)::bigint AS published,
                    coalesce(sum(chunks) FILTER (WHERE published_at IS NOT NULL), 0)::bigint AS chunks,
                    (coalesce(sum(documents) FILTER (WHERE published_at > clock_timestamp() - interval '60 s'), 0)
-                    / greatest(1, least(60, extract(epoch FROM clock_timestamp() - (SELECT registered_at FROM generation WHERE gen = :gen)))))::float8 AS documents_per_s
+                    / greatest(1, least(60, extract(epoch FROM clock_timestamp()
+                        - (SELECT registered_at FROM generation WHERE gen = :gen)))))::float8 AS documents_per_s
             FROM part WHERE gen = :gen
             """
         ),

@@ -59,6 +59,4 @@ def copy_into(connection: sa.Connection, statement: str) -> Iterator[psycopg.Cop
         ours = translated(error, disconnected=bool(driver.closed))
         if ours is not None:
             raise ours from error
-        raise sa.exc.DBAPIError.instance(
-            statement, None, error, psycopg.Error, dialect=connection.dialect
-        ) from error
+        raise sa.exc.DBAPIError.instance(statement, None, error, psycopg.Error, dialect=connection.dialect) from error

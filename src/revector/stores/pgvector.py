@@ -68,11 +68,13 @@ class PgVectorIndex:
         run = connection.exec_driver_sql
         run(
             f'CREATE TABLE {self.name} (doc_id text COLLATE "C" NOT NULL, chunk int NOT NULL, version bigint NOT NULL, '
-            f"start int NOT NULL, stop int NOT NULL, embedding {self._type} NOT NULL, PRIMARY KEY (doc_id, chunk)) WITH (fillfactor = 90)"
+            f"start int NOT NULL, stop int NOT NULL, embedding {self._type} NOT NULL, PRIMARY KEY (doc_id, chunk)) "
+            "WITH (fillfactor = 90)"
         )
         # In the row rather than in TOAST: an exact search reads every vector.
         run(
-            f"ALTER TABLE {self.name} ALTER COLUMN embedding SET STORAGE {'PLAIN' if self._fits_in_page else 'EXTERNAL'}"
+            f"ALTER TABLE {self.name} ALTER COLUMN embedding SET STORAGE "
+            f"{'PLAIN' if self._fits_in_page else 'EXTERNAL'}"
         )
         run(f"COMMENT ON TABLE {self.name} IS 'revector encoder {encoder_fp}'")
 
@@ -136,7 +138,8 @@ class PgVectorIndex:
                 run("SET max_parallel_maintenance_workers = 7")
                 with _WatchBuild(engine, self.name, progress):
                     run(
-                        f"CREATE INDEX CONCURRENTLY {self._ann} ON {self.name} USING hnsw (embedding {self.spec.storage}_cosine_ops) "
+                        f"CREATE INDEX CONCURRENTLY {self._ann} ON {self.name} USING hnsw (embedding "
+                        f"{self.spec.storage}_cosine_ops) "
                         f"WITH (m = {self.spec.m}, ef_construction = {self.spec.ef_construction})"
                     )
                 run(f"ANALYZE {self.name}")
@@ -169,7 +172,8 @@ class PgVectorIndex:
         if not exact:
             connection.execute(
                 sa.text(
-                    "SELECT set_config('hnsw.ef_search', :ef, true), set_config('hnsw.iterative_scan', 'strict_order', true), "
+                    "SELECT set_config('hnsw.ef_search', :ef, true), set_config('hnsw.iterative_scan', 'strict_order', "
+                    "true), "
                     "set_config('hnsw.max_scan_tuples', :scan, true)"
                 ),
                 {"ef": str(min(1_000, max(self.spec.ef_search, candidates))), "scan": str(MAX_SCAN_TUPLES)},
@@ -188,10 +192,12 @@ class PgVectorIndex:
               WHERE NOT d.deleted AND i.version > d.tombstone_version {"AND " + filter_sql if filter_sql else ""}
               ORDER BY {distance} LIMIT {int(candidates)}),
             top AS (SELECT * FROM ({best}) best ORDER BY distance, doc_id, chunk LIMIT {int(k)})
-            SELECT c.active_gen, (SELECT count(*) FROM hits) AS candidates, t.doc_id, t.chunk, t.start, t.stop, t.distance, d.version, d.meta,
-                   CASE WHEN l.content_hash = d.content_hash THEN substr(d.content, t.start + 1, t.stop - t.start) ELSE d.content END AS text
+            SELECT c.active_gen, (SELECT count(*) FROM hits) AS candidates, t.doc_id, t.chunk, t.start, t.stop,
+                   t.distance, d.version, d.meta, CASE WHEN l.content_hash = d.content_hash
+                     THEN substr(d.content, t.start + 1, t.stop - t.start) ELSE d.content END AS text
             FROM collection c LEFT JOIN top t ON true
-            LEFT JOIN document d ON d.cid = c.cid AND d.doc_id = t.doc_id LEFT JOIN ledger l ON l.gen = :gen AND l.doc_id = t.doc_id
+            LEFT JOIN document d ON d.cid = c.cid AND d.doc_id = t.doc_id
+            LEFT JOIN ledger l ON l.gen = :gen AND l.doc_id = t.doc_id
             WHERE c.cid = :cid ORDER BY t.distance, t.doc_id, t.chunk"""
         values = {"cid": cid, "gen": gen, "query": Vector(query).to_text(), **(filter_params or {})}
         found = connection.execute(sa.text(sql), values).mappings().all()

@@ -1,6 +1,7 @@
 // The page: reads the status every two seconds and draws it; acts by answering the waiting run's question.
 
 const PERIOD_MS = 2000;
+const PATIENCE_MS = 120000;
 const API = "../../api/v2"; // relative, so that it works under any path prefix
 const root = document.getElementById("collections");
 const asked = new Map(); // collection -> "rollback" | "swap" | "retire": which confirmation is open
@@ -179,31 +180,54 @@ async function call(path, options = {}) {
 }
 
 async function act(name, action) {
-  const found = latest.collections.find((one) => one.name === name);
-  const reason = (reasons.get(found.name) ?? "").trim();
-  asked.delete(found.name);
-  notes.set(found.name, { kind: "soft", text: "Asked …" });
-  draw();
+  const found = collectionOf(name);
+  const reason = (reasons.get(name) ?? "").trim();
+  asked.delete(name);
+  say(name, "soft", "Asked …");
   try {
+    const run = rolledBack(found) ? null : await answerRun(found, latest.options[action], reason);
+    if (!run) {
+      const body = { collection: name, revision: found.migration.revision, phase: found.migration.phase, action, ...(reason ? { reason } : {}) };
+      const outcome = await call("data/act", { method: "POST", body: JSON.stringify(body) });
+      say(name, "good", `Done: revision ${outcome.revision} is ${outcome.phase.replace("_", " ")}.`);
+    }
+    reasons.delete(name);
+  } catch (error) {
+    say(name, "bad", error.message);
+  }
+  setTimeout(() => { notes.delete(name); draw(); }, 20000);
+  await refresh();
+}
+
+const collectionOf = (name) => latest.collections.find((one) => one.name === name);
+const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+function say(name, kind, text) {
+  notes.set(name, { kind, text });
+  draw();
+}
+
+// Answer the waiting run; it does the rest. Returns its id, or null if none waits. Airflow checks the right to answer
+// and writes it to its audit log. Airflow 3.3 loses an answer that comes within a moment of the question and asks again
+// (a new try of the task), so the answer is repeated until the collection has moved.
+async function answerRun(found, option, reason) {
+  const body = JSON.stringify({ chosen_options: [option], params_input: { reason: reason || null } });
+  let run = null;
+  for (const end = Date.now() + PATIENCE_MS; Date.now() < end; await pause(PERIOD_MS)) {
     const waiting = await call(`${API}/dags/~/dagRuns/~/hitlDetails?response_received=false&limit=100`);
     const question = waiting.hitl_details.find((one) => one.subject === found.question);
-    if (question && !rolledBack(found)) {
-      // Airflow checks the right to answer and writes it to its audit log; the run then does the rest.
+    if (!question && !run) return null;
+    if (question) {
       const { dag_id, dag_run_id, task_id, map_index } = question.task_instance;
       await call(`${API}/dags/${encodeURIComponent(dag_id)}/dagRuns/${encodeURIComponent(dag_run_id)}/taskInstances/${task_id}/${map_index}/hitlDetails`,
-        { method: "PATCH", body: JSON.stringify({ chosen_options: [latest.options[action]], params_input: { reason: reason || null } }) });
-      notes.set(found.name, { kind: "good", text: `Answered in run ${dag_run_id}; it does the rest within seconds.` });
-    } else {
-      const body = { collection: found.name, revision: found.migration.revision, phase: found.migration.phase, action, ...(reason ? { reason } : {}) };
-      const outcome = await call("data/act", { method: "POST", body: JSON.stringify(body) });
-      notes.set(found.name, { kind: "good", text: `Done: revision ${outcome.revision} is ${outcome.phase}.` });
+        { method: "PATCH", body });
+      run = dag_run_id;
+      say(found.name, "good", `Answered in run ${run}; it does the rest within seconds.`);
     }
-    reasons.delete(found.name);
-  } catch (error) {
-    notes.set(found.name, { kind: "bad", text: error.message });
+    await refresh();
+    if (collectionOf(found.name)?.epoch !== found.epoch) return run;
   }
-  setTimeout(() => { notes.delete(found.name); draw(); }, 20000);
-  await refresh();
+  throw new Error(`Run ${run} was answered, and has not acted yet: look at its tasks.`);
 }
 
 // One line of a detail: nested figures are in the tooltip, but for the recall that people look for.

@@ -1,0 +1,91 @@
+"""Projects in folders of their own, with an embedded database, for tests that start real services."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+from revector import embedded
+from revector.config import Project, load_project
+
+OLD, NEW = "a100", "b200"
+MODELS = {OLD: ("hashing", 64), NEW: ("hashing:seed2", 128)}
+LABELLED = 60
+
+
+def text_of(number: int) -> str:
+    """Two words of the document's own among words that many share."""
+    draw = random.Random(number)
+    return f"apple{number} pear{number} " + " ".join(f"word{int(400 * draw.random() ** 2)}" for _ in range(20))
+
+
+@contextmanager
+def temporary_project(*collections: str, documents: int = 300) -> Iterator[Project]:
+    """A project with ``docs.jsonl`` and two revisions per collection; nothing is started, everything is removed.
+
+    It lies where the account of PostgreSQL can reach it, which pytest's own folders are not.
+    """
+    root = Path(tempfile.mkdtemp(prefix="revector-place-", dir="/tmp"))
+    root.chmod(0o755)
+    lines = (json.dumps({"_id": f"d{n:05d}", "text": text_of(n)}) + "\n" for n in range(documents))
+    (root / "docs.jsonl").write_text("".join(lines))
+    _write_labels(root / "labels")
+    settings = ["drain_s = 0.1", "[encoder]", "threads = 1"]
+    for name in collections:
+        source = json.dumps(str(root / "docs.jsonl"))
+        settings += [f"[collections.{name}]", f"source = {source}", 'qrels = "labels"', "shards = 2"]
+        _write_migrations(root / "migrations" / name)
+    (root / "revector.toml").write_text("\n".join(settings) + "\n")
+    project = load_project(root)
+    try:
+        yield project
+    finally:
+        if "raw_engine" in project.__dict__:
+            project.raw_engine.dispose()
+        embedded.remove(project.state)
+        shutil.rmtree(root)
+
+
+def residents(root: Path) -> list[str]:
+    """Every process, but this one, that has something to do with a folder."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            signs = [*process.cmdline(), process.cwd(), *process.environ().values()]
+            if process.pid != psutil.Process().pid and any(str(root) in sign for sign in signs):
+                found.append(f"{process.pid} {' '.join(process.cmdline())}")
+    return found
+
+
+def until(met: Callable[[], object], what: str, deadline_s: float = 120.0) -> None:
+    end = time.monotonic() + deadline_s
+    while not met():
+        assert time.monotonic() < end, f"not within {deadline_s} s: {what}"
+        time.sleep(0.1)
+
+
+def _write_migrations(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for revision, parent in ((OLD, None), (NEW, OLD)):
+        name, dim = MODELS[revision]
+        (folder / f"{revision}.py").write_text(
+            f'"""{name}"""\n\nfrom revector import Gate, ModelSpec\n\nrevision = {revision!r}\n'
+            f"down_revision = {parent!r}\nmodel = ModelSpec(name={name!r}, dim={dim})\n"
+            "gate = Gate(max_drop=1.0, min_queries=20)\n"
+        )
+
+
+def _write_labels(folder: Path) -> None:
+    (folder / "qrels").mkdir(parents=True)
+    queries = (json.dumps({"_id": f"q{n}", "text": f"apple{n} pear{n}"}) + "\n" for n in range(LABELLED))
+    (folder / "queries.jsonl").write_text("".join(queries))
+    judged = (f"q{n}\td{n:05d}\t1\n" for n in range(LABELLED))
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(judged))

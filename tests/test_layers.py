@@ -1,0 +1,61 @@
+"""The package as a whole: layers point one way, style and types hold, and nothing heavy is imported by the way."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import revector
+
+ROOT = Path(__file__).parent.parent
+HEAVY = ("torch", "sentence_transformers", "sklearn", "h5py", "pandas", "pyarrow", "airflow")
+
+
+def run(*command: str) -> None:
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+
+
+def test_layers_point_one_way() -> None:
+    run("-c", "from importlinter.cli import lint_imports_command as main; main(['--no-cache'])")
+
+
+def test_ruff_finds_nothing() -> None:
+    run("-m", "ruff", "check", ".")
+
+
+def test_everything_is_formatted() -> None:
+    run("-m", "ruff", "format", "--check", ".")
+
+
+@pytest.mark.slow
+def test_types_hold() -> None:
+    run("-m", "mypy")
+
+
+def test_a_migration_file_can_import_exactly_what_it_may_hold() -> None:
+    assert revector.__all__ == ["Chunking", "Gate", "IndexSpec", "ModelSpec", "__version__"]
+    assert all(hasattr(revector, name) for name in revector.__all__)
+
+
+@pytest.mark.parametrize("module", ["revector", "revector.config", "revector.worker"])
+def test_importing_the_library_imports_nothing_heavy(module: str) -> None:
+    run("-c", f"import sys, {module}; found = set({HEAVY}) & set(sys.modules); sys.exit(f'imported: {{found}}' if found else 0)")
+
+
+def test_every_module_says_what_it_owns() -> None:
+    silent = [
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "src").rglob("*.py")
+        if not path.read_text(encoding="utf-8").lstrip("r").startswith('"""')
+    ]
+    assert silent == []
+
+
+def test_files_stay_short() -> None:
+    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in (ROOT / "src").rglob("*.py")}
+    known = {"embedded.py"}
+    assert {path.name for path, lines in lengths.items() if lines > 400} <= known | {"migrator.py"}
