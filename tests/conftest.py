@@ -114,7 +114,9 @@ def served_template(databases: Databases, template: str, tmp_path_factory: pytes
 
 @pytest.fixture(scope="session")
 def swapped_template(databases: Databases, served_template: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    return _prepared(databases, served_template, tmp_path_factory.mktemp("swapped"), lambda world: world.upgrade("b200"))
+    return _prepared(
+        databases, served_template, tmp_path_factory.mktemp("swapped"), lambda world: world.upgrade("b200")
+    )
 
 
 @pytest.fixture

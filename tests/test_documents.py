@@ -281,7 +281,9 @@ def test_an_insert_by_sql_is_indexed_with_a_version_and_hash_of_our_own(served: 
     )
     served.settle()
     assert served.search("melon kiwi")[0] == "foreign"
-    assert served.value("SELECT version < 99999999 AND content_hash <> 'made up' FROM document WHERE doc_id = 'foreign'")
+    assert served.value(
+        "SELECT version < 99999999 AND content_hash <> 'made up' FROM document WHERE doc_id = 'foreign'"
+    )
 
 
 def test_triggers_fire_for_replication_sessions_too(served: World) -> None:

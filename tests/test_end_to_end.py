@@ -106,7 +106,7 @@ class Seen:
 
 @pytest.fixture(scope="module")
 def migrated(site: Site) -> Seen:
-    """A migration by the DAG, up to its rollback window, while the simulated application writes, deletes and queries."""
+    """A migration by the DAG, up to its rollback window, while the application writes, deletes and queries."""
     record = site.project.state / "demo" / "application.jsonl"
     record.parent.mkdir()
     with demo.application(site.project, record) as counts:

@@ -43,7 +43,8 @@ def test_a_migration_file_can_import_exactly_what_it_may_hold() -> None:
 
 @pytest.mark.parametrize("module", ["revector", "revector.config", "revector.worker"])
 def test_importing_the_library_imports_nothing_heavy(module: str) -> None:
-    run("-c", f"import sys, {module}; found = set({HEAVY}) & set(sys.modules); sys.exit(f'imported: {{found}}' if found else 0)")
+    found = f"set({HEAVY}) & set(sys.modules)"
+    run("-c", f"import sys, {module}; sys.exit(' '.join({found}) or 0)")
 
 
 def test_every_module_says_what_it_owns() -> None:
@@ -53,9 +54,3 @@ def test_every_module_says_what_it_owns() -> None:
         if not path.read_text(encoding="utf-8").lstrip("r").startswith('"""')
     ]
     assert silent == []
-
-
-def test_files_stay_short() -> None:
-    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in (ROOT / "src").rglob("*.py")}
-    known = {"embedded.py"}
-    assert {path.name for path, lines in lengths.items() if lines > 400} <= known | {"migrator.py"}

@@ -30,6 +30,7 @@ from revector.lifecycle import FORWARD, Phase
 from worlds import World
 
 A100 = 'model = ModelSpec(name="hashing", dim=64)'
+NEWEST = "gen = (SELECT max(gen) FROM generation)"
 B200 = 'model = ModelSpec(name="hashing:seed2", dim=128)'
 
 
@@ -135,7 +136,7 @@ def test_a_database_that_is_down_is_named_with_what_to_do(tmp_path: Path) -> Non
     )
     project = load_project(tmp_path)
     for call in (project.init, lambda: project.documents("docs"), lambda: project.status("docs")):
-        with pytest.raises(DatabaseUnavailable, match="cannot be reached.*start the database") as error:
+        with pytest.raises(DatabaseUnavailable, match=r"cannot be reached.*start the database") as error:
             call()
         assert error.value.retryable
 
@@ -156,9 +157,9 @@ def test_a_database_without_our_tables_is_named_with_the_command_that_makes_them
 def test_a_newer_schema_is_refused(world: World) -> None:
     world.sql("UPDATE schema_version SET version_num = '9999'")
     project = load_project(world.root)
-    with pytest.raises(SchemaMismatch, match="9999.*newer"):
+    with pytest.raises(SchemaMismatch, match=r"9999.*newer"):
         project.documents("docs")
-    with pytest.raises(SchemaMismatch, match="9999.*upgrade this installation"):
+    with pytest.raises(SchemaMismatch, match=r"9999.*upgrade this installation"):
         project.init()
     project.raw_engine.dispose()
 
@@ -266,7 +267,7 @@ def test_what_was_sealed_before_a_kill_is_published_and_not_embedded_again(serve
         with pytest.raises(Crash):
             served.migrator.run("backfill", "b200")
     assert len(encoder.embedded) == 25
-    assert served.sql("SELECT documents, published_at FROM part") == [(25, None)]
+    assert served.sql(f"SELECT documents, published_at FROM part WHERE {NEWEST}") == [(25, None)]
     served.migrator.run("backfill", "b200")
     assert len(encoder.embedded) == 120, "every document once"
     assert served.differences(served.generation("building")) == []
@@ -284,7 +285,7 @@ def test_a_damaged_part_is_embedded_again(served: World, monkeypatch, damage: st
         patch.setattr("revector.publish.Applier.publish", killed)
         with pytest.raises(Crash):
             served.migrator.run("backfill", "b200")
-    path = Path(served.value("SELECT path FROM part"))
+    path = Path(served.value(f"SELECT path FROM part WHERE {NEWEST}"))
     content = path.read_bytes()
     if damage == "gone":
         path.unlink()
@@ -293,12 +294,14 @@ def test_a_damaged_part_is_embedded_again(served: World, monkeypatch, damage: st
     else:
         path.write_bytes(content[:-100] if damage == "cut" else content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
     encoder.embedded.clear()
-    served.upgrade("b200")
-    assert len([text for text in encoder.embedded if text.startswith("apple")]) >= 120
-    assert served.differences(served.generation()) == []
+    served.migrator.run("backfill", "b200")
+    assert len(encoder.embedded) == 120
+    assert served.differences(served.generation("building")) == []
 
 
-def test_documents_that_change_between_seal_and_publish_are_embedded_as_they_are_now(served: World, monkeypatch) -> None:
+def test_documents_that_change_between_seal_and_publish_are_embedded_as_they_are_now(
+    served: World, monkeypatch
+) -> None:
     served.upgrade("b200", to="provision")
 
     def killed(*_):
@@ -345,7 +348,8 @@ def test_a_collection_emptied_while_it_migrates_ends_empty(world: World) -> None
     world.put(10)
     world.upgrade("a100", to="provision")
     world.documents.delete_many([f"d{n:05d}" for n in range(10)])
-    world.upgrade("a100")
+    for step in FORWARD[2:]:
+        world.migrator.run(step, "a100")
     assert world.search("apple0", 10) == []
 
 
@@ -393,7 +397,7 @@ def test_a_failed_gate_leaves_all_as_it_was_and_says_why(served: World) -> None:
 def test_a_recall_below_the_demanded_minimum_fails_the_gate(world: World) -> None:
     world.revision("a100", None, 'model = ModelSpec(name="hashing", dim=2)', "gate = Gate(min_recall=0.99)")
     world.put(120)
-    with pytest.raises(GateFailed, match="at least 0.9900 is demanded"):
+    with pytest.raises(GateFailed, match=r"at least 0\.9900 is demanded"):
         world.upgrade("a100")
     assert world.collection.active_gen is None
 

@@ -195,7 +195,11 @@ def test_a_waiver_needs_a_reason_and_a_dead_letter(approved: World) -> None:
     ("spoil", "error", "match"),
     [
         ("UPDATE gate_result SET at = at - interval '25 hours' WHERE kind = 'recall'", GateFailed, "older than 24 h"),
-        ("UPDATE gate_result SET at = at - interval '25 hours' WHERE kind = 'verify'", VerificationFailed, "older than"),
+        (
+            "UPDATE gate_result SET at = at - interval '25 hours' WHERE kind = 'verify'",
+            VerificationFailed,
+            "older than",
+        ),
         ("UPDATE gate_result SET config_hash = 'other' WHERE kind = 'recall'", GateFailed, "no recall result"),
         ("UPDATE gate_result SET passed = false WHERE kind = 'recall'", GateFailed, "a failure"),
         ("DELETE FROM gate_result WHERE kind = 'verify'", VerificationFailed, "no verify result"),
@@ -318,7 +322,7 @@ def tables(world: World) -> set[str]:
 
 
 def test_retiring_before_the_deadline_is_refused(swapped: World) -> None:
-    refuses(swapped, WindowOpen, lambda: swapped.migrator.retire(), "open until")
+    refuses(swapped, WindowOpen, swapped.migrator.retire, "open until")
     assert not swapped.migrator.retire_due().changed
 
 
@@ -556,7 +560,7 @@ def test_two_builders_of_one_index_meet_without_a_deadlock(served: World) -> Non
 
 
 @pytest.mark.timeout(240)
-def test_twenty_swaps_and_rollbacks_under_load_fail_no_query_and_lose_nothing(swapped: World) -> None:
+def test_twenty_swaps_and_rollbacks_under_load_fail_no_query_and_lose_nothing(swapped: World) -> None:  # noqa: PLR0915
     """Four writers and four searchers; the two encoders have different dimensions, so a wrong pair is an error.
 
     Ten documents are written again and again: more of so few would make the gate's evidence old before each swap.
@@ -572,7 +576,7 @@ def test_twenty_swaps_and_rollbacks_under_load_fail_no_query_and_lose_nothing(sw
         while not stop.is_set():
             try:
                 work(rng, number)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - a thread has nobody else to tell
                 problems.append(f"{type(error).__name__}: {error}")
                 return
 

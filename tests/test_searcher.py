@@ -13,7 +13,9 @@ from revector.interfaces import Document
 from revector.searcher import Searcher
 from worlds import World
 
-WORDS = [f"{a}{b}" for a in ("red", "blue", "green", "dark", "pale", "deep") for b in ("sea", "sky", "sun", "fir", "oak")]
+WORDS = [
+    f"{a}{b}" for a in ("red", "blue", "green", "dark", "pale", "deep") for b in ("sea", "sky", "sun", "fir", "oak")
+]
 COUNT = 3_000
 
 
@@ -31,7 +33,13 @@ def library(databases, template, tmp_path_factory) -> Iterator[World]:
             Document(
                 f"d{n:05d}",
                 text(n) if n % 10 else " ".join(text(n) for _ in range(120)),
-                {"n": n, "half": n % 2 == 0, "lang": f"l{n % 20}", "rare": n % 200, "date": f"2024-{n % 12 + 1:02d}-01"},
+                {
+                    "n": n,
+                    "half": n % 2 == 0,
+                    "lang": f"l{n % 20}",
+                    "rare": n % 200,
+                    "date": f"2024-{n % 12 + 1:02d}-01",
+                },
             )
             for n in range(COUNT)
         ]

@@ -1,4 +1,4 @@
-"""`revector up` and `revector demo` ended in every way: nothing of them is left, and what dies under them comes back."""
+"""`revector up` and `revector demo` ended in every way: nothing of them is left; what dies under them comes back."""
 
 from __future__ import annotations
 

@@ -42,7 +42,9 @@ class World:
         self.project.init()
 
     def settings(self, **collection: Any) -> None:
-        lines = [f"{key} = {json.dumps(value)}" for key, value in {"qrels": "labels", "shards": 2, **collection}.items()]
+        lines = [
+            f"{key} = {json.dumps(value)}" for key, value in {"qrels": "labels", "shards": 2, **collection}.items()
+        ]
         (self.root / "revector.toml").write_text(
             f"database_url = {json.dumps(self.database_url)}\ndrain_s = 0\n[collections.docs]\n"
             + "\n".join(line for line in lines if not line.endswith("null"))

@@ -38,7 +38,7 @@ class Figure:
 def parser(module: str, doc: str | None) -> argparse.ArgumentParser:
     """Return the command line of a benchmark; it has ``--output``, by default ``results/<name>.json``."""
     # SIGTERM ends the project's server too, as Ctrl-C does.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     made = argparse.ArgumentParser(
         prog=f"python -m {module}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -63,6 +63,13 @@ def encoders_of(project: Project, collection: str) -> dict[str, Encoder]:
 # Writers --------------------------------------------------------------------------------------------------------------
 
 
+def hot_ids(project: Project, kept: int) -> list[str]:
+    """Return the documents that the writers change: some of those that there were at the start, in id order."""
+    with project.engine.connect() as connection:
+        ids = list(connection.scalars(sa.text("SELECT doc_id FROM document ORDER BY doc_id")))
+    return ids[kept : kept + int(len(ids) * HOT_SHARE)]
+
+
 def write_load(root: Path, collection: str, kept: int, per_s: float, ready: Event, ending: Event) -> None:
     """Put and delete until ``ending``; each thread has documents of its own, all together ``HOT_SHARE`` of them.
 
@@ -71,9 +78,7 @@ def write_load(root: Path, collection: str, kept: int, per_s: float, ready: Even
     from revector.config import load_project
 
     project = load_project(root)
-    with project.engine.connect() as connection:
-        ids = list(connection.scalars(sa.text("SELECT doc_id FROM document WHERE NOT deleted ORDER BY doc_id")))
-    hot = ids[kept : kept + int(len(ids) * HOT_SHARE)]
+    hot = hot_ids(project, kept)
     with (root / "writes.jsonl").open("w", encoding="utf-8") as file:
         record = Record(file)
         steps = [_writer(project, collection, hot[thread::WRITERS], record, thread) for thread in range(WRITERS)]
@@ -125,11 +130,12 @@ def _searcher(project: Project, collection: str, labelled: int, record: Record, 
     from revector.errors import RevectorError
 
     searcher, own = project.searcher(collection), encoders_of(project, collection)
+    hot = frozenset(hot_ids(project, labelled))
     numbers = random.Random(seed)  # noqa: S311
 
     def step() -> None:
         n = numbers.randrange(labelled)
-        # Half ask for what nobody changes, so that a score can be computed again; half for what is being written.
+        # Half ask for what nobody changes, half for what is being written.
         query = f"apple{n} pear{n}" if numbers.random() < 0.5 else f"word{numbers.randrange(5_000)} plum{n}"
         line: dict[str, Any] = {"at": time.time(), "ok": True}
         started = time.perf_counter()
@@ -139,20 +145,22 @@ def _searcher(project: Project, collection: str, labelled: int, record: Record, 
             line |= {"ok": False, "error": f"{type(error).__name__}: {error}"}
         line["ms"] = round((time.perf_counter() - started) * 1_000, 3)
         if line["ok"]:
-            line |= {"revision": answer.revision, "right": _is_right(project, own, query, answer)}
+            line |= {"revision": answer.revision, "right": _is_right(project, own[answer.revision], query, answer, hot)}
         record.add(**line)
 
     return step
 
 
-def _is_right(project: Project, own: dict[str, Encoder], query: str, answer: Answer) -> bool | None:
-    """Whether the answer is that of its revision's own model; None when no hit's vector is as it was."""
-    encoder = own[answer.revision]
+def _is_right(project: Project, encoder: Encoder, query: str, answer: Answer, hot: frozenset[str]) -> bool | None:
+    """Whether the best hit that nobody changes has the score of the revision's own ``encoder``; None if there is none.
+
+    A hit that is being written says nothing: its version is the document's, and its score may be of the row before.
+    """
     if answer.encoder_fp != encoder.fingerprint:
         return False
     fresh = encoder.encode_query([query])[0]
     for hit in answer.hits:
-        stored = stored_vector(project, answer.generation, hit)
+        stored = None if hit.id in hot else stored_vector(project, answer.generation, hit)
         if stored is None:
             continue
         if stored.shape != fresh.shape:

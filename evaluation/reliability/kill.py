@@ -24,6 +24,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from evaluation.reliability.application import Application, Difference, wait_until
 from evaluation.reliability.drivers import DAG_ID, Cli, Dag, Driver, finish
@@ -35,7 +36,7 @@ from revector.local.up import airflow_of, services
 
 DOCUMENTS = 2_000
 LIMIT_S = 300.0
-FIRST_GUESS_S = {"upgrade": 10.0, "dag": 60.0}
+FIRST_GUESS_S = {"upgrade": 20.0, "dag": 120.0}
 """How long a migration takes from dual-write to swap, until one was measured."""
 
 BY_DAG = ("task", "scheduler")
@@ -153,7 +154,8 @@ def run(targets: list[str], repeats: int, kills: int, seed: int, documents: int,
     """
     draw, holds = random.Random(seed), True  # noqa: S311 - moments, not secrets
     by_dag = any(target in BY_DAG for target in targets)
-    record = {"seed": seed, "targets": targets, "repeats": repeats, "kills": kills, "documents": documents}
+    record: dict[str, Any] = {"targets": targets, "repeats": repeats, "kills": kills, "seed": seed}
+    record |= {"documents": documents, "migrations": []}
     with running_site(documents, airflow=by_dag, seed=seed) as (site, application):
         for kind in sorted({target in BY_DAG for target in targets}):
             driver: Driver = Dag(site) if kind else Cli(site)
@@ -166,7 +168,8 @@ def run(targets: list[str], repeats: int, kills: int, seed: int, documents: int,
                 lasts.append(done.quiet_s)
                 del left[: len(done.kills)]
                 print(f"{len(left):3} kills left; {done}", flush=True)
-                holds = write(results, record, asdict(done))
+                record["migrations"].append(asdict(done))
+                holds = write(results, record)
     return holds
 
 

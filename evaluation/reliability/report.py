@@ -15,30 +15,20 @@ from typing import Any
 Row = Mapping[str, Any]
 
 
-def write(path: Path, record: Mapping[str, Any], trial: Row) -> bool:
-    """Add a migration to the run ``record`` of the file, which takes the place of older runs with the same targets.
+def write(path: Path, run: Mapping[str, Any]) -> bool:
+    """Put a run into the file, in place of an older one by the same command; return whether all is as promised.
 
-    Returns whether every figure is as promised; while kills are left to do, it is not.
+    ``run`` has the options of the command and its ``migrations`` so far.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
         text = file.read()
-        runs = json.loads(text)["runs"] if text else []
-        run = dict(record) | {"process": os.getpid(), "machine": _machine(), "migrations": []}
-        for one in runs:
-            if {**one, "machine": None, "migrations": None} == {**run, "machine": None, "migrations": None}:
-                run["migrations"] = one["migrations"]
-        run["migrations"].append(trial)
-        runs = [one for one in runs if not set(one["targets"]) & set(record["targets"])] + [run]
+        older = json.loads(text)["runs"] if text else []
+        runs = [one for one in older if _command(one) != _command(run)] + [dict(run) | {"machine": machine()}]
         found = figures(runs)
-        content = {
-            "command": "; ".join(map(_command, runs)),
-            "machine": run["machine"],
-            "figures": found,
-            "runs": runs,
-        }
+        content = {"command": "; ".join(map(_command, runs)), "machine": machine(), "figures": found, "runs": runs}
         file.truncate(0)
         file.write(json.dumps(content, indent=1) + "\n")
     return all(figure["holds"] is not False for figure in found)
@@ -53,15 +43,16 @@ def figures(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return kills, recovery times and what was wrong; ``holds`` is None where nothing was promised."""
     found = []
     trials = [trial for run in runs for trial in run["migrations"]]
-    for run in runs:
-        for target in run["targets"]:
-            back = [kill["back_s"] for trial in trials for kill in trial["kills"] if kill["target"] == target]
-            found.append(
-                _figure(f"{target}: kills", len(back), "kills", f"≥ {run['repeats']}", len(back) >= run["repeats"])
-            )
-            if back:
-                found.append(_figure(f"{target}: back after a kill, median", statistics.median(back), "s"))
-                found.append(_figure(f"{target}: back after a kill, longest", max(back), "s"))
+    kills = [kill for trial in trials for kill in trial["kills"]]
+    for target in dict.fromkeys(target for run in runs for target in run["targets"]):
+        wanted = max(run["repeats"] for run in runs if target in run["targets"])
+        back = [kill["back_s"] for kill in kills if kill["target"] == target]
+        found.append(_figure(f"{target}: kills", len(back), "kills", f"≥ {wanted}", len(back) >= wanted))
+        if back:
+            found.append(_figure(f"{target}: back after a kill, median", statistics.median(back), "s"))
+            found.append(_figure(f"{target}: back after a kill, longest", max(back), "s"))
+    phases = Counter(kill["phase"] for kill in kills)
+    found += [_figure(f"kills in phase {phase}", count, "kills") for phase, count in phases.items()]
     for driver in sorted({trial["driver"] for trial in trials}):
         through = [trial["through_s"] for trial in trials if trial["driver"] == driver]
         found.append(_figure(f"{driver}: through after the last kill, median", statistics.median(through), "s"))
@@ -86,7 +77,8 @@ def _figure(name: str, value: float, unit: str, goal: str | None = None, holds: 
     return {"name": name, "value": value, "unit": unit, "goal": goal, "holds": holds}
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
+    """Return what the figures were measured on, and how busy it was."""
     return {
         "cpus": os.cpu_count(),
         "load": round(os.getloadavg()[0], 1),

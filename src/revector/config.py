@@ -30,7 +30,7 @@ FILE = "revector.toml"
 
 
 class CollectionSettings(BaseModel):
-    """One table ``[collections.NAME]``."""
+    """One table of ``revector.toml`` under ``collections``."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -60,7 +60,7 @@ class EncoderSettings(BaseModel):
 
 
 class Settings(BaseSettings):
-    """All settings. Environment variables win: ``REVECTOR_DATABASE_URL``, ``REVECTOR_ENCODER__DEVICE``, …"""
+    """All settings; variables such as ``REVECTOR_DATABASE_URL`` and ``REVECTOR_ENCODER__DEVICE`` win over the file."""
 
     model_config = SettingsConfigDict(extra="forbid", env_prefix="REVECTOR_", env_nested_delimiter="__")
 

@@ -62,8 +62,7 @@ class Evidence:
             raise VerificationFailed(
                 f"generation {generation.gen} of revision {generation.revision} does not equal the documents: "
                 f"{'; '.join(verdict.reasons)}. The alias was not moved; abort this migration and run it again, and "
-                "keep "
-                "the database for a bug report."
+                "keep the database for a bug report."
             )
         return verdict.detail
 
@@ -84,8 +83,7 @@ class Evidence:
             raise GateFailed(
                 f"the gate of revision {generation.revision} failed: {'; '.join(verdict.reasons)}. The alias was not "
                 "moved and everything serves as before; run the step gate again after a reviewed change of the gate, "
-                "or "
-                "`revector abort`."
+                "or `revector abort`."
             )
         return verdict.detail
 

@@ -93,9 +93,8 @@ def usable_qrels(labels: Labels, known: Any, gate: Gate) -> tuple[dict[str, dict
     if len(qrels) < gate.min_queries:
         raise LabelError(
             f"the gate demands at least {gate.min_queries} labelled queries, {labels.name} has {len(qrels)} whose "
-            "documents exist "
-            f"({len(check.queries_lost)} lost theirs). Nothing was measured; label more queries, or lower "
-            "gate.min_queries in the migration file."
+            f"documents exist ({len(check.queries_lost)} lost theirs). Nothing was measured; label more queries, or "
+            "lower gate.min_queries in the migration file."
         )
     return qrels, {
         "queries": len(qrels),
@@ -164,8 +163,8 @@ def verify(connection: sa.Connection, generation: Generation) -> Verdict:
         "chunks_unlike_ledger": (
             "SELECT count(*) FROM (SELECT doc_id, count(*) AS n, min(chunk) AS lowest, max(chunk) AS highest FROM "
             f"{index.name} GROUP BY doc_id) i FULL JOIN (SELECT doc_id, n_chunks FROM ledger WHERE gen = :gen AND "
-            "n_chunks > 0) l USING (doc_id) "
-            "WHERE (i.n, i.lowest, i.highest) IS DISTINCT FROM (l.n_chunks, 0, l.n_chunks - 1)"
+            "n_chunks > 0) l USING (doc_id) WHERE (i.n, i.lowest, i.highest) IS DISTINCT FROM (l.n_chunks, 0, "
+            "l.n_chunks - 1)"
         ),
         "bad_vectors": f"SELECT count(*) FROM {index.name} WHERE {wrong_norm}",
     }

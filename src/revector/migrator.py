@@ -117,8 +117,7 @@ class Migrator:
         if generation is None:
             raise IllegalStep(
                 f"step {step} of revision {target.revision}: no generation of it is in a slot. Nothing was changed; "
-                "run "
-                "the step provision first."
+                "run the step provision first."
             )
         if step == "swap":
             return self._swap(target, generation)
@@ -255,6 +254,11 @@ class Migrator:
         approval: bool = False,
     ) -> Outcome:
         if generation is not None:
+            if approval and not generation.needs_approval and generation.phase in BUILDING:
+                raise StateError(
+                    f"revision {target.revision} was to wait for approval, but its migration was opened without. "
+                    "Nothing was changed; `revector abort` it and begin again, or go on without asking for approval."
+                )
             return Outcome("provision", target.revision, generation.phase, False, {"generation": generation.gen})
         self._refuse_empty()
         count = self._settings.shards if shards is None else shards
@@ -262,8 +266,7 @@ class Migrator:
         if count < 1 or not 0 < hours <= MOST_WINDOW_HOURS:
             raise StateError(
                 f"provision takes at least 1 shard and a window of up to {MOST_WINDOW_HOURS:,} hours; found {count} "
-                "and "
-                f"{hours}. Nothing was changed."
+                f"and {hours}. Nothing was changed."
             )
         self._evidence.refuse_unmeasurable(target, self._collection())
         encoder = self._encoders.fresh(target.model)
@@ -306,9 +309,8 @@ class Migrator:
         if generation.needs_approval and not (reason or "").strip():
             raise ApprovalWanted(
                 f"the migration to revision {generation.revision} waits for a person's approval. The alias was not "
-                "moved; "
-                f"look at `revector status`, then run `revector approve -c {self._name} --reason …`, or `revector "
-                "abort`."
+                f"moved; look at `revector status`, then run `revector approve -c {self._name} --reason …`, or "
+                "`revector abort`."
             )
         asked_for, by = generation.needs_approval, by or self._actor
         return self._advance(generation, "approve", token, asked_for=asked_for, reason=reason, by=by)
@@ -404,10 +406,8 @@ class Migrator:
                 if same and generation.config_hash != target.config_hash:
                     raise EditedRevision(
                         f"revision {target.revision} was edited after generation {generation.gen} was registered from "
-                        "it: "
-                        f"model, chunking or index differ. Nothing was changed; restore {target.path or 'the file'}, "
-                        "or "
-                        "write a new revision with `revector revision`."
+                        "it: model, chunking or index differ. Nothing was changed; restore "
+                        f"{target.path or 'the file'}, or write a new revision with `revector revision`."
                     )
             if collection.active_gen is not None:
                 graph.path_between(read_generation(connection, collection.active_gen).revision, target.revision)
@@ -440,8 +440,7 @@ class Migrator:
         if Documents(self._engine, self._cid).count() == 0:
             raise SourceError(
                 f"collection {self._name!r} holds no documents, so there is nothing to migrate. Nothing was changed; "
-                "run "
-                "`revector ingest` first."
+                "run `revector ingest` first."
             )
 
     def _take_over(self) -> int:

@@ -74,8 +74,8 @@ def _sample(engine: sa.Engine, cid: int) -> tuple[int, list[str]]:
         # A hash of the version picks a spread-out sample without sorting the corpus.
         texts = connection.scalars(
             sa.text(
-                "SELECT content FROM document WHERE cid = :cid AND NOT deleted "
-                "AND (CAST(:all AS boolean) OR hashint8(version) % CAST(:every AS int) = 0) LIMIT :limit"
+                "SELECT content FROM document WHERE cid = :cid AND NOT deleted AND (CAST(:all AS boolean) OR "
+                "hashint8(version) % CAST(:every AS int) = 0) LIMIT :limit"
             ),
             {
                 "cid": cid,
@@ -124,8 +124,7 @@ def _warnings(collection: Collection, revision: Revision, labelled_queries: int 
         warnings.append("no labelled queries are configured: the first revision goes live unmeasured, the next cannot")
     elif (labelled_queries or 0) < revision.gate.min_queries:
         warnings.append(
-            f"the gate demands {revision.gate.min_queries} labelled queries, {labelled_queries or 0} are usable: the gate "
-            "will refuse"
+            f"the gate demands {revision.gate.min_queries} labelled queries, {labelled_queries or 0} exist: it will refuse"
         )
     if collection.standby_gen is not None:
         warnings.append(

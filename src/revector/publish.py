@@ -167,8 +167,7 @@ class Applier:
         current = connection.execute(
             sa.text(
                 f"SELECT d.doc_id, d.version FROM {source} JOIN document d ON d.cid = :cid AND d.doc_id = s.doc_id "
-                "WHERE d.version = s.version "
-                "ORDER BY d.doc_id FOR SHARE OF d SKIP LOCKED"
+                "WHERE d.version = s.version ORDER BY d.doc_id FOR SHARE OF d SKIP LOCKED"
             ),
             values,
         ).all()
@@ -185,10 +184,9 @@ class Applier:
         taken = connection.scalars(
             sa.text(
                 # In id order, so that two publishers of the same items wait for each other instead of deadlocking.
-                f"WITH held AS MATERIALIZED (SELECT p.doc_id FROM {source} JOIN pending p ON p.gen = :gen AND p.doc_id "
-                "= s.doc_id "
-                "WHERE p.version <= s.version ORDER BY p.doc_id FOR UPDATE OF p) "
-                "DELETE FROM pending p USING held WHERE p.gen = :gen AND p.doc_id = held.doc_id RETURNING p.doc_id"
+                f"WITH held AS MATERIALIZED (SELECT p.doc_id FROM {source} JOIN pending p ON p.gen = :gen AND "
+                "p.doc_id = s.doc_id WHERE p.version <= s.version ORDER BY p.doc_id FOR UPDATE OF p) DELETE FROM "
+                "pending p USING held WHERE p.gen = :gen AND p.doc_id = held.doc_id RETURNING p.doc_id"
             ),
             values,
         )
@@ -227,9 +225,9 @@ class Applier:
         if unchanged:
             connection.execute(
                 sa.text(
-                    "UPDATE ledger l SET version = s.version, applied_at = clock_timestamp() FROM unnest(CAST(:ids AS "
-                    "text[]), CAST(:versions AS bigint[])) s(doc_id, version) "
-                    "WHERE l.gen = :gen AND l.doc_id = s.doc_id"
+                    "UPDATE ledger l SET version = s.version, applied_at = clock_timestamp() FROM unnest(CAST(:ids "
+                    "AS text[]), CAST(:versions AS bigint[])) s(doc_id, version) WHERE l.gen = :gen AND l.doc_id = "
+                    "s.doc_id"
                 ),
                 {"gen": self.generation.gen, "ids": list(unchanged), "versions": list(unchanged.values())},
             )

@@ -189,10 +189,9 @@ def broken_links(connection: sa.Connection, name: str) -> list[int]:
     return list(
         connection.scalars(
             sa.text(
-                "SELECT seq FROM (SELECT e.seq, e.hash, revector.event_hash(coalesce(lag(e.hash) OVER (ORDER BY seq), "
-                "''), e) AS expected, "
-                "seq - lag(seq, 1, 0::bigint) OVER (ORDER BY seq) AS gap FROM event e WHERE e.cid = :cid) c WHERE hash "
-                "<> expected OR gap <> 1 ORDER BY seq"
+                "SELECT seq FROM (SELECT e.seq, e.hash, revector.event_hash(coalesce(lag(e.hash) OVER (ORDER BY "
+                "seq), ''), e) AS expected, seq - lag(seq, 1, 0::bigint) OVER (ORDER BY seq) AS gap FROM event e "
+                "WHERE e.cid = :cid) c WHERE hash <> expected OR gap <> 1 ORDER BY seq"
             ),
             {"cid": collection.cid},
         )

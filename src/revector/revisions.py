@@ -351,8 +351,8 @@ def _unique(revisions: Iterable[Revision]) -> dict[str, Revision]:
     for revision in revisions:
         if (other := by_id.setdefault(revision.revision, revision)) is not revision:
             raise GraphError(
-                f"revision {_named(revision)} has the id of {_named(other)}. "
-                "Nothing was changed; give the newer file an id of its own."
+                f"revision {_named(revision)} has the id of {_named(other)}. Nothing was changed; give the newer file "
+                "an id of its own."
             )
     return by_id
 

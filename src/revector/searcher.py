@@ -31,8 +31,9 @@ MOVED = 5
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One result. ``score`` is the cosine similarity in [-1, 1]; ``text`` is the chunk, or the whole document where a
-    newer version of it waits to be embedded.
+    """One result; ``score`` is the cosine similarity in [-1, 1].
+
+    ``text`` is the chunk, or the whole document where a newer version of it waits to be embedded.
     """
 
     id: str

@@ -171,8 +171,7 @@ class Revision:
             )
             raise SpecError(
                 f"revision {self.revision}: an HNSW index over {self.index.storage} takes at most {limit:,} "
-                "dimensions, "
-                f"model.dim is {self.model.dim:,}. Nothing was changed; {way}."
+                f"dimensions, model.dim is {self.model.dim:,}. Nothing was changed; {way}."
             )
 
     def as_data(self) -> dict[str, object]:

@@ -3,7 +3,7 @@
 Mending is ftfy's, set so that good text is left alone: the Unicode form stays, and so do ligatures, full-width forms
 and curly quotes. What is changed: mojibake ("cafÃ©"), HTML entities (also escaped several times, so a text that quotes
 ``&lt;`` on purpose reads ``<`` afterwards), control characters, terminal escapes, byte order marks, surrogate pairs
-kept apart, and line breaks, which become ``\\n``. UTF-16 read as UTF-8, Latin-1 or in the wrong byte order is put
+kept apart, and line breaks, which become newlines. UTF-16 read as UTF-8, Latin-1 or in the wrong byte order is put
 back together when that gives printable text.
 """
 

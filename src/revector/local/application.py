@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, Any
 
@@ -33,6 +34,8 @@ WRITES_PER_S = 2.0
 QUERIES_PER_S = 4.0
 SCORE_TOLERANCE = 0.01
 """A stored vector against a fresh encoding of the query: an encoder of another model is off by far more."""
+
+JUST_STORED = timedelta(seconds=1)
 
 
 class Record:
@@ -96,11 +99,11 @@ class Reader:
     def step(self) -> None:
         """Ask one question and note what came back."""
         query = self._random.choice(self._queries)
-        started = time.perf_counter()
+        asked_at, started = datetime.now(UTC), time.perf_counter()
         try:
             answer = self._searcher.search(query, 10)
             ms = (time.perf_counter() - started) * 1_000
-            right = self._is_right(query, answer)
+            right = self._is_right(query, answer, asked_at)
         except (RevectorError, sa.exc.SQLAlchemyError) as error:
             self._record.add(op="query", ok=False, error=str(error))
             return
@@ -113,8 +116,11 @@ class Reader:
             hits=[hit.id for hit in answer.hits],
         )
 
-    def _is_right(self, query: str, answer: Answer) -> bool:
-        """Whether the answer's score is that of its revision's own model against the stored vector."""
+    def _is_right(self, query: str, answer: Answer, asked_at: datetime) -> bool:
+        """Whether the answer's score is that of its revision's own model against the stored vector.
+
+        A vector that was stored since, or just before, is no measure: the answer may show the one that it replaced.
+        """
         own = self._own[answer.revision]
         if answer.encoder_fp != own.fingerprint:
             return False
@@ -127,11 +133,18 @@ class Reader:
             )
             stored = connection.scalar(
                 sa.text(
-                    f"SELECT embedding::text FROM {name} WHERE doc_id = :id AND chunk = :chunk AND version = :version"
+                    f"SELECT embedding::text FROM {name} i JOIN ledger l ON l.gen = :gen AND l.doc_id = i.doc_id "
+                    "WHERE i.doc_id = :id AND i.chunk = :chunk AND i.version = :version AND l.applied_at < :before"
                 ),
-                {"id": hit.id, "chunk": hit.chunk, "version": hit.version},
+                {
+                    "gen": answer.generation,
+                    "id": hit.id,
+                    "chunk": hit.chunk,
+                    "version": hit.version,
+                    "before": asked_at - JUST_STORED,
+                },
             )
-        if stored is None:  # replaced since the answer: nothing to compare with
+        if stored is None:  # nothing to compare with
             return True
         vector = np.array(json.loads(stored), dtype=np.float32)
         fresh = own.encode_query([query])[0]

@@ -102,8 +102,8 @@ class Supervisor:
             self._end([process])
         if status != 0:
             raise RevectorError(
-                f"{' '.join(argv[-3:])} was run and ended badly ({status}); "
-                f"its log is {self.log(name)}:\n{self.tail(name)}"
+                f"{' '.join(argv[-3:])} was run and ended badly ({status}); its log is "
+                f"{self.log(name)}:\n{self.tail(name)}"
             )
 
     def start(self, name: str, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path) -> None:

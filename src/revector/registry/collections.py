@@ -117,16 +117,14 @@ def _collection(row: sa.Row[Any]) -> Collection:
     if collection.protocol_version != PROTOCOL_VERSION:
         raise ConfigError(
             f"collection {collection.name!r} follows protocol {collection.protocol_version}, this revector "
-            f"{PROTOCOL_VERSION}. "
-            "Nothing was changed; use the revector that began the migration, or upgrade."
+            f"{PROTOCOL_VERSION}. Nothing was changed; use the revector that began the migration, or upgrade."
         )
     return collection
 
 
 _GENERATION = (
     "SELECT gen, cid, revision, physical_name, spec, config_hash, chunker_fp, encoder_fp, encoder, probes, phase, "
-    "live, dropped, "
-    "seeded, window_hours, needs_approval, registered_at, live_at, ended_at FROM generation"
+    "live, dropped, seeded, window_hours, needs_approval, registered_at, live_at, ended_at FROM generation"
 )
 
 

@@ -119,8 +119,7 @@ def control(
         if epoch is not None and collection.epoch != epoch:
             raise StaleRun(
                 f"the slots of collection {collection.name!r} were moved meanwhile (epoch {epoch}, now "
-                f"{collection.epoch}). "
-                "Nothing was changed; see `revector status`, then run it again."
+                f"{collection.epoch}). Nothing was changed; see `revector status`, then run it again."
             )
         yield held
 
@@ -133,6 +132,5 @@ def _check_token(connection: sa.Connection, collection: Collection, token: int) 
         owner = "nobody" if newest is None else newest.owner
         raise StaleRun(
             f"this run of collection {collection.name!r} (token {token}) was taken over by {owner}. Nothing was "
-            "changed; "
-            "follow that run, or start this one again."
+            "changed; follow that run, or start this one again."
         )

@@ -96,8 +96,7 @@ RETURNING doc_id, version
 _HEAL = "WITH healed AS (DELETE FROM rejected WHERE cid = :cid AND doc_id = ANY(CAST(:ids AS text[])))"
 _UNNEST = (
     "unnest(CAST(:ids AS text[]), CAST(:contents AS text[]), CAST(:hashes AS text[]), CAST(:metas AS text[]), "
-    "CAST(:externals AS bigint[])) "
-    "AS s(doc_id, content, content_hash, meta, external_version)"
+    "CAST(:externals AS bigint[])) AS s(doc_id, content, content_hash, meta, external_version)"
 )
 
 
@@ -185,10 +184,9 @@ class Documents:
         """
         deadline = time.monotonic() + timeout_s
         waiting = sa.text(
-            "SELECT count(*) FROM unnest(CAST(:ids AS text[]), CAST(:versions AS bigint[])) w(doc_id, version) "
-            "JOIN collection c ON c.cid = :cid AND c.active_gen IS NOT NULL "
-            "WHERE NOT EXISTS (SELECT 1 FROM ledger l WHERE l.gen = c.active_gen AND l.doc_id = w.doc_id AND l.version "
-            ">= w.version)"
+            "SELECT count(*) FROM unnest(CAST(:ids AS text[]), CAST(:versions AS bigint[])) w(doc_id, version) JOIN "
+            "collection c ON c.cid = :cid AND c.active_gen IS NOT NULL WHERE NOT EXISTS (SELECT 1 FROM ledger l "
+            "WHERE l.gen = c.active_gen AND l.doc_id = w.doc_id AND l.version >= w.version)"
         )
         values = {"cid": self._cid, "ids": list(written.versions), "versions": list(written.versions.values())}
         while True:
@@ -315,9 +313,8 @@ class Documents:
             connection.execute(
                 sa.text(
                     "INSERT INTO rejected (cid, doc_id, source, reason) SELECT :cid, doc_id, :source, reason FROM "
-                    "ingest WHERE reason IS NOT NULL "
-                    "ON CONFLICT (cid, doc_id) DO UPDATE SET source = EXCLUDED.source, reason = EXCLUDED.reason, at = "
-                    "clock_timestamp()"
+                    "ingest WHERE reason IS NOT NULL ON CONFLICT (cid, doc_id) DO UPDATE SET source = "
+                    "EXCLUDED.source, reason = EXCLUDED.reason, at = clock_timestamp()"
                 ),
                 values,
             )

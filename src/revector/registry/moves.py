@@ -60,8 +60,8 @@ def register(control: Control, new: Registration) -> Generation:
         other = read_generation(control.connection, collection.building_gen)
         raise MigrationOpen(
             f"revision {revision.revision} was to be provisioned for {collection.name!r}, but the migration to "
-            f"{other.revision} is open (phase {other.phase}). "
-            f"Nothing was changed; finish it with `revector upgrade {other.revision}` or end it with `revector abort`."
+            f"{other.revision} is open (phase {other.phase}). Nothing was changed; finish it with `revector upgrade "
+            f"{other.revision}` or end it with `revector abort`."
         )
     gen = int(control.scalar("SELECT nextval(pg_get_serial_sequence('generation', 'gen'))"))
     control.must_hit_one(
@@ -180,8 +180,7 @@ def _refuse_waiting(control: Control, generation: Generation, move: str) -> None
         )
         raise NotCaughtUp(
             f"{move} to generation {generation.gen} (revision {generation.revision}) needs 0 items waiting there; "
-            f"found {waiting.due + waiting.bulk} due and {dead} dead "
-            f"not waived. The alias was not moved; {way}."
+            f"found {waiting.due + waiting.bulk} due and {dead} dead not waived. The alias was not moved; {way}."
         )
 
 
@@ -201,9 +200,9 @@ def swap(control: Control, generation: Generation) -> Mapping[str, Any]:
         )
     if collection.standby_gen is not None and not forward_again:
         raise WindowOpen(
-            f"swap to revision {generation.revision}: generation {collection.standby_gen} is kept for a rollback until "
-            f"{collection.rollback_deadline:%Y-%m-%d %H:%M %Z}. "
-            "The alias was not moved; wait, or give that window up with `revector retire --now`."
+            f"swap to revision {generation.revision}: generation {collection.standby_gen} is kept for a rollback "
+            f"until {collection.rollback_deadline:%Y-%m-%d %H:%M %Z}. The alias was not moved; wait, or give that "
+            "window up with `revector retire --now`."
         )
     _refuse_waiting(control, generation, "swap")
     stale = stale_evidence(control.connection, generation)
@@ -258,8 +257,7 @@ def rollback(control: Control, *, reason: str, force: bool) -> Mapping[str, Any]
     ):
         raise RollbackUnavailable(
             f"the rollback window of {collection.name!r} ended at {collection.rollback_deadline:%Y-%m-%d %H:%M %Z}; "
-            "the old generation may be dropped any moment. "
-            "The alias was not moved; write a new revision instead."
+            "the old generation may be dropped any moment. The alias was not moved; write a new revision instead."
         )
     back = read_generation(control.connection, collection.standby_gen)
     left = read_generation(control.connection, collection.active_gen)

@@ -172,8 +172,8 @@ def claim(engine: sa.Engine, gen: int, *, rows: int, lanes: Sequence[str] = ("li
         connection.execute(
             sa.text(
                 "UPDATE pending SET state = 'dead', last_error = coalesce(last_error, 'the process that embedded it "
-                "died ' || attempts || ' times') "
-                "WHERE gen = :gen AND state = 'due' AND attempts >= :most AND lease_until < clock_timestamp()"
+                "died ' || attempts || ' times') WHERE gen = :gen AND state = 'due' AND attempts >= :most AND "
+                "lease_until < clock_timestamp()"
             ),
             {"gen": gen, "most": 2 * MAX_ATTEMPTS},
         )
@@ -201,9 +201,8 @@ def bulk_page(engine: sa.Engine, shard: Shard, after: str, rows: int) -> list[st
         return list(
             connection.scalars(
                 sa.text(
-                    "SELECT doc_id FROM pending WHERE gen = :gen AND doc_id > :after AND (CAST(:hi AS text) IS NULL OR "
-                    "doc_id <= :hi) "
-                    "AND state = 'due' AND lane = 'bulk' ORDER BY doc_id LIMIT :rows"
+                    "SELECT doc_id FROM pending WHERE gen = :gen AND doc_id > :after AND (CAST(:hi AS text) IS NULL "
+                    "OR doc_id <= :hi) AND state = 'due' AND lane = 'bulk' ORDER BY doc_id LIMIT :rows"
                 ),
                 {"gen": shard.gen, "after": after, "hi": shard.hi, "rows": rows},
             )
@@ -238,9 +237,8 @@ def applied_unchanged(engine: sa.Engine, gen: int, items: Sequence[Item]) -> set
             connection.scalars(
                 sa.text(
                     "SELECT l.doc_id FROM unnest(CAST(:ids AS text[]), CAST(:hashes AS text[]), CAST(:tombstones AS "
-                    "bigint[])) i(doc_id, hash, tombstone) "
-                    "JOIN ledger l ON l.gen = :gen AND l.doc_id = i.doc_id WHERE l.content_hash = i.hash AND l.version "
-                    "> i.tombstone"
+                    "bigint[])) i(doc_id, hash, tombstone) JOIN ledger l ON l.gen = :gen AND l.doc_id = i.doc_id "
+                    "WHERE l.content_hash = i.hash AND l.version > i.tombstone"
                 ),
                 {
                     "gen": gen,
@@ -353,9 +351,8 @@ def retry_dead(connection: sa.Connection, cid: int, doc_ids: Sequence[str] | Non
     changed = connection.execute(
         sa.text(
             "UPDATE pending p SET state = 'due', attempts = 0, due_at = clock_timestamp(), lease_until = NULL FROM "
-            "generation g "
-            "WHERE g.gen = p.gen AND g.cid = :cid AND p.state = 'dead' AND (CAST(:ids AS text[]) IS NULL OR p.doc_id = "
-            "ANY(CAST(:ids AS text[])))"
+            "generation g WHERE g.gen = p.gen AND g.cid = :cid AND p.state = 'dead' AND (CAST(:ids AS text[]) IS "
+            "NULL OR p.doc_id = ANY(CAST(:ids AS text[])))"
         ),
         {"cid": cid, "ids": None if doc_ids is None else list(doc_ids)},
     ).rowcount
@@ -374,8 +371,8 @@ def waive(connection: sa.Connection, cid: int, doc_id: str, *, actor: str, why: 
     changed = connection.execute(
         sa.text(
             "INSERT INTO waiver (gen, doc_id, version, who, why) SELECT p.gen, p.doc_id, p.version, :who, :why FROM "
-            "pending p JOIN generation g USING (gen) "
-            "WHERE g.cid = :cid AND p.doc_id = :doc_id AND p.state = 'dead' ON CONFLICT DO NOTHING"
+            "pending p JOIN generation g USING (gen) WHERE g.cid = :cid AND p.doc_id = :doc_id AND p.state = 'dead' "
+            "ON CONFLICT DO NOTHING"
         ),
         {"cid": cid, "doc_id": doc_id, "who": actor, "why": why},
     ).rowcount

@@ -40,8 +40,8 @@ def read_jsonl(path: Path) -> Iterator[Record]:
             ) from error
         if not isinstance(record, dict):
             raise SourceError(
-                f"{path}, line {number}: found a JSON {type(record).__name__}, "
-                f"each line must be one JSON object. {_AGAIN}"
+                f"{path}, line {number}: found a JSON {type(record).__name__}, each line must be one JSON object. "
+                f"{_AGAIN}"
             )
         yield f"line {number}", record
 

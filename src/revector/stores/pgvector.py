@@ -139,8 +139,8 @@ class PgVectorIndex:
                 with _WatchBuild(engine, self.name, progress):
                     run(
                         f"CREATE INDEX CONCURRENTLY {self._ann} ON {self.name} USING hnsw (embedding "
-                        f"{self.spec.storage}_cosine_ops) "
-                        f"WITH (m = {self.spec.m}, ef_construction = {self.spec.ef_construction})"
+                        f"{self.spec.storage}_cosine_ops) WITH (m = {self.spec.m}, ef_construction = "
+                        f"{self.spec.ef_construction})"
                     )
                 run(f"ANALYZE {self.name}")
                 return True
@@ -172,9 +172,8 @@ class PgVectorIndex:
         if not exact:
             connection.execute(
                 sa.text(
-                    "SELECT set_config('hnsw.ef_search', :ef, true), set_config('hnsw.iterative_scan', 'strict_order', "
-                    "true), "
-                    "set_config('hnsw.max_scan_tuples', :scan, true)"
+                    "SELECT set_config('hnsw.ef_search', :ef, true), set_config('hnsw.iterative_scan', "
+                    "'strict_order', true), set_config('hnsw.max_scan_tuples', :scan, true)"
                 ),
                 {"ef": str(min(1_000, max(self.spec.ef_search, candidates))), "scan": str(MAX_SCAN_TUPLES)},
             )
