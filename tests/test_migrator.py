@@ -127,6 +127,12 @@ def test_a_collection_that_is_not_configured_is_refused(world: World) -> None:
         world.project.migrator("other")
 
 
+def test_a_project_file_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "revector.toml"):
+        with pytest.raises(ConfigError, match=r"revector\.toml"):
+            load_project(path)
+
+
 # The database ---------------------------------------------------------------------------------------------------------
 
 
@@ -424,6 +430,14 @@ def test_an_approval_that_is_asked_for_is_waited_for(served: World) -> None:
     assert (detail["by"], detail["reason"], detail["asked_for"]) == ("anna", "looks good", True)
     served.upgrade("b200")
     assert served.generation().revision == "b200"
+
+
+def test_approval_cannot_be_asked_for_once_the_migration_was_opened_without(served: World) -> None:
+    served.upgrade("b200", to="backfill")
+    before = served.state()
+    with pytest.raises(StateError, match="opened without"):
+        served.upgrade("b200", approval=True)
+    assert served.state() == before
 
 
 # The plan -------------------------------------------------------------------------------------------------------------

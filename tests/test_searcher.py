@@ -223,7 +223,7 @@ def test_text_that_looks_like_sql_is_only_text(searcher: Searcher) -> None:
 
 
 def test_before_the_first_swap_a_search_says_that_nothing_is_served(world: World) -> None:
-    world.put(5)
+    world.put(60)
     world.upgrade("a100", to="provision")
     with pytest.raises(StateError, match="revector upgrade"):
         world.search("apple1")

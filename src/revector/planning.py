@@ -124,7 +124,7 @@ def _warnings(collection: Collection, revision: Revision, labelled_queries: int 
         warnings.append("no labelled queries are configured: the first revision goes live unmeasured, the next cannot")
     elif (labelled_queries or 0) < revision.gate.min_queries:
         warnings.append(
-            f"the gate demands {revision.gate.min_queries} labelled queries, {labelled_queries or 0} exist: it will refuse"
+            f"the gate demands {revision.gate.min_queries} queries, {labelled_queries or 0} exist: it will refuse"
         )
     if collection.standby_gen is not None:
         warnings.append(
