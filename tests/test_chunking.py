@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,7 @@ def tokens(tokenizer: Tokenizer, text: str) -> int:
 
 def check(text: str, chunks: list[Chunk], tokenizer: Tokenizer, max_tokens: int) -> None:
     assert all(text[c.start : c.end] == c.text == c.text.strip() and c.text for c in chunks)
-    assert all(a.start < b.start and a.end < b.end for a, b in zip(chunks, chunks[1:], strict=False))
+    assert all(a.start < b.start and a.end < b.end for a, b in itertools.pairwise(chunks))
     own = unlimited(tokenizer)
     assert all(len(own.encode(c.text).ids) <= max_tokens for c in chunks)
 
@@ -90,9 +91,9 @@ def test_chunks_cover_the_text_in_order_within_the_limit(
     check(text, chunks, tokenizer, size)
     check_covered(text, chunks)
     if unit == "sentences":
-        assert all(a.end <= b.start for a, b in zip(chunks, chunks[1:], strict=False))
+        assert all(a.end <= b.start for a, b in itertools.pairwise(chunks))
         return
-    shared = [text[b.start : a.end] for a, b in zip(chunks, chunks[1:], strict=False) if b.start < a.end]
+    shared = [text[b.start : a.end] for a, b in itertools.pairwise(chunks) if b.start < a.end]
     assert all(len(BYTES.encode(s).ids) <= overlap for s in shared if tokenizer is BYTES)
 
 
@@ -111,7 +112,7 @@ def test_a_long_text_keeps_limit_coverage_and_overlap_across_stretches() -> None
     chunks = make_chunker(Chunking(max_tokens=64, overlap_tokens=8), WORDPIECE).chunks(text)
     check(text, chunks, WORDPIECE, 64)
     check_covered(text, chunks)
-    alone = sum(a.end <= b.start for a, b in zip(chunks, chunks[1:], strict=False))
+    alone = sum(a.end <= b.start for a, b in itertools.pairwise(chunks))
     assert len(chunks) > 200
     assert alone < len(chunks) / 2
 

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from revector.errors import (
     EditedRevision,
+    EvidenceStale,
     GateBusy,
     GateFailed,
     IllegalStep,
@@ -22,7 +23,6 @@ from revector.errors import (
     RollbackUnavailable,
     StaleRun,
     StateError,
-    VerificationFailed,
     WindowOpen,
 )
 from revector.interfaces import Document
@@ -194,15 +194,19 @@ def test_a_waiver_needs_a_reason_and_a_dead_letter(approved: World) -> None:
 @pytest.mark.parametrize(
     ("spoil", "error", "match"),
     [
-        ("UPDATE gate_result SET at = at - interval '25 hours' WHERE kind = 'recall'", GateFailed, "older than 24 h"),
+        (
+            "UPDATE gate_result SET at = at - interval '25 hours' WHERE kind = 'recall'",
+            EvidenceStale,
+            "older than 24 h",
+        ),
         (
             "UPDATE gate_result SET at = at - interval '25 hours' WHERE kind = 'verify'",
-            VerificationFailed,
+            EvidenceStale,
             "older than",
         ),
-        ("UPDATE gate_result SET config_hash = 'other' WHERE kind = 'recall'", GateFailed, "no recall result"),
-        ("UPDATE gate_result SET passed = false WHERE kind = 'recall'", GateFailed, "a failure"),
-        ("DELETE FROM gate_result WHERE kind = 'verify'", VerificationFailed, "no verify result"),
+        ("UPDATE gate_result SET config_hash = 'other' WHERE kind = 'recall'", EvidenceStale, "no recall result"),
+        ("UPDATE gate_result SET passed = false WHERE kind = 'recall'", EvidenceStale, "a failure"),
+        ("DELETE FROM gate_result WHERE kind = 'verify'", EvidenceStale, "no verify result"),
     ],
 )
 def test_a_swap_needs_current_evidence(approved: World, spoil: str, error: type[RevectorError], match: str) -> None:
@@ -215,7 +219,7 @@ def test_a_swap_needs_current_evidence(approved: World, spoil: str, error: type[
 def test_evidence_ages_with_the_corpus(approved: World) -> None:
     approved.put(11, start=200)
     approved.settle()
-    refuses(approved, GateFailed, lambda: bare_swap(approved), "11 documents changed .* 10 are allowed")
+    refuses(approved, EvidenceStale, lambda: bare_swap(approved), "11 documents changed .* 10 are allowed")
     approved.upgrade("b200")
     assert approved.events("gate_again")
 

@@ -59,7 +59,6 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": versions,
         "load_average_1_5_15_min": load,
-        "shared_with_other_work": True,
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 

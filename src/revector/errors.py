@@ -15,6 +15,7 @@
     │   ├── MigrationOpen        another migration is open on this collection
     │   ├── StaleRun             a newer run took this step over
     │   ├── NotCaughtUp          work is waiting, so the alias was not moved
+    │   ├── EvidenceStale        verification or gate must be measured again
     │   ├── GateBusy             the gate could not be had in time; nothing was changed
     │   ├── WindowOpen           the old generation may still be needed
     │   ├── RollbackUnavailable  the window is over, or there is nothing to go back to
@@ -109,6 +110,12 @@ class StaleRun(StateError):
 
 class NotCaughtUp(StateError):
     """Work is waiting, so the alias was not moved; the call may be repeated."""
+
+    retryable = True
+
+
+class EvidenceStale(StateError):
+    """Verification or gate is missing or has aged, so the alias was not moved; measured again, it may be."""
 
     retryable = True
 

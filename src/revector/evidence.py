@@ -22,7 +22,6 @@ from revector.report import latest_result
 from revector.searcher import Searcher
 from revector.spec import Gate, Revision
 
-REMEASURE = 3
 KINDS = {"verify": "verify", "gate": "recall"}
 
 
@@ -88,15 +87,11 @@ class Evidence:
         return verdict.detail
 
     def renew(self, generation: Generation, target: Revision, collection: Collection, token: int) -> None:
-        """Measure again what aged; writers go on meanwhile, so it may age again, and the swap has the last word."""
-        for _ in range(REMEASURE):
-            stale = [step for step in KINDS if self.is_stale(generation, step, target)]
-            if not stale:
-                return
-            if "verify" in stale:
-                self.verify(generation, token)
-            if "gate" in stale:
-                self.gate(generation, target, collection, token)
+        """Measure again what aged."""
+        if self.is_stale(generation, "verify", target):
+            self.verify(generation, token)
+        if self.is_stale(generation, "gate", target):
+            self.gate(generation, target, collection, token)
 
     def measure(self, generation: Generation, k: int, *, exact: bool = False) -> gates.Measured:
         """Measure one live generation on every usable labelled query."""

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+import tenacity
 
 from revector.backfill import Backfill
 from revector.catchup import CatchUp
 from revector.encoders import probe_vectors
 from revector.encoding import Encoders
-from revector.errors import ApprovalWanted, EditedRevision, IllegalStep, SourceError, StateError
+from revector.errors import ApprovalWanted, EditedRevision, EvidenceStale, IllegalStep, SourceError, StateError
 from revector.evidence import Evidence
 from revector.gate import Measured
 from revector.interfaces import NoProgress, Progress
@@ -39,6 +40,7 @@ from revector.spec import Revision
 from revector.worker import Worker
 
 MOST_WINDOW_HOURS = 24 * 365
+MEASURE_ATTEMPTS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,8 @@ class Migrator:
         target = self._target(revision)
         generation = self._generation_of(target)
         phase = Phase.NONE if generation is None else generation.phase
+        if step == "plan" and generation is not None:
+            return Outcome(step, target.revision, phase, False)
         if step == "plan":
             return Outcome(step, target.revision, phase, False, asdict(self.plan(target.revision)))
         if step == "provision":
@@ -270,8 +274,9 @@ class Migrator:
             )
         self._evidence.refuse_unmeasurable(target, self._collection())
         encoder = self._encoders.fresh(target.model)
+        ranges = work.plan_ranges(self._engine, self._cid, count)
         new = moves.Registration(
-            target, encoder.fingerprint, encoder.components, probe_vectors(encoder), hours, approval, count
+            target, encoder.fingerprint, encoder.components, probe_vectors(encoder), hours, approval, ranges
         )
         with self._control(self._take_over()) as held:
             made = moves.register(held, new)
@@ -320,7 +325,6 @@ class Migrator:
             return Outcome("swap", target.revision, generation.phase, False)
         STEPS["swap"].check(target.revision, generation.phase)
         token = self._take_over()
-        self._evidence.renew(generation, target, self._collection(), token)
         self._encoders.of(generation)
 
         def move() -> Mapping[str, Any]:
@@ -328,7 +332,17 @@ class Migrator:
                 self._catch_up.finish_under_gate(generation)
                 return moves.swap(held, generation)
 
-        facts = self._catch_up.then(generation, move)
+        # Writers go on while recall is measured, so evidence of a small corpus may age before the alias moves.
+        @tenacity.retry(
+            retry=tenacity.retry_if_exception_type(EvidenceStale),
+            stop=tenacity.stop_after_attempt(MEASURE_ATTEMPTS),
+            reraise=True,
+        )
+        def measure_and_move() -> Mapping[str, Any]:
+            self._evidence.renew(generation, target, self._collection(), token)
+            return self._catch_up.then(generation, move)
+
+        facts = measure_and_move()
         return Outcome("swap", target.revision, self._phase(generation), True, facts)
 
     # Moves out of the forward line ------------------------------------------------------------------------------------

@@ -9,15 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from revector.errors import (
-    GateFailed,
-    MigrationOpen,
-    NotCaughtUp,
-    RollbackUnavailable,
-    StateError,
-    VerificationFailed,
-    WindowOpen,
-)
+from revector.errors import EvidenceStale, MigrationOpen, NotCaughtUp, RollbackUnavailable, StateError, WindowOpen
 from revector.interfaces import Vectors
 from revector.lifecycle import STEPS, Phase
 from revector.registry import work
@@ -42,7 +34,7 @@ class Registration:
     probes: Vectors
     window_hours: float
     needs_approval: bool
-    shards: int
+    ranges: Sequence[work.Range]
 
 
 def index_of(generation: Generation) -> PgVectorIndex:
@@ -87,7 +79,7 @@ def register(control: Control, new: Registration) -> Generation:
     )
     generation = read_generation(control.connection, gen)
     index_of(generation).create(control.connection, new.encoder_fp)
-    shards = work.plan_shards(control.connection, collection.cid, gen, new.shards)
+    work.add_shards(control.connection, gen, new.ranges)
     control.move_slots("building_gen = :gen", gen=gen)
     control.record(
         "provision",
@@ -95,7 +87,7 @@ def register(control: Control, new: Registration) -> Generation:
         revision=revision.revision,
         model=revision.model.name,
         physical=generation.physical_name,
-        shards=shards,
+        shards=len(new.ranges),
         window_hours=new.window_hours,
     )
     return generation
@@ -187,7 +179,7 @@ def _refuse_waiting(control: Control, generation: Generation, move: str) -> None
 def swap(control: Control, generation: Generation) -> Mapping[str, Any]:
     """Move the alias to ``generation``: index and query encoder together, the old one on standby for its window.
 
-    Raises ``NotCaughtUp``, ``GateFailed``, ``VerificationFailed`` or ``WindowOpen``; nothing is changed then.
+    Raises ``NotCaughtUp``, ``EvidenceStale`` or ``WindowOpen``; nothing is changed then.
     """
     collection = control.collection
     generation = read_generation(control.connection, generation.gen)
@@ -207,8 +199,7 @@ def swap(control: Control, generation: Generation) -> Mapping[str, Any]:
     _refuse_waiting(control, generation, "swap")
     stale = stale_evidence(control.connection, generation)
     if stale is not None:
-        error = VerificationFailed if "verify" in stale else GateFailed
-        raise error(
+        raise EvidenceStale(
             f"swap to revision {generation.revision} needs current evidence, but {stale}. The alias was not moved; run "
             "the steps verify and gate again."
         )

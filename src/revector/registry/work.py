@@ -64,26 +64,48 @@ class Backlog:
 # Shards and seeding ---------------------------------------------------------------------------------------------------
 
 
-def plan_shards(connection: sa.Connection, cid: int, gen: int, count: int) -> int:
-    """Cut the collection's key space into at most ``count`` ranges of about equal documents; return how many."""
-    inserted = connection.execute(
-        sa.text(
-            """
-            WITH numbered AS (
-              SELECT doc_id, row_number() OVER (ORDER BY doc_id) - 1 AS n, count(*) OVER () AS total
-              FROM document WHERE cid = :cid AND NOT deleted),
-            grouped AS (SELECT n * LEAST(:count, total) / total AS shard, max(doc_id) AS last, count(*) AS documents
-                        FROM numbered GROUP BY 1)
-            INSERT INTO shard (gen, shard, lo, hi, cursor, documents)
-            SELECT :gen, shard, lo, CASE WHEN shard = max(shard) OVER () THEN NULL ELSE last END, lo, documents
-            FROM (SELECT shard, last, documents, coalesce(lag(last) OVER (ORDER BY shard), '') AS lo
-                  FROM grouped) ranges
-            RETURNING shard
-            """
-        ),
-        {"cid": cid, "gen": gen, "count": count},
-    ).all()
-    return len(inserted)
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Keys ``(lo, hi]`` with the number of documents counted in them; ``hi`` None is the end."""
+
+    lo: str
+    hi: str | None
+    documents: int
+
+
+def plan_ranges(engine: sa.Engine, cid: int, count: int) -> list[Range]:
+    """Cut the collection's key space into at most ``count`` ranges of about equal documents; none if it is empty.
+
+    Reads every key, so it is done before the gate is taken: ranges stay valid whatever is written meanwhile.
+    """
+    with engine.connect() as connection:
+        lasts = connection.execute(
+            sa.text(
+                """
+                WITH numbered AS (
+                  SELECT doc_id, row_number() OVER (ORDER BY doc_id) - 1 AS n, count(*) OVER () AS total
+                  FROM document WHERE cid = :cid AND NOT deleted)
+                SELECT max(doc_id) AS last, count(*) AS documents FROM numbered
+                GROUP BY n * LEAST(:count, total) / total ORDER BY 1
+                """
+            ),
+            {"cid": cid, "count": count},
+        ).all()
+    bounds = ["", *(row.last for row in lasts[:-1])]
+    ends: list[str | None] = [*bounds[1:], None]
+    return [Range(lo, hi, row.documents) for lo, hi, row in zip(bounds, ends, lasts, strict=False)]
+
+
+def add_shards(connection: sa.Connection, gen: int, ranges: Sequence[Range]) -> None:
+    """Register the ranges as the shards of a generation."""
+    for shard, one in enumerate(ranges):
+        connection.execute(
+            sa.text(
+                "INSERT INTO shard (gen, shard, lo, hi, cursor, documents) "
+                "VALUES (:gen, :shard, :lo, :hi, :lo, :documents)"
+            ),
+            {"gen": gen, "shard": shard, "lo": one.lo, "hi": one.hi, "documents": one.documents},
+        )
 
 
 def read_shards(connection: sa.Connection, gen: int) -> list[Shard]:
