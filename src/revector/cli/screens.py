@@ -18,7 +18,8 @@ _MARKS = {"done": "✓", "current": "▸", "waiting": "·"}
 
 def step_line(outcome: Outcome, wall_s: float) -> str:
     """Return one line on what a step did."""
-    if outcome.facts.get("already") or (not outcome.changed and outcome.step != "plan"):
+    planned = outcome.step == "plan" and outcome.facts  # a plan changes nothing, and is not repeated on resume
+    if outcome.facts.get("already") or not (outcome.changed or planned):
         return f"- {outcome.step:<10} {'done before':>10}"
     said = _SAID[outcome.step](outcome.facts)
     return f"✓ {outcome.step:<10} {span(wall_s):>10}   {said}".rstrip()

@@ -14,6 +14,8 @@ from revector.errors import DatabaseUnavailable, GateBusy, RevectorError, Schema
 
 def translated(cause: BaseException, *, disconnected: bool) -> RevectorError | None:
     """Return what the driver raised as an error of our tree, where people or schedulers must act on it, or None."""
+    if not isinstance(cause, Exception):  # Ctrl-C during a statement closes the connection, and stays Ctrl-C
+        return None
     state = getattr(cause, "sqlstate", None) or ""
     said = first_line(cause)
     if state == "53100":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy.typing as npt
 import sqlalchemy as sa
 from pgvector import HalfVector, Vector
 
+from revector.errors import DatabaseUnavailable
 from revector.interfaces import NoProgress, Progress
 from revector.spec import IndexSpec
 from revector.stores.database import copy_into
@@ -123,6 +125,7 @@ class PgVectorIndex:
         """
         progress = progress or NoProgress()
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.detach()  # lock and settings end with the session, also where the server was killed
             run = connection.exec_driver_sql
             # Asked for again and again rather than waited for: a waiting statement holds a snapshot, for which a
             # concurrent build waits in turn.
@@ -130,25 +133,19 @@ class PgVectorIndex:
                 sa.text("SELECT pg_try_advisory_lock(:key, hashtext(:name))"), {"key": BUILD_LOCK, "name": self.name}
             ):
                 time.sleep(BUILD_POLL_S)
-            try:
-                if self.is_built(connection):
-                    return False
-                run(f"DROP INDEX IF EXISTS {self._ann}")
-                run(f"SET maintenance_work_mem = '{BUILD_MEMORY}'")
-                run("SET max_parallel_maintenance_workers = 7")
-                with _WatchBuild(engine, self.name, progress):
-                    run(
-                        f"CREATE INDEX CONCURRENTLY {self._ann} ON {self.name} USING hnsw (embedding "
-                        f"{self.spec.storage}_cosine_ops) WITH (m = {self.spec.m}, ef_construction = "
-                        f"{self.spec.ef_construction})"
-                    )
-                run(f"ANALYZE {self.name}")
-                return True
-            finally:
-                connection.execute(
-                    sa.text("SELECT pg_advisory_unlock(:key, hashtext(:name))"), {"key": BUILD_LOCK, "name": self.name}
+            if self.is_built(connection):
+                return False
+            run(f"DROP INDEX IF EXISTS {self._ann}")
+            run(f"SET maintenance_work_mem = '{BUILD_MEMORY}'")
+            run("SET max_parallel_maintenance_workers = 7")
+            with _WatchBuild(engine, self.name, progress):
+                run(
+                    f"CREATE INDEX CONCURRENTLY {self._ann} ON {self.name} USING hnsw (embedding "
+                    f"{self.spec.storage}_cosine_ops) WITH (m = {self.spec.m}, ef_construction = "
+                    f"{self.spec.ef_construction})"
                 )
-                run("RESET ALL")
+            run(f"ANALYZE {self.name}")
+            return True
 
     def search(
         self,
@@ -225,6 +222,10 @@ class _WatchBuild:
         self._progress.done()
 
     def _watch(self) -> None:
+        with suppress(DatabaseUnavailable):  # the builder says it
+            self._follow()
+
+    def _follow(self) -> None:
         seen = 0
         while not self._stop.wait(0.5):
             with self._engine.connect() as connection:

@@ -230,15 +230,16 @@ async function answerRun(found, option, reason) {
   throw new Error(`Run ${run} was answered, and has not acted yet: look at its tasks.`);
 }
 
-// One line of a detail: nested figures are in the tooltip, but for the recall that people look for.
+// One line of a detail: nested figures and whole hashes are in the tooltip, but for the recall that people look for.
 function brief([key, value]) {
   if (value?.recall?.mean != null) return `${key} recall ${ratio(value.recall.mean)}`;
-  return typeof value === "object" ? "" : `${key} ${typeof value === "number" ? Number(value.toPrecision(6)) : value}`;
+  if (typeof value === "number") return `${key} ${Number(value.toPrecision(6))}`;
+  return typeof value === "object" ? "" : `${key} ${String(value).replace(/\b([0-9a-f]{12})[0-9a-f]{52}\b/g, "$1…")}`;
 }
 
 function history(found) {
   const rows = found.events.map((event) => [
-    el("span", { title: event.at }, new Date(event.at).toLocaleString()), event.actor, event.kind, event.gen ?? "–",
+    el("span", { class: "when", title: event.at }, new Date(event.at).toLocaleString()), event.actor, event.kind, event.gen ?? "–",
     el("code", { title: JSON.stringify(event.detail, null, 1) }, Object.entries(event.detail ?? {}).map(brief).filter(Boolean).join(", "))]);
   if (!rows.length) return null;
   return el("details", { open: opened.get(found.name) ?? true, ontoggle: (event) => opened.set(found.name, event.target.open) },
