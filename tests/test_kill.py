@@ -71,12 +71,10 @@ def test_an_upgrade_killed_three_times_is_finished_by_running_it_again(running: 
     _kill(running, "upgrade", "upgrade", "upgrade")
 
 
-def test_a_worker_killed_during_a_migration_is_started_again_and_nothing_is_lost(running: Running) -> None:
-    _kill(running, "worker")
-
-
-def test_postgres_killed_during_a_migration_is_started_again_and_nothing_acknowledged_is_lost(running: Running) -> None:
-    _kill(running, "postgres")
+def test_postgres_and_a_worker_killed_during_a_migration_come_back_and_nothing_acknowledged_is_lost(
+    running: Running,
+) -> None:
+    _kill(running, "postgres", "worker")
 
 
 def test_the_comparison_finds_what_is_lost_stale_and_resurrected(running: Running) -> None:

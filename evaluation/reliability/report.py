@@ -30,7 +30,7 @@ def write(path: Path, run: Mapping[str, Any]) -> bool:
         found = figures(runs)
         content = {"command": "; ".join(map(_command, runs)), "machine": machine(), "figures": found, "runs": runs}
         file.truncate(0)
-        file.write(json.dumps(content, indent=1) + "\n")
+        file.write(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     return all(figure["holds"] is not False for figure in found)
 
 
@@ -53,11 +53,12 @@ def figures(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             found.append(_figure(f"{target}: back after a kill, longest", max(back), "s"))
     phases = Counter(kill["phase"] for kill in kills)
     found += [_figure(f"kills in phase {phase}", count, "kills") for phase, count in phases.items()]
-    for driver in sorted({trial["driver"] for trial in trials}):
-        through = [trial["through_s"] for trial in trials if trial["driver"] == driver]
+    hit = [trial for trial in trials if trial["kills"]]
+    for driver in sorted({trial["driver"] for trial in hit}):
+        through = [trial["through_s"] for trial in hit if trial["driver"] == driver]
         found.append(_figure(f"{driver}: through after the last kill, median", statistics.median(through), "s"))
         found.append(_figure(f"{driver}: through after the last kill, longest", max(through), "s"))
-    found.append(_figure("migrations killed and finished", len(trials), "migrations"))
+    found.append(_figure("migrations that were hit, and finished", len(hit), "migrations"))
     counts: Counter[str] = Counter()
     for row in trials:
         counts.update(row["application"])
