@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import os
 import re
@@ -81,20 +80,20 @@ def test_every_document_says_what_it_is(corpus: dict[str, Document]) -> None:
         assert len(document.text) >= MIN_CHARACTERS
 
 
-def test_corpus_is_the_same_in_another_process_and_needs_no_torch(
-    corpus: dict[str, Document],
-) -> None:
-    digest = hashlib.sha256()
-    for document in corpus.values():
-        digest.update(f"{document.id}\0{document.text}\0".encode())
-    other = subprocess.run(
-        [sys.executable, "-c", FINGERPRINT],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "PYTHONHASHSEED": "7"},
-    )
-    assert other.stdout.split() == [digest.hexdigest(), "False"]
+def test_corpus_is_the_same_in_another_process_and_needs_no_torch() -> None:
+    """Fresh processes, for packages that a test run imports do change some docstrings."""
+    printed = [
+        subprocess.run(
+            [sys.executable, "-c", FINGERPRINT],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        ).stdout.split()
+        for seed in ("7", "8")
+    ]
+    assert printed[0] == printed[1]
+    assert printed[0][1] == "False"
 
 
 def test_iterating_twice_gives_the_same_documents() -> None:

@@ -156,7 +156,7 @@ class AirflowClient:
     def _send(self, method: str, path: str, **kw: Any) -> httpx.Response:
         for attempt in Retrying(
             stop=stop_after_delay(self._patience_s),
-            wait=wait_exponential_jitter(0.2, 5.0),
+            wait=wait_exponential_jitter(multiplier=0.2, max=5.0),
             retry=retry_if_exception_type((httpx.TransportError, _TryAgain)),
             reraise=True,
         ):

@@ -47,6 +47,7 @@ def run(project: Project, *, port: int = 8080, json_path: Path | None = None, wa
     """
     console = Console()
     with stoppable(), ExitStack() as stack:
+        stack.callback(embedded.stop, project.state)
         _start_afresh(project)
         stack.enter_context(services(project))
         prepare(project, console)
@@ -73,20 +74,29 @@ def run(project: Project, *, port: int = 8080, json_path: Path | None = None, wa
 
 def prepare(project: Project, console: Console) -> None:
     """Ingest the corpus and make revision 1 live."""
-    settings = project.collection(COLLECTION)
     console.print("Collecting the docstrings of this environment …")
-    report = project.documents(COLLECTION).ingest(open_source(str(settings.source)), actor="demo")
+    corpus = _corpus(project)
+    corpus.parent.mkdir(parents=True, exist_ok=True)
+    with corpus.open("w", encoding="utf-8") as file:
+        for document in open_source(str(project.collection(COLLECTION).source)):
+            file.write(json.dumps({"_id": document.id, "text": document.text, **document.meta}) + "\n")
+    report = project.documents(COLLECTION).ingest(open_source(str(corpus)), actor="demo")
     console.print(f"  {report.written:,} documents, {report.rejected} rejected")
     model = project.state / "models" / "quickstart-lsa"
     if not model.exists():
         from revector.encoders.lsa import train_lsa
 
         console.print("Training the first model on them: latent semantic analysis …")
-        train_lsa((document.text or "" for document in open_source(str(settings.source))), model)
+        train_lsa((document.text or "" for document in open_source(str(corpus))), model)
     migrator = project.migrator(COLLECTION, actor="demo")
     base = migrator.base()
     console.print(f"Migrating to revision {base} …")
     migrator.upgrade(base)
+
+
+def _corpus(project: Project) -> Path:
+    """Return where the documents are kept as they were ingested: importing packages can change docstrings."""
+    return project.state / "demo" / "corpus.jsonl"
 
 
 def _start_afresh(project: Project) -> None:
@@ -141,7 +151,7 @@ def _main_job(project: Project, airflow: AirflowHome, console: Console) -> dict[
                 _watch(project, client, run_id, screen, counters)
         console.print("Comparing the indexes with what the application was told …")
         _wait_until_applied(project)
-        texts, changed, unknown = expected_texts(open_source(str(project.collection(COLLECTION).source)), record)
+        texts, changed, unknown = expected_texts(open_source(str(_corpus(project))), record)
         differences = compare(project, COLLECTION, texts, changed, unknown)
         return _figures(project, client, run_id, record, differences, time.monotonic() - started)
 

@@ -11,9 +11,6 @@ import sys
 import threading
 from pathlib import Path
 
-from revector.embedded import ensure_running, stop
-from revector.errors import DatabaseError
-
 log = logging.getLogger("revector.keeper")
 
 POLL_S = 1.0
@@ -25,6 +22,10 @@ def main() -> None:
     state, ending = Path(sys.argv[1]), threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ending.set())
+    # After the handlers: told to stop while it loads, it must still stop the server.
+    from revector.embedded import ensure_running, stop
+    from revector.errors import DatabaseError
+
     while not ending.wait(POLL_S):
         try:
             ensure_running(state)

@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from revector.config import FILE, Project
+from revector.embedded import stop
 from revector.local.airflow import AirflowHome
 from revector.local.processes import Supervisor
 
@@ -28,18 +29,22 @@ def airflow_of(project: Project, port: int) -> AirflowHome:
 def services(project: Project) -> Iterator[Supervisor]:
     """Run the embedded PostgreSQL (where no database is configured) and the worker; at the end nothing is left."""
     environment = dict(_environment(project))
+    embedded_one = project.settings.database_url is None
     with Supervisor(project.state / "services") as supervisor:
-        if project.settings.database_url is None:
+        try:
+            if embedded_one:
+                # Before the server is first used: from then on somebody is there who stops it.
+                keeper = [sys.executable, "-m", "revector.local.keeper", str(project.state)]
+                supervisor.start("postgres", keeper, env=environment, cwd=project.root)
             project.init()
-            keeper = [sys.executable, "-m", "revector.local.keeper", str(project.state)]
-            supervisor.start("postgres", keeper, env=environment, cwd=project.root)
-        else:
-            project.init()
-        worker = [sys.executable, "-m", "revector", "worker"]
-        supervisor.start(
-            "worker", worker, env=environment | {"REVECTOR_ENCODER__THREADS": WORKER_THREADS}, cwd=project.root
-        )
-        yield supervisor
+            worker = [sys.executable, "-m", "revector", "worker"]
+            threads = {"REVECTOR_ENCODER__THREADS": WORKER_THREADS}
+            supervisor.start("worker", worker, env=environment | threads, cwd=project.root)
+            yield supervisor
+        finally:
+            supervisor.stop()
+            if embedded_one:  # the keeper does it too, unless it was ended too early or too slow
+                stop(project.state)
 
 
 def _environment(project: Project) -> Iterator[tuple[str, str]]:

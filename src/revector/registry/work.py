@@ -413,17 +413,24 @@ def forget_work(connection: sa.Connection, gen: int) -> None:
 
 
 def shard_progress(connection: sa.Connection, gen: int) -> dict[str, Any]:
-    """Return documents planned and published by shards, and the rate of the last minute (documents/s)."""
+    """Return documents planned and published by shards, and the rate of the last minute (documents/s).
+
+    A finished shard counts as its planned documents: those that the live lane published are in no part.
+    """
     row = connection.execute(
         sa.text(
             """
-            SELECT (SELECT coalesce(sum(documents), 0)::bigint FROM shard WHERE gen = :gen) AS planned,
-                   coalesce(sum(documents) FILTER (WHERE published_at IS NOT NULL), 0)::bigint AS published,
-                   coalesce(sum(chunks) FILTER (WHERE published_at IS NOT NULL), 0)::bigint AS chunks,
-                   (coalesce(sum(documents) FILTER (WHERE published_at > clock_timestamp() - interval '60 s'), 0)
-                    / greatest(1, least(60, extract(epoch FROM clock_timestamp()
-                        - (SELECT registered_at FROM generation WHERE gen = :gen)))))::float8 AS documents_per_s
-            FROM part WHERE gen = :gen
+            WITH parts AS (
+              SELECT shard, sum(documents) AS documents, sum(chunks) AS chunks,
+                     sum(documents) FILTER (WHERE published_at > clock_timestamp() - interval '60 s') AS recent
+              FROM part WHERE gen = :gen AND published_at IS NOT NULL GROUP BY shard)
+            SELECT coalesce(sum(s.documents), 0)::bigint AS planned,
+                   coalesce(sum(CASE WHEN s.done THEN s.documents
+                                ELSE least(s.documents, coalesce(p.documents, 0)) END), 0)::bigint AS published,
+                   coalesce(sum(p.chunks), 0)::bigint AS chunks,
+                   (coalesce(sum(p.recent), 0) / greatest(1, least(60, extract(epoch FROM clock_timestamp()
+                      - (SELECT registered_at FROM generation WHERE gen = :gen)))))::float8 AS documents_per_s
+            FROM shard s LEFT JOIN parts p USING (shard) WHERE s.gen = :gen
             """
         ),
         {"gen": gen},
