@@ -35,6 +35,7 @@ DAG = "revector_migrate"
 SHARDS = 4
 WINDOW_HOURS = 48
 CATCH_UP_S = 120.0
+AFTER_S = 20.0
 RUN_LIMIT_S = 40 * 60.0
 
 
@@ -149,6 +150,8 @@ def _main_job(project: Project, airflow: AirflowHome, console: Console) -> dict[
             console.print(f"Triggered DAG {DAG} through Airflow's REST API as operator: run {run_id}\n")
             with Screen(console) as screen:
                 _watch(project, client, run_id, screen, counters)
+            console.print(f"The alias has moved; the application goes on for {AFTER_S:.0f} s …")
+            time.sleep(AFTER_S)
         console.print("Comparing the indexes with what the application was told …")
         _wait_until_applied(project)
         texts, changed, unknown = expected_texts(open_source(str(_corpus(project))), record)
