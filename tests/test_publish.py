@@ -275,3 +275,17 @@ def test_a_document_that_kills_its_worker_again_and_again_ends_as_a_dead_letter(
         served.sql("UPDATE pending SET lease_until = clock_timestamp() - interval '1 s'")
     assert work.claim(served.engine, gen, rows=10) == []
     assert "died 16 times" in dead(served)["a"]
+
+
+def test_a_document_that_kills_its_process_in_a_backfill_dies_alone(served: World) -> None:
+    served.put(3, start=500)
+    gen = served.generation().gen
+    served.sql("UPDATE pending SET lane = 'bulk'")
+    ids = sorted(f"d{n:05d}" for n in range(500, 503))
+    for _ in range(work.MAX_ATTEMPTS):
+        work.count_attempt(served.engine, gen, ids)
+    shard = work.Shard(gen, 0, "", None, "", 3, seeded=True, done=False)
+    assert work.bulk_page(served.engine, shard, "", 100) == []
+    claimed = [work.claim(served.engine, gen, rows=32, lanes=("live", "bulk")) for _ in ids]
+    assert [len(one) for one in claimed] == [1, 1, 1]
+    assert sorted(one[0] for one in claimed) == ids

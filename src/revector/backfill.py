@@ -50,6 +50,7 @@ class Backfill:
         embedded, dead, after, characters = 0, 0, shard.lo, PART_CHARACTERS[0]
         while items := self._page(shard, after, characters):
             after, started = items[-1].doc_id, time.monotonic()
+            work.count_attempt(self._engine, shard.gen, [item.doc_id for item in items])
             prepared = self._applier.prepare(items)
             embedded += len(prepared.part.doc_ids)
             dead += self._applier.record_failures(prepared.failures)

@@ -188,7 +188,8 @@ def mark_seeded(connection: sa.Connection, gen: int) -> bool:
 def claim(engine: sa.Engine, gen: int, *, rows: int, lanes: Sequence[str] = ("live",)) -> list[str]:
     """Lease up to ``rows`` due items, the live lane first and the oldest first; return their document ids.
 
-    An item whose worker died again and again without a word is a dead letter: its document kills processes.
+    Items that were in hand when processes died without a word are suspects: they are taken one at a time, after all
+    others, so that the one whose document kills processes becomes a dead letter and its neighbours do not.
     """
     with engine.begin() as connection:
         connection.execute(
@@ -199,34 +200,55 @@ def claim(engine: sa.Engine, gen: int, *, rows: int, lanes: Sequence[str] = ("li
             ),
             {"gen": gen, "most": 2 * MAX_ATTEMPTS},
         )
-        found = connection.scalars(
-            sa.text(
-                f"""
-                UPDATE pending p SET lease_token = nextval('lease_seq'), attempts = attempts + 1,
-                  lease_until = clock_timestamp() + interval '{LEASE_S} s'
-                FROM (SELECT gen, doc_id FROM pending
-                      WHERE gen = :gen AND state = 'due' AND lane = ANY(CAST(:lanes AS text[]))
-                        AND due_at <= clock_timestamp()
-                        AND (lease_until IS NULL OR lease_until < clock_timestamp())
-                      ORDER BY lane DESC, due_at LIMIT :rows FOR UPDATE SKIP LOCKED) c
-                WHERE p.gen = c.gen AND p.doc_id = c.doc_id RETURNING p.doc_id
-                """
-            ),
-            {"gen": gen, "lanes": list(lanes), "rows": rows},
-        ).all()
+        return _lease(connection, gen, rows, lanes, "attempts < :most") or _lease(
+            connection, gen, 1, lanes, "attempts >= :most"
+        )
+
+
+def _lease(connection: sa.Connection, gen: int, rows: int, lanes: Sequence[str], which: str) -> list[str]:
+    found = connection.scalars(
+        sa.text(
+            f"""
+            UPDATE pending p SET lease_token = nextval('lease_seq'), attempts = attempts + 1,
+              lease_until = clock_timestamp() + interval '{LEASE_S} s'
+            FROM (SELECT gen, doc_id FROM pending
+                  WHERE gen = :gen AND state = 'due' AND lane = ANY(CAST(:lanes AS text[])) AND {which}
+                    AND due_at <= clock_timestamp() AND (lease_until IS NULL OR lease_until < clock_timestamp())
+                  ORDER BY lane DESC, due_at LIMIT :rows FOR UPDATE SKIP LOCKED) c
+            WHERE p.gen = c.gen AND p.doc_id = c.doc_id RETURNING p.doc_id
+            """
+        ),
+        {"gen": gen, "lanes": list(lanes), "rows": rows, "most": MAX_ATTEMPTS},
+    )
     return list(found)
 
 
+def count_attempt(engine: sa.Engine, gen: int, doc_ids: Sequence[str]) -> None:
+    """Note, before a part is embedded, that its items are in hand: what kills the process leaves a trace."""
+    with engine.begin() as connection:
+        connection.execute(
+            sa.text(
+                "UPDATE pending SET attempts = attempts + 1 WHERE gen = :gen AND doc_id = ANY(CAST(:ids AS text[])) "
+                "AND state = 'due'"
+            ),
+            {"gen": gen, "ids": list(doc_ids)},
+        )
+
+
 def bulk_page(engine: sa.Engine, shard: Shard, after: str, rows: int) -> list[str]:
-    """Return the next ids of a shard's bulk lane in key order; unleased, for a shard is one task's work."""
+    """Return the next ids of a shard's bulk lane in key order; unleased, for a shard is one task's work.
+
+    Items that were in hand in too many deaths are left to ``claim``.
+    """
     with engine.connect() as connection:
         return list(
             connection.scalars(
                 sa.text(
                     "SELECT doc_id FROM pending WHERE gen = :gen AND doc_id > :after AND (CAST(:hi AS text) IS NULL "
-                    "OR doc_id <= :hi) AND state = 'due' AND lane = 'bulk' ORDER BY doc_id LIMIT :rows"
+                    "OR doc_id <= :hi) AND state = 'due' AND lane = 'bulk' AND attempts < :most "
+                    "ORDER BY doc_id LIMIT :rows"
                 ),
-                {"gen": shard.gen, "after": after, "hi": shard.hi, "rows": rows},
+                {"gen": shard.gen, "after": after, "hi": shard.hi, "rows": rows, "most": MAX_ATTEMPTS},
             )
         )
 
