@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from revector.crash import crash_at
 from revector.errors import ArchiveError
 
 if TYPE_CHECKING:
@@ -94,11 +95,14 @@ def write_part(
             file["documents"] = _documents(part)
             file["chunks"] = _chunks(part)
         sha256 = _sha256(temporary)
+        crash_at("shard.after_write")
         _fsync(temporary)
+        crash_at("shard.after_fsync")
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     _fsync(path.parent)
+    crash_at("shard.after_rename")
     return sha256
 
 

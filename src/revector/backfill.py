@@ -9,6 +9,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from revector.archive import Part, read_part, write_part
+from revector.crash import crash_at
 from revector.errors import ArchiveError
 from revector.interfaces import Progress
 from revector.publish import Applier, Prepared
@@ -51,6 +52,7 @@ class Backfill:
         while items := self._page(shard, after, characters):
             after, started = items[-1].doc_id, time.monotonic()
             work.count_attempt(self._engine, shard.gen, [item.doc_id for item in items])
+            crash_at("shard.after_count")
             prepared = self._applier.prepare(items)
             embedded += len(prepared.part.doc_ids)
             dead += self._applier.record_failures(prepared.failures)
@@ -58,6 +60,7 @@ class Backfill:
             self._progress.advance(len(items))
             rate = sum(len(item.content or "") for item in items) / max(0.001, time.monotonic() - started)
             characters = min(max(int(rate * PART_S), PART_CHARACTERS[0]), PART_CHARACTERS[1])
+        crash_at("shard.before_done")
         with self._engine.begin() as connection:
             work.mark_shard_done(connection, shard)
         self._progress.done(f"{published:,} published")
@@ -91,8 +94,11 @@ class Backfill:
                     "chunks": len(part.embeddings),
                 },
             )
+        crash_at("shard.after_manifest")
         published = self._applier.publish(prepared)
+        crash_at("shard.after_publish")
         self._mark_published(shard, number)
+        crash_at("shard.after_mark")
         return published
 
     def _next_part(self, shard: Shard) -> tuple[int, Path]:

@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from revector import gate as gates
+from revector.crash import crash_at
 from revector.errors import GateFailed, LabelError, VerificationFailed
 from revector.interfaces import Progress
 from revector.labels import Labels, check_against, load_labels
@@ -134,6 +135,7 @@ class Evidence:
 
     def _keep(self, generation: Generation, step: str, verdict: gates.Verdict, seen: int, token: int) -> None:
         """Save a verdict and, when it passed, move the phase with it, in one transaction."""
+        crash_at("evidence.after_measure")
         brief = {key: value for key, value in verdict.detail.items() if key != "gate"}
         detail = {**verdict.detail, "reasons": verdict.reasons}
         with control(self._engine, self._cid, actor=self._actor, token=token) as held:

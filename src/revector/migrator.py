@@ -14,6 +14,7 @@ import tenacity
 
 from revector.backfill import Backfill
 from revector.catchup import CatchUp
+from revector.crash import crash_at
 from revector.encoders import probe_vectors
 from revector.encoding import Encoders
 from revector.errors import ApprovalWanted, EditedRevision, EvidenceStale, IllegalStep, SourceError, StateError
@@ -295,11 +296,13 @@ class Migrator:
                     f"the shards of generation {generation.gen} do not cover every document. The alias was not moved; "
                     "run the step backfill again."
                 )
+        crash_at("backfill.after_seeded")
         self._catch_up.drain(generation)
         return self._advance(generation, "backfill", token, shards=len(shards))
 
     def _index(self, generation: Generation, token: int) -> Mapping[str, Any]:
         built = moves.index_of(generation).build(self._engine, self._progress)
+        crash_at("index.after_build")
         return self._advance(generation, "index", token, built=built)
 
     def _verify(self, generation: Generation, token: int) -> Mapping[str, Any]:

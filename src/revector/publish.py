@@ -9,6 +9,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from revector.archive import Part
+from revector.crash import crash_at
 from revector.encoders import PROBES, check_vectors
 from revector.errors import BadVectors, DocumentError, EncoderError, EncoderUnavailable, RevectorError, StateError
 from revector.interfaces import Chunk, Chunker, Encoder, Vectors
@@ -61,12 +62,17 @@ class Applier:
         What moved on meanwhile stays due. Failures are recorded with their reason.
         """
         try:
-            prepared = self.prepare(work.read_items(self._engine, self.generation.cid, doc_ids))
+            items = work.read_items(self._engine, self.generation.cid, doc_ids)
+            crash_at("worker.after_read")
+            prepared = self.prepare(items)
         except EncoderUnavailable:
             work.release(self._engine, self.generation.gen, doc_ids)
             raise
+        crash_at("worker.after_embed")
         published = self.publish(prepared)
-        return published, self.record_failures(prepared.failures)
+        dead = self.record_failures(prepared.failures)
+        crash_at("worker.after_failures")
+        return published, dead
 
     def prepare(self, items: Sequence[Item]) -> Prepared:
         """Chunk and embed, holding no lock; ``items`` in id order. Equal content already applied is not embedded again.
@@ -146,7 +152,9 @@ class Applier:
             consumed = self._consume(connection, candidates)
             dead = {item.doc_id for item in prepared.tombstones}
             same = {item.doc_id for item in prepared.unchanged}
+            crash_at("publish.after_consume")
             self._index.replace(connection, sorted(consumed - same), _rows(part, consumed))
+            crash_at("publish.after_rows")
             self._write_ledger(
                 connection,
                 part,
@@ -154,6 +162,8 @@ class Applier:
                 {doc_id: candidates[doc_id] for doc_id in consumed & dead},
                 {doc_id: candidates[doc_id] for doc_id in consumed & same},
             )
+            crash_at("publish.after_ledger")
+        crash_at("publish.after_commit")
         left = [doc_id for doc_id in candidates if doc_id not in consumed]
         if left:
             work.release(self._engine, self.generation.gen, left)
@@ -180,6 +190,7 @@ class Applier:
                 f"generation {gen.gen} is no longer live or has another encoder; {len(candidates)} results were "
                 "dropped, the documents are untouched."
             )
+        crash_at("publish.after_lock")
         values |= {"ids": [row.doc_id for row in current], "versions": [row.version for row in current]}
         taken = connection.scalars(
             sa.text(

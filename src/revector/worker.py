@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import sqlalchemy as sa
 
+from revector.crash import crash_at
 from revector.encoding import Encoders
 from revector.errors import DatabaseUnavailable, EncoderError
 from revector.publish import Applier, GenerationGone
@@ -79,7 +80,10 @@ class Worker:
         """Claim and apply up to ``rows`` documents of one generation; return (published, dead-lettered)."""
         applier = self.applier(generation)
         ids = work.claim(self._engine, generation.gen, rows=rows, lanes=lanes)
-        return applier.apply(ids) if ids else (0, 0)
+        if not ids:
+            return 0, 0
+        crash_at("worker.after_claim")
+        return applier.apply(ids)
 
     def applier(self, generation: Generation) -> Applier:
         """Return the applier of a generation, its encoder loaded and proved."""

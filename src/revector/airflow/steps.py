@@ -18,6 +18,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from revector.airflow import RETIRE_NOW, ROLL_BACK, window_question
 from revector.airflow.progress import LogProgress
+from revector.crash import crash_at
 from revector.errors import RevectorError, WindowOpen
 from revector.lifecycle import Phase
 
@@ -191,6 +192,7 @@ def _answer(context: Mapping[str, Any], task_id: str) -> tuple[str | None, str]:
 def _report(outcome: Any) -> None:
     facts = ", ".join(f"{name} {value}" for name, value in outcome.facts.items())
     done = "done" if outcome.changed else "was done before"
+    crash_at("task.after_step")
     log.info("%s of revision %s %s; phase %s. %s", outcome.step, outcome.revision, done, outcome.phase, facts)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from revector.crash import crash_at
 from revector.errors import StaleRun
 from revector.lifecycle import Phase
 from revector.registry.collections import Collection, lock_collection
@@ -56,12 +57,14 @@ class Control:
             seen=self.collection.epoch,
             **params,
         )
+        crash_at("control.after_move")
 
     def set_phase(self, gen: int, seen: Phase, to: Phase, also: str = "") -> None:
         """Move a generation from the phase that was seen to another."""
         self.must_hit_one(
             f"UPDATE generation SET phase = :to{also} WHERE gen = :gen AND phase = :seen", gen=gen, seen=seen, to=to
         )
+        crash_at("control.after_phase")
 
     def record(self, kind: str, gen: int | None = None, **detail: Any) -> None:
         """Append an event to the history."""
@@ -85,15 +88,15 @@ def add_event(
 def take_lease(engine: sa.Engine, cid: int, owner: str) -> int:
     """Fence off every earlier run of this collection and return the new token."""
     with engine.begin() as connection:
-        return int(
-            connection.scalar(
-                sa.text(
-                    "INSERT INTO lease AS l (cid, token, owner) VALUES (:cid, 1, :owner) ON CONFLICT (cid) DO UPDATE "
-                    "SET token = l.token + 1, owner = EXCLUDED.owner, taken_at = clock_timestamp() RETURNING token"
-                ),
-                {"cid": cid, "owner": owner},
-            )
+        token = connection.scalar(
+            sa.text(
+                "INSERT INTO lease AS l (cid, token, owner) VALUES (:cid, 1, :owner) ON CONFLICT (cid) DO UPDATE "
+                "SET token = l.token + 1, owner = EXCLUDED.owner, taken_at = clock_timestamp() RETURNING token"
+            ),
+            {"cid": cid, "owner": owner},
         )
+    crash_at("lease.after_commit")
+    return int(token or 0)
 
 
 @contextmanager
@@ -121,7 +124,10 @@ def control(
                 f"the slots of collection {collection.name!r} were moved meanwhile (epoch {epoch}, now "
                 f"{collection.epoch}). Nothing was changed; see `revector status`, then run it again."
             )
+        crash_at("control.after_gate")
         yield held
+        crash_at("control.before_commit")
+    crash_at("control.after_commit")
 
 
 def _check_token(connection: sa.Connection, collection: Collection, token: int) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 import tenacity
 
+from revector.crash import crash_at
 from revector.errors import DocumentError, NotCaughtUp, SourceError
 from revector.interfaces import Document, NoProgress, Progress, Source
 from revector.registry.control import add_event
@@ -292,6 +293,7 @@ class Documents:
 
         while True:
             changed, rows, last = write_page()
+            crash_at("ingest.after_page")
             if last is None:
                 return written
             written, cursor = written + changed, last
@@ -347,6 +349,7 @@ class Documents:
             return Written({})
         with self._engine.begin() as connection:
             hold_shared(connection, self._cid)
+            crash_at("write.after_gate")
             found = connection.execute(
                 sa.text(_HEAL + _UPSERT.format(rows=_UNNEST)),
                 {
@@ -358,6 +361,8 @@ class Documents:
                     "externals": [row.external_version for row in rows],
                 },
             ).all()
+            crash_at("write.after_row")
+        crash_at("write.after_commit")
         return Written({row.doc_id: row.version for row in found})
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from revector.crash import crash_at
 from revector.errors import EvidenceStale, MigrationOpen, NotCaughtUp, RollbackUnavailable, StateError, WindowOpen
 from revector.interfaces import Vectors
 from revector.lifecycle import STEPS, Phase
@@ -331,7 +332,9 @@ def drop(engine: sa.Engine, generation: Generation, *, actor: str) -> None:
         if row.dropped:
             return
         index_of(generation).drop(connection)
+        crash_at("drop.after_table")
         work.forget_work(connection, generation.gen)
         connection.execute(sa.text("DELETE FROM ledger WHERE gen = :gen"), {"gen": generation.gen})
         connection.execute(sa.text("UPDATE generation SET dropped = true WHERE gen = :gen"), {"gen": generation.gen})
         add_event(connection, generation.cid, actor, "drop", generation.gen, {"physical": generation.physical_name})
+    crash_at("drop.after_commit")

@@ -9,6 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from revector.crash import crash_at
 from revector.errors import ConfigError, StateError
 from revector.registry.control import add_event
 
@@ -149,12 +150,15 @@ def seed_page(engine: sa.Engine, cid: int, shard: Shard) -> bool:
             ),
             {"cid": cid, "gen": shard.gen, "cursor": row.cursor, "hi": row.hi, "rows": SEED_ROWS},
         )
+        crash_at("seed.after_items")
         change = "seeded = true" if last is None else "cursor = :last"
         connection.execute(
             sa.text(f"UPDATE shard SET {change} WHERE gen = :gen AND shard = :shard"),
             {"gen": shard.gen, "shard": shard.shard, "last": last},
         )
-        return last is None
+        crash_at("seed.after_cursor")
+    crash_at("seed.after_commit")
+    return last is None
 
 
 def mark_shard_done(connection: sa.Connection, shard: Shard) -> None:

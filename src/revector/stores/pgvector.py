@@ -14,6 +14,7 @@ import numpy.typing as npt
 import sqlalchemy as sa
 from pgvector import HalfVector, Vector
 
+from revector.crash import crash_at
 from revector.errors import DatabaseUnavailable
 from revector.interfaces import NoProgress, Progress
 from revector.spec import IndexSpec
@@ -136,6 +137,7 @@ class PgVectorIndex:
             if self.is_built(connection):
                 return False
             run(f"DROP INDEX IF EXISTS {self._ann}")
+            crash_at("index.after_drop")
             run(f"SET maintenance_work_mem = '{BUILD_MEMORY}'")
             run("SET max_parallel_maintenance_workers = 7")
             with _WatchBuild(engine, self.name, progress):

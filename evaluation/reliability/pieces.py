@@ -1,0 +1,46 @@
+"""Proofs that run in pieces: each piece keeps its seed and counts, and the figures speak of all of them together."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from evaluation.bench.common import Figure, machine
+
+RESULTS = Path(__file__).parent / "results"
+Piece = Mapping[str, Any]
+
+
+def add_piece(path: Path, piece: Piece, figures: Callable[[Sequence[Piece]], Sequence[Figure]], module: str) -> bool:
+    """Put a piece into a file of results, in place of an older one by the same command; return whether all goals hold.
+
+    ``piece`` holds at least ``seed`` and whatever ``figures`` counts; the command is that of this process.
+    """
+    command = f"python -m {module} {shlex.join(sys.argv[1:])}".strip()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        text = file.read()
+        older = json.loads(text)["pieces"] if text else []
+        pieces = [one for one in older if one["command"] != command] + [{"command": command, **piece}]
+        found = list(figures(pieces))
+        content = {
+            "command": "; ".join(one["command"] for one in pieces),
+            "machine": machine(),
+            "figures": [asdict(figure) for figure in found],
+            "pieces": pieces,
+        }
+        file.truncate(0)
+        file.write(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    for figure in found:
+        mark = {None: " ", True: "✓", False: "✗"}[figure.holds]
+        goal = f"   (goal: {figure.goal})" if figure.goal else ""
+        print(f"{mark} {figure.name}: {figure.value} {figure.unit}{goal}")
+    return all(figure.holds is not False for figure in found)

@@ -1,0 +1,80 @@
+"""Named points between two effects that a crash could part; the proofs kill, stop or watch the process there.
+
+``REVECTOR_CRASH_AT=publish.after_rows`` kills the process with SIGKILL when it passes that point, and
+``publish.after_rows:3`` at the third passing; several are separated by commas. Without it a point costs one look-up.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+
+POINTS = {
+    "write.after_gate": "a writer holds the gate, no row is written",
+    "write.after_row": "document and work items are written, not committed",
+    "write.after_commit": "committed, the caller has no answer",
+    "ingest.after_page": "one page of a bulk write is committed",
+    "worker.after_claim": "items are leased",
+    "worker.after_read": "documents are read, nothing is embedded",
+    "worker.after_embed": "vectors exist in memory only",
+    "worker.after_failures": "failures of a batch are recorded",
+    "publish.after_lock": "the documents are locked and proved to be current",
+    "publish.after_consume": "the work items are gone, uncommitted",
+    "publish.after_rows": "the index shows the new chunks, uncommitted",
+    "publish.after_ledger": "everything is written, uncommitted",
+    "publish.after_commit": "committed, the worker does not know it",
+    "seed.after_items": "a page of work items is written, its cursor is not",
+    "seed.after_cursor": "page and cursor are written, uncommitted",
+    "seed.after_commit": "a page of a seed is committed",
+    "shard.after_count": "the items of a part are marked as being in hand",
+    "shard.after_write": "a part has its temporary name, not yet flushed",
+    "shard.after_fsync": "a part has its temporary name, flushed",
+    "shard.after_rename": "a part has its name and is not recorded",
+    "shard.after_manifest": "a part is recorded and not published",
+    "shard.after_publish": "a part is published and not marked so",
+    "shard.after_mark": "a part is marked as published",
+    "shard.before_done": "all parts of a shard are published, the shard is not done",
+    "backfill.after_seeded": "the generation counts as complete, its phase does not",
+    "index.after_drop": "an invalid index is dropped",
+    "index.after_build": "the index is built, the phase does not say so",
+    "evidence.after_measure": "a verdict is measured and not kept",
+    "lease.after_commit": "a run has its token and did nothing yet",
+    "control.after_gate": "a control step holds the gate",
+    "control.after_move": "the slots are moved, uncommitted",
+    "control.after_phase": "the phase is moved, uncommitted",
+    "control.before_commit": "everything of a control step is written, uncommitted",
+    "control.after_commit": "a control step is committed, its caller has no answer",
+    "drop.after_table": "an ended generation's table is dropped, uncommitted",
+    "drop.after_commit": "an ended generation is dropped, its caller has no answer",
+    "task.after_step": "a step of a DAG is done and not reported to Airflow",
+}
+"""Every point by name, with what is true of the world there."""
+
+watcher: Callable[[str], None] | None = None
+"""Called at every point that is passed: a simulation stops, steps or crashes its actors there."""
+
+_armed: dict[str, int] = {}
+
+
+def arm(points: str) -> None:
+    """Arm points, written as in ``REVECTOR_CRASH_AT``; none disarms. Raises ``ValueError`` for an unknown one."""
+    _armed.clear()
+    for word in filter(None, points.split(",")):
+        name, _, passing = word.partition(":")
+        if name not in POINTS:
+            raise ValueError(f"REVECTOR_CRASH_AT names {name!r}; there are {', '.join(POINTS)}.")
+        _armed[name] = int(passing or 1)
+
+
+def crash_at(name: str) -> None:
+    """Pass a point: die here if it is armed."""
+    if watcher is not None:
+        watcher(name)
+    if name in _armed:
+        _armed[name] -= 1
+        if _armed[name] <= 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+arm(os.environ.get("REVECTOR_CRASH_AT", ""))
