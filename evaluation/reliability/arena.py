@@ -26,7 +26,7 @@ def server(**settings: str) -> Iterator[sa.URL]:
     if given and not settings:
         yield sa.make_url(given)
         return
-    folder = Path(tempfile.mkdtemp(prefix="revector-proof-", dir="/tmp"))  # noqa: S108 - a socket's path must be short
+    folder = Path(tempfile.mkdtemp(prefix="revector-proof-", dir="/tmp"))
     folder.chmod(0o755)
     before = dict(embedded.SETTINGS)
     embedded.SETTINGS |= {"fsync": "off", "synchronous_commit": "off", **settings}

@@ -10,7 +10,7 @@ Every put has a content of its own (``content`` is a token that no other put has
 | delete | doc_id | version (None: nothing to delete) |
 | query | | gen (who answered), encoder (what encoded), index_encoder (the index's own), epoch if known, hits |
 | register, swap, rollback, retire, abort | gen | epoch after it, detail: see ``Record`` |
-| standby | | gen, detail {"missing": documents the standby neither shows nor has work for}, a sample inside the window |
+| standby | | gen, detail {"missing": documents it neither shows nor has work for}: a sample inside the window |
 | documents | | hits: the document table, whole, after heal |
 | index | | gen, hits: one live index, whole, after heal |
 
