@@ -219,7 +219,7 @@ def test_a_swap_needs_current_evidence(approved: World, spoil: str, error: type[
 def test_evidence_ages_with_the_corpus(approved: World) -> None:
     approved.put(11, start=200)
     approved.settle()
-    refuses(approved, EvidenceStale, lambda: bare_swap(approved), "11 documents changed .* 10 are allowed")
+    refuses(approved, EvidenceStale, lambda: bare_swap(approved), "more than 10 documents changed")
     approved.upgrade("b200")
     assert approved.events("gate_again")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,19 +76,22 @@ class Backfill:
         part = prepared.part
         if not part.doc_ids:
             return self._applier.publish(prepared)
-        number, path = self._next_part(shard)
+        # A name of its own: a task and its retry may be at the same shard at once.
+        name = f"shard-{shard.shard:04d}-{uuid.uuid4().hex[:12]}.h5"
+        path = self._folder / self._generation.physical_name / name
         path.parent.mkdir(parents=True, exist_ok=True)
         sha256 = write_part(path, part, attributes=self._attributes())
         with self._engine.begin() as connection:
-            connection.execute(
+            work.lock_shard(connection, shard)
+            number = connection.scalar(
                 sa.text(
-                    "INSERT INTO part (gen, shard, part, path, sha256, documents, chunks) VALUES (:gen, :shard, :part, "
-                    ":path, :sha256, :documents, :chunks)"
+                    "INSERT INTO part (gen, shard, part, path, sha256, documents, chunks) SELECT :gen, :shard, "
+                    "coalesce(max(part) + 1, 0), :path, :sha256, :documents, :chunks FROM part WHERE gen = :gen AND "
+                    "shard = :shard RETURNING part"
                 ),
                 {
                     "gen": shard.gen,
                     "shard": shard.shard,
-                    "part": number,
                     "path": str(path),
                     "sha256": sha256,
                     "documents": len(part.doc_ids),
@@ -97,21 +101,9 @@ class Backfill:
         crash_at("shard.after_manifest")
         published = self._applier.publish(prepared)
         crash_at("shard.after_publish")
-        self._mark_published(shard, number)
+        self._mark_published(shard, int(number or 0))
         crash_at("shard.after_mark")
         return published
-
-    def _next_part(self, shard: Shard) -> tuple[int, Path]:
-        with self._engine.connect() as connection:
-            last = connection.scalar(
-                sa.text("SELECT max(part) FROM part WHERE gen = :gen AND shard = :shard"),
-                {"gen": shard.gen, "shard": shard.shard},
-            )
-        number = 0 if last is None else int(last) + 1
-        return (
-            number,
-            self._folder / f"{self._generation.physical_name}" / f"shard-{shard.shard:04d}-part-{number:05d}.h5",
-        )
 
     def _publish_sealed(self, shard: Shard) -> int:
         """Publish parts that a killed call sealed but did not publish; a damaged one is forgotten, its items remain."""

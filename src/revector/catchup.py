@@ -19,6 +19,9 @@ T = TypeVar("T")
 FEW_WAITING = 25
 """The gate is only asked for while fewer items wait, so that writers never stand long (reliability.md, R77)."""
 
+FEW_CHARACTERS = 20_000
+"""… and only that much text is embedded while it is held: one large document must not stop all writers."""
+
 GATE_BUDGET_S = 2.0
 MOVE_ATTEMPTS = 20
 LANES = ("live", "bulk")
@@ -74,7 +77,7 @@ class CatchUp:
         """
         deadline = time.monotonic() + GATE_BUDGET_S
         while due := self._due(generation):
-            if due > FEW_WAITING or time.monotonic() > deadline:
+            if due > FEW_WAITING or time.monotonic() > deadline or self._characters_due(generation) > FEW_CHARACTERS:
                 return
             if not sum(self._worker.apply_some(generation, lanes=LANES)):
                 time.sleep(0.01)
@@ -83,6 +86,10 @@ class CatchUp:
         with self._engine.connect() as connection:
             waiting = work.backlog(connection, generation.gen)
         return waiting.due + waiting.bulk
+
+    def _characters_due(self, generation: Generation) -> int:
+        with self._engine.connect() as connection:
+            return work.characters_due(connection, generation.gen, generation.cid)
 
     def _dead(self, generation: Generation) -> int:
         with self._engine.connect() as connection:

@@ -37,6 +37,13 @@ class Encoders:
             self._proved.add(key)
         return encoder
 
+    def probe(self, generation: Generation) -> None:
+        """Embed the probe texts anew. Raises ``EncoderError`` unless they still are what the generation was built with.
+
+        A model behind an API, or a device, may change while its settings stay the same.
+        """
+        check_same_encoder(generation.encoder, generation.probes, self.fresh(generation.spec.model), probe=True)
+
     def chunker_of(self, generation: Generation) -> Chunker:
         """Return the chunker of a generation, which counts in its encoder's tokens."""
         return make_chunker(generation.spec.chunking, self.of(generation).tokenizer)

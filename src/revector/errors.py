@@ -130,6 +130,10 @@ class WindowOpen(StateError):
     """The old generation may still be needed for a rollback."""
 
 
+class ClockJumped(WindowOpen):
+    """The database's clock jumped inside the rollback window, so that only a person may end it."""
+
+
 class RollbackUnavailable(StateError):
     """The rollback window is over, or there is nothing to go back to."""
 

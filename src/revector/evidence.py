@@ -55,7 +55,7 @@ class Evidence:
     def verify(self, generation: Generation, token: int) -> Mapping[str, Any]:
         """Prove that the index equals the documents. Raises ``VerificationFailed``; the verdict is kept either way."""
         with self._engine.connect() as connection:
-            seen = moves.changes_now(connection, self._cid)
+            seen = moves.seen_now(connection, self._cid)
             verdict = gates.verify(connection, generation)
         self._keep(generation, "verify", verdict, seen, token)
         if not verdict.passed:
@@ -72,7 +72,7 @@ class Evidence:
         ``target`` is the migration file as it is now: the gate may be edited in a reviewed change until the swap.
         """
         with self._engine.connect() as connection:
-            seen = moves.changes_now(connection, self._cid)
+            seen = moves.seen_now(connection, self._cid)
         if collection.active_gen is None and self._labels_folder is None:
             detail = {"not_measured": "first generation, and the collection has no labelled queries"}
             verdict = gates.Verdict(passed=True, reasons=(), detail=detail)
@@ -133,13 +133,13 @@ class Evidence:
         old = None if active_gen is None else measured[active_gen]
         return gates.judge(target.gate, measured[generation.gen], old, labels=labels, counts=counts)
 
-    def _keep(self, generation: Generation, step: str, verdict: gates.Verdict, seen: int, token: int) -> None:
+    def _keep(self, generation: Generation, step: str, verdict: gates.Verdict, seen: moves.Seen, token: int) -> None:
         """Save a verdict and, when it passed, move the phase with it, in one transaction."""
         crash_at("evidence.after_measure")
         brief = {key: value for key, value in verdict.detail.items() if key != "gate"}
         detail = {**verdict.detail, "reasons": verdict.reasons}
         with control(self._engine, self._cid, actor=self._actor, token=token) as held:
-            moves.save_result(held, generation, KINDS[step], passed=verdict.passed, detail=detail, changes_seen=seen)
+            moves.save_result(held, generation, KINDS[step], passed=verdict.passed, detail=detail, seen=seen)
             now = read_generation(held.connection, generation.gen)
             if verdict.passed and now.phase in STEPS[step].needs:
                 moves.advance(held, generation.gen, step, **brief)

@@ -15,7 +15,7 @@ from revector.errors import BadVectors, DocumentError, EncoderError, EncoderUnav
 from revector.interfaces import Chunk, Chunker, Encoder, Vectors
 from revector.registry import work
 from revector.registry.collections import Generation
-from revector.registry.engine import transaction
+from revector.registry.engine import repeated, transaction
 from revector.registry.work import Item
 from revector.stores.pgvector import PgVectorIndex, Row
 
@@ -148,10 +148,19 @@ class Applier:
         candidates |= {item.doc_id: item.version for item in (*prepared.unchanged, *prepared.tombstones)}
         if not candidates:
             return 0
+        consumed = self._publish(prepared, candidates)
+        left = [doc_id for doc_id in candidates if doc_id not in consumed]
+        if left:
+            work.release(self._engine, self.generation.gen, left)
+        return len(consumed)
+
+    @repeated
+    def _publish(self, prepared: Prepared, candidates: dict[str, int]) -> set[str]:
+        part = prepared.part
+        dead = {item.doc_id for item in prepared.tombstones}
+        same = {item.doc_id for item in prepared.unchanged}
         with transaction(self._engine) as connection:
             consumed = self._consume(connection, candidates)
-            dead = {item.doc_id for item in prepared.tombstones}
-            same = {item.doc_id for item in prepared.unchanged}
             crash_at("publish.after_consume")
             self._index.replace(connection, sorted(consumed - same), _rows(part, consumed))
             crash_at("publish.after_rows")
@@ -164,10 +173,7 @@ class Applier:
             )
             crash_at("publish.after_ledger")
         crash_at("publish.after_commit")
-        left = [doc_id for doc_id in candidates if doc_id not in consumed]
-        if left:
-            work.release(self._engine, self.generation.gen, left)
-        return len(consumed)
+        return consumed
 
     def _consume(self, connection: sa.Connection, candidates: dict[str, int]) -> set[str]:
         """Lock what is still current, check the generation, and take the items: only one publisher can have each."""

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from revector.lifecycle import BUILDING, FORWARD, STEPS, Phase, remaining
 from revector.registry import work
 from revector.registry.collections import Collection, Generation, read_collection, read_generation
+from revector.registry.watching import clock_jumped, encoder_fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,11 @@ def read_status(connection: sa.Connection, name: str, *, labels: str | None = No
         "migration": _migration(connection, collection),
         "rollback": None
         if deadline is None
-        else {"deadline": deadline.isoformat(), "seconds_left": max(0.0, (deadline - now).total_seconds())},
+        else {
+            "deadline": deadline.isoformat(),
+            "seconds_left": max(0.0, (deadline - now).total_seconds()),
+            "clock_jumped": clock_jumped(connection, collection.cid),
+        },
         "dead_letters": len(work.dead_letters(connection, collection.cid)),
         "labels": labels,
     }
@@ -109,6 +114,7 @@ def _slot(connection: sa.Connection, gen: int | None) -> dict[str, Any] | None:
         "bytes": int(size or 0),
         "waiting": {"live": waiting.due, "bulk": waiting.bulk, "dead": waiting.dead, "waived": waiting.waived},
         "lag_s": round(waiting.oldest_s, 1),
+        "encoder_fault": encoder_fault(connection, gen),
     }
 
 

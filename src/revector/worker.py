@@ -15,6 +15,7 @@ from revector.errors import DatabaseUnavailable, EncoderError
 from revector.publish import Applier, GenerationGone
 from revector.registry import work
 from revector.registry.collections import Generation, read_generation
+from revector.watch import Watch
 
 log = logging.getLogger("revector.worker")
 
@@ -30,6 +31,7 @@ class Worker:
 
     def __init__(self, engine: sa.Engine, encoders: Encoders) -> None:
         self._engine, self._encoders = engine, encoders
+        self._watch = Watch(engine, encoders)
         self._appliers: dict[int, Applier] = {}
         self._rest_until: dict[int, float] = {}
 
@@ -43,6 +45,7 @@ class Worker:
         """Work until ``stop`` is set. A database that is down, or an encoder that does not load, is waited for."""
         while not stop.is_set():
             try:
+                self._watch.clock()
                 done = self.drain(collections=collections, on_applied=on_applied)
             except (DatabaseUnavailable, sa.exc.OperationalError) as error:
                 log.warning("%s", error)
@@ -60,6 +63,7 @@ class Worker:
             if time.monotonic() < self._rest_until.get(generation.gen, 0.0):
                 continue
             try:
+                self._watch.encoder(generation)
                 published, dead = self.apply_some(generation)
             except GenerationGone as error:
                 log.info("%s", error)
@@ -67,6 +71,7 @@ class Worker:
             except EncoderError as error:
                 # This generation waits, and its lag shows it; the others go on.
                 self._rest_until[generation.gen] = time.monotonic() + REST_S
+                self._watch.encoder_failed(generation, error)
                 log.warning("generation %s, revision %s: %s", generation.gen, generation.revision, error)
                 continue
             if on_applied and (published or dead):

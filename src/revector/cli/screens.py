@@ -81,6 +81,13 @@ def status_screen(found: Mapping[str, Any]) -> RenderableType:
         left = found["rollback"]["seconds_left"]
         line = f"Rollback: {span(left)} left" if left else "Rollback: the window is over; run `revector retire`"
         parts += [Text(), Text(line + (f", until {found['rollback']['deadline'][:16]} UTC" if left else ""))]
+        if found["rollback"]["clock_jumped"]:
+            line = "The database's clock jumped in this window: it ends only by `revector retire --now --reason …`"
+            parts += [Text(line, style="yellow")]
+    for role, slot in found["slots"].items():
+        if slot is not None and slot["encoder_fault"]:
+            lost = "; no rollback while it lasts" if role == "standby" else ""
+            parts += [Text(), Text(f"Encoder of {slot['revision']} fails{lost}: {slot['encoder_fault']}", style="red")]
     if found["dead_letters"]:
         parts += [Text(), Text(f"Dead letters: {found['dead_letters']:,}; see `revector dlq list`", style="yellow")]
     return Group(*parts)

@@ -105,12 +105,14 @@ def check_same_encoder(
     stored_probes: npt.ArrayLike,
     encoder: Encoder,
     *,
+    probe: bool = False,
     min_cosine: float = 0.999,
 ) -> None:
     """Prove that ``encoder`` is the one that ``stored_components`` and ``stored_probes`` (16, dim) describe.
 
-    Any difference of identity is refused. Where only library versions differ, ``PROBES`` are embedded again and every
-    cosine to its stored vector must reach ``min_cosine`` (0 to 1). Raises ``EncoderMismatch`` naming what differs.
+    Any difference of identity is refused. Where library versions differ, or ``probe`` asks for it, ``PROBES`` are
+    embedded again and every cosine to its stored vector must reach ``min_cosine`` (0 to 1). Raises ``EncoderMismatch``
+    naming what differs.
     """
     found = encoder.components
     differences = _differences(_without_libraries(stored_components), _without_libraries(found))
@@ -120,21 +122,22 @@ def check_same_encoder(
             "embedded; restore the model and its settings, or write a new revision for the changed one."
         )
     libraries = _differences(stored_components.get("libraries", {}), found.get("libraries", {}))
-    if not libraries:
+    if not libraries and not probe:
         return
+    said = f"library versions differ ({'; '.join(libraries)})" if libraries else "settings and libraries are the same"
     stored = np.asarray(stored_probes, dtype=np.float32)
     if stored.shape != (len(PROBES), encoder.dim):
         raise EncoderMismatch(
-            f"library versions differ ({'; '.join(libraries)}) and the stored probe vectors have shape {stored.shape} "
-            f"instead of {(len(PROBES), encoder.dim)}, so sameness cannot be proved. Nothing was embedded; go back to "
-            "the stored library versions, or write a new revision."
+            f"{said}, but the stored probe vectors have shape {stored.shape} instead of {(len(PROBES), encoder.dim)}, "
+            "so sameness cannot be proved. Nothing was embedded; go back to the stored library versions, or write a "
+            "new revision."
         )
     cosines = np.sum(unit_rows(check_vectors(stored, *stored.shape)) * unit_rows(probe_vectors(encoder)), axis=1)
     if cosines.min() < min_cosine:
         raise EncoderMismatch(
-            f"library versions differ ({'; '.join(libraries)}) and the vectors differ with them: probe "
-            f"{int(cosines.argmin())} has cosine {cosines.min():.5f} to its stored vector, allowed is {min_cosine} or "
-            "above. Nothing was embedded; go back to the stored library versions, or write a new revision."
+            f"{said}, but the vectors differ: probe {int(cosines.argmin())} has cosine {cosines.min():.5f} to its "
+            f"stored vector, allowed is {min_cosine} or above. Nothing was embedded; restore the model and the stored "
+            "library versions, or write a new revision."
         )
 
 

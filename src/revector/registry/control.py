@@ -20,6 +20,9 @@ from revector.registry.engine import GATE_LOCK
 LOCK_BUDGET_MS = 1_500
 """Longest wait for the gate: writers queue behind whoever waits for it (reliability.md, R38)."""
 
+STATEMENT_BUDGET_MS = 10_000
+"""Longest statement under the gate, where writers stand still."""
+
 
 @dataclass(slots=True)
 class Control:
@@ -113,7 +116,12 @@ def control(
     newest.
     """
     with engine.connect() as connection, connection.begin():
-        connection.execute(sa.text(f"SET LOCAL lock_timeout = '{LOCK_BUDGET_MS}ms'"))
+        connection.execute(
+            sa.text(
+                f"SELECT set_config('lock_timeout', '{LOCK_BUDGET_MS}ms', true), set_config('statement_timeout', "
+                f"'{STATEMENT_BUDGET_MS}ms', true)"
+            )
+        )
         connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key, :cid)"), {"key": GATE_LOCK, "cid": cid})
         collection = lock_collection(connection, cid)
         held = Control(connection, collection, actor, token, time.monotonic())

@@ -10,13 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
-import tenacity
 
 from revector.crash import crash_at
 from revector.errors import DocumentError, NotCaughtUp, SourceError
 from revector.interfaces import Document, NoProgress, Progress, Source
 from revector.registry.control import add_event
-from revector.registry.engine import GATE_LOCK
+from revector.registry.engine import GATE_LOCK, repeated
 from revector.stores.database import copy_into
 from revector.text import check_id, clean, content_hash
 
@@ -68,18 +67,6 @@ class _Row:
     meta: str
     external_version: int | None
 
-
-# Only what PostgreSQL asks to repeat: a snapshot older than the gate (40001), a deadlock with foreign SQL (40P01).
-def _asked_to_repeat(error: BaseException) -> bool:
-    return isinstance(error, sa.exc.DBAPIError) and getattr(error.orig, "sqlstate", None) in ("40001", "40P01")
-
-
-_repeat = tenacity.retry(
-    retry=tenacity.retry_if_exception(_asked_to_repeat),
-    stop=tenacity.stop_after_attempt(8),
-    wait=tenacity.wait_random_exponential(multiplier=0.02, max=1.0),
-    reraise=True,
-)
 
 _UPSERT = """
 INSERT INTO document AS d (cid, doc_id, deleted, content, content_hash, meta, external_version)
@@ -279,7 +266,7 @@ class Documents:
         written, cursor = 0, ""
         page = f"(SELECT * FROM ingest WHERE reason IS NULL AND doc_id > :after ORDER BY doc_id LIMIT {BATCH_ROWS}) s"
 
-        @_repeat
+        @repeated
         def write_page() -> tuple[int, int, str | None]:
             with connection.begin():
                 hold_shared(connection, self._cid)
@@ -343,7 +330,7 @@ class Documents:
         _check_version(document.id, document.version)
         return _Row(document.id, text, content_hash(text), meta, document.version)
 
-    @_repeat
+    @repeated
     def _write(self, rows: Sequence[_Row]) -> Written:
         if not rows:
             return Written({})

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
+import tenacity
 from sqlalchemy import event
 
 from revector.errors import MissingExtension, SchemaMismatch
@@ -40,7 +41,7 @@ def make_engine(url: str) -> sa.Engine:
             "application_name": "revector",
             # "extensions" is where some hosted PostgreSQL installs pgvector.
             "options": "-csearch_path=revector,public,extensions -cplan_cache_mode=force_custom_plan "
-            "-cidle_in_transaction_session_timeout=60s",
+            "-cidle_in_transaction_session_timeout=30s",
         },
     )
     event.listen(engine, "handle_error", _translate)
@@ -154,6 +155,20 @@ def _check_server(connection: sa.Connection) -> None:
             f"pgvector {found} was found, {wanted} or newer is needed. Nothing was changed; install it and run `ALTER "
             "EXTENSION vector UPDATE;`."
         )
+
+
+def _asked_to_repeat(error: BaseException) -> bool:
+    return isinstance(error, sa.exc.DBAPIError) and getattr(error.orig, "sqlstate", None) in ("40001", "40P01")
+
+
+repeated = tenacity.retry(
+    retry=tenacity.retry_if_exception(_asked_to_repeat),
+    stop=tenacity.stop_after_attempt(8),
+    wait=tenacity.wait_random_exponential(multiplier=0.02, max=1.0),
+    reraise=True,
+)
+"""Repeats a whole transaction where PostgreSQL asks for it, and nowhere else: a snapshot older than the gate (40001), a
+deadlock with foreign SQL (40P01). A lost connection is not repeated: the commit may have happened."""
 
 
 @contextmanager

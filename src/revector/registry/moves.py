@@ -10,12 +10,21 @@ from typing import Any
 import sqlalchemy as sa
 
 from revector.crash import crash_at
-from revector.errors import EvidenceStale, MigrationOpen, NotCaughtUp, RollbackUnavailable, StateError, WindowOpen
+from revector.errors import (
+    ClockJumped,
+    EvidenceStale,
+    MigrationOpen,
+    NotCaughtUp,
+    RollbackUnavailable,
+    StateError,
+    WindowOpen,
+)
 from revector.interfaces import Vectors
 from revector.lifecycle import STEPS, Phase
 from revector.registry import work
 from revector.registry.collections import Generation, read_generation
 from revector.registry.control import Control, add_event
+from revector.registry.watching import clock_jumped
 from revector.spec import Revision
 from revector.stores.pgvector import PgVectorIndex
 
@@ -109,7 +118,7 @@ def advance(control: Control, gen: int, step: str, **detail: Any) -> Phase:
 
 
 def save_result(
-    control: Control, generation: Generation, kind: str, *, passed: bool, detail: Mapping[str, Any], changes_seen: int
+    control: Control, generation: Generation, kind: str, *, passed: bool, detail: Mapping[str, Any], seen: Seen
 ) -> None:
     """Keep a verdict, bound to this generation, configuration and run."""
     control.must_hit_one(
@@ -119,17 +128,30 @@ def save_result(
         hash=generation.config_hash,
         kind=kind,
         passed=passed,
-        detail=json.dumps(detail, default=str),
-        seen=changes_seen,
+        detail=json.dumps({**detail, "documents_seen": seen.documents}, default=str),
+        seen=seen.version,
         token=control.token,
     )
 
 
-def changes_now(connection: sa.Connection, cid: int) -> int:
-    """Return the highest document version: what a verdict has seen."""
-    return int(
-        connection.scalar(sa.text("SELECT coalesce(max(version), 0) FROM document WHERE cid = :cid"), {"cid": cid}) or 0
-    )
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a verdict has seen: the highest document version and the number of documents, in one snapshot."""
+
+    version: int
+    documents: int
+
+
+def seen_now(connection: sa.Connection, cid: int) -> Seen:
+    """Return what a verdict that is measured from now on will have seen at least."""
+    row = connection.execute(
+        sa.text(
+            "SELECT coalesce(max(version), 0) AS version, count(*) FILTER (WHERE NOT deleted) AS documents FROM "
+            "document WHERE cid = :cid"
+        ),
+        {"cid": cid},
+    ).one()
+    return Seen(int(row.version), int(row.documents))
 
 
 def stale_evidence(
@@ -137,17 +159,26 @@ def stale_evidence(
 ) -> str | None:
     """Say why the evidence for moving the alias to ``generation`` is not current, or return None if it is."""
     for kind in kinds:
+        # Asked under the gate, so it counts no further than it must.
         row = connection.execute(
             sa.text(
                 f"""
+                WITH r AS (
+                  SELECT *, greatest(:floor, floor(:share * coalesce((detail->>'documents_seen')::bigint, 0)))::bigint
+                    AS allowed FROM gate_result WHERE gen = :gen AND kind = :kind ORDER BY id DESC LIMIT 1)
                 SELECT r.passed, r.config_hash, r.at < clock_timestamp() - interval '{EVIDENCE_HOURS} hours' AS old,
-                  (SELECT count(*) FROM (SELECT 1 FROM document d WHERE d.cid = :cid AND d.version > r.changes_seen
-                                         LIMIT 1000000) x) AS changed,
-                  (SELECT count(*) FROM document d WHERE d.cid = :cid AND NOT d.deleted) AS documents
-                FROM gate_result r WHERE r.gen = :gen AND r.kind = :kind ORDER BY r.id DESC LIMIT 1
+                  r.allowed, (SELECT count(*) FROM (SELECT 1 FROM document d WHERE d.cid = :cid
+                              AND d.version > r.changes_seen LIMIT r.allowed + 1) x) AS changed
+                FROM r
                 """
             ),
-            {"cid": generation.cid, "gen": generation.gen, "kind": kind},
+            {
+                "cid": generation.cid,
+                "gen": generation.gen,
+                "kind": kind,
+                "floor": EVIDENCE_CHANGED_FLOOR,
+                "share": EVIDENCE_CHANGED_SHARE,
+            },
         ).one_or_none()
         if row is None or row.config_hash != generation.config_hash:
             return f"there is no {kind} result for it"
@@ -155,10 +186,9 @@ def stale_evidence(
             return f"its latest {kind} result is a failure"
         if row.old:
             return f"its {kind} result is older than {EVIDENCE_HOURS} h"
-        allowed = max(EVIDENCE_CHANGED_FLOOR, int(EVIDENCE_CHANGED_SHARE * row.documents))
         # Verification speaks of work items and rows, which the swap itself tests again; recall ages with the corpus.
-        if kind == "recall" and row.changed > allowed:
-            return f"{row.changed} documents changed since its {kind} result, {allowed} are allowed"
+        if kind == "recall" and row.changed > row.allowed:
+            return f"more than {row.allowed} documents changed since its {kind} result"
     return None
 
 
@@ -246,7 +276,7 @@ def rollback(control: Control, *, reason: str, force: bool) -> Mapping[str, Any]
         )
     if not control.scalar(
         "SELECT clock_timestamp() < rollback_deadline FROM collection WHERE cid = :cid", cid=collection.cid
-    ):
+    ) and not clock_jumped(control.connection, collection.cid):
         raise RollbackUnavailable(
             f"the rollback window of {collection.name!r} ended at {collection.rollback_deadline:%Y-%m-%d %H:%M %Z}; "
             "the old generation may be dropped any moment. The alias was not moved; write a new revision instead."
@@ -288,6 +318,12 @@ def retire(control: Control, *, reason: str, now: bool) -> Generation:
             f"the rollback window of {collection.name!r} is open until "
             f"{collection.rollback_deadline:%Y-%m-%d %H:%M %Z}. Nothing was changed; wait, or give it up with --now "
             "and a reason."
+        )
+    if not now and clock_jumped(control.connection, collection.cid):
+        raise ClockJumped(
+            f"the rollback window of {collection.name!r} seems to be over, but the database's clock jumped since the "
+            "alias was moved (see `revector history --events`). Nothing was changed; if the window may end, say so "
+            "with `revector retire --now --reason …`."
         )
     unused = read_generation(control.connection, collection.standby_gen)
     control.move_slots("standby_gen = NULL, rollback_deadline = NULL")

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from revector.crash import crash_at
 from revector.errors import ConfigError, StateError
 from revector.registry.control import add_event
+from revector.registry.engine import repeated
 
 LEASE_S = 60
 """A claimed item may be claimed by others after this long: leases save work, they protect nothing."""
@@ -74,6 +75,9 @@ class Range:
     documents: int
 
 
+_SHARD = "gen, shard, lo, hi, cursor, documents, seeded, done"
+
+
 def plan_ranges(engine: sa.Engine, cid: int, count: int) -> list[Range]:
     """Cut the collection's key space into at most ``count`` ranges of about equal documents; none if it is empty.
 
@@ -111,26 +115,28 @@ def add_shards(connection: sa.Connection, gen: int, ranges: Sequence[Range]) -> 
 
 def read_shards(connection: sa.Connection, gen: int) -> list[Shard]:
     """Return the shards of a generation in key order."""
-    rows = connection.execute(
-        sa.text(
-            "SELECT gen, shard, lo, hi, cursor, documents, seeded, done FROM shard WHERE gen = :gen ORDER BY shard"
-        ),
-        {"gen": gen},
-    )
+    rows = connection.execute(sa.text(f"SELECT {_SHARD} FROM shard WHERE gen = :gen ORDER BY shard"), {"gen": gen})
     return [Shard(**row._mapping) for row in rows]
 
 
+def lock_shard(connection: sa.Connection, shard: Shard) -> Shard:
+    """Return a shard as it is now, locked until the transaction ends: two tasks may be at it."""
+    row = connection.execute(
+        sa.text(f"SELECT {_SHARD} FROM shard WHERE gen = :gen AND shard = :shard FOR UPDATE"),
+        {"gen": shard.gen, "shard": shard.shard},
+    ).one()
+    return Shard(**row._mapping)
+
+
+@repeated
 def seed_page(engine: sa.Engine, cid: int, shard: Shard) -> bool:
     """Add a page of a shard's documents to the work set, cursor and items in one transaction; return whether it ended.
 
     Only a successful page that is empty ends a seed: an error is not the end of the data.
     """
     with engine.begin() as connection:
-        row = connection.execute(
-            sa.text("SELECT cursor, hi, seeded FROM shard WHERE gen = :gen AND shard = :shard FOR UPDATE"),
-            {"gen": shard.gen, "shard": shard.shard},
-        ).one()
-        if row.seeded:
+        now = lock_shard(connection, shard)
+        if now.seeded:
             return True
         last = connection.scalar(
             sa.text(
@@ -148,7 +154,7 @@ def seed_page(engine: sa.Engine, cid: int, shard: Shard) -> bool:
                 SELECT max(doc_id) FROM page
                 """
             ),
-            {"cid": cid, "gen": shard.gen, "cursor": row.cursor, "hi": row.hi, "rows": SEED_ROWS},
+            {"cid": cid, "gen": shard.gen, "cursor": now.cursor, "hi": now.hi, "rows": SEED_ROWS},
         )
         crash_at("seed.after_items")
         change = "seeded = true" if last is None else "cursor = :last"
@@ -189,6 +195,7 @@ def mark_seeded(connection: sa.Connection, gen: int) -> bool:
 # Claiming and reading -------------------------------------------------------------------------------------------------
 
 
+@repeated
 def claim(engine: sa.Engine, gen: int, *, rows: int, lanes: Sequence[str] = ("live",)) -> list[str]:
     """Lease up to ``rows`` due items, the live lane first and the oldest first; return their document ids.
 
@@ -227,6 +234,7 @@ def _lease(connection: sa.Connection, gen: int, rows: int, lanes: Sequence[str],
     return list(found)
 
 
+@repeated
 def count_attempt(engine: sa.Engine, gen: int, doc_ids: Sequence[str]) -> None:
     """Note, before a part is embedded, that its items are in hand: what kills the process leaves a trace."""
     with engine.begin() as connection:
@@ -298,6 +306,7 @@ def applied_unchanged(engine: sa.Engine, gen: int, items: Sequence[Item]) -> set
         )
 
 
+@repeated
 def release(engine: sa.Engine, gen: int, doc_ids: Sequence[str]) -> None:
     """Give leases back as if they had not been taken: nothing was wrong with these documents."""
     with engine.begin() as connection:
@@ -310,6 +319,7 @@ def release(engine: sa.Engine, gen: int, doc_ids: Sequence[str]) -> None:
         )
 
 
+@repeated
 def fail(engine: sa.Engine, gen: int, doc_id: str, version: int, reason: str, *, final: bool) -> bool:
     """Record a failed attempt at ``version``: due again after 1 s to 10 min; dead when final or tried 8 times.
 
@@ -359,6 +369,20 @@ def backlog(connection: sa.Connection, gen: int) -> Backlog:
         {"gen": gen},
     ).one()
     return Backlog(**row._mapping)
+
+
+def characters_due(connection: sa.Connection, gen: int, cid: int) -> int:
+    """Return how many characters of text wait to be embedded for one generation."""
+    return int(
+        connection.scalar(
+            sa.text(
+                "SELECT coalesce(sum(length(d.content)), 0) FROM pending p JOIN document d ON d.cid = :cid AND "
+                "d.doc_id = p.doc_id WHERE p.gen = :gen AND p.state = 'due'"
+            ),
+            {"gen": gen, "cid": cid},
+        )
+        or 0
+    )
 
 
 @dataclass(frozen=True, slots=True)

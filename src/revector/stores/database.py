@@ -22,6 +22,11 @@ def translated(cause: BaseException, *, disconnected: bool) -> RevectorError | N
         return DatabaseUnavailable(
             f"the database's disk is full: {said}. The transaction was undone; free space and run it again."
         )
+    if state == "57014":
+        return DatabaseUnavailable(
+            f"the database cancelled a statement: {said}. The transaction was undone; run it again, or raise the "
+            "statement_timeout of its role."
+        )
     if state == "55P03":
         return GateBusy("the collection's gate was not free in time. Nothing was changed; run it again.")
     if state in ("42P01", "3F000") and "revector" in str(cause):

@@ -138,6 +138,7 @@ class PgVectorIndex:
                 return False
             run(f"DROP INDEX IF EXISTS {self._ann}")
             crash_at("index.after_drop")
+            run("SET statement_timeout = 0")
             run(f"SET maintenance_work_mem = '{BUILD_MEMORY}'")
             run("SET max_parallel_maintenance_workers = 7")
             with _WatchBuild(engine, self.name, progress):
