@@ -1,0 +1,327 @@
+"""The seeded bugs: 28 mistakes, each one switch, planted into the real code, the real SQL or the model.
+
+A suite that has never seen a bug proves nothing. ``plant(name, engine)`` takes one guard away, as a careless change
+would; ``python -m evaluation.reliability.hunt`` then asks the layers of the proof to find it. Five need a store outside
+the database ("class B"), which this version does not have: they are planted into its model only.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from evaluation.reliability import mistakes
+
+Change = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Bug:
+    """One mistake: where it is planted, which races of the catalogue it lets in, and who should see it, best first.
+
+    ``sql``: (pattern, replacement) in statements as they are executed; ``functions``: the same in the source of a
+    database function, by name; ``patch`` replaces Python; ``guard`` is the switch of the model.
+    """
+
+    name: str
+    says: str
+    races: tuple[str, ...]
+    layers: tuple[str, ...]
+    sql: tuple[Change, ...] = ()
+    functions: tuple[tuple[str, Change], ...] = ()
+    statements: tuple[str, ...] = ()
+    patch: Callable[[], AbstractContextManager[None]] | None = None
+    guard: str | None = None
+
+
+_ADVISORY = (r"PERFORM pg_advisory_xact_lock_shared\([^;]*;", "")
+_ROW = (r"PERFORM 1 FROM revector.collection[^;]*;", "")
+_HELD_ADVISORY = (r"SELECT pg_advisory_xact_lock_shared\(.*", "SELECT 1")
+_READ_FILTER = (r"NOT d\.deleted AND i\.version > d\.tombstone_version", "true")
+_VERSION_CHECK = (r"WHERE d\.version = s\.version ORDER BY d\.doc_id", "ORDER BY d.doc_id")
+_ITEM_VERSION = (r"AND p\.doc_id = s\.doc_id WHERE p\.version <= s\.version", "AND p.doc_id = s.doc_id")
+
+BUGS = {
+    bug.name: bug
+    for bug in (
+        Bug(
+            "no_gate",
+            "writers do not hold the gate",
+            ("R04", "R35"),
+            ("L2", "L0"),
+            sql=(_HELD_ADVISORY,),
+            functions=(("document_before", _ADVISORY), ("document_before", _ROW)),
+            guard="gate",
+        ),
+        Bug(
+            "advisory_gate_only",
+            "writers hold the advisory lock, not the row",
+            ("R05",),
+            ("L2",),
+            functions=(("document_before", _ROW),),
+        ),
+        Bug(
+            "row_gate_only",
+            "writers hold the row, not the advisory lock, and overtake a waiting swap",
+            ("R37",),
+            ("load",),
+            sql=(_HELD_ADVISORY,),
+            functions=(
+                ("document_before", _ADVISORY),
+                ("document_before", (r"IF current_setting[^;]*THEN(.*?)END IF;", r"\1")),
+            ),
+        ),
+        Bug(
+            "test_in_lock_statement",
+            "the swap tests for waiting work in a snapshot older than its lock",
+            ("R36",),
+            ("L2",),
+            patch=mistakes.old_snapshot,
+        ),
+        Bug(
+            "no_version_check",
+            "publish does not ask whether the document is still what was embedded",
+            ("R01", "R02"),
+            ("L1", "L2"),
+            sql=(_VERSION_CHECK,),
+            guard="version_check",
+        ),
+        Bug(
+            "item_deleted_by_id",
+            "publish neither locks the document nor looks at the work item's version",
+            ("R03",),
+            ("L2",),
+            sql=((r" FOR SHARE OF d SKIP LOCKED", ""), _ITEM_VERSION),
+        ),
+        Bug(
+            "version_before_lock",
+            "a version is drawn before the document's row is locked",
+            ("R11",),
+            ("L2",),
+            sql=((r"SET deleted = EXCLUDED\.deleted,", "SET version = EXCLUDED.version, deleted = EXCLUDED.deleted,"),),
+            functions=(
+                (
+                    "document_before",
+                    (
+                        r"NEW\.version := [^;]*;",
+                        "IF TG_OP = 'INSERT' THEN NEW.version := nextval('revector.version_seq'); END IF;",
+                    ),
+                ),
+            ),
+        ),
+        Bug("fixed_point_ids", "points are named by version, not by attempt", ("R22",), ("L0",), guard="attempt_id"),
+        Bug("no_intent", "points are written before SQL knows of them", ("R27", "R28"), ("L0",), guard="intent"),
+        Bug(
+            "publish_without_cas",
+            "publish does not ask whether its attempt was given up",
+            ("R27",),
+            ("L0",),
+            guard="intent_cas",
+        ),
+        Bug(
+            "no_read_filter",
+            "search trusts the index on what is deleted",
+            ("R02", "R74"),
+            ("L1", "L2"),
+            sql=(_READ_FILTER,),
+            guard="filter",
+        ),
+        Bug(
+            "search_by_alias",
+            "a query searches what the alias names by then, with the vector that it has",
+            ("R31",),
+            ("L1", "L2"),
+            patch=mistakes.search_by_alias,
+        ),
+        Bug(
+            "alias_cached",
+            "a process resolves the alias once and never again",
+            ("R32", "R53", "R79"),
+            ("L1", "L2"),
+            patch=mistakes.alias_cached,
+        ),
+        Bug(
+            "cache_by_text",
+            "query vectors are cached by text alone",
+            ("R33",),
+            ("L1", "L2"),
+            patch=mistakes.cache_by_text,
+        ),
+        Bug(
+            "standby_not_fed",
+            "writes after the swap do not reach the old index",
+            ("R48",),
+            ("L1", "L2"),
+            functions=(("document_fan_out", (r"\(c\.standby_gen\), ", "")),),
+            guard="standby",
+        ),
+        Bug(
+            "retire_without_lock",
+            "what is retired is decided before the gate is held",
+            ("R50",),
+            ("L2", "L1"),
+            patch=mistakes.retire_without_lock,
+            guard="retirelock",
+        ),
+        Bug(
+            "retire_by_worker_clock",
+            "the window's end is judged by the clock of whoever asks",
+            ("R51",),
+            ("L4", "L1"),
+            patch=mistakes.retire_by_worker_clock,
+        ),
+        Bug(
+            "dead_ignored",
+            "dead letters do not hold up a swap",
+            ("R41",),
+            ("L1",),
+            patch=mistakes.dead_ignored,
+        ),
+        Bug(
+            "old_gate_accepted",
+            "any passed verdict will do, however old",
+            ("R42", "R43"),
+            ("L1",),
+            patch=mistakes.old_gate_accepted,
+        ),
+        Bug(
+            "zombie_accepted",
+            "control steps do not look at the run's token",
+            ("R57", "R60"),
+            ("L1", "L2"),
+            patch=mistakes.zombie_accepted,
+        ),
+        Bug(
+            "seed_ends_on_error",
+            "an error while seeding counts as the end of the data",
+            ("R14",),
+            ("L1", "L4"),
+            patch=mistakes.seed_ends_on_error,
+        ),
+        Bug("ack_before_searchable", "an acknowledgement counts as searchable", ("R25",), ("L0",), guard="readback"),
+        Bug(
+            "short_batch_accepted",
+            "a reply with too few vectors is spread over the texts",
+            ("R68",),
+            ("L1", "L4"),
+            patch=mistakes.short_batch_accepted,
+        ),
+        Bug(
+            "torn_part_accepted",
+            "a sealed part is published whatever its hash",
+            ("R71",),
+            ("L1", "L4"),
+            patch=mistakes.torn_part_accepted,
+        ),
+        Bug(
+            "same_name_other_model",
+            "an encoder is trusted by its name",
+            ("R65",),
+            ("L4", "L1"),
+            patch=mistakes.same_name_other_model,
+            sql=((r"SELECT live AND encoder_fp = \S+ FROM generation", "SELECT live FROM generation"),),
+        ),
+        Bug(
+            "native_alias_trusted",
+            "an index is dropped because the store's own alias points elsewhere",
+            ("R54", "R45", "R46"),
+            ("L0",),
+            guard="drop_reads_sql",
+        ),
+        Bug(
+            "tombstone_purged",
+            "a deleted document's row is removed at once",
+            ("R12", "R24"),
+            ("L1", "L2"),
+            patch=mistakes.tombstone_purged,
+            statements=("DROP TRIGGER IF EXISTS c_tombstones ON revector.document",),
+        ),
+        Bug(
+            "lease_as_safety",
+            "publish trusts the lease instead of the versions",
+            ("R60", "R01"),
+            ("L1", "L2"),
+            sql=(
+                _VERSION_CHECK,
+                (r"WHERE p\.version <= s\.version ORDER BY", "WHERE p.lease_until IS NOT NULL ORDER BY"),
+            ),
+        ),
+    )
+}
+"""In the order of reliability.md 4.6."""
+
+
+@contextmanager
+def plant(name: str, engine: sa.Engine) -> Iterator[None]:
+    """Plant a bug in this process and in the engine's database; at the end everything is as it was.
+
+    Planted again inside, nothing more happens, so that every engine of a simulation may ask. Raises ``LookupError`` if
+    a database function holds nothing to be replaced: the bug would be none.
+    """
+    bug = BUGS[name]
+    if name in _planted:
+        yield
+        return
+    _planted.add(name)
+    with ExitStack() as stack:
+        stack.callback(_planted.discard, name)
+        if bug.functions or bug.statements:
+            stack.enter_context(changed_database(bug, engine))
+        if bug.sql:
+            stack.enter_context(_changed_statements(bug.sql))
+        if bug.patch is not None:
+            stack.enter_context(bug.patch())
+        yield
+
+
+_planted: set[str] = set()
+
+
+@contextmanager
+def _changed_statements(changes: tuple[Change, ...]) -> Iterator[None]:
+    def rewrite(_c: Any, _u: Any, statement: str, parameters: Any, *_: Any) -> tuple[str, Any]:
+        for pattern, replacement in changes:
+            statement = re.sub(pattern, replacement, statement)
+        if "%(" not in statement and isinstance(parameters, dict):
+            parameters = {}
+        return statement, parameters
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", rewrite, retval=True)
+    try:
+        yield
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", rewrite)
+
+
+@contextmanager
+def changed_database(bug: Bug, engine: sa.Engine) -> Iterator[None]:
+    """Change the database functions that a bug names, and run its statements, for as long as the block lasts."""
+
+    def run(statements: list[str]) -> None:
+        with engine.begin() as connection:
+            for statement in statements:
+                connection.exec_driver_sql(statement.replace("%", "%%"))
+
+    names = {function for function, _ in bug.functions}
+    with engine.connect() as connection:
+        source = sa.text("SELECT pg_get_functiondef(to_regproc('revector.' || :name))")
+        before = {one: str(connection.scalar(source, {"name": one})) for one in names}
+    after = dict(before)
+    for function, (pattern, replacement) in bug.functions:
+        after[function], hits = re.subn(pattern, replacement, after[function], flags=re.DOTALL)
+        if not hits:
+            raise LookupError(f"bug {bug.name}: {pattern!r} is not in {function}; the code changed, the bug must too")
+    run([*after.values(), *bug.statements])
+    try:
+        yield
+    finally:
+        run([*before.values(), *(mistakes.UNDO[statement] for statement in bug.statements)])
+
+
+if __name__ == "__main__":
+    sys.stdout.write("\n".join(f"{bug.name:24}{bug.says}" for bug in BUGS.values()) + "\n")

@@ -1,0 +1,291 @@
+"""The seeded bugs that are Python: each takes one guard of the library away for as long as its block lasts."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+
+from revector import archive, searcher
+from revector.encoders import check
+from revector.lifecycle import Phase
+from revector.migrator import Migrator
+from revector.publish import check_vectors
+from revector.registry import control as controls
+from revector.registry import documents, moves, work
+from revector.registry.collections import read_generation
+from revector.report import Outcome
+
+UNDO = {
+    "DROP TRIGGER IF EXISTS c_tombstones ON revector.document": (
+        "CREATE TRIGGER c_tombstones BEFORE DELETE ON revector.document FOR EACH STATEMENT EXECUTE FUNCTION "
+        "revector.refuse('set deleted = true, so that every index learns of it')"
+    )
+}
+"""What takes a bug's own statements back."""
+
+
+@contextmanager
+def replaced(original: Any, replacement: Any) -> Iterator[None]:
+    """Put ``replacement`` wherever a loaded module of ours, or of the proofs, holds ``original``."""
+    held = [
+        (module, name)
+        for key, module in list(sys.modules.items())
+        if key.split(".")[0] in ("revector", "evaluation", "tests") and key != __name__
+        for name, value in list(vars(module).items())
+        if value is original
+    ]
+    for module, name in held:
+        setattr(module, name, replacement)
+    try:
+        yield
+    finally:
+        for module, name in held:
+            setattr(module, name, original)
+
+
+@contextmanager
+def _attribute(owner: Any, name: str, replacement: Any) -> Iterator[None]:
+    original = owner.__dict__[name]
+    setattr(owner, name, replacement)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
+
+
+@contextmanager
+def old_snapshot() -> Iterator[None]:
+    """Let control transactions see what was there before they got the gate."""
+    original = controls.control
+
+    def control(engine: sa.Engine, cid: int, **options: Any) -> Any:
+        return original(engine.execution_options(isolation_level="REPEATABLE READ"), cid, **options)
+
+    with replaced(original, control):
+        yield
+
+
+@contextmanager
+def search_by_alias() -> Iterator[None]:
+    """Search what is active now with a vector of what was active before."""
+    original = searcher.Searcher.search_vector
+
+    def search_vector(self: Any, pinned: Any, vector: Any, k: int, **options: Any) -> Any:
+        if options.get("follow_alias"):
+            pinned = self.resolve()
+        return original(self, pinned, vector, k, **options)
+
+    with _attribute(searcher.Searcher, "search_vector", search_vector):
+        yield
+
+
+@contextmanager
+def alias_cached() -> Iterator[None]:
+    """Resolve the alias once per process and collection, and believe it."""
+    resolve, search_vector = searcher.Searcher.resolve, searcher.Searcher.search_vector
+    cached: dict[tuple[int, str], Any] = {}
+
+    def resolved(self: Any, generation: int | None = None) -> Any:
+        if generation is not None:
+            return resolve(self, generation)
+        key = id(self._engine.pool), self._collection
+        if key not in cached:
+            cached[key] = resolve(self)
+        return cached[key]
+
+    def searched(self: Any, pinned: Any, vector: Any, k: int, **options: Any) -> Any:
+        return search_vector(self, pinned, vector, k, **options | {"follow_alias": False})
+
+    with (
+        _attribute(searcher.Searcher, "resolve", resolved),
+        _attribute(searcher.Searcher, "search_vector", searched),
+    ):
+        yield
+
+
+@contextmanager
+def cache_by_text() -> Iterator[None]:
+    """Remember query vectors by their text, whatever encoder made them."""
+    original = searcher.Encoders.of
+    cached: dict[tuple[str, int], Any] = {}
+
+    class Cached:
+        def __init__(self, inner: Any) -> None:
+            self._inner = inner
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._inner, name)
+
+        def encode_query(self, texts: Sequence[str]) -> Any:
+            return np.stack(
+                [cached.setdefault((text, self._inner.dim), self._inner.encode_query([text])[0]) for text in texts]
+            )
+
+    with _attribute(searcher.Encoders, "of", lambda self, generation: Cached(original(self, generation))):
+        yield
+
+
+@contextmanager
+def retire_without_lock() -> Iterator[None]:
+    """Decide on a retirement first, and take the gate then."""
+
+    def retire(self: Any, why: str, *, now: bool) -> Outcome:
+        del now
+        decided = self._collection().standby_gen
+        if decided is None:
+            return Outcome("retire", "", Phase.COMPLETED, bool(self._drop_ended(wait=True)), {"dropped": []})
+        with controls.control(self._engine, self._cid, actor=self._actor) as held:
+            held.must_hit_one(
+                "UPDATE collection SET standby_gen = NULL, rollback_deadline = NULL, epoch = epoch + 1 WHERE cid = "
+                ":cid",
+                cid=self._cid,
+            )
+            unused = read_generation(held.connection, decided)
+            held.set_phase(decided, unused.phase, Phase.RETIRED, ", live = false, ended_at = clock_timestamp()")
+            held.record("retire", decided, revision=unused.revision, reason=why, window_given_up=True)
+        return Outcome("retire", unused.revision, Phase.COMPLETED, True, {"dropped": self._drop_ended(wait=True)})
+
+    def retire_move(control: Any, *, reason: str, now: bool) -> Any:
+        del now
+        decided = _decided.pop(control.collection.cid, control.collection.standby_gen)
+        unused = read_generation(control.connection, decided)
+        control.move_slots("standby_gen = NULL, rollback_deadline = NULL")
+        control.set_phase(decided, unused.phase, Phase.RETIRED, ", live = false, ended_at = clock_timestamp()")
+        control.record("retire", decided, revision=unused.revision, reason=reason, window_given_up=True)
+        return read_generation(control.connection, decided)
+
+    with _attribute(Migrator, "_retire", retire), replaced(moves.retire, retire_move):
+        yield
+
+
+_decided: dict[int, int] = {}
+
+
+@contextmanager
+def retire_by_worker_clock() -> Iterator[None]:
+    """Judge the window by a worker's clock that is three days fast."""
+    fast = datetime.now(UTC) + timedelta(days=3)
+
+    def rewrite(_c: Any, _u: Any, statement: str, parameters: Any, *_: Any) -> tuple[str, Any]:
+        if "rollback_deadline" in statement and statement.lstrip().startswith("SELECT"):
+            statement = statement.replace("clock_timestamp()", f"timestamptz '{fast.isoformat()}'")
+        return statement, parameters
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", rewrite, retval=True)
+    try:
+        yield
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", rewrite)
+
+
+@contextmanager
+def dead_ignored() -> Iterator[None]:
+    """Count only what is due."""
+    with _attribute(work.Backlog, "blocking", property(lambda self: self.due + self.bulk)):
+        yield
+
+
+@contextmanager
+def old_gate_accepted() -> Iterator[None]:
+    """Ask only whether each kind of verdict was ever a pass."""
+
+    def stale_evidence(connection: sa.Connection, generation: Any, kinds: Any = ("verify", "recall")) -> str | None:
+        passed = set(
+            connection.scalars(
+                sa.text("SELECT kind FROM gate_result WHERE gen = :gen AND passed"), {"gen": generation.gen}
+            )
+        )
+        return None if passed >= set(kinds) else "there is no result for it"
+
+    with replaced(moves.stale_evidence, stale_evidence):
+        yield
+
+
+@contextmanager
+def zombie_accepted() -> Iterator[None]:
+    """Let any run write, also one that was taken over."""
+    with replaced(controls._check_token, lambda *_: None):
+        yield
+
+
+@contextmanager
+def seed_ends_on_error() -> Iterator[None]:
+    """Take an error for the end of the data."""
+    original = work.seed_page
+
+    def seed_page(engine: sa.Engine, cid: int, shard: Any) -> bool:
+        try:
+            return original(engine, cid, shard)
+        except Exception:  # noqa: BLE001 - that is the bug
+            with engine.begin() as connection:
+                connection.execute(
+                    sa.text("UPDATE shard SET seeded = true WHERE gen = :gen AND shard = :shard"),
+                    {"gen": shard.gen, "shard": shard.shard},
+                )
+            return True
+
+    with replaced(original, seed_page):
+        yield
+
+
+@contextmanager
+def short_batch_accepted() -> Iterator[None]:
+    """Stretch a reply to the number of texts."""
+    original = check_vectors
+
+    def lenient(vectors: Any, count: int, dim: int) -> Any:
+        found = np.asarray(vectors, dtype=np.float32)
+        if found.ndim == 2 and 0 < len(found) < count and found.shape[1] == dim:
+            found = np.resize(found, (count, dim))
+        return original(found, count, dim)
+
+    with replaced(original, lenient):
+        yield
+
+
+@contextmanager
+def torn_part_accepted() -> Iterator[None]:
+    """Read a sealed part without asking for its hash."""
+    original = archive.read_part
+
+    def read_part(path: Path, sha256: str | None = None, *, attributes: Mapping[str, Any] | None = None) -> Any:
+        del sha256
+        return original(path, None, attributes=attributes)
+
+    with replaced(original, read_part):
+        yield
+
+
+@contextmanager
+def same_name_other_model() -> Iterator[None]:
+    """Trust whatever loads under a model's name."""
+    with ExitStack() as stack:
+        stack.enter_context(replaced(check.check_same_encoder, lambda *_, **__: None))
+        yield
+
+
+@contextmanager
+def tombstone_purged() -> Iterator[None]:
+    """Remove a document's row as soon as it is deleted."""
+    original = documents.Documents.delete_many
+    lock = threading.Lock()
+
+    def delete_many(self: Any, doc_ids: Sequence[str], version: int | None = None) -> Any:
+        written = original(self, doc_ids, version)
+        with lock, self._engine.begin() as connection:
+            connection.execute(
+                sa.text("DELETE FROM document WHERE cid = :cid AND doc_id = ANY(CAST(:ids AS text[])) AND deleted"),
+                {"cid": self._cid, "ids": list(doc_ids)},
+            )
+        return written
+
+    with _attribute(documents.Documents, "delete_many", delete_many):
+        yield
