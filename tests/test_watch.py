@@ -145,3 +145,22 @@ def test_one_failing_encoder_does_not_hold_up_the_others(swapped: World) -> None
         written = swapped.put(1, start=500)
         worker.drain()
         swapped.documents.wait_until_served(written, timeout_s=0)
+
+
+def test_an_encoder_that_raises_on_the_probes_makes_its_generation_wait_and_nothing_else(
+    swapped: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = swapped.loader["hashing"]._inner
+    original = inner.encode_document
+
+    def throttled(texts: object) -> object:
+        raise RuntimeError("429 Too Many Requests")
+
+    monkeypatch.setattr(inner, "encode_document", throttled)
+    written = swapped.put(1, start=500)
+    swapped.project.worker().drain()
+    swapped.documents.wait_until_served(written, timeout_s=0)
+    assert "429" in swapped.project.status("docs")["slots"]["standby"]["encoder_fault"]
+    monkeypatch.setattr(inner, "encode_document", original)
+    swapped.settle()
+    assert swapped.differences(swapped.generation("standby")) == []

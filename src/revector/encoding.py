@@ -7,9 +7,13 @@ from collections.abc import Callable
 
 from revector.chunking import make_chunker
 from revector.encoders import check_same_encoder
+from revector.errors import EncoderError, EncoderUnavailable
 from revector.interfaces import Chunker, Encoder
 from revector.registry.collections import Generation
 from revector.spec import ModelSpec
+
+MODEL_ERRORS = (EncoderError, RuntimeError, ValueError, TypeError, IndexError, MemoryError)
+"""What models raise for a text that they cannot take; a lost database is none of these."""
 
 
 class Encoders:
@@ -33,7 +37,7 @@ class Encoders:
         encoder = self.fresh(generation.spec.model)
         key = (generation.gen, encoder.fingerprint)
         if key not in self._proved:
-            check_same_encoder(generation.encoder, generation.probes, encoder)
+            _check(generation, encoder, probe=False)
             self._proved.add(key)
         return encoder
 
@@ -42,8 +46,21 @@ class Encoders:
 
         A model behind an API, or a device, may change while its settings stay the same.
         """
-        check_same_encoder(generation.encoder, generation.probes, self.fresh(generation.spec.model), probe=True)
+        _check(generation, self.fresh(generation.spec.model), probe=True)
 
     def chunker_of(self, generation: Generation) -> Chunker:
         """Return the chunker of a generation, which counts in its encoder's tokens."""
         return make_chunker(generation.spec.chunking, self.of(generation).tokenizer)
+
+
+def _check(generation: Generation, encoder: Encoder, *, probe: bool) -> None:
+    try:
+        check_same_encoder(generation.encoder, generation.probes, encoder, probe=probe)
+    except EncoderError:
+        raise
+    except MODEL_ERRORS as error:
+        raise EncoderUnavailable(
+            f"the encoder of generation {generation.gen} (revision {generation.revision}) fails on the probe texts: "
+            f"{type(error).__name__}: {error}. Nothing was embedded and all work stays due; mend the encoder or its "
+            "device, then run it again."
+        ) from error

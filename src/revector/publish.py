@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from revector.archive import Part
 from revector.crash import crash_at
 from revector.encoders import PROBES, check_vectors
+from revector.encoding import MODEL_ERRORS
 from revector.errors import BadVectors, DocumentError, EncoderError, EncoderUnavailable, RevectorError, StateError
 from revector.interfaces import Chunk, Chunker, Encoder, Vectors
 from revector.registry import work
@@ -18,10 +19,6 @@ from revector.registry.collections import Generation
 from revector.registry.engine import repeated, transaction
 from revector.registry.work import Item
 from revector.stores.pgvector import PgVectorIndex, Row
-
-_MODEL_ERRORS = (EncoderError, RuntimeError, ValueError, TypeError, IndexError, MemoryError)
-"""What models raise for a text that they cannot take; a lost database is none of these."""
-
 
 MAX_HALF = float(np.finfo(np.float16).max)
 
@@ -108,7 +105,7 @@ class Applier:
             return [], []
         try:
             vectors = self._encode([chunk.text for _, chunks in todo for chunk in chunks])
-        except _MODEL_ERRORS as error:
+        except MODEL_ERRORS as error:
             if len(todo) == 1:
                 final = isinstance(error, EncoderError) and not error.retryable
                 return [], [Failure(todo[0][0], str(error) if final else f"{type(error).__name__}: {error}", final)]
@@ -130,7 +127,7 @@ class Applier:
         """Embed a probe, after a batch of which nothing came through: a lost device must not give up the corpus."""
         try:
             self._encode(PROBES[:1])
-        except _MODEL_ERRORS as error:
+        except MODEL_ERRORS as error:
             raise EncoderUnavailable(
                 f"the encoder of generation {self.generation.gen} (revision {self.generation.revision}) fails on every "
                 f"text: {type(error).__name__}: {error}. Nothing was published and all work stays due; mend the "
