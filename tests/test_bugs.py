@@ -10,7 +10,6 @@ from evaluation.reliability.bugs import BUGS, plant
 
 from worlds import World
 
-
 FUNCTIONS = (
     "SELECT pg_get_functiondef(oid) FROM pg_proc WHERE pronamespace = 'revector'::regnamespace AND prokind = 'f' "
     "ORDER BY oid"

@@ -12,6 +12,7 @@ from revector.errors import EncoderError
 from revector.interfaces import Document
 from revector.publish import Applier, GenerationGone, Prepared
 from revector.registry import work
+from revector.registry.repair import rearm
 from worlds import World
 
 
@@ -54,6 +55,17 @@ def test_publish_never_replaces_a_newer_version(served: World) -> None:
     served.settle()
     assert slow.publish(old) == 0
     assert served.differences(served.generation()) == []
+
+
+def test_a_worker_that_found_the_content_unchanged_leaves_what_a_repair_armed_meanwhile(served: World) -> None:
+    served.documents.put("d00007", served.documents.get("d00007").text, {"n": -7})
+    one, prepared = embedded(served, "d00007")
+    assert [item.doc_id for item in prepared.unchanged] == ["d00007"]
+    rearm(served.engine, one.generation.cid, one.generation.gen, {"damaged": ["d00007"]}, actor="tester")
+    before = served.loader.embedded
+    assert one.publish(prepared) == 0
+    served.settle()
+    assert served.loader.embedded == before + 1
 
 
 def test_the_ledger_itself_refuses_to_go_back(served: World) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 import uuid
 from dataclasses import dataclass
@@ -24,6 +26,10 @@ PART_DOCUMENTS = 4_096
 PART_CHARACTERS = 100_000, 16_000_000
 """Least and most text of a part: the first takes the least, later ones what ``PART_S`` allows; memory is bounded."""
 
+FULL_SHARE, RESERVE_BYTES = 0.85, 2 << 30
+"""No part is begun on a disk that is fuller than this share and has less than this free: what else lies there, live
+documents first, is still written (reliability.md, R72). The second keeps large disks, never empty, usable."""
+
 
 @dataclass(frozen=True, slots=True)
 class ShardReport:
@@ -42,7 +48,10 @@ class Backfill:
         self._generation = applier.generation
 
     def run(self, shard: Shard) -> ShardReport:
-        """Seed, publish what an earlier call sealed, then embed the rest; does nothing for a finished shard."""
+        """Seed, publish what an earlier call sealed, then embed the rest; does nothing for a finished shard.
+
+        Raises ``ArchiveError`` where a part cannot be written, before it is embedded if the disk is full by then.
+        """
         if shard.done:
             return ShardReport(0, 0, 0)
         while not work.seed_page(self._engine, self._generation.cid, shard):
@@ -51,6 +60,7 @@ class Backfill:
         published = self._publish_sealed(shard)
         embedded, dead, after, characters = 0, 0, shard.lo, PART_CHARACTERS[0]
         while items := self._page(shard, after, characters):
+            self._refuse_full_disk()
             after, started = items[-1].doc_id, time.monotonic()
             work.count_attempt(self._engine, shard.gen, [item.doc_id for item in items])
             crash_at("shard.after_count")
@@ -79,8 +89,12 @@ class Backfill:
         # A name of its own: a task and its retry may be at the same shard at once.
         name = f"shard-{shard.shard:04d}-{uuid.uuid4().hex[:12]}.h5"
         path = self._folder / self._generation.physical_name / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sha256 = write_part(path, part, attributes=self._attributes())
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            sha256 = write_part(path, part, attributes=self._attributes())
+        except OSError as error:
+            said = os.strerror(error.errno) if error.errno else str(error)
+            raise ArchiveError(f"{path} could not be written: {said}. {_ADVICE}") from error
         with self._engine.begin() as connection:
             work.lock_shard(connection, shard)
             number = connection.scalar(
@@ -104,6 +118,18 @@ class Backfill:
         self._mark_published(shard, int(number or 0))
         crash_at("shard.after_mark")
         return published
+
+    def _refuse_full_disk(self) -> None:
+        folder = self._folder
+        while not folder.exists():
+            folder = folder.parent
+        disk = shutil.disk_usage(folder)
+        if disk.used > FULL_SHARE * disk.total and disk.free < RESERVE_BYTES:
+            raise ArchiveError(
+                f"the archive {self._folder} lies on a disk of which {disk.used / disk.total:.0%} are used and "
+                f"{disk.free >> 20:,} MiB free; a part is begun at up to {FULL_SHARE:.0%}, or with "
+                f"{RESERVE_BYTES >> 20:,} MiB free. {_ADVICE}"
+            )
 
     def _publish_sealed(self, shard: Shard) -> int:
         """Publish parts that a killed call sealed but did not publish; a damaged one is forgotten, its items remain."""
@@ -149,6 +175,12 @@ class Backfill:
             "revision": generation.revision,
             "model": generation.spec.model.name,
         }
+
+
+_ADVICE = (
+    "What was published stays, everything else waits, and documents are written, indexed and served as before; free "
+    "space or correct archive_folder, and run the step backfill again."
+)
 
 
 def _only(part: Part) -> Prepared:

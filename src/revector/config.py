@@ -21,9 +21,11 @@ from revector.migrator import Settings as MigratorSettings
 from revector.registry.collections import ensure_collection, read_collection
 from revector.registry.documents import Documents
 from revector.registry.engine import check_schema, make_engine, upgrade_schema
+from revector.rehearsal import Rehearsal
 from revector.report import read_events, read_status
 from revector.searcher import Searcher
 from revector.spec import ModelSpec
+from revector.verification import REEMBEDDED, Report, verify_live
 from revector.worker import Worker
 
 FILE = "revector.toml"
@@ -135,6 +137,11 @@ class Project:
         return (self.root / self.settings.state_folder).resolve()
 
     @property
+    def archive(self) -> Path:
+        """The folder of HDF5 parts."""
+        return (self.root / (self.settings.archive_folder or self.state / "archive")).resolve()
+
+    @property
     def database_url(self) -> str:
         """The configured database, or the embedded one, which is started if it is not running."""
         if self.settings.database_url:
@@ -211,21 +218,59 @@ class Project:
 
     def migrator(self, collection: str, *, actor: str | None = None, progress: Progress | None = None) -> Migrator:
         """The moves of one collection; ``actor`` stands in the history, default: the operating system's user."""
+        return Migrator(
+            self.engine,
+            collection,
+            settings=self._migrator_settings(collection),
+            encoders=self.encoders,
+            actor=actor or current_actor(),
+            progress=progress,
+        )
+
+    def rehearsal(self, collection: str, *, actor: str | None = None, progress: Progress | None = None) -> Rehearsal:
+        """Rehearsals of one collection; ``actor`` stands in the history, default: the operating system's user."""
+        return Rehearsal(
+            self.engine,
+            collection,
+            settings=self._migrator_settings(collection),
+            encoders=self.encoders,
+            actor=actor or current_actor(),
+            progress=progress,
+        )
+
+    def _migrator_settings(self, collection: str) -> MigratorSettings:
         chosen = self.collection(collection)
-        settings = MigratorSettings(
+        return MigratorSettings(
             migrations=self.migrations(collection),
-            archive=(self.root / (self.settings.archive_folder or self.state / "archive")).resolve(),
+            archive=self.archive,
             labels=None if chosen.qrels is None else self.root / chosen.qrels,
             window_hours=chosen.window_hours,
             shards=chosen.shards,
             drain_s=self.settings.drain_s,
         )
-        return Migrator(
+
+    def verify(
+        self,
+        collection: str,
+        *,
+        sample: float | None = None,
+        reembed: int = REEMBEDDED,
+        repair: bool = False,
+        seed: int | None = None,
+        actor: str | None = None,
+        progress: Progress | None = None,
+    ) -> Report:
+        """Prove that every live index equals the documents, or repair what does not; see ``verify_live``."""
+        self.collection(collection)
+        return verify_live(
             self.engine,
             collection,
-            settings=settings,
-            encoders=self.encoders,
+            self.encoders,
             actor=actor or current_actor(),
+            sample=sample,
+            reembed=reembed,
+            repair=repair,
+            seed=seed,
             progress=progress,
         )
 

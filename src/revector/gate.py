@@ -1,4 +1,4 @@
-"""The verdicts before a swap: that the index equals the documents, and that recall on the labelled queries holds."""
+"""The gate before a swap: recall of old and new on the labelled queries, and the verdict on it."""
 
 from __future__ import annotations
 
@@ -7,20 +7,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import sqlalchemy as sa
-
 from revector.errors import LabelError
 from revector.interfaces import Progress
 from revector.labels import Labels, check_against
 from revector.metrics import Interval, MetricName, evaluate, latency_ms, mean_interval, paired_difference
 from revector.registry.collections import Generation
-from revector.registry.moves import index_of
 from revector.searcher import Searcher
 from revector.spec import Gate
 
 ENCODE_ROWS = 64
-NORM_TOLERANCE = 0.01
-"""Stored unit vectors may differ from length 1 by this much: float16 storage rounds to about 0.001."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,45 +137,3 @@ def _summary(measured: Measured) -> dict[str, Any]:
         "means": means,
         "latency_ms": dict(measured.latency_ms),
     }
-
-
-def verify(connection: sa.Connection, generation: Generation) -> Verdict:
-    """Prove from the tables themselves that the index equals the documents, but for what waits in the work set.
-
-    Nothing missing or ahead (invariants I1, I2), chunks exactly as the ledger says, vectors finite, non-zero and of
-    unit length where the model normalises, the ANN index valid, the encoder's fingerprint inside the index.
-    """
-    index = index_of(generation)
-    norm = "l2_norm" if index.spec.storage == "halfvec" else "vector_norm"
-    wrong_norm = (
-        f"abs({norm}(embedding) - 1) > {NORM_TOLERANCE}"
-        if generation.spec.model.normalize
-        else f"NOT {norm}(embedding) > 0"
-    )
-    checks = {
-        "lost": "SELECT count(*) FROM i1_lost WHERE gen = :gen",
-        "ahead": "SELECT count(*) FROM i2_ahead WHERE gen = :gen",
-        "chunks_unlike_ledger": (
-            "SELECT count(*) FROM (SELECT doc_id, count(*) AS n, min(chunk) AS lowest, max(chunk) AS highest FROM "
-            f"{index.name} GROUP BY doc_id) i FULL JOIN (SELECT doc_id, n_chunks FROM ledger WHERE gen = :gen AND "
-            "n_chunks > 0) l USING (doc_id) WHERE (i.n, i.lowest, i.highest) IS DISTINCT FROM (l.n_chunks, 0, "
-            "l.n_chunks - 1)"
-        ),
-        "bad_vectors": f"SELECT count(*) FROM {index.name} WHERE {wrong_norm}",
-    }
-    found = {name: int(connection.scalar(sa.text(sql), {"gen": generation.gen}) or 0) for name, sql in checks.items()}
-    reasons = [f"{count} documents or rows are {name.replace('_', ' ')}" for name, count in found.items() if count]
-    if index.encoder_fp(connection) != generation.encoder_fp:
-        reasons.append(f"the fingerprint inside {index.name} is not the generation's")
-    if not index.is_built(connection):
-        reasons.append(f"the HNSW index of {index.name} is missing or invalid")
-    if not generation.seeded:
-        reasons.append("the backfill did not reach every document")
-    totals = connection.execute(
-        sa.text(
-            "SELECT count(*) FILTER (WHERE NOT deleted) AS documents, coalesce(sum(n_chunks), 0)::bigint AS chunks "
-            "FROM ledger WHERE gen = :gen"
-        ),
-        {"gen": generation.gen},
-    ).one()
-    return Verdict(not reasons, tuple(reasons), {**found, **totals._mapping})

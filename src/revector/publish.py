@@ -20,6 +20,7 @@ from revector.registry.engine import repeated, transaction
 from revector.registry.work import Item
 from revector.stores.pgvector import PgVectorIndex, Row
 
+_VERSIONS = "unnest(CAST(:ids AS text[]), CAST(:versions AS bigint[])) AS s(doc_id, version)"
 MAX_HALF = float(np.finfo(np.float16).max)
 
 
@@ -157,7 +158,13 @@ class Applier:
         dead = {item.doc_id for item in prepared.tombstones}
         same = {item.doc_id for item in prepared.unchanged}
         with transaction(self._engine) as connection:
-            consumed = self._consume(connection, candidates)
+            current = self._lock_current(connection, candidates)
+            crash_at("publish.after_lock")
+            # Asked again under the locks: a repair may have taken back what the ledger showed.
+            shown = work.shown_unchanged(connection, self.generation.gen, prepared.unchanged) if same else set()
+            consumed = self._take(
+                connection, {doc_id: v for doc_id, v in current.items() if doc_id not in same - shown}
+            )
             crash_at("publish.after_consume")
             self._index.replace(connection, sorted(consumed - same), _rows(part, consumed))
             crash_at("publish.after_rows")
@@ -172,17 +179,15 @@ class Applier:
         crash_at("publish.after_commit")
         return consumed
 
-    def _consume(self, connection: sa.Connection, candidates: dict[str, int]) -> set[str]:
-        """Lock what is still current, check the generation, and take the items: only one publisher can have each."""
+    def _lock_current(self, connection: sa.Connection, candidates: dict[str, int]) -> dict[str, int]:
+        """Lock the documents that are still what was embedded, and prove that the generation takes it."""
         gen = self.generation
-        values = {"cid": gen.cid, "gen": gen.gen, "ids": list(candidates), "versions": list(candidates.values())}
-        source = "unnest(CAST(:ids AS text[]), CAST(:versions AS bigint[])) AS s(doc_id, version)"
         current = connection.execute(
             sa.text(
-                f"SELECT d.doc_id, d.version FROM {source} JOIN document d ON d.cid = :cid AND d.doc_id = s.doc_id "
+                f"SELECT d.doc_id, d.version FROM {_VERSIONS} JOIN document d ON d.cid = :cid AND d.doc_id = s.doc_id "
                 "WHERE d.version = s.version ORDER BY d.doc_id FOR SHARE OF d SKIP LOCKED"
             ),
-            values,
+            {"cid": gen.cid, "ids": list(candidates), "versions": list(candidates.values())},
         ).all()
         alive = connection.scalar(
             sa.text("SELECT live AND encoder_fp = :fp FROM generation WHERE gen = :gen FOR SHARE"),
@@ -193,16 +198,18 @@ class Applier:
                 f"generation {gen.gen} is no longer live or has another encoder; {len(candidates)} results were "
                 "dropped, the documents are untouched."
             )
-        crash_at("publish.after_lock")
-        values |= {"ids": [row.doc_id for row in current], "versions": [row.version for row in current]}
+        return {row.doc_id: row.version for row in current}
+
+    def _take(self, connection: sa.Connection, current: dict[str, int]) -> set[str]:
+        """Consume the work items: only one publisher can have each."""
         taken = connection.scalars(
             sa.text(
                 # In id order, so that two publishers of the same items wait for each other instead of deadlocking.
-                f"WITH held AS MATERIALIZED (SELECT p.doc_id FROM {source} JOIN pending p ON p.gen = :gen AND "
+                f"WITH held AS MATERIALIZED (SELECT p.doc_id FROM {_VERSIONS} JOIN pending p ON p.gen = :gen AND "
                 "p.doc_id = s.doc_id WHERE p.version <= s.version ORDER BY p.doc_id FOR UPDATE OF p) DELETE FROM "
                 "pending p USING held WHERE p.gen = :gen AND p.doc_id = held.doc_id RETURNING p.doc_id"
             ),
-            values,
+            {"gen": self.generation.gen, "ids": list(current), "versions": list(current.values())},
         )
         return set(taken)
 

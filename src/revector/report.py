@@ -47,6 +47,72 @@ class Plan:
     warnings: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A figure for the whole collection, with the ends of its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def times(self, factor: float) -> Estimate:
+        """Return the estimate of something that is ``factor`` times as much."""
+        return Estimate(self.value * factor, self.low * factor, self.high * factor)
+
+
+@dataclass(frozen=True, slots=True)
+class StepTime:
+    """How long a step took in a rehearsal, in seconds, and would take for the whole collection if ``assumes`` holds."""
+
+    step: str
+    rehearsed_s: float
+    estimated_s: Estimate
+    assumes: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsed:
+    """What a rehearsal found: ``refusals`` say why the real migration would be refused, and are empty if it would not.
+
+    ``rollback`` is None where there is nothing to go back to, or the copy was not moved; ``kept`` names the schema that
+    still holds the copy.
+    """
+
+    collection: str
+    revision: str
+    active_revision: str | None
+    seed: int
+    documents: int
+    sampled: int
+    labelled: int
+    queries_usable: int
+    steps: tuple[StepTime, ...]
+    total_s: Estimate
+    pauses_ms: Mapping[str, float]
+    chunks: Estimate
+    tokens: Estimate
+    chunks_per_document: float
+    tokens_per_s: float
+    documents_per_s: float
+    truncated: Estimate
+    index_bytes: Estimate
+    memory_bytes: Estimate
+    archive_bytes: Estimate
+    active_bytes: int
+    embedding_hours: Estimate
+    gate: Mapping[str, Any] | None
+    verify: Mapping[str, Any]
+    rollback: Mapping[str, Any] | None
+    dead_letters: int
+    dead_expected: Estimate
+    dead_reasons: Mapping[str, str]
+    refusals: tuple[str, ...]
+    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+    wall_s: float = 0.0
+    kept: str | None = None
+
+
 def read_status(connection: sa.Connection, name: str, *, labels: str | None = None) -> dict[str, Any]:
     """Return where a collection stands: slots, open migration with progress and lag, rollback window, dead letters.
 
@@ -195,7 +261,7 @@ def broken_links(connection: sa.Connection, name: str) -> list[int]:
     return list(
         connection.scalars(
             sa.text(
-                "SELECT seq FROM (SELECT e.seq, e.hash, revector.event_hash(coalesce(lag(e.hash) OVER (ORDER BY "
+                "SELECT seq FROM (SELECT e.seq, e.hash, event_hash(coalesce(lag(e.hash) OVER (ORDER BY "
                 "seq), ''), e) AS expected, seq - lag(seq, 1, 0::bigint) OVER (ORDER BY seq) AS gap FROM event e "
                 "WHERE e.cid = :cid) c WHERE hash <> expected OR gap <> 1 ORDER BY seq"
             ),

@@ -65,7 +65,7 @@ class Searcher:
     """Searches one collection through its alias, or a named generation."""
 
     def __init__(self, engine: sa.Engine, collection: str, encoders: Encoders) -> None:
-        self._engine, self._collection, self._encoders = engine, collection, encoders
+        self._engine, self._collection, self.encoders = engine, collection, encoders
         self._generations: dict[int, Generation] = {}
 
     def search(
@@ -88,7 +88,7 @@ class Searcher:
         for _ in range(MOVED):
             pinned = self.resolve(generation)
             started = time.perf_counter()
-            vector = self._encoders.of(pinned).encode_query([query])[0]
+            vector = self.encoders.of(pinned).encode_query([query])[0]
             encode_ms = (time.perf_counter() - started) * 1_000
             try:
                 answer = self.search_vector(
@@ -132,7 +132,7 @@ class Searcher:
 
     def encode(self, pinned: Generation, queries: list[str]) -> Vectors:
         """Embed queries with exactly the generation's encoder: float32 ``(len(queries), dim)``."""
-        return self._encoders.of(pinned).encode_query(queries)
+        return self.encoders.of(pinned).encode_query(queries)
 
     def search_vector(
         self,

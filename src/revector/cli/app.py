@@ -16,6 +16,7 @@ from revector.cli import (
     commands_revisions,
     commands_search,
     commands_services,
+    commands_verify,
 )
 from revector.cli.exits import BROKEN_PIPE, INTERRUPTED, epilog
 from revector.cli.output import Output
@@ -87,6 +88,7 @@ for module in (
     commands_project,
     commands_revisions,
     commands_migration,
+    commands_verify,
     commands_documents,
     commands_search,
     commands_services,

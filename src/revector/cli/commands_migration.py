@@ -1,9 +1,10 @@
-"""Commands that move a migration: plan, upgrade, approve, rollback, abort, retire, and status."""
+"""Commands that move a migration: plan, rehearse, upgrade, approve, rollback, abort, retire, and status."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +16,7 @@ from revector.cli.options import Collection, Json, ProjectPath, Reason, Session,
 from revector.cli.output import as_json, pairs, size, span
 from revector.cli.progress import reporting
 from revector.cli.screens import status_screen, step_line
-from revector.errors import ConfigError
+from revector.errors import ConfigError, GateFailed
 
 if TYPE_CHECKING:
     from revector.migrator import Migrator
@@ -28,7 +29,7 @@ Target = Annotated[str | None, typer.Argument(metavar="[REVISION]", help="Id, un
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    for command in (plan, upgrade, status, approve, rollback, abort, retire):
+    for command in (plan, rehearse, upgrade, status, approve, rollback, abort, retire):
         app.command(rich_help_panel=_PANEL)(command)
 
 
@@ -48,6 +49,39 @@ def plan(rev: Target = None, *, collection: Collection = None, project: ProjectP
         raise typer.Exit(NOTHING_TO_DO)
     if found.warnings:
         raise typer.Exit(CHECK_FAILED)
+
+
+def rehearse(
+    rev: Target = None,
+    *,
+    sample: Annotated[
+        str,
+        typer.Option(metavar="N|SHARE", help="Documents (1000) or a share of them (5%, 0.05); labelled ones first."),
+    ] = "1000",
+    seed: Annotated[int, typer.Option(help="Another seed draws other documents.")] = 0,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the copy until the next rehearsal.")] = False,
+    collection: Collection = None,
+    project: ProjectPath = None,
+    json: Json = False,
+) -> None:
+    """Run the migration and a rollback on a sampled copy that serves nobody, and say what the real one would take.
+
+    Exit code 0: nothing in the sample would stop it; 5: it would be refused.
+
+    For example:
+      revector rehearse
+      revector rehearse 3f2a --sample 5% --json
+    """
+    from revector.cli.rehearsal_page import rehearsal_page
+
+    size, share = _sample(sample)
+    session = open_session(project, collection, as_json=json)
+    with reporting(quiet=json) as progress:
+        rehearsal = session.project.rehearsal(session.collection, progress=progress)
+        found = rehearsal.run(rev, size=size, share=share, seed=seed, keep=keep)
+    session.out.show(found, lambda console: rehearsal_page(found, console))
+    if found.refusals:
+        raise typer.Exit(GateFailed.exit_code)
 
 
 def upgrade(
@@ -194,6 +228,17 @@ def retire(
     if now and reason is None:
         raise ConfigError("retire --now gives up the rollback window and needs a --reason. Nothing was changed.")
     _move(project, collection, json, lambda migrator: migrator.retire(reason or "window over", now=now))
+
+
+def _sample(text: str) -> tuple[int, float | None]:
+    """Return the number of documents and the share that ``--sample`` asks for: one of them counts."""
+    with suppress(ValueError):
+        if text.endswith("%"):
+            return 1, float(text[:-1]) / 100
+        return (int(text), None) if text.isdecimal() else (1, float(text))
+    raise ConfigError(
+        f"--sample is a number of documents or a share such as 5% or 0.05, found {text!r}. Nothing has run."
+    )
 
 
 def _move(project: Any, collection: str | None, json: bool, move: Callable[[Migrator], Outcome]) -> None:

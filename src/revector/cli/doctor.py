@@ -12,6 +12,8 @@ from revector.errors import ConfigError, RevectorError
 from revector.labels import check_against, load_labels
 from revector.registry.collections import read_collection, read_generation
 from revector.registry.engine import SCHEMA_VERSION, check_schema
+from revector.registry.scratch import leftovers
+from revector.rehearsal import clear_leftovers
 from revector.revisions import RevisionGraph
 
 
@@ -25,15 +27,17 @@ class Check:
 
 
 def examine(project: Project) -> list[Check]:
-    """Look at everything that a migration of this project needs; nothing is changed."""
-    checks = [_check("database", lambda: _server(project))]
+    """Look at everything that a migration of this project needs; only what dead rehearsals left behind is removed."""
+    checks, tables = [_check("database", lambda: _server(project))], False
     if checks[-1].ok:
         checks.append(_check("pgvector", lambda: _extension(project)))
         checks.append(_check("tables", lambda: _tables(project)))
+        tables = checks[-1].ok
+        checks.append(_check("rehearsals", lambda: _rehearsals(project)))
     if not project.settings.collections:
         checks.append(Check("collections", ok=False, detail="none; add a [collections.<name>] table to revector.toml."))
     for name in sorted(project.settings.collections):
-        checks.extend(_collection(project, name, with_tables=checks[-1].ok))
+        checks.extend(_collection(project, name, with_tables=tables))
     return checks
 
 
@@ -62,6 +66,14 @@ def _extension(project: Project) -> str:
 def _tables(project: Project) -> str:
     check_schema(project.raw_engine)
     return f"schema version {SCHEMA_VERSION}"
+
+
+def _rehearsals(project: Project) -> str:
+    removed = clear_leftovers(project.raw_engine, project.archive)
+    kept = [one.schema for one in leftovers(project.raw_engine) if one.kept]
+    said = [f"removed {', '.join(removed)}, left behind by a rehearsal that died"] if removed else []
+    said += [f"kept until the next rehearsal: {', '.join(kept)}"] if kept else []
+    return "; ".join(said) or "nothing is left of any"
 
 
 def _collection(project: Project, name: str, *, with_tables: bool) -> Iterator[Check]:

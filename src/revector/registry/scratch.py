@@ -1,4 +1,4 @@
-"""Scratch schemas: the protocol's tables once more, empty, beside the real ones; made by the same SQL, removed whole."""
+"""Scratch schemas: the protocol's tables once more, empty, made by the same SQL as the real ones, removed whole."""
 
 from __future__ import annotations
 
@@ -74,12 +74,13 @@ class Scratch:
             sql = _OUR_NAMES.sub(f"{self.schema}.", path.read_text(encoding="utf-8"))
             driver: Any = connection.connection.driver_connection
             driver.execute(sql)  # as the schema's own versions do it: without parameters, percent signs and all
-        connection.exec_driver_sql(
-            f"ALTER TABLE {self.schema}.collection ALTER COLUMN cid RESTART WITH {first_cid}"
-        )
+        connection.exec_driver_sql(f"ALTER TABLE {self.schema}.collection ALTER COLUMN cid RESTART WITH {first_cid}")
         return str(
             connection.scalar(
-                sa.text("SELECT nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = extnamespace WHERE extname = 'vector'")
+                sa.text(
+                    "SELECT nspname FROM pg_extension JOIN pg_namespace n ON n.oid = extnamespace WHERE extname = "
+                    "'vector'"
+                )
             )
         )
 

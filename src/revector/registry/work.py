@@ -289,21 +289,26 @@ def applied_unchanged(engine: sa.Engine, gen: int, items: Sequence[Item]) -> set
     ledger cannot go back behind what is seen here.
     """
     with engine.connect() as connection:
-        return set(
-            connection.scalars(
-                sa.text(
-                    "SELECT l.doc_id FROM unnest(CAST(:ids AS text[]), CAST(:hashes AS text[]), CAST(:tombstones AS "
-                    "bigint[])) i(doc_id, hash, tombstone) JOIN ledger l ON l.gen = :gen AND l.doc_id = i.doc_id "
-                    "WHERE l.content_hash = i.hash AND l.version > i.tombstone"
-                ),
-                {
-                    "gen": gen,
-                    "ids": [item.doc_id for item in items],
-                    "hashes": [item.content_hash for item in items],
-                    "tombstones": [item.tombstone_version for item in items],
-                },
-            )
+        return shown_unchanged(connection, gen, items)
+
+
+def shown_unchanged(connection: sa.Connection, gen: int, items: Sequence[Item]) -> set[str]:
+    """``applied_unchanged`` in a transaction of the caller's."""
+    return set(
+        connection.scalars(
+            sa.text(
+                "SELECT l.doc_id FROM unnest(CAST(:ids AS text[]), CAST(:hashes AS text[]), CAST(:tombstones AS "
+                "bigint[])) i(doc_id, hash, tombstone) JOIN ledger l ON l.gen = :gen AND l.doc_id = i.doc_id "
+                "WHERE l.content_hash = i.hash AND l.version > i.tombstone"
+            ),
+            {
+                "gen": gen,
+                "ids": [item.doc_id for item in items],
+                "hashes": [item.content_hash for item in items],
+                "tombstones": [item.tombstone_version for item in items],
+            },
         )
+    )
 
 
 @repeated
