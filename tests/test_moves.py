@@ -654,3 +654,22 @@ def test_a_migration_under_writes_ends_equal_to_the_documents(served: World) -> 
     served.settle()
     for role in ("active", "standby"):
         assert served.differences(served.generation(role)) == []
+
+
+def test_what_is_dropped_leaves_no_rows_and_no_files(world: World) -> None:
+    world.put(60)
+    world.upgrade("a100")
+    world.upgrade("b200")
+    old, archive = world.generation("standby"), world.project.archive
+    assert (archive / old.physical_name).exists()
+    world.migrator.retire("done", now=True)
+    assert not (archive / old.physical_name).exists()
+    for table in ("pending", "ledger", "part", "shard"):
+        assert world.value(f"SELECT count(*) FROM {table} WHERE gen = :gen", gen=old.gen) == 0
+    assert (archive / world.generation().physical_name).exists()
+
+
+def test_the_planner_knows_the_size_of_what_it_searches(served: World) -> None:
+    known = "SELECT min(reltuples) FROM pg_class WHERE oid = ANY(CAST(:names AS regclass[]))"
+    names = [served.generation().physical_name, "document", "ledger"]
+    assert served.value(known, names=names) >= 120

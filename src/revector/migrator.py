@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -301,7 +302,9 @@ class Migrator:
         return self._advance(generation, "backfill", token, shards=len(shards))
 
     def _index(self, generation: Generation, token: int) -> Mapping[str, Any]:
-        built = moves.index_of(generation).build(self._engine, self._progress)
+        index = moves.index_of(generation)
+        built = index.build(self._engine, self._progress)
+        index.analyze(self._engine)
         crash_at("index.after_build")
         return self._advance(generation, "index", token, built=built)
 
@@ -399,6 +402,7 @@ class Migrator:
                 time.sleep(left_s)
                 self._progress.done()
             moves.drop(self._engine, generation, actor=self._actor)
+            shutil.rmtree(self._settings.archive / generation.physical_name, ignore_errors=True)
             dropped.append(generation.gen)
         return dropped
 

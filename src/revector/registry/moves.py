@@ -370,7 +370,8 @@ def drop(engine: sa.Engine, generation: Generation, *, actor: str) -> None:
         index_of(generation).drop(connection)
         crash_at("drop.after_table")
         work.forget_work(connection, generation.gen)
-        connection.execute(sa.text("DELETE FROM ledger WHERE gen = :gen"), {"gen": generation.gen})
+        for table in ("ledger", "part", "shard"):
+            connection.execute(sa.text(f"DELETE FROM {table} WHERE gen = :gen"), {"gen": generation.gen})
         connection.execute(sa.text("UPDATE generation SET dropped = true WHERE gen = :gen"), {"gen": generation.gen})
         add_event(connection, generation.cid, actor, "drop", generation.gen, {"physical": generation.physical_name})
     crash_at("drop.after_commit")

@@ -147,8 +147,17 @@ class PgVectorIndex:
                     f"{self.spec.storage}_cosine_ops) WITH (m = {self.spec.m}, ef_construction = "
                     f"{self.spec.ef_construction})"
                 )
-            run(f"ANALYZE {self.name}")
             return True
+
+    def analyze(self, engine: sa.Engine) -> None:
+        """Tell the planner how large the tables of a search are now.
+
+        After a load it takes the documents for few, and would read them all instead of asking the ANN index.
+        """
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql("SET statement_timeout = 0")
+            connection.exec_driver_sql(f"ANALYZE {self.name}, document, ledger")
+            connection.exec_driver_sql("RESET statement_timeout")
 
     def search(
         self,

@@ -1,0 +1,151 @@
+"""Layer L7: plants each seeded bug and asks the other layers to find it; says which one did, and after how much.
+
+    python -m evaluation.reliability.hunt [--only NAME,…] [--effort N] [--seed N] [--processes N] [--results PATH]
+
+Each bug has a process and a database of its own. Its layers are asked in their order, each with a budget that grows
+with ``--effort``, until one of them reports a broken promise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from evaluation.bench.common import Figure
+from evaluation.reliability.arena import database, server
+from evaluation.reliability.bugs import BUGS, Bug, plant
+from evaluation.reliability.pieces import RESULTS, Piece, add_piece
+
+HISTORIES, INTERLEAVINGS, ROUNDS = 400, 40, 1
+"""What one unit of effort buys of each layer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caught:
+    """A hunt's end: the layer that saw the bug (None: nobody did), after how many tries, and as what."""
+
+    name: str
+    says: str
+    races: tuple[str, ...]
+    caught_by: str | None
+    tries: int
+    took_s: float
+    shown_as: str
+
+
+Sighting = tuple[int, str]
+"""How many tries it took, and which promise broke, in words."""
+
+
+def _model(bug: Bug, _url: str, _seed: int, _effort: int) -> Sighting | None:
+    from evaluation.reliability.model import hunt
+
+    found = hunt(bug.guard or bug.name)
+    return None if found is None else (1, str(found).splitlines()[0])
+
+
+def _simulation(bug: Bug, url: str, seed: int, effort: int) -> Sighting | None:
+    from evaluation.reliability.simulation import run_histories
+
+    seeds = range(seed, seed + HISTORIES * effort)
+    found = run_histories(url, seeds, plant=partial(plant, bug.name))
+    return (found[0].seed - seed + 1, f"{found[0].promise}: {found[0].detail}") if found else None
+
+
+def _interleavings(bug: Bug, url: str, seed: int, effort: int) -> Sighting | None:
+    from evaluation.reliability.interleave import run_interleavings
+
+    seeds = range(seed, seed + INTERLEAVINGS * effort)
+    found = run_interleavings(url, seeds, plant=partial(plant, bug.name)).findings
+    return (found[0][0] - seed + 1, f"{found[0][1].promise}: {found[0][1].detail}") if found else None
+
+
+def _crashes(bug: Bug, url: str, seed: int, _effort: int) -> Sighting | None:
+    from evaluation.reliability.crashes import run_points
+
+    with tempfile.TemporaryDirectory() as folder:
+        found = run_points(url, Path(folder), seed=seed, plant=bug.name)
+    return (len(found.kills), str(found.findings[0])) if found.findings else None
+
+
+def _faults(bug: Bug, url: str, seed: int, effort: int) -> Sighting | None:
+    from evaluation.reliability.faults import run_faults
+
+    for turn in range(ROUNDS * effort):
+        found = run_faults(url, seed=seed + turn, only=("encoder", "clock"), plant=partial(plant, bug.name))
+        if found:
+            return turn + 1, str(found[0])
+    return None
+
+
+LAYERS: dict[str, Callable[[Bug, str, int, int], Sighting | None]] = {
+    "L0": _model,
+    "L1": _simulation,
+    "L2": _interleavings,
+    "L3": _crashes,
+    "L4": _faults,
+}
+
+
+def hunt_bug(name: str, seed: int, effort: int) -> Caught:
+    """Ask a bug's layers for it, best first."""
+    bug, started = BUGS[name], time.monotonic()
+    layer, tries, shown_as = None, 0, ""
+    with server() as at:
+        for layer_name in bug.layers:
+            with database(at) as url:
+                seen = LAYERS[layer_name](bug, url, seed, effort)
+            if seen is not None:
+                layer, (tries, shown_as) = layer_name, seen
+                break
+    took_s = round(time.monotonic() - started, 1)
+    return Caught(name, bug.says, bug.races, layer, tries, took_s, shown_as[:300])
+
+
+def figures(pieces: Sequence[Piece]) -> list[Figure]:
+    """Return how many bugs were caught, by whom, over all pieces."""
+    latest: dict[str, dict[str, Any]] = {bug["name"]: bug for piece in pieces for bug in piece["bugs"]}
+    caught = [bug for bug in latest.values() if bug["caught_by"]]
+    by = {layer: sum(bug["caught_by"] == layer for bug in caught) for layer in sorted({b["caught_by"] for b in caught})}
+    return [
+        Figure("seeded bugs planted", len(latest), "bugs", str(len(BUGS)), len(latest) == len(BUGS)),
+        Figure("seeded bugs caught", len(caught), "bugs", str(len(latest)), len(caught) == len(latest)),
+        *(Figure(f"caught by {layer}", count, "bugs") for layer, count in by.items()),
+    ]
+
+
+def main() -> int:
+    """Read the command line and hunt; return 1 if a bug got away."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default=",".join(BUGS), help="names, default: all")
+    parser.add_argument("--effort", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=20_261_120)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--results", type=Path, default=RESULTS / "hunt.json")
+    given = parser.parse_args()
+    done: list[Caught] = []
+    with ProcessPoolExecutor(given.processes, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
+        hunts = [pool.submit(hunt_bug, name, given.seed, given.effort) for name in given.only.split(",")]
+        for one in as_completed(hunts):
+            done.append(one.result())
+            by = f"caught by {done[-1].caught_by} after {done[-1].tries}" if done[-1].caught_by else "NOT caught"
+            print(f"{len(done):3}/{len(hunts)} {done[-1].name:24} {by}, {done[-1].took_s} s  {done[-1].shown_as[:80]}")
+    order = list(BUGS)
+    piece = {
+        "seed": given.seed,
+        "effort": given.effort,
+        "bugs": [asdict(one) for one in sorted(done, key=lambda one: order.index(one.name))],
+    }
+    return 0 if add_piece(given.results, piece, figures, "evaluation.reliability.hunt") else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
