@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test up clean lock
+.PHONY: demo test up prove prove-long clean lock
 
 demo: $(INSTALLED)  ## the main job on this machine, on a real corpus, through Airflow
 	$(BIN)/revector demo
@@ -13,6 +13,12 @@ up: $(INSTALLED)  ## PostgreSQL, worker, Airflow and the page, until Ctrl-C
 
 test: $(INSTALLED)  ## the whole test suite
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+prove: $(INSTALLED)  ## tries to break the promises, for minutes; its report is .revector/proof/REPORT.md
+	$(BIN)/python -m evaluation.reliability.prove
+
+prove-long: $(INSTALLED)  ## the same for an hour or more; its report is evaluation/reliability/REPORT.md
+	$(BIN)/python -m evaluation.reliability.prove --size long
 
 clean:  ## removes everything that the targets above made
 	@if [ -x $(BIN)/revector ]; then $(BIN)/revector db remove --yes; fi

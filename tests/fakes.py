@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from revector.encoders import PROBES
 from revector.encoders.hashing import HashingEncoder
 from revector.interfaces import Vectors
+from revector.publish import FRAME
 from revector.spec import ModelSpec
 
 Hook = Callable[[Sequence[str], Vectors], Any]
@@ -52,6 +55,13 @@ class WatchedEncoder:
         vectors = self._inner.encode_document(texts)
         if tuple(texts) == PROBES:
             return vectors
+        if len(texts) > 1 and (texts[0], texts[-1]) == (PROBES[FRAME[0]], PROBES[FRAME[1]]):
+            found = np.asarray(self._watched(texts[1:-1], vectors[1:-1]))
+            fits = found.ndim == 2 and found.shape[1] == vectors.shape[1]
+            return np.concatenate([vectors[:1], found, vectors[-1:]]) if fits else found
+        return self._watched(texts, vectors)
+
+    def _watched(self, texts: Sequence[str], vectors: Vectors) -> Any:
         self.calls += 1
         if self.hook is not None:
             vectors = self.hook(texts, vectors)

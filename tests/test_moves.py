@@ -29,7 +29,7 @@ from revector.interfaces import Document
 from revector.lifecycle import FORWARD, Phase
 from revector.registry import moves, work
 from revector.registry.control import Control, control, take_lease
-from revector.report import broken_links
+from revector.report import Outcome, broken_links
 from worlds import World, document
 
 B200 = 'model = ModelSpec(name="hashing:seed2", dim=128)'
@@ -415,7 +415,7 @@ def test_aborting_leaves_what_is_served_and_the_revision_can_be_run_again(served
     assert tables(served) == {before.physical_name}
     assert served.documents.put("d00001", "melon kiwi").changed
     assert served.value("SELECT count(*) FROM pending") == 1
-    refuses(served, StateError, lambda: served.migrator.abort("again"), "no migration to abort")
+    assert not served.migrator.abort("a retry after a lost reply").changed
     served.upgrade("b200")
     assert served.generation().revision == "b200"
     assert served.differences(served.generation()) == []
@@ -673,3 +673,50 @@ def test_the_planner_knows_the_size_of_what_it_searches(served: World) -> None:
     known = "SELECT min(reltuples) FROM pg_class WHERE oid = ANY(CAST(:names AS regclass[]))"
     names = [served.generation().physical_name, "document", "ledger"]
     assert served.value(known, names=names) >= 120
+
+
+def test_a_swap_that_is_retried_after_a_person_rolled_back_stays_back(approved: World) -> None:
+    began = approved.migrator.epoch()
+    approved.migrator.run("swap", "b200", began=began)
+    old = approved.generation("standby")
+    approved.migrator.rollback("answers are bad")
+    with pytest.raises(StaleRun, match="rolled back after this run began"):
+        approved.migrator.run("swap", "b200", began=began)
+    assert approved.generation().gen == old.gen
+    assert approved.upgrade("b200")[-1].changed, "who begins anew goes forward again"
+
+
+def test_an_upgrade_that_slept_through_a_swap_and_a_rollback_does_not_undo_the_rollback(served: World) -> None:
+    old = served.generation()
+
+    def sleep_after_approval(outcome: Outcome) -> None:
+        if outcome.step == "approve":
+            served.upgrade("b200")
+            served.migrator.rollback("answers are bad")
+
+    with pytest.raises(StaleRun):
+        served.migrator.upgrade("b200", on_step=sleep_after_approval)
+    assert served.generation().gen == old.gen
+
+
+def test_evidence_is_not_measured_while_a_write_with_a_lower_number_is_in_flight(served: World) -> None:
+    served.upgrade("b200", to="verify")
+    rewritten = "UPDATE document SET content = content || ' rewritten' WHERE doc_id < 'd00060'"
+    with served.engine.connect() as slow:
+        slow.execute(sa.text(rewritten))
+        served.documents.put("d00119", "a later number, committed first")
+        with pytest.raises(GateBusy):
+            served.migrator.run("gate", "b200")
+        slow.commit()
+    served.migrator.run("gate", "b200")
+    served.sql(rewritten)
+    with served.engine.connect() as connection:
+        assert "more than 10" in str(moves.stale_evidence(connection, served.generation("building")))
+
+
+def test_a_decision_that_was_overtaken_moves_nothing(swapped: World) -> None:
+    decided = swapped.migrator.epoch()
+    swapped.migrator.rollback("somebody was faster")
+    with pytest.raises(StaleRun):
+        swapped.migrator.run("retire", reason="the window's question was answered", now=True, epoch=decided)
+    assert swapped.collection.standby_gen is not None

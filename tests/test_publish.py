@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from revector.errors import EncoderError
+from revector.errors import EncoderError, GenerationGone
 from revector.interfaces import Document
-from revector.publish import Applier, GenerationGone, Prepared
+from revector.publish import Applier, Prepared
 from revector.registry import work
 from revector.registry.repair import rearm
 from worlds import World

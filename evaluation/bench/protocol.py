@@ -343,24 +343,29 @@ def visibility(root: Path, _chosen: Any) -> list[Figure]:
     """What the visibility check adds to a search for 20 candidates among 100,000 documents, paired."""
     project, rows = _project(root, to="a100", documents=1_000), 100_000
     _fill(project, rows, vectors=True)
-    pinned = project.searcher(COLLECTION).resolve()
-    bare = sa.text(
-        f"SELECT doc_id FROM {pinned.physical_name} ORDER BY embedding <=> CAST(:q AS vector({DIM})) LIMIT 20"
-    )
-    draw, added = np.random.default_rng(0), list[float]()
+    pinned, said = project.searcher(COLLECTION).resolve(), list[tuple[str, Any]]()
+    sa.event.listen(project.engine, "before_cursor_execute", lambda *args: said.append((args[2], args[3])))
+    project.searcher(COLLECTION).search_vector(pinned, np.ones(DIM, np.float32), 5)
+    (settings, set_to), (search, values) = said
+    bare = f"SELECT doc_id FROM {pinned.physical_name} ORDER BY embedding <=> %(query)s::vector({DIM}) LIMIT 20"
+    draw, took = np.random.default_rng(0), dict[str, list[float]](search=[], bare=[])
     with project.engine.connect() as connection:
-        for _ in range(600):
-            query = draw.standard_normal(DIM).astype(np.float32)
+        connection.exec_driver_sql(settings, set_to)
+        for turn in range(1_200):
+            if turn % 2 == 0:
+                values = values | {"query": json.dumps(draw.standard_normal(DIM).tolist())}
+            kind, statement = (("search", search), ("bare", bare))[(turn + turn // 2) % 2]
             began = time.perf_counter()
-            connection.execute(bare, {"q": json.dumps(query.tolist())}).all()
-            middle = time.perf_counter()
-            project.searcher(COLLECTION).search_vector(pinned, query, 5)
-            added.append((time.perf_counter() - middle - (middle - began)) * 1_000)
-    p95 = round(float(np.percentile(added[100:], 95)), 2)
+            connection.exec_driver_sql(statement, values).all()
+            took[kind].append((time.perf_counter() - began) * 1_000)
+    added = np.array(took["search"][100:]) - np.array(took["bare"][100:])
+    p95 = round(float(np.percentile(added, 95)), 2)
+    what = "what visibility, alias check and texts of 20 candidates add"
     return [
         Figure(f"documents in the index, {DIM} dimensions, HNSW", rows, "documents"),
-        Figure("visibility, texts and alias check of 20 candidates, p50", round(statistics.median(added), 2), "ms"),
-        Figure("visibility, texts and alias check of 20 candidates, p95", p95, "ms", "at most 2", p95 <= 2),
+        Figure("the bare ANN scan, p50", round(statistics.median(took["bare"]), 2), "ms"),
+        Figure(f"{what}, p50", round(float(np.median(added)), 2), "ms"),
+        Figure(f"{what}, p95", p95, "ms", "at most 2", p95 <= 2),
     ]
 
 
@@ -388,12 +393,12 @@ def _fill(project: Project, rows: int, *, vectors: bool) -> None:
     """Put generated documents and what belongs to them straight into the tables; triggers are switched off for it."""
     with project.engine.begin() as connection:
         run = connection.exec_driver_sql
-        run("ALTER TABLE document DISABLE TRIGGER ALL")
+        run("ALTER TABLE document DISABLE TRIGGER USER")
         run(
             "INSERT INTO document (cid, doc_id, version, content, content_hash) SELECT c.cid, 'x' || n, 1000000 + n, "
             f"'words number ' || n, md5(n::text) FROM collection c, generate_series(1, {rows}) n"
         )
-        run("ALTER TABLE document ENABLE ALWAYS TRIGGER ALL")
+        run("ALTER TABLE document ENABLE TRIGGER USER")
         run(
             "INSERT INTO ledger (gen, doc_id, version, deleted, n_chunks, content_hash) SELECT s.gen, d.doc_id, "
             "d.version, false, 1, d.content_hash FROM slot s JOIN document d USING (cid) WHERE d.version > 1000000"
@@ -403,8 +408,9 @@ def _fill(project: Project, rows: int, *, vectors: bool) -> None:
             for name in names:
                 run(f"DROP INDEX {name}_hnsw")
                 run(
-                    f"INSERT INTO {name} SELECT 'x' || n, 0, 1000000 + n, 0, 10, (SELECT array_agg(random() - 0.5 + 0 "
-                    f"* n) FROM generate_series(1, {DIM}))::vector FROM generate_series(1, {rows}) n"
+                    f"INSERT INTO {name} SELECT 'x' || n, 0, 1000000 + n, 0, 10, v.a::vector FROM generate_series(1, "
+                    f"{rows}) n, LATERAL (SELECT array_agg(random() - 0.5) FROM generate_series(1, {DIM}) WHERE n > 0) "
+                    "v(a)"
                 )
                 run(f"CREATE INDEX {name}_hnsw ON {name} USING hnsw (embedding vector_cosine_ops)")
     with project.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from revector import archive, searcher
+from revector import archive, publish, searcher
 from revector.encoders import check
 from revector.lifecycle import Phase
 from revector.migrator import Migrator
@@ -137,8 +137,8 @@ def cache_by_text() -> Iterator[None]:
 def retire_without_lock() -> Iterator[None]:
     """Decide on a retirement first, and take the gate then."""
 
-    def retire(self: Any, why: str, *, now: bool) -> Outcome:
-        del now
+    def retire(self: Any, why: str, *, now: bool, epoch: int | None) -> Outcome:
+        del now, epoch
         decided = self._collection().standby_gen
         if decided is None:
             return Outcome("retire", "", Phase.COMPLETED, bool(self._drop_ended(wait=True)), {"dropped": []})
@@ -238,7 +238,7 @@ def seed_ends_on_error() -> Iterator[None]:
 
 @contextmanager
 def short_batch_accepted() -> Iterator[None]:
-    """Stretch a reply to the number of texts."""
+    """Stretch a reply to the number of texts, and do not look at the probe texts around it."""
     original = check_vectors
 
     def lenient(vectors: Any, count: int, dim: int) -> Any:
@@ -247,7 +247,7 @@ def short_batch_accepted() -> Iterator[None]:
             found = np.resize(found, (count, dim))
         return original(found, count, dim)
 
-    with replaced(original, lenient):
+    with replaced(original, lenient), _attribute(publish, "MIN_COSINE", -2.0):
         yield
 
 

@@ -15,6 +15,7 @@ server belongs to one state folder and outlives the process that started it; onl
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -138,12 +139,20 @@ def ensure_running(state_folder: Path) -> str:
     if url := _answering(state):
         return url
     _make_state(state)
-    with _locked(state):
-        if url := _answering(state):
-            return url
-        server = _prepare(state)
-        _bring_up(server)
-        _complete(server)
+    try:
+        with _locked(state):
+            if url := _answering(state):
+                return url
+            server = _prepare(state)
+            _bring_up(server)
+            _complete(server)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DatabaseUnavailable(
+            f"The embedded PostgreSQL of {state} cannot be started: {error.strerror}. Its data is as it was. Free "
+            "space there, then repeat the call."
+        ) from error
     return server.url
 
 

@@ -12,8 +12,8 @@ from revector.interfaces import Chunker, Encoder
 from revector.registry.collections import Generation
 from revector.spec import ModelSpec
 
-MODEL_ERRORS = (EncoderError, RuntimeError, ValueError, TypeError, IndexError, MemoryError)
-"""What models raise for a text that they cannot take; a lost database is none of these."""
+MODEL_ERRORS = (Exception,)
+"""What models and their drivers raise: anything. No database call lies where it is caught."""
 
 
 class Encoders:

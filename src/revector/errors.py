@@ -144,6 +144,10 @@ class ApprovalWanted(StateError):
     exit_code = 6
 
 
+class GenerationGone(StateError):
+    """The generation left its slot while it was being written: nothing was published, and nothing needs to be."""
+
+
 class GateFailed(RevectorError):
     """The candidate measured below its gate; the alias was not moved."""
 

@@ -59,8 +59,7 @@ class Evidence:
 
     def verify(self, generation: Generation, token: int) -> Mapping[str, Any]:
         """Prove that the index equals the documents. Raises ``VerificationFailed``; the verdict is kept either way."""
-        with self._engine.connect() as connection:
-            seen = moves.seen_now(connection, self._cid)
+        seen = self._see(token)
         verdict = self._compare_rows(generation)
         self._keep(generation, "verify", verdict, seen, token)
         if not verdict.passed:
@@ -76,8 +75,7 @@ class Evidence:
 
         ``target`` is the migration file as it is now: the gate may be edited in a reviewed change until the swap.
         """
-        with self._engine.connect() as connection:
-            seen = moves.seen_now(connection, self._cid)
+        seen = self._see(token)
         if collection.active_gen is None and self._labels_folder is None:
             detail = {"not_measured": "first generation, and the collection has no labelled queries"}
             verdict = gates.Verdict(passed=True, reasons=(), detail=detail)
@@ -150,6 +148,11 @@ class Evidence:
         }
         old = None if active_gen is None else measured[active_gen]
         return gates.judge(target.gate, measured[generation.gen], old, labels=labels, counts=counts)
+
+    def _see(self, token: int) -> moves.Seen:
+        documents = self._documents.count()
+        with control(self._engine, self._cid, actor=self._actor, token=token) as held:
+            return moves.Seen(moves.newest_version(held), documents)
 
     def _keep(self, generation: Generation, step: str, verdict: gates.Verdict, seen: moves.Seen, token: int) -> None:
         """Save a verdict and, when it passed, move the phase with it, in one transaction."""

@@ -101,11 +101,13 @@ class Migrator:
         encoder = self._encoders.fresh(target.model)
         return make_plan(self._engine, collection, active, target, encoder, labelled_queries=labelled)
 
-    def run(self, step: str, revision: str | None = None, **options: Any) -> Outcome:
+    def run(self, step: str, revision: str | None = None, *, began: int | None = None, **options: Any) -> Outcome:
         """Run one step; a step that was done before is a success that does nothing.
 
-        Options: ``provision(shards, window_hours, approval)``, ``approve(reason, by)``, ``rollback(reason, force)``,
-        ``retire(reason, now)``, ``abort(reason)``. Raises what the step raises; nothing half-done is left behind.
+        Options: ``provision(shards, window_hours, approval)``, ``approve(reason, by)``, ``rollback(reason, force,
+        epoch)``, ``retire(reason, now, epoch)``, ``abort(reason)``. ``began`` and ``epoch`` are what ``epoch()`` gave
+        when the run began, or when the caller decided: what was moved since is left as it is. Raises what the step
+        raises; nothing half-done is left behind.
         """
         if step not in STEPS:
             raise IllegalStep(f"step {step!r} was asked for; steps are {', '.join(STEPS)}. Nothing was changed.")
@@ -126,7 +128,7 @@ class Migrator:
                 "run the step provision first."
             )
         if step == "swap":
-            return self._swap(target, generation)
+            return self._swap(target, generation, self.epoch() if began is None else began)
         if not self._is_due(step, generation, target):
             return Outcome(step, target.revision, phase, False)
         facts = self._steps[step](generation, self._take_over(), **options)
@@ -158,9 +160,9 @@ class Migrator:
         steps = FORWARD if to is None else FORWARD[: FORWARD.index(to) + 1] if to in FORWARD else None
         if steps is None:
             raise IllegalStep(f"--to {to!r}: the forward steps are {', '.join(FORWARD)}. Nothing was changed.")
-        outcomes = []
+        outcomes, began = [], self.epoch()
         for step in steps:
-            outcomes.append(self.run(step, target, **(options if step == "provision" else {})))
+            outcomes.append(self.run(step, target, began=began, **(options if step == "provision" else {})))
             if on_step:
                 on_step(outcomes[-1])
         return outcomes
@@ -226,6 +228,10 @@ class Migrator:
         dropped = self._drop_ended(wait=False)
         return Outcome("retire", "", Phase.COMPLETED, bool(dropped), {"dropped": dropped})
 
+    def epoch(self) -> int:
+        """Return the number of moves of the slots so far: a run that begins now remembers it (see ``run``)."""
+        return self._collection().epoch
+
     def base(self) -> str:
         """Return the id of the first revision."""
         return RevisionGraph.from_folder(self._settings.migrations).base.revision
@@ -240,13 +246,15 @@ class Migrator:
         """Measure one live generation (default: the active one) on the labelled queries."""
         return self._evidence.measure(self._searcher.resolve(generation), k, exact=exact)
 
-    def _move(self, step: str, *, reason: str | None = None, force: bool = False, now: bool = False) -> Outcome:
+    def _move(
+        self, step: str, *, reason: str | None = None, force: bool = False, now: bool = False, epoch: int | None = None
+    ) -> Outcome:
         why = (reason or "").strip()
         if not why:
             raise StateError(f"{step} needs a reason for the history. Nothing was changed; give one.")
         if step == "rollback":
-            return self._rollback(why, force=force)
-        return self._abort(why) if step == "abort" else self._retire(why, now=now)
+            return self._rollback(why, force=force, epoch=epoch)
+        return self._abort(why) if step == "abort" else self._retire(why, now=now, epoch=epoch)
 
     # Steps ------------------------------------------------------------------------------------------------------------
 
@@ -326,7 +334,7 @@ class Migrator:
         asked_for, by = generation.needs_approval, by or self._actor
         return self._advance(generation, "approve", token, asked_for=asked_for, reason=reason, by=by)
 
-    def _swap(self, target: Revision, generation: Generation) -> Outcome:
+    def _swap(self, target: Revision, generation: Generation, began: int) -> Outcome:
         if generation.phase in (Phase.LIVE, Phase.COMPLETED):
             return Outcome("swap", target.revision, generation.phase, False)
         STEPS["swap"].check(target.revision, generation.phase)
@@ -336,7 +344,7 @@ class Migrator:
         def move() -> Mapping[str, Any]:
             with self._control(token) as held:
                 self._catch_up.finish_under_gate(generation)
-                return moves.swap(held, generation)
+                return moves.swap(held, generation, began=began)
 
         # Writers go on while recall is measured, so evidence of a small corpus may age before the alias moves.
         @tenacity.retry(
@@ -353,13 +361,15 @@ class Migrator:
 
     # Moves out of the forward line ------------------------------------------------------------------------------------
 
-    def _rollback(self, reason: str, *, force: bool) -> Outcome:
+    def _rollback(self, reason: str, *, force: bool, epoch: int | None) -> Outcome:
         with self._engine.connect() as connection:
             collection = read_collection(connection, self._name)
             back = None if collection.standby_gen is None else read_generation(connection, collection.standby_gen)
 
         def move() -> Mapping[str, Any]:
-            with control(self._engine, self._cid, actor=self._actor, epoch=collection.epoch) as held:
+            with control(
+                self._engine, self._cid, actor=self._actor, epoch=collection.epoch if epoch is None else epoch
+            ) as held:
                 if back is not None and not force:
                     self._catch_up.finish_under_gate(back)
                 return moves.rollback(held, reason=reason, force=force)
@@ -370,16 +380,21 @@ class Migrator:
         return Outcome("rollback", left.revision, left.phase, not facts.get("already"), facts)
 
     def _abort(self, reason: str) -> Outcome:
+        if self._collection().building_gen is None and (last := self._last_aborted()) is not None:
+            dropped = self._drop_ended(wait=False)
+            return Outcome("abort", last.revision, last.phase, bool(dropped), {"generation": last.gen})
         with self._control(self._take_over()) as held:
             ended = moves.abort(held, reason=reason)
         self._drop_ended(wait=False)
         return Outcome("abort", ended.revision, ended.phase, True, {"generation": ended.gen})
 
-    def _retire(self, reason: str, *, now: bool) -> Outcome:
+    def _retire(self, reason: str, *, now: bool, epoch: int | None) -> Outcome:
         ended = None
         collection = self._collection()
         if collection.standby_gen is not None:
-            with control(self._engine, self._cid, actor=self._actor, epoch=collection.epoch) as held:
+            with control(
+                self._engine, self._cid, actor=self._actor, epoch=collection.epoch if epoch is None else epoch
+            ) as held:
                 ended = moves.retire(held, reason=reason, now=now)
         dropped = self._drop_ended(wait=True)
         revision = "" if ended is None else ended.revision
@@ -394,7 +409,7 @@ class Migrator:
         for generation in ended:
             # Nobody searches a generation that was never live.
             age_s = (now - generation.ended_at).total_seconds() if generation.ended_at else 0.0
-            left_s = self._settings.drain_s - age_s if generation.live_at else 0.0
+            left_s = self._settings.drain_s - max(0.0, age_s) if generation.live_at else 0.0
             if left_s > 0 and not wait:
                 continue
             if left_s > 0:
@@ -448,6 +463,11 @@ class Migrator:
             return None
         with self._engine.connect() as connection:
             return read_generation(connection, building).revision
+
+    def _last_aborted(self) -> Generation | None:
+        with self._engine.connect() as connection:
+            newest = read_generations(connection, self._cid)[-1:]
+        return next((one for one in newest if one.phase == Phase.ABORTED), None)
 
     def _phase(self, generation: Generation) -> Phase:
         with self._engine.connect() as connection:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +12,18 @@ import sqlalchemy as sa
 from revector.archive import Part
 from revector.crash import crash_at
 from revector.encoders import PROBES, check_vectors
+from revector.encoders.check import unit_rows
 from revector.encoding import MODEL_ERRORS
-from revector.errors import BadVectors, DocumentError, EncoderError, EncoderUnavailable, RevectorError, StateError
+from revector.errors import (
+    BadVectors,
+    DatabaseUnavailable,
+    DocumentError,
+    EncoderError,
+    EncoderMismatch,
+    EncoderUnavailable,
+    GenerationGone,
+    RevectorError,
+)
 from revector.interfaces import Chunk, Chunker, Encoder, Vectors
 from revector.registry import work
 from revector.registry.collections import Generation
@@ -21,11 +32,11 @@ from revector.registry.work import Item
 from revector.stores.pgvector import PgVectorIndex, Row
 
 _VERSIONS = "unnest(CAST(:ids AS text[]), CAST(:versions AS bigint[])) AS s(doc_id, version)"
+FRAME = 0, 1
+"""The probe texts that go before and after each batch: a reordered reply shows there (reliability.md, R68)."""
+
+MIN_COSINE = 0.999
 MAX_HALF = float(np.finfo(np.float16).max)
-
-
-class GenerationGone(StateError):
-    """The generation left its slot while it was being written: nothing was published, and nothing needs to be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +74,12 @@ class Applier:
             items = work.read_items(self._engine, self.generation.cid, doc_ids)
             crash_at("worker.after_read")
             prepared = self.prepare(items)
-        except EncoderUnavailable:
-            work.release(self._engine, self.generation.gen, doc_ids)
+            crash_at("worker.after_embed")
+            published = self.publish(prepared)
+        except (EncoderUnavailable, EncoderMismatch, DatabaseUnavailable):
+            with suppress(DatabaseUnavailable):
+                work.release(self._engine, self.generation.gen, doc_ids)
             raise
-        crash_at("worker.after_embed")
-        published = self.publish(prepared)
         dead = self.record_failures(prepared.failures)
         crash_at("worker.after_failures")
         return published, dead
@@ -106,6 +118,8 @@ class Applier:
             return [], []
         try:
             vectors = self._encode([chunk.text for _, chunks in todo for chunk in chunks])
+        except EncoderMismatch:
+            raise
         except MODEL_ERRORS as error:
             if len(todo) == 1:
                 final = isinstance(error, EncoderError) and not error.retryable
@@ -119,10 +133,27 @@ class Applier:
         return [(item, chunks, piece) for (item, chunks), piece in zip(todo, pieces, strict=True)], []
 
     def _encode(self, texts: Sequence[str]) -> Vectors:
-        vectors = check_vectors(self._encoder.encode_document(texts), len(texts), self.generation.spec.model.dim)
+        if len(texts) == 1:
+            vectors = check_vectors(self._encoder.encode_document(texts), 1, self.generation.spec.model.dim)
+        else:
+            vectors = self._encode_framed(texts)
         if self.generation.spec.index.storage == "halfvec" and np.abs(vectors).max() > MAX_HALF:
             raise BadVectors(f"a vector holds {np.abs(vectors).max():g}, halfvec stores at most {MAX_HALF:,.0f}.")
         return vectors
+
+    def _encode_framed(self, texts: Sequence[str]) -> Vectors:
+        first, last = FRAME
+        framed = [PROBES[first], *texts, PROBES[last]]
+        reply = check_vectors(self._encoder.encode_document(framed), len(framed), self.generation.spec.model.dim)
+        cosines = np.sum(unit_rows(reply[[0, -1]]) * unit_rows(self.generation.probes[list(FRAME)]), axis=1)
+        if cosines.min() < MIN_COSINE:
+            raise EncoderMismatch(
+                f"the encoder of generation {self.generation.gen} (revision {self.generation.revision}) was given "
+                f"{len(texts)} texts between two probe texts, and what came back in their places has cosine "
+                f"{cosines.min():.4f} to what is stored for them, {MIN_COSINE} is allowed: replies are reordered, or "
+                "the model changed. Nothing was published and all work stays due; mend the encoder."
+            )
+        return reply[1:-1]
 
     def _prove_alive(self) -> None:
         """Embed a probe, after a batch of which nothing came through: a lost device must not give up the corpus."""

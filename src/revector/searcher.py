@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from revector.encoding import Encoders
-from revector.errors import ConfigError, StateError
+from revector.encoders import check_vectors
+from revector.encoding import MODEL_ERRORS, Encoders
+from revector.errors import ConfigError, EncoderError, EncoderUnavailable, StateError
 from revector.interfaces import Vectors
 from revector.registry.collections import Generation, read_collection, read_generation
 from revector.registry.moves import index_of
@@ -88,7 +89,7 @@ class Searcher:
         for _ in range(MOVED):
             pinned = self.resolve(generation)
             started = time.perf_counter()
-            vector = self.encoders.of(pinned).encode_query([query])[0]
+            vector = self.encode(pinned, [query])[0]
             encode_ms = (time.perf_counter() - started) * 1_000
             try:
                 answer = self.search_vector(
@@ -131,8 +132,20 @@ class Searcher:
             return self._generations[gen]
 
     def encode(self, pinned: Generation, queries: list[str]) -> Vectors:
-        """Embed queries with exactly the generation's encoder: float32 ``(len(queries), dim)``."""
-        return self.encoders.of(pinned).encode_query(queries)
+        """Embed queries with exactly the generation's encoder: float32 ``(len(queries), dim)``.
+
+        Raises ``EncoderError``: another encoder, unusable vectors, or a model that fails.
+        """
+        encoder = self.encoders.of(pinned)
+        try:
+            return check_vectors(encoder.encode_query(queries), len(queries), pinned.spec.model.dim)
+        except EncoderError:
+            raise
+        except MODEL_ERRORS as error:
+            raise EncoderUnavailable(
+                f"the query encoder of revision {pinned.revision} failed: {type(error).__name__}: {error}. Nothing was "
+                "searched; ask again, or mend the encoder."
+            ) from error
 
     def search_vector(
         self,

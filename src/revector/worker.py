@@ -11,8 +11,8 @@ import sqlalchemy as sa
 
 from revector.crash import crash_at
 from revector.encoding import Encoders
-from revector.errors import DatabaseUnavailable, EncoderError
-from revector.publish import Applier, GenerationGone
+from revector.errors import DatabaseUnavailable, EncoderError, GenerationGone
+from revector.publish import Applier
 from revector.registry import work
 from revector.registry.collections import Generation, read_generation
 from revector.watch import Watch

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("revector.airflow")
 
 ANSWER = "answer"
+EPOCH = "epoch"
 REASON = {"reason": Param(None, type=["null", "string"], maxLength=500, title="Why", description="For the history")}
 
 
@@ -77,9 +78,9 @@ def _phase(status: Mapping[str, Any], revision: str) -> Phase:
     return Phase(migration["phase"]) if migration and migration["revision"] == revision else Phase.COMPLETED
 
 
-def _is_live(context: Mapping[str, Any], config: str | None, collection: str | None) -> bool:
+def _is_live(context: Mapping[str, Any], status: Mapping[str, Any]) -> bool:
     revision = _revision(context)
-    phase = _phase(_status(context, config, collection), revision)
+    phase = _phase(status, revision)
     if phase is not Phase.LIVE:
         log.info("Revision %s is %s, not live: nothing is moved or dropped.", revision, phase)
     return phase is Phase.LIVE
@@ -94,7 +95,9 @@ def plan(config: str | None, collection: str | None) -> str:
     """Say what will be done, change nothing, and return the revision's id for the tasks that follow."""
     context = get_current_context()
     wanted = context["params"]["revision"]
-    outcome = _migrator(context, config, collection).run("plan", None if wanted == "head" else wanted)
+    migrator = _migrator(context, config, collection)
+    context["ti"].xcom_push(key=EPOCH, value=migrator.epoch())
+    outcome = migrator.run("plan", None if wanted == "head" else wanted)
     _report(outcome)
     return str(outcome.revision)
 
@@ -108,9 +111,10 @@ def provision(config: str | None, collection: str | None) -> None:
 
 
 def step(config: str | None, collection: str | None, name: str) -> None:
-    """Run one step of the library."""
+    """Run one step of the library; a retry does not move forward what a person rolled back after the run began."""
     context = get_current_context()
-    _report(_migrator(context, config, collection).run(name, _revision(context)))
+    began = context["ti"].xcom_pull(task_ids="plan", key=EPOCH)
+    _report(_migrator(context, config, collection).run(name, _revision(context), began=began))
 
 
 def shards(config: str | None, collection: str | None) -> list[int]:
@@ -139,14 +143,15 @@ def approve(config: str | None, collection: str | None) -> None:
 def rollback(config: str | None, collection: str | None) -> None:
     """Go back, under the name of the person who chose it; what was rolled back already stays so.
 
-    The library's rollback moves the alias to whatever is on standby, so a second one would move it forward again: a
-    retry after a kill, or a run whose migration was rolled back on the command line, must not.
+    What was moved between this look and the move is left alone too.
     """
     context = get_current_context()
-    if not _is_live(context, config, collection):
+    status = _status(context, config, collection)
+    if not _is_live(context, status):
         return
     who, reason = _answer(context, "rollback_window")
-    _report(_migrator(context, config, collection, who).run("rollback", _revision(context), reason=reason))
+    migrator = _migrator(context, config, collection, who)
+    _report(migrator.run("rollback", _revision(context), reason=reason, epoch=status["epoch"]))
 
 
 def retire(config: str | None, collection: str | None) -> None:
@@ -155,12 +160,14 @@ def retire(config: str | None, collection: str | None) -> None:
     A migration that was rolled back in the meantime is left alone: the task is skipped.
     """
     context = get_current_context()
-    if not _is_live(context, config, collection):
+    status = _status(context, config, collection)
+    if not _is_live(context, status):
         raise AirflowSkipException("This run has nothing to retire.")
     who, reason = _answer(context, "rollback_window")
     try:
         migrator = _migrator(context, config, collection, who)
-        _report(migrator.run("retire", _revision(context), reason=reason, now=who is not None))
+        now = who is not None
+        _report(migrator.run("retire", _revision(context), reason=reason, now=now, epoch=status["epoch"]))
     except WindowOpen as error:
         # The window was made longer while this run waited; the hourly DAG retires when it is over.
         raise AirflowSkipException(str(error)) from error

@@ -49,6 +49,8 @@ def make_engine(url: str) -> sa.Engine:
 
 
 def _translate(context: Any) -> None:
+    if context.is_pre_ping:  # the pool replaces that connection itself
+        return
     error = translated(context.original_exception, disconnected=context.is_disconnect)
     if error is not None:
         raise error from context.original_exception

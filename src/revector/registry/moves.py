@@ -16,6 +16,7 @@ from revector.errors import (
     MigrationOpen,
     NotCaughtUp,
     RollbackUnavailable,
+    StaleRun,
     StateError,
     WindowOpen,
 )
@@ -136,22 +137,18 @@ def save_result(
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a verdict has seen: the highest document version and the number of documents, in one snapshot."""
+    """What a verdict has seen: every change up to a version, and the number of documents."""
 
     version: int
     documents: int
 
 
-def seen_now(connection: sa.Connection, cid: int) -> Seen:
-    """Return what a verdict that is measured from now on will have seen at least."""
-    row = connection.execute(
-        sa.text(
-            "SELECT coalesce(max(version), 0) AS version, count(*) FILTER (WHERE NOT deleted) AS documents FROM "
-            "document WHERE cid = :cid"
-        ),
-        {"cid": cid},
-    ).one()
-    return Seen(int(row.version), int(row.documents))
+def newest_version(control: Control) -> int:
+    """Return the newest version of any document: what is measured from now on has seen all up to it.
+
+    Under the gate, where no write is in flight: every number drawn so far is committed, or never will be.
+    """
+    return int(control.scalar("SELECT last_value FROM version_seq"))
 
 
 def stale_evidence(
@@ -207,10 +204,12 @@ def _refuse_waiting(control: Control, generation: Generation, move: str) -> None
         )
 
 
-def swap(control: Control, generation: Generation) -> Mapping[str, Any]:
+def swap(control: Control, generation: Generation, *, began: int | None = None) -> Mapping[str, Any]:
     """Move the alias to ``generation``: index and query encoder together, the old one on standby for its window.
 
-    Raises ``NotCaughtUp``, ``EvidenceStale`` or ``WindowOpen``; nothing is changed then.
+    ``began`` is the epoch in which the run that asks for it began: what was rolled back since then stays so (R57); None
+    for a run that begins with this.
+    Raises ``StaleRun`` for that, ``NotCaughtUp``, ``EvidenceStale`` or ``WindowOpen``; nothing is changed then.
     """
     collection = control.collection
     generation = read_generation(control.connection, generation.gen)
@@ -220,6 +219,12 @@ def swap(control: Control, generation: Generation) -> Mapping[str, Any]:
         raise StateError(
             f"swap to revision {generation.revision}: its generation {generation.gen} is in no slot. Nothing was "
             "changed; see `revector status`."
+        )
+    if forward_again and began not in (None, collection.epoch):
+        raise StaleRun(
+            f"swap to revision {generation.revision}: it was rolled back after this run began (epoch {began}, now "
+            f"{collection.epoch}). The alias was not moved; to go forward again, begin anew with `revector upgrade "
+            f"{generation.revision}`."
         )
     if collection.standby_gen is not None and not forward_again:
         raise WindowOpen(

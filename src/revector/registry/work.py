@@ -10,12 +10,15 @@ from typing import Any
 import sqlalchemy as sa
 
 from revector.crash import crash_at
-from revector.errors import ConfigError, StateError
+from revector.errors import ConfigError, GenerationGone, StateError
 from revector.registry.control import add_event
 from revector.registry.engine import repeated
 
 LEASE_S = 60
 """A claimed item may be claimed by others after this long: leases save work, they protect nothing."""
+
+LONGEST_PAUSE_S = 600
+"""What lies further ahead was written before the database's clock was set back: it counts as due."""
 
 MAX_ATTEMPTS = 8
 SEED_ROWS = 5_000
@@ -124,7 +127,9 @@ def lock_shard(connection: sa.Connection, shard: Shard) -> Shard:
     row = connection.execute(
         sa.text(f"SELECT {_SHARD} FROM shard WHERE gen = :gen AND shard = :shard FOR UPDATE"),
         {"gen": shard.gen, "shard": shard.shard},
-    ).one()
+    ).one_or_none()
+    if row is None:
+        raise GenerationGone(f"generation {shard.gen} was dropped, and shard {shard.shard} of its backfill with it.")
     return Shard(**row._mapping)
 
 
@@ -224,7 +229,10 @@ def _lease(connection: sa.Connection, gen: int, rows: int, lanes: Sequence[str],
               lease_until = clock_timestamp() + interval '{LEASE_S} s'
             FROM (SELECT gen, doc_id FROM pending
                   WHERE gen = :gen AND state = 'due' AND lane = ANY(CAST(:lanes AS text[])) AND {which}
-                    AND due_at <= clock_timestamp() AND (lease_until IS NULL OR lease_until < clock_timestamp())
+                    AND (due_at <= clock_timestamp()
+                      OR isfinite(due_at) AND due_at > clock_timestamp() + interval '{LONGEST_PAUSE_S} s')
+                    AND (lease_until IS NULL OR lease_until < clock_timestamp()
+                      OR lease_until > clock_timestamp() + interval '{LEASE_S} s')
                   ORDER BY lane DESC, due_at LIMIT :rows FOR UPDATE SKIP LOCKED) c
             WHERE p.gen = c.gen AND p.doc_id = c.doc_id RETURNING p.doc_id
             """
@@ -333,11 +341,12 @@ def fail(engine: sa.Engine, gen: int, doc_id: str, version: int, reason: str, *,
     with engine.begin() as connection:
         state = connection.scalar(
             sa.text(
-                """
+                f"""
                 UPDATE pending SET last_error = :reason, lease_until = NULL, lane = 'live',
                   attempts = greatest(attempts, 1),
                   state = CASE WHEN :final OR attempts >= :most THEN 'dead' ELSE 'due' END,
-                  due_at = clock_timestamp() + least(power(2, greatest(attempts, 1) - 1), 600) * interval '1 s'
+                  due_at = clock_timestamp()
+                    + least(power(2, greatest(attempts, 1) - 1), {LONGEST_PAUSE_S}) * interval '1 s'
                 WHERE gen = :gen AND doc_id = :doc_id AND version <= :version RETURNING state
                 """
             ),

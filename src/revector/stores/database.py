@@ -64,6 +64,8 @@ def copy_into(connection: sa.Connection, statement: str) -> Iterator[psycopg.Cop
             yield copy
     except psycopg.Error as error:
         ours = translated(error, disconnected=bool(driver.closed))
+        if driver.closed:
+            connection.invalidate(error)
         if ours is not None:
             raise ours from error
         raise sa.exc.DBAPIError.instance(statement, None, error, psycopg.Error, dialect=connection.dialect) from error

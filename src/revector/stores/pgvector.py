@@ -18,11 +18,11 @@ from revector.crash import crash_at
 from revector.errors import DatabaseUnavailable
 from revector.interfaces import NoProgress, Progress
 from revector.spec import IndexSpec
-from revector.stores.database import copy_into
 
 BUILD_MEMORY = "1GB"
 """Below the graph's size, an HNSW build spills and takes twice as long (vector-stores.md 4.3)."""
 
+INSERT_ROWS = 500
 BUILD_LOCK = 1919252071
 BUILD_POLL_S = 0.2
 MAX_SCAN_TUPLES = 40_000
@@ -104,10 +104,26 @@ class PgVectorIndex:
         if not rows:
             return
         wrap = HalfVector if self.spec.storage == "halfvec" else Vector
-        columns = "doc_id, chunk, version, start, stop, embedding"
-        with copy_into(connection, f"COPY {self.name} ({columns}) FROM STDIN") as copy:
-            for row in rows:
-                copy.write_row((row.doc_id, row.chunk, row.version, row.start, row.stop, wrap(row.embedding).to_text()))
+        # Not by COPY: a client that stalls in one holds its locks for ever, no time-out of the server applies to it.
+        insert = sa.text(
+            f"INSERT INTO {self.name} (doc_id, chunk, version, start, stop, embedding) SELECT doc_id, chunk, version, "
+            f"start, stop, CAST(embedding AS {self._type}) FROM unnest(CAST(:ids AS text[]), CAST(:chunks AS int[]), "
+            "CAST(:versions AS bigint[]), CAST(:starts AS int[]), CAST(:stops AS int[]), CAST(:embeddings AS text[])) "
+            "s(doc_id, chunk, version, start, stop, embedding)"
+        )
+        for first in range(0, len(rows), INSERT_ROWS):
+            some = rows[first : first + INSERT_ROWS]
+            connection.execute(
+                insert,
+                {
+                    "ids": [row.doc_id for row in some],
+                    "chunks": [row.chunk for row in some],
+                    "versions": [row.version for row in some],
+                    "starts": [row.start for row in some],
+                    "stops": [row.stop for row in some],
+                    "embeddings": [wrap(row.embedding).to_text() for row in some],
+                },
+            )
 
     def is_built(self, connection: sa.Connection) -> bool:
         """Whether the index is ready for production searches: a valid HNSW index, or none wanted."""

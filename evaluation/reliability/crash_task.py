@@ -1,0 +1,108 @@
+"""Kills the DAG's process after each step, before Airflow is told: Airflow's own `dag.test()` runs the real tasks.
+
+python -m evaluation.reliability.crash_task r001       (one run of the DAG; started by ``run_tasks``)
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from evaluation.bench.common import ROOT
+from evaluation.reliability.crash_checks import (
+    check_effects,
+    check_instant,
+    check_leftovers,
+    check_parts,
+    check_sessions,
+    compare,
+)
+from evaluation.reliability.crash_report import Kill, Report
+from evaluation.reliability.crash_site import COLLECTION, Site, free, labelled, name_of
+from evaluation.reliability.crash_truth import Truth, write_first
+
+from revector.lifecycle import FORWARD
+
+POINT = "task.after_step"
+TASKS = (*FORWARD[:2], "embed 0", "embed 1", *FORWARD[2:])
+"""What passes the point, in order."""
+
+PEOPLE = "approval|rollback_window|rollback|retire"
+"""Tasks that ask somebody, or follow the answer: they count as done."""
+
+LIMIT_S = 180.0
+
+
+def run_tasks(url: str, folder: Path, *, seed: int, passings: Iterable[int] = range(1, len(TASKS) + 1)) -> Report:
+    """Run the DAG, killed once at each of the ``passings``, then to its end, on an empty database with our tables."""
+    report, truth, site, started = Report(seed), Truth(), Site(url, folder), time.monotonic()
+    site.project.init()
+    write_first(site, truth, labelled() + free())
+    site.project.migrator(COLLECTION, actor="first").upgrade(name_of(0))
+    try:
+        with tempfile.TemporaryDirectory(prefix="revector-airflow-") as home:
+            for passing in passings:
+                # A step that an earlier, killed run did is passed again: it succeeds at once.
+                status, said = _dag_run(site, Path(home), f"{POINT}:{passing}")
+                if status != -signal.SIGKILL:
+                    report.find(TASKS[passing - 1], [f"the DAG was not killed, it ended with {status}: {said}"])
+                report.kills.append(Kill(POINT, "task", TASKS[passing - 1], passing))
+                report.find(TASKS[passing - 1], check_instant(site))
+            status, said = _dag_run(site, Path(home), "")
+            report.find("the last run", [f"not done when run again: {said}"] if status else [])
+        report.find("the end", check_sessions(site))
+        worker = site.project.worker()
+        while worker.drain():
+            pass
+        once = Counter(FORWARD[1:])
+        report.find("the end", check_instant(site) + compare(site, truth) + check_effects(site, once + once))
+        report.find("the end", check_parts(site, 0, overlapped=False)[1] + check_leftovers(site))
+    finally:
+        site.close()
+    report.migrations = report.comparisons = 1
+    report.acknowledged, report.seconds = truth.acknowledged, time.monotonic() - started
+    return report
+
+
+def _dag_run(site: Site, home: Path, arm: str) -> tuple[int, str]:
+    dags = home / "dags"
+    dags.mkdir(exist_ok=True)
+    (dags / "migrate.py").write_text("from revector.airflow import migration_dag\n\ndag = migration_dag()\n")
+    airflow = {
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+        "REVECTOR_CONFIG": str(site.folder / "revector.toml"),
+        "REVECTOR_CRASH_AT": arm,
+        "PYTHONPATH": os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(ROOT)))),
+    }
+    command = [sys.executable, "-m", "evaluation.reliability.crash_task", name_of(1)]
+    done = subprocess.run(
+        command, env=os.environ | airflow, capture_output=True, text=True, timeout=LIMIT_S, check=False
+    )
+    return done.returncode, (done.stdout + done.stderr)[-1_500:]
+
+
+def main() -> int:
+    """Run the DAG once in this process, as `airflow dags test` does; return 1 if it did not succeed."""
+    from airflow.dag_processing.dagbag import DagBag
+    from airflow.utils.db import initdb
+
+    home = Path(os.environ["AIRFLOW_HOME"])
+    if not (home / "airflow.db").exists():
+        initdb()
+    dag = DagBag(str(home / "dags")).dags["revector_migrate"]
+    form = {"collection": COLLECTION, "revision": sys.argv[1], "approval": False, "rollback_hours": 1}
+    return 0 if dag.test(run_conf=form, mark_success_pattern=PEOPLE).state == "success" else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

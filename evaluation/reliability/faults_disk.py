@@ -1,0 +1,277 @@
+"""Owns the faults of disks: the archive's disk is full, PostgreSQL's disk is full, and its log has no room to go on.
+
+Each disk is a small tmpfs of its own, which takes the right to mount; without it ``NoMountError`` says so.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
+from evaluation.reliability.faults_place import Finding, Place, Writes
+from evaluation.reliability.project import COLLECTION, NEW
+
+from revector import crash, embedded
+from revector.config import Project
+from revector.errors import ArchiveError, DatabaseUnavailable, RevectorError
+from revector.interfaces import Document
+
+ARCHIVE_MIB, SERVER_MIB = 64, 256
+SMALL_SERVER = {
+    "shared_buffers": "16MB",
+    "max_connections": "40",
+    "min_wal_size": "32MB",
+    "max_wal_size": "64MB",
+    "autovacuum": "off",
+    "wal_compression": "off",
+}
+"""A server that fits; autovacuum would use up the log at moments of its own."""
+
+QUESTION = "apple3 pear3"
+
+
+class NoMountError(Exception):
+    """This process may not mount a file system."""
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """A small disk of its own."""
+
+    path: Path
+
+    def fill(self, leave: int = 0) -> None:
+        """Use up all but ``leave`` bytes."""
+        found = os.statvfs(self.path)
+        with (self.path / "filler").open("wb") as file:
+            if (size := found.f_bavail * found.f_frsize - leave) > 0:
+                os.posix_fallocate(file.fileno(), 0, size)
+
+    def free(self) -> None:
+        """Give it back."""
+        (self.path / "filler").unlink(missing_ok=True)
+
+
+@contextmanager
+def small_disk(mib: int) -> Iterator[Disk]:
+    """Mount a tmpfs of so many MiB; it is gone at the end. Raises ``NoMountError``."""
+    path = Path(tempfile.mkdtemp(prefix="revector-disk-", dir="/tmp"))  # every account can reach it
+    try:
+        mounted = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={mib}m,mode=755", "tmpfs", path], check=False, capture_output=True
+        )
+        if mounted.returncode:
+            raise NoMountError(mounted.stderr.decode().strip() or "mount failed")
+        try:
+            yield Disk(path)
+        finally:
+            subprocess.run(["umount", "-l", path], check=True)
+    finally:
+        shutil.rmtree(path)
+
+
+def full_archive(place: Place, draw: random.Random, *, warned: bool) -> list[Finding]:
+    """Fill the archive's disk, before a part is begun (``warned``) or while it is written: only the backfill stops.
+
+    Raises ``NoMountError``.
+    """
+    scenario = f"disk: archive full {'before' if warned else 'within'} a part"
+    with small_disk(ARCHIVE_MIB) as disk:
+        project = _archiving(place, disk.path / "archive")
+        migrator = project.migrator(COLLECTION, actor="struck")
+        migrator.run("provision", NEW)
+        migrator.embed_shard(NEW, 0)
+        if warned:
+            disk.fill(leave=ARCHIVE_MIB << 17)  # an eighth of it
+        with nullcontext() if warned else _at("shard.after_count", lambda: disk.fill(leave=20_000)):
+            found = _expect(ArchiveError, lambda: migrator.embed_shard(NEW, 1), scenario)
+        found += _lives(place, draw, scenario) + place.invariants(scenario)
+        left = [path.name for path in disk.path.rglob("*.tmp")]
+        found += [Finding("a failed part leaves nothing behind", scenario, str(left))] if left else []
+        disk.free()
+        migrator.upgrade(NEW, to="backfill")
+        place.settle()
+        found += place.compare(scenario)
+        migrator.abort("the trial is over")
+        project.raw_engine.dispose()
+    return found
+
+
+def changed_part(place: Place, draw: random.Random) -> list[Finding]:
+    """Change a sealed part behind the library's back, before it is published: it is embedded again."""
+    import h5py
+
+    scenario = "disk: a sealed part changed"
+    migrator = place.wired.migrator(COLLECTION, actor="struck")
+    migrator.run("provision", NEW)
+    with _at("shard.after_manifest", _stop), suppress(_StoppedError):
+        migrator.embed_shard(NEW, 0)
+    path = place.value("SELECT path FROM part WHERE published_at IS NULL ORDER BY sealed_at DESC LIMIT 1")
+    with h5py.File(path, "r+") as file:
+        vectors = file["embeddings"]
+        vectors[draw.randrange(len(vectors))] *= -1
+    migrator.upgrade(NEW, to="backfill")
+    place.settle()
+    found = place.compare(scenario)
+    migrator.abort("the trial is over")
+    return found
+
+
+class _StoppedError(BaseException):
+    """Ends a call as a kill would: nothing in the library catches it."""
+
+
+def _stop() -> None:
+    raise _StoppedError
+
+
+@contextmanager
+def _at(point: str, act: Callable[[], None]) -> Iterator[None]:
+    """Act whenever the library passes a point."""
+
+    def watch(name: str) -> None:
+        if name == point:
+            act()
+
+    crash.watcher = watch
+    try:
+        yield
+    finally:
+        crash.watcher = None
+
+
+def full_server(root: Path, draw: random.Random) -> list[Finding]:
+    """Fill PostgreSQL's disk until nothing can be stored, then until its log cannot go on and it ends.
+
+    Raises ``NoMountError``.
+    """
+    with small_disk(SERVER_MIB) as disk, _server_on(disk) as start:
+        place = Place(root, start())
+        try:
+            found = _full_tables(place, disk, draw) + _full_log(place, disk, draw, start)
+        finally:
+            place.close()
+    return found
+
+
+def _full_tables(place: Place, disk: Disk, draw: random.Random) -> list[Finding]:
+    scenario = "disk: PostgreSQL's tables full"
+    documents = place.wired.documents(COLLECTION)
+    disk.fill()
+    large = {f"n{draw.getrandbits(40):010x}": draw.randbytes(500_000).hex() for _ in range(2)}
+    for doc_id, text in large.items():
+        place.application.truth.unanswered(doc_id, text)
+    found = _expect(
+        DatabaseUnavailable,
+        lambda: documents.put_many([Document(*one) for one in large.items()]),
+        scenario,
+        saying="disk is full",
+    )
+    if stored := place.texts(list(large)):
+        found.append(Finding("a write is done or not done, never half", scenario, f"{sorted(stored)} are stored"))
+    found += _answers(place, scenario) + place.invariants(scenario)
+    disk.free()
+    documents.put_many([Document(*one) for one in large.items()])
+    for doc_id, text in large.items():
+        place.application.truth.acknowledged(doc_id, text)
+    place.settle()
+    return found + place.compare(scenario)
+
+
+def _full_log(place: Place, disk: Disk, draw: random.Random, start: Callable[[], str]) -> list[Finding]:
+    scenario = "disk: PostgreSQL's log full"
+    found = _lives(place, draw, scenario)
+    disk.fill()
+    with suppress(DatabaseUnavailable):
+        while True:  # only the log grows by these
+            place.rows("SELECT pg_logical_emit_message(false, 'fill', repeat('x', 1000000))")
+    # The server may find just enough room to come back.
+    found += _expect(DatabaseUnavailable, lambda: place.wired.documents(COLLECTION).count(), scenario, surely=False)
+    found += _expect(DatabaseUnavailable, start, f"{scenario}, start", surely=False)
+    disk.free()
+    start()
+    found += _answers(place, scenario) + _lives(place, draw, scenario) + place.invariants(scenario)
+    place.settle()
+    return found + place.compare(scenario)
+
+
+@contextmanager
+def _server_on(disk: Disk) -> Iterator[Callable[[], str]]:
+    before = dict(embedded.SETTINGS)
+    embedded.SETTINGS |= SMALL_SERVER
+    try:
+        yield lambda: embedded.ensure_running(disk.path / "state")
+    finally:
+        embedded.SETTINGS.clear()
+        embedded.SETTINGS.update(before)
+        disk.free()
+        embedded.remove(disk.path / "state")
+
+
+def _archiving(place: Place, folder: Path) -> Project:
+    project = place.connected(str(place.wired.settings.database_url))
+    project.settings = project.settings.model_copy(update={"archive_folder": folder})
+    return project
+
+
+def _lives(place: Place, draw: random.Random, scenario: str) -> list[Finding]:
+    """Write, apply and search: the live lane goes on."""
+    writes = Writes(place, draw).some(4)
+    written = place.wired.documents(COLLECTION).put_many([Document(*one) for one in writes.items()])
+    for doc_id, text in writes.items():
+        place.application.truth.acknowledged(doc_id, text)
+    worker = place.wired.worker()
+    while worker.drain():
+        pass
+    place.wired.documents(COLLECTION).wait_until_served(written, timeout_s=0)
+    return _answers(place, scenario)
+
+
+def _answers(place: Place, scenario: str) -> list[Finding]:
+    try:
+        hits = place.wired.searcher(COLLECTION).search(QUESTION).hits
+    except (RevectorError, sa.exc.SQLAlchemyError) as error:
+        return [Finding("search still answers", scenario, repr(error))]
+    return [] if hits else [Finding("search still answers", scenario, "no hits")]
+
+
+def _expect(
+    kind: type[RevectorError], call: Callable[[], object], scenario: str, *, saying: str = "", surely: bool = True
+) -> list[Finding]:
+    try:
+        call()
+    except kind as error:
+        return [] if saying in str(error) else [Finding("an error says what is wrong", scenario, str(error))]
+    except Exception as error:  # noqa: BLE001 - whatever comes here is the finding
+        return [Finding("an error is of our tree", scenario, f"{type(error).__module__}: {error!r}"[:300])]
+    return [Finding("a full disk is an error", scenario, "no error")] if surely else []
+
+
+def strike_all(place: Place, draw: random.Random) -> tuple[list[Finding], Counter[tuple[str, str]]]:
+    """Run every scenario once, until one finds something.
+
+    Returns what was found, and how often each fault struck what. Raises ``NoMountError``.
+    """
+    fired = Counter[tuple[str, str]]()
+    with tempfile.TemporaryDirectory() as folder:
+        scenarios: dict[str, Callable[[], list[Finding]]] = {
+            "part changed": lambda: changed_part(place, draw),
+            "archive full before a part": lambda: full_archive(place, draw, warned=True),
+            "archive full within a part": lambda: full_archive(place, draw, warned=False),
+            "server full": lambda: full_server(Path(folder), draw),
+        }
+        for name, scenario in scenarios.items():
+            found = scenario()
+            fired[f"disk: {name}", "all"] += 1
+            if found:
+                return found, fired
+    return [], fired

@@ -1,0 +1,294 @@
+"""Owns the faults of encoders: exceptions, hangs, bad replies and other models under the same name.
+
+Each strikes the worker, a part of a backfill, or a query. While it lasts, only lag may grow: nothing wrong is shown, no
+document is given up for a fault of the model, and the process goes on. After it everything converges.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from evaluation.reliability.faults_place import FaultyEncoder, Finding, Models, Place, Writes, until_found
+from evaluation.reliability.project import COLLECTION, NEW, OLD
+
+from revector.encoding import Encoders
+from revector.errors import EncoderError, EncoderMismatch, EncoderUnavailable, RevectorError
+from revector.interfaces import Document, Vectors
+from revector.revisions import RevisionGraph
+from revector.spec import ModelSpec
+
+Reply = Callable[[Sequence[str], Vectors], Any]
+LIMIT_S = 60.0
+POISON = "poisonous"
+
+RAISED: Mapping[str, Exception] = {
+    type(error).__name__: error
+    for error in (
+        RuntimeError("CUDA error: device-side assert triggered"),
+        MemoryError("out of memory"),
+        ValueError("sequence too long"),
+        TypeError("expected str"),
+        IndexError("index out of range in self"),
+        KeyError("input_ids"),
+        AssertionError("torch not compiled with CUDA enabled"),
+        OSError(5, "Input/output error"),
+        TimeoutError("the model did not answer"),
+        ConnectionResetError(104, "Connection reset by peer"),
+        EncoderError("refused"),
+        EncoderUnavailable("429 Too Many Requests"),
+    )
+}
+"""What models raise, by class."""
+
+
+def raising(error: Exception) -> Reply:
+    """Return a fault that raises for every text."""
+
+    def reply(_texts: Sequence[str], _vectors: Vectors) -> Any:
+        raise error
+
+    return reply
+
+
+def refusing(error: Exception) -> Reply:
+    """Return a fault that raises for batches with a poisonous text."""
+
+    def reply(texts: Sequence[str], vectors: Vectors) -> Any:
+        if any(POISON in text for text in texts):
+            raise error
+        return vectors
+
+    return reply
+
+
+def _with(value: float) -> Reply:
+    def reply(_texts: Sequence[str], vectors: Vectors) -> Any:
+        spoiled = vectors.copy()
+        spoiled[-1] = value
+        return spoiled
+
+    return reply
+
+
+REPLIES: Mapping[str, Reply] = {
+    "one vector short": lambda _, vectors: vectors[:-1],
+    "one vector too many": lambda _, vectors: np.concatenate([vectors, vectors[:1]]),
+    "cut vectors": lambda _, vectors: vectors[:, :-3],
+    "wider vectors": lambda _, vectors: np.concatenate([vectors, vectors], axis=1),
+    "no table": lambda _, vectors: [list(map(float, row[: 3 + n])) for n, row in enumerate(vectors)] or None,
+    "nothing": lambda _, __: None,
+    "NaN": _with(float("nan")),
+    "infinite": _with(float("inf")),
+    "zero": _with(0.0),
+}
+"""Replies that a look at their shape and values tells."""
+
+ORDERS: Mapping[str, Reply] = {
+    "reversed": lambda _, vectors: vectors[::-1],
+    "shifted by one": lambda _, vectors: np.roll(vectors, 1, axis=0),
+    "sorted by length": lambda texts, vectors: vectors[sorted(range(len(texts)), key=lambda n: len(texts[n]))],
+}
+"""Replies of good vectors in another order."""
+
+
+class Struck:
+    """A place whose models fail on demand."""
+
+    def __init__(self, place: Place, draw: random.Random) -> None:
+        self.place, self._writes, self._draw = place, Writes(place, draw), draw
+        self.fired: Counter[tuple[str, str]] = Counter()
+
+    def write(self, count: int = 5, *, poison: bool = False) -> list[str]:
+        """Write documents beside the wire, the first one poisonous where asked for; return their ids."""
+        writes = self._writes.some(count)
+        if poison:
+            first = min(writes)
+            writes[first] = f"{POISON} {writes[first]}"
+        self._put(writes)
+        return sorted(writes)
+
+    def write_again(self, doc_ids: Sequence[str]) -> None:
+        """Give documents new texts, and let them be applied."""
+        self._put({doc_id: self._writes.text() for doc_id in doc_ids})
+        self.place.settle()
+
+    def _put(self, writes: Mapping[str, str | None]) -> None:
+        for doc_id, text in writes.items():
+            self.place.application.truth.acknowledged(doc_id, text)
+        self.place.direct.documents(COLLECTION).put_many([Document(*one) for one in writes.items()])
+
+    def down(self, name: str, reply: Reply, where: str) -> list[Finding]:
+        """Strike with a fault that no text escapes, then heal. Lag only, and an error of our tree."""
+        scenario = f"encoder: {name} × {where}"
+        operation = self._operation(where)
+        with self._faulty(reply):
+            found = self._ends_in_our_tree(operation, scenario, must_fail=where != "worker")
+        self.fired[f"encoder: {name}", where] += 1
+        found += self.place.invariants(scenario) + self.place.pool_is_whole(scenario)
+        return found + self._heal(where, operation, scenario)
+
+    def poison(self, name: str, error: Exception) -> list[Finding]:
+        """Strike one text of several: it alone waits or becomes a dead letter, by its reason; the others are shown."""
+        scenario = f"encoder: {name} for one text"
+        ids = self.write(poison=True)
+        worker = self.place.wired.worker()
+        with self._faulty(refusing(error)):
+            found = self._ends_in_our_tree(worker.drain, scenario)
+        self.fired[f"encoder: {name} for one text", "worker"] += 1
+        left = self.place.rows(
+            "SELECT doc_id, last_error FROM pending JOIN slot USING (gen) WHERE doc_id = ANY(:ids)", ids=ids
+        )
+        if {row.doc_id for row in left} != {ids[0]} or not left[0].last_error:
+            found.append(Finding("a poison text costs only itself", scenario, f"{left} wait"))
+        self.place.rows("UPDATE pending SET state = 'due', attempts = 0")
+        return found + self._heal("worker", worker.drain, scenario)
+
+    def hang(self) -> list[Finding]:
+        """Let a worker hang in its model, holding nothing; another takes over, and the late result is not shown."""
+        scenario, place = "encoder: hang × worker", self.place
+        begun, end = threading.Event(), threading.Event()
+
+        def reply(_texts: Sequence[str], vectors: Vectors) -> Any:
+            begun.set()
+            end.wait(LIMIT_S)
+            return vectors
+
+        (doc_id,) = self.write(1)
+        with self._faulty(reply), ThreadPoolExecutor(1) as thread:
+            hanging = thread.submit(place.wired.worker().drain)
+            try:
+                assert begun.wait(LIMIT_S), "the worker found nothing to embed"
+                found = place.nothing_is_held(scenario) + place.gate_is_free(scenario) + place.pool_is_whole(scenario)
+                newer = self._writes.text()
+                place.direct.documents(COLLECTION).put(doc_id, newer)
+                place.application.truth.acknowledged(doc_id, newer)
+                place.settle()  # the new version ended the lease
+            finally:
+                end.set()
+            hanging.result(LIMIT_S)
+        self.fired["encoder: hang", "worker"] += 1
+        return found + place.compare(scenario)
+
+    def order(self, name: str) -> list[Finding]:
+        """Strike with good vectors in another order: they must be refused, for they belong to other texts."""
+        scenario = f"encoder: {name} × worker"
+        ids = self.write(6)
+        worker = self.place.wired.worker()
+        with self._faulty(ORDERS[name]):
+            found = self._ends_in_our_tree(worker.drain, scenario)
+        self.fired[f"encoder: {name}", "worker"] += 1
+        found += self._heal("worker", worker.drain, scenario)
+        self.write_again(ids)  # nothing else would mend what is shown wrong
+        return found
+
+    def other_model(self) -> list[Finding]:
+        """Put another model under the same name: a running process keeps its own, a new one refuses the other."""
+        scenario, place = "encoder: other model under the same name", self.place
+        self.write()
+        place.wired.worker().drain()  # its model is loaded
+        self.write()
+        fresh = place.connected(str(place.wired.settings.database_url))
+        load = place.wired.load_encoder
+        fresh.__dict__["encoders"] = Encoders(Models(lambda model: load(_renamed(model))))
+        published = fresh.worker().drain()
+        found = [Finding("wrong model", scenario, f"{published} published")] if published else []
+        try:
+            fresh.searcher(COLLECTION).search("apple3 pear3")
+            found.append(Finding("wrong model", scenario, "a query was answered"))
+        except EncoderMismatch:
+            pass
+        fresh.raw_engine.dispose()
+        self.fired["encoder: other model", "worker"] += 1
+        return found + self._heal("worker", place.wired.worker().drain, scenario)
+
+    def silent_change(self) -> list[Finding]:
+        """Change what a model answers, with its files and settings as they were: no worker may publish that."""
+        scenario, place = "encoder: other vectors, same fingerprint", self.place
+        self.write()
+        fresh = place.connected(str(place.wired.settings.database_url))
+        load = place.wired.load_encoder
+        fresh.__dict__["encoders"] = Encoders(lambda model: _Negated(load(model)))
+        published = fresh.worker().drain()
+        fresh.raw_engine.dispose()
+        self.fired["encoder: silent change", "worker"] += 1
+        found = [Finding("wrong model", scenario, f"{published} published")] if published else []
+        return found + self._heal("worker", place.wired.worker().drain, scenario)
+
+    def _faulty(self, reply: Reply) -> AbstractContextManager[None]:
+        for revision in (OLD, NEW):
+            self.place.wired.encoders.fresh(_model(self.place, revision))
+        return self.place.models.faulty(reply)
+
+    def _operation(self, where: str) -> Callable[[], object]:
+        migrator = self.place.wired.migrator(COLLECTION, actor="struck")
+        if where == "backfill":
+            migrator.run("provision", NEW)
+            return lambda: migrator.embed_shard(NEW, 0)
+        if where == "worker":
+            self.write()
+            return self.place.wired.worker().drain
+        searcher = self.place.wired.searcher(COLLECTION)
+        return lambda: searcher.search("apple3 pear3")
+
+    def _ends_in_our_tree(
+        self, operation: Callable[[], object], scenario: str, *, must_fail: bool = False
+    ) -> list[Finding]:
+        try:
+            operation()
+        except RevectorError:
+            return []
+        except Exception as error:  # noqa: BLE001 - whatever comes here is the finding
+            return [Finding("an error is of our tree", scenario, f"{type(error).__module__}: {error!r}"[:300])]
+        return [Finding("a bad reply is refused", scenario, "no error")] if must_fail else []
+
+    def _heal(self, where: str, operation: Callable[[], object], scenario: str) -> list[Finding]:
+        self.place.let_time_pass()
+        found = self._ends_in_our_tree(operation, f"{scenario}, healed")
+        self.place.settle()
+        if where == "backfill":
+            self.place.direct.migrator(COLLECTION, actor="healed").upgrade(NEW, to="backfill")
+            found += self.place.compare(scenario)
+            self.place.direct.migrator(COLLECTION, actor="healed").abort("the trial is over")
+        return found + self.place.compare(scenario)
+
+
+class _Negated(FaultyEncoder):
+    """Answers with the opposite of each vector, and says nothing of it."""
+
+    def _reply(self, _texts: Sequence[str], vectors: Vectors) -> Any:
+        return -vectors
+
+
+def _renamed(model: ModelSpec) -> ModelSpec:
+    return replace(model, name="hashing:seed9")
+
+
+def _model(place: Place, revision: str) -> ModelSpec:
+    return RevisionGraph.from_folder(place.wired.migrations(COLLECTION))[revision].model
+
+
+def strike_all(place: Place, draw: random.Random) -> tuple[list[Finding], Counter[tuple[str, str]]]:
+    """Strike with each fault once, each on an operation drawn at random, until something is found.
+
+    Returns what was found, and how often each fault struck each operation.
+    """
+    struck = Struck(place, draw)
+    scenarios: list[Callable[[], list[Finding]]] = [struck.hang, struck.other_model, struck.silent_change]
+    for name, error in RAISED.items():
+        where = draw.choice(("worker", "backfill", "query"))
+        scenarios += [partial(struck.down, name, raising(error), where), partial(struck.poison, name, error)]
+    for name, reply in REPLIES.items():
+        scenarios += [
+            partial(struck.down, name, reply, where) for where in ("worker", draw.choice(("backfill", "query")))
+        ]
+    scenarios += [partial(struck.order, name) for name in ORDERS]
+    return until_found(scenarios), struck.fired

@@ -1,0 +1,113 @@
+"""The hashing encoder with faults: what a model server does to its callers, switched on and off by rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from revector.chunking import make_chunker
+from revector.encoders import PROBES
+from revector.encoders.hashing import HashingEncoder
+from revector.errors import EncoderUnavailable
+from revector.interfaces import Chunker, Encoder, Vectors
+from revector.spec import Chunking, ModelSpec
+
+LASTING = ("unavailable", "busy")
+FAULTS = (*LASTING, "hiccup", "short", "nan")
+"""Of embedding documents: some last until they are mended, the others befall one call."""
+
+POISON, VENOM = "poison", "venom"
+"""Words that no model survives: for the one it raises something of its own, for the other it answers with NaN."""
+
+
+@cache
+def true_encoder(model: ModelSpec) -> HashingEncoder:
+    """Return the encoder of a model as it is: what the library's answers are judged by."""
+    _, _, seed = model.name.partition(":seed")
+    return HashingEncoder(model, seed=int(seed or 0))
+
+
+@cache
+def true_chunker(model: ModelSpec, chunking: Chunking) -> Chunker:
+    """Return the chunker of a revision."""
+    return make_chunker(chunking, true_encoder(model).tokenizer)
+
+
+class Models:
+    """Loads the encoders of one simulated world; ``faults`` and ``replaced`` are by model name."""
+
+    def __init__(self, at: Callable[[str], None]) -> None:
+        self.at = at
+        self.faults: dict[str, str] = {}
+        self.replaced: set[str] = set()
+        """Models of which another one stands under the name since: who loads it now gets that one."""
+
+    def load(self, model: ModelSpec) -> Encoder:
+        """As a process loads a model when it starts."""
+        return SimulatedEncoder(model, self, replaced=model.name in self.replaced)
+
+
+class SimulatedEncoder:
+    """An encoder whose calls can fail and can be interrupted."""
+
+    def __init__(self, model: ModelSpec, models: Models, *, replaced: bool) -> None:
+        self._model, self._models = model, models
+        self._inner = HashingEncoder(model, seed=99) if replaced else true_encoder(model)
+
+    @property
+    def dim(self) -> int:
+        """Width of the vectors."""
+        return self._inner.dim
+
+    @property
+    def fingerprint(self) -> str:
+        """As the model's."""
+        return self._inner.fingerprint
+
+    @property
+    def components(self) -> Mapping[str, Any]:
+        """As the model's."""
+        return self._inner.components
+
+    @property
+    def tokenizer(self) -> Any:
+        """As the model's."""
+        return self._inner.tokenizer
+
+    def count_tokens(self, text: str) -> int:
+        """As the model's."""
+        return self._inner.count_tokens(text)
+
+    def encode_query(self, texts: Sequence[str]) -> Vectors:
+        """Embed queries; between resolving and searching is where the alias may move."""
+        self._models.at("outside encode_query")
+        return self._inner.encode_query(texts)
+
+    def encode_document(self, texts: Sequence[str]) -> Vectors:
+        """Embed documents, or fail as the fault of the day says."""
+        self._models.at("outside encode_document")
+        fault = self._models.faults.get(self._model.name)
+        if fault is not None and fault not in LASTING:
+            del self._models.faults[self._model.name]
+        if fault == "unavailable":
+            raise EncoderUnavailable("the model server does not answer")
+        if fault in ("busy", "hiccup"):
+            raise RuntimeError("429 Too Many Requests")
+        if any(POISON in text for text in texts):
+            raise RuntimeError("CUDA error: device-side assert triggered")
+        vectors = self._probes() if tuple(texts) == PROBES else self._inner.encode_document(texts)
+        if fault == "short":
+            return vectors[:-1]
+        spoilt = [fault == "nan" or VENOM in text for text in texts]
+        return np.where(np.array(spoilt)[:, None], np.float32("nan"), vectors)
+
+    def _probes(self) -> Vectors:
+        return _probes(self._inner)
+
+
+@cache
+def _probes(encoder: HashingEncoder) -> Vectors:
+    return encoder.encode_document(PROBES)

@@ -1,0 +1,233 @@
+"""Where histories take place: one database with a clock of its own, small limits, and collections to begin from."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import sqlalchemy as sa
+from evaluation.reliability.simulated.clock import Clock
+from evaluation.reliability.simulated.encoders import Models
+from evaluation.reliability.simulated.stage import Stage
+
+import revector.backfill
+import revector.catchup
+import revector.migrator
+from revector import crash, gate
+from revector.encoding import Encoders
+from revector.evidence import Evidence
+from revector.migrator import Migrator, Settings
+from revector.registry import moves, work
+from revector.registry.collections import Collection
+from revector.registry.documents import Documents
+from revector.registry.engine import make_engine
+from revector.revisions import RevisionGraph
+from revector.spec import Revision
+
+SEARCH_PATH = "revector, simulated, pg_catalog, public"
+"""Our clock shadows PostgreSQL's own, because pg_catalog is named after it."""
+
+MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of our own in it
+"""Where sealed parts cost no disk."""
+
+LIMITS: tuple[tuple[Any, str, int], ...] = (
+    (work, "SEED_ROWS", 2),
+    (work, "MAX_ATTEMPTS", 3),
+    (revector.backfill, "PART_DOCUMENTS", 2),
+    (revector.catchup, "FEW_WAITING", 2),
+    (revector.catchup, "MOVE_ATTEMPTS", 4),
+    (moves, "EVIDENCE_CHANGED_FLOOR", 3),
+)
+"""Limits of the library, small enough that four documents meet them."""
+
+MODELS = {
+    "a100": 'ModelSpec(name="hashing", dim=8)',
+    "b200": 'ModelSpec(name="hashing:seed2", dim=8)',
+    "c300": 'ModelSpec(name="hashing:seed3", dim=12)',
+    "d400": 'ModelSpec(name="hashing:seed4", dim=8)',
+}
+PARTS = {
+    "a100": 'chunking = Chunking(max_tokens=8, overlap_tokens=2)\nindex = IndexSpec(kind="exact")',
+    "b200": 'chunking = Chunking(max_tokens=12, overlap_tokens=0)\nindex = IndexSpec(kind="exact")',
+    "c300": (
+        'chunking = Chunking(unit="document", max_tokens=16, overlap_tokens=0)\n'
+        'index = IndexSpec(kind="exact", storage="halfvec")'
+    ),
+    "d400": (
+        'chunking = Chunking(max_tokens=8, overlap_tokens=0)\nindex = IndexSpec(kind="hnsw", m=4, ef_construction=16)'
+    ),
+}
+GATE = "gate = Gate(min_queries=1, max_drop=1.0)"
+WORDS = {"a": 20, "A": 3, "\u00e9": 1}
+BEGINNINGS: dict[str, tuple[str, str, str]] = {
+    "documents": ("", "", ""),
+    "served": ("documents", "a100", "swap"),
+    "provisioned": ("served", "b200", "provision"),
+    "backfilled": ("provisioned", "b200", "backfill"),
+    "indexed": ("backfilled", "b200", "index"),
+    "verified": ("indexed", "b200", "verify"),
+    "gated": ("verified", "b200", "gate"),
+    "approved": ("gated", "b200", "approve"),
+    "swapped": ("approved", "b200", "swap"),
+    "rolled back": ("swapped", "b200", "rollback"),
+}
+"""What has happened when a history begins: what it was before, and how far a revision was then moved."""
+
+
+class Unmeasured(Evidence):
+    """Evidence whose gate is passed or failed at will: recall is not what is simulated."""
+
+    passes = True
+
+    def refuse_unmeasurable(self, target: Revision, collection: Collection) -> None:
+        """Measure anything."""
+
+    def _compare(self, *_: Any) -> gate.Verdict:
+        return gate.Verdict(self.passes, () if self.passes else ("a rule says so",), {})
+
+
+class Place:
+    """A database prepared for any number of histories, one after the other."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        self.folder = folder
+        self.engine = make_engine(url)
+        sa.event.listen(self.engine, "connect", _see_simulated)
+        at = sa.make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+        self.database = psycopg.connect(at, autocommit=True, application_name="oracle")
+        schema = Path(__file__).with_name("schema.sql").read_text(encoding="utf-8")
+        self.database.execute(f"SET search_path = {SEARCH_PATH}".encode())
+        self.database.execute("SET plan_cache_mode = force_generic_plan")  # planning a look takes longer than looking
+        self.database.execute(schema.encode())
+        self.clock = Clock(self.database)
+        self.stage = Stage(self.engine, self._cut)
+        self.clock.woken = lambda: self.stage.at("outside sleep")
+        self.models = Models(self.stage.at)
+        self.migrations = self._write_migrations("migrations")
+        self.edited = self._write_migrations("edited", "min_sentences=2, ")
+        graph = RevisionGraph.from_folder(self.migrations)
+        self.revisions: Mapping[str, Revision] = {name: graph[name] for name in MODELS}
+        self._numbers = itertools.count(1)
+        self.tally: Counter[str] = Counter()
+        """What was done here, over all histories."""
+        self.clock.restart()
+        self._templates: dict[str, int] = {}
+        for name, way in BEGINNINGS.items():
+            self._templates[name] = self._make(*way)
+
+    def begin(self, beginning: str) -> tuple[int, str]:
+        """Return number and name of a new collection that is where ``beginning`` says."""
+        name = f"h{next(self._numbers)}"
+        self.clock.restart()
+        row = self.database.execute(
+            "SELECT simulated.copy(%s, %s)", (self._templates[beginning], name), prepare=True
+        ).fetchone()
+        assert row is not None
+        return int(row[0]), name
+
+    def end(self, cid: int) -> None:
+        """Leave a collection behind, in nobody's way."""
+        for standing in self.stage.standing:
+            self.stage.kill(standing)
+        self.database.execute(
+            "UPDATE collection SET active_gen = NULL, standby_gen = NULL, building_gen = NULL, rollback_deadline = "
+            "NULL WHERE cid = %s",
+            (cid,),
+        )
+
+    def migrator(self, collection: str, actor: str, encoders: Encoders, *, edited: bool = False) -> Migrator:
+        """Return a process that can run the steps of a migration."""
+        made = Migrator(
+            self.engine,
+            collection,
+            settings=Settings(
+                migrations=self.edited if edited else self.migrations, archive=self.folder / "archive", shards=2
+            ),
+            encoders=encoders,
+            actor=actor,
+        )
+        evidence = made._evidence
+        made._evidence = Unmeasured(
+            self.engine, evidence._cid, evidence._searcher, None, actor=actor, progress=evidence._progress
+        )
+        return made
+
+    def close(self) -> None:
+        """End everything."""
+        self.stage.close()
+        self.engine.dispose()
+        self.database.close()
+
+    def _make(self, before: str, revision: str, step: str) -> int:
+        """Make a collection to begin from, by the library itself."""
+        name = self.begin(before)[1] if before else f"h{next(self._numbers)}"
+        migrator = self.migrator(name, "nobody", Encoders(self.models.load))
+        if not before:
+            documents = Documents(self.engine, migrator._cid)
+            for doc_id, words in WORDS.items():
+                documents.put(doc_id, " ".join(f"begin{n}" for n in range(words)), {"lang": "en"})
+            documents.delete("\u00e9")
+        elif step == "rollback":
+            migrator.rollback("to begin with")
+        else:
+            migrator.upgrade(revision, to=step)
+        return migrator._cid
+
+    def _write_migrations(self, name: str, edit: str = "") -> Path:
+        folder = self.folder / name
+        folder.mkdir()
+        before = None
+        for revision, model in MODELS.items():
+            parts = PARTS[revision].replace("Chunking(", f"Chunking({edit}")
+            (folder / f"{revision}.py").write_text(
+                f'"""{revision}"""\nfrom revector import Chunking, Gate, IndexSpec, ModelSpec\n'
+                f"revision = {revision!r}\ndown_revision = {before!r}\nmodel = {model}\n{parts}\n{GATE}\n"
+            )
+            before = revision
+        return folder
+
+    def _cut(self) -> None:
+        self.database.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'revector' AND datname = "
+            "current_database()"
+        )
+
+
+def _see_simulated(connection: Any, _: Any) -> None:
+    connection.execute(f"SET search_path = {SEARCH_PATH}")
+    connection.execute("SET lock_timeout = '5s'")
+    connection.commit()
+
+
+@contextmanager
+def place(url: str) -> Iterator[Place]:
+    """Prepare the database of ``url``, which has this version's tables, and live in its time with small limits."""
+    folder = Path(tempfile.mkdtemp(prefix="revector-simulated-", dir=MEMORY if MEMORY.is_dir() else None))
+    before = [(module, name, getattr(module, name)) for module, name, _ in LIMITS]
+    from_folder = RevisionGraph.__dict__["from_folder"]
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        stack.callback(setattr, crash, "watcher", crash.watcher)
+        stack.callback(setattr, RevisionGraph, "from_folder", from_folder)
+        RevisionGraph.from_folder = cache(RevisionGraph.from_folder)  # type: ignore[method-assign]
+        for module, name, limit in LIMITS:
+            setattr(module, name, limit)
+        for module, name, limit in before:
+            stack.callback(setattr, module, name, limit)
+        log = logging.getLogger("revector")
+        stack.callback(log.setLevel, log.level)
+        log.setLevel(logging.CRITICAL)  # workers say much of faults that rules make
+        made = Place(url, folder)
+        stack.callback(made.close)
+        stack.enter_context(made.clock.installed())
+        crash.watcher = made.stage.at
+        yield made

@@ -1,0 +1,133 @@
+"""Simulated histories of the real code: drawn by seed, judged after every step, healed, judged again, and shrunk."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from evaluation.reliability.simulated import rules_documents, rules_processes  # noqa: F401 - they register their rules
+from evaluation.reliability.simulated.heal import heal
+from evaluation.reliability.simulated.look import Broken
+from evaluation.reliability.simulated.place import BEGINNINGS, Place, place
+from evaluation.reliability.simulated.rules import Step, draw, take
+from evaluation.reliability.simulated.stage import Hang
+from evaluation.reliability.simulated.world import World
+
+STEPS = (8, 12, 16, 24, 36)
+"""How many steps a history may have; a drawn rule that does not apply is none."""
+
+OFTEN = ("served", "provisioned", "provisioned", "approved", "approved", "swapped", "swapped", "swapped", "rolled back")
+"""Where histories begin more often: right before and after what is worth doing."""
+
+MOST_DETAIL = 2_000
+Plant = Callable[[sa.Engine], AbstractContextManager[object]]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A promise that broke. ``step`` counts from 1; the last one is healing, where it is above ``len(steps)``."""
+
+    seed: int
+    step: int
+    promise: str
+    detail: str
+    beginning: str
+    steps: tuple[Step, ...]
+
+    def __str__(self) -> str:
+        where = f"seed {self.seed}, begun as {self.beginning!r}, step {self.step}"
+        lines = [f"{where}: {self.promise.upper()}: {self.detail[:MOST_DETAIL]}"]
+        return "\n".join(lines + [f"  {n:3} {name}{arguments}" for n, (name, arguments) in enumerate(self.steps, 1)])
+
+
+@dataclass(slots=True)
+class History:
+    """One history under way."""
+
+    seed: int
+    beginning: str
+    world: World
+    steps: list[Step]
+    healing: bool = False
+
+    def take(self, step: Step) -> bool:
+        """Take a step; return whether it applied."""
+        self.steps.append(step)
+        if take(self.world, step):
+            return True
+        self.steps.pop()
+        return False
+
+
+def run_histories(
+    url: str,
+    seeds: Iterable[int],
+    *,
+    plant: Plant | None = None,
+    stop_at_first: bool = True,
+    shrunk: bool = True,
+    tally: Counter[str] | None = None,
+) -> list[Finding]:
+    """Run one history per seed in the database of ``url``, which must have this version's tables and no other use.
+
+    ``plant`` may spoil the library, or the database through its engine, for as long as histories run. ``tally`` gets
+    what the histories did. With ``shrunk``, what is found comes without the steps that it does not need.
+    """
+    findings = []
+    with place(url) as at, nullcontext() if plant is None else plant(at.engine):
+        for seed in seeds:
+            finding = run_history(at, seed)
+            if finding is not None:
+                findings.append(shrink(at, finding) if shrunk else finding)
+                if stop_at_first:
+                    break
+        if tally is not None:
+            tally.update(at.tally)
+    return findings
+
+
+def run_history(at: Place, seed: int) -> Finding | None:
+    """Draw a history and run it; return the promise that it breaks, if any."""
+    chance = random.Random(seed)  # noqa: S311 - a simulation
+    beginning = chance.choice((*BEGINNINGS, *OFTEN))
+    count = chance.choice(STEPS)
+    return _run(at, seed, beginning, (draw(chance) for _ in range(10 * count)), count)
+
+
+def repeat(at: Place, finding: Finding, steps: Sequence[Step]) -> Finding | None:
+    """Run other steps of a finding's history."""
+    return _run(at, finding.seed, finding.beginning, iter(steps), len(steps))
+
+
+def shrink(at: Place, finding: Finding) -> Finding:
+    """Return a history that breaks the same promise with steps left out, as many as can be."""
+    size = len(finding.steps) // 2
+    while size:
+        for begin in range(len(finding.steps) - size, -1, -size):
+            shorter = finding.steps[:begin] + finding.steps[begin + size :]
+            found = repeat(at, finding, shorter)
+            if found is not None and found.promise == finding.promise:
+                finding = found
+        size //= 2
+    return finding
+
+
+def _run(at: Place, seed: int, beginning: str, drawn: Iterator[Step], count: int) -> Finding | None:
+    history = History(seed, beginning, World(at, beginning), [])
+    try:
+        for step in drawn:
+            if len(history.steps) == count:
+                break
+            history.take(step)
+        history.healing = True
+        heal(history.world, finish=seed % 3 == 0)
+    except (Broken, Hang) as error:
+        promise, detail = (error.promise, error.detail) if isinstance(error, Broken) else ("hang", str(error))
+        return Finding(seed, len(history.steps) + history.healing, promise, detail, beginning, tuple(history.steps))
+    finally:
+        history.world.close()
+    return None

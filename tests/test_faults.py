@@ -1,0 +1,331 @@
+"""Faults on the SQL wire, in encoders, clocks and disks (layer L4): each once, and COMMIT whose answer is lost."""
+
+from __future__ import annotations
+
+import ast
+import random
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from evaluation.reliability import faults, faults_disk
+from evaluation.reliability.bugs import plant
+from evaluation.reliability.faults_clock import DAY_S, STEPS_S, Stepped
+from evaluation.reliability.faults_encoder import ORDERS, RAISED, REPLIES, Struck, raising
+from evaluation.reliability.faults_place import Finding, Place
+from evaluation.reliability.faults_wire import FAULTS, TYPICAL, Operation, Striker, Walk, keep_cutting
+from evaluation.reliability.project import COLLECTION, NEW
+from evaluation.reliability.wire import Proxy, Toxic
+
+import revector
+from conftest import Databases
+from revector.registry.engine import make_engine
+
+SOURCE = Path(revector.__file__).parent
+
+
+class Scene:
+    """A place behind a faulty wire."""
+
+    def __init__(self, place: Place, proxy: Proxy) -> None:
+        self.place, self.proxy = place, proxy
+        self.walk = Walk(place, random.Random(7))
+        self.striker = Striker(place, proxy)
+
+    def migrate(self, to: str) -> None:
+        """Go there beside the wire."""
+        self.place.direct.migrator(COLLECTION, actor="observer").upgrade(NEW, to=to)
+
+    def written(self, operation: Operation) -> None:
+        """Write, with no fault."""
+        operation.run()
+        for doc_id, text in operation.writes.items():
+            self.place.application.truth.acknowledged(doc_id, text)
+
+    def strike(self, operation: Operation, toxic: Toxic) -> list[Finding]:
+        """Strike, and make sure that it was one."""
+        found = self.striker.strike(operation, "a toxic", toxic)
+        assert self.striker.fired["a toxic", operation.name]
+        self.place.settle()
+        return found + self.place.compare(operation.name)
+
+    def back(self) -> None:
+        """End what is open, so that the old revision serves and no other is there."""
+        collection, observer = self.place.collection(), self.place.direct.migrator(COLLECTION, actor="observer")
+        if collection.building_gen is not None:
+            observer.abort("the test is over")
+        if collection.standby_gen is not None:
+            if self.place.generation(collection.active_gen).revision == NEW:
+                observer.rollback("the test is over")
+            observer.retire("the test is over", now=True)
+
+
+@pytest.fixture(scope="module")
+def scene(databases: Databases, template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    name = databases.create(template)
+    with Proxy(databases.url(name)) as proxy:
+        made = Scene(Place(tmp_path_factory.mktemp("place"), databases.url(name), wired=proxy.url), proxy)
+        yield made
+        made.place.close()
+    databases.drop(name)
+
+
+@pytest.fixture
+def clean(scene: Scene) -> Iterator[Scene]:
+    """The scene, with revision a100 live alone before and after."""
+    scene.back()
+    yield scene
+    scene.proxy.clear()
+    scene.back()
+
+
+# The wire -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("name", ["put", "apply"])
+def test_a_fault_of_the_wire_costs_no_more_than_one_repeated_call(clean: Scene, name: str, fault: str) -> None:
+    if name == "apply":
+        clean.written(clean.walk.put_many())
+    found = clean.striker.strike(getattr(clean.walk, name)(), fault, FAULTS[fault](random.Random(3), TYPICAL["put"]))
+    assert found == []
+    assert clean.striker.fired[fault, name]
+
+
+ANSWER_LOST = partial(Toxic, action="answer", at="^COMMIT")
+
+
+def test_a_put_whose_commit_was_not_answered_is_done_once(clean: Scene) -> None:
+    assert clean.strike(clean.walk.put(), ANSWER_LOST(within="INSERT INTO document")) == []
+
+
+def test_an_ingestion_whose_commit_was_not_answered_is_done_once(clean: Scene) -> None:
+    assert clean.strike(clean.walk.ingest(), ANSWER_LOST(within="INSERT INTO document", skip=1)) == []
+
+
+def test_a_publication_whose_commit_was_not_answered_is_done_once(clean: Scene) -> None:
+    clean.written(clean.walk.put())
+    assert clean.strike(clean.walk.apply(), ANSWER_LOST(within="INSERT INTO ledger")) == []
+
+
+def test_an_approval_whose_commit_was_not_answered_is_done_once(clean: Scene) -> None:
+    clean.migrate(to="gate")
+    assert clean.strike(clean.walk.step("approve"), ANSWER_LOST(within="UPDATE generation")) == []
+
+
+def test_a_swap_whose_commit_was_not_answered_is_done_once(clean: Scene) -> None:
+    clean.migrate(to="approve")
+    assert clean.strike(clean.walk.step("swap", epochs=1), ANSWER_LOST(within="active_gen = ")) == []
+
+
+def test_a_rollback_whose_commit_was_not_answered_is_done_once(clean: Scene) -> None:
+    clean.migrate(to="swap")
+    assert clean.strike(clean.walk.rollback(), ANSWER_LOST(within="active_gen = ")) == []
+
+
+def test_a_retirement_whose_commit_was_not_answered_is_done_once(clean: Scene) -> None:
+    clean.migrate(to="swap")
+    clean.place.direct.migrator(COLLECTION, actor="observer").rollback("so that the new one can go")
+    assert clean.strike(clean.walk.retire(), ANSWER_LOST(within="standby_gen = NULL")) == []
+
+
+def test_an_abortion_whose_commit_was_not_answered_is_done_once_and_its_index_is_dropped(clean: Scene) -> None:
+    clean.migrate(to="provision")
+    assert clean.strike(clean.walk.abort(), ANSWER_LOST(within="building_gen = NULL")) == []
+
+
+def test_idle_connections_that_were_cut_are_replaced_without_an_error(clean: Scene) -> None:
+    """… as after a restart of the database: the pool finds out by itself."""
+    clean.place.wired.status(COLLECTION)
+    clean.proxy.arm(Toxic(action="close", at="^;$"))  # the pool asks whether a connection lives
+    clean.place.wired.status(COLLECTION)
+    assert clean.proxy.clear().fired
+
+
+@pytest.mark.parametrize("at", ["^DELETE FROM idx_", "^COPY data|^INSERT INTO idx_", "^INSERT INTO ledger", "^COMMIT"])
+def test_a_worker_that_stalls_while_it_publishes_holds_nothing_for_long(clean: Scene, at: str) -> None:
+    """… neither documents from writers, nor its generation from a rollback."""
+    clean.written(clean.walk.put())
+    assert clean.strike(clean.walk.apply(), Toxic(action="stall", at=at, within="DELETE FROM pending")) == []
+
+
+def test_a_document_in_hand_whenever_the_wire_is_cut_is_never_given_up(clean: Scene) -> None:
+    assert keep_cutting(clean.place, clean.proxy, random.Random(1)) == []
+
+
+def test_sessions_that_idle_in_a_transaction_are_ended_after_30_s(database_url: str) -> None:
+    engine = make_engine(database_url)
+    with engine.connect() as connection:
+        assert connection.scalar(sa.text("SHOW idle_in_transaction_session_timeout")) == "30s"
+    engine.dispose()
+
+
+def test_the_wire_resets_as_a_network_does(scene: Scene) -> None:
+    url = sa.make_url(scene.proxy.url)
+    startup = b"".join(word + b"\0" for word in (b"user", str(url.username).encode(), b"database", b"postgres", b""))
+    scene.proxy.arm(Toxic(action="reset"))
+    with socket.create_connection((str(url.host), int(url.port or 0))) as client:
+        client.sendall(struct.pack("!ii", 8 + len(startup), 196_608) + startup)
+        client.sendall(b"Q" + struct.pack("!i", 13) + b"SELECT 1\0")
+        with pytest.raises(ConnectionResetError):
+            list(iter(lambda: client.recv(4_096), b""))
+    assert scene.proxy.clear().fired == "SELECT 1"
+
+
+# Encoders -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def struck(clean: Scene, request: pytest.FixtureRequest) -> Struck:
+    return Struck(clean.place, random.Random(request.node.name))
+
+
+@pytest.mark.parametrize("error", RAISED)
+def test_a_text_that_a_model_cannot_take_costs_only_itself(struck: Struck, error: str) -> None:
+    assert struck.poison(error, RAISED[error]) == []
+
+
+@pytest.mark.parametrize("error", ["RuntimeError", "KeyError", "ConnectionResetError", "EncoderUnavailable"])
+@pytest.mark.parametrize("where", ["worker", "backfill", "query"])
+def test_what_a_model_raises_for_every_text_is_told_and_costs_only_time(struck: Struck, where: str, error: str) -> None:
+    assert struck.down(error, raising(RAISED[error]), where) == []
+
+
+@pytest.mark.parametrize("reply", REPLIES)
+def test_a_reply_of_the_wrong_shape_or_values_is_never_shown(struck: Struck, reply: str) -> None:
+    assert struck.down(reply, REPLIES[reply], "worker") == []
+
+
+@pytest.mark.parametrize("reply", ["one vector too many", "wider vectors", "NaN", "zero"])
+def test_a_query_is_not_answered_by_a_bad_vector(struck: Struck, reply: str) -> None:
+    assert struck.down(reply, REPLIES[reply], "query") == []
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_good_vectors_in_another_order_are_not_shown(struck: Struck, order: str) -> None:
+    assert struck.order(order) == []
+
+
+def test_a_model_that_hangs_holds_nothing_and_its_late_reply_changes_nothing(struck: Struck) -> None:
+    assert struck.hang() == []
+
+
+def test_another_model_under_the_same_name_is_refused_by_every_new_process(struck: Struck) -> None:
+    assert struck.other_model() == []
+
+
+def test_a_model_that_changed_behind_its_fingerprint_is_noticed_before_it_publishes(struck: Struck) -> None:
+    assert struck.silent_change() == []
+
+
+# Clocks ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stepped(clean: Scene, request: pytest.FixtureRequest) -> Iterator[Stepped]:
+    made = Stepped(clean.place, random.Random(request.node.name))
+    yield made
+    made.clock.close()
+
+
+@pytest.mark.parametrize("step", ["-3 h", "+3 d"])
+def test_a_step_of_the_databases_clock_retires_nothing_and_leaves_the_way_back(stepped: Stepped, step: str) -> None:
+    assert stepped.window(step) == []
+
+
+@pytest.mark.parametrize("step", STEPS_S)
+def test_a_step_of_the_databases_clock_stops_no_work(stepped: Stepped, step: str) -> None:
+    assert stepped.work_goes_on(step) == []
+
+
+def test_the_hosts_own_clock_decides_nothing(stepped: Stepped) -> None:
+    assert stepped.host(DAY_S) == []
+
+
+def test_two_holders_of_a_lease_leave_the_newer_result(stepped: Stepped) -> None:
+    assert stepped.lease() == []
+
+
+def test_a_drop_waits_its_drain_time_whatever_the_clock_did(stepped: Stepped) -> None:
+    assert stepped.drop_waits() == []
+
+
+def test_no_decision_is_made_by_the_clock_of_a_host() -> None:
+    """The time of day of a process is read where it is shown, measured or compared with the same host's files."""
+    allowed = {
+        "archive.py": "age of temporary files on this very host",
+        "local/application.py": "figures of the demo",
+        "local/airflow_client.py": "name and start of a run in Airflow's own time",
+    }
+    found = {
+        str(path.relative_to(SOURCE))
+        for path in SOURCE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute)
+        and ast.unparse(node) in ("time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "date.today")
+    }
+    assert found == set(allowed)
+
+
+# Disks ----------------------------------------------------------------------------------------------------------------
+
+
+def mounted(scenario: Callable[[], list[Finding]]) -> list[Finding]:
+    try:
+        return scenario()
+    except faults_disk.NoMountError as error:
+        pytest.skip(f"a small disk cannot be mounted here: {error}")
+
+
+@pytest.mark.parametrize("warned", [True, False])
+def test_a_full_archive_stops_the_backfill_alone_and_it_resumes(clean: Scene, warned: bool) -> None:
+    assert mounted(lambda: faults_disk.full_archive(clean.place, random.Random(1), warned=warned)) == []
+
+
+def test_a_full_database_disk_refuses_writes_whole_and_comes_back_with_everything(tmp_path: Path) -> None:
+    assert mounted(lambda: faults_disk.full_server(tmp_path, random.Random(1))) == []
+
+
+def test_a_sealed_part_that_was_changed_is_embedded_again(clean: Scene) -> None:
+    assert faults_disk.changed_part(clean.place, random.Random(1)) == []
+
+
+# The proof itself -----------------------------------------------------------------------------------------------------
+
+
+def test_a_write_that_is_lost_behind_its_acknowledgement_is_found(clean: Scene) -> None:
+    operation = clean.walk.put()
+    lying = Operation("put", lambda: None, operation.writes)
+    found = clean.striker.strike(lying, "latency", Toxic(latency_ms=1))
+    clean.place.application.truth.texts.pop(next(iter(operation.writes)), None)
+    assert [finding.promise for finding in found] == ["lost"]
+
+
+def test_a_move_that_happens_twice_is_found(clean: Scene) -> None:
+    clean.migrate(to="approve")
+    swap, migrator = clean.walk.step("swap", epochs=1), clean.place.wired.migrator(COLLECTION, actor="eager")
+
+    def twice() -> None:
+        swap.run()
+        migrator.rollback("a bug")
+
+    found = clean.striker.strike(Operation("swap", twice, events=swap.events, epochs=1), "latency", Toxic(latency_ms=1))
+    assert {finding.promise for finding in found} == {"one intended step, one event", "one intended move, one epoch"}
+
+
+def test_a_raw_error_of_the_driver_is_found(clean: Scene) -> None:
+    def broken() -> None:
+        with clean.place.wired.engine.connect() as connection:
+            connection.exec_driver_sql("SELECT 1 / 0")
+
+    found = clean.striker.strike(Operation("status", broken), "latency", Toxic(latency_ms=1))
+    assert found[0].promise == "an error is of our tree"
+
+
+def test_a_planted_bug_is_found_by_its_promise(database_url: str) -> None:
+    found = faults.run_faults(database_url, seed=1, only="disk", plant=partial(plant, "torn_part_accepted"))
+    assert [finding.promise for finding in found] == ["stale"]
