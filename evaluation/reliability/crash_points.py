@@ -32,7 +32,7 @@ from revector.lifecycle import FORWARD
 PASSINGS, ALL_PASSINGS = 2, 4
 """Deaths of one turn in the short and in the long form, at its first passing, its second, …"""
 
-WRITES = 8
+WRITES = 5
 
 BASE, NEXT = name_of(0), name_of(1)
 

@@ -160,6 +160,7 @@ class _Server:
             from evaluation.reliability.bugs import plant
 
             self.planted.enter_context(plant(bug, site.engine))
+        site.engine.connect().close()  # SQLAlchemy learns the server once, not in every child
         site.close()  # children inherit the engine with what is planted on it, and no connection
 
     def _fork(self, order: Mapping[str, Any]) -> None:

@@ -140,7 +140,11 @@ CLASS_B = {
 GUARDS = CLASS_A | CLASS_B
 
 ASKED_FOR = ("forward_again_epoch", "rollback_again_counts", "changes_seen_under_gate")
-"""Guards of class A that revector lacked when this model showed what happens without them."""
+"""Guards of class A that revector lacked when this model showed what happens without them.
+
+It has the first and the third since. The second it does not follow: a rollback that finds itself done already does not
+call off a run that somebody else began before; that run goes forward again as if it had been asked for afterwards.
+"""
 
 
 def removed_with(name: str) -> frozenset[str]:
