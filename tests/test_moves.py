@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -28,7 +29,7 @@ from revector.errors import (
 from revector.interfaces import Document
 from revector.lifecycle import FORWARD, Phase
 from revector.registry import moves, work
-from revector.registry.control import Control, control, take_lease
+from revector.registry.control import Control, add_event, control, take_lease
 from revector.report import Outcome, broken_links
 from worlds import World, document
 
@@ -720,3 +721,26 @@ def test_a_decision_that_was_overtaken_moves_nothing(swapped: World) -> None:
     with pytest.raises(StaleRun):
         swapped.migrator.run("retire", reason="the window's question was answered", now=True, epoch=decided)
     assert swapped.collection.standby_gen is not None
+
+
+def test_an_event_beside_a_control_step_waits_for_it_and_does_not_deadlock(served: World) -> None:
+    cid, noted = served.collection.cid, threading.Event()
+
+    def note() -> None:
+        with served.engine.begin() as connection:
+            noted.set()
+            add_event(connection, cid, "tester", "ingest", None, {})
+
+    with ThreadPoolExecutor(1) as pool:
+        with control(served.engine, cid, actor="tester") as held:
+            beside = pool.submit(note)
+            noted.wait(10)
+            waiting = (
+                "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%INTO event%'"
+            )
+            end = time.monotonic() + 10
+            while not served.value(waiting) and time.monotonic() < end:
+                time.sleep(0.01)
+            held.record("abort")
+        beside.result(10)
+    assert [event["kind"] for event in served.project.events("docs", 2)] == ["ingest", "abort"]

@@ -1,4 +1,4 @@
-"""Writers lock the collection's row only where their snapshot is older than the gate; see the SQL beside this file."""
+"""Who locks the collection's row, and when: writers with an old snapshot, and every event before its chain."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
-    """Replace the trigger's function."""
+    """Replace the functions of two triggers."""
     sql = Path(__file__).with_suffix(".sql").read_text(encoding="utf-8")
     op.get_bind().connection.cursor().connection.execute(sql)

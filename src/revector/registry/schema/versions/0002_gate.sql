@@ -18,3 +18,16 @@ BEGIN
   NEW.changed_at := clock_timestamp();
   RETURN NEW;
 END $$;
+
+CREATE OR REPLACE FUNCTION revector.event_chain() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE last revector.event;
+BEGIN
+  -- The row that a control step holds, and only then the chain: the foreign key would ask for it last, and deadlock.
+  PERFORM 1 FROM revector.collection WHERE cid = NEW.cid FOR KEY SHARE;
+  PERFORM pg_advisory_xact_lock(1919252069, NEW.cid);
+  SELECT * INTO last FROM revector.event WHERE cid = NEW.cid ORDER BY seq DESC LIMIT 1;
+  NEW.seq := coalesce(last.seq, 0) + 1;
+  NEW.at := clock_timestamp();
+  NEW.hash := revector.event_hash(coalesce(last.hash, ''), NEW);
+  RETURN NEW;
+END $$;
