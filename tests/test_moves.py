@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from revector.errors import (
     EvidenceStale,
     GateBusy,
     GateFailed,
+    GenerationGone,
     IllegalStep,
     MigrationOpen,
     NotCaughtUp,
@@ -31,6 +33,7 @@ from revector.lifecycle import FORWARD, Phase
 from revector.registry import moves, work
 from revector.registry.control import Control, add_event, control, take_lease
 from revector.report import Outcome, broken_links
+from revector.stores.pgvector import PgVectorIndex
 from worlds import World, document
 
 B200 = 'model = ModelSpec(name="hashing:seed2", dim=128)'
@@ -668,6 +671,10 @@ def test_what_is_dropped_leaves_no_rows_and_no_files(world: World) -> None:
     for table in ("pending", "ledger", "part", "shard"):
         assert world.value(f"SELECT count(*) FROM {table} WHERE gen = :gen", gen=old.gen) == 0
     assert (archive / world.generation().physical_name).exists()
+    (archive / old.physical_name).mkdir()
+    (archive / old.physical_name / "late.h5").write_bytes(b"by a task that did not know")
+    world.migrator.retire_due()
+    assert not (archive / old.physical_name).exists()
 
 
 def test_the_planner_knows_the_size_of_what_it_searches(served: World) -> None:
@@ -744,3 +751,17 @@ def test_an_event_beside_a_control_step_waits_for_it_and_does_not_deadlock(serve
             held.record("abort")
         beside.result(10)
     assert [event["kind"] for event in served.project.events("docs", 2)] == ["ingest", "abort"]
+
+
+def test_an_abort_under_the_step_that_builds_the_index_is_said_as_such(served: World, monkeypatch: Any) -> None:
+    served.upgrade("b200", to="backfill")
+    analyze = PgVectorIndex.analyze
+
+    def abort_first(index: PgVectorIndex, engine: sa.Engine) -> None:
+        served.migrator.abort("changed my mind")
+        analyze(index, engine)
+
+    monkeypatch.setattr(PgVectorIndex, "analyze", abort_first)
+    with pytest.raises(GenerationGone, match="aborted meanwhile"):
+        served.migrator.run("index", "b200")
+    assert tables(served) == {served.generation().physical_name}

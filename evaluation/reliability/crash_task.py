@@ -55,6 +55,10 @@ def run_tasks(url: str, folder: Path, *, seed: int, passings: Iterable[int] = ra
                     report.find(TASKS[passing - 1], [f"the DAG was not killed, it ended with {status}: {said}"])
                 report.kills.append(Kill(POINT, "task", TASKS[passing - 1], passing))
                 report.find(TASKS[passing - 1], check_instant(site))
+                print(
+                    f"{len(report.kills)} kills in {time.monotonic() - started:.0f} s; after {TASKS[passing - 1]}",
+                    flush=True,
+                )
             status, said = _dag_run(site, Path(home), "")
             report.find("the last run", [f"not done when run again: {said}"] if status else [])
         report.find("the end", check_sessions(site))

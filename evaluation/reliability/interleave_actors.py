@@ -13,15 +13,18 @@ from evaluation.reliability.interleave_checks import judge
 from evaluation.reliability.interleave_scene import GaveUp, Scene, TinyMigrator, revision
 from evaluation.reliability.stepping import current
 
-from revector.errors import GateBusy, GenerationGone, SourceError, StateError
+from revector.errors import ArchiveError, GateBusy, GenerationGone, SourceError, StateError
 from revector.interfaces import Document
 from revector.lifecycle import BUILDING, Phase, remaining
 from revector.registry.collections import Collection, Generation
 from revector.searcher import Searcher
 from revector.worker import Worker
 
-REFUSALS = (StateError, GateBusy, SourceError)
-"""What a controller may be told; everything else that ends an actor is a finding."""
+REFUSALS = (StateError, GateBusy, SourceError, ArchiveError)
+"""What a controller may be told; everything else that ends an actor is a finding.
+
+An ``ArchiveError`` where the folder of parts went with its generation.
+"""
 
 ISOLATION = ("READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")
 REPEAT = ("40001", "40P01")

@@ -17,7 +17,7 @@ from evaluation.reliability.simulated.rules import Step, draw, take
 from evaluation.reliability.simulated.stage import Hang
 from evaluation.reliability.simulated.world import World
 
-STEPS = (8, 12, 16, 24, 36)
+STEPS = (6, 9, 13, 19, 28)
 """How many steps a history may have; a drawn rule that does not apply is none."""
 
 OFTEN = ("served", "provisioned", "provisioned", "approved", "approved", "swapped", "swapped", "swapped", "rolled back")

@@ -43,6 +43,7 @@ def write_report(layers: Sequence[tuple[str, str, str]], folder: Path) -> Path:
     ]
     for name, says, _ in layers:
         lines += ["", f"## {name}. {says}", "", *_layer(found[name])]
+    lines += ["", "## Bugs of revector that the proof found", "", *_found()]
     lines += ["", "## Seeded bugs, and who caught them", "", *_bugs(found.get("L7"))]
     lines += ["", "## Races and faults R01 to R79", "", *_races()]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -96,6 +97,15 @@ def _bugs(results: Mapping[str, Any] | None) -> list[str]:
         for bug in latest.values()
     ]
     return _table(("bug", "what is wrong", "races", "caught by", "as"), rows)
+
+
+def _found() -> list[str]:
+    bugs = tomllib.loads((HERE / "found.toml").read_text(encoding="utf-8"))["bug"]
+    rows = [
+        (bug["layer"], bug["what"], bug["seen"], f"`{bug['kept']}`" if "kept" in bug else f"open: {bug['open']}")
+        for bug in bugs
+    ]
+    return _table(("layer", "what was wrong", "shown by", "kept by"), rows)
 
 
 def _races() -> list[str]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,15 @@ from revector.catchup import CatchUp
 from revector.crash import crash_at
 from revector.encoders import probe_vectors
 from revector.encoding import Encoders
-from revector.errors import ApprovalWanted, EditedRevision, EvidenceStale, IllegalStep, SourceError, StateError
+from revector.errors import (
+    ApprovalWanted,
+    EditedRevision,
+    EvidenceStale,
+    GenerationGone,
+    IllegalStep,
+    SourceError,
+    StateError,
+)
 from revector.evidence import Evidence
 from revector.gate import Measured
 from revector.interfaces import NoProgress, Progress
@@ -131,7 +139,8 @@ class Migrator:
             return self._swap(target, generation, self.epoch() if began is None else began)
         if not self._is_due(step, generation, target):
             return Outcome(step, target.revision, phase, False)
-        facts = self._steps[step](generation, self._take_over(), **options)
+        with self._while_there(generation):
+            facts = self._steps[step](generation, self._take_over(), **options)
         return Outcome(step, target.revision, self._phase(generation), True, facts)
 
     def _is_due(self, step: str, generation: Generation, target: Revision) -> bool:
@@ -417,9 +426,16 @@ class Migrator:
                 time.sleep(left_s)
                 self._progress.done()
             moves.drop(self._engine, generation, actor=self._actor)
-            shutil.rmtree(self._settings.archive / generation.physical_name, ignore_errors=True)
             dropped.append(generation.gen)
+        self._sweep_archive()
         return dropped
+
+    def _sweep_archive(self) -> None:
+        """Remove the parts of dropped generations, also what a kill or a late shard task left there."""
+        with self._engine.connect() as connection:
+            ended = [one for one in read_generations(connection, self._cid) if one.dropped]
+        for generation in ended:
+            shutil.rmtree(self._settings.archive / generation.physical_name, ignore_errors=True)
 
     # Helpers ----------------------------------------------------------------------------------------------------------
 
@@ -468,6 +484,19 @@ class Migrator:
         with self._engine.connect() as connection:
             newest = read_generations(connection, self._cid)[-1:]
         return next((one for one in newest if one.phase == Phase.ABORTED), None)
+
+    @contextmanager
+    def _while_there(self, generation: Generation) -> Iterator[None]:
+        """Say it as an error of ours when an abort takes the index away from under a step."""
+        try:
+            yield
+        except sa.exc.ProgrammingError as error:
+            if self._phase(generation) not in (Phase.ABORTED, Phase.RETIRED):
+                raise
+            raise GenerationGone(
+                f"revision {generation.revision} was aborted meanwhile, and its generation {generation.gen} dropped. "
+                "Nothing more was changed; begin anew with `revector upgrade`."
+            ) from error
 
     def _phase(self, generation: Generation) -> Phase:
         with self._engine.connect() as connection:

@@ -40,6 +40,8 @@ NEW = ("b200", "b200", "b200", "c300", "c300", "d400")
 BACK = ("rollback", "force", "retire", "now")
 STEPS = (*("next",) * 16, *FORWARD[1:], "swap", "rollback", "rollback", *BACK, *BACK, "due", "abort", "all")
 
+MOVES = ("next", "next", "swap", "all", *BACK, *BACK, "abort")
+
 
 # Workers --------------------------------------------------------------------------------------------------------------
 
@@ -179,7 +181,7 @@ def _what_next(world: World, new: str) -> tuple[str, str]:
     return (new if new in later else later[0] if later else new), "provision"
 
 
-@rule(6, STEPS, STEPS, NEW, range(1, 9))
+@rule(8, MOVES, MOVES, NEW, range(1, 9))
 def race_steps(world: World, first: str, second: str, new: str, pace: int) -> bool:
     """A run stands somewhere in a step, another one takes a step, and the first goes on."""
     one, other = CONTROLLERS
