@@ -134,7 +134,7 @@ def main() -> int:
     count = given.count or COUNTS[given.mode]
     if given.mode == "task":
         with tempfile.TemporaryDirectory(prefix="revector-crashes-") as folder, server() as at, database(at) as url:
-            report = run_tasks(url, Path(folder), seed=given.seed, passings=range(1, min(count, len(TASKS)) + 1))
+            report = run_tasks(url, Path(folder), seed=given.seed, tasks=TASKS[:count])
     else:
         report = run(given.mode, seed=given.seed, count=count, bug=given.bug)
     for finding in report.findings:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -276,11 +275,10 @@ def same_name_other_model() -> Iterator[None]:
 def tombstone_purged() -> Iterator[None]:
     """Remove a document's row as soon as it is deleted."""
     original = documents.Documents.delete_many
-    lock = threading.Lock()
 
     def delete_many(self: Any, doc_ids: Sequence[str], version: int | None = None) -> Any:
         written = original(self, doc_ids, version)
-        with lock, self._engine.begin() as connection:
+        with self._engine.begin() as connection:
             connection.execute(
                 sa.text("DELETE FROM document WHERE cid = :cid AND doc_id = ANY(CAST(:ids AS text[])) AND deleted"),
                 {"cid": self._cid, "ids": list(doc_ids)},

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from revector.archive import Part, read_part, write_part
+from revector.archive import Part, read_part, remove_temporary, write_part
 from revector.crash import crash_at
 from revector.errors import ArchiveError
 from revector.interfaces import Progress
@@ -54,6 +54,7 @@ class Backfill:
         """
         if shard.done:
             return ShardReport(0, 0, 0)
+        remove_temporary(self._folder / self._generation.physical_name)
         while not work.seed_page(self._engine, self._generation.cid, shard):
             pass
         self._progress.start(f"shard {shard.shard}", shard.documents)

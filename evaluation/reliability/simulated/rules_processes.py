@@ -127,7 +127,7 @@ def run_step(world: World, name: str, what: str, new: str, approval: bool, pace:
         return False
     revision, step = _what_next(world, new) if what == "next" else (_revision(world, new), what)
     target = world.place.revisions[revision]
-    if step in ("provision", "all") and target.model.name in world.place.models.replaced:
+    if step in ("provision", "all") and world.place.models.is_other(target.model.name):
         return False  # nobody can tell which model is meant
     if target.index.kind == "hnsw":
         if world.place.stage.place("foreign"):  # a concurrent build waits for all older snapshots
@@ -140,7 +140,7 @@ def run_step(world: World, name: str, what: str, new: str, approval: bool, pace:
 
     def done(outcome: Outcome) -> None:
         kind = "rollback" if step == "force" else step
-        if kind in ("provision", "swap", "rollback", "abort") and outcome.changed:
+        if kind in ("provision", "swap", "rollback") and outcome.changed:
             world.acknowledged(kind, name)
 
     world.call(name, call, done, pace=pace, fate=fate, may_raise=(RuntimeError,))
@@ -297,10 +297,12 @@ def jump_clock(world: World, seconds: float) -> bool:
     return True
 
 
-@rule(3, tuple(MODELS)[:3], (*FAULTS, None, None))
-def break_encoder(world: World, revision: str, fault: str | None) -> bool:
-    """A model server begins to fail, or is mended."""
-    faults, model = world.place.models.faults, world.place.revisions[revision].model.name
+@rule(6, ("active", "building", "standby"), (*FAULTS, None, None))
+def break_encoder(world: World, role: str, fault: str | None) -> bool:
+    """The model server of a live generation begins to fail, or is mended."""
+    if role not in world.seen.slots or any(map(world.place.stage.place, CONTROLLERS)):
+        return False
+    faults, model = world.place.models.faults, world.revision(world.seen.slots[role]).model.name
     if faults.get(model) == fault:
         return False
     faults.pop(model, None)

@@ -374,6 +374,8 @@ def drop(engine: sa.Engine, generation: Generation, *, actor: str) -> None:
             return
         index_of(generation).drop(connection)
         crash_at("drop.after_table")
+        # A task may be recording a part: it ends first, or finds no shard.
+        connection.execute(sa.text("SELECT 1 FROM shard WHERE gen = :gen FOR UPDATE"), {"gen": generation.gen})
         work.forget_work(connection, generation.gen)
         for table in ("ledger", "part", "shard"):
             connection.execute(sa.text(f"DELETE FROM {table} WHERE gen = :gen"), {"gen": generation.gen})

@@ -82,7 +82,7 @@ _SHARD = "gen, shard, lo, hi, cursor, documents, seeded, done"
 
 
 def plan_ranges(engine: sa.Engine, cid: int, count: int) -> list[Range]:
-    """Cut the collection's key space into at most ``count`` ranges of about equal documents; none if it is empty.
+    """Cut the collection's key space into at most ``count`` ranges of about equal documents, at least one.
 
     Reads every key, so it is done before the gate is taken: ranges stay valid whatever is written meanwhile.
     """
@@ -101,7 +101,9 @@ def plan_ranges(engine: sa.Engine, cid: int, count: int) -> list[Range]:
         ).all()
     bounds = ["", *(row.last for row in lasts[:-1])]
     ends: list[str | None] = [*bounds[1:], None]
-    return [Range(lo, hi, row.documents) for lo, hi, row in zip(bounds, ends, lasts, strict=False)]
+    return [Range(lo, hi, row.documents) for lo, hi, row in zip(bounds, ends, lasts, strict=False)] or [
+        Range("", None, 0)
+    ]
 
 
 def add_shards(connection: sa.Connection, gen: int, ranges: Sequence[Range]) -> None:
