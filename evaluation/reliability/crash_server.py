@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import sqlalchemy as sa
+import tenacity
 from evaluation.bench.common import ROOT
 from evaluation.reliability.crash_site import Site, shrink
 
@@ -160,7 +161,7 @@ class _Server:
             from evaluation.reliability.bugs import plant
 
             self.planted.enter_context(plant(bug, site.engine))
-        site.engine.connect().close()  # SQLAlchemy learns the server once, not in every child
+        _first_answer(site)  # SQLAlchemy learns the server once, not in every child
         site.close()  # children inherit the engine with what is planted on it, and no connection
 
     def _fork(self, order: Mapping[str, Any]) -> None:
@@ -203,6 +204,15 @@ class _Server:
         for pid in self.children:
             os.waitpid(pid, 0)
         self.planted.close()
+
+
+@tenacity.retry(
+    retry=tenacity.retry_if_exception_type(DatabaseUnavailable),
+    wait=tenacity.wait_fixed(0.1),
+    stop=tenacity.stop_after_delay(60),
+)
+def _first_answer(site: Site) -> None:
+    site.engine.connect().close()
 
 
 def _orders(wake: int) -> Iterator[Mapping[str, Any] | None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -16,12 +15,9 @@ from revector.errors import EncoderUnavailable
 from revector.interfaces import Chunker, Encoder, Vectors
 from revector.spec import Chunking, ModelSpec
 
-LASTING = ("unavailable", "busy", "other")
+LASTING = ("unavailable", "busy")
 FAULTS = (*LASTING, "hiccup", "short", "short", "nan", "reversed")
-"""Of embedding documents: some last until they are mended, the others befall one call.
-
-``other``: another model answers under the name, and says that it is the same.
-"""
+"""Of embedding documents: some last until they are mended, the others befall one call."""
 
 POISON, VENOM = "poison", "venom"
 """Words that no model survives: for the one it raises something of its own, for the other it answers with NaN."""
@@ -49,9 +45,9 @@ class Models:
         self.replaced: set[str] = set()
         """Models of which another one stands under the name since: who loads it now gets that one."""
 
-    def is_other(self, name: str) -> bool:
-        """Whether another model than it says would answer under this name."""
-        return name in self.replaced or self.faults.get(name) == "other"
+    def is_untold(self, name: str) -> bool:
+        """Whether nobody could tell, registering the model of this name, that it is not the one that is meant."""
+        return name in self.replaced or self.faults.get(name) == "reversed"
 
     def load(self, model: ModelSpec) -> Encoder:
         """As a process loads a model when it starts."""
@@ -107,8 +103,6 @@ class SimulatedEncoder:
         if any(POISON in text for text in texts):
             raise RuntimeError("CUDA error: device-side assert triggered")
         vectors = self._probes() if tuple(texts) == PROBES else self._inner.encode_document(texts)
-        if fault == "other":
-            vectors = true_encoder(replace(self._model, name="hashing:seed77")).encode_document(texts)
         if fault == "short":
             return vectors[:-1]
         if fault == "reversed":

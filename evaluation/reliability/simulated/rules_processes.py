@@ -127,8 +127,8 @@ def run_step(world: World, name: str, what: str, new: str, approval: bool, pace:
         return False
     revision, step = _what_next(world, new) if what == "next" else (_revision(world, new), what)
     target = world.place.revisions[revision]
-    if step in ("provision", "all") and world.place.models.is_other(target.model.name):
-        return False  # nobody can tell which model is meant
+    if step in ("provision", "all") and world.place.models.is_untold(target.model.name):
+        return False
     if target.index.kind == "hnsw":
         if world.place.stage.place("foreign"):  # a concurrent build waits for all older snapshots
             return False
@@ -297,13 +297,16 @@ def jump_clock(world: World, seconds: float) -> bool:
     return True
 
 
-@rule(6, ("active", "building", "standby"), (*FAULTS, None, None))
-def break_encoder(world: World, role: str, fault: str | None) -> bool:
-    """The model server of a live generation begins to fail, or is mended."""
-    if role not in world.seen.slots or any(map(world.place.stage.place, CONTROLLERS)):
-        return False
-    faults, model = world.place.models.faults, world.revision(world.seen.slots[role]).model.name
-    if faults.get(model) == fault:
+@rule(6, ("active", "building", "standby", "b200", "c300"), (*FAULTS, None, None))
+def break_encoder(world: World, of: str, fault: str | None) -> bool:
+    """The model server of a live generation, or of a revision to come, begins to fail or is mended."""
+    revision = world.place.revisions.get(of)
+    if revision is None:
+        if of not in world.seen.slots:
+            return False
+        revision = world.revision(world.seen.slots[of])
+    faults, model = world.place.models.faults, revision.model.name
+    if faults.get(model) == fault or (of in world.place.revisions and fault == "reversed"):
         return False
     faults.pop(model, None)
     if fault is not None:
