@@ -62,7 +62,7 @@ BUGS = {
             "advisory_gate_only",
             "writers hold the advisory lock, not the row",
             ("R05",),
-            ("L2",),
+            ("L2, directed",),
             functions=(("document_before", _ROW),),
         ),
         Bug(
@@ -80,7 +80,7 @@ BUGS = {
             "test_in_lock_statement",
             "the swap tests for waiting work in a snapshot older than its lock",
             ("R36",),
-            ("L2",),
+            ("L2, directed", "L2"),
             patch=mistakes.old_snapshot,
         ),
         Bug(

@@ -9,7 +9,12 @@ with ``--effort``, until one of them reports a broken promise.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import itertools
 import multiprocessing
+import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -19,13 +24,30 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
 from evaluation.bench.common import Figure
 from evaluation.reliability.arena import database, server
 from evaluation.reliability.bugs import BUGS, Bug, plant
 from evaluation.reliability.pieces import RESULTS, Piece, add_piece
 
+from revector.errors import GateBusy
+from revector.interfaces import Document
+from revector.registry.collections import ensure_collection
+from revector.registry.control import control
+from revector.registry.documents import Documents
+from revector.registry.engine import make_engine
+
 HISTORIES, INTERLEAVINGS, ROUNDS = 400, 40, 1
 """What one unit of effort buys of each layer."""
+
+ROOT = Path(__file__).parents[2]
+DIRECTED = {
+    "advisory_gate_only": "test_interleave.py::test_r05_with_the_advisory_lock_alone_its_change_is_lost",
+    "test_in_lock_statement": (
+        "test_interleave.py::test_r36_in_a_snapshot_older_than_its_lock_it_swaps_with_a_write_missing"
+    ),
+}
+WRITERS, UNFAIR = 16, 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +108,62 @@ def _faults(bug: Bug, url: str, seed: int, effort: int) -> Sighting | None:
     return None
 
 
+def _directed(bug: Bug, _url: str, _seed: int, _effort: int) -> Sighting | None:
+    """Run the schedule that leads straight to the bug: its test passes if the promise breaks with the guard gone."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/{DIRECTED[bug.name]}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return (1, DIRECTED[bug.name]) if done.returncode == 0 and " passed" in done.stdout else None
+
+
+def _load(bug: Bug, url: str, _seed: int, _effort: int) -> Sighting | None:
+    """Ask for the gate while writers saturate it, as it is and with the bug, in turns; overtakers make it wait."""
+    engine, waits_s = make_engine(url), dict[bool, list[float]]()
+    with engine.begin() as connection:
+        cid = ensure_collection(connection, "docs").cid
+    for turn in range(6):
+        with plant(bug.name, engine) if turn % 2 else contextlib.nullcontext():
+            waits_s.setdefault(bool(turn % 2), []).extend(_gate_waits_s(engine, url, cid))
+    engine.dispose()
+    sound, spoilt = (statistics.quantiles(waits_s[with_bug], n=20)[-1] for with_bug in (False, True))
+    said = f"wait for the gate under {WRITERS} writers, p95: {spoilt:.2f} s, without the bug {sound:.2f} s"
+    return (len(waits_s[True]), said) if spoilt > UNFAIR * sound else None
+
+
+def _gate_waits_s(engine: sa.Engine, url: str, cid: int) -> list[float]:
+    engine.dispose()
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=_write, args=(url, cid, n), daemon=True) for n in range(WRITERS)]
+    for writer in writers:
+        writer.start()
+    time.sleep(2.0)
+    waits_s = [_gate_wait_s(engine, cid) for _ in range(10)]
+    for writer in writers:
+        writer.kill()
+        writer.join()
+    return waits_s
+
+
+def _write(url: str, cid: int, number: int) -> None:
+    store = Documents(make_engine(url), cid)
+    for turn in itertools.count():
+        store.put_many([Document(f"d{number}-{n}", f"text {turn}") for n in range(40)])
+
+
+def _gate_wait_s(engine: sa.Engine, cid: int) -> float:
+    began = time.monotonic()
+    with contextlib.suppress(GateBusy), control(engine, cid, actor="hunt"):
+        pass
+    return time.monotonic() - began
+
+
 LAYERS: dict[str, Callable[[Bug, str, int, int], Sighting | None]] = {
     "L0": _model,
     "L1": _simulation,
     "L2": _interleavings,
     "L3": _crashes,
     "L4": _faults,
+    "L2, directed": _directed,
+    "load": _load,
 }
 
 
