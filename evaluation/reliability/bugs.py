@@ -172,7 +172,7 @@ BUGS = {
             "retire_by_worker_clock",
             "the window's end is judged by the clock of whoever asks",
             ("R51",),
-            ("L4", "L1"),
+            ("L1", "L4"),
             patch=mistakes.retire_by_worker_clock,
         ),
         Bug(
@@ -222,7 +222,7 @@ BUGS = {
             "same_name_other_model",
             "an encoder is trusted by its name",
             ("R65",),
-            ("L4", "L1"),
+            ("L1", "L4"),
             patch=mistakes.same_name_other_model,
             sql=((r"SELECT live AND encoder_fp = \S+ FROM generation", "SELECT live FROM generation"),),
         ),

@@ -24,6 +24,7 @@ OFTEN = ("served", "provisioned", "provisioned", "approved", "approved", "swappe
 """Where histories begin more often: right before and after what is worth doing."""
 
 MOST_DETAIL = 2_000
+HANGS = "hang"
 Plant = Callable[[sa.Engine], AbstractContextManager[object]]
 
 
@@ -81,10 +82,12 @@ def run_histories(
     with place(url) as at, nullcontext() if plant is None else plant(at.engine):
         for seed in seeds:
             finding = run_history(at, seed)
-            if finding is not None:
-                findings.append(shrink(at, finding) if shrunk else finding)
-                if stop_at_first:
-                    break
+            if finding is None:
+                continue
+            hangs = finding.promise == HANGS
+            findings.append(shrink(at, finding) if shrunk and not hangs else finding)
+            if stop_at_first or hangs:  # whoever hangs still holds what others need
+                break
         if tally is not None:
             tally.update(at.tally)
     return findings
@@ -126,8 +129,11 @@ def _run(at: Place, seed: int, beginning: str, drawn: Iterator[Step], count: int
         history.healing = True
         heal(history.world, finish=seed % 3 == 0)
     except (Broken, Hang) as error:
-        promise, detail = (error.promise, error.detail) if isinstance(error, Broken) else ("hang", str(error))
+        promise, detail = (error.promise, error.detail) if isinstance(error, Broken) else (HANGS, str(error))
         return Finding(seed, len(history.steps) + history.healing, promise, detail, beginning, tuple(history.steps))
+    except Exception as error:
+        error.add_note(f"in the history of seed {seed}, after {history.steps}")
+        raise
     finally:
         history.world.close()
     return None

@@ -99,7 +99,7 @@ def _finish(world: World) -> None:
         return
     revision, migrator = world.revision(building).revision, world.process("healer").migrator()
     waiting = world.seen.pending.items()
-    for doc_id in {doc_id for (gen, doc_id), item in waiting if gen == building and not item.waived}:
+    for doc_id in sorted({doc_id for (gen, doc_id), item in waiting if gen == building and not item.waived}):
         with world.place.engine.begin() as connection:
             work.waive(connection, world.cid, doc_id, actor="healer", why="to finish")
     if "standby" in world.seen.slots:

@@ -197,7 +197,7 @@ class Place:
 
     def _cut(self) -> None:
         self.database.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'revector' AND datname = "
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'revector' AND datname = "
             "current_database()"
         )
 
