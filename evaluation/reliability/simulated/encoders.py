@@ -103,12 +103,9 @@ class SimulatedEncoder:
         if any(POISON in text for text in texts):
             raise RuntimeError("CUDA error: device-side assert triggered")
         vectors = self._probes() if tuple(texts) == PROBES else self._inner.encode_document(texts)
-        if fault == "short":
-            return vectors[:-1]
-        if fault == "reversed":
-            return vectors[::-1]
-        spoilt = [fault == "nan" or VENOM in text for text in texts]
-        return np.where(np.array(spoilt)[:, None], np.float32("nan"), vectors)
+        spoilt = np.array([fault == "nan" or VENOM in text for text in texts])
+        reply = np.where(spoilt[:, None], np.float32("nan"), vectors)
+        return reply[:-1] if fault == "short" else reply[::-1] if fault == "reversed" else reply
 
     def _probes(self) -> Vectors:
         return _probes(self._inner)

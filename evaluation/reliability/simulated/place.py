@@ -197,8 +197,8 @@ class Place:
 
     def _cut(self) -> None:
         self.database.execute(
-            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'revector' AND datname = "
-            "current_database()"
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'revector' AND "
+            "datname = current_database()"
         )
 
 

@@ -206,7 +206,8 @@ class World:
     def sealed_parts(self) -> list[str]:
         """Return the files of parts that are sealed and not yet marked as published."""
         found = self.place.database.execute(
-            "SELECT path FROM part JOIN generation USING (gen) WHERE cid = %s AND published_at IS NULL ORDER BY gen, shard, part",
+            "SELECT path FROM part JOIN generation USING (gen) WHERE cid = %s AND published_at IS NULL ORDER BY gen, "
+            "shard, part",
             (self.cid,),
         )
         return [row[0] for row in found]
