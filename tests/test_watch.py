@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import sqlalchemy as sa
 
 from revector import watch
-from revector.errors import ClockJumped
+from revector.errors import ClockJumped, EncoderError
 from revector.watch import Watch
 from worlds import World
 
@@ -164,3 +165,17 @@ def test_an_encoder_that_raises_on_the_probes_makes_its_generation_wait_and_noth
     monkeypatch.setattr(inner, "encode_document", original)
     swapped.settle()
     assert swapped.differences(swapped.generation("standby")) == []
+
+
+def test_an_encoder_that_fails_during_the_step_verify_condemns_no_index(
+    served: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served.upgrade("b200", to="index")
+    inner = served.loader["hashing:seed2"]._inner
+    with monkeypatch.context() as broken:
+        broken.setattr(inner, "encode_document", lambda texts: np.full((len(texts), 128), np.nan))
+        with pytest.raises(EncoderError):
+            served.migrator.run("verify", "b200")
+    assert served.value("SELECT count(*) FROM gate_result WHERE NOT passed") == 0
+    served.upgrade("b200")
+    assert served.generation().revision == "b200"

@@ -58,7 +58,10 @@ class Evidence:
             gates.usable_qrels(self.labels(), self._documents.known, target.gate)
 
     def verify(self, generation: Generation, token: int) -> Mapping[str, Any]:
-        """Prove that the index equals the documents. Raises ``VerificationFailed``; the verdict is kept either way."""
+        """Prove that the index equals the documents. Raises ``VerificationFailed``; the verdict is kept either way.
+
+        Raises ``EncoderError``, and keeps no verdict, where the encoder that must tell is itself at fault.
+        """
         seen = self._see(token)
         verdict = self._compare_rows(generation)
         self._keep(generation, "verify", verdict, seen, token)
@@ -119,6 +122,7 @@ class Evidence:
         return load_labels(self._labels_folder)
 
     def _compare_rows(self, generation: Generation) -> gates.Verdict:
+        self._searcher.encoders.probe(generation)  # an encoder that fails now says nothing about the index
         with self._engine.connect() as connection:
             broken = broken_invariants(connection, self._cid, [generation.gen], first=3)
         found = Comparison(

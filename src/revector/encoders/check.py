@@ -132,7 +132,8 @@ def check_same_encoder(
             "so sameness cannot be proved. Nothing was embedded; go back to the stored library versions, or write a "
             "new revision."
         )
-    cosines = np.sum(unit_rows(check_vectors(stored, *stored.shape)) * unit_rows(probe_vectors(encoder)), axis=1)
+    fresh = check_vectors(probe_vectors(encoder), *stored.shape)
+    cosines = np.sum(unit_rows(check_vectors(stored, *stored.shape)) * unit_rows(fresh), axis=1)
     if cosines.min() < min_cosine:
         raise EncoderMismatch(
             f"{said}, but the vectors differ: probe {int(cosines.argmin())} has cosine {cosines.min():.5f} to its "
