@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from revector import watch
-from revector.errors import ClockJumped, EncoderError
+from revector.errors import BadVectors, ClockJumped, EncoderError
 from revector.watch import Watch
 from worlds import World
 
@@ -177,5 +177,18 @@ def test_an_encoder_that_fails_during_the_step_verify_condemns_no_index(
         with pytest.raises(EncoderError):
             served.migrator.run("verify", "b200")
     assert served.value("SELECT count(*) FROM gate_result WHERE NOT passed") == 0
+    served.upgrade("b200")
+    assert served.generation().revision == "b200"
+
+
+def test_an_encoder_that_fails_while_it_is_registered_opens_no_migration(
+    served: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = served.loader["hashing:seed2"]._inner
+    with monkeypatch.context() as broken:
+        broken.setattr(inner, "encode_document", lambda texts: np.full((len(texts), 128), np.nan))
+        with pytest.raises(BadVectors):
+            served.upgrade("b200")
+    assert served.value("SELECT count(*) FROM generation") == 1
     served.upgrade("b200")
     assert served.generation().revision == "b200"

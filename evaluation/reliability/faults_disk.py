@@ -5,6 +5,7 @@ Each disk is a small tmpfs of its own, which takes the right to mount; without i
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -51,10 +52,16 @@ class Disk:
 
     def fill(self, leave: int = 0) -> None:
         """Use up all but ``leave`` bytes."""
-        found = os.statvfs(self.path)
         with (self.path / "filler").open("wb") as file:
-            if (size := found.f_bavail * found.f_frsize - leave) > 0:
-                os.posix_fallocate(file.fileno(), 0, size)
+            while True:
+                found = os.statvfs(self.path)
+                try:
+                    if (size := found.f_bavail * found.f_frsize - leave) > 0:
+                        os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, size)
+                    return
+                except OSError as error:  # a server that writes beside this took some of it first
+                    if error.errno != errno.ENOSPC:
+                        raise
 
     def free(self) -> None:
         """Give it back."""

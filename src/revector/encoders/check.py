@@ -96,8 +96,8 @@ def fingerprint_of(components: Mapping[str, Any]) -> str:
 
 
 def probe_vectors(encoder: Encoder) -> Vectors:
-    """Return the vectors of ``PROBES`` as documents: ``(16, encoder.dim)``."""
-    return encoder.encode_document(PROBES)
+    """Return the vectors of ``PROBES`` as documents: ``(16, encoder.dim)``. Raises ``BadVectors``: such prove nothing."""
+    return check_vectors(encoder.encode_document(PROBES), len(PROBES), encoder.dim)
 
 
 def check_same_encoder(
@@ -132,8 +132,7 @@ def check_same_encoder(
             "so sameness cannot be proved. Nothing was embedded; go back to the stored library versions, or write a "
             "new revision."
         )
-    fresh = check_vectors(probe_vectors(encoder), *stored.shape)
-    cosines = np.sum(unit_rows(check_vectors(stored, *stored.shape)) * unit_rows(fresh), axis=1)
+    cosines = np.sum(unit_rows(check_vectors(stored, *stored.shape)) * unit_rows(probe_vectors(encoder)), axis=1)
     if cosines.min() < min_cosine:
         raise EncoderMismatch(
             f"{said}, but the vectors differ: probe {int(cosines.argmin())} has cosine {cosines.min():.5f} to its "
