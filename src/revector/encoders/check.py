@@ -96,7 +96,7 @@ def fingerprint_of(components: Mapping[str, Any]) -> str:
 
 
 def probe_vectors(encoder: Encoder) -> Vectors:
-    """Return the vectors of ``PROBES`` as documents: ``(16, encoder.dim)``. Raises ``BadVectors``: such prove nothing."""
+    """Return the vectors of ``PROBES`` as documents: ``(16, encoder.dim)``. Raises ``BadVectors``."""
     return check_vectors(encoder.encode_document(PROBES), len(PROBES), encoder.dim)
 
 
