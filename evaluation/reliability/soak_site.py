@@ -81,7 +81,7 @@ def model_of(revision: str) -> str:
 @functools.cache
 def encoder_of(model: str) -> Encoder:
     """Make an encoder, without a look at the project or its database."""
-    return load_encoder(ModelSpec(model, DIM), root=Path(), device="cpu", batch_rows=None)
+    return load_encoder(ModelSpec(model, DIM), root=Path(), device="cpu")
 
 
 @functools.cache
@@ -217,7 +217,7 @@ def write_revision(root: Path, number: int) -> str:
 def make_site(root: Path, database_url: str, documents: int) -> tuple[Site, dict[str, tuple[str, int]]]:
     """Make the project with revision 1 live; return it, and content and version of every document."""
     (root / "revector.toml").write_text(
-        f"database_url = {json.dumps(database_url)}\ndrain_s = 1\n[collections.{COLLECTION}]\n"
+        f"database_url = {json.dumps(database_url)}\ndrain_s = 1\narchive_days = 0\n[collections.{COLLECTION}]\n"
         'qrels = "labels"\nshards = 2\n'
     )
     _write_labels(root / "labels")

@@ -113,7 +113,7 @@ def test_prompts_change_the_vectors_of_their_side_only(model: ModelSpec) -> None
 
 
 def test_fingerprint_is_stable_across_loads_and_another_for_every_changed_setting(model: ModelSpec) -> None:
-    again = load_encoder(model, root=Path(), device="cpu", batch_rows=7)
+    again = load_encoder(model, root=Path(), device="cpu", batch_tokens=7)
     assert again.fingerprint == load(model).fingerprint
     prints = [load(replace(model, **change)).fingerprint for change in CHANGES]
     assert len({again.fingerprint, *prints}) == len(CHANGES) + 1

@@ -26,8 +26,8 @@ TEMPLATE = """\
 # state_folder = ".revector"
 
 # [encoder]
-# device = "auto"            # cpu, cuda, cuda:0, mps
-# batch_rows = 32            # texts per forward pass
+# device = "auto"            # cpu, cuda, cuda:0, "cuda:0,cuda:1", all, mps
+# batch_tokens = 2048        # tokens per forward pass
 
 [collections.{name}]
 # source = "docs.jsonl"      # BEIR folder, .jsonl, .csv, .parquet or "sql:SELECT ...": what `revector ingest` reads

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from revector.encoders.check import PROBES, check_same_encoder, check_vectors, probe_vectors
+from revector.encoders.check import PROBES, check_same_encoder, check_vectors, probe_vectors, vectors_fp
 from revector.errors import ConfigError
 from revector.interfaces import Encoder
 from revector.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from revector.encoders.api import Provider
 
 __all__ = [
     "PROBES",
@@ -19,20 +24,28 @@ __all__ = [
     "load_encoder",
     "probe_vectors",
     "resolve_model",
+    "vectors_fp",
 ]
 
 _HASHING = re.compile(r"hashing(?::seed(\d{1,9}))?")
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
-_FORMS = '"org/name" (hub), "./folder" or an absolute folder, "package:name[/sub/folder]", "hashing" or "hashing:seed2"'
+_FORMS = (
+    '"org/name" (hub), "./folder" or an absolute folder, "package:name[/folder]", "api:provider/model" or "hashing"'
+)
 
 
 def resolve_model(name: str, root: Path) -> str:
-    """Return what ``name`` points to: the absolute path of a model folder, a hub id, or ``hashing[:seedN]`` itself.
+    """Return what ``name`` points to: the absolute path of a model folder, a hub id, ``hashing…`` or ``api:…``.
 
     Folders are relative to ``root``; a package's model is the named folder or ``model`` in it. Raises ``ConfigError``
     for an unknown form, a folder without a model, and a package that is not installed.
     """
     if _HASHING.fullmatch(name):
+        return name
+    if name.startswith("api:"):
+        from revector.encoders.api.settings import split_reference
+
+        split_reference(name)
         return name
     if name.startswith("package:"):
         return str(_package_folder(name))
@@ -52,7 +65,7 @@ def resolve_model(name: str, root: Path) -> str:
 
 def is_hub_id(reference: str) -> bool:
     """Whether a resolved reference is a hub id."""
-    return not _HASHING.fullmatch(reference) and not Path(reference).is_absolute()
+    return not (_HASHING.fullmatch(reference) or reference.startswith("api:") or Path(reference).is_absolute())
 
 
 def _package_folder(name: str) -> Path:
@@ -80,16 +93,24 @@ def _with_model(name: str, *folders: Path) -> Path:
     )
 
 
-def load_encoder(model: ModelSpec, *, root: Path, device: str = "auto", batch_rows: int | None = None) -> Encoder:
+def load_encoder(
+    model: ModelSpec,
+    *,
+    root: Path,
+    device: str = "auto",
+    batch_tokens: int | None = None,
+    providers: Mapping[str, Provider] | None = None,
+) -> Encoder:
     """Return the encoder that ``model`` describes, loaded and ready; the caller keeps it, loading takes seconds.
 
-    ``device``: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``. ``batch_rows``: texts per forward pass, at least 1;
-    None takes 8 on CPU, where larger batches lose to padding, and 128 elsewhere.
+    ``device``: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``mps``, several separated by commas, which share the texts, or
+    ``all`` CUDA devices. ``batch_tokens``: tokens per forward pass, at least 1 (a longer text is a pass of its own);
+    None takes what was measured best for the device. ``providers``: those that ``api:…`` may name.
     Raises ``ConfigError`` for a reference, device or option that cannot be, ``EncoderError`` for a model that cannot
     be loaded as specified.
     """
-    if batch_rows is not None and batch_rows < 1:
-        raise ConfigError(f"batch_rows must be at least 1, found {batch_rows}. Nothing was changed; correct it.")
+    if batch_tokens is not None and batch_tokens < 1:
+        raise ConfigError(f"batch_tokens must be at least 1, found {batch_tokens}. Nothing was changed; correct it.")
     reference = resolve_model(model.name, root)
     if model.commit is not None and not is_hub_id(reference):
         raise ConfigError(
@@ -100,7 +121,11 @@ def load_encoder(model: ModelSpec, *, root: Path, device: str = "auto", batch_ro
         from revector.encoders.hashing import HashingEncoder
 
         return HashingEncoder(model, seed=int(match[1] or 0))
+    if reference.startswith("api:"):
+        from revector.encoders.api import load_api_encoder
+
+        return load_api_encoder(model, providers or {}, root)
     from revector.encoders.sentence_transformers import SentenceTransformerEncoder, hub_folder
 
     folder = hub_folder(reference, model.commit) if is_hub_id(reference) else Path(reference)
-    return SentenceTransformerEncoder(model, folder=folder, device=device, batch_rows=batch_rows)
+    return SentenceTransformerEncoder(model, folder=folder, device=device, batch_tokens=batch_tokens)

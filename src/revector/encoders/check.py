@@ -95,6 +95,18 @@ def fingerprint_of(components: Mapping[str, Any]) -> str:
     return stable_hash({name: value for name, value in components.items() if name != "libraries"})
 
 
+def vectors_fp(components: Mapping[str, Any]) -> str:
+    """Return the fingerprint of what vectors are worth to other generations.
+
+    As ``fingerprint_of``, but without the width where a narrower vector is the beginning of a wider one (Matryoshka
+    cuts of local models). Behind an API the address counts too: a name proves nothing there.
+    """
+    if components.get("kind") == "api":
+        return stable_hash(dict(components))
+    cut = components.get("kind") == "sentence-transformers"
+    return fingerprint_of({name: value for name, value in components.items() if not (cut and name == "dim")})
+
+
 def probe_vectors(encoder: Encoder) -> Vectors:
     """Return the vectors of ``PROBES`` as documents: ``(16, encoder.dim)``. Raises ``BadVectors``."""
     return check_vectors(encoder.encode_document(PROBES), len(PROBES), encoder.dim)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from revector.encoders.check import check_vectors, fingerprint_of, settings_of, unit_rows
 from revector.errors import ConfigError, EncoderError
@@ -24,9 +26,13 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
     from tokenizers import Tokenizer
 
-CPU_BATCH_ROWS, GPU_BATCH_ROWS = 8, 128
-"""Measured on CPU: batches of 8 need 13 % less processor time than 32, and 63 % less than 256 (padding)."""
+CPU_PADDED_TOKENS, GPU_PADDED_TOKENS = 2048, 32_768
+"""Tokens of a padded batch where sentence-transformers itself runs the model: at 256 tokens 8 texts on CPU, where that
+needs 13 % less processor time than 32, and 63 % less than 256 (padding)."""
 
+_LOGGER = logging.getLogger(__name__)
+
+_Engine = Callable[[Sequence[str], str, str], npt.NDArray[np.float32]]
 _LIBRARIES = ("torch", "sentence-transformers", "transformers", "tokenizers")
 _WEIGHTS = {".bin", ".pt", ".pth"}
 _SHAPING = {".safetensors", ".json", ".txt", ".model", ".vocab", ".bpe"} | _WEIGHTS
@@ -91,25 +97,39 @@ class SentenceTransformerEncoder:
     their own and are cut by their tokenizer. The model's own configured prompts are not used, only those of ``model``.
     A width below the model's own is a cut to the first dimensions, then normalised again (Matryoshka representation
     learning, Kusupati et al., 2022). Calls from several threads wait for each other.
+
+    Models of known architecture run on packed tokens (``revector.encoders.packed``), any other on sentence-transformers
+    itself; ``engine`` says which, and why. In float32, bfloat16 and float16 both give the same vectors up to rounding,
+    so the engine is no part of the identity, nor are ``device`` and ``batch_tokens`` (see ``load_encoder``).
     """
 
-    def __init__(self, model: ModelSpec, *, folder: Path, device: str = "auto", batch_rows: int | None = None) -> None:
-        self._model = model
+    def __init__(
+        self,
+        model: ModelSpec,
+        *,
+        folder: Path,
+        device: str = "auto",
+        batch_tokens: int | None = None,
+        packed: bool = True,
+    ) -> None:
+        self._model, self._folder = model, folder
         self._lock = threading.Lock()
         files = file_hashes(folder)
         if not any(name.endswith(_TOKENIZERS) for name in files):
             # transformers would go on with an empty vocabulary: every word unknown, all texts alike.
             raise _unloadable(model, folder, "there is no tokenizer.json, vocab file or sentencepiece model.")
-        self._network = _load(model, folder, device)
-        self._batch_rows = batch_rows or (CPU_BATCH_ROWS if self._network.device.type == "cpu" else GPU_BATCH_ROWS)
-        self._tokenizer = _plain_tokenizer(model, self._network)
-        own = self._network.get_embedding_dimension()
+        network, self._devices = _load(model, folder, device)
+        self._tokenizer = _plain_tokenizer(model, network)
+        own = network.get_embedding_dimension()
         if own is None or own < model.dim:
             raise EncoderError(
                 f"model.dim is {model.dim}, but model {model.name!r} gives {own} dimensions: a cut can only be "
                 f"narrower. Nothing was changed; set model.dim to at most {own}, or name another model."
             )
-        self._limit_length()
+        self._own_dim = own
+        self._limit_length(network)
+        self._engine, self.engine = self._choose_engine(network, batch_tokens, packed=packed)
+        _LOGGER.info("model %s runs on %s by %s", model.name, self.device, self.engine)
         libraries = {name: version(name) for name in _LIBRARIES}
         self._components = {
             "kind": "sentence-transformers",
@@ -127,12 +147,12 @@ class SentenceTransformerEncoder:
     @property
     def own_dim(self) -> int:
         """Width of the model itself, before the cut."""
-        return int(self._network.get_embedding_dimension() or 0)
+        return self._own_dim
 
     @property
     def device(self) -> str:
-        """Where the model runs: ``cpu``, ``cuda:0``, …; no part of the identity."""
-        return str(self._network.device)
+        """Where the model runs: ``cpu``, ``cuda:0``, ``cuda:0,cuda:1``, …; no part of the identity."""
+        return ",".join(map(str, self._devices))
 
     @property
     def fingerprint(self) -> str:
@@ -162,20 +182,49 @@ class SentenceTransformerEncoder:
         return self._encode(texts, "document", self._model.document_prompt)
 
     def _encode(self, texts: Sequence[str], task: str, prompt: str) -> Vectors:
-        encode = self._network.encode_query if task == "query" else self._network.encode_document
         with self._lock:
-            vectors = encode(list(texts), prompt=prompt, batch_size=self._batch_rows, show_progress_bar=False)
-        if len(texts):
-            # Unit length to float32 precision, whatever dtype the model computes in.
-            vectors = np.asarray(vectors, dtype=np.float32)[:, : self.dim]
+            vectors = self._engine(texts, task, prompt)
         checked = check_vectors(vectors, len(texts), self.dim)
+        # Unit length to float32 precision, whatever dtype the model computes in.
         return unit_rows(checked) if self._model.normalize else checked
 
-    def _limit_length(self) -> None:
+    def reference(self) -> SentenceTransformerEncoder | None:
+        """Return the same model in float32 by sentence-transformers itself, or None where that is what runs here."""
+        if self.engine != "packed" and self._model.dtype == "float32":
+            return None
+        plain = replace(self._model, dtype="float32")
+        return SentenceTransformerEncoder(plain, folder=self._folder, device=str(self._devices[0]), packed=False)
+
+    def _choose_engine(
+        self, network: SentenceTransformer, batch_tokens: int | None, *, packed: bool
+    ) -> tuple[_Engine, str]:
+        """Return what embeds (texts, task, prompt), and its name; the packed engine leaves ``network`` to be freed."""
+        from revector.encoders.packed import PackedEngine, Unsupported
+
+        model, dim = self._model, self.dim
+        prompts = bool(model.query_prompt or model.document_prompt)
+        if not packed:
+            return _Padded(network.to(self._devices[0]), model, batch_tokens), "sentence-transformers: as the reference"
+        try:
+            engine = PackedEngine(
+                network, devices=self._devices, dtype=model.dtype, batch_tokens=batch_tokens, prompts=prompts
+            )
+        except Unsupported as reason:
+            if model.dtype == "int8":
+                raise EncoderError(
+                    f"int8 was asked for by model.dtype, but the packed engine cannot run model {model.name!r}: "
+                    f"{reason}. Nothing was embedded; write a revision with model.dtype bfloat16 or float32."
+                ) from reason
+            self._devices = self._devices[:1]
+            whole = _Padded(network.to(self._devices[0]), model, batch_tokens)
+            return whole, f"sentence-transformers: {reason}"
+        return lambda texts, _task, prompt: engine.encode([prompt + text for text in texts], dim), "packed"
+
+    def _limit_length(self, network: SentenceTransformer) -> None:
         """Make the model cut texts at ``max_tokens``, or refuse what exceeds its positions."""
         from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
-        model, network = self._model, self._network
+        model = self._model
         prompt = max(self.count_tokens(model.query_prompt), self.count_tokens(model.document_prompt))
         if isinstance(network[0], StaticEmbedding):
             network[0].tokenizer.enable_truncation(max_length=model.max_tokens + prompt)
@@ -191,7 +240,30 @@ class SentenceTransformerEncoder:
         network.max_seq_length = wanted
 
 
-def _load(model: ModelSpec, folder: Path, device: str) -> SentenceTransformer:
+class _Padded:
+    """Embedding by sentence-transformers itself; where memory runs out, its batches halve for good."""
+
+    def __init__(self, network: SentenceTransformer, model: ModelSpec, batch_tokens: int | None) -> None:
+        budget = batch_tokens or (CPU_PADDED_TOKENS if network.device.type == "cpu" else GPU_PADDED_TOKENS)
+        self._network, self._rows, self._dim = network, max(1, budget // model.max_tokens), model.dim
+
+    def __call__(self, texts: Sequence[str], task: str, prompt: str) -> npt.NDArray[np.float32]:
+        from revector.encoders.packed import is_out_of_memory
+
+        if not len(texts):
+            return np.empty((0, self._dim), dtype=np.float32)
+        encode = self._network.encode_query if task == "query" else self._network.encode_document
+        while True:
+            try:
+                found = encode(list(texts), prompt=prompt, batch_size=self._rows, show_progress_bar=False)
+                return np.asarray(found, dtype=np.float32)[:, : self._dim]
+            except RuntimeError as error:
+                if self._rows == 1 or not is_out_of_memory(error):
+                    raise
+            self._rows //= 2
+
+
+def _load(model: ModelSpec, folder: Path, device: str) -> tuple[SentenceTransformer, list[torch.device]]:
     try:
         import torch
         from safetensors import SafetensorError
@@ -199,8 +271,9 @@ def _load(model: ModelSpec, folder: Path, device: str) -> SentenceTransformer:
     except ImportError as error:
         raise _missing_libraries(model.name) from error
 
-    target = _device(device)
-    dtype: torch.dtype = getattr(torch, model.dtype)
+    devices = usable_devices(device)
+    # int8 is rounded from the float32 weights.
+    dtype: torch.dtype = torch.float32 if model.dtype == "int8" else getattr(torch, model.dtype)
     # Loaded on the CPU first: a RuntimeError from there is the model's, one from the move is the device's (out of
     # memory) and may be retried.
     kwargs: dict[str, Any] = {"device": "cpu", "local_files_only": True, "model_kwargs": {"dtype": dtype}}
@@ -215,9 +288,9 @@ def _load(model: ModelSpec, folder: Path, device: str) -> SentenceTransformer:
             folder,
             f"its file lacks {len(invented)} weights ({', '.join(invented[:3])}…), to be filled at random.",
         )
-    network.to(device=target, dtype=dtype)
+    network.to(dtype=dtype)
     network.eval()
-    return network
+    return network, devices
 
 
 def _unloadable(model: ModelSpec, folder: Path, reason: str) -> EncoderError:
@@ -234,20 +307,26 @@ def _invented_weights(warnings: Sequence[str]) -> list[str]:
     return [name for name in missing if "pooler." not in name]
 
 
-def _device(device: str) -> str:
+def usable_devices(names: str) -> list[torch.device]:
+    """Return the devices that ``names`` asks for: ``auto``, ``all``, or names separated by commas.
+
+    ``auto`` is the first CUDA device, else MPS, else the CPU; ``all`` is every CUDA device; a device named twice runs
+    two batches at a time. Raises ``ConfigError`` for one that this machine does not have.
+    """
     import torch
 
     cuda = [f"cuda:{n}" for n in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
     mps = ["mps"] if torch.backends.mps.is_available() else []
-    usable = ["cpu", *(["cuda"] if cuda else []), *cuda, *mps]
-    if device == "auto":
-        return (["cuda"] if cuda else [*mps, "cpu"])[0]
-    if device not in usable:
+    usable = ["cpu", *(["cuda", "all"] if cuda else []), *cuda, *mps]
+    if names == "auto":
+        return [torch.device([*cuda, *mps, "cpu"][0])]
+    asked = [name.strip() for name in names.split(",")]
+    if unusable := [name for name in asked if name not in usable or (name == "all" and len(asked) > 1)]:
         raise ConfigError(
-            f"device {device!r} cannot be used on this machine. Nothing was changed; usable here: auto, "
-            f"{', '.join(usable)}."
+            f"device {unusable[0]!r} cannot be used on this machine. Nothing was changed; usable here: auto, "
+            f"{', '.join(usable)}; several names are separated by commas."
         )
-    return device
+    return [torch.device("cuda:0" if name == "cuda" else name) for name in (cuda if asked == ["all"] else asked)]
 
 
 def _plain_tokenizer(model: ModelSpec, network: SentenceTransformer) -> Tokenizer:

@@ -1,0 +1,73 @@
+"""Owns the proof that an API and a local model are one encoder, so that each can do what it does best."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from revector.encoders.check import PROBES, check_vectors, probe_vectors, unit_rows
+from revector.errors import EncoderMismatch
+from revector.interfaces import Encoder, Vectors
+
+MIN_COSINE = 0.999
+
+
+class Hybrid:
+    """Embeds through ``api`` under the identity of ``local``: for queries and the live lane; bulk takes ``local``.
+
+    ``probes``: vectors of the probe texts, (16, dim), stored when a generation was registered; None embeds them with
+    ``local``. Raises ``EncoderMismatch`` unless every probe text's vector by ``api`` has a cosine of at least
+    ``MIN_COSINE`` to that.
+    """
+
+    def __init__(self, local: Encoder, api: Encoder, probes: npt.ArrayLike | None = None) -> None:
+        self._local, self._api = local, api
+        if local.dim != api.dim:
+            raise EncoderMismatch(
+                f"the local model has {local.dim} dimensions, the API {api.dim}: no hybrid. Nothing was embedded; "
+                "set the same dim, or use one of them for all."
+            )
+        stored = probe_vectors(local) if probes is None else check_vectors(probes, len(PROBES), local.dim)
+        cosines = np.sum(unit_rows(stored) * unit_rows(probe_vectors(api)), axis=1)
+        worst = int(cosines.argmin())
+        if cosines[worst] < MIN_COSINE:
+            raise EncoderMismatch(
+                f"the API does not embed as the local model does: probe {worst} ({PROBES[worst][:40]!r}) has cosine "
+                f"{cosines[worst]:.5f}, a hybrid needs {MIN_COSINE} or above for all {len(PROBES)}. Nothing was "
+                "embedded; serve the same model, max_tokens and prompts, or use one of them for all."
+            )
+
+    @property
+    def dim(self) -> int:
+        """Width of the vectors."""
+        return self._local.dim
+
+    @property
+    def fingerprint(self) -> str:
+        """The local model's."""
+        return self._local.fingerprint
+
+    @property
+    def components(self) -> Mapping[str, Any]:
+        """The local model's."""
+        return self._local.components
+
+    @property
+    def tokenizer(self) -> Any:
+        """The local model's."""
+        return self._local.tokenizer
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of ``text`` by the local model's tokenizer, without special tokens, untruncated."""
+        return self._local.count_tokens(text)
+
+    def encode_query(self, texts: Sequence[str]) -> Vectors:
+        """Embed queries through the API: ``(len(texts), dim)``. Raises as ``ApiEncoder.encode_document``."""
+        return self._api.encode_query(texts)
+
+    def encode_document(self, texts: Sequence[str]) -> Vectors:
+        """Embed documents through the API: ``(len(texts), dim)``. Raises as ``ApiEncoder.encode_document``."""
+        return self._api.encode_document(texts)

@@ -1,0 +1,8 @@
+"""Owns the local embedding engine: transformers run on packed tokens, without padding, for the families it knows."""
+
+from __future__ import annotations
+
+from revector.encoders.packed.engine import PackedEngine, is_out_of_memory
+from revector.encoders.packed.families import Unsupported
+
+__all__ = ["PackedEngine", "Unsupported", "is_out_of_memory"]
