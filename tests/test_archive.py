@@ -15,7 +15,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from revector.archive import Part, read_attributes, read_part, remove_temporary, write_part
+from revector.archive import (
+    LAYOUTS,
+    Layout,
+    Part,
+    Shard,
+    Size,
+    read_attributes,
+    read_part,
+    remove_temporary,
+    storage,
+    write_part,
+    writing_part,
+)
 from revector.errors import ArchiveError
 
 ATTRIBUTES: dict[str, str | int] = {"fingerprint": "f" * 64, "shard": 3}
@@ -70,13 +82,60 @@ def test_the_layout_is_the_documented_one(tmp_path: Path) -> None:
     import h5py
 
     write_part(tmp_path / "part.h5", part(), attributes=ATTRIBUTES)
+    columns = {
+        "documents": {"doc_id", "version", "content_hash", "start", "count"},
+        "chunks": {"start", "end"},
+    }
     with h5py.File(tmp_path / "part.h5") as file:
-        assert set(file) == {"embeddings", "documents", "chunks"}
-        assert file["documents"].dtype.names == ("doc_id", "version", "content_hash", "start", "count")
-        assert file["chunks"].dtype.names == ("start", "end")
-        assert file["embeddings"].chunks is None
-        assert file["embeddings"].compression is None
-        assert file["embeddings"].id.get_offset() is not None
+        assert set(file) == {"embeddings", *columns}
+        assert {name: set(file[name]) for name in columns} == columns
+        for one in (file["embeddings"], *file["documents"].values(), *file["chunks"].values()):
+            assert (one.chunks, one.compression) == (None, None)
+            assert one.id.get_offset() is not None
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_holds_the_same(tmp_path: Path, layout: Layout) -> None:
+    sha256 = write_part(tmp_path / "part.h5", part(300), attributes=ATTRIBUTES, layout=layout)
+    assert_equal(read_part(tmp_path / "part.h5", sha256), part(300))
+
+
+def test_zstd_without_its_package_is_refused_with_the_command_that_mends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_part(tmp_path / "part.h5", part(300), attributes={}, layout="zstd")
+    monkeypatch.setattr(storage, "find_spec", lambda _: None)
+    with pytest.raises(ArchiveError, match=r"pip install 'revector\[zstd\]'"):
+        write_part(tmp_path / "other.h5", part(300), attributes={}, layout="zstd")
+    with pytest.raises(ArchiveError, match=r"part.h5: zstd needs .* pip install 'revector\[zstd\]'"):
+        read_part(tmp_path / "part.h5")
+    assert [file.name for file in tmp_path.iterdir()] == ["part.h5"]
+
+
+def write_pieces(path: Path, size: Size, pieces: list[Part]) -> str:
+    with writing_part(path, size, attributes=ATTRIBUTES) as (writer, written):
+        for piece in pieces:
+            writer.append(piece)
+    return written.sha256
+
+
+def test_a_part_written_in_pieces_is_the_part_written_at_once(tmp_path: Path) -> None:
+    whole = part(300)
+    write_part(tmp_path / "once.h5", whole, attributes=ATTRIBUTES)
+    shard = Shard(tmp_path / "once.h5")
+    pieces = [shard.part(first, first + 70) for first in range(0, 300, 70)]
+    sha256 = write_pieces(tmp_path / "pieces.h5", Size.of(whole), pieces)
+    assert_equal(read_part(tmp_path / "pieces.h5", sha256, attributes=ATTRIBUTES), whole)
+    for wrong in ([pieces[0]], [pieces[1], pieces[0]], [*pieces, replace(part(1), doc_ids=["日本/9"])]):
+        with pytest.raises(ArchiveError, match="Nothing was written"):
+            write_pieces(tmp_path / "wrong.h5", Size.of(whole), wrong)
+    assert not (tmp_path / "wrong.h5").exists()
+
+
+def test_ids_that_fixed_bytes_cannot_hold_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArchiveError, match="without NUL"):
+        write_part(tmp_path / "part.h5", replace(part(1), doc_ids=["a\0"]), attributes={})
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.01, 0.3, 0.7, 0.99, 1.0])
@@ -125,7 +184,7 @@ def test_a_part_of_another_encoder_or_another_format_version_is_refused(tmp_path
         read_part(path, attributes={"fingerprint": "e" * 64})
     with h5py.File(path, "a") as file:
         file.attrs["format_version"] = 99
-    with pytest.raises(ArchiveError, match=r"expected format .*1.*99"):
+    with pytest.raises(ArchiveError, match=r"expected format .*2.*99"):
         read_part(path)
 
 

@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from revector.cli import (
+    commands_archive,
     commands_documents,
     commands_migration,
     commands_project,
@@ -90,6 +91,7 @@ for module in (
     commands_migration,
     commands_verify,
     commands_documents,
+    commands_archive,
     commands_search,
     commands_services,
 ):

@@ -1,0 +1,47 @@
+"""The embedding archive: sealed HDF5 parts, archives of many shards, and vectors in the files of other tools.
+
+archive = Archive.create(Path("vectors"), attributes={"encoder_fp": encoder.fingerprint}, dtype="float16")
+archive.append(part)                              # a shard: whole or not there, whatever kills the process
+archive.append(titles, group="title")             # other vectors of the same documents
+found = archive.read_many(["d7", "d3"])           # in that order; found.embeddings[found.starts[0] : …]
+for part in archive.batches(4096): ...
+archive.merge(archive.folder / "all.h5")          # one HDF5 file over all shards, for other tools
+"""
+
+from __future__ import annotations
+
+from revector.archive.folder import Archive, Found, Sealed
+from revector.archive.foreign import Columns, open_columns, vectors_sha256
+from revector.archive.importing import PROBLEMS, Imported, Importer, Target
+from revector.archive.part import Part, Size, read_attributes, read_part, write_part, writing_part
+from revector.archive.shard import Shard
+from revector.archive.storage import LAYOUTS, Dtype, Layout, remove_temporary
+from revector.archive.tables import FORMATS, Exported, check_format, write_vectors
+
+__all__ = [
+    "FORMATS",
+    "LAYOUTS",
+    "PROBLEMS",
+    "Archive",
+    "Columns",
+    "Dtype",
+    "Exported",
+    "Found",
+    "Imported",
+    "Importer",
+    "Layout",
+    "Part",
+    "Sealed",
+    "Shard",
+    "Size",
+    "Target",
+    "check_format",
+    "open_columns",
+    "read_attributes",
+    "read_part",
+    "remove_temporary",
+    "vectors_sha256",
+    "write_part",
+    "write_vectors",
+    "writing_part",
+]

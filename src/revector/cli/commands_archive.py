@@ -1,0 +1,210 @@
+"""Commands that take vectors out of a generation and into the archive: export and import."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from revector.cli.options import Collection, Json, ProjectPath, open_session
+from revector.cli.progress import reporting
+from revector.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import sqlalchemy as sa
+
+    from revector.archive import Part, Sealed
+    from revector.interfaces import Encoder, Progress
+    from revector.registry.collections import Generation
+    from revector.spec import Revision
+
+_PANEL = "Documents"
+
+
+class Dtype(StrEnum):
+    """Numbers of a vector."""
+
+    float32 = "float32"
+    float16 = "float16"
+
+
+class Problem(StrEnum):
+    """What may be wrong with a document of an imported file."""
+
+    unknown = "unknown"
+    changed = "changed"
+    cut = "cut"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command("export", rich_help_panel=_PANEL)(export_vectors)
+    app.command("import", rich_help_panel=_PANEL)(import_vectors)
+
+
+def export_vectors(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="File to write: .npy, .npz, .parquet or .h5.")],
+    *,
+    generation: Annotated[
+        str, typer.Option("--generation", metavar="N|active", help="A live generation, by number or as active.")
+    ] = "active",
+    dtype: Annotated[Dtype, typer.Option(help="float16 halves the file.")] = Dtype.float32,
+    force: Annotated[bool, typer.Option("--force", help="Replace files of that name.")] = False,
+    collection: Collection = None,
+    project: ProjectPath = None,
+    json: Json = False,
+) -> None:
+    """Write the vectors that a generation shows, with ids, chunk offsets, versions and content hashes; needs no model.
+
+    Beside OUT lies OUT.json with fingerprint, counts and checksum; beside an .npy, OUT.rows.parquet, row for row.
+
+    For example:
+      revector export vectors.npy --dtype float16
+      revector export -c docs --generation 3 vectors.parquet
+    """
+    from revector.archive import check_format, write_vectors
+    from revector.registry.exporting import reading_vectors
+
+    session = open_session(project, collection, as_json=json)
+    check_format(out)
+    if out.exists() and not force:
+        raise ConfigError(f"{out} exists. Nothing has run; name another file, or replace it with --force.")
+    if not out.parent.is_dir():
+        raise ConfigError(f"{out}: there is no folder {out.parent}. Nothing has run; make it.")
+    chosen = session.project.searcher(session.collection).resolve(_number(generation))
+    with reporting(quiet=json) as progress, reading_vectors(session.project.engine, chosen) as (size, parts):
+        progress.start(f"export generation {chosen.gen}", size.chunks, unit="vectors")
+        provenance = _provenance(session.collection, chosen)
+        found = write_vectors(out, _reported(parts, progress), size, provenance=provenance, dtype=dtype.value)
+        progress.done()
+
+    def page(console: Console) -> None:
+        console.print(
+            f"Exported {found.chunks:,} vectors of {found.documents:,} documents, {found.dim} × {found.dtype}, of "
+            f"generation {chosen.gen} (revision {chosen.revision}):",
+            soft_wrap=True,
+        )
+        for file in found.files:
+            console.print(f"  {file}", soft_wrap=True)
+        console.print(f"SHA-256 of the vectors: {found.vectors_sha256}", soft_wrap=True)
+
+    session.out.show(found, page)
+
+
+def import_vectors(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help=".npy, .npz, .parquet or .h5.")],
+    *,
+    revision: Annotated[str, typer.Option("--revision", "-r", metavar="REV", help="Whose model made the vectors.")],
+    skip: Annotated[
+        list[Problem] | None, typer.Option(help="Leave such documents out instead of refusing; may be repeated.")
+    ] = None,
+    dtype: Annotated[Dtype, typer.Option(help="How to keep them; float16 halves the archive.")] = Dtype.float32,
+    collection: Collection = None,
+    project: ProjectPath = None,
+    json: Json = False,
+) -> None:
+    """Bring precomputed vectors into the archive, so that the backfill of a revision need not embed their documents.
+
+    FILE is an export, or your own: X.npy with X.ids.npy, X.npz or X.parquet with id and vector, and chunk, start, end
+    and content_hash where there are some. Every vector must belong to a chunk as the revision cuts it, and a sample is
+    embedded and compared. All files, or nothing. --skip unknown: not among the documents; changed: made from another
+    text; cut: other chunks.
+
+    For example:
+      revector import vectors.npy -r a1b2 --skip unknown
+    """
+    from revector.archive import Importer, Target
+    from revector.chunking import make_chunker
+    from revector.registry.work import read_items
+    from revector.revisions import RevisionGraph
+
+    session = open_session(project, collection, as_json=json)
+    found = RevisionGraph.from_folder(session.project.migrations(session.collection))[revision]
+    cid, engine = session.project.cid(session.collection), session.project.engine
+    encoder = session.project.encoders.fresh(found.model)
+    identity = {"encoder_fp": encoder.fingerprint, "chunker_fp": found.chunker_fp, "revision": found.revision}
+    target = Target(
+        found.revision,
+        found.model.dim,
+        found.model.normalize,
+        {**identity, "model": found.model.name, "dim": found.model.dim},
+    )
+
+    with reporting(quiet=json) as progress:
+        importer = Importer(
+            session.project.archive,
+            target,
+            look=lambda doc_ids: read_items(engine, cid, doc_ids),
+            chunker=make_chunker(found.chunking, encoder.tokenizer),
+            encoder=encoder,
+            progress=progress,
+        )
+        done = importer.run(
+            files,
+            skip=[one.value for one in skip or ()],
+            dtype=dtype.value,
+            register=partial(_record, engine, cid, found, encoder),
+        )
+
+    def page(console: Console) -> None:
+        console.print(
+            f"Imported {done.chunks:,} vectors of {done.documents:,} documents for revision {found.revision}, in "
+            f"{len(done.sealed)} parts.",
+            soft_wrap=True,
+        )
+        for problem, count in done.skipped.items():
+            named = ", ".join(done.first[problem])
+            console.print(f"  left out, {problem}: {count:,}, such as {named}", style="yellow", soft_wrap=True)
+
+    session.out.show({**asdict(done), "revision": found.revision}, page)
+
+
+def _number(generation: str) -> int | None:
+    if generation == "active":
+        return None
+    if not generation.isdecimal():
+        raise ConfigError(f"--generation {generation!r}: a number or active. Nothing has run; see `revector status`.")
+    return int(generation)
+
+
+def _provenance(collection: str, generation: Generation) -> dict[str, Any]:
+    return {
+        "encoder_fp": generation.encoder_fp,
+        "chunker_fp": generation.chunker_fp,
+        "revision": generation.revision,
+        "model": generation.spec.model.name,
+        "dim": generation.spec.model.dim,
+        "collection": collection,
+        "generation": generation.gen,
+    }
+
+
+def _record(engine: sa.Engine, cid: int, revision: Revision, encoder: Encoder, every: Sequence[Sealed]) -> None:
+    """Make sealed files known to whatever looks for vectors of this model and chunker."""
+    from revector.encoders.check import vectors_fp
+    from revector.registry import archived
+
+    worth = vectors_fp(encoder.components)
+    with engine.begin() as connection:
+        for one in every:
+            archived.add_imported(
+                connection,
+                cid,
+                one,
+                vectors_fp=worth,
+                chunker_fp=revision.chunker_fp,
+                dim=revision.model.dim,
+            )
+
+
+def _reported(parts: Iterator[Part], progress: Progress) -> Iterator[Part]:
+    for part in parts:
+        yield part
+        progress.advance(len(part.embeddings))

@@ -1,0 +1,105 @@
+"""Owns reading the vectors of a generation out of its index, whole, as one snapshot shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+
+from revector.archive import Part, Size
+from revector.errors import VerificationFailed
+from revector.registry.collections import Generation
+
+PAGE_DOCUMENTS, PAGE_CHUNKS = 2_000, 4_000
+"""Most documents of a statement, and the chunks after which it ends: what bounds memory."""
+
+_VISIBLE = """
+  FROM ledger l JOIN document d ON d.cid = :cid AND d.doc_id = l.doc_id
+  WHERE l.gen = :gen AND NOT l.deleted AND NOT d.deleted AND l.version > d.tombstone_version"""
+
+# The same by one look-up per document: planners prefer to merge, and then every page reads all documents before it.
+_VISIBLE_BY_KEY = """
+  FROM ledger l CROSS JOIN LATERAL (
+    SELECT * FROM document d WHERE d.cid = :cid AND d.doc_id = l.doc_id OFFSET 0) d
+  WHERE l.gen = :gen AND NOT l.deleted AND NOT d.deleted AND l.version > d.tombstone_version"""
+
+
+@contextmanager
+def reading_vectors(engine: sa.Engine, generation: Generation) -> Iterator[tuple[Size, Iterator[Part]]]:
+    """Yield how much a generation shows, and its documents in id order in parts that are read as they are asked for.
+
+    Everything is of one REPEATABLE READ snapshot, which is held until the block ends. A document that waits is what
+    searches still find of it; deleted ones are left out. Vectors are float32, exactly as stored. While the block runs,
+    the index's table cannot be dropped. Raises ``VerificationFailed`` for a document whose rows are not those of the
+    ledger.
+    """
+    with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection, connection.begin():
+        connection.execute(sa.text("SET TRANSACTION READ ONLY"))
+        # Between two pages lies whatever the reader does with one.
+        connection.execute(sa.text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+        connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
+        row = connection.execute(
+            sa.text(
+                "SELECT count(*) AS documents, coalesce(sum(l.n_chunks), 0)::bigint AS chunks, "
+                f"coalesce(max(octet_length(l.doc_id)), 1) AS id_bytes {_VISIBLE}"
+            ),
+            {"cid": generation.cid, "gen": generation.gen},
+        ).one()
+        size = Size(row.documents, row.chunks, generation.spec.model.dim, row.id_bytes)
+        yield size, _parts(connection, generation)
+
+
+def _parts(connection: sa.Connection, generation: Generation) -> Iterator[Part]:
+    send = "halfvec_send" if generation.spec.index.storage == "halfvec" else "vector_send"
+    page = sa.text(
+        f"""
+        WITH page AS MATERIALIZED (
+          SELECT * FROM (
+            SELECT *, sum(n_chunks) OVER (ORDER BY doc_id) - n_chunks AS before FROM (
+              SELECT l.doc_id, l.version, l.content_hash, l.n_chunks {_VISIBLE_BY_KEY} AND l.doc_id > :after
+              ORDER BY l.doc_id LIMIT :documents) ahead) summed
+          WHERE before < :chunks)
+        SELECT p.*, c.* FROM page p CROSS JOIN LATERAL (
+          SELECT array_agg(i.chunk ORDER BY i.chunk) AS places, array_agg(i.start ORDER BY i.chunk) AS starts,
+            array_agg(i.stop ORDER BY i.chunk) AS stops,
+            string_agg({send}(i.embedding), ''::bytea ORDER BY i.chunk) AS vectors
+          FROM {generation.physical_name} i WHERE i.doc_id = p.doc_id) c
+        ORDER BY p.doc_id
+        """
+    )
+    values = {"cid": generation.cid, "gen": generation.gen, "documents": PAGE_DOCUMENTS, "chunks": PAGE_CHUNKS}
+    after = ""
+    while rows := connection.execute(page, {**values, "after": after}).all():
+        yield _part(generation, rows)
+        after = rows[-1].doc_id
+
+
+def _part(generation: Generation, rows: Sequence[sa.Row[Any]]) -> Part:
+    for row in rows:
+        if row.places != list(range(row.n_chunks)):
+            raise VerificationFailed(
+                f"generation {generation.gen} shows {len(row.places or ())} chunks of document {row.doc_id!r}, its "
+                f"ledger has {row.n_chunks}. Nothing was exported; run `revector verify --repair`."
+            )
+    counts = np.array([row.n_chunks for row in rows], np.int32)
+    starts = np.cumsum(counts, dtype=np.int64) - counts
+    return Part(
+        doc_ids=[row.doc_id for row in rows],
+        versions=np.array([row.version for row in rows], np.int64),
+        content_hashes=[row.content_hash for row in rows],
+        starts=starts,
+        counts=counts,
+        chunk_starts=np.array([start for row in rows for start in row.starts], np.int32),
+        chunk_ends=np.array([stop for row in rows for stop in row.stops], np.int32),
+        embeddings=_vectors(generation, b"".join(row.vectors for row in rows)),
+    )
+
+
+def _vectors(generation: Generation, sent: bytes) -> Any:
+    """Return the vectors in pgvector's binary form: dimension and zero as int16, then the numbers, all big-endian."""
+    number = ">f2" if generation.spec.index.storage == "halfvec" else ">f4"
+    form = np.dtype([("head", ">i2", 2), ("numbers", number, generation.spec.model.dim)])
+    return np.frombuffer(sent, form)["numbers"].astype(np.float32)
