@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 
 BENCH = Path(__file__).parents[1] / "evaluation" / "bench"
-COMMANDS = ("datasets", "memory", "swaps")
+COMMANDS = ("archive", "datasets", "memory", "protocol", "publish", "swaps")
 SCHEMA = {
     "type": "object",
     "required": ["command", "machine", "figures"],

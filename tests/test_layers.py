@@ -11,7 +11,7 @@ import pytest
 import revector
 
 ROOT = Path(__file__).parent.parent
-HEAVY = ("torch", "sentence_transformers", "sklearn", "h5py", "pandas", "pyarrow", "airflow")
+HEAVY = ("torch", "sentence_transformers", "sklearn", "h5py", "pandas", "pyarrow", "openai", "airflow")
 
 
 def run(*command: str) -> None:

@@ -661,6 +661,7 @@ def test_a_migration_under_writes_ends_equal_to_the_documents(served: World) -> 
 
 
 def test_what_is_dropped_leaves_no_rows_and_no_files(world: World) -> None:
+    world.project.settings.archive_days = 0
     world.put(60)
     world.upgrade("a100")
     world.upgrade("b200")
@@ -765,3 +766,46 @@ def test_an_abort_under_the_step_that_builds_the_index_is_said_as_such(served: W
     with pytest.raises(GenerationGone, match="aborted meanwhile"):
         served.migrator.run("index", "b200")
     assert tables(served) == {served.generation().physical_name}
+
+
+@pytest.mark.parametrize(
+    ("act", "rows"),
+    [
+        (
+            lambda world, ended: moves.drop(world.engine, ended, actor="tester"),
+            "SELECT gen FROM generation WHERE gen = :gen FOR UPDATE NOWAIT",
+        ),
+        (
+            lambda world, _: _retry_dead(world),
+            "SELECT gen FROM pending WHERE gen = :gen AND state = 'dead' FOR UPDATE NOWAIT",
+        ),
+    ],
+    ids=["drop", "retry"],
+)
+def test_dropping_and_retrying_take_the_collection_before_any_other_row(
+    swapped: World, act: Callable[[World, Any], Any], rows: str
+) -> None:
+    """Both end in an event, which needs the collection's row: a move that holds it must find the others free."""
+    ended = swapped.generation("standby")
+    swapped.documents.put("d00001", "other words")
+    swapped.sql("UPDATE pending SET state = 'dead' WHERE gen = :gen", gen=ended.gen)
+    if "generation" in rows:
+        with control(swapped.engine, swapped.collection.cid, actor="tester") as held:
+            moves.retire(held, reason="done", now=True)
+    with swapped.engine.connect() as mover:
+        mover.execute(sa.text("SELECT 1 FROM collection FOR UPDATE"))
+        thread = threading.Thread(target=act, args=(swapped, ended))
+        thread.start()
+        waiting = (
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
+        while not swapped.value(waiting):
+            pass
+        assert mover.execute(sa.text(rows), {"gen": ended.gen}).all() == [(ended.gen,)]
+        mover.rollback()
+        thread.join()
+
+
+def _retry_dead(world: World) -> None:
+    with world.engine.begin() as connection:
+        work.retry_dead(connection, world.collection.cid, None, "tester")

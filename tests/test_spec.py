@@ -52,7 +52,7 @@ def test_a_dimension_that_hnsw_cannot_index_is_refused_with_a_way_out(dim: int, 
         (lambda: ModelSpec("x", 0), "model.dim"),
         (lambda: ModelSpec("x", 16_001), "model.dim"),
         (lambda: ModelSpec("x", 8, max_tokens=7), "model.max_tokens"),
-        (lambda: ModelSpec("x", 8, dtype="int8"), "model.dtype"),  # type: ignore[arg-type]
+        (lambda: ModelSpec("x", 8, dtype="int4"), "model.dtype"),  # type: ignore[arg-type]
         (lambda: Chunking(unit="words"), "chunking.unit"),  # type: ignore[arg-type]
         (lambda: Chunking(max_tokens=7), "chunking.max_tokens"),
         (lambda: Chunking(max_tokens=64, overlap_tokens=33), "chunking.overlap_tokens"),

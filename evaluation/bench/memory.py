@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _measure(root: Path, name: str, count: int, kind: str, shards: int) -> tuple[Ran, Ran]:
     source = root / f"{name}.jsonl"
-    _generate(source, count)
+    generate(source, count)
     revision(
         root, name, f"{name}r1", None, f'model = ModelSpec(name="hashing", dim=64)\nindex = IndexSpec(kind="{kind}")'
     )
@@ -66,7 +66,7 @@ def _measure(root: Path, name: str, count: int, kind: str, shards: int) -> tuple
     return ingested, revector(root, "upgrade", "--shards", str(shards), "-c", name)
 
 
-def _generate(path: Path, count: int) -> None:
+def generate(path: Path, count: int) -> None:
     """Write ``count`` documents of 40 to 120 words, about 500 characters, one JSON line each."""
     numbers = random.Random(0)  # noqa: S311 - texts, no secrets
     words = [f"{numbers.choice('bcdfgklmnprstvw')}{numbers.randrange(16**6):05x}"[:7] for _ in range(VOCABULARY)]

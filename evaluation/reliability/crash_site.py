@@ -69,7 +69,7 @@ def _lay_out(folder: Path, url: str) -> None:
     """Write the project into ``folder``: settings, labels and the first two revisions."""
     (folder / "labels" / "qrels").mkdir(parents=True)
     (folder / "revector.toml").write_text(
-        f"database_url = {json.dumps(url)}\ndrain_s = 0\n[collections.{COLLECTION}]\n"
+        f"database_url = {json.dumps(url)}\ndrain_s = 0\narchive_days = 0\n[collections.{COLLECTION}]\n"
         'qrels = "labels"\nshards = 2\nwindow_hours = 1\n'
     )
     asked = [json.dumps({"_id": f"q{number}", "text": doc_id}) for number, doc_id in enumerate(labelled())]

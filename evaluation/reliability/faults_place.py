@@ -97,7 +97,8 @@ class Place:
     def __init__(self, root: Path, url: str, *, wired: str | None = None, documents: int = DOCUMENTS) -> None:
         root.mkdir(parents=True, exist_ok=True)
         (root / "revector.toml").write_text(
-            f'database_url = "{url}"\ndrain_s = 0\n[collections.{COLLECTION}]\nqrels = "labels"\nshards = 2\n'
+            f'database_url = "{url}"\ndrain_s = 0\narchive_days = 0\n'
+            f'[collections.{COLLECTION}]\nqrels = "labels"\nshards = 2\n'
         )
         _write_migrations(root / "migrations" / COLLECTION)
         _write_labels(root / "labels")

@@ -103,7 +103,7 @@ class TinyMigrator(Migrator):
     """The real migrator; only migration files and labelled queries are replaced."""
 
     def __init__(self, scene: Scene, actor: str) -> None:
-        settings = Settings(Path(), scene.folder, window_hours=scene.window_hours, shards=2, drain_s=0.0)
+        settings = Settings(Path(), scene.folder, window_hours=scene.window_hours, shards=2, drain_s=0.0, overlap=False)
         super().__init__(scene.engine, scene.name, settings=settings, encoders=scene.encoders, actor=actor)
         searcher = Searcher(scene.engine, scene.name, scene.encoders)
         self._evidence = Unlabelled(scene.engine, scene.cid, searcher, None, actor=actor, progress=NoProgress())

@@ -48,7 +48,8 @@ def make_project(root: Path, *, documents: int, shards: int = 4) -> Project:
     """Write the project into ``root``, start its embedded database, load it and make revision ``OLD`` live."""
     root.mkdir(parents=True, exist_ok=True)
     (root / "revector.toml").write_text(
-        f'drain_s = 0\n[encoder]\nthreads = 1\n[collections.{COLLECTION}]\nqrels = "labels"\nshards = {shards}\n'
+        f"drain_s = 0\narchive_days = 0\n[encoder]\nthreads = 1\n"
+        f'[collections.{COLLECTION}]\nqrels = "labels"\nshards = {shards}\n'
     )
     _write_migrations(root / "migrations" / COLLECTION)
     _write_labels(root / "labels")

@@ -6,25 +6,28 @@ import os
 import shutil
 import time
 import uuid
-from dataclasses import dataclass
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
 from revector.archive import Part, read_part, remove_temporary, write_part
 from revector.crash import crash_at
-from revector.errors import ArchiveError
+from revector.errors import ArchiveError, EncoderUnavailable
 from revector.interfaces import Progress
-from revector.publish import Applier, Prepared
+from revector.publish import Applier, Planned, Prepared
 from revector.registry import work
-from revector.registry.work import Item, Shard
+from revector.registry.work import Shard
 
 PART_S = 10.0
 """Work between two seals, in seconds: what a kill can cost, and how often progress moves."""
 
 PART_DOCUMENTS = 4_096
 PART_CHARACTERS = 100_000, 16_000_000
-"""Least and most text of a part: the first takes the least, later ones what ``PART_S`` allows; memory is bounded."""
+"""Least and most text of a part: the first two take the least, later ones what ``PART_S`` allows."""
 
 FULL_SHARE, RESERVE_BYTES = 0.85, 2 << 30
 """No part is begun on a disk that is fuller than this share and has less than this free: what else lies there, live
@@ -33,18 +36,38 @@ documents first, is still written (reliability.md, R72). The second keeps large 
 
 @dataclass(frozen=True, slots=True)
 class ShardReport:
-    """What one call did: documents embedded now, published (from now or an earlier, killed call), and dead-lettered."""
+    """What one call did: documents embedded now, published (from now or an earlier, killed call), and dead-lettered.
+
+    ``reused`` ones needed no embedding: their vectors were found in a live index or in the archive.
+    """
 
     embedded: int
     published: int
     dead: int
+    reused: int = 0
+
+
+class _Inline(Executor):
+    """Does everything at once, in the caller's thread: for callers that must decide the order of all statements."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_result(fn(*args, **kwargs))
+        return future
 
 
 class Backfill:
-    """Runs shards of one generation. Memory is bounded by one part, whatever the corpus."""
+    """Runs shards of one generation. Memory is bounded by three parts, whatever the corpus.
 
-    def __init__(self, engine: sa.Engine, applier: Applier, folder: Path, progress: Progress) -> None:
+    While one is embedded, the next is read and cut into chunks, and the one before is sealed and published, unless
+    ``overlap`` is off.
+    """
+
+    def __init__(
+        self, engine: sa.Engine, applier: Applier, folder: Path, progress: Progress, *, overlap: bool = True
+    ) -> None:
         self._engine, self._applier, self._folder, self._progress = engine, applier, folder, progress
+        self._overlap = overlap
         self._generation = applier.generation
 
     def run(self, shard: Shard) -> ShardReport:
@@ -59,33 +82,50 @@ class Backfill:
             pass
         self._progress.start(f"shard {shard.shard}", shard.documents)
         published = self._publish_sealed(shard)
-        embedded, dead, after, characters = 0, 0, shard.lo, PART_CHARACTERS[0]
-        while items := self._page(shard, after, characters):
-            self._refuse_full_disk()
-            after, started = items[-1].doc_id, time.monotonic()
-            work.count_attempt(self._engine, shard.gen, [item.doc_id for item in items])
-            crash_at("shard.after_count")
-            prepared = self._applier.prepare(items)
-            embedded += len(prepared.part.doc_ids)
-            dead += self._applier.record_failures(prepared.failures)
-            published += self._seal_and_publish(shard, prepared)
-            self._progress.advance(len(items))
-            rate = sum(len(item.content or "") for item in items) / max(0.001, time.monotonic() - started)
-            characters = min(max(int(rate * PART_S), PART_CHARACTERS[0]), PART_CHARACTERS[1])
+        with ThreadPoolExecutor(2, "backfill") if self._overlap else _Inline() as pool:
+            done = self._embed_all(shard, pool)
         crash_at("shard.before_done")
         with self._engine.begin() as connection:
             work.mark_shard_done(connection, shard)
-        self._progress.done(f"{published:,} published")
-        return ShardReport(embedded, published, dead)
+        published += done.published
+        self._progress.done(f"{published:,} published, {done.reused:,} of them not embedded again")
+        return replace(done, published=published)
 
-    def _page(self, shard: Shard, after: str, characters: int) -> list[Item]:
-        """Return the next documents of the shard, at least one, of about ``characters`` in all; empty at its end."""
+    def _embed_all(self, shard: Shard, pool: Executor) -> ShardReport:
+        embedded = reused = published = dead = 0
+        characters = PART_CHARACTERS[0]
+        ahead = pool.submit(self._next, shard, shard.lo, characters)
+        sealing: Future[int] | None = None
+        while planned := ahead.result():
+            self._refuse_full_disk()
+            ids, started = [item.doc_id for item in planned.items], time.monotonic()
+            ahead = pool.submit(self._next, shard, ids[-1], characters)
+            work.count_attempt(self._engine, shard.gen, ids)
+            crash_at("shard.after_count")
+            try:
+                prepared = self._applier.embed(planned)
+            except EncoderUnavailable:
+                work.release(self._engine, shard.gen, ids)  # no document is to blame
+                raise
+            rate = sum(len(item.content or "") for item in planned.items) / max(0.001, time.monotonic() - started)
+            characters = min(max(int(rate * PART_S), PART_CHARACTERS[0]), PART_CHARACTERS[1])
+            embedded, reused = embedded + len(prepared.part.doc_ids) - prepared.reused, reused + prepared.reused
+            dead += self._applier.record_failures(prepared.failures)
+            published += sealing.result() if sealing else 0
+            sealing = pool.submit(self._seal_and_publish, shard, prepared)
+        published += sealing.result() if sealing else 0
+        return ShardReport(embedded, published, dead, reused)
+
+    def _next(self, shard: Shard, after: str, characters: int) -> Planned | None:
+        """Plan the next documents of the shard, at least one, of about ``characters`` in all; None at its end."""
         ids = work.bulk_page(self._engine, shard, after, PART_DOCUMENTS)
-        return work.read_items(self._engine, self._generation.cid, ids, characters=characters)
+        items = work.read_items(self._engine, self._generation.cid, ids, characters=characters)
+        return self._applier.plan(items, archive=True) if items else None
 
     def _seal_and_publish(self, shard: Shard, prepared: Prepared) -> int:
         part = prepared.part
         if not part.doc_ids:
+            self._progress.advance(len(prepared.unchanged) + len(prepared.tombstones))
             return self._applier.publish(prepared)
         # A name of its own: a task and its retry may be at the same shard at once.
         name = f"shard-{shard.shard:04d}-{uuid.uuid4().hex[:12]}.h5"
@@ -100,9 +140,9 @@ class Backfill:
             work.lock_shard(connection, shard)
             number = connection.scalar(
                 sa.text(
-                    "INSERT INTO part (gen, shard, part, path, sha256, documents, chunks) SELECT :gen, :shard, "
-                    "coalesce(max(part) + 1, 0), :path, :sha256, :documents, :chunks FROM part WHERE gen = :gen AND "
-                    "shard = :shard RETURNING part"
+                    "INSERT INTO part (gen, shard, part, path, sha256, documents, chunks, first_id, last_id) SELECT "
+                    ":gen, :shard, coalesce(max(part) + 1, 0), :path, :sha256, :documents, :chunks, :first, :last "
+                    "FROM part WHERE gen = :gen AND shard = :shard RETURNING part"
                 ),
                 {
                     "gen": shard.gen,
@@ -111,6 +151,8 @@ class Backfill:
                     "sha256": sha256,
                     "documents": len(part.doc_ids),
                     "chunks": len(part.embeddings),
+                    "first": part.doc_ids[0],
+                    "last": part.doc_ids[-1],
                 },
             )
         crash_at("shard.after_manifest")
@@ -118,6 +160,7 @@ class Backfill:
         crash_at("shard.after_publish")
         self._mark_published(shard, int(number or 0))
         crash_at("shard.after_mark")
+        self._progress.advance(len(part.doc_ids))
         return published
 
     def _refuse_full_disk(self) -> None:

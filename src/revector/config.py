@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import socket
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from revector.encoders.api import Hybrid, Provider, ProviderSettings
 from revector.encoding import Encoders
 from revector.errors import ConfigError
 from revector.interfaces import Encoder, Progress
@@ -21,6 +23,7 @@ from revector.migrator import Settings as MigratorSettings
 from revector.registry.collections import ensure_collection, read_collection
 from revector.registry.documents import Documents
 from revector.registry.engine import check_schema, make_engine, upgrade_schema
+from revector.registry.spending import SpendingMeter
 from revector.rehearsal import Rehearsal
 from revector.report import read_events, read_status
 from revector.searcher import Searcher
@@ -55,8 +58,9 @@ class EncoderSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     device: str = "auto"
-    batch_rows: int | None = Field(default=None, ge=1)
-    """Texts per forward pass; default: 8 on CPU, 128 elsewhere."""
+    """``cpu``, ``cuda:0``, …; several, separated by commas, share the texts; ``all``: every CUDA device."""
+    batch_tokens: int | None = Field(default=None, ge=1)
+    """Tokens per forward pass; default: what was measured best for the device."""
     threads: int | None = Field(default=None, ge=1)
     """Torch threads on CPU; default: torch's own choice."""
 
@@ -70,10 +74,16 @@ class Settings(BaseSettings):
     state_folder: Path = Path(".revector")
     archive_folder: Path | None = None
     """Where HDF5 parts go; default ``<state_folder>/archive``. Must be shared by all GPU workers."""
+    archive_days: float = Field(default=7.0, ge=0)
+    """How long embeddings outlive their index: what is begun anew within that time is not embedded again."""
     max_text_mib: int = Field(default=4, ge=1)
     drain_s: float = Field(default=60.0, ge=0)
     encoder: EncoderSettings = EncoderSettings()
     collections: dict[str, CollectionSettings] = {}
+    providers: dict[str, ProviderSettings] = {}
+    """Embedding servers that ``model.name = "api:<provider>/<model>"`` may name."""
+    hybrid: dict[str, str] = {}
+    """Local model's name to ``api:<provider>/<model>``: queries and the live lane go there, bulk stays here."""
 
     @classmethod
     def settings_customise_sources(
@@ -118,9 +128,9 @@ def load_project(path: Path | None = None) -> Project:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(
-            f"{file.name}: {place}: {first['msg']}, found {first.get('input')!r}. Nothing has run; correct the file."
-        ) from error
+        # What stands in a table of a provider may be a key that was put there by mistake.
+        found = "" if first["loc"][0] == "providers" else f", found {first.get('input')!r}"
+        raise ConfigError(f"{file.name}: {place}: {first['msg']}{found}. Nothing has run; correct the file.") from error
     except (OSError, ValueError) as error:
         raise ConfigError(f"{file} cannot be read: {error}. Nothing has run; correct the file.") from error
 
@@ -166,6 +176,27 @@ class Project:
         """Loaded models, shared by everything of this process."""
         return Encoders(self.load_encoder)
 
+    @property
+    def live_encoders(self) -> Encoders:
+        """Encoders of queries and of the live lane: the same ones, but hybrids where the settings name them."""
+        return self._hybrids if self.settings.hybrid else self.encoders
+
+    @cached_property
+    def _hybrids(self) -> Encoders:
+        return Encoders(self._load_hybrid)
+
+    @cached_property
+    def providers(self) -> dict[str, Provider]:
+        """The configured providers; their limits are shared by everything of this process."""
+        meter = SpendingMeter(lambda: self.engine)
+        return {name: Provider(name, chosen, meter=meter) for name, chosen in self.settings.providers.items()}
+
+    def _load_hybrid(self, model: ModelSpec) -> Encoder:
+        local = self.encoders.fresh(model)
+        if (api := self.settings.hybrid.get(model.name)) is None:
+            return local
+        return Hybrid(local, self.load_encoder(replace(model, name=api, commit=None)))
+
     def load_encoder(self, model: ModelSpec) -> Encoder:
         """Load a model as this machine's settings say; nothing is kept."""
         from revector.encoders import load_encoder
@@ -175,7 +206,11 @@ class Project:
 
             torch.set_num_threads(self.settings.encoder.threads)
         return load_encoder(
-            model, root=self.root, device=self.settings.encoder.device, batch_rows=self.settings.encoder.batch_rows
+            model,
+            root=self.root,
+            device=self.settings.encoder.device,
+            batch_tokens=self.settings.encoder.batch_tokens,
+            providers=self.providers,
         )
 
     def init(self) -> bool:
@@ -210,11 +245,11 @@ class Project:
     def searcher(self, collection: str) -> Searcher:
         """The query path of one collection."""
         self.collection(collection)
-        return Searcher(self.engine, collection, self.encoders)
+        return Searcher(self.engine, collection, self.live_encoders)
 
     def worker(self) -> Worker:
         """The live lane of all collections."""
-        return Worker(self.engine, self.encoders)
+        return Worker(self.engine, self.live_encoders)
 
     def migrator(self, collection: str, *, actor: str | None = None, progress: Progress | None = None) -> Migrator:
         """The moves of one collection; ``actor`` stands in the history, default: the operating system's user."""
@@ -247,6 +282,7 @@ class Project:
             window_hours=chosen.window_hours,
             shards=chosen.shards,
             drain_s=self.settings.drain_s,
+            archive_days=self.settings.archive_days,
         )
 
     def verify(

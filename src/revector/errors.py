@@ -25,7 +25,12 @@
     ├── EncoderError             an encoder cannot be used
     │   ├── EncoderMismatch      not the encoder that the generation was built with
     │   ├── BadVectors           wrong shape, NaN, infinite or zero
+    │   ├── FidelityTooLow       as it runs here, its vectors are too far from float32
+    │   ├── TextsRefused         it refuses some texts, whatever is sent with them
     │   └── EncoderUnavailable   it fails on every text for now
+    │       └── ProviderUnavailable  … because the provider behind an API answers nothing
+    │           ├── ProviderRefused  wrong key, model or settings: a person must act
+    │           └── SpendCapReached  nothing more may be spent
     ├── ArchiveError             an HDF5 part is torn, foreign or not the one recorded
     ├── DocumentError            a document or id is refused; it was not stored
     ├── SourceError              a source cannot be ingested; nothing was stored
@@ -37,6 +42,8 @@ else (a lost connection, out of memory) may be retried.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 
 class RevectorError(Exception):
@@ -170,6 +177,10 @@ class EncoderMismatch(EncoderError):
     """This is not the encoder that the generation was built with."""
 
 
+class FidelityTooLow(EncoderError):
+    """As it runs here, the encoder's vectors are too far from the same model's in float32."""
+
+
 class BadVectors(EncoderError):
     """An encoder returned vectors of the wrong shape, or NaN, infinite or zero ones."""
 
@@ -178,6 +189,30 @@ class EncoderUnavailable(EncoderError):
     """The encoder fails on every text for now; no document is to blame; the call may be repeated."""
 
     retryable = True
+
+
+class ProviderUnavailable(EncoderUnavailable):
+    """The provider behind an API answers nothing for now: no text need be tried alone, all work stays due."""
+
+
+class ProviderRefused(ProviderUnavailable):
+    """The provider refuses the key, the model or the settings, whatever the text: a person must act."""
+
+    retryable = False
+
+
+class SpendCapReached(ProviderUnavailable):
+    """The provider's ``max_spend_usd`` leaves no room for another request: a person must act."""
+
+    retryable = False
+
+
+class TextsRefused(EncoderError):
+    """The encoder refuses some texts, whatever is sent with them, and takes others; ``refused`` maps text to reason."""
+
+    def __init__(self, message: str, refused: Mapping[str, str]) -> None:
+        super().__init__(message)
+        self.refused = refused
 
 
 class ArchiveError(RevectorError):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 import tenacity
 
+from revector import fidelity
 from revector.backfill import Backfill
 from revector.catchup import CatchUp
 from revector.crash import crash_at
@@ -31,8 +31,8 @@ from revector.evidence import Evidence
 from revector.gate import Measured
 from revector.interfaces import NoProgress, Progress
 from revector.lifecycle import BUILDING, FORWARD, STEPS, Phase, remaining
-from revector.planning import make_plan
-from revector.registry import moves, work
+from revector.planning import make_plan, sample_chunks
+from revector.registry import archived, moves, work
 from revector.registry.collections import (
     Collection,
     Generation,
@@ -55,7 +55,11 @@ MEASURE_ATTEMPTS = 5
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a migrator needs to know; ``drain_s`` lies between emptying a slot and dropping its index."""
+    """What a migrator needs to know; ``drain_s`` lies between emptying a slot and dropping its index.
+
+    ``archive_days``: how long embeddings outlive their index, for who begins anew. ``overlap``: reading, embedding and
+    publishing side by side; without it, all statements of a backfill come from one thread.
+    """
 
     migrations: Path
     archive: Path
@@ -63,6 +67,8 @@ class Settings:
     window_hours: float = 48.0
     shards: int = 4
     drain_s: float = 60.0
+    archive_days: float = 7.0
+    overlap: bool = True
 
 
 class Migrator:
@@ -293,21 +299,33 @@ class Migrator:
             )
         self._evidence.refuse_unmeasurable(target, self._collection())
         encoder = self._encoders.fresh(target.model)
+        found = fidelity.measure(encoder, sample_chunks(self._engine, self._cid, target, encoder))
+        fidelity.check(found, target)
         ranges = work.plan_ranges(self._engine, self._cid, count)
         new = moves.Registration(
-            target, encoder.fingerprint, encoder.components, probe_vectors(encoder), hours, approval, ranges
+            target,
+            encoder.fingerprint,
+            encoder.components,
+            probe_vectors(encoder),
+            hours,
+            approval,
+            ranges,
+            fidelity={} if found is None else asdict(found),
         )
         with self._control(self._take_over()) as held:
             made = moves.register(held, new)
         return Outcome(
-            "provision", target.revision, made.phase, True, {"generation": made.gen, "index": made.physical_name}
+            "provision",
+            target.revision,
+            made.phase,
+            True,
+            {"generation": made.gen, "index": made.physical_name, **({"fidelity": made.fidelity} if found else {})},
         )
 
     def _backfill(self, generation: Generation, token: int) -> Mapping[str, Any]:
         with self._engine.connect() as connection:
             shards = work.read_shards(connection, generation.gen)
-        for shard in shards:
-            self._bulk(generation).run(shard)
+        reports = [self._bulk(generation).run(shard) for shard in shards]
         with self._engine.begin() as connection:
             if not work.mark_seeded(connection, generation.gen):
                 raise StateError(
@@ -316,7 +334,8 @@ class Migrator:
                 )
         crash_at("backfill.after_seeded")
         self._catch_up.drain(generation)
-        return self._advance(generation, "backfill", token, shards=len(shards))
+        embedded, reused = sum(one.embedded for one in reports), sum(one.reused for one in reports)
+        return self._advance(generation, "backfill", token, shards=len(shards), embedded=embedded, reused=reused)
 
     def _index(self, generation: Generation, token: int) -> Mapping[str, Any]:
         index = moves.index_of(generation)
@@ -431,11 +450,21 @@ class Migrator:
         return dropped
 
     def _sweep_archive(self) -> None:
-        """Remove the parts of dropped generations, also what a kill or a late shard task left there."""
+        """Remove old parts of dropped generations, and what a kill or a late shard task left there unrecorded."""
+        with self._engine.begin() as connection:
+            old = archived.forget_old(connection, self._cid, older_than_days=self._settings.archive_days)
         with self._engine.connect() as connection:
             ended = [one for one in read_generations(connection, self._cid) if one.dropped]
+            kept = archived.paths(connection, self._cid)
+        for path in old:
+            path.unlink(missing_ok=True)
         for generation in ended:
-            shutil.rmtree(self._settings.archive / generation.physical_name, ignore_errors=True)
+            folder = self._settings.archive / generation.physical_name
+            for path in folder.glob("*") if folder.is_dir() else ():
+                if path not in kept:
+                    path.unlink(missing_ok=True)
+            with suppress(OSError):  # holds kept parts, or is gone
+                folder.rmdir()
 
     # Helpers ----------------------------------------------------------------------------------------------------------
 
@@ -445,7 +474,13 @@ class Migrator:
         return detail
 
     def _bulk(self, generation: Generation) -> Backfill:
-        return Backfill(self._engine, self._worker.applier(generation), self._settings.archive, self._progress)
+        return Backfill(
+            self._engine,
+            self._worker.applier(generation),
+            self._settings.archive,
+            self._progress,
+            overlap=self._settings.overlap,
+        )
 
     def _target(self, revision: str | None) -> Revision:
         """Return the migration file asked for, refused if it was edited or does not follow what is served."""

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 
 from revector.chunking import make_chunker
+from revector.encoders import vectors_fp
 from revector.interfaces import Encoder
 from revector.registry.collections import Collection, Generation
 from revector.report import Estimate, Plan, StepTime
+from revector.reuse import count_known
 from revector.spec import Revision
 
 SAMPLE_DOCUMENTS = 200
@@ -36,8 +38,7 @@ def make_plan(
     The probe embeds 32 chunks here and now, so the time is that of this machine and process.
     """
     documents, texts = _sample(engine, collection.cid)
-    chunker = make_chunker(revision.chunking, encoder.tokenizer)
-    chunks = [chunk.text for text in texts for chunk in chunker.chunks(text)]
+    chunks = _chunks(texts, revision, encoder)
     tokens = sum(encoder.count_tokens(chunk) for chunk in chunks)
     scale = documents / max(1, len(texts))
     probe = chunks[:: max(1, len(chunks) // PROBE_CHUNKS)][:PROBE_CHUNKS]
@@ -49,23 +50,36 @@ def make_plan(
     width = revision.model.dim * (2 if revision.index.storage == "halfvec" else 4)
     graph = 2 * revision.index.m * HNSW_BYTES_PER_LINK + width if revision.index.kind == "hnsw" else 0
     changes = _changes(active, revision)
+    reused = min(documents, count_known(engine, collection.cid, revision, vectors_fp(encoder.components)))
     return Plan(
         collection=collection.name,
         revision=revision.revision,
         active_revision=None if active is None else active.revision,
         changes=changes,
-        action=_action(active, revision, changes),
+        action=_action(active, revision, changes, documents - reused),
         documents=documents,
+        reused=reused,
         sampled=len(texts),
         chunks=total_chunks,
         tokens=round(tokens * scale),
-        seconds=total_chunks * per_chunk_s,
+        seconds=total_chunks * per_chunk_s * (documents - reused) / max(1, documents),
         archive_bytes=total_chunks * revision.model.dim * 4,
         index_bytes=total_chunks * (width + ROW_BYTES + graph),
         labelled_queries=labelled_queries or 0,
+        engine=str(getattr(encoder, "engine", "")),
         gate=_gate(revision),
         warnings=_warnings(collection, revision, labelled_queries),
     )
+
+
+def sample_chunks(engine: sa.Engine, cid: int, revision: Revision, encoder: Encoder) -> list[str]:
+    """Return the chunks of about 200 documents, cut as ``revision`` says."""
+    return _chunks(_sample(engine, cid)[1], revision, encoder)
+
+
+def _chunks(texts: Sequence[str], revision: Revision, encoder: Encoder) -> list[str]:
+    chunker = make_chunker(revision.chunking, encoder.tokenizer)
+    return [chunk.text for text in texts for chunk in chunker.chunks(text)]
 
 
 def _sample(engine: sa.Engine, cid: int) -> tuple[int, list[str]]:
@@ -107,10 +121,11 @@ def _changes(active: Generation | None, revision: Revision) -> tuple[str, ...]:
     return tuple(changes)
 
 
-def _action(active: Generation | None, revision: Revision, changes: tuple[str, ...]) -> str:
+def _action(active: Generation | None, revision: Revision, changes: tuple[str, ...], embedded: int) -> str:
     if active is not None and active.revision == revision.revision:
         return "nothing: this revision is what is served"
-    return "re-embed every document into a new index" + ("" if changes else ", although it would equal the active one")
+    what = f"re-embed {embedded:,} documents" if embedded else "embed nothing anew: copy every vector"
+    return f"{what} into a new index" + ("" if changes else ", although it would equal the active one")
 
 
 def _gate(revision: Revision) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -22,14 +22,17 @@ from revector.errors import (
     EncoderMismatch,
     EncoderUnavailable,
     GenerationGone,
+    ProviderUnavailable,
     RevectorError,
+    TextsRefused,
 )
 from revector.interfaces import Chunk, Chunker, Encoder, Vectors
 from revector.registry import work
 from revector.registry.collections import Generation
 from revector.registry.engine import repeated, transaction
 from revector.registry.work import Item
-from revector.stores.pgvector import PgVectorIndex, Row
+from revector.reuse import Known, Reuse
+from revector.stores.pgvector import PgVectorIndex, Rows
 
 _VERSIONS = "unnest(CAST(:ids AS text[]), CAST(:versions AS bigint[])) AS s(doc_id, version)"
 FRAME = 0, 1
@@ -49,6 +52,18 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class Planned:
+    """What is to be done for a batch: documents to embed, ones that others have embedded, and what needs no vectors."""
+
+    items: tuple[Item, ...]
+    todo: tuple[tuple[Item, list[Chunk]], ...]
+    known: Mapping[str, Known]
+    unchanged: tuple[Item, ...]
+    tombstones: tuple[Item, ...]
+    failures: tuple[Failure, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Prepared:
     """What embedding a batch gave: documents with vectors, ones whose content did not change, tombstones, failures."""
 
@@ -56,6 +71,8 @@ class Prepared:
     unchanged: tuple[Item, ...]
     tombstones: tuple[Item, ...]
     failures: tuple[Failure, ...]
+    reused: int = 0
+    """Documents of ``part`` whose vectors were found and not computed."""
 
 
 class Applier:
@@ -63,6 +80,7 @@ class Applier:
 
     def __init__(self, engine: sa.Engine, generation: Generation, encoder: Encoder, chunker: Chunker) -> None:
         self._engine, self.generation, self._encoder, self._chunker = engine, generation, encoder, chunker
+        self._reuse = Reuse(engine, generation)
         self._index = PgVectorIndex(generation.physical_name, generation.spec.model.dim, generation.spec.index)
 
     def apply(self, doc_ids: Sequence[str]) -> tuple[int, int]:
@@ -85,30 +103,47 @@ class Applier:
         return published, dead
 
     def prepare(self, items: Sequence[Item]) -> Prepared:
-        """Chunk and embed, holding no lock; ``items`` in id order. Equal content already applied is not embedded again.
+        """``plan`` and ``embed`` in one."""
+        return self.embed(self.plan(items))
 
-        Raises ``EncoderUnavailable`` when not the documents but the encoder is at fault.
+    def plan(self, items: Sequence[Item], *, archive: bool = False) -> Planned:
+        """Cut into chunks what must be embedded, holding no lock; ``items`` in id order.
+
+        Equal content is not embedded again: neither what the generation shows already, nor what ``Reuse`` finds.
         """
         shown = work.applied_unchanged(self._engine, self.generation.gen, items)
         tombstones = tuple(item for item in items if item.content is None)
         unchanged = tuple(item for item in items if item.doc_id in shown)
-        skip = {item.doc_id for item in (*tombstones, *unchanged)}
+        open_items = [item for item in items if item.content is not None and item.doc_id not in shown]
+        known = self._reuse.find(open_items, archive=archive)
         todo: list[tuple[Item, list[Chunk]]] = []
         failures: list[Failure] = []
-        for item in items:
-            if item.doc_id in skip or item.content is None:
+        for item in open_items:
+            if item.doc_id in known:
                 continue
             try:
-                chunks = self._chunker.chunks(item.content)
+                chunks = self._chunker.chunks(item.content or "")
                 if not chunks:
                     raise DocumentError(f"document {item.doc_id!r}: the chunker found nothing to embed in its text.")
                 todo.append((item, chunks))
             except RevectorError as error:
                 failures.append(Failure(item, str(error), final=True))
-        embedded, failed = self._embed(todo)
+        return Planned(tuple(items), tuple(todo), known, unchanged, tombstones, tuple(failures))
+
+    def embed(self, planned: Planned) -> Prepared:
+        """Embed what was planned. Raises ``EncoderUnavailable`` when not the documents but the encoder is at fault."""
+        embedded, failed = self._embed(planned.todo)
         if failed and not embedded:
             self._prove_alive()
-        return Prepared(_part(embedded, self._encoder.dim), unchanged, tombstones, (*failures, *failed))
+        found = [(item, planned.known[item.doc_id]) for item in planned.items if item.doc_id in planned.known]
+        found += [(item, _known(chunks, vectors)) for item, chunks, vectors in embedded]
+        return Prepared(
+            _part(sorted(found, key=lambda one: one[0].doc_id), self._encoder.dim),
+            planned.unchanged,
+            planned.tombstones,
+            (*planned.failures, *failed),
+            reused=len(planned.known),
+        )
 
     def _embed(
         self, todo: Sequence[tuple[Item, list[Chunk]]]
@@ -116,10 +151,14 @@ class Applier:
         """Embed in one call; when that fails, bisect, so that a poison document costs only itself."""
         if not todo:
             return [], []
+        texts = [chunk.text for _, chunks in todo for chunk in chunks]
+        once = {text: n for n, text in enumerate(dict.fromkeys(texts))}
         try:
-            vectors = self._encode([chunk.text for _, chunks in todo for chunk in chunks])
-        except EncoderMismatch:
+            vectors = self._encode(list(once))[[once[text] for text in texts]]
+        except (EncoderMismatch, ProviderUnavailable):
             raise
+        except TextsRefused as error:
+            return self._embed_without(todo, error)
         except MODEL_ERRORS as error:
             if len(todo) == 1:
                 final = isinstance(error, EncoderError) and not error.retryable
@@ -131,6 +170,23 @@ class Applier:
         ends = np.cumsum([len(chunks) for _, chunks in todo])
         pieces = np.split(vectors, ends[:-1])
         return [(item, chunks, piece) for (item, chunks), piece in zip(todo, pieces, strict=True)], []
+
+    def _embed_without(
+        self, todo: Sequence[tuple[Item, list[Chunk]]], error: TextsRefused
+    ) -> tuple[list[tuple[Item, list[Chunk], Vectors]], list[Failure]]:
+        """Give up the documents whose texts the encoder found that it cannot take, and embed the others."""
+        failed = [
+            Failure(
+                item, next(error.refused[chunk.text] for chunk in chunks if chunk.text in error.refused), final=True
+            )
+            for item, chunks in todo
+            if any(chunk.text in error.refused for chunk in chunks)
+        ]
+        if not failed:
+            raise EncoderUnavailable(f"the encoder refuses the probe texts: {error}") from error
+        given_up = {failure.item.doc_id for failure in failed}
+        embedded, more = self._embed([one for one in todo if one[0].doc_id not in given_up])
+        return embedded, failed + more
 
     def _encode(self, texts: Sequence[str]) -> Vectors:
         if len(texts) == 1:
@@ -293,37 +349,36 @@ class Applier:
         )
 
 
-def _part(embedded: Sequence[tuple[Item, list[Chunk], Vectors]], dim: int) -> Part:
-    counts = np.array([len(chunks) for _, chunks, _ in embedded], dtype=np.int32)
-    every = [chunk for _, chunks, _ in embedded for chunk in chunks]
+def _known(chunks: Sequence[Chunk], vectors: Vectors) -> Known:
+    starts = np.array([chunk.start for chunk in chunks], dtype=np.int32)
+    return Known(starts, np.array([chunk.end for chunk in chunks], dtype=np.int32), vectors)
+
+
+def _part(found: Sequence[tuple[Item, Known]], dim: int) -> Part:
+    counts = np.array([len(known.vectors) for _, known in found], dtype=np.int32)
+    none = np.zeros(0, np.int32)
     return Part(
-        doc_ids=[item.doc_id for item, _, _ in embedded],
-        versions=np.array([item.version for item, _, _ in embedded], dtype=np.int64),
-        content_hashes=[str(item.content_hash) for item, _, _ in embedded],
+        doc_ids=[item.doc_id for item, _ in found],
+        versions=np.array([item.version for item, _ in found], dtype=np.int64),
+        content_hashes=[str(item.content_hash) for item, _ in found],
         starts=(np.cumsum(counts) - counts).astype(np.int64),
         counts=counts,
-        chunk_starts=np.array([chunk.start for chunk in every], dtype=np.int32),
-        chunk_ends=np.array([chunk.end for chunk in every], dtype=np.int32),
-        embeddings=np.concatenate([vectors for _, _, vectors in embedded])
-        if embedded
-        else np.zeros((0, dim), np.float32),
+        chunk_starts=np.concatenate([none, *(known.starts for _, known in found)]),
+        chunk_ends=np.concatenate([none, *(known.ends for _, known in found)]),
+        embeddings=np.concatenate([np.zeros((0, dim), np.float32), *(known.vectors for _, known in found)]),
     )
 
 
-def _rows(part: Part, wanted: set[str]) -> list[Row]:
-    rows: list[Row] = []
-    for n, doc_id in enumerate(part.doc_ids):
-        if doc_id in wanted:
-            for chunk in range(int(part.counts[n])):
-                at = int(part.starts[n]) + chunk
-                rows.append(
-                    Row(
-                        doc_id,
-                        chunk,
-                        int(part.versions[n]),
-                        int(part.chunk_starts[at]),
-                        int(part.chunk_ends[at]),
-                        part.embeddings[at],
-                    )
-                )
-    return rows
+def _rows(part: Part, wanted: set[str]) -> Rows:
+    counts = np.where([doc_id in wanted for doc_id in part.doc_ids], part.counts, 0)
+    documents = np.repeat(np.arange(len(part.doc_ids)), counts)
+    chunks = np.arange(len(documents)) - np.repeat(np.cumsum(counts) - counts, counts)
+    at = part.starts[documents] + chunks
+    return Rows(
+        [part.doc_ids[n] for n in documents],
+        chunks,
+        part.versions[documents],
+        part.chunk_starts[at],
+        part.chunk_ends[at],
+        part.embeddings[at],
+    )

@@ -36,6 +36,7 @@ class Plan:
     changes: tuple[str, ...]
     action: str
     documents: int
+    reused: int
     sampled: int
     chunks: int
     tokens: int
@@ -43,6 +44,7 @@ class Plan:
     archive_bytes: int
     index_bytes: int
     labelled_queries: int
+    engine: str
     gate: str
     warnings: tuple[str, ...]
 

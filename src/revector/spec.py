@@ -42,7 +42,7 @@ class ModelSpec:
     query_prompt: str = ""
     document_prompt: str = ""
     normalize: bool = True
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "float16", "int8"] = "float32"
 
     def __post_init__(self) -> None:
         _require(
@@ -53,7 +53,10 @@ class ModelSpec:
             isinstance(self.max_tokens, int) and self.max_tokens >= 8, "model.max_tokens", "at least 8", self.max_tokens
         )
         _require(
-            self.dtype in ("float32", "bfloat16", "float16"), "model.dtype", "float32, bfloat16 or float16", self.dtype
+            self.dtype in ("float32", "bfloat16", "float16", "int8"),
+            "model.dtype",
+            "float32, bfloat16, float16 or int8",
+            self.dtype,
         )
 
 
@@ -123,17 +126,23 @@ class IndexSpec:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """What must be measured before the alias may move: recall@``k`` on the labelled queries."""
+    """What must be measured before the alias may move: recall@``k`` on the labelled queries.
+
+    ``min_fidelity``: the least overlap@10 (0 to 1) of the model as it runs with the same model in plain float32,
+    demanded before anything is embedded.
+    """
 
     min_recall: float = 0.0
     max_drop: float = 0.02
     k: int = 10
     min_queries: int = 50
+    min_fidelity: float = 0.99
 
     def __post_init__(self) -> None:
         _require(0 <= self.min_recall <= 1, "gate.min_recall", "0 to 1", self.min_recall)
         _require(0 <= self.max_drop <= 1, "gate.max_drop", "0 to 1", self.max_drop)
         _require(isinstance(self.k, int) and 1 <= self.k <= 1000, "gate.k", "1 to 1000", self.k)
+        _require(0 <= self.min_fidelity <= 1, "gate.min_fidelity", "0 to 1", self.min_fidelity)
         _require(
             isinstance(self.min_queries, int) and self.min_queries >= 1,
             "gate.min_queries",

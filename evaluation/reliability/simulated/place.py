@@ -150,7 +150,10 @@ class Place:
             self.engine,
             collection,
             settings=Settings(
-                migrations=self.edited if edited else self.migrations, archive=self.folder / "archive", shards=2
+                migrations=self.edited if edited else self.migrations,
+                archive=self.folder / "archive",
+                shards=2,
+                overlap=False,
             ),
             encoders=encoders,
             actor=actor,

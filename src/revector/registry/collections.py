@@ -65,6 +65,10 @@ class Generation:
     registered_at: datetime
     live_at: datetime | None
     ended_at: datetime | None
+    vectors_fp: str
+    """``encoder_fp`` without the width, where a narrower vector is the beginning of a wider one."""
+    fidelity: Mapping[str, Any]
+    """The encoder as it runs against float32, measured when it was registered; empty where nothing was to measure."""
 
 
 COLLECTION_COLUMNS = "cid, name, epoch, active_gen, standby_gen, building_gen, rollback_deadline, protocol_version"
@@ -124,7 +128,8 @@ def _collection(row: sa.Row[Any]) -> Collection:
 
 _GENERATION = (
     "SELECT gen, cid, revision, physical_name, spec, config_hash, chunker_fp, encoder_fp, encoder, probes, phase, "
-    "live, dropped, seeded, window_hours, needs_approval, registered_at, live_at, ended_at FROM generation"
+    "live, dropped, seeded, window_hours, needs_approval, registered_at, live_at, ended_at, vectors_fp, "
+    "fidelity FROM generation"
 )
 
 

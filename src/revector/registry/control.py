@@ -74,6 +74,11 @@ class Control:
         add_event(self.connection, self.collection.cid, self.actor, kind, gen, detail)
 
 
+def before_event(connection: sa.Connection, cid: int) -> None:
+    """Hold the collection's row as an event will, before any other row: lock order is the same everywhere."""
+    connection.execute(sa.text("SELECT 1 FROM collection WHERE cid = :cid FOR KEY SHARE"), {"cid": cid})
+
+
 def add_event(
     connection: sa.Connection, cid: int, actor: str, kind: str, gen: int | None, detail: Mapping[str, Any]
 ) -> None:

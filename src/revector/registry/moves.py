@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
 
 from revector.crash import crash_at
+from revector.encoders import vectors_fp
 from revector.errors import (
     ClockJumped,
     EvidenceStale,
@@ -22,9 +23,9 @@ from revector.errors import (
 )
 from revector.interfaces import Vectors
 from revector.lifecycle import STEPS, Phase
-from revector.registry import work
+from revector.registry import archived, work
 from revector.registry.collections import Generation, read_generation
-from revector.registry.control import Control, add_event
+from revector.registry.control import Control, add_event, before_event
 from revector.registry.watching import clock_jumped
 from revector.spec import Revision
 from revector.stores.pgvector import PgVectorIndex
@@ -46,6 +47,7 @@ class Registration:
     window_hours: float
     needs_approval: bool
     ranges: Sequence[work.Range]
+    fidelity: Mapping[str, Any] = field(default_factory=dict)
 
 
 def index_of(generation: Generation) -> PgVectorIndex:
@@ -70,10 +72,10 @@ def register(control: Control, new: Registration) -> Generation:
     control.must_hit_one(
         """
         INSERT INTO generation (gen, cid, revision, physical_name, spec, config_hash, chunker_fp, encoder_fp, encoder,
-          probes, phase, window_hours, needs_approval)
+          probes, vectors_fp, fidelity, phase, window_hours, needs_approval)
         OVERRIDING SYSTEM VALUE
         VALUES (:gen, :cid, :revision, :name, CAST(:spec AS jsonb), :config_hash, :chunker_fp, :encoder_fp,
-          CAST(:encoder AS jsonb), :probes, 'provisioned', :window, :approval)
+          CAST(:encoder AS jsonb), :probes, :vectors_fp, CAST(:fidelity AS jsonb), 'provisioned', :window, :approval)
         """,
         gen=gen,
         cid=collection.cid,
@@ -85,6 +87,8 @@ def register(control: Control, new: Registration) -> Generation:
         encoder_fp=new.encoder_fp,
         encoder=json.dumps(new.encoder, default=str),
         probes=new.probes.astype("<f4").tobytes(),
+        vectors_fp=vectors_fp(new.encoder),
+        fidelity=json.dumps(new.fidelity),
         window=new.window_hours,
         approval=new.needs_approval,
     )
@@ -100,6 +104,7 @@ def register(control: Control, new: Registration) -> Generation:
         physical=generation.physical_name,
         shards=len(new.ranges),
         window_hours=new.window_hours,
+        **({"fidelity": dict(new.fidelity)} if new.fidelity else {}),
     )
     return generation
 
@@ -362,6 +367,7 @@ def drop(engine: sa.Engine, generation: Generation, *, actor: str) -> None:
     Raises ``StateError`` if the generation is live or in a slot: the wrong index is never dropped.
     """
     with engine.begin() as connection:
+        before_event(connection, generation.cid)
         row = connection.execute(
             sa.text("SELECT live, dropped FROM generation WHERE gen = :gen FOR UPDATE"), {"gen": generation.gen}
         ).one()
@@ -377,6 +383,7 @@ def drop(engine: sa.Engine, generation: Generation, *, actor: str) -> None:
         # A task may be recording a part: it ends first, or finds no shard.
         connection.execute(sa.text("SELECT 1 FROM shard WHERE gen = :gen FOR UPDATE"), {"gen": generation.gen})
         work.forget_work(connection, generation.gen)
+        archived.keep(connection, generation)
         for table in ("ledger", "part", "shard"):
             connection.execute(sa.text(f"DELETE FROM {table} WHERE gen = :gen"), {"gen": generation.gen})
         connection.execute(sa.text("UPDATE generation SET dropped = true WHERE gen = :gen"), {"gen": generation.gen})

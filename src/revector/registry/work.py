@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from revector.crash import crash_at
 from revector.errors import ConfigError, GenerationGone, StateError
-from revector.registry.control import add_event
+from revector.registry.control import add_event, before_event
 from revector.registry.engine import repeated
 
 LEASE_S = 60
@@ -436,6 +436,7 @@ def dead_letters(connection: sa.Connection, cid: int, limit: int = 1_000) -> lis
 
 def retry_dead(connection: sa.Connection, cid: int, doc_ids: Sequence[str] | None, actor: str) -> int:
     """Make dead items due again, all or those named; return how many."""
+    before_event(connection, cid)
     changed = connection.execute(
         sa.text(
             "UPDATE pending p SET state = 'due', attempts = 0, due_at = clock_timestamp(), lease_until = NULL FROM "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -16,29 +16,30 @@ from pgvector import HalfVector, Vector
 
 from revector.crash import crash_at
 from revector.errors import DatabaseUnavailable
-from revector.interfaces import NoProgress, Progress
+from revector.interfaces import NoProgress, Progress, Vectors
 from revector.spec import IndexSpec
+from revector.stores.database import BinaryArray, bind_vectors
 
 BUILD_MEMORY = "1GB"
 """Below the graph's size, an HNSW build spills and takes twice as long (vector-stores.md 4.3)."""
 
-INSERT_ROWS = 500
+INSERT_ROWS = 1_000
 BUILD_LOCK = 1919252071
 BUILD_POLL_S = 0.2
 MAX_SCAN_TUPLES = 40_000
 """Where an iterative scan gives up; the caller then searches exactly, so that a filter never starves the result."""
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One chunk to store."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """Chunks to store, column by column: ``n`` ids and integers, ``embeddings`` ``(n, dim)``."""
 
-    doc_id: str
-    chunk: int
-    version: int
-    start: int
-    stop: int
-    embedding: npt.NDArray[np.floating[Any]]
+    doc_ids: Sequence[str]
+    chunks: npt.NDArray[np.integer[Any]]
+    versions: npt.NDArray[np.integer[Any]]
+    starts: npt.NDArray[np.integer[Any]]
+    stops: npt.NDArray[np.integer[Any]]
+    embeddings: npt.NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,34 +97,51 @@ class PgVectorIndex:
         """Drop the index; one that is gone already counts as dropped."""
         connection.exec_driver_sql(f"DROP TABLE IF EXISTS {self.name}")
 
-    def replace(self, connection: sa.Connection, doc_ids: Sequence[str], rows: Sequence[Row]) -> None:
+    def replace(self, connection: sa.Connection, doc_ids: Sequence[str], rows: Rows) -> None:
         """Make the chunks of ``doc_ids`` exactly those in ``rows``; documents without rows end up with none."""
         connection.execute(
             sa.text(f"DELETE FROM {self.name} WHERE doc_id = ANY(CAST(:ids AS text[]))"), {"ids": list(doc_ids)}
         )
-        if not rows:
+        if not len(rows.doc_ids):
             return
-        wrap = HalfVector if self.spec.storage == "halfvec" else Vector
         # Not by COPY: a client that stalls in one holds its locks for ever, no time-out of the server applies to it.
         insert = sa.text(
-            f"INSERT INTO {self.name} (doc_id, chunk, version, start, stop, embedding) SELECT doc_id, chunk, version, "
-            f"start, stop, CAST(embedding AS {self._type}) FROM unnest(CAST(:ids AS text[]), CAST(:chunks AS int[]), "
-            "CAST(:versions AS bigint[]), CAST(:starts AS int[]), CAST(:stops AS int[]), CAST(:embeddings AS text[])) "
-            "s(doc_id, chunk, version, start, stop, embedding)"
+            f"INSERT INTO {self.name} (doc_id, chunk, version, start, stop, embedding) SELECT * FROM unnest(CAST(:ids "
+            "AS text[]), CAST(:chunks AS int[]), CAST(:versions AS bigint[]), CAST(:starts AS int[]), "
+            f"CAST(:stops AS int[]), CAST(:embeddings AS {self.spec.storage}[]))"
         )
-        for first in range(0, len(rows), INSERT_ROWS):
-            some = rows[first : first + INSERT_ROWS]
+        wrap = HalfVector if self.spec.storage == "halfvec" else Vector
+        bind_vectors(connection)
+        for first in range(0, len(rows.doc_ids), INSERT_ROWS):
+            some = slice(first, first + INSERT_ROWS)
             connection.execute(
                 insert,
                 {
-                    "ids": [row.doc_id for row in some],
-                    "chunks": [row.chunk for row in some],
-                    "versions": [row.version for row in some],
-                    "starts": [row.start for row in some],
-                    "stops": [row.stop for row in some],
-                    "embeddings": [wrap(row.embedding).to_text() for row in some],
+                    "ids": list(rows.doc_ids[some]),
+                    "chunks": rows.chunks[some].tolist(),
+                    "versions": rows.versions[some].tolist(),
+                    "starts": rows.starts[some].tolist(),
+                    "stops": rows.stops[some].tolist(),
+                    "embeddings": BinaryArray(wrap(row) for row in rows.embeddings[some]),
                 },
             )
+
+    def read(
+        self, connection: sa.Connection, doc_ids: Sequence[str]
+    ) -> Iterator[tuple[str, npt.NDArray[np.int32], npt.NDArray[np.int32], Vectors]]:
+        """Yield id, chunk starts and ends ``(c,)`` and vectors ``(c, dim)`` float32 of each document that is there."""
+        number = ">f2" if self.spec.storage == "halfvec" else ">f4"
+        found = connection.execute(
+            sa.text(
+                f"SELECT doc_id, array_agg(start ORDER BY chunk), array_agg(stop ORDER BY chunk), "
+                f"string_agg(substr({self.spec.storage}_send(embedding), 5), ''::bytea ORDER BY chunk) "
+                f"FROM {self.name} WHERE doc_id = ANY(CAST(:ids AS text[])) GROUP BY doc_id"
+            ),
+            {"ids": list(doc_ids)},
+        )
+        for doc_id, starts, stops, sent in found:
+            vectors = np.frombuffer(sent, dtype=number).reshape(-1, self.dim).astype(np.float32)
+            yield doc_id, np.array(starts, dtype=np.int32), np.array(stops, dtype=np.int32), vectors
 
     def is_built(self, connection: sa.Connection) -> bool:
         """Whether the index is ready for production searches: a valid HNSW index, or none wanted."""

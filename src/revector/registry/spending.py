@@ -1,0 +1,51 @@
+"""What API providers were paid, by day, over all processes: caps are checked against it before anything is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import sqlalchemy as sa
+
+from revector.encoders.api.limits import Use
+
+
+class SpendingMeter:
+    """The ``Meter`` of a project: counts in the database. ``engine`` is called when something is first charged."""
+
+    def __init__(self, engine: Callable[[], sa.Engine]) -> None:
+        self._engine = engine
+
+    def charge(self, provider: str, use: Use, *, cap_usd: float | None = None) -> tuple[bool, Use]:
+        """Add ``use`` unless that takes the provider's USD of all days beyond ``cap_usd``; see ``Meter``.
+
+        Two processes at the cap are told apart by the lock: what both see is never spent twice.
+        """
+        values = {"provider": provider, "requests": use.requests, "tokens": use.tokens, "usd": use.usd, "cap": cap_usd}
+        with self._engine().begin() as connection:
+            connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:provider, 1919252073))"), values)
+            added = connection.execute(
+                sa.text(
+                    "INSERT INTO spending AS s (provider, day, requests, tokens, usd) SELECT :provider, "
+                    "(clock_timestamp() AT TIME ZONE 'UTC')::date, :requests, :tokens, :usd WHERE CAST(:cap AS float8) "
+                    "IS NULL OR (SELECT coalesce(sum(usd), 0) FROM spending WHERE provider = :provider) + :usd <= :cap "
+                    "ON CONFLICT (provider, day) DO UPDATE SET requests = s.requests + EXCLUDED.requests, "
+                    "tokens = s.tokens + EXCLUDED.tokens, usd = s.usd + EXCLUDED.usd"
+                ),
+                values,
+            ).rowcount
+            total = connection.execute(
+                sa.text(
+                    "SELECT coalesce(sum(requests), 0)::bigint AS requests, coalesce(sum(tokens), 0)::bigint "
+                    "AS tokens, coalesce(sum(usd), 0)::float8 AS usd FROM spending WHERE provider = :provider"
+                ),
+                values,
+            ).one()
+        return bool(added), Use(requests=total.requests, tokens=total.tokens, usd=total.usd)
+
+
+def spent(connection: sa.Connection) -> list[dict[str, object]]:
+    """Return what each provider was paid, by day: ``provider``, ``day``, ``requests``, ``tokens``, ``usd``."""
+    rows = connection.execute(
+        sa.text("SELECT provider, day, requests, tokens, usd FROM spending ORDER BY day, provider")
+    )
+    return [dict(row._mapping) for row in rows]

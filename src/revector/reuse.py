@@ -1,0 +1,213 @@
+"""Owns finding embeddings that exist already, by fingerprint and content: in live indexes, and in the archive."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import sqlalchemy as sa
+
+from revector.archive import Part, read_part
+from revector.encoders.check import unit_rows
+from revector.errors import ArchiveError
+from revector.interfaces import Vectors
+from revector.registry.collections import Generation, read_generation
+from revector.registry.work import Item
+from revector.spec import Revision
+from revector.stores.pgvector import PgVectorIndex
+
+PARTS_KEPT = 4
+"""Archive parts in memory at once: pages of a shard follow each other, and so do the parts that hold them."""
+
+MIN_COSINE = 0.999
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Known:
+    """The embedded chunks of one text: ``starts`` and ``ends`` int32 ``(c,)``, ``vectors`` float32 ``(c, dim)``."""
+
+    starts: npt.NDArray[np.int32]
+    ends: npt.NDArray[np.int32]
+    vectors: Vectors
+
+
+# Narrower storage than the generation's own has lost what cannot be had back.
+_SOURCES = """
+FROM generation g WHERE g.vectors_fp = :vectors_fp AND g.vectors_fp <> '' AND g.chunker_fp = :chunker_fp
+  AND NOT g.dropped AND (g.spec->'model'->>'dim')::int >= :dim
+  AND (g.spec->'index'->>'storage' = 'vector' OR g.spec->'index'->>'storage' = :storage)
+"""
+
+
+def count_known(engine: sa.Engine, cid: int, revision: Revision, vectors_fp: str) -> int:
+    """Return how many documents a migration to ``revision`` need not embed: a live index holds their vectors."""
+    with engine.connect() as connection:
+        return int(
+            connection.scalar(
+                sa.text(
+                    "SELECT count(*) FROM document d WHERE d.cid = :cid AND NOT d.deleted AND EXISTS (SELECT 1 FROM "
+                    "ledger l WHERE l.content_hash = d.content_hash AND NOT l.deleted AND l.gen IN (SELECT g.gen "
+                    f"{_SOURCES}))"
+                ),
+                _values(cid, revision, vectors_fp),
+            )
+            or 0
+        )
+
+
+def _values(cid: int, revision: Revision, vectors_fp: str) -> dict[str, Any]:
+    return {
+        "cid": cid,
+        "vectors_fp": vectors_fp,
+        "chunker_fp": revision.chunker_fp,
+        "dim": revision.model.dim,
+        "storage": revision.index.storage,
+    }
+
+
+class Reuse:
+    """Looks for vectors that generation ``generation`` would only compute again.
+
+    The same text, cut by the same chunker and embedded by the same model, has the same vectors, whatever document it
+    stands in: a re-run, other index parameters, a narrower cut (Matryoshka), and documents that moved cost nothing.
+    """
+
+    def __init__(self, engine: sa.Engine, generation: Generation) -> None:
+        self._engine, self._generation = engine, generation
+        self._parts: OrderedDict[str, Mapping[str, Known]] = OrderedDict()
+        self._values = _values(generation.cid, generation.spec, generation.vectors_fp)
+
+    def find(self, items: Sequence[Item], *, archive: bool = False) -> dict[str, Known]:
+        """Return what is known of the documents in ``items`` (sorted by id), by id; with ``archive`` also from there.
+
+        What a repair took back is not looked for: it is embedded anew.
+        """
+        if not items or not self._generation.vectors_fp:
+            return {}
+        wanted = {item.doc_id: str(item.content_hash) for item in items if item.content is not None}
+        hashes = self._shown(set(wanted.values()))
+        if archive and (missing := set(wanted.values()) - set(hashes)):
+            hashes |= self._archived(missing, min(wanted), max(wanted))
+        found = {doc_id: hashes[content] for doc_id, content in wanted.items() if content in hashes}
+        for doc_id in self._taken_back(found):
+            del found[doc_id]
+        return found
+
+    def _shown(self, hashes: set[str]) -> dict[str, Known]:
+        """Return what live indexes show, by content hash: ledger and rows in one snapshot."""
+        found: dict[str, Known] = {}
+        with self._engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
+            rows = connection.execute(
+                sa.text(
+                    "SELECT DISTINCT ON (l.content_hash) l.content_hash, l.gen, l.doc_id, l.n_chunks FROM ledger l "
+                    "WHERE l.content_hash = ANY(CAST(:hashes AS text[])) AND NOT l.deleted AND l.gen IN "
+                    f"(SELECT g.gen {_SOURCES}) ORDER BY l.content_hash, l.gen"
+                ),
+                {**self._values, "hashes": sorted(hashes)},
+            ).all()
+            by_generation: dict[int, list[sa.Row[tuple[str, int, str, int]]]] = defaultdict(list)
+            for row in rows:
+                by_generation[row.gen].append(row)
+            for gen, shown in by_generation.items():
+                found |= self._read(connection, gen, shown)
+        return found
+
+    def _read(
+        self, connection: sa.Connection, gen: int, shown: Iterable[sa.Row[tuple[str, int, str, int]]]
+    ) -> dict[str, Known]:
+        source = read_generation(connection, gen)
+        if not self._same_model(source):
+            return {}
+        index = PgVectorIndex(source.physical_name, source.spec.model.dim, source.spec.index)
+        by_id = {row.doc_id: row for row in shown}
+        try:
+            read = list(index.read(connection, sorted(by_id)))
+        except sa.exc.ProgrammingError:  # retired and dropped since the snapshot began
+            connection.rollback()
+            return {}
+        return {
+            by_id[doc_id].content_hash: Known(starts, ends, self._cut(vectors))
+            for doc_id, starts, ends, vectors in read
+            if len(vectors) == by_id[doc_id].n_chunks and np.isfinite(vectors).all() and vectors.any(axis=1).all()
+        }
+
+    def _same_model(self, source: Generation) -> bool:
+        """Whether the probe texts had the same vectors when both were registered: a server's model may have changed."""
+        own = self._generation.probes
+        cosines = np.sum(unit_rows(source.probes[:, : own.shape[1]]) * unit_rows(own), axis=1)
+        return bool(cosines.min() >= MIN_COSINE)
+
+    def _archived(self, hashes: set[str], first: str, last: str) -> dict[str, Known]:
+        """Return what sealed parts hold of ``hashes`` that lie between two document ids."""
+        with self._engine.connect() as connection:
+            parts = connection.execute(
+                sa.text(
+                    f"""
+                    SELECT path, sha256 FROM (
+                      SELECT p.path, p.sha256, p.first_id, p.last_id, p.sealed_at AS at FROM part p JOIN generation g
+                        USING (gen) WHERE g.cid = :cid AND g.gen IN (SELECT g.gen {_SOURCES})
+                      UNION ALL
+                      SELECT path, sha256, first_id, last_id, at FROM archived
+                      WHERE cid = :cid AND vectors_fp = :vectors_fp AND chunker_fp = :chunker_fp AND dim >= :dim) every
+                    WHERE first_id <= :last AND last_id >= :first ORDER BY at DESC
+                    """
+                ),
+                {**self._values, "first": first, "last": last},
+            ).all()
+        found: dict[str, Known] = {}
+        for path, sha256 in parts:
+            if len(found) == len(hashes):
+                break
+            part = self._part(Path(path), sha256)
+            found |= {content: part[content] for content in hashes - set(found) if content in part}
+        return found
+
+    def _part(self, path: Path, sha256: str) -> Mapping[str, Known]:
+        if sha256 not in self._parts:
+            try:
+                self._parts[sha256] = self._by_content(read_part(path, sha256))
+            except ArchiveError as error:
+                log.warning("%s", error)
+                self._parts[sha256] = {}
+            if len(self._parts) > PARTS_KEPT:
+                self._parts.popitem(last=False)
+        self._parts.move_to_end(sha256)
+        return self._parts[sha256]
+
+    def _by_content(self, part: Part) -> dict[str, Known]:
+        return {
+            content: Known(
+                part.chunk_starts[at : at + count],
+                part.chunk_ends[at : at + count],
+                self._cut(part.embeddings[at : at + count].astype(np.float32)),
+            )
+            for content, at, count in zip(part.content_hashes, part.starts, part.counts, strict=True)
+        }
+
+    def _cut(self, vectors: Vectors) -> Vectors:
+        model = self._generation.spec.model
+        if vectors.shape[1] == model.dim:
+            return vectors
+        cut = np.ascontiguousarray(vectors[:, : model.dim])
+        return unit_rows(cut) if model.normalize else cut
+
+    def _taken_back(self, doc_ids: Iterable[str]) -> list[str]:
+        """Return which documents a repair has marked in this generation (see ``registry.repair``)."""
+        with self._engine.connect() as connection:
+            return list(
+                connection.scalars(
+                    sa.text(
+                        "SELECT doc_id FROM ledger WHERE gen = :gen AND doc_id = ANY(CAST(:ids AS text[])) AND "
+                        "content_hash = ''"
+                    ),
+                    {"gen": self._generation.gen, "ids": list(doc_ids)},
+                )
+            )
