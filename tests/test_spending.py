@@ -22,11 +22,14 @@ def test_uses_of_all_days_and_processes_add_up(world: World, meter: SpendingMete
     assert SpendingMeter(lambda: world.engine).charge("p", Use(1, 5, 0.25)) == (True, Use(3, 35, 2.25))
     assert meter.charge("q", Use(1, 1, 1.0)) == (True, Use(1, 1, 1.0))
     with world.engine.connect() as connection:
-        assert [(row["provider"], row["requests"], row["usd"]) for row in spent(connection)] == [
-            ("p", 1, 1.5),
-            ("p", 2, 0.75),
-            ("q", 1, 1.0),
+        assert spent(connection) == [
+            {"provider": "p", "requests": 3, "tokens": 35, "usd": 2.25},
+            {"provider": "q", "requests": 1, "tokens": 1, "usd": 1.0},
         ]
+    assert world.project.status("docs")["spending"] == [
+        {"provider": "p", "requests": 3, "tokens": 35, "usd": 2.25},
+        {"provider": "q", "requests": 1, "tokens": 1, "usd": 1.0},
+    ]
 
 
 def test_what_would_go_beyond_the_cap_is_not_added(world: World, meter: SpendingMeter) -> None:

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from revector.lifecycle import BUILDING, FORWARD, STEPS, Phase, remaining
 from revector.registry import work
 from revector.registry.collections import Collection, Generation, read_collection, read_generation
+from revector.registry.spending import spent
 from revector.registry.watching import clock_jumped, encoder_fault
 
 
@@ -147,6 +148,7 @@ def read_status(connection: sa.Connection, name: str, *, labels: str | None = No
         },
         "dead_letters": len(work.dead_letters(connection, collection.cid)),
         "labels": labels,
+        "spending": spent(connection),
     }
 
 
@@ -176,6 +178,7 @@ def _slot(connection: sa.Connection, gen: int | None) -> dict[str, Any] | None:
         "index": generation.physical_name,
         "index_kind": generation.spec.index.kind,
         "encoder_fp": generation.encoder_fp,
+        "fidelity": dict(generation.fidelity),
         "phase": str(generation.phase),
         "registered_at": generation.registered_at.isoformat(),
         "live_at": None if generation.live_at is None else generation.live_at.isoformat(),

@@ -41,6 +41,10 @@ def _gate(facts: Mapping[str, Any]) -> str:
     return f"{line} on {facts['queries']:,} queries"
 
 
+def _fidelity(found: Mapping[str, Any] | None) -> str:
+    return "" if not found else f"; {found['overlap_at_10']:.1%} of neighbours as in plain float32"
+
+
 def _served(facts: Mapping[str, Any], how: str) -> str:
     return f"generation {facts['to']} is served{how}; writers waited {facts['pause_ms']:g} ms"
 
@@ -54,8 +58,12 @@ _SAID: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "plan": lambda facts: (
         f"{facts['documents']:,} documents, about {facts['chunks']:,} chunks and {span(facts['seconds'])}"
     ),
-    "provision": lambda facts: f"generation {facts['generation']}, index {facts['index']}; dual-write is on",
-    "backfill": lambda facts: f"{facts['shards']} shards",
+    "provision": lambda facts: (
+        f"generation {facts['generation']}, index {facts['index']}; dual-write is on{_fidelity(facts.get('fidelity'))}"
+    ),
+    "backfill": lambda facts: (
+        f"{facts['shards']} shards: {facts['embedded']:,} documents embedded, {facts['reused']:,} not again"
+    ),
     "index": lambda facts: "HNSW built" if facts["built"] else "nothing to build",
     "verify": lambda _: "the index equals the documents",
     "gate": _gate,
@@ -90,6 +98,9 @@ def status_screen(found: Mapping[str, Any]) -> RenderableType:
             parts += [Text(), Text(f"Encoder of {slot['revision']} fails{lost}: {slot['encoder_fault']}", style="red")]
     if found["dead_letters"]:
         parts += [Text(), Text(f"Dead letters: {found['dead_letters']:,}; see `revector dlq list`", style="yellow")]
+    for use in found["spending"]:
+        cost = f"Spent on {use['provider']}: {use['usd']:,.2f} USD, {use['tokens']:,} tokens in {use['requests']:,} requests"
+        parts += [Text(), Text(cost)]
     return Group(*parts)
 
 

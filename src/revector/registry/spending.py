@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -43,9 +44,12 @@ class SpendingMeter:
         return bool(added), Use(requests=total.requests, tokens=total.tokens, usd=total.usd)
 
 
-def spent(connection: sa.Connection) -> list[dict[str, object]]:
-    """Return what each provider was paid, by day: ``provider``, ``day``, ``requests``, ``tokens``, ``usd``."""
+def spent(connection: sa.Connection) -> list[dict[str, Any]]:
+    """Return what each provider was paid over all days: ``provider``, ``requests``, ``tokens``, ``usd``."""
     rows = connection.execute(
-        sa.text("SELECT provider, day, requests, tokens, usd FROM spending ORDER BY day, provider")
+        sa.text(
+            "SELECT provider, sum(requests)::bigint AS requests, sum(tokens)::bigint AS tokens, "
+            "sum(usd)::float8 AS usd FROM spending GROUP BY provider ORDER BY provider"
+        )
     )
     return [dict(row._mapping) for row in rows]
