@@ -142,8 +142,9 @@ class Reuse:
     def _same_model(self, source: Generation) -> bool:
         """Whether the probe texts had the same vectors when both were registered: a server's model may have changed."""
         own = self._generation.probes
-        cosines = np.sum(unit_rows(source.probes[:, : own.shape[1]]) * unit_rows(own), axis=1)
-        return bool(cosines.min() >= MIN_COSINE)
+        cut = source.probes[:, : own.shape[1]]
+        norms = np.linalg.norm(cut, axis=1) * np.linalg.norm(own, axis=1)
+        return bool((np.sum(cut * own, axis=1) >= MIN_COSINE * norms).all())
 
     def _archived(self, hashes: set[str], first: str, last: str) -> dict[str, Known]:
         """Return what sealed parts hold of ``hashes`` that lie between two document ids."""

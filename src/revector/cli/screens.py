@@ -99,8 +99,8 @@ def status_screen(found: Mapping[str, Any]) -> RenderableType:
     if found["dead_letters"]:
         parts += [Text(), Text(f"Dead letters: {found['dead_letters']:,}; see `revector dlq list`", style="yellow")]
     for use in found["spending"]:
-        cost = f"Spent on {use['provider']}: {use['usd']:,.2f} USD, {use['tokens']:,} tokens in {use['requests']:,} requests"
-        parts += [Text(), Text(cost)]
+        used = f"{use['tokens']:,} tokens in {use['requests']:,} requests"
+        parts += [Text(), Text(f"Spent on {use['provider']}: {use['usd']:,.2f} USD, {used}")]
     return Group(*parts)
 
 
