@@ -30,7 +30,7 @@ from airflow.sdk.exceptions import ParamValidationError  # noqa: E402
 from airflow.serialization.serialized_objects import DagSerialization  # noqa: E402
 
 from revector import errors  # noqa: E402
-from revector.airflow import RETIRE_NOW, ROLL_BACK, migration_dag, retire_dag, window_question  # noqa: E402
+from revector.airflow import RETIRE_NOW, ROLL_BACK, canary_dag, migration_dag, retire_dag, window_question  # noqa: E402
 from revector.airflow.progress import LogProgress  # noqa: E402
 from revector.airflow.provider_info import get_provider_info  # noqa: E402
 from revector.airflow.steps import LibraryRetries, figures, open_project  # noqa: E402
@@ -67,7 +67,7 @@ def test_the_files_in_dags_load_without_an_error() -> None:
     bag = DagBag(str(DAGS))
     print(f"DAG folder parsed in {time.perf_counter() - began:.2f} s")  # noqa: T201 - told, not asserted
     assert bag.import_errors == {}
-    assert set(bag.dags) == {"revector_migrate", "revector_retire"}
+    assert set(bag.dags) == {"revector_canary", "revector_migrate", "revector_retire"}
 
 
 def test_the_steps_stand_in_the_order_of_the_table(config: Path) -> None:
@@ -156,6 +156,7 @@ def test_a_project_that_cannot_be_read_does_not_take_the_dags_down(config: Path,
     assert "enum" not in dag.params.get_param("collection").schema
     assert (str(config) in str(dag.doc_md)) == (text != "")
     assert line_of(retire_dag(config=config)) == ["collections", "retire"]
+    assert line_of(canary_dag(config=config)) == ["collections", "canary"]
 
 
 def test_the_first_task_says_what_is_wrong_with_the_project(config: Path) -> None:
@@ -170,12 +171,12 @@ def test_the_environment_wins_over_the_file_beside_the_dag(config: Path, monkeyp
     assert "enum" in migration_dag(config=config.parent / "other.toml").params.get_param("collection").schema
 
 
-@pytest.mark.parametrize("make", [migration_dag, retire_dag])
+@pytest.mark.parametrize("make", [canary_dag, migration_dag, retire_dag])
 def test_the_dags_survive_serialisation(config: Path, make: Any) -> None:
     dag = make(config=config)
     copy = DagSerialization.deserialize_dag(DagSerialization.serialize_dag(dag))
     assert set(copy.task_dict) == set(line_of(dag))
-    assert copy.get_task("retire").has_retry_policy
+    assert copy.get_task(line_of(dag)[-1]).has_retry_policy
 
 
 def test_library_errors_fail_at_once_unless_they_say_retryable() -> None:

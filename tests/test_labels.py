@@ -1,15 +1,29 @@
-"""Promises of label files: the BEIR layout as found in the wild is read, everything doubtful is refused by line."""
+"""Promises of label sources: every form means the same labels, everything doubtful is refused by line."""
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
+import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from revector.errors import LabelError
-from revector.labels import check_against, load_labels
+from revector.labels import (
+    Labels,
+    LabelSource,
+    Span,
+    check_against,
+    label_source,
+    load_labels,
+    read_labels,
+    read_queries,
+    write_beir,
+)
+from revector.labels.checking import check_labels
 
 QUERIES = [{"_id": "q1", "text": "first"}, {"_id": "q2", "text": "zweite, größer"}, {"_id": "q3", "text": "unused"}]
 QRELS = "query-id\tcorpus-id\tscore\nq2\tb\t2\nq1\ta\t1\nq1\tc\t0\n"
@@ -148,6 +162,182 @@ def test_labels_of_another_collection_are_refused(tmp_path: Path) -> None:
         check_against(load_labels(beir(tmp_path)), lambda asked: {"elsewhere"})
 
 
+# Other forms ----------------------------------------------------------------------------------------------------------
+
+
+def trec(folder: Path, labels: Labels, *, topics: bool) -> Path:
+    folder.mkdir()
+    rows = [f"{q} 0 {d} {score}" for q, judged in labels.qrels.items() for d, score in judged.items()]
+    (folder / "qrels.txt").write_text("\n".join(rows) + "\n", "utf-8")
+    if topics:
+        blocks = (
+            f"<top>\n<num> Number: {q}\n<title> {t}\n\n<desc> Description:\nlonger\n</top>"
+            for q, t in labels.queries.items()
+        )
+        (folder / "topics.txt").write_text("\n\n".join(blocks), "utf-8")
+    else:
+        (folder / "queries.tsv").write_text("".join(f"{q}\t{text}\n" for q, text in labels.queries.items()), "utf-8")
+    return folder
+
+
+def table(path: Path, labels: Labels) -> Path:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["doc_id", "query", "query_id", "score"])
+        for query, judged in labels.qrels.items():
+            writer.writerows([doc, labels.queries[query], query, score] for doc, score in judged.items())
+    return path
+
+
+def database(path: Path, labels: Labels) -> LabelSource:
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE judged (query_id, query, doc_id, score)")
+        rows = ((q, labels.queries[q], d, float(s)) for q, judged in labels.qrels.items() for d, s in judged.items())
+        connection.executemany("INSERT INTO judged VALUES (?, ?, ?, ?)", rows)
+    connection.close()
+    return label_source("sql:SELECT * FROM judged", path.parent, lambda: f"sqlite:///{path}")
+
+
+FORMS: dict[str, Callable[[Path, Labels], LabelSource]] = {
+    "TREC with a table": lambda folder, labels: trec(folder / "t", labels, topics=False),
+    "TREC with topics": lambda folder, labels: trec(folder / "t", labels, topics=True),
+    "CSV": lambda folder, labels: table(folder / "labels.csv", labels),
+    "SQL": lambda folder, labels: database(folder / "labels.db", labels),
+    "BEIR": lambda folder, labels: write_beir(folder / "written", labels),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_means_the_same_labels(tmp_path: Path, form: str) -> None:
+    (tmp_path / "beir").mkdir()
+    labels = load_labels(beir(tmp_path / "beir"))
+    again = load_labels(FORMS[form](tmp_path, labels))
+    assert (again.queries, again.qrels, again.fingerprint) == (labels.queries, labels.qrels, labels.fingerprint)
+
+
+def test_the_setting_chooses_the_form(tmp_path: Path) -> None:
+    asked: list[str] = []
+    source = label_source("sql: SELECT 1 ", tmp_path, lambda: asked.append("url") or "sqlite://:secret@/x")
+    assert (source.name, source.query, asked) == ("sql", "SELECT 1", ["url"])
+    assert "secret" not in repr(source)
+    assert label_source("labels", tmp_path, lambda: pytest.fail("no url is needed")) == tmp_path / "labels"
+    (tmp_path / "labels.txt").write_text("q1 0 a 1\n")
+    with pytest.raises(LabelError, match=r"from the file .*labels\.txt; accepted are \.csv"):
+        load_labels(tmp_path / "labels.txt")
+
+
+def test_metadata_of_queries_is_kept_and_changes_no_fingerprint(tmp_path: Path) -> None:
+    plain = load_labels(beir(tmp_path))
+    told = [{**QUERIES[0], "metadata": {"lang": "en", "n": 1}}, {**QUERIES[1], "tenant": "acme"}, QUERIES[2]]
+    labels = load_labels(beir(tmp_path, "\n".join(map(json.dumps, told))))
+    assert labels.meta == {"q1": {"lang": "en", "n": 1}, "q2": {"tenant": "acme"}}
+    assert labels.fingerprint == plain.fingerprint
+    assert load_labels(write_beir(tmp_path / "again", labels)).meta == labels.meta
+    rows = "query_id,query,doc_id,score,lang,type\nq1,first,a,1,en,\nq1,first,c,0,en,\nq2,second,b,2,de,faq\n"
+    (tmp_path / "labels.csv").write_text(rows)
+    assert load_labels(tmp_path / "labels.csv").meta == {"q1": {"lang": "en"}, "q2": {"lang": "de", "type": "faq"}}
+
+
+def test_spans_are_judged_and_their_documents_with_them(tmp_path: Path) -> None:
+    rows = "q1,first,a,1,10,20\nq1,first,a,2,40,90\nq1,first,b,1,,\nq2,other,b,1,,\n"
+    (tmp_path / "labels.csv").write_text("query_id,query,doc_id,score,start,end\n" + rows)
+    labels = load_labels(tmp_path / "labels.csv")
+    assert labels.qrels == {"q1": {"a": 2, "b": 1}, "q2": {"b": 1}}
+    assert labels.spans == {"q1": {Span("a", 10, 20): 1, Span("a", 40, 90): 2}}
+    again = load_labels(write_beir(tmp_path / "again", labels))
+    assert (again.spans, again.qrels, again.fingerprint) == (labels.spans, labels.qrels, labels.fingerprint)
+    (tmp_path / "labels.csv").write_text("query_id,query,doc_id,score,start,end\n" + rows.replace("40,90", "40,91"))
+    assert load_labels(tmp_path / "labels.csv").fingerprint != labels.fingerprint
+
+
+HEAD = "query_id,query,doc_id,score,start,end,lang\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "finding"),
+    [
+        ("", r"labels\.csv:1: found no column query_id, query, doc_id, score .*such as 'q1,how do I begin,d7,1'"),
+        ("query_id;query;doc_id;score\n", r"labels\.csv:1: found no column"),
+        (HEAD, r"labels\.csv holds no judgement; expected are rows such as"),
+        (HEAD + "q1,first,a,1,,,en\nq1,first,b\n", r"labels\.csv:3: found 3 fields under 7 columns"),
+        (HEAD + "q1,first,a,good,,,en\n", r"labels\.csv:2: found .*score 'good'; expected two ids and an integer"),
+        (HEAD + ",first,a,1,,,en\n", r"labels\.csv:2: found query_id ''"),
+        (HEAD + ",,,,,,\n", r"labels\.csv:2: found query_id ''"),
+        (HEAD + '"q\t1",first,a,1,,,en\n', r"labels\.csv:2: found query_id 'q\\t1'"),
+        (HEAD + "q1,first,a,1,5,,en\n", r"labels\.csv:2: found start '5' and end ''"),
+        (HEAD + "q1,first,a,1,5,5,en\n", r"labels\.csv:2: found start '5' and end '5'.*such as 120 and 340"),
+        (HEAD + "q1,first,a,1,,,en\nq1,last,b,1,,,en\n", r"labels\.csv:3: found query 'q1' with the text 'last'"),
+        (HEAD + "q1,first,a,1,,,en\nq1,first,b,1,,,de\n", r"labels\.csv:3: found lang 'de' for query 'q1', and 'en'"),
+        (HEAD + "q1,first,a,1,,,en\nq1,first,a,1,0,9,en\n", r":3: found .*0-9\) judged as a whole and by spans"),
+        (HEAD + "q1,first,a,1,0,9,\nq1,first,a,2,0,9,\n", r":3: found \('q1', 'a', 0-9\) judged 1 and 2"),
+        (HEAD + 'q1,"first,a,1,,,en\n', r"labels\.csv:2: found no CSV"),
+        (HEAD + "q1,,a,1,,,en\n", r"judges query 'q1', without text"),
+    ],
+)
+def test_bad_tables_are_refused_by_line(tmp_path: Path, text: str, finding: str) -> None:
+    (tmp_path / "labels.csv").write_text(text)
+    with pytest.raises(LabelError, match=finding):
+        load_labels(tmp_path / "labels.csv")
+
+
+@pytest.mark.parametrize(
+    ("files", "finding"),
+    [
+        ({"qrels.txt": "q1 0 a 1\n"}, r"neither queries\.tsv nor topics\.txt"),
+        ({"qrels.txt": "q1 0 a 1\nq1 a 1\n", "queries.tsv": "q1\tx\n"}, r"qrels\.txt:2: found 'q1 a 1'.*'301 0 FBIS"),
+        ({"qrels.txt": "\n", "queries.tsv": "q1\tx\n"}, r"qrels\.txt holds no judgement"),
+        ({"qrels.txt": "q1 0 a 1\n", "queries.tsv": "q1 x\n"}, r"queries\.tsv:1: found 'q1 x'"),
+        ({"qrels.txt": "q1 0 a 1\n", "queries.tsv": ""}, r"queries\.tsv holds no query"),
+        ({"qrels.txt": "q1 0 a 1\n", "topics.txt": "<top>\n<num> 1\n</top>\n"}, r"topics\.txt:1: .*without number or"),
+        ({"qrels.txt": "q1 0 a 1\n", "topics.txt": "<top>\n<num> 1\n<title> x\n"}, r"topics\.txt:1: .*without </top>"),
+        ({"qrels.txt": "q1 0 a 1\n", "topics.txt": "\n"}, r"topics\.txt holds no topic"),
+    ],
+)
+def test_bad_trec_files_are_refused_by_line(tmp_path: Path, files: dict[str, str], finding: str) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(LabelError, match=finding):
+        load_labels(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("query", "finding"),
+    [
+        ("SELECT 1 AS query_id", r"sql, row 1: found no column query, doc_id, score"),
+        ("SELECT * FROM absent", r"the labels of 'SELECT \* FROM absent'.*no such table"),
+        ("SELECT 'q' AS query_id, 't' AS query, 'd' AS doc_id, 1 AS score WHERE 0", r"holds no judgement"),
+        ("SELECT 'q' AS query_id, 't' AS query, 'd' AS doc_id, 0.5 AS score", r"sql, row 1: .*score 0\.5"),
+        ("SELECT NULL AS query_id, 't' AS query, 'd' AS doc_id, 1 AS score", r"sql, row 1: found query_id ''"),
+    ],
+)
+def test_bad_queries_for_labels_are_refused(tmp_path: Path, query: str, finding: str) -> None:
+    with pytest.raises(LabelError, match=finding):
+        load_labels(label_source(f"sql:{query}", tmp_path, lambda: "sqlite://"))
+
+
+def test_a_folder_that_holds_something_is_not_written_over(tmp_path: Path) -> None:
+    labels = load_labels(beir(tmp_path))
+    with pytest.raises(LabelError, match="is there already and not empty"):
+        write_beir(tmp_path, labels)
+    (tmp_path / "empty").mkdir()
+    assert load_labels(write_beir(tmp_path / "empty", labels, ["q2"])).queries == {"q2": labels.queries["q2"]}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "qrels", "queries.jsonl"]
+
+
+def test_queries_alone_are_read_once_each_and_with_text(tmp_path: Path) -> None:
+    (tmp_path / "q.tsv").write_text("q1\tfirst\nq2\tsecond\n")
+    (tmp_path / "q.jsonl").write_text('{"_id": "q1", "text": "first"}\n{"_id": "q2", "text": "second"}\n')
+    for name in ("q.tsv", "q.jsonl"):
+        assert [(q.id, q.text) for q in read_queries(tmp_path / name)] == [("q1", "first"), ("q2", "second")]
+    for text, finding in (("q1\ta\nq1\tb\n", r"q\.tsv:2: query id 'q1' a second time"), ("q1\t \n", "without text")):
+        (tmp_path / "q.tsv").write_text(text)
+        with pytest.raises(LabelError, match=finding):
+            read_queries(tmp_path / "q.tsv")
+
+
+# Sets in the wild -----------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.skipif(not SETS, reason="the labelled sets are not in ../shared/data")
 @pytest.mark.parametrize("folder", SETS, ids=lambda folder: folder.name)
 def test_every_shared_set_is_read_and_fits_its_corpus(folder: Path) -> None:
@@ -159,3 +349,29 @@ def test_every_shared_set_is_read_and_fits_its_corpus(folder: Path) -> None:
         check = check_against(labels, lambda asked: ids & set(asked))
         assert check.unknown_ids == check.queries_lost == ()
         assert check.queries_left
+
+
+@pytest.mark.skipif(not SETS, reason="the labelled sets are not in ../shared/data")
+@pytest.mark.parametrize("folder", SETS, ids=lambda folder: folder.name)
+def test_every_shared_set_is_checked_and_means_the_same_as_a_table(folder: Path, tmp_path: Path) -> None:
+    (corpus,) = folder.glob("corpus.jsonl*")
+    with gzip.open(corpus, "rt") if corpus.suffix == ".gz" else corpus.open(encoding="utf-8") as lines:
+        lengths = {(record := json.loads(line))["_id"]: len(record["text"]) for line in lines}
+    labels = load_labels(folder)
+    assert {**load_labels(table(tmp_path / "labels.csv", labels)).queries} == labels.queries
+    assert load_labels(tmp_path / "labels.csv").fingerprint == labels.fingerprint
+    gone = next(iter(next(iter(labels.qrels.values()))))
+    found = check_labels(read_labels(folder), lambda ids: {i: lengths[i] for i in ids if i in lengths and i != gone})
+    rows = [line.split("\t") for line in (folder / "qrels" / "test.tsv").read_text("utf-8").splitlines()[1:]]
+    alive = {query for query, doc, score in rows if int(score) > 0 and doc != gone}
+    relevant = {query for query, _, score in rows if int(score) > 0}
+    assert (found.judgements, found.queries, found.usable) == (len(rows), len({row[0] for row in rows}), len(alive))
+    assert found.findings["unknown documents"].first == (gone,)
+    assert found.findings["queries whose relevant documents are all gone"].count == len(relevant - alive)
+    assert found.findings["conflicting judgements"].count == found.findings["judged queries without text"].count == 0
+    assert found.refusal is None
+    wild = [json.loads(line) for line in (folder / "queries.jsonl").read_text("utf-8").splitlines()]
+    told = {
+        query["_id"]: query["metadata"] for query in wild if query.get("metadata") and query["_id"] in labels.queries
+    }
+    assert told.items() <= labels.meta.items()

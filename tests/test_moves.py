@@ -209,7 +209,7 @@ def test_a_waiver_needs_a_reason_and_a_dead_letter(approved: World) -> None:
             "older than",
         ),
         ("UPDATE gate_result SET config_hash = 'other' WHERE kind = 'recall'", EvidenceStale, "no recall result"),
-        ("UPDATE gate_result SET passed = false WHERE kind = 'recall'", EvidenceStale, "a failure"),
+        ("UPDATE gate_result SET passed = false, verdict = 'fail' WHERE kind = 'recall'", EvidenceStale, "a failure"),
         ("DELETE FROM gate_result WHERE kind = 'verify'", EvidenceStale, "no verify result"),
     ],
 )
@@ -809,3 +809,83 @@ def test_dropping_and_retrying_take_the_collection_before_any_other_row(
 def _retry_dead(world: World) -> None:
     with world.engine.begin() as connection:
         work.retry_dead(connection, world.collection.cid, None, "tester")
+
+
+@pytest.fixture
+def refused(served: World) -> World:
+    """A migration whose gate did not pass."""
+    served.revision("b200", "a100", B200, "gate = Gate(min_recall=1.0)")
+    served.labels([(f"d{n:05d}", f"apple{n + 1} pear{n + 1}") for n in range(60)])
+    with pytest.raises(GateFailed):
+        served.upgrade("b200")
+    return served
+
+
+def test_a_named_person_overrides_a_gate_that_did_not_pass_and_the_history_says_so(refused: World) -> None:
+    with pytest.raises(GateFailed):
+        refused.upgrade("b200")
+    refused.migrator.override("looked at 200 answers", by="ana")
+    assert refused.migrator.override("looked at 200 answers", by="ana").changed is False
+    refused.upgrade("b200")
+    assert refused.generation().revision == "b200"
+    (event,) = refused.events("gate_override")
+    assert event["detail"] == {"verdict": "fail", "by": "ana", "reason": "looked at 200 answers"}
+
+
+def test_an_override_holds_for_one_measurement_only(refused: World) -> None:
+    refused.migrator.override("looked at 200 answers")
+    refused.sql("UPDATE gate_result SET at = at - interval '25 hours' WHERE kind = 'recall'")
+    with pytest.raises(GateFailed):
+        refused.upgrade("b200")
+    assert refused.generation().revision == "a100"
+
+
+@pytest.mark.parametrize("reason", ["", "  "])
+def test_an_override_without_a_reason_is_refused(refused: World, reason: str) -> None:
+    with pytest.raises(StateError, match="needs a reason"):
+        refused.migrator.override(reason)
+
+
+def test_there_is_nothing_to_override_where_the_gate_passed_or_was_not_measured(served: World) -> None:
+    with pytest.raises(StateError, match="no migration is open"):
+        served.migrator.override("because")
+    served.upgrade("b200", to="verify")
+    with pytest.raises(StateError, match="has not been measured"):
+        served.migrator.override("because")
+    served.upgrade("b200", to="gate")
+    with pytest.raises(StateError, match="it passed"):
+        served.migrator.override("because")
+
+
+@pytest.mark.parametrize("kind", ["verify", "recall"])
+def test_the_database_itself_keeps_an_alias_from_a_generation_that_did_not_pass(approved: World, kind: str) -> None:
+    approved.sql("UPDATE gate_result SET passed = false, verdict = 'inconclusive' WHERE kind = :kind", kind=kind)
+    building = approved.collection.building_gen
+    with pytest.raises(sa.exc.DBAPIError, match=f"has no passed {kind} result"):
+        approved.sql(
+            "UPDATE collection SET active_gen = :gen, building_gen = NULL, standby_gen = active_gen, "
+            "rollback_deadline = clock_timestamp() + interval '48 hours'",
+            gen=building,
+        )
+    assert approved.generation().revision == "a100"
+
+
+def test_a_gate_with_a_confidence_is_inconclusive_where_too_few_queries_tell(served: World) -> None:
+    served.revision("b200", "a100", B200, "gate = Gate(confidence=0.95)")
+    with pytest.raises(GateFailed, match="is inconclusive"):
+        served.upgrade("b200")
+    assert (
+        served.value("SELECT verdict FROM gate_result WHERE kind = 'recall' ORDER BY id DESC LIMIT 1") == "inconclusive"
+    )
+    assert served.generation().revision == "a100"
+    served.migrator.override("an equal model", by="ana")
+    served.upgrade("b200")
+    assert served.events("gate_override")[0]["detail"]["verdict"] == "inconclusive"
+
+
+def test_a_gate_with_a_confidence_passes_where_the_whole_interval_lies_above_the_threshold(served: World) -> None:
+    served.revision("b200", "a100", B200, "gate = Gate(confidence=0.95, max_drop=0.2)")
+    served.upgrade("b200")
+    detail = served.value("SELECT detail FROM gate_result WHERE kind = 'recall' ORDER BY id DESC LIMIT 1")
+    assert detail["comparison"]["queries"] == 60
+    assert served.generation().revision == "b200"

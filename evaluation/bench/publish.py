@@ -30,6 +30,9 @@ from revector.stores.pgvector import BUILD_MEMORY
 
 COLLECTION, REVISION, DIM = "docs", "first", 384
 LEAST_SHARE, MOST_RATIO = 0.6, 1.25
+SHAPES = {"one chunk a document": (256, 1), "about four": (20, 4)}
+"""Most tokens of a chunk, and how many of them a document of about 80 words has."""
+
 MODEL = f'model = ModelSpec(name="hashing", dim={DIM})\nindex = IndexSpec(kind="hnsw")'
 
 
@@ -40,17 +43,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.add_argument("--rounds", type=int, default=3, help="of publishing and of COPY, one after the other")
     chosen = options.parse_args(argv)
     before = machine()
-    with temporary_project(f"drain_s = 0\n[collections.{COLLECTION}]\n") as root:
-        project = _precomputed(root, chosen.documents)
-        figures = [*_publishing(project, chosen.rounds), *_migration(project)]
-        project.raw_engine.dispose()
+    figures: list[Figure] = []
+    for shape, (max_tokens, chunks) in SHAPES.items():
+        with temporary_project(f"drain_s = 0\n[collections.{COLLECTION}]\n") as root:
+            project = _precomputed(root, chosen.documents // chunks, max_tokens)
+            figures += _publishing(project, chosen.rounds, shape)
+            figures += _migration(project) if chunks == 1 else []
+            project.raw_engine.dispose()
     command = f"python -m evaluation.bench.publish --documents {chosen.documents} --rounds {chosen.rounds}"
     return write(chosen.output, command, before, figures)
 
 
-def _precomputed(root: Path, documents: int) -> Project:
+def _precomputed(root: Path, documents: int, max_tokens: int) -> Project:
     """Return a project whose documents are embedded in the archive and in no index."""
-    revision(root, COLLECTION, REVISION, None, MODEL)
+    chunking = f"chunking = Chunking(max_tokens={max_tokens}, overlap_tokens=0)"
+    revision(root, COLLECTION, REVISION, None, f"{MODEL}\n{chunking}")
     project = load_project(root)
     project.init()
     generate(root / "docs.jsonl", documents)
@@ -113,7 +120,7 @@ def _parts(project: Project) -> Iterator[Part]:
         yield read_part(Path(path), sha256)
 
 
-def _publishing(project: Project, rounds: int) -> Iterator[Figure]:
+def _publishing(project: Project, rounds: int, shape: str) -> Iterator[Figure]:
     ours, copied, rows = [], [], 0
     bare = _bare(project)
     for _ in range(rounds):
@@ -141,11 +148,13 @@ def _publishing(project: Project, rounds: int) -> Iterator[Figure]:
         copied.append(rows / copied_s)
         migrator.abort("measured")
     share = statistics.median(mine / theirs for mine, theirs in zip(ours, copied, strict=True))
-    yield Figure("rows of each round", rows, "rows")
-    yield Figure("bare COPY, binary, one transaction a part, median", round(statistics.median(copied)), "rows/s")
-    yield Figure("publish with work set, ledger and checks, median", round(statistics.median(ours)), "rows/s")
+    yield Figure(f"{shape}: rows of each round", rows, "rows")
     yield Figure(
-        "publish against COPY, median of the rounds",
+        f"{shape}: bare COPY, binary, a transaction a part, median", round(statistics.median(copied)), "rows/s"
+    )
+    yield Figure(f"{shape}: publish with work set, ledger and checks", round(statistics.median(ours)), "rows/s")
+    yield Figure(
+        f"{shape}: publish against COPY, median of the rounds",
         round(share, 3),
         "ratio",
         f"at least {LEAST_SHARE}",

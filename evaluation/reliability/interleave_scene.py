@@ -96,7 +96,7 @@ class Unlabelled(Evidence):
         """Refuse nothing."""
 
     def _compare(self, target: Revision, _generation: Generation, active_gen: int | None) -> Verdict:
-        return Verdict(passed=True, reasons=(), detail={"gate": asdict(target.gate), "old": active_gen})
+        return Verdict("pass", (), {"gate": asdict(target.gate), "old": active_gen})
 
 
 class TinyMigrator(Migrator):
@@ -244,7 +244,7 @@ class Scene:
             work.mark_seeded(held.connection, made.gen)
             seen = moves.Seen(moves.newest_version(held), len(self.ids))
             for kind in ("verify", "recall"):
-                moves.save_result(held, made, kind, passed=True, detail={"gate": asdict(spec.gate)}, seen=seen)
+                moves.save_result(held, made, kind, verdict="pass", detail={"gate": asdict(spec.gate)}, seen=seen)
             for step in ("backfill", "index", "verify", "gate", "approve"):
                 moves.advance(held, made.gen, step)
             if swap:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import socket
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,13 @@ import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from revector import alerts, canary
 from revector.encoders.api import Hybrid, Provider, ProviderSettings
 from revector.encoding import Encoders
 from revector.errors import ConfigError
-from revector.interfaces import Encoder, Progress
+from revector.evidence import Evidence
+from revector.interfaces import Encoder, NoProgress, Progress
+from revector.labels import LabelSource, label_source
 from revector.migrator import Migrator
 from revector.migrator import Settings as MigratorSettings
 from revector.registry.collections import ensure_collection, read_collection
@@ -44,10 +47,14 @@ class CollectionSettings(BaseModel):
     id_field: str = "_id"
     text_fields: list[str] = ["title", "text"]
     meta_fields: list[str] | None = None
-    qrels: Path | None = None
-    """Labelled queries: a folder in BEIR layout."""
+    qrels: str | None = None
+    """Labelled queries: a folder in BEIR layout or of TREC files, a .csv file, or ``sql:SELECT ...`` (own database)."""
     migrations: Path | None = None
     """Folder of migration files; default ``migrations/<collection>``."""
+    canary: str | None = None
+    """Labelled queries of the daily canary; default: those of ``qrels``."""
+    canary_drop: float = Field(default=0.02, gt=0, le=1)
+    """Fall of recall@10 below the first canary of an index that raises an alert."""
     window_hours: float = Field(default=48.0, gt=0)
     shards: int = Field(default=4, ge=1)
 
@@ -65,6 +72,15 @@ class EncoderSettings(BaseModel):
     """Torch threads on CPU; default: torch's own choice."""
 
 
+class AlertSettings(BaseModel):
+    """The ``[alerts]`` table."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    webhook: str | None = None
+    """Where alerts are posted to as JSON: ``text`` is a sentence, as chat services read it."""
+
+
 class Settings(BaseSettings):
     """All settings; variables such as ``REVECTOR_DATABASE_URL`` and ``REVECTOR_ENCODER__DEVICE`` win over the file."""
 
@@ -79,6 +95,7 @@ class Settings(BaseSettings):
     max_text_mib: int = Field(default=4, ge=1)
     drain_s: float = Field(default=60.0, ge=0)
     encoder: EncoderSettings = EncoderSettings()
+    alerts: AlertSettings = AlertSettings()
     collections: dict[str, CollectionSettings] = {}
     providers: dict[str, ProviderSettings] = {}
     """Embedding servers that ``model.name = "api:<provider>/<model>"`` may name."""
@@ -235,6 +252,13 @@ class Project:
         """Folder of the collection's migration files."""
         return self.root / (self.collection(collection).migrations or Path("migrations") / collection)
 
+    def labels(self, collection: str) -> LabelSource | None:
+        """Where the collection's labelled queries are; None where none are configured."""
+        return self._label_source(self.collection(collection).qrels)
+
+    def _label_source(self, setting: str | None) -> LabelSource | None:
+        return None if setting is None else label_source(setting, self.root, lambda: self.database_url)
+
     def documents(self, collection: str) -> Documents:
         """The write path of one collection."""
         self.collection(collection)
@@ -278,7 +302,7 @@ class Project:
         return MigratorSettings(
             migrations=self.migrations(collection),
             archive=self.archive,
-            labels=None if chosen.qrels is None else self.root / chosen.qrels,
+            labels=self.labels(collection),
             window_hours=chosen.window_hours,
             shards=chosen.shards,
             drain_s=self.settings.drain_s,
@@ -310,11 +334,31 @@ class Project:
             progress=progress,
         )
 
+    def canary(
+        self, collection: str, *, actor: str | None = None, progress: Progress | None = None
+    ) -> canary.CanaryReport:
+        """Measure what is served and keep it in the series; the webhook hears of alerts. See ``canary.run``."""
+        chosen, who = self.collection(collection), actor or current_actor()
+        searcher, cid = self.searcher(collection), self.cid(collection)
+        evidence = Evidence(
+            self.engine,
+            cid,
+            searcher,
+            self._label_source(chosen.canary or chosen.qrels),
+            actor=who,
+            progress=progress or NoProgress(),
+        )
+        found = canary.run(self.engine, cid, collection, searcher, evidence, max_drop=chosen.canary_drop, actor=who)
+        if found.alerts:
+            text = f"revector canary of {collection}: {'; '.join(found.alerts)}"
+            alerts.post(self.settings.alerts.webhook, {"text": text, "canary": asdict(found)})
+        return found
+
     def status(self, collection: str) -> dict[str, Any]:
         """Where a collection stands; needs no model. See ``report.read_status``."""
-        chosen = self.collection(collection)
+        source = self.labels(collection)
         with self.engine.connect() as connection:
-            return read_status(connection, collection, labels=None if chosen.qrels is None else chosen.qrels.name)
+            return read_status(connection, collection, labels=None if source is None else source.name)
 
     def events(self, collection: str, limit: int = 100) -> list[dict[str, Any]]:
         """The newest events of a collection, newest first."""

@@ -22,6 +22,7 @@
     │   └── ApprovalWanted       a person must approve first
     ├── GateFailed               the candidate measured below its gate
     ├── VerificationFailed       the index does not equal the documents
+    ├── CanaryAlert              what is served got worse
     ├── EncoderError             an encoder cannot be used
     │   ├── EncoderMismatch      not the encoder that the generation was built with
     │   ├── BadVectors           wrong shape, NaN, infinite or zero
@@ -161,6 +162,12 @@ class GateFailed(RevectorError):
     exit_code = 5
 
 
+class CanaryAlert(RevectorError):
+    """What is served got worse than it was, or its encoder is another one."""
+
+    exit_code = 11
+
+
 class VerificationFailed(RevectorError):
     """The index does not equal the documents; the alias was not moved."""
 
@@ -210,9 +217,9 @@ class SpendCapReached(ProviderUnavailable):
 class TextsRefused(EncoderError):
     """The encoder refuses some texts, whatever is sent with them, and takes others; ``refused`` maps text to reason."""
 
-    def __init__(self, message: str, refused: Mapping[str, str]) -> None:
+    def __init__(self, message: str, refused: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
-        self.refused = refused
+        self.refused = refused or {}
 
 
 class ArchiveError(RevectorError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,7 +12,7 @@ from revector import gate as gates
 from revector.crash import crash_at
 from revector.errors import GateFailed, LabelError, VerificationFailed
 from revector.interfaces import Progress
-from revector.labels import Labels, check_against, load_labels
+from revector.labels import Labels, LabelSource, check_against, load_labels
 from revector.lifecycle import STEPS
 from revector.registry import moves
 from revector.registry.collections import Collection, Generation, read_generation
@@ -35,7 +34,14 @@ class Evidence:
     """Verdicts on generations of one collection."""
 
     def __init__(
-        self, engine: sa.Engine, cid: int, searcher: Searcher, labels: Path | None, *, actor: str, progress: Progress
+        self,
+        engine: sa.Engine,
+        cid: int,
+        searcher: Searcher,
+        labels: LabelSource | None,
+        *,
+        actor: str,
+        progress: Progress,
     ) -> None:
         self._engine, self._cid, self._searcher, self._labels_folder = engine, cid, searcher, labels
         self._documents = Documents(engine, cid)
@@ -81,15 +87,16 @@ class Evidence:
         seen = self._see(token)
         if collection.active_gen is None and self._labels_folder is None:
             detail = {"not_measured": "first generation, and the collection has no labelled queries"}
-            verdict = gates.Verdict(passed=True, reasons=(), detail=detail)
+            verdict = gates.Verdict("pass", (), detail)
         else:
             verdict = self._compare(target, generation, collection.active_gen)
         self._keep(generation, "gate", verdict, seen, token)
         if not verdict.passed:
             raise GateFailed(
-                f"the gate of revision {generation.revision} failed: {'; '.join(verdict.reasons)}. The alias was not "
-                "moved and everything serves as before; run the step gate again after a reviewed change of the gate, "
-                "or `revector abort`."
+                f"the gate of revision {generation.revision} "
+                f"{'failed' if verdict.value == 'fail' else 'is inconclusive'}: {'; '.join(verdict.reasons)}. The "
+                "alias was not moved and everything serves as before; label more queries, run the step gate again "
+                "after a reviewed change of the gate, `revector override` it, or `revector abort`."
             )
         return verdict.detail
 
@@ -117,7 +124,7 @@ class Evidence:
         if self._labels_folder is None:
             raise LabelError(
                 "the collection has no labelled queries, so recall cannot be measured. The alias was not moved; set "
-                "qrels in revector.toml to a folder in BEIR layout."
+                "qrels in revector.toml to a folder in BEIR layout or of TREC files, a .csv file, or sql:SELECT ..."
             )
         return load_labels(self._labels_folder)
 
@@ -133,7 +140,7 @@ class Evidence:
         if not generation.seeded:
             reasons.append("the backfill did not reach every document")
         detail = {**found.counts, "documents": found.checked - found.deleted}
-        return gates.Verdict(not reasons, tuple(reasons), detail)
+        return gates.Verdict("fail" if reasons else "pass", tuple(reasons), detail)
 
     def _compare(self, target: Revision, generation: Generation, active_gen: int | None) -> gates.Verdict:
         labels = self.labels()
@@ -151,7 +158,15 @@ class Evidence:
             if gen is not None
         }
         old = None if active_gen is None else measured[active_gen]
-        return gates.judge(target.gate, measured[generation.gen], old, labels=labels, counts=counts)
+        return gates.judge(
+            target.gate,
+            measured[generation.gen],
+            old,
+            labels=labels,
+            counts=counts,
+            qrels=qrels,
+            documents=self._documents.count(),
+        )
 
     def _see(self, token: int) -> moves.Seen:
         documents = self._documents.count()
@@ -161,10 +176,10 @@ class Evidence:
     def _keep(self, generation: Generation, step: str, verdict: gates.Verdict, seen: moves.Seen, token: int) -> None:
         """Save a verdict and, when it passed, move the phase with it, in one transaction."""
         crash_at("evidence.after_measure")
-        brief = {key: value for key, value in verdict.detail.items() if key != "gate"}
+        brief = {key: value for key, value in verdict.detail.items() if key not in ("gate", "comparison")}
         detail = {**verdict.detail, "reasons": verdict.reasons}
         with control(self._engine, self._cid, actor=self._actor, token=token) as held:
-            moves.save_result(held, generation, KINDS[step], passed=verdict.passed, detail=detail, seen=seen)
+            moves.save_result(held, generation, KINDS[step], verdict=verdict.value, detail=detail, seen=seen)
             now = read_generation(held.connection, generation.gen)
             if verdict.passed and now.phase in STEPS[step].needs:
                 moves.advance(held, generation.gen, step, **brief)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
+from revector import judgement
+from revector.comparison import Scored, attainable_recall, compare
 from revector.errors import LabelError
 from revector.interfaces import Progress
+from revector.judgement import Thresholds
 from revector.labels import Labels, check_against
 from revector.metrics import Interval, MetricName, evaluate, latency_ms, mean_interval, paired_difference
 from revector.registry.collections import Generation
 from revector.searcher import Searcher
-from revector.spec import Gate
+from revector.spec import Gate, stable_hash
 
 ENCODE_ROWS = 64
 
@@ -22,9 +25,14 @@ ENCODE_ROWS = 64
 class Verdict:
     """A judgement with its evidence; ``reasons`` is empty when it passed."""
 
-    passed: bool
+    value: Literal["pass", "fail", "inconclusive"]
     reasons: tuple[str, ...]
     detail: Mapping[str, Any]
+
+    @property
+    def passed(self) -> bool:
+        """Whether the alias may move."""
+        return self.value == "pass"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +108,20 @@ def usable_qrels(labels: Labels, known: Any, gate: Gate) -> tuple[dict[str, dict
     }
 
 
-def judge(gate: Gate, new: Measured, old: Measured | None, *, labels: Labels, counts: Mapping[str, Any]) -> Verdict:
-    """Compare recall with the thresholds; numbers in, verdict out."""
+def judge(
+    gate: Gate,
+    new: Measured,
+    old: Measured | None,
+    *,
+    labels: Labels,
+    counts: Mapping[str, Any],
+    qrels: Mapping[str, Mapping[str, int]],
+    documents: int,
+) -> Verdict:
+    """Compare recall with the thresholds, by means or, with ``gate.confidence``, by intervals; numbers in, verdict out.
+
+    ``documents`` is how many there are to rank.
+    """
     measured = new.interval()
     reasons: list[str] = []
     if measured.mean < gate.min_recall:
@@ -125,7 +145,26 @@ def judge(gate: Gate, new: Measured, old: Measured | None, *, labels: Labels, co
                 f"({old.interval().mean:.4f} to {measured.mean:.4f}), at most {gate.max_drop:.4f} is allowed"
             )
         detail |= {"old": _summary(old), "difference": difference._asdict()}
-    return Verdict(not reasons, tuple(reasons), detail)
+    if gate.confidence is None:
+        return Verdict("fail" if reasons else "pass", tuple(reasons), detail)
+    fingerprint = stable_hash({"qrels": qrels, "queries": {query: labels.queries[query] for query in qrels}})
+    comparison = compare(
+        Scored(new.revision, fingerprint, new.metrics, new.run),
+        None if old is None else Scored(old.revision, fingerprint, old.metrics, old.run),
+        k=gate.k,
+        documents=documents,
+        max_drop=None if old is None else gate.max_drop,
+        attainable=attainable_recall(qrels, gate.k),
+        confidence=gate.confidence,
+    )
+    thresholds = Thresholds(
+        max_drop=None if old is None else gate.max_drop,
+        min_recall=gate.min_recall or None,
+        min_queries=gate.min_queries,
+    )
+    judged = judgement.judge(comparison, thresholds)
+    detail |= {"comparison": comparison.as_data()}
+    return Verdict(judged.value.value, tuple(judged.reasons), detail)
 
 
 def _summary(measured: Measured) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from revector.errors import (
 from revector.evidence import Evidence
 from revector.gate import Measured
 from revector.interfaces import NoProgress, Progress
+from revector.labels import LabelSource
 from revector.lifecycle import BUILDING, FORWARD, STEPS, Phase, remaining
 from revector.planning import make_plan, sample_chunks
 from revector.registry import archived, moves, work
@@ -63,7 +64,7 @@ class Settings:
 
     migrations: Path
     archive: Path
-    labels: Path | None = None
+    labels: LabelSource | None = None
     window_hours: float = 48.0
     shards: int = 4
     drain_s: float = 60.0
@@ -223,6 +224,21 @@ class Migrator:
     def approve(self, reason: str, *, by: str | None = None, revision: str | None = None) -> Outcome:
         """Record a person's approval of the open migration."""
         return self.run("approve", revision or self._open_revision(), reason=reason, by=by)
+
+    def override(self, reason: str, *, by: str | None = None) -> Outcome:
+        """Let the alias move although the gate did not pass: a named person's decision, kept in the history.
+
+        It holds for the latest result alone and as long as that one; raises ``StateError`` where there is none.
+        """
+        if not (why := reason.strip()):
+            raise StateError("an override needs a reason for the history. Nothing was changed; give one.")
+        with self._control(self._take_over()) as held:
+            building = held.collection.building_gen
+            if building is None:
+                raise StateError("no migration is open, so there is no gate to override. Nothing was changed.")
+            generation = read_generation(held.connection, building)
+            facts = moves.override(held, generation, by=by or self._actor, reason=why)
+        return Outcome("gate", generation.revision, self._phase(generation), "already" not in facts, facts)
 
     def retire(self, reason: str = "window over", *, now: bool = False) -> Outcome:
         """Drop the standby generation: after its window, or ``now``, giving the window up.

@@ -17,7 +17,7 @@ from revector.errors import ArchiveError, ConfigError, EditedRevision, IllegalSt
 from revector.evidence import Evidence
 from revector.gate import usable_qrels
 from revector.interfaces import NoProgress, Progress
-from revector.labels import Labels, load_labels
+from revector.labels import Labels, load_labels, write_beir
 from revector.migrator import Migrator, Settings
 from revector.planning import Growth, graph_growth, step_times
 from revector.registry import work
@@ -36,7 +36,6 @@ from revector.sampling import (
     draw,
     whole,
     whole_count,
-    write_labels,
 )
 from revector.searcher import Searcher
 from revector.spec import Revision
@@ -165,7 +164,7 @@ class Rehearsal:
         self._progress.start("copy the sample", sample.labelled + sample.drawn)
         copy_documents(trial.engine, real.collection.cid, trial.cid, self._progress)
         self._progress.done()
-        labels = None if real.labels is None else write_labels(folder / "labels", real.labels, queries)
+        labels = None if real.labels is None else write_beir(folder / "labels", real.labels, queries)
         if real.active is not None:
             trial.serve(real.active.revision)
         trial.migrate(real.target, labels)

@@ -240,11 +240,21 @@ def latest_result(connection: sa.Connection, gen: int, kind: str) -> dict[str, A
     """Return the latest verdict of one kind on a generation."""
     row = connection.execute(
         sa.text(
-            "SELECT passed, detail, at FROM gate_result WHERE gen = :gen AND kind = :kind ORDER BY id DESC LIMIT 1"
+            "SELECT r.passed, r.verdict, r.detail, r.at, o.who, o.why FROM gate_result r LEFT JOIN gate_override o ON "
+            "o.result_id = r.id WHERE r.gen = :gen AND r.kind = :kind ORDER BY r.id DESC LIMIT 1"
         ),
         {"gen": gen, "kind": kind},
     ).one_or_none()
-    return None if row is None else {"passed": row.passed, "at": row.at.isoformat(), **row.detail}
+    if row is None:
+        return None
+    overridden = None if row.who is None else {"by": row.who, "reason": row.why}
+    return {
+        "passed": row.passed,
+        "verdict": row.verdict,
+        "overridden": overridden,
+        "at": row.at.isoformat(),
+        **row.detail,
+    }
 
 
 def read_events(connection: sa.Connection, name: str, *, limit: int = 100, after: int = 0) -> list[dict[str, Any]]:

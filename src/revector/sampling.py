@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import sqlalchemy as sa
 
 from revector.interfaces import Encoder, Progress
-from revector.labels import Labels
 from revector.report import Estimate
 
 COPY_ROWS = 2_000
@@ -129,19 +126,6 @@ def copy_documents(engine: sa.Engine, real_cid: int, cid: int, progress: Progres
         progress.advance(page.rows)
     with engine.begin() as connection:
         connection.exec_driver_sql("ANALYZE document")
-
-
-def write_labels(folder: Path, labels: Labels, queries: Sequence[str]) -> Path:
-    """Write the chosen queries and their judgements in BEIR layout, under the name of the labels; return the folder."""
-    folder = folder / labels.name.rpartition("/")[0]
-    (folder / "qrels").mkdir(parents=True)
-    with (folder / "queries.jsonl").open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps({"_id": query, "text": labels.queries[query]}) + "\n" for query in queries)
-    with (folder / "qrels" / "test.tsv").open("w", encoding="utf-8") as file:
-        file.write("query-id\tcorpus-id\tscore\n")
-        for query in queries:
-            file.writelines(f"{query}\t{document}\t{score}\n" for document, score in labels.qrels[query].items())
-    return folder
 
 
 def measure(engine: sa.Engine, cid: int, index: str, encoder: Encoder, progress: Progress) -> dict[bool, Stratum]:

@@ -128,8 +128,10 @@ class IndexSpec:
 class Gate:
     """What must be measured before the alias may move: recall@``k`` on the labelled queries.
 
-    ``min_fidelity``: the least overlap@10 (0 to 1) of the model as it runs with the same model in plain float32,
-    demanded before anything is embedded.
+    ``confidence`` (such as 0.95) judges by intervals instead of means: the whole interval of the difference must lie
+    above ``-max_drop`` to pass and below it to fail; what lies between, too few queries and saturated labels are
+    inconclusive, which moves nothing either. ``min_fidelity``: the least overlap@10 (0 to 1) of the model as it runs
+    with the same model in plain float32, demanded before anything is embedded.
     """
 
     min_recall: float = 0.0
@@ -137,12 +139,19 @@ class Gate:
     k: int = 10
     min_queries: int = 50
     min_fidelity: float = 0.99
+    confidence: float | None = None
 
     def __post_init__(self) -> None:
         _require(0 <= self.min_recall <= 1, "gate.min_recall", "0 to 1", self.min_recall)
         _require(0 <= self.max_drop <= 1, "gate.max_drop", "0 to 1", self.max_drop)
         _require(isinstance(self.k, int) and 1 <= self.k <= 1000, "gate.k", "1 to 1000", self.k)
         _require(0 <= self.min_fidelity <= 1, "gate.min_fidelity", "0 to 1", self.min_fidelity)
+        _require(
+            self.confidence is None or 0.5 < self.confidence < 1,
+            "gate.confidence",
+            "above 0.5 and below 1, or None",
+            self.confidence,
+        )
         _require(
             isinstance(self.min_queries, int) and self.min_queries >= 1,
             "gate.min_queries",

@@ -92,7 +92,7 @@ class Unmeasured(Evidence):
         """Measure anything."""
 
     def _compare(self, *_: Any) -> gate.Verdict:
-        return gate.Verdict(self.passes, () if self.passes else ("a rule says so",), {})
+        return gate.Verdict("pass" if self.passes else "fail", () if self.passes else ("a rule says so",), {})
 
 
 class Place:

@@ -82,8 +82,8 @@ BEGIN
       FROM revector.ledger l JOIN revector.document d ON d.cid = new_cid AND d.doc_id = l.doc_id WHERE l.gen = g.gen;
     INSERT INTO revector.shard SELECT (jsonb_populate_record(s, jsonb_build_object('gen', new_gen))).*
       FROM revector.shard s WHERE s.gen = g.gen;
-    INSERT INTO revector.gate_result (gen, config_hash, kind, passed, detail, changes_seen, token, at)
-      SELECT new_gen, config_hash, kind, passed, detail, (SELECT max(version) FROM revector.document WHERE cid = new_cid),
+    INSERT INTO revector.gate_result (gen, config_hash, kind, passed, verdict, detail, changes_seen, token, at)
+      SELECT new_gen, config_hash, kind, passed, verdict, detail, (SELECT max(version) FROM revector.document WHERE cid = new_cid),
         token, at FROM revector.gate_result r WHERE r.gen = g.gen ORDER BY id;
     IF NOT g.dropped THEN
       EXECUTE format('CREATE TABLE revector.%I (LIKE revector.%I INCLUDING ALL)', new_table, g.physical_name);

@@ -11,9 +11,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from revector.airflow.dags import migration_dag, retire_dag
+    from revector.airflow.dags import canary_dag, migration_dag, retire_dag
 
-__all__ = ["migration_dag", "retire_dag"]
+__all__ = ["canary_dag", "migration_dag", "retire_dag"]
 
 ROLL_BACK, RETIRE_NOW = "Roll back", "Retire now"
 """The two answers to the question of the rollback window."""

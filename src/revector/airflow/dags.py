@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tomllib
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,41 @@ def retire_dag(
             do_xcom_push=False,
             map_index_template="{{ task.op_kwargs['collection'] }}",
         )(steps.retire_due).partial(config=file).expand(collection=names)
+    return dag
+
+
+def canary_dag(
+    dag_id: str = "revector_canary",
+    *,
+    schedule: str | None = "@daily",
+    notifiers: Sequence[Callable[[Any], None]] = (),
+    config: str | os.PathLike[str] | None = None,
+    retries: int = 3,
+    **dag_options: Any,
+) -> DAG:
+    """Return the DAG that measures what is served on the same queries and fails when it got worse.
+
+    ``notifiers``: Airflow notifiers (``SlackNotifier(…)``) or callables that get the context of the task that failed.
+    The webhook of ``revector.toml`` is called by the library itself.
+    """
+    file = _config_file(config)
+    options: dict[str, Any] = {"tags": ["revector"], "catchup": False, "max_active_runs": 1}
+    with DAG(
+        dag_id,
+        schedule=schedule,
+        description="Measure recall@10 of what is served, and prove its encoder",
+        doc_md="One task a collection. It fails, without a retry, when recall@10 fell by more than `canary_drop` below "
+        "the first run of the same index, or when the model behind the name is another one; the series is in the "
+        "table `canary`. A collection without labels, or with nothing served, is skipped.",
+        default_args=_retry(retries) | {"on_failure_callback": list(notifiers)},
+        **(options | dag_options),
+    ) as dag:
+        names = task(task_id="collections")(steps.collections)(file)
+        task(
+            task_id="canary",
+            do_xcom_push=False,
+            map_index_template="{{ task.op_kwargs['collection'] }}",
+        )(steps.canary).partial(config=file).expand(collection=names)
     return dag
 
 

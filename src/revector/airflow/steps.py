@@ -173,6 +173,19 @@ def retire(config: str | None, collection: str | None) -> None:
         raise AirflowSkipException(str(error)) from error
 
 
+def canary(config: str | None, collection: str) -> None:
+    """Measure what is served; raise ``CanaryAlert`` when it got worse, skip what has no labels or serves nothing."""
+    project = open_project(config)
+    settings = project.collection(collection)
+    if settings.canary is None and settings.qrels is None:
+        raise AirflowSkipException(f"{collection} has no labelled queries.")
+    if project.status(collection)["slots"]["active"] is None:
+        raise AirflowSkipException(f"{collection} serves nothing yet.")
+    found = project.canary(collection, actor=_actor(get_current_context()), progress=LogProgress())
+    log.info("recall@%s %.4f, at first %.4f, on %s queries", found.k, found.recall, found.baseline, found.queries)
+    found.raise_alerts()
+
+
 def retire_due(config: str | None, collection: str) -> None:
     """Retire what is past its window in one collection; nothing to do is a success."""
     _report(_migrator(get_current_context(), config, collection).retire_due())
@@ -212,7 +225,8 @@ def figures(status: Mapping[str, Any]) -> str:
     rows += [("difference", gate["difference"])] if "difference" in gate else []
     lines = [f"| {name} | {value['mean']:.4f} | {value['low']:.4f} to {value['high']:.4f} |" for name, value in rows]
     table = "\n".join([f"| | recall@{gate['k']} | 95 % interval |", "|---|---|---|", *lines])
-    verdict = "Passed." if gate["passed"] else f"Failed: {'; '.join(gate['reasons'])}."
+    judged = "Inconclusive" if gate.get("verdict") == "inconclusive" else "Failed"
+    verdict = "Passed." if gate["passed"] else f"{judged}: {'; '.join(gate['reasons'])}."
     return f"{table}\n\nMeasured on {gate['queries']} labelled queries ({gate['labels']}). {verdict}"
 
 

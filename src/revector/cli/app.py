@@ -11,7 +11,9 @@ from typer.core import TyperGroup
 
 from revector.cli import (
     commands_archive,
+    commands_canary,
     commands_documents,
+    commands_labels,
     commands_migration,
     commands_project,
     commands_revisions,
@@ -90,9 +92,11 @@ for module in (
     commands_revisions,
     commands_migration,
     commands_verify,
+    commands_canary,
     commands_documents,
     commands_archive,
     commands_search,
+    commands_labels,
     commands_services,
 ):
     module.register(app)

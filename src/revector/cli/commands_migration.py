@@ -1,4 +1,4 @@
-"""Commands that move a migration: plan, rehearse, upgrade, approve, rollback, abort, retire, and status."""
+"""Commands that move a migration, from plan to retire, and status."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Target = Annotated[str | None, typer.Argument(metavar="[REVISION]", help="Id, un
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    for command in (plan, rehearse, upgrade, status, approve, rollback, abort, retire):
+    for command in (plan, rehearse, upgrade, status, approve, override, rollback, abort, retire):
         app.command(rich_help_panel=_PANEL)(command)
 
 
@@ -184,6 +184,24 @@ def approve(
       revector approve --reason "recall is up, looked at twenty answers"
     """
     _move(project, collection, json, lambda migrator: migrator.approve(reason, by=by))
+
+
+def override(
+    *,
+    reason: Reason,
+    by: Annotated[str | None, typer.Option(help="Who takes it on; default: you.")] = None,
+    collection: Collection = None,
+    project: ProjectPath = None,
+    json: Json = False,
+) -> None:
+    """Let the open migration's alias move although its gate did not pass; then run `revector upgrade` again.
+
+    It holds for the latest measurement alone, for 24 hours, and stands in the history with name and reason.
+
+    For example:
+      revector override --reason "the labels lack the new product line; 200 answers were read"
+    """
+    _move(project, collection, json, lambda migrator: migrator.override(reason, by=by))
 
 
 def rollback(

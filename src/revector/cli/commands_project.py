@@ -34,7 +34,7 @@ TEMPLATE = """\
 # id_field = "_id"
 # text_fields = ["title", "text"]
 # meta_fields = ["lang"]     # left out: every other field
-# qrels = "labels"           # labelled queries in BEIR layout: the gate measures recall on them
+# qrels = "labels"           # labelled queries, for recall: folder (BEIR, TREC), .csv or "sql:SELECT ..."
 # window_hours = 48          # how long one can roll back after a swap
 # shards = 4                 # parts of a backfill
 """

@@ -160,7 +160,7 @@ def _worst(session: Session, measured: Measured, count: int) -> list[dict[str, A
     """Return the queries with the lowest recall, none of them perfect; documents that no longer exist do not count."""
     from revector.labels import load_labels
 
-    labels = load_labels(session.project.root / (session.project.collection(session.collection).qrels or Path()))
+    labels = load_labels(session.project.labels(session.collection) or Path())
     recall = measured.metrics["recall"]
     queries = [query for query in sorted(recall, key=lambda query: (recall[query], query)) if recall[query] < 1][:count]
     relevant = {query: [doc for doc, score in labels.qrels[query].items() if score > 0] for query in queries}

@@ -99,10 +99,10 @@ def _registered(project: Project, name: str) -> str:
 
 
 def _labels(project: Project, name: str) -> str:
-    folder = project.collection(name).qrels
-    if folder is None:
+    source = project.labels(name)
+    if source is None:
         return "none configured: a second revision cannot pass its gate without (qrels in revector.toml)"
-    labels = load_labels(project.root / folder)
+    labels = load_labels(source)
     check = check_against(labels, project.documents(name).known)
     return f"{len(check.queries_left):,} of {len(labels.queries):,} queries usable"
 

@@ -22,7 +22,9 @@ EXITS: Final[dict[int, str]] = {
     8: "a source or document is refused",
     9: "the labelled queries cannot be used",
     NOTHING_TO_DO: "nothing to do (plan), nothing there (get)",
-    CHECK_FAILED: "a check found something (doctor, verify, history --check, plan with warnings, worker --once)",
+    CHECK_FAILED: (
+        "a check found something (doctor, verify, labels check, history --check, plan with warnings, worker --once)"
+    ),
     UNEXPECTED: "an unexpected error; REVECTOR_DEBUG=1 shows all of it",
     INTERRUPTED: "interrupted by Ctrl-C",
     BROKEN_PIPE: "the reader of the output went away",

@@ -26,6 +26,8 @@ def step_line(outcome: Outcome, wall_s: float) -> str:
 
 
 def _gate(facts: Mapping[str, Any]) -> str:
+    if "by" in facts:
+        return f"overridden by {facts['by']}: {facts['reason']}"
     if "not_measured" in facts:
         return f"not measured: {facts['not_measured']}"
     if "new" not in facts:
@@ -150,7 +152,10 @@ def _migration(found: Mapping[str, Any]) -> list[RenderableType]:
         if verdict is not None:
             said = (_gate(verdict) if name == "gate" else "the index equals the documents") if verdict["passed"] else ""
             reasons = "; ".join(verdict.get("reasons", ()))
-            lines.append(Text(f"  {name}: {said}" if verdict["passed"] else f"  {name} failed: {reasons}"))
+            judged = {"fail": "failed", "inconclusive": "is inconclusive"}.get(verdict["verdict"], "")
+            lines.append(Text(f"  {name}: {said}" if verdict["passed"] else f"  {name} {judged}: {reasons}"))
+            if (by := verdict["overridden"]) is not None:
+                lines.append(Text(f"  overridden by {by['by']}: {by['reason']}", style="yellow"))
     if found["phase"] == "gated" and found["needs_approval"]:
         lines.append(Text("  waits for approval: revector approve --reason …", style="yellow"))
     return lines

@@ -30,7 +30,7 @@ from revector.local.processes import Supervisor
 USERS = {"admin": "admin", "operator": "user", "viewer": "viewer"}
 """User and role: a viewer only looks; a user also triggers, approves and rolls back; an admin does everything."""
 
-DAGS = ("revector_migrate", "revector_retire")
+DAGS = ("revector_migrate", "revector_retire", "revector_canary")
 COMPONENTS = {
     "api-server": ["api-server"],
     "scheduler": ["scheduler", "--skip-serve-logs"],

@@ -90,8 +90,8 @@ class Reader:
     def __init__(self, project: Project, collection: str, record: Record, seed: int) -> None:
         self._searcher: Searcher = project.searcher(collection)
         self._engine, self._record = project.engine, record
-        labels = project.collection(collection).qrels
-        self._queries = list(load_labels(project.root / labels).queries.values()) if labels else ["how to sort a list"]
+        labels = project.labels(collection)
+        self._queries = list(load_labels(labels).queries.values()) if labels else ["how to sort a list"]
         self._random = random.Random(seed)  # noqa: S311 - a simulation
         graph = RevisionGraph.from_folder(project.migrations(collection))
         self._own: dict[str, Encoder] = {one.revision: project.load_encoder(one.model) for one in graph}

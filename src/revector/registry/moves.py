@@ -124,16 +124,16 @@ def advance(control: Control, gen: int, step: str, **detail: Any) -> Phase:
 
 
 def save_result(
-    control: Control, generation: Generation, kind: str, *, passed: bool, detail: Mapping[str, Any], seen: Seen
+    control: Control, generation: Generation, kind: str, *, verdict: str, detail: Mapping[str, Any], seen: Seen
 ) -> None:
-    """Keep a verdict, bound to this generation, configuration and run."""
+    """Keep a verdict (``pass``, ``fail``, ``inconclusive``), bound to this generation, configuration and run."""
     control.must_hit_one(
-        "INSERT INTO gate_result (gen, config_hash, kind, passed, detail, changes_seen, token) VALUES (:gen, :hash, "
-        ":kind, :passed, CAST(:detail AS jsonb), :seen, :token)",
+        "INSERT INTO gate_result (gen, config_hash, kind, passed, verdict, detail, changes_seen, token) VALUES (:gen, "
+        ":hash, :kind, :verdict = 'pass', :verdict, CAST(:detail AS jsonb), :seen, :token)",
         gen=generation.gen,
         hash=generation.config_hash,
         kind=kind,
-        passed=passed,
+        verdict=verdict,
         detail=json.dumps({**detail, "documents_seen": seen.documents}, default=str),
         seen=seen.version,
         token=control.token,
@@ -168,7 +168,8 @@ def stale_evidence(
                 WITH r AS (
                   SELECT *, greatest(:floor, floor(:share * coalesce((detail->>'documents_seen')::bigint, 0)))::bigint
                     AS allowed FROM gate_result WHERE gen = :gen AND kind = :kind ORDER BY id DESC LIMIT 1)
-                SELECT r.passed, r.config_hash, r.at < clock_timestamp() - interval '{EVIDENCE_HOURS} hours' AS old,
+                SELECT r.verdict, EXISTS (SELECT 1 FROM gate_override o WHERE o.result_id = r.id) AS overridden,
+                  r.config_hash, r.at < clock_timestamp() - interval '{EVIDENCE_HOURS} hours' AS old,
                   r.allowed, (SELECT count(*) FROM (SELECT 1 FROM document d WHERE d.cid = :cid
                               AND d.version > r.changes_seen LIMIT r.allowed + 1) x) AS changed
                 FROM r
@@ -184,14 +185,47 @@ def stale_evidence(
         ).one_or_none()
         if row is None or row.config_hash != generation.config_hash:
             return f"there is no {kind} result for it"
-        if not row.passed:
-            return f"its latest {kind} result is a failure"
+        if row.verdict != "pass" and not row.overridden:
+            said = "a failure" if row.verdict == "fail" else "inconclusive"
+            return f"its latest {kind} result is {said}"
         if row.old:
             return f"its {kind} result is older than {EVIDENCE_HOURS} h"
         # Verification speaks of work items and rows, which the swap itself tests again; recall ages with the corpus.
-        if kind == "recall" and row.changed > row.allowed:
+        # Who overrides it has taken that on, too.
+        if kind == "recall" and row.changed > row.allowed and not row.overridden:
             return f"more than {row.allowed} documents changed since its {kind} result"
     return None
+
+
+def override(control: Control, generation: Generation, *, by: str, reason: str) -> Mapping[str, Any]:
+    """Let the alias move although the latest gate result is no pass, by a named person's decision.
+
+    It holds for that result alone: measuring again voids it. Raises ``StateError`` where there is nothing to override.
+    """
+    row = control.connection.execute(
+        sa.text(
+            "SELECT r.id, r.verdict, r.config_hash, o.who FROM gate_result r LEFT JOIN gate_override o ON o.result_id "
+            "= r.id WHERE r.gen = :gen AND r.kind = 'recall' ORDER BY r.id DESC LIMIT 1"
+        ),
+        {"gen": generation.gen},
+    ).one_or_none()
+    if row is None or row.config_hash != generation.config_hash or row.verdict == "pass":
+        found = "passed" if row is not None and row.verdict == "pass" else "has not been measured"
+        raise StateError(
+            f"the gate of revision {generation.revision} was to be overridden, but it {found}. Nothing was changed; "
+            "run the step gate, and go on if it passes."
+        )
+    facts = {"verdict": row.verdict, "by": by, "reason": reason}
+    if row.who is not None:  # a retry after a lost reply
+        return {**facts, "by": row.who, "already": True}
+    control.must_hit_one(
+        "INSERT INTO gate_override (result_id, who, why) VALUES (:id, :who, :why)", id=row.id, who=by, why=reason
+    )
+    now = read_generation(control.connection, generation.gen)
+    if now.phase in STEPS["gate"].needs:
+        control.set_phase(generation.gen, now.phase, STEPS["gate"].leads_to)
+    control.record("gate_override", generation.gen, **facts)
+    return facts
 
 
 def _refuse_waiting(control: Control, generation: Generation, move: str) -> None:

@@ -1,0 +1,56 @@
+"""Labelled queries split into slices: by a field of their metadata, and by length."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, TypeAlias
+
+from revector.errors import LabelError
+
+WITHOUT = "(without)"
+"""Slice of the queries that lack the field."""
+
+Slices: TypeAlias = Mapping[str, Mapping[str, Collection[str]]]
+"""Field → name of a slice → its queries. The slices of a field share no query."""
+
+
+def field_slices(metadata: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, list[str]]:
+    """Return the queries by what a field of their metadata says; those that lack it form the slice ``(without)``.
+
+    Raises:
+        LabelError: If no query has the field.
+
+    """
+    found: dict[str, list[str]] = {}
+    for query, data in metadata.items():
+        value = data.get(name)
+        found.setdefault(WITHOUT if value is None else str(value), []).append(query)
+    if not found.keys() - {WITHOUT}:
+        known = sorted({one for data in metadata.values() for one in data})
+        raise LabelError(
+            f"slices by {name!r} were asked for; none of {len(metadata)} queries has that field, they have: "
+            f"{', '.join(known) or 'none'}. Nothing was compared; name one of these, or add it to queries.jsonl."
+        )
+    return found
+
+
+def length_slices(lengths: Mapping[str, int], unit: str = "words") -> dict[str, list[str]]:
+    """Return the queries as short, medium and long: thirds of this set, for lengths differ by language and use.
+
+    Args:
+        lengths: Query → words or tokens, at least 0. Queries of one length stay together: a slice may be absent.
+        unit: What was counted.
+
+    Raises:
+        LabelError: If there are no queries.
+
+    """
+    if not lengths:
+        raise LabelError("slices by length were asked for over no queries. Nothing was compared; check the labels.")
+    ordered = sorted(lengths.values())
+    short, medium = ordered[(len(ordered) - 1) // 3], ordered[2 * (len(ordered) - 1) // 3]
+    names = (f"short (up to {short} {unit})", f"medium (up to {medium} {unit})", f"long (over {medium} {unit})")
+    found: dict[str, list[str]] = {name: [] for name in names}
+    for query, length in lengths.items():
+        found[names[(length > short) + (length > medium)]].append(query)
+    return {name: queries for name, queries in found.items() if queries}

@@ -1,0 +1,124 @@
+"""The canary measures what is served on the same queries, day by day, and says when it got worse."""
+
+from __future__ import annotations
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import numpy as np
+import pytest
+
+from revector.errors import CanaryAlert, LabelError, StateError
+from revector.registry import series
+from worlds import World, document
+
+
+@pytest.fixture
+def webhook():
+    heard: list[Any] = []
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(500 if "refuse" in self.path else 204)
+            self.end_headers()
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Hook)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/hook", heard
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def spoil(world: World, count: int) -> None:
+    """Make so many labelled documents unfindable by their queries."""
+    world.documents.put_many([document(n) for n in range(500, 500 + count)])
+    world.documents.put_many(
+        [type(document(0))(f"d{n:05d}", f"nothing that anyone asks for {n}", {}) for n in range(count)]
+    )
+    world.settle()
+
+
+def test_what_is_as_it_was_raises_no_alert_and_adds_to_the_series(served: World) -> None:
+    first, second = served.project.canary("docs"), served.project.canary("docs")
+    assert first.alerts == second.alerts == ()
+    assert first.recall == first.baseline == second.baseline == 1.0
+    with served.engine.connect() as connection:
+        kept = series.read(connection, served.collection.cid)
+    assert [row["recall"] for row in kept] == [1.0, 1.0]
+    assert kept[0]["at"] > kept[1]["at"]
+    assert served.events("canary_alert") == []
+
+
+def test_a_fall_of_recall_is_told_to_the_caller_the_history_and_the_webhook(served: World, webhook: Any) -> None:
+    url, heard = webhook
+    served.project.settings.alerts.webhook = url
+    served.project.canary("docs")
+    spoil(served, 6)
+    found = served.project.canary("docs")
+    assert found.recall < 0.95
+    (alert,) = found.alerts
+    assert f"fell from 1.0000 to {found.recall:.4f} on 60 queries" in alert
+    with pytest.raises(CanaryAlert, match="canary of docs: recall@10"):
+        found.raise_alerts()
+    assert served.events("canary_alert")[0]["detail"]["recall"] == found.recall
+    assert alert in heard[0]["text"]
+    assert heard[0]["canary"]["gen"] == served.generation().gen
+
+
+def test_a_fall_within_what_is_allowed_is_no_alert(served: World) -> None:
+    served.project.canary("docs")
+    spoil(served, 1)
+    assert served.project.canary("docs").alerts == ()
+
+
+def test_a_new_index_and_other_queries_begin_a_baseline_of_their_own(served: World) -> None:
+    served.project.canary("docs")
+    spoil(served, 6)
+    served.labels((f"d{n:05d}", f"apple{n} pear{n}") for n in range(3, 60))
+    assert served.project.canary("docs").alerts == ()
+    served.upgrade("b200")
+    assert served.project.canary("docs").alerts == ()
+
+
+def test_a_model_that_is_another_one_under_its_name_is_told(served: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    served.project.canary("docs")
+    inner = served.loader["hashing"]._inner
+    original = inner.encode_document
+    monkeypatch.setattr(inner, "encode_document", lambda texts: np.roll(original(texts), 1, axis=1))
+    found = served.project.canary("docs")
+    assert found.encoder_fault is not None
+    assert any("no longer what the index was built with" in alert for alert in found.alerts)
+
+
+def test_a_webhook_that_fails_hides_no_alert(served: World, webhook: Any) -> None:
+    url, heard = webhook
+    served.project.settings.alerts.webhook = f"{url}/refuse"
+    served.project.canary("docs")
+    spoil(served, 6)
+    assert served.project.canary("docs").alerts
+    assert heard
+    served.project.settings.alerts.webhook = "http://127.0.0.1:1/nobody"
+    assert served.project.canary("docs").alerts
+
+
+def test_a_canary_set_of_its_own_is_used_instead_of_the_gates_labels(served: World) -> None:
+    served.settings(canary="labels")
+    assert served.project.canary("docs").queries == 60
+
+
+def test_without_labels_or_anything_served_it_is_refused(world: World) -> None:
+    world.put(60)
+    with pytest.raises(StateError):
+        world.project.canary("docs")
+    world.upgrade("a100")
+    world.settings(qrels=None)
+    with pytest.raises(LabelError):
+        world.project.canary("docs")

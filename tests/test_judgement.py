@@ -1,0 +1,398 @@
+"""Promises of the gate's verdict: three values from intervals, slices, and refusals of what cannot be compared."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import ir_measures
+import numpy as np
+import pytest
+from evaluation.bench.gate import PLANTED, WORLDS, World, _bootstraps
+from hypothesis import given
+from hypothesis import strategies as st
+from ir_measures import RR, R, Success, nDCG
+
+from revector.comparison import Comparison, Scored, attainable_recall, compare
+from revector.errors import ConfigError, LabelError
+from revector.judgement import Finding, Thresholds, Value, Verdict, judge
+from revector.metrics import evaluate
+from revector.slices import WITHOUT, field_slices, length_slices
+
+DOCUMENTS = 1_000
+
+
+def scored(name: str, recall: list[float] | np.ndarray, **changes: Any) -> Scored:
+    scores = {f"q{n:04d}": float(value) for n, value in enumerate(recall)}
+    settings = {"fingerprint": "same", "metrics": {"recall": scores}, "run": {}} | changes
+    return Scored(name, **settings)
+
+
+def comparison(old: list[float] | np.ndarray | None, new: list[float] | np.ndarray, **options: Any) -> Comparison:
+    before = None if old is None else scored("a100", old)
+    return compare(scored("b200", new), before, **{"k": 10, "documents": DOCUMENTS, **options})
+
+
+def lost(queries: int, share: float) -> list[float]:
+    """Recall of 1, but for the first ``share`` of the queries, which lost it."""
+    return [0.0 if n < round(share * queries) else 1.0 for n in range(queries)]
+
+
+def verdict(old: list[float] | None, new: list[float], *, gate: Thresholds, **measured: float) -> Verdict:
+    return judge(comparison(old, new, max_drop=gate.max_drop), gate, **measured)
+
+
+@pytest.mark.parametrize(
+    ("queries", "share", "value"),
+    [
+        (400, 0.0, Value.PASS),
+        (2_000, 0.01, Value.PASS),
+        (2_000, 0.03, Value.FAIL),
+        (2_000, 0.02, Value.INCONCLUSIVE),
+        (200, 0.03, Value.INCONCLUSIVE),
+        (50, 0.0, Value.INCONCLUSIVE),  # fifty queries without a difference prove little
+        (50, 0.5, Value.FAIL),
+    ],
+)
+def test_a_drop_passes_or_fails_only_where_the_whole_interval_says_so(queries: int, share: float, value: Value) -> None:
+    found = verdict([1.0] * queries, lost(queries, share), gate=Thresholds(max_drop=0.02))
+    assert found.value is value
+    assert len(found.reasons) == 1
+    assert "recall@10" in found.reasons[0]
+    assert {"pass": "excluded.", "fail": "is shown.", "inconclusive": "neither shown nor excluded"}[
+        value
+    ] in found.reasons[0]
+
+
+@given(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=60), st.sampled_from([0.0, 0.02, 0.3]))
+def test_the_verdict_is_where_the_interval_lies(new: list[float], max_drop: float) -> None:
+    measured = comparison([0.5] * len(new), new, max_drop=max_drop)
+    low, high = measured.metrics["recall"].difference[1:]
+    expected = Value.FAIL if high < -max_drop else Value.PASS if low >= -max_drop else Value.INCONCLUSIVE
+    assert judge(measured, Thresholds(max_drop=max_drop)).value is expected
+
+
+def test_an_undecided_reader_is_told_how_many_queries_decide() -> None:
+    rng = np.random.default_rng(1)
+    old, new = (rng.random((2, 100)) < 0.7).astype(float)
+    measured = comparison(old, new, max_drop=0.02)
+    change = measured.metrics["recall"]
+    found = judge(measured, Thresholds(max_drop=0.02))
+    assert found.value is Value.INCONCLUSIVE
+    assert change.needed > 100
+    assert f"about {change.needed:,} are needed" in found.reasons[0]
+    assert f"can tell a drop of {change.detectable:.4f}" in found.reasons[0]
+    with_no_drop = judge(comparison(old, new, max_drop=0.0), Thresholds(max_drop=0.0))
+    assert "only a gain" in with_no_drop.reasons[0]
+
+
+@pytest.mark.parametrize(("demanded", "value"), [(0.5, Value.PASS), (0.9, Value.INCONCLUSIVE), (0.97, Value.FAIL)])
+def test_a_first_generation_is_judged_by_the_interval_of_its_recall(demanded: float, value: Value) -> None:
+    found = verdict(None, lost(300, 0.1), gate=Thresholds(min_recall=demanded, max_drop=0.0, max_latency_ratio=1.0))
+    assert found.value is value
+    assert f"{demanded:.4f}" in found.reasons[0]
+
+
+def test_nothing_demanded_passes_without_a_finding() -> None:
+    assert verdict([1.0], [0.0], gate=Thresholds()).as_data() == {"value": "pass", "reasons": [], "findings": []}
+
+
+def test_fewer_queries_than_demanded_is_no_pass_and_hides_no_fail() -> None:
+    gate = Thresholds(max_drop=0.02, min_queries=500)
+    few = verdict([1.0] * 400, [1.0] * 400, gate=gate)
+    assert few.value is Value.INCONCLUSIVE
+    assert few.reasons == ("400 labelled queries were measured, at least 500 are demanded.",)
+    assert verdict([1.0] * 400, lost(400, 0.3), gate=gate).value is Value.FAIL
+    assert verdict([1.0] * 500, [1.0] * 500, gate=gate).value is Value.PASS
+
+
+def test_a_saturated_score_is_no_pass_and_hides_no_fail() -> None:
+    gate, queries = Thresholds(max_drop=0.02), 400
+    weak = {"BM25": {f"q{n:04d}": float(n >= 4) for n in range(queries)}}
+    same = judge(comparison([1.0] * queries, [1.0] * queries, max_drop=0.02, baselines=weak), gate)
+    assert same.value is Value.INCONCLUSIVE
+    assert "saturated: BM25" in same.reasons[0]
+    assert (
+        judge(comparison([1.0] * queries, lost(queries, 0.2), max_drop=0.02, baselines=weak), gate).value is Value.FAIL
+    )
+    bad = {"BM25": {f"q{n:04d}": float(n >= 100) for n in range(queries)}}
+    assert judge(comparison([1.0] * queries, [1.0] * queries, max_drop=0.02, baselines=bad), gate).value is Value.PASS
+
+
+def test_a_corpus_hardly_larger_than_k_is_saturated_by_chance() -> None:
+    measured = comparison([1.0] * 400, [1.0] * 400, max_drop=0.02, documents=10)
+    assert measured.saturated_by == ("a random ranking",)
+    assert judge(measured, Thresholds(max_drop=0.02)).value is Value.INCONCLUSIVE
+    assert comparison([1.0] * 400, [1.0] * 400, max_drop=1.0, documents=20).saturated_by == ()
+
+
+def test_a_recall_that_no_ranking_can_reach_is_refused_as_a_demand() -> None:
+    attainable = attainable_recall({"q0000": {str(n): 1 for n in range(20)}, "q0001": {"a": 1}, "none": {"a": 0}}, k=10)
+    assert attainable == {"q0000": 0.5, "q0001": 1.0}
+    measured = comparison(None, [0.5, 1.0], attainable=attainable)
+    assert measured.ceiling == 0.75
+    with pytest.raises(LabelError, match=r"min_recall is 0\.8000, and the best possible recall@10 .* 0\.7500"):
+        judge(measured, Thresholds(min_recall=0.8))
+
+
+@pytest.mark.parametrize(
+    ("measured", "value"),
+    [
+        ({"overlap": 0.96, "latency_ratio": 1.1}, Value.PASS),
+        ({"overlap": 0.95, "latency_ratio": 1.5}, Value.PASS),
+        ({"overlap": 0.94, "latency_ratio": 1.1}, Value.FAIL),
+        ({"overlap": 0.96, "latency_ratio": 1.6}, Value.FAIL),
+        ({"overlap": 0.96}, Value.INCONCLUSIVE),
+        ({"latency_ratio": 1.1}, Value.INCONCLUSIVE),
+    ],
+)
+def test_overlap_and_latency_hold_or_are_missed_or_were_not_measured(measured: dict[str, float], value: Value) -> None:
+    assert verdict([1.0], [1.0], gate=Thresholds(min_overlap=0.95, max_latency_ratio=1.5), **measured).value is value
+
+
+@pytest.mark.parametrize("name", ["overlap", "latency_ratio"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
+def test_a_measurement_that_is_no_number_is_refused(name: str, value: float) -> None:
+    with pytest.raises(LabelError, match="measure it again"):
+        verdict([1.0], [1.0], gate=Thresholds(), **{name: value})
+
+
+def test_an_overlap_above_1_is_refused() -> None:
+    with pytest.raises(LabelError, match="measure it again"):
+        verdict([1.0], [1.0], gate=Thresholds(), overlap=1.1)
+
+
+def by_language(**sizes: int) -> dict[str, dict[str, list[str]]]:
+    found, at = {}, 0
+    for name, size in sizes.items():
+        found[name] = [f"q{n:04d}" for n in range(at, at + size)]
+        at += size
+    return {"language": found}
+
+
+def test_one_fallen_language_fails_though_the_mean_hardly_moves() -> None:
+    queries = 4_000
+    measured = comparison(
+        [1.0] * queries, lost(queries, 0.01), max_drop=0.02, slices=by_language(hi=80, en=3_900, th=20)
+    )
+    hindi, _, thai = measured.slices
+    assert measured.metrics["recall"].difference.mean == pytest.approx(-0.01)
+    assert hindi.recall.difference.mean == pytest.approx(-0.5)
+    assert (thai.recall, thai.queries, thai.minimum) == (None, 20, 30)
+    assert judge(measured, Thresholds(max_drop=0.02)).value is Value.PASS
+    found = judge(measured, Thresholds(max_drop=0.02, max_slice_drop=0.1))
+    assert found.value is Value.FAIL
+    assert "language = hi (-0.5000 on 80 queries" in found.reasons[0]
+    told = " ".join(finding.sentence for finding in found.findings)
+    assert "1 of 3 slices have fewer than 30 queries and are not judged: language = th (20)" in told
+
+
+def test_the_worst_slice_is_judged_in_three_values() -> None:
+    gate, slices = Thresholds(max_slice_drop=0.1), by_language(hi=100, en=900)
+    passed = judge(comparison([1.0] * 1_000, lost(1_000, 0.001), slices=slices), gate)
+    assert passed.value is Value.PASS
+    assert "the worst is language = hi" in passed.reasons[0]
+    unsure = judge(comparison([1.0] * 1_000, lost(1_000, 0.01), slices=slices), gate)
+    assert unsure.value is Value.INCONCLUSIVE
+    assert "label more queries of it" in unsure.reasons[0]
+    sized = comparison([1.0] * 1_000, lost(1_000, 0.008), slices=slices, max_slice_drop=0.05)
+    needed = sized.slices[0].recall.needed
+    assert needed > 100
+    assert (
+        f"about {needed:,} queries of language = hi are needed"
+        in judge(sized, Thresholds(max_slice_drop=0.05)).reasons[0]
+    )
+    nothing = judge(comparison([1.0] * 20, [1.0] * 20, slices=by_language(hi=10, en=10)), gate)
+    assert nothing.value is Value.INCONCLUSIVE
+    assert judge(comparison([1.0] * 20, [1.0] * 20), gate).value is Value.INCONCLUSIVE
+
+
+def test_among_many_slices_a_fall_must_be_shown_for_all_at_once() -> None:
+    """The planted fault: twenty slices, each judged as if it were the only one."""
+    gate, new = Thresholds(max_slice_drop=0.02), [*lost(100, 0.11), *[1.0] * 19 * 30]
+    alone = judge(comparison([1.0] * 100, new[:100], slices=by_language(hi=100)), gate)
+    measured = comparison([1.0] * len(new), new, slices=by_language(hi=100, **{f"l{n}": 30 for n in range(19)}))
+    hindi = measured.slices[0]
+    assert alone.value is Value.FAIL
+    assert hindi.recall.difference.high < -0.02 < hindi.high_of_all
+    assert judge(measured, gate).value is Value.INCONCLUSIVE
+
+
+def test_shares_of_the_traffic_change_the_mean_and_not_the_verdict() -> None:
+    slices = by_language(hi=100, en=900)
+    measured = comparison([1.0] * 1_000, lost(1_000, 0.1), slices=slices, shares={"language": {"hi": 1, "en": 1}})
+    assert measured.weighted["language"].mean == pytest.approx(-0.5)
+    with pytest.raises(ConfigError, match="shares of 'tenant' were given, and no slices"):
+        comparison([1.0], [1.0], shares={"tenant": {"a": 1.0}})
+
+
+def test_slices_by_a_field_name_every_query() -> None:
+    metadata = {"a": {"lang": "hi"}, "b": {"lang": "en", "tenant": 3}, "c": {"lang": None}, "d": {"lang": "hi"}}
+    assert field_slices(metadata, "lang") == {"hi": ["a", "d"], "en": ["b"], WITHOUT: ["c"]}
+    assert field_slices(metadata, "tenant") == {WITHOUT: ["a", "c", "d"], "3": ["b"]}
+    with pytest.raises(LabelError, match=r"none of 4 queries has that field, they have: lang, tenant"):
+        field_slices(metadata, "langauge")
+
+
+@given(st.dictionaries(st.text(min_size=1, max_size=3), st.integers(0, 12), min_size=1, max_size=30))
+def test_slices_by_length_are_thirds_that_keep_every_query_once(lengths: dict[str, int]) -> None:
+    found = length_slices(lengths)
+    assert sorted(query for queries in found.values() for query in queries) == sorted(lengths)
+    longest = [max(lengths[query] for query in queries) for queries in found.values()]
+    assert longest == sorted(set(longest))
+    if len(set(lengths.values())) == len(lengths):
+        assert max(map(len, found.values())) <= len(lengths) / 3 + 1
+
+
+def test_slices_by_length_say_their_lengths() -> None:
+    assert length_slices({str(n): n for n in range(1, 10)}, "tokens") == {
+        "short (up to 3 tokens)": ["1", "2", "3"],
+        "medium (up to 6 tokens)": ["4", "5", "6"],
+        "long (over 6 tokens)": ["7", "8", "9"],
+    }
+    with pytest.raises(LabelError):
+        length_slices({})
+
+
+def ranked(*, seed: int = 3, queries: int = 60) -> tuple[dict[str, dict[str, int]], Scored, Scored]:
+    rng = np.random.default_rng(seed)
+    ids = [f"d{n:02d}" for n in range(40)]
+    qrels = {
+        f"q{n}": {ids[d]: int(rng.integers(1, 4)) for d in rng.choice(40, 5, replace=False)} for n in range(queries)
+    }
+    runs = [{query: list(rng.permutation(ids)[:20]) for query in qrels} for _ in range(2)]
+    old, new = (
+        Scored(name, "same", evaluate(qrels, run, 10), run) for name, run in zip(("a100", "b200"), runs, strict=True)
+    )
+    return qrels, old, new
+
+
+def test_every_mean_is_that_of_ir_measures() -> None:
+    qrels, old, new = ranked()
+    found = compare(new, old, k=10, documents=40)
+    measures = {"recall": R @ 10, "ndcg": nDCG @ 10, "mrr": RR @ 10, "hit": Success @ 10}
+    assert set(found.metrics) == set(measures)
+    for name, measure in measures.items():
+        change = found.metrics[name]
+        for one, mean in ((old, change.old.mean), (new, change.new.mean)):
+            run = {query: {doc: -float(at) for at, doc in enumerate(ranking)} for query, ranking in one.run.items()}
+            assert mean == pytest.approx(ir_measures.calc_aggregate([measure], qrels, run)[measure], abs=1e-6)
+        assert change.difference.mean == pytest.approx(change.new.mean - change.old.mean, abs=1e-9)
+
+
+def test_the_queries_that_changed_most_come_first_with_both_rankings() -> None:
+    _, old, new = ranked()
+    found = compare(new, old, k=10, documents=40)
+    change = {query: new.metrics["recall"][query] - value for query, value in old.metrics["recall"].items()}
+    assert [one.new - one.old for one in found.lost] == sorted(value for value in change.values() if value < 0)[:20]
+    assert [one.new - one.old for one in found.won] == sorted((v for v in change.values() if v > 0), reverse=True)[:20]
+    first = found.lost[0]
+    assert first.old_ranking == tuple(old.run[first.query][:10])
+    assert first.new_ranking == tuple(new.run[first.query][:10])
+
+
+def test_a_comparison_and_its_verdict_are_plain_data_and_a_frame() -> None:
+    _, old, new = ranked()
+    slices = {"half": {"first": list(old.run)[:40], "rest": list(old.run)[40:]}}
+    found = compare(new, old, k=10, documents=40, max_drop=0.02, slices=slices)
+    data = json.loads(json.dumps(found.as_data(), allow_nan=False))
+    assert data["metrics"]["recall"]["difference"] == found.metrics["recall"].difference._asdict()
+    rest = {"field": "half", "name": "rest", "queries": 20, "minimum": 30, "recall": None, "high_of_all": None}
+    assert data["slices"][1] == rest
+    assert data["lost"][0]["old_ranking"] == list(found.lost[0].old_ranking)
+    frame = found.to_frame()
+    assert list(frame["metric"]) == ["recall", "ndcg", "mrr", "hit", "recall", "recall"]
+    assert list(frame["queries"]) == [60, 60, 60, 60, 40, 20]
+    row = frame.iloc[0]
+    assert (row["difference"], row["difference_low"], row["difference_high"]) == found.metrics["recall"].difference
+    judged = json.loads(json.dumps(judge(found, Thresholds(max_drop=0.02)).as_data()))
+    assert judged["findings"] == [{"value": judged["value"], "sentence": judged["reasons"][0]}]
+
+
+def test_a_first_generation_has_neither_difference_nor_changed_queries() -> None:
+    _, _, new = ranked()
+    found = compare(new, None, k=10, documents=40, slices={"all": {"all": list(new.run)}})
+    assert found.metrics["recall"].difference is None
+    assert (found.old, found.lost, found.won, found.weighted) == (None, (), (), {})
+    assert found.slices[0].recall.new.mean == pytest.approx(found.metrics["recall"].new.mean)
+    json.dumps(found.as_data(), allow_nan=False)
+    assert len(found.to_frame()) == 5
+
+
+@pytest.mark.parametrize("world", WORLDS, ids=lambda world: world.name)
+@pytest.mark.parametrize("whole", [True, False])
+def test_the_simulation_plants_the_drop_that_it_names(world: World, whole: bool) -> None:
+    old, new = world.draw(200_000, np.random.default_rng(1), PLANTED, whole=whole)
+    assert old.mean() == pytest.approx(world.mean, abs=0.005)
+    assert (old - new).mean() == pytest.approx(PLANTED, abs=0.005)
+
+
+def test_fifty_queries_do_not_pass_a_planted_drop_by_luck() -> None:
+    """The planted fault: with a percentile or BCa bootstrap, models nearly alike pass in every fifth sample."""
+    rng, gate = np.random.default_rng(2), Thresholds(max_drop=0.02)
+    samples = [WORLDS[2].draw(50, rng, PLANTED) for _ in range(100)]
+    rivals = [_bootstraps(old, new, 0) for old, new in samples]
+    assert all(sum(one.low >= -0.02 for one in found) > 10 for found in zip(*rivals, strict=True))
+    assert not any(judge(comparison(old, new), gate).value is Value.PASS for old, new in samples)
+
+
+def test_the_worst_finding_decides() -> None:
+    findings = [Finding(value, value) for value in (Value.PASS, Value.FAIL, Value.INCONCLUSIVE)]
+    assert Verdict(tuple(findings)).reasons == ("fail",)
+    assert Verdict((findings[0], findings[2])).value is Value.INCONCLUSIVE
+
+
+@pytest.mark.parametrize("k", [0, -1, DOCUMENTS + 1])
+def test_a_k_larger_than_the_corpus_is_refused(k: int) -> None:
+    with pytest.raises(ConfigError, match=f"recall@{k} was asked for over 1000 documents"):
+        comparison([1.0], [1.0], k=k)
+
+
+def test_a_ranking_with_a_document_twice_is_refused() -> None:
+    with pytest.raises(LabelError, match="'q0000' by revision b200 lists document 'x' twice"):
+        compare(scored("b200", [1.0], run={"q0000": ["x", "y", "x"]}), None, k=1, documents=5)
+
+
+def test_query_sets_that_differ_are_refused() -> None:
+    with pytest.raises(LabelError, match="changed between the two measurements: fingerprint other"):
+        compare(scored("b200", [1.0]), scored("a100", [1.0], fingerprint="other"), k=1, documents=5)
+    with pytest.raises(LabelError, match="1 are in one only, such as 'q0001'"):
+        compare(scored("b200", [1.0]), scored("a100", [1.0, 1.0]), k=1, documents=5)
+    both = {"recall": {"q0000": 1.0}, "ndcg": {"q0000": 1.0}}
+    with pytest.raises(LabelError, match="ndcg of revision a100"):
+        compare(scored("b200", [1.0], metrics=both), scored("a100", [1.0]), k=1, documents=5)
+    with pytest.raises(LabelError, match="BM25 lacks 1 of 1 queries"):
+        comparison([1.0], [1.0], baselines={"BM25": {}})
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf, -0.1, 1.1])
+def test_scores_that_are_no_scores_are_refused(score: float) -> None:
+    for old, new in (([1.0], [score]), ([score], [1.0]), (None, [score])):
+        with pytest.raises(LabelError, match="NaN or outside 0 to 1"):
+            comparison(old, new)
+
+
+def test_no_queries_at_all_are_refused() -> None:
+    with pytest.raises(LabelError, match="at least one query"):
+        comparison(None, [])
+    with pytest.raises(ConfigError, match="at least 1"):
+        comparison([1.0], [1.0], min_slice=0)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"max_drop": -0.1},
+        {"max_drop": math.nan},
+        {"min_recall": 1.1},
+        {"max_slice_drop": 2.0},
+        {"min_overlap": 95.0},
+        {"min_queries": 0},
+        {"max_latency_ratio": 0.0},
+        {"max_latency_ratio": math.nan},
+    ],
+)
+def test_thresholds_out_of_range_are_refused(bad: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(bad))):
+        Thresholds(**bad)
