@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 
 BENCH = Path(__file__).parents[1] / "evaluation" / "bench"
-COMMANDS = ("archive", "datasets", "engine", "gate", "memory", "protocol", "publish", "rival", "swaps")
+COMMANDS = ("archive", "datasets", "engine", "exact", "gate", "memory", "protocol", "publish", "rival", "swaps")
 SCHEMA = {
     "type": "object",
     "required": ["command", "machine", "figures"],

@@ -390,6 +390,7 @@ def test_the_description_has_every_route_with_examples_and_problems(client: Test
     assert set(described["paths"]) == {
         "/health",
         "/ready",
+        "/collections/{collection}/shadow",
         "/collections/{collection}",
         document,
         SEARCH.replace("docs", "{collection}"),

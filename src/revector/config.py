@@ -23,18 +23,33 @@ from revector.interfaces import Encoder, NoProgress, Progress
 from revector.labels import LabelSource, label_source
 from revector.migrator import Migrator
 from revector.migrator import Settings as MigratorSettings
+from revector.registry import shadowing
 from revector.registry.collections import ensure_collection, read_collection
 from revector.registry.documents import Documents
 from revector.registry.engine import check_schema, make_engine, upgrade_schema
 from revector.registry.spending import SpendingMeter
 from revector.rehearsal import Rehearsal
 from revector.report import read_events, read_status
-from revector.searcher import Searcher
+from revector.searcher import Offer, Searcher
+from revector.shadow import ShadowReads
 from revector.spec import ModelSpec
 from revector.verification import REEMBEDDED, Report, verify_live
 from revector.worker import Worker
 
 FILE = "revector.toml"
+
+
+class ShadowSettings(BaseModel):
+    """The ``[collections.<name>.shadow]`` table: live queries that are asked of the generation being built, too."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    share: float = Field(default=0.01, ge=0, le=1)
+    """Sampled share of the queries; 0 switches shadow reads off. With a model behind an API, each one is paid."""
+    k: int = Field(default=10, ge=1, le=100)
+    """Depth of the comparison; queries for fewer documents are not compared."""
+    keep_queries: bool = False
+    """Whether the newest compared queries are kept with their text, in the memory of `revector serve`."""
 
 
 class CollectionSettings(BaseModel):
@@ -57,6 +72,7 @@ class CollectionSettings(BaseModel):
     """Fall of recall@10 below the first canary of an index that raises an alert."""
     window_hours: float = Field(default=48.0, gt=0)
     shards: int = Field(default=4, ge=1)
+    shadow: ShadowSettings = ShadowSettings()
 
 
 class EncoderSettings(BaseModel):
@@ -266,10 +282,25 @@ class Project:
             cid = ensure_collection(connection, collection).cid
         return Documents(self.engine, cid, max_text_mib=self.settings.max_text_mib)
 
-    def searcher(self, collection: str) -> Searcher:
-        """The query path of one collection."""
+    def searcher(self, collection: str, *, offer: Offer | None = None) -> Searcher:
+        """The query path of one collection; see ``Searcher`` for ``offer``."""
         self.collection(collection)
-        return Searcher(self.engine, collection, self.live_encoders)
+        return Searcher(self.engine, collection, self.live_encoders, offer=offer)
+
+    def shadow_reads(self, collection: str) -> ShadowReads | None:
+        """Shadow reads of one collection as its settings say, not started; None where they are switched off."""
+        chosen = self.collection(collection).shadow
+        if not chosen.share:
+            return None
+        return ShadowReads(
+            self.engine,
+            collection,
+            self.live_encoders,
+            share=chosen.share,
+            k=chosen.k,
+            keep_queries=chosen.keep_queries,
+            save=shadowing.add,
+        )
 
     def worker(self) -> Worker:
         """The live lane of all collections."""

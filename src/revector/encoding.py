@@ -24,10 +24,13 @@ class Encoders:
         self._loaded: dict[ModelSpec, Encoder] = {}
         self._proved: set[tuple[int, str]] = set()
         self._lock = threading.Lock()
+        self._loading: dict[ModelSpec, threading.Lock] = {}
 
     def fresh(self, model: ModelSpec) -> Encoder:
-        """Return the encoder that ``model`` describes, proved by nothing yet."""
+        """Return the encoder that ``model`` describes, proved by nothing yet. Waits for no other model's loading."""
         with self._lock:
+            loading = self._loading.setdefault(model, threading.Lock())
+        with loading:
             if model not in self._loaded:
                 self._loaded[model] = self._load(model)
             return self._loaded[model]

@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from revector.lifecycle import BUILDING, FORWARD, STEPS, Phase, remaining
-from revector.registry import work
+from revector.registry import shadowing, work
 from revector.registry.collections import Collection, Generation, read_collection, read_generation
 from revector.registry.spending import spent
 from revector.registry.watching import clock_jumped, encoder_fault
@@ -149,6 +149,7 @@ def read_status(connection: sa.Connection, name: str, *, labels: str | None = No
         "dead_letters": len(work.dead_letters(connection, collection.cid)),
         "labels": labels,
         "spending": spent(connection),
+        "shadow": [] if collection.building_gen is None else shadowing.read(connection, collection.building_gen),
     }
 
 

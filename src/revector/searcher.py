@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import sqlalchemy as sa
@@ -62,11 +62,20 @@ class Answer:
     """Statements that were needed: more when a filter or duplicates called for more candidates."""
 
 
-class Searcher:
-    """Searches one collection through its alias, or a named generation."""
+class Offer(Protocol):
+    """Is told of each query that the alias answered, with what it was asked; must neither wait nor raise."""
 
-    def __init__(self, engine: sa.Engine, collection: str, encoders: Encoders) -> None:
-        self._engine, self._collection, self.encoders = engine, collection, encoders
+    def __call__(
+        self, query: str, answer: Answer, *, k: int, where: Mapping[str, Any] | None = None, by: str = "document"
+    ) -> None:
+        """Take note."""
+
+
+class Searcher:
+    """Searches one collection through its alias, or a named generation; ``offer`` is told of the alias's answers."""
+
+    def __init__(self, engine: sa.Engine, collection: str, encoders: Encoders, *, offer: Offer | None = None) -> None:
+        self._engine, self._collection, self.encoders, self._offer = engine, collection, encoders, offer
         self._generations: dict[int, Generation] = {}
 
     def search(
@@ -108,6 +117,8 @@ class Searcher:
                     raise
                 continue
             if answer is not None:
+                if self._offer is not None and generation is None:
+                    self._offer(query, answer, k=k, where=where, by=by)
                 return answer
         raise StateError(
             f"the alias of {self._collection!r} moved {MOVED} times during one query. Nothing was answered; ask again."

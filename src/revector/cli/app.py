@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from revector.cli import (
     commands_archive,
     commands_canary,
+    commands_compare,
     commands_documents,
     commands_labels,
     commands_migration,
@@ -96,6 +97,7 @@ for module in (
     commands_documents,
     commands_archive,
     commands_search,
+    commands_compare,
     commands_labels,
     commands_services,
 ):

@@ -98,12 +98,27 @@ def status_screen(found: Mapping[str, Any]) -> RenderableType:
         if slot is not None and slot["encoder_fault"]:
             lost = "; no rollback while it lasts" if role == "standby" else ""
             parts += [Text(), Text(f"Encoder of {slot['revision']} fails{lost}: {slot['encoder_fault']}", style="red")]
+    for reads in found["shadow"]:
+        parts += [Text(), Text(_shadow(reads))]
     if found["dead_letters"]:
         parts += [Text(), Text(f"Dead letters: {found['dead_letters']:,}; see `revector dlq list`", style="yellow")]
     for use in found["spending"]:
         used = f"{use['tokens']:,} tokens in {use['requests']:,} requests"
         parts += [Text(), Text(f"Spent on {use['provider']}: {use['usd']:,.2f} USD, {used}")]
     return Group(*parts)
+
+
+def _shadow(reads: Mapping[str, Any]) -> str:
+    lost = ", ".join(f"{reads[what]:,} {what}" for what in ("shed", "errors") if reads[what])
+    if not reads["compared"]:
+        return f"Shadow reads against generation {reads['against']}: nothing compared yet{lost and '; ' + lost}"
+    overlap, old, new = reads["overlap"], reads["old_latency_ms"], reads["new_latency_ms"]
+    return (
+        f"Shadow reads against generation {reads['against']}: {reads['compared']:,} live queries compared, "
+        f"overlap@{reads['k']} {overlap['mean']:.3f} ({overlap['low']:.3f} to {overlap['high']:.3f}), RBO "
+        f"{reads['rbo']['mean']:.3f}, p95 {old['p95']:.0f} ms served and {new['p95']:.0f} ms being built"
+        f"{lost and '; ' + lost}"
+    )
 
 
 def _slots(slots: Mapping[str, Any]) -> RenderableType:

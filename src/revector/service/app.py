@@ -29,6 +29,7 @@ from revector.registry.engine import check_schema
 from revector.searcher import Answer, Searcher
 from revector.service.guard import Guard
 from revector.service.problems import HANDLERS, RESPONSES, first_line, problem
+from revector.shadow import ShadowReads
 from revector.text import check_id
 
 log = logging.getLogger("revector.service")
@@ -92,6 +93,10 @@ class Service:
     def __init__(self, project: Project) -> None:
         self.project = project
         self._opened: dict[str, tuple[Documents, Searcher]] = {}
+        self._shadows: dict[str, ShadowReads] = {}
+        self.shadowing = False
+        """Whether what is opened from now on gets shadow reads: only who calls ``close`` may switch them on."""
+        self._opening = threading.Lock()
         self._warm: dict[int, str | None] = {}
         """Generation to what is wrong with its encoder; None: it is loaded and proved. 0 stands for the database."""
 
@@ -109,8 +114,30 @@ class Service:
         except ConfigError as error:
             raise HTTPException(404, str(error)) from error
         if collection not in self._opened:
-            self._opened[collection] = self.project.documents(collection), self.project.searcher(collection)
+            with self._opening:
+                if collection not in self._opened:
+                    self._opened[collection] = self._make(collection)
         return self._opened[collection]
+
+    def _make(self, collection: str) -> tuple[Documents, Searcher]:
+        documents = self.project.documents(collection)
+        reads = self.project.shadow_reads(collection) if self.shadowing else None
+        if reads is not None:
+            reads.start()
+            self._shadows[collection] = reads
+        return documents, self.project.searcher(collection, offer=None if reads is None else reads.offer)
+
+    def shadow(self, collection: str) -> dict[str, Any]:
+        """Return what this process's shadow reads found; 404 if there is no such collection, or they are off."""
+        self._open(collection)
+        if collection not in self._shadows:
+            raise HTTPException(404, f"shadow reads of collection {collection!r} are switched off.")
+        return self._shadows[collection].report().as_data()
+
+    def close(self) -> None:
+        """End the shadow reads."""
+        for reads in self._shadows.values():
+            reads.stop()
 
     def unready(self) -> list[str]:
         """Return why queries cannot be answered yet; empty when they can. Loads nothing."""
@@ -200,6 +227,12 @@ def status(collection: str, service: Shared) -> dict[str, Any]:
     return service.project.status(collection)
 
 
+@routes.get("/collections/{collection}/shadow")
+def shadow(collection: str, service: Shared) -> dict[str, Any]:
+    """Return what the shadow reads of this process found since it began; the status has those of all processes."""
+    return service.shadow(collection)
+
+
 @routes.get("/collections/{collection}/documents/{doc_id:path}")
 def get_document(collection: str, doc_id: DocId, service: Shared) -> Stored:
     """Return a document as it stands: the source of truth, not what the index shows."""
@@ -260,8 +293,10 @@ def create_app(project: Project) -> FastAPI:
         stop = threading.Event()
         thread = threading.Thread(target=service.warm_until, args=(stop,), name="warm", daemon=True)
         thread.start()
+        service.shadowing = True
         yield
         stop.set()
+        service.close()
 
     app = FastAPI(
         title="revector",

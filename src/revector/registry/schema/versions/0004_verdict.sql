@@ -43,3 +43,16 @@ CREATE TABLE revector.canary (              -- what is served, measured day by d
   encoder_fault text, alerts jsonb NOT NULL DEFAULT '[]', detail jsonb NOT NULL DEFAULT '{}',
   PRIMARY KEY (cid, at));
 CREATE INDEX canary_gen ON revector.canary (gen, at);
+
+CREATE TABLE revector.shadow_read (         -- shadow reads, summed: live queries asked of the generation being built, too
+  gen int NOT NULL REFERENCES revector.generation,      -- that was being built
+  against int NOT NULL REFERENCES revector.generation,  -- that answered the user
+  k int NOT NULL CHECK (k BETWEEN 1 AND 100),
+  hour timestamptz NOT NULL,                            -- of saving, by this database's clock
+  compared bigint NOT NULL CHECK (compared >= 0), shed bigint NOT NULL, skipped bigint NOT NULL, gone bigint NOT NULL,
+  errors bigint NOT NULL,
+  overlap_sum double precision NOT NULL, overlap_squares double precision NOT NULL,
+  rbo_sum double precision NOT NULL, rbo_squares double precision NOT NULL,
+  tenths bigint[] NOT NULL CHECK (cardinality(tenths) = 11),
+  old_ms bigint[] NOT NULL CHECK (cardinality(old_ms) = 88), new_ms bigint[] NOT NULL CHECK (cardinality(new_ms) = 88),
+  PRIMARY KEY (gen, against, k, hour));

@@ -1,0 +1,383 @@
+"""Owns what a generation's ANN index costs: answers lost against exact search, time of a query, and the better setting.
+
+Everything is asked through ``Searcher.search_vector``, as it is served; only ``ef_search`` differs in a sweep.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import sqlalchemy as sa
+
+from revector.errors import ConfigError, StateError
+from revector.exact import Exact, search_exact
+from revector.interfaces import NoProgress, Progress, Vectors
+from revector.metrics import Interval, Qrels, latency_ms, mean_interval, paired_difference, recall_at_k
+from revector.registry.collections import Generation
+from revector.registry.exporting import reading_vectors
+from revector.searcher import Answer, Searcher
+
+SWEEP = (10, 20, 40, 80, 100, 160, 320, 640)
+MIN_OVERLAP = 0.95
+TIE = 1e-6
+DEPTH = 4
+"""Exact answers are known to this multiple of k, so that whoever ties with the k-th is not taken for a loss."""
+
+WARM_QUERIES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How PostgreSQL answers a search: ``nodes`` of its plan that read the index's table, outermost first.
+
+    ``hnsw`` is whether the HNSW index is among them; on small tables, and for ``kind="exact"``, it is not, and then
+    the answer is exact and says nothing of the index. ``ef_search`` is what was in force: never below the candidates
+    that the search wants; 0 for ``kind="exact"``.
+    """
+
+    hnsw: bool
+    nodes: tuple[str, ...]
+    ef_search: int
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """The index at one ``ef_search``, over all queries.
+
+    ``overlap``: mean share (0 to 1) of the exact best k that came back, with its 95 % bootstrap interval.
+    ``latency_ms``: p50, p95 and p99 of the search. ``exact_answers``: queries that the searcher answered exactly,
+    because the index had given up.
+    """
+
+    ef_search: int
+    overlap: Interval
+    latency_ms: Mapping[str, float]
+    exact_answers: int
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Recall at k of the same queries by exact search and as served; ``lost`` is exact - served, 95 % bootstrap."""
+
+    queries: int
+    exact: Interval
+    served: Interval
+    lost: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class AnnReport:
+    """What the index of a generation costs; ``reasons`` is empty where it reaches ``min_overlap``.
+
+    ``notes`` say what keeps the figures from meaning much. ``served`` is the index as it is configured, ``sweep`` other
+    values of ``ef_search``, rising. ``recommended`` is the least of them whose overlap is at least ``min_overlap`` down
+    to the low end of its interval; None where none is, and where the planner did not use the index. ``loss`` is None
+    without labels.
+    """
+
+    generation: int
+    revision: str
+    index: Mapping[str, Any]
+    k: int
+    queries: int
+    documents: int
+    chunks: int
+    min_overlap: float
+    encode_ms: Mapping[str, float]
+    served: Point
+    sweep: tuple[Point, ...]
+    recommended: int | None
+    loss: Loss | None
+    reasons: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def as_data(self) -> dict[str, Any]:
+        """Return everything as plain JSON data."""
+        return {name: _plain(value) for name, value in asdict(self).items()}
+
+
+def measure_ann(
+    engine: sa.Engine,
+    searcher: Searcher,
+    generation: Generation,
+    queries: Mapping[str, str],
+    k: int = 10,
+    *,
+    qrels: Qrels | None = None,
+    sweep: Sequence[int] = SWEEP,
+    min_overlap: float = MIN_OVERLAP,
+    progress: Progress | None = None,
+) -> AnnReport:
+    """Compare the index of a live generation with exact search over all its vectors, as stored, of one snapshot.
+
+    ``queries``: id → text, at least one; each is encoded alone, as it is served. ``qrels`` name some or all of them.
+    Of documents that are written meanwhile, exact search knows the older state. Raises ``ConfigError`` for no queries,
+    for ``k`` above the number of documents and settings out of range, ``EncoderError`` as ``Searcher.encode``.
+    """
+    if not queries or not 0 <= min_overlap <= 1 or not all(1 <= ef <= 1_000 for ef in sweep):
+        raise ConfigError(
+            "an index is measured with at least one query, min_overlap of 0 to 1 and ef_search of 1 to 1,000; found "
+            f"{len(queries)} queries, {min_overlap:g} and {list(sweep)}. Nothing was measured."
+        )
+    progress = progress or NoProgress()
+    vectors, encode_ms = _encode(searcher, generation, list(queries.values()))
+    truth = _truth(engine, generation, vectors, k, progress)
+    configured, plans = _settings(engine, searcher, generation, vectors[0], k, sweep)
+    measured = _sweep(searcher, plans, vectors, k, progress)
+    judge = _Judge(truth, k)
+    points = [judge.point(asked) for asked in measured]
+    served = points[configured]
+    enough = (point.ef_search for point in points if point.plan.hnsw and point.overlap.low >= min_overlap)
+    recommended = next(enough, None)
+    return AnnReport(
+        generation=generation.gen,
+        revision=generation.revision,
+        index=asdict(generation.spec.index),
+        k=k,
+        queries=len(queries),
+        documents=truth.documents,
+        chunks=truth.rows,
+        min_overlap=min_overlap,
+        encode_ms=latency_ms(encode_ms),
+        served=served,
+        sweep=tuple(points),
+        recommended=recommended,
+        loss=None if qrels is None else _loss(qrels, list(queries), truth, measured[configured], k),
+        reasons=_reasons(generation, served, k, min_overlap, recommended),
+        notes=_notes(generation, served),
+    )
+
+
+def _encode(searcher: Searcher, generation: Generation, texts: Sequence[str]) -> tuple[Vectors, list[float]]:
+    """Encode queries one by one; the milliseconds of each."""
+    for text in texts[:WARM_QUERIES]:
+        searcher.encode(generation, [text])
+    vectors, spent = [], []
+    for text in texts:
+        started = time.perf_counter()
+        vectors.append(searcher.encode(generation, [text])[0])
+        spent.append((time.perf_counter() - started) * 1_000)
+    return np.stack(vectors), spent
+
+
+def _truth(engine: sa.Engine, generation: Generation, vectors: Vectors, k: int, progress: Progress) -> Exact:
+    with reading_vectors(engine, generation) as (size, parts):
+        if not 1 <= k <= size.documents:
+            raise ConfigError(
+                f"the {k} nearest documents were asked for, and generation {generation.gen} shows {size.documents}. "
+                f"Nothing was measured; ask for 1 to {size.documents}."
+            )
+        progress.start(f"exact search {generation.revision}", size.documents)
+
+        def counted() -> Iterator[Any]:
+            for part in parts:
+                yield part
+                progress.advance(len(part.doc_ids))
+
+        found = search_exact(vectors, counted(), min(k * DEPTH, size.documents))
+        progress.done()
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """All queries at one ``ef_search``: the ids of each, best first, its milliseconds, and who was answered exactly."""
+
+    plan: Plan
+    ids: list[list[str]] = field(default_factory=list)
+    milliseconds: list[float] = field(default_factory=list)
+    exact: list[bool] = field(default_factory=list)
+
+    def add(self, answer: Answer) -> None:
+        self.ids.append([hit.id for hit in answer.hits])
+        self.milliseconds.append(answer.search_ms)
+        self.exact.append(answer.exact)
+
+
+class _Judge:
+    """Which answers are among the exact best k, or tie with the last of them."""
+
+    def __init__(self, truth: Exact, k: int) -> None:
+        self._k = k
+        self._good = [
+            {doc_id for doc_id, score in zip(ids, scores, strict=True) if score >= scores[k - 1] - TIE}
+            for ids, scores in zip(truth.doc_ids, truth.scores, strict=True)
+        ]
+
+    def point(self, asked: _Asked) -> Point:
+        """Return what is to be reported of one ``ef_search``."""
+        overlaps = [len(good.intersection(ids)) / self._k for ids, good in zip(asked.ids, self._good, strict=True)]
+        return Point(
+            asked.plan.ef_search,
+            mean_interval(overlaps),
+            latency_ms(asked.milliseconds),
+            sum(asked.exact),
+            asked.plan,
+        )
+
+
+def _sweep(
+    searcher: Searcher,
+    pinned: Sequence[tuple[Generation, Plan]],
+    vectors: Vectors,
+    k: int,
+    progress: Progress,
+) -> list[_Asked]:
+    """Ask every query at every ``ef_search``, in turns, so that whatever slows the machine slows all of them."""
+    generations, found = [one for one, _ in pinned], [_Asked(plan) for _, plan in pinned]
+    for vector in vectors[:WARM_QUERIES]:
+        for one in generations:
+            _search(searcher, one, vector, k)
+    progress.start(f"search {generations[0].revision}", len(vectors), unit="queries")
+    for n, vector in enumerate(vectors):
+        for turn in range(len(generations)):
+            at = (n + turn) % len(generations)
+            found[at].add(_search(searcher, generations[at], vector, k))
+        progress.advance()
+    progress.done()
+    return found
+
+
+def _settings(
+    engine: sa.Engine,
+    searcher: Searcher,
+    generation: Generation,
+    vector: npt.NDArray[np.float32],
+    k: int,
+    sweep: Sequence[int],
+) -> tuple[int, list[tuple[Generation, Plan]]]:
+    """Return the generation at every ``ef_search`` that makes a difference, rising, and which is as configured."""
+    spec = generation.spec
+    configured = spec.index.ef_search
+    found: dict[int, tuple[Generation, Plan]] = {}
+    place = 0
+    for ef in sorted({configured, *sweep}) if spec.index.kind == "hnsw" else [configured]:
+        one = replace(generation, spec=replace(spec, index=replace(spec.index, ef_search=ef)))
+        plan = explain(engine, searcher, one, vector, k)
+        found.setdefault(plan.ef_search, (one, plan))
+        if ef == configured:
+            place = list(found).index(plan.ef_search)
+    return place, list(found.values())
+
+
+def _search(searcher: Searcher, generation: Generation, vector: npt.NDArray[np.float32], k: int) -> Answer:
+    answer = searcher.search_vector(generation, vector, k)
+    if answer is None:
+        raise StateError(f"generation {generation.gen} did not answer; it must be live. Nothing was measured.")
+    return answer
+
+
+def explain(
+    engine: sa.Engine, searcher: Searcher, generation: Generation, vector: npt.NDArray[np.float32], k: int
+) -> Plan:
+    """Return the plan of exactly the statement that ``search_vector`` sends: it is overheard, and sent as EXPLAIN."""
+    with _overheard(engine) as said:
+        _search(searcher, generation, vector, k)
+    search = next(at for at, (statement, _) in enumerate(said) if statement.lstrip().startswith("WITH hits"))
+    with engine.connect() as connection:
+        indexes = set(
+            connection.scalars(
+                sa.text(
+                    "SELECT c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am a ON "
+                    "a.oid = c.relam WHERE i.indrelid = to_regclass(:name) AND a.amname = 'hnsw'"
+                ),
+                {"name": generation.physical_name},
+            )
+        )
+        for statement, values in said[:search]:
+            connection.exec_driver_sql(statement, values)
+        ef = connection.scalar(sa.text("SELECT current_setting('hnsw.ef_search', true)")) if search else None
+        statement, values = said[search]
+        plan = connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {statement}", values).scalar_one()
+    nodes = [node for node in _nodes(plan[0]["Plan"]) if _reads(node, generation.physical_name, indexes)]
+    named = tuple(" ".join(filter(None, (node["Node Type"], node.get("Index Name")))) for node in nodes)
+    return Plan(any(node.get("Index Name") in indexes for node in nodes), named, int(ef or 0))
+
+
+def _reads(node: Mapping[str, Any], table: str, indexes: set[str]) -> bool:
+    return node.get("Relation Name") == table or node.get("Index Name") in indexes
+
+
+def _nodes(node: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    yield node
+    for child in node.get("Plans", ()):
+        yield from _nodes(child)
+
+
+@contextmanager
+def _overheard(engine: sa.Engine) -> Iterator[list[tuple[str, Any]]]:
+    """Yield the statements that this thread sends, with their values, as the driver gets them."""
+    said: list[tuple[str, Any]] = []
+    mine = threading.get_ident()
+
+    def listen(_: Any, __: Any, statement: str, values: Any, *___: Any) -> None:
+        if threading.get_ident() == mine:
+            said.append((statement, values))
+
+    sa.event.listen(engine, "before_cursor_execute", listen)
+    try:
+        yield said
+    finally:
+        sa.event.remove(engine, "before_cursor_execute", listen)
+
+
+def _loss(qrels: Qrels, queries: Sequence[str], truth: Exact, asked: _Asked, k: int) -> Loss | None:
+    judged = {query: qrels[query] for query in queries if query in qrels}
+    served = dict(zip(queries, asked.ids, strict=True))
+    best = recall_at_k(judged, dict(zip(queries, truth.doc_ids, strict=True)), k)
+    found = recall_at_k(judged, served, k)
+    if not best:
+        return None
+    return Loss(
+        len(best),
+        mean_interval(list(best.values())),
+        mean_interval(list(found.values())),
+        paired_difference(found, best),
+    )
+
+
+def _reasons(
+    generation: Generation, served: Point, k: int, min_overlap: float, recommended: int | None
+) -> tuple[str, ...]:
+    if served.overlap.mean >= min_overlap:
+        return ()
+    index = generation.spec.index
+    way = (
+        f"ef_search = {recommended} reaches it"
+        if recommended is not None
+        else "no ef_search that was tried surely does: build it with a larger m or ef_construction"
+    )
+    reason = (
+        f"the index {generation.physical_name} of revision {generation.revision} ({index.kind}, m = {index.m}, "
+        f"ef_construction = {index.ef_construction}, ef_search = {index.ef_search}) gives {served.overlap.mean:.4f} of "
+        f"the {k} documents that exact search gives, at least {min_overlap:.4f} is demanded; {way}"
+    )
+    return (reason,)
+
+
+def _notes(generation: Generation, served: Point) -> tuple[str, ...]:
+    if served.plan.hnsw or generation.spec.index.kind == "exact":
+        return ()
+    note = (
+        f"PostgreSQL's planner does not use the HNSW index of revision {generation.revision} but "
+        f"{', '.join(served.plan.nodes) or 'another way'}: the table is small, or it was not analysed since it was "
+        "loaded. Answers are exact, and say nothing of the index"
+    )
+    return (note,)
+
+
+def _plain(value: Any) -> Any:
+    """Return JSON data: intervals as objects, tuples as lists."""
+    if isinstance(value, Interval):
+        return value._asdict()
+    if isinstance(value, Mapping):
+        return {name: _plain(one) for name, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, tuple) else value

@@ -1,0 +1,237 @@
+"""Commands that ask generations the same queries: how two agree and how fast they are, what an ANN index loses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from revector.cli.exits import CHECK_FAILED
+from revector.cli.options import Collection, Json, ProjectPath, Session, open_session
+from revector.cli.output import make_table
+from revector.cli.progress import reporting
+from revector.errors import ConfigError, StateError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from revector.ann import AnnReport
+    from revector.interfaces import Progress
+
+ENCODE_ROWS = 64
+TIMED_QUERIES = 200
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    for command in (compare, ann):
+        app.command(rich_help_panel="Search")(command)
+
+
+def compare(
+    *,
+    queries: Annotated[
+        Path | None, typer.Option(help="Text file with a query a line; default: the labelled queries.")
+    ] = None,
+    new: Annotated[
+        int | None, typer.Option(help="Generation beside the active one; default: building, standby.")
+    ] = None,
+    k: Annotated[int, typer.Option("-k", min=1, max=100, help="Documents of each answer.")] = 10,
+    cutoff: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=SCORE", help="A similarity threshold of an application, on the active model."),
+    ] = None,
+    collection: Collection = None,
+    project: ProjectPath = None,
+    json: Json = False,
+) -> None:
+    """Ask the active and another live generation the same queries: agreement, latency, moved thresholds.
+
+    Needs no labels. Latency is measured in turns, query by query, on this machine. A threshold on similarities does
+    not carry over between models: for each --cutoff it returns the one that lets the same share of scores through, and
+    how many decisions stay.
+
+    For example:
+      revector compare --queries last-week.txt --cutoff support=0.42
+    """
+    from revector.agreement import agree
+    from revector.cutoffs import match_cutoffs
+    from revector.latency import compare_latency
+
+    session = open_session(project, collection, as_json=json)
+    thresholds = _thresholds(cutoff or [])
+    texts = _queries(session, queries)
+    with reporting(quiet=json) as progress:
+        old_gen, new_gen = _generations(session, new)
+        old, other = (_ask(session, gen, texts, k, progress) for gen in (old_gen, new_gen))
+    ids = [{query: [doc for doc, _ in hits] for query, hits in run.items()} for run in (old, other)]
+    data: dict[str, Any] = {"old": old_gen, "new": new_gen, "k": k, **agree(ids[0], ids[1], k=k).as_data()}
+    data["cutoffs"] = [one.as_data() for one in match_cutoffs(thresholds, old, other)] if thresholds else []
+    searcher = session.project.searcher(session.collection)
+    data["latency"] = compare_latency(
+        searcher, searcher.resolve(old_gen), searcher.resolve(new_gen), texts[:TIMED_QUERIES], k
+    ).as_data()
+    session.out.show(data, lambda console: _page(data, console))
+
+
+def ann(
+    *,
+    generation: Annotated[int | None, typer.Option(help="A live generation; default: the active one.")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, max=100, help="Documents of each answer.")] = 10,
+    least: Annotated[float, typer.Option(min=0, max=1, help="Demanded overlap with exact search.")] = 0.95,
+    collection: Collection = None,
+    project: ProjectPath = None,
+    json: Json = False,
+) -> None:
+    """Measure what the ANN index of a generation loses against exact search, and which ef_search is enough.
+
+    On the labelled queries. Exit code 0: the overlap is reached as configured; 11: it is not.
+
+    For example:
+      revector ann --least 0.97
+    """
+    from revector.ann import measure_ann
+    from revector.gate import usable_qrels
+    from revector.labels import load_labels
+    from revector.spec import Gate
+
+    session = open_session(project, collection, as_json=json)
+    source = session.project.labels(session.collection)
+    if source is None:
+        raise ConfigError("no labelled queries are configured. Nothing ran; set qrels in revector.toml.")
+    labels = load_labels(source)
+    qrels, _ = usable_qrels(labels, session.project.documents(session.collection).known, Gate(min_queries=1))
+    searcher = session.project.searcher(session.collection)
+    with reporting(quiet=json) as progress:
+        found = measure_ann(
+            session.project.engine,
+            searcher,
+            searcher.resolve(generation),
+            {query: labels.queries[query] for query in qrels},
+            k,
+            qrels=qrels,
+            min_overlap=least,
+            progress=progress,
+        )
+    session.out.show(found.as_data(), lambda console: _ann_page(found, console))
+    if found.reasons:
+        raise typer.Exit(CHECK_FAILED)
+
+
+def _ann_page(found: AnnReport, console: Console) -> None:
+    console.print(
+        f"Generation {found.generation}, revision {found.revision}: {found.documents:,} documents, {found.chunks:,} "
+        f"chunks, {found.queries:,} queries, overlap@{found.k} with exact search",
+        style="bold",
+        soft_wrap=True,
+    )
+    table = make_table("ef_search", "overlap", "95 % interval", "p50 ms", "p95 ms", "by HNSW", right=("ef_search",))
+    for point in (found.served, *found.sweep):
+        overlap, latency = point.overlap, point.latency_ms
+        table.add_row(
+            f"{point.ef_search:,}" + (" (configured)" if point is found.served else ""),
+            f"{overlap.mean:.4f}",
+            f"{overlap.low:.4f} to {overlap.high:.4f}",
+            f"{latency['p50']:.1f}",
+            f"{latency['p95']:.1f}",
+            "yes" if point.plan.hnsw else "no",
+        )
+    console.print(table)
+    if found.loss is not None:
+        lost = found.loss.lost
+        console.print(f"Recall@{found.k} lost to the index: {lost.mean:.4f} ({lost.low:.4f} to {lost.high:.4f})")
+    enough = "none of these" if found.recommended is None else f"{found.recommended:,}"
+    console.print(f"ef_search that reaches {found.min_overlap:g} for sure: {enough}")
+    for note in (*found.reasons, *found.notes):
+        console.print(note, style="yellow", soft_wrap=True)
+
+
+def _thresholds(named: Sequence[str]) -> dict[str, float]:
+    found = {}
+    for one in named:
+        name, _, value = one.partition("=")
+        try:
+            found[name] = float(value)
+        except ValueError as error:
+            raise ConfigError(f"--cutoff takes NAME=SCORE such as support=0.42, found {one!r}. Nothing ran.") from error
+    return found
+
+
+def _queries(session: Session, path: Path | None) -> list[str]:
+    if path is None:
+        source = session.project.labels(session.collection)
+        if source is None:
+            raise ConfigError("no queries were given and no qrels are configured. Nothing ran; name --queries FILE.")
+        from revector.labels import load_labels
+
+        texts = list(load_labels(source).queries.values())
+    else:
+        try:
+            texts = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"--queries {path} cannot be read: {error}. Nothing ran; name a UTF-8 file.") from error
+    if not texts:
+        raise ConfigError("there are no queries to ask. Nothing ran; give a file with a query a line.")
+    return list(dict.fromkeys(texts))
+
+
+def _generations(session: Session, new: int | None) -> tuple[int, int]:
+    slots = session.project.status(session.collection)["slots"]
+    live = {role: slot["generation"] for role, slot in slots.items() if slot is not None}
+    other = new if new is not None else live.get("building", live.get("standby"))
+    if "active" not in live or other is None or other == live["active"]:
+        raise StateError(
+            f"two live generations are compared, the active one and another; found {live or 'none'}. Nothing was "
+            "searched; begin a migration with `revector upgrade --to index`."
+        )
+    return live["active"], other
+
+
+def _ask(
+    session: Session, gen: int, texts: list[str], k: int, progress: Progress
+) -> dict[str, list[tuple[str, float]]]:
+    searcher = session.project.searcher(session.collection)
+    pinned = searcher.resolve(gen)
+    progress.start(f"search generation {gen}", len(texts), unit="queries")
+    run: dict[str, list[tuple[str, float]]] = {}
+    for at in range(0, len(texts), ENCODE_ROWS):
+        some = texts[at : at + ENCODE_ROWS]
+        for text, vector in zip(some, searcher.encode(pinned, some), strict=True):
+            answer = searcher.search_vector(pinned, vector, k)
+            run[text] = [] if answer is None else [(hit.id, hit.score) for hit in answer.hits]
+            progress.advance()
+    progress.done()
+    return run
+
+
+def _page(data: dict[str, Any], console: Console) -> None:
+    overlap, rbo = data["overlap"], data["rbo"]
+    console.print(
+        f"Generations {data['old']} and {data['new']} on {data['queries']:,} queries: overlap@{data['k']} "
+        f"{overlap['mean']:.4f} ({overlap['low']:.4f} to {overlap['high']:.4f}), rank-biased overlap "
+        f"{rbo['mean']:.4f} ({rbo['low']:.4f} to {rbo['high']:.4f}); {data['unchanged']:,} answers are the same.",
+        soft_wrap=True,
+    )
+    ratio = data["latency"]["ratio"]["p95"]
+    times = ", ".join(f"{data['latency'][role]['total_ms']['p95']:.1f} ms" for role in ("old", "new"))
+    console.print(
+        f"p95 of a query, old and new: {times}: {ratio['mean']:.2f} × ({ratio['low']:.2f} to {ratio['high']:.2f})"
+    )
+    if not data["cutoffs"]:
+        return
+    table = make_table("threshold", "old", "new", "decisions kept", "if nobody moves it", right=("old", "new"))
+    for one in data["cutoffs"]:
+        moved = one["matched"]
+        table.add_row(
+            one["name"],
+            f"{one['threshold']:.4f}",
+            "-" if moved is None else f"{moved['threshold']:.4f}",
+            "-" if moved is None else f"{moved['agreement']['mean']:.1%}",
+            f"{one['unchanged']['agreement']['mean']:.1%}",
+        )
+    console.print(table)
+    for one in data["cutoffs"]:
+        for note in one["notes"]:
+            console.print(f"{one['name']}: {note}", style="yellow", soft_wrap=True)
