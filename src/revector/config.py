@@ -45,7 +45,7 @@ class ShadowSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     share: float = Field(default=0.0, ge=0, le=1)
-    """Sampled share of the queries, such as 0.01; 0 switches shadow reads off. With a model behind an API, each one is paid."""
+    """Sampled share of the queries, such as 0.01; 0 switches shadow reads off. Behind an API, each one is paid."""
     k: int = Field(default=10, ge=1, le=100)
     """Depth of the comparison; queries for fewer documents are not compared."""
     keep_queries: bool = False

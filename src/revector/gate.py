@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from revector import judgement
-from revector.comparison import Scored, attainable_recall, compare
+from revector.comparison import Comparison, Scored, attainable_recall, compare
 from revector.errors import LabelError
 from revector.interfaces import Progress
 from revector.judgement import Thresholds
@@ -147,24 +147,36 @@ def judge(
         detail |= {"old": _summary(old), "difference": difference._asdict()}
     if gate.confidence is None:
         return Verdict("fail" if reasons else "pass", tuple(reasons), detail)
-    fingerprint = stable_hash({"qrels": qrels, "queries": {query: labels.queries[query] for query in qrels}})
-    comparison = compare(
-        Scored(new.revision, fingerprint, new.metrics, new.run),
-        None if old is None else Scored(old.revision, fingerprint, old.metrics, old.run),
-        k=gate.k,
-        documents=documents,
-        max_drop=None if old is None else gate.max_drop,
-        attainable=attainable_recall(qrels, gate.k),
-        confidence=gate.confidence,
-    )
+    comparison = _compare(gate, gate.confidence, new, old, labels=labels, qrels=qrels, documents=documents)
     thresholds = Thresholds(
         max_drop=None if old is None else gate.max_drop,
         min_recall=gate.min_recall or None,
         min_queries=gate.min_queries,
     )
     judged = judgement.judge(comparison, thresholds)
-    detail |= {"comparison": comparison.as_data()}
-    return Verdict(judged.value.value, tuple(judged.reasons), detail)
+    return Verdict(judged.value.value, tuple(judged.reasons), detail | {"comparison": comparison.as_data()})
+
+
+def _compare(
+    gate: Gate,
+    confidence: float,
+    new: Measured,
+    old: Measured | None,
+    *,
+    labels: Labels,
+    qrels: Mapping[str, Mapping[str, int]],
+    documents: int,
+) -> Comparison:
+    fingerprint = stable_hash({"qrels": qrels, "queries": {query: labels.queries[query] for query in qrels}})
+    return compare(
+        Scored(new.revision, fingerprint, new.metrics, new.run),
+        None if old is None else Scored(old.revision, fingerprint, old.metrics, old.run),
+        k=gate.k,
+        documents=documents,
+        max_drop=None if old is None else gate.max_drop,
+        attainable=attainable_recall(qrels, gate.k),
+        confidence=confidence,
+    )
 
 
 def _summary(measured: Measured) -> dict[str, Any]:
