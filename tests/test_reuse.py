@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fakes import Crash
 from revector.encoders import vectors_fp
 from revector.interfaces import Document
+from revector.publish import Applier, Prepared
 from revector.registry.collections import Generation
 from revector.registry.work import read_items
 from revector.reuse import Reuse
@@ -164,3 +166,27 @@ def test_a_plan_says_what_is_there_already(served: World) -> None:
     (served.root / "migrations" / "docs" / "b200.py").unlink()
     served.revision("c300", "a100", MODEL, "index = IndexSpec(m=8)")
     assert served.migrator.plan("c300").reused == 120
+
+
+def test_what_is_only_copied_is_not_kept_twice_and_a_kill_on_the_way_is_made_good(
+    served: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (served.root / "migrations" / "docs" / "b200.py").unlink()
+    served.revision("c300", "a100", MODEL, "index = IndexSpec(m=8)")
+    monkeypatch.setattr("revector.backfill.PART_DOCUMENTS", 25)
+    served.upgrade("c300", to="provision")
+    publish, calls = Applier.publish, []
+
+    def killed(self: Applier, prepared: Prepared) -> int:
+        calls.append(prepared)
+        if len(calls) == 2:
+            raise Crash
+        return publish(self, prepared)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Applier, "publish", killed)
+        with pytest.raises(Crash):
+            served.migrator.run("backfill", "c300")
+    assert embedded_by(served, "c300") == 0
+    assert served.differences(served.generation()) == []
+    assert served.value("SELECT count(*) FROM part WHERE gen = :gen", gen=served.generation().gen) == 0

@@ -100,8 +100,9 @@ class Backfill:
             self._refuse_full_disk()
             ids, started = [item.doc_id for item in planned.items], time.monotonic()
             ahead = pool.submit(self._next, shard, ids[-1], characters)
-            work.count_attempt(self._engine, shard.gen, ids)
-            crash_at("shard.after_count")
+            if planned.todo:
+                work.count_attempt(self._engine, shard.gen, ids)
+                crash_at("shard.after_count")
             try:
                 prepared = self._applier.embed(planned)
             except EncoderUnavailable:
@@ -124,9 +125,10 @@ class Backfill:
 
     def _seal_and_publish(self, shard: Shard, prepared: Prepared) -> int:
         part = prepared.part
-        if not part.doc_ids:
-            self._progress.advance(len(prepared.unchanged) + len(prepared.tombstones))
-            return self._applier.publish(prepared)
+        if len(part.doc_ids) == prepared.reused:  # nothing was embedded, so there is nothing to keep
+            published = self._applier.publish(prepared)
+            self._progress.advance(len(part.doc_ids) + len(prepared.unchanged) + len(prepared.tombstones))
+            return published
         # A name of its own: a task and its retry may be at the same shard at once.
         name = f"shard-{shard.shard:04d}-{uuid.uuid4().hex[:12]}.h5"
         path = self._folder / self._generation.physical_name / name
