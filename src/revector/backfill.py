@@ -88,7 +88,8 @@ class Backfill:
         with self._engine.begin() as connection:
             work.mark_shard_done(connection, shard)
         published += done.published
-        self._progress.done(f"{published:,} published, {done.reused:,} of them not embedded again")
+        copied = f", {done.reused:,} of them copied" if done.reused else ""
+        self._progress.done(f"{published:,} published{copied}")
         return replace(done, published=published)
 
     def _embed_all(self, shard: Shard, pool: Executor) -> ShardReport:

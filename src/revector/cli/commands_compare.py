@@ -128,7 +128,8 @@ def _ann_page(found: AnnReport, console: Console) -> None:
         soft_wrap=True,
     )
     table = make_table("ef_search", "overlap", "95 % interval", "p50 ms", "p95 ms", "by HNSW", right=("ef_search",))
-    for point in (found.served, *found.sweep):
+    points = {point.ef_search: point for point in (*found.sweep, found.served)}
+    for point in sorted(points.values(), key=lambda point: point.ef_search):
         overlap, latency = point.overlap, point.latency_ms
         table.add_row(
             f"{point.ef_search:,}" + (" (configured)" if point is found.served else ""),

@@ -288,7 +288,7 @@ def _plan_page(found: Plan, console: Console) -> None:
             "chunks": f"about {found.chunks:,} (from a sample of {found.sampled:,} documents)",
             "tokens": f"about {found.tokens:,}",
             "time": f"about {span(found.seconds)} of embedding on this machine"
-            + (f", by {found.engine}" if found.engine else ""),
+            + (f"; engine: {found.engine}" if found.engine else ""),
             "disk": f"about {size(found.index_bytes)} of index, {size(found.archive_bytes)} of archive",
             "labels": f"{found.labelled_queries:,} usable queries",
             "gate": found.gate,

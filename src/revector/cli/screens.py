@@ -64,7 +64,8 @@ _SAID: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
         f"generation {facts['generation']}, index {facts['index']}; dual-write is on{_fidelity(facts.get('fidelity'))}"
     ),
     "backfill": lambda facts: (
-        f"{facts['shards']} shards: {facts['embedded']:,} documents embedded, {facts['reused']:,} not again"
+        f"{facts['shards']} shards: {facts['embedded']:,} documents embedded"
+        + (f", {facts['reused']:,} copied" if facts["reused"] else "")
     ),
     "index": lambda facts: "HNSW built" if facts["built"] else "nothing to build",
     "verify": lambda _: "the index equals the documents",
