@@ -111,7 +111,7 @@ def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
         ("model", "model = ModelSpec(name='x', dim=8, dim=9)", r"(model\.dim a second time|repeated)"),
         ("model", "model = ModelSpec(name='x', dim=N)", r"found model\.dim = `N`; allowed: a literal"),
         ("model", "model = ModelSpec(name=f'{x}', dim=8)", r"found model\.name = `f'\{x\}'`"),
-        ("model", "model = ModelSpec(name='x', dim=8, dtype='int8')", r"model\.dtype = 'int8'; allowed: 'float32', "),
+        ("model", "model = ModelSpec(name='x', dim=8, dtype='int4')", r"model\.dtype = 'int4'; allowed: 'float32', "),
         ("model", "model = ModelSpec(name='x', dim=8, size=3)", r"found `size=3` in model; allowed: name, dim"),
         ("model", "model = ModelSpec(**{'name': 'x', 'dim': 8})", r"found `\*\*\{.*` in model"),
         ("gate", "gate = Gate(min_recall=1.5)", r"x\.py:11: .*gate\.min_recall must be 0 to 1, found 1\.5"),

@@ -115,7 +115,7 @@ def label_clicks(path: Path, *, min_clicks: int, days: float | None) -> Clicked:
     """
     since = None
     if days is not None:
-        newest = max((one.time for one in read_clicks(path)), default=datetime.now(UTC))
+        newest = max((one.time for one in read_clicks(path)), default=datetime.max.replace(tzinfo=UTC))
         since = newest - timedelta(days=days)
     counts = Counts()
     texts, tallies = _tally(read_clicks(path), since, counts)
