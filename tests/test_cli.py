@@ -247,6 +247,23 @@ def test_eval_prints_metrics_with_intervals_and_the_worst_queries(served: World,
     assert "The worst queries:" in cli("eval", "-k", "1").out
 
 
+def test_eval_writes_a_page_with_the_active_generation_beside_the_asked_one(swapped: World, at: Any, cli: Cli) -> None:
+    hostile = "apple7 <script>alert(1)</script>"
+    at(swapped).labels([(f"d{n:05d}", f"apple{n} pear{n}") for n in range(40)] + [("d00007", hostile)])
+    standby, page = swapped.generation("standby").gen, swapped.root / "report.html"
+    asked = ("eval", "-k", "5", "--html", str(page))
+    assert cli(*asked, "--generation", str(standby), "--json").json["html"] == str(page)
+    both = page.read_text(encoding="utf-8")
+    assert "Gate of revision a100 against b200 (docs)" in both
+    assert "<script" not in both
+    assert "length: " in both
+    assert "How many queries changed, and by how much?" in both
+    assert f"Wrote {page}" in cli(*asked).out
+    assert "How much does revision b200 find?" in page.read_text(encoding="utf-8")
+    refused = cli("eval", "--html", str(swapped.root / "nowhere" / "report.html"))
+    assert (refused.code, "Nothing was measured" in refused.err) == (2, True)
+
+
 @pytest.mark.slow
 def test_a_model_trained_on_the_collection_gives_the_next_revision_its_width(served: World, at: Any, cli: Cli) -> None:
     at(served)

@@ -13,14 +13,20 @@ from rich.text import Text
 from revector.cli.options import Collection, Json, ProjectPath, Session, json_object, open_session
 from revector.cli.output import make_table, one_line, pairs
 from revector.cli.progress import reporting
+from revector.errors import ConfigError
 
 if TYPE_CHECKING:
     from revector.gate import Measured
+    from revector.labels import Labels
     from revector.searcher import Answer
+    from revector.slices import Slices
 
 _PANEL = "Search"
 PAGE_DOCUMENTS = 1_000
 WORST = 10
+
+MOST_SLICES = 20
+"""A field with more values than this is an identifier, and none of its slices would be large enough."""
 
 Generation = Annotated[int | None, typer.Option(help="Number of a live generation; default: what is served.")]
 Exact = Annotated[bool, typer.Option("--exact", help="Compare with every vector, without the HNSW index.")]
@@ -67,6 +73,10 @@ def evaluate(
     generation: Generation = None,
     exact: Exact = False,
     worst: Annotated[int, typer.Option(min=0, help="How many of the worst queries to list.")] = WORST,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", metavar="FILE", help="Also write a page; another generation beside the active one."),
+    ] = None,
     collection: Collection = None,
     project: ProjectPath = None,
     json: Json = False,
@@ -75,11 +85,18 @@ def evaluate(
 
     For example:
       revector eval -k 10 --exact
+      revector eval --generation 7 --html report.html
     """
     session = open_session(project, collection, as_json=json)
+    if html is not None and not html.absolute().parent.is_dir():
+        raise ConfigError(f"--html {html}: there is no folder {html.parent}. Nothing was measured; create it.")
     with reporting(quiet=json) as progress:
         migrator = session.project.migrator(session.collection, progress=progress)
         measured = migrator.evaluate(generation=generation, k=k, exact=exact)
+        if html is not None:
+            active = session.project.searcher(session.collection).resolve().gen
+            old = None if measured.generation == active else migrator.evaluate(generation=active, k=k, exact=exact)
+            html.write_text(_report(session, measured, old, k, exact=exact), encoding="utf-8")
     rows = _worst(session, measured, worst)
     data = {
         "generation": measured.generation,
@@ -90,6 +107,7 @@ def evaluate(
         "metrics": {name: measured.interval(name)._asdict() for name in measured.metrics},
         "latency_ms": measured.latency_ms,
         "worst": rows,
+        "html": None if html is None else str(html),
     }
     session.out.show(data, lambda console: _eval_page(data, console))
 
@@ -198,6 +216,68 @@ def _eval_page(data: dict[str, Any], console: Console) -> None:
             shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
             table.add_row(f"{row['recall']:.2f}", one_line(row["text"], 70), shown)
         console.print(table)
+    if data["html"]:
+        console.print(f"\nWrote {data['html']}: open it in a browser.", soft_wrap=True)
+
+
+def _report(session: Session, new: Measured, old: Measured | None, k: int, *, exact: bool) -> str:
+    """Return the page on what was measured now, under the verdict that is kept at this ``k``, if there is one."""
+    from revector.comparison import Scored, attainable_recall, compare
+    from revector.gate import usable_qrels
+    from revector.labels import load_labels
+    from revector.pages.gate import render
+    from revector.report import latest_result
+    from revector.spec import Gate
+    from revector.statistics import CONFIDENCE
+
+    documents = session.project.documents(session.collection)
+    labels = load_labels(session.project.labels(session.collection) or Path())
+    qrels, counts = usable_qrels(labels, documents.known, Gate(min_queries=1))
+    with session.project.engine.connect() as connection:
+        kept = latest_result(connection, new.generation, "recall") or {}
+    judged = kept if kept.get("k") == k else {}
+    gate = judged.get("gate") or {}
+    sides = {role: one for role, one in (("new", new), ("old", old)) if one is not None}
+    scored = {role: Scored(one.revision, labels.fingerprint, one.metrics, one.run) for role, one in sides.items()}
+    comparison = compare(
+        scored["new"],
+        scored.get("old"),
+        k=k,
+        documents=documents.count(),
+        max_drop=gate.get("max_drop") if old else None,
+        slices=_slices(labels),
+        attainable=attainable_recall(qrels, k),
+        confidence=gate.get("confidence") or CONFIDENCE,
+    )
+    return render(
+        {
+            **{name: judged.get(name) for name in ("verdict", "reasons", "overridden", "at", "gate")},
+            **counts,
+            **{
+                role: {"generation": one.generation, "revision": one.revision, "latency_ms": one.latency_ms}
+                for role, one in sides.items()
+            },
+            "collection": session.collection,
+            "measured_at": session.project.status(session.collection)["database_time"],
+            "exact": exact,
+            "k": k,
+            "labels": labels.name,
+            "comparison": comparison.as_data(),
+            "scores": {role: one.metrics["recall"] for role, one in sides.items()},
+            "texts": labels.queries,
+            "relevant": {query: [doc for doc, score in of.items() if score > 0] for query, of in qrels.items()},
+        }
+    )
+
+
+def _slices(labels: Labels) -> Slices:
+    """Return the queries by length, and by each field of their metadata that has few values."""
+    from revector.slices import field_slices, length_slices
+
+    meta = {query: labels.meta.get(query, {}) for query in labels.queries}
+    by = {"length": length_slices({query: len(text.split()) for query, text in labels.queries.items()})}
+    by |= {name: field_slices(meta, name) for name in sorted({name for one in meta.values() for name in one})}
+    return {name: found for name, found in by.items() if len(found) <= MOST_SLICES}
 
 
 def _texts(session: Session) -> Iterator[str]:

@@ -1,0 +1,1 @@
+"""Pages for people: self-contained HTML from plain data, without a database, a script or anything from elsewhere."""
