@@ -458,7 +458,7 @@ def test_json_of_every_command_parses(swapped: World, at: Any, cli: Cli) -> None
         json.loads(ended.out)
     with_json = [path for path, command in commands() if any("--json" in one.opts for one in command.params)]
     elsewhere = {"demo", "db start", "db remove", "dlq waive", "approve", "abort", "train-lsa", "rehearse", "verify"}
-    elsewhere |= {"export", "import", "ann", "canary", "compare", "override"}
+    elsewhere |= {"export", "import", "ann", "canary", "compare", "override", "stale"}
     elsewhere |= {"labels add", "labels check", "labels from-clicks", "labels pool"}
     left = {" ".join(path) for path in with_json if not any(words.split()[: len(path)] == path for words in asked)}
     assert left == elsewhere

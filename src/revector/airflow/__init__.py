@@ -2,8 +2,8 @@
 
 A DAG file needs two lines; importing this package costs next to nothing, the factories are loaded when first used.
 
-    from revector.airflow import migration_dag
-    dag = migration_dag(collection="docs")
+    from revector.airflow import migration_dag, upkeep_dags
+    dag, upkeep = migration_dag(collection="docs"), upkeep_dags()
 """
 
 from __future__ import annotations
@@ -11,9 +11,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from revector.airflow.dags import canary_dag, migration_dag, retire_dag
+    from revector.airflow.dags import migration_dag
+    from revector.airflow.upkeep import canary_dag, dead_letters_dag, retire_dag, stale_dag, upkeep_dags, verify_dag
 
-__all__ = ["canary_dag", "migration_dag", "retire_dag"]
+__all__ = [
+    "canary_dag",
+    "dead_letters_dag",
+    "migration_dag",
+    "retire_dag",
+    "stale_dag",
+    "upkeep_dags",
+    "verify_dag",
+]
 
 ROLL_BACK, RETIRE_NOW = "Roll back", "Retire now"
 """The two answers to the question of the rollback window."""
@@ -27,6 +36,6 @@ def window_question(collection: str, revision: str) -> str:
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from revector.airflow import dags
+    from revector.airflow import dags, upkeep
 
-    return getattr(dags, name)
+    return getattr(dags if name == "migration_dag" else upkeep, name)

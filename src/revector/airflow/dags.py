@@ -1,10 +1,9 @@
-"""The DAG factories: one task per step of ``lifecycle.FORWARD``, then the rollback window."""
+"""The DAG that migrates: one task per step of ``lifecycle.FORWARD``, then the rollback window."""
 
 from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -41,8 +40,8 @@ def migration_dag(
     the DAG if that executor is not configured. ``retries`` counts for every task, with exponential back-off; errors
     that a repetition cannot mend fail at once. Other options go to ``DAG``.
     """
-    file = _config_file(config)
-    names, problem = _collections(file)
+    file = config_file(config)
+    names, problem = collections_of(file)
     options: dict[str, Any] = {"tags": ["revector"], "catchup": False, "render_template_as_native_obj": True}
     with DAG(
         dag_id,
@@ -50,7 +49,7 @@ def migration_dag(
         description="Move a collection to another embedding model: shadow index, gate, atomic swap, rollback window",
         doc_md=_document(problem),
         params=_form(collection, names, problem),
-        default_args=_retry(retries),
+        default_args=retrying(retries),
         **(options | dag_options),
     ) as dag:
         made = {name: _step(name, file, collection) for name in FORWARD}
@@ -82,69 +81,6 @@ def migration_dag(
     return dag
 
 
-def retire_dag(
-    dag_id: str = "revector_retire",
-    *,
-    schedule: str | None = "@hourly",
-    config: str | os.PathLike[str] | None = None,
-    retries: int = 3,
-    **dag_options: Any,
-) -> DAG:
-    """Return the safety net: a DAG that drops old generations whose rollback window is over, whoever opened it."""
-    file = _config_file(config)
-    options: dict[str, Any] = {"tags": ["revector"], "catchup": False, "max_active_runs": 1}
-    with DAG(
-        dag_id,
-        schedule=schedule,
-        description="Drop old generations whose rollback window is over",
-        doc_md="Looks at every collection each hour. One whose window is open, or that has no way back, is skipped.",
-        default_args=_retry(retries),
-        **(options | dag_options),
-    ) as dag:
-        names = task(task_id="collections")(steps.collections)(file)
-        task(
-            task_id="retire",
-            do_xcom_push=False,
-            map_index_template="{{ task.op_kwargs['collection'] }}",
-        )(steps.retire_due).partial(config=file).expand(collection=names)
-    return dag
-
-
-def canary_dag(
-    dag_id: str = "revector_canary",
-    *,
-    schedule: str | None = "@daily",
-    notifiers: Sequence[Callable[[Any], None]] = (),
-    config: str | os.PathLike[str] | None = None,
-    retries: int = 3,
-    **dag_options: Any,
-) -> DAG:
-    """Return the DAG that measures what is served on the same queries and fails when it got worse.
-
-    ``notifiers``: Airflow notifiers (``SlackNotifier(…)``) or callables that get the context of the task that failed.
-    The webhook of ``revector.toml`` is called by the library itself.
-    """
-    file = _config_file(config)
-    options: dict[str, Any] = {"tags": ["revector"], "catchup": False, "max_active_runs": 1}
-    with DAG(
-        dag_id,
-        schedule=schedule,
-        description="Measure recall@10 of what is served, and prove its encoder",
-        doc_md="One task a collection. It fails, without a retry, when recall@10 fell by more than `canary_drop` below "
-        "the first run of the same index, or when the model behind the name is another one; the series is in the "
-        "table `canary`. A collection without labels, or with nothing served, is skipped.",
-        default_args=_retry(retries) | {"on_failure_callback": list(notifiers)},
-        **(options | dag_options),
-    ) as dag:
-        names = task(task_id="collections")(steps.collections)(file)
-        task(
-            task_id="canary",
-            do_xcom_push=False,
-            map_index_template="{{ task.op_kwargs['collection'] }}",
-        )(steps.canary).partial(config=file).expand(collection=names)
-    return dag
-
-
 def _step(name: str, file: str | None, collection: str | None) -> Any:
     # After the shards, "none failed": a run that resumes may have no shard left to embed.
     rule = TriggerRule.NONE_FAILED if name == "backfill" else TriggerRule.ALL_SUCCESS
@@ -169,7 +105,8 @@ def _window(file: str | None, collection: str | None) -> Any:
     return window
 
 
-def _retry(retries: int) -> dict[str, Any]:
+def retrying(retries: int) -> dict[str, Any]:
+    """Return the arguments of every task: so many retries with back-off, none for what repeating cannot mend."""
     return {
         "retries": retries,
         "retry_delay": timedelta(seconds=5),
@@ -179,11 +116,12 @@ def _retry(retries: int) -> dict[str, Any]:
     }
 
 
-def _config_file(given: str | os.PathLike[str] | None) -> str | None:
+def config_file(given: str | os.PathLike[str] | None) -> str | None:
+    """Return the path of ``revector.toml``: ``$REVECTOR_CONFIG`` wins over what the DAG file gives."""
     return os.environ.get("REVECTOR_CONFIG") or (str(given) if given is not None else None)
 
 
-def _collections(file: str | None) -> tuple[list[str], str | None]:
+def collections_of(file: str | None) -> tuple[list[str], str | None]:
     """Return the names for the form and what is wrong with the file; only TOML is read, at every parse."""
     path = Path(file) if file else Path("revector.toml")
     try:

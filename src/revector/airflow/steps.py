@@ -19,12 +19,13 @@ from airflow.sdk.exceptions import AirflowSkipException
 from revector.airflow import RETIRE_NOW, ROLL_BACK, window_question
 from revector.airflow.progress import LogProgress
 from revector.crash import crash_at
-from revector.errors import RevectorError, WindowOpen
+from revector.errors import RevectorError, VerificationFailed, WindowOpen
 from revector.lifecycle import Phase
 
 if TYPE_CHECKING:
     from revector.config import Project
     from revector.migrator import Migrator
+    from revector.verification import Report
 
 log = logging.getLogger("revector.airflow")
 
@@ -189,6 +190,79 @@ def canary(config: str | None, collection: str) -> None:
 def retire_due(config: str | None, collection: str) -> None:
     """Retire what is past its window in one collection; nothing to do is a success."""
     _report(_migrator(get_current_context(), config, collection).retire_due())
+
+
+def verify(config: str | None, collection: str) -> None:
+    """Prove that every live index equals the documents; raise ``VerificationFailed`` when something is wrong."""
+    context = get_current_context()
+    params = context["params"]
+    report = open_project(config).verify(
+        collection,
+        sample=params["sample"],
+        reembed=params["reembed"],
+        repair=params["repair"],
+        actor=_actor(context),
+        progress=LogProgress(),
+    )
+    for generation, why in report.left_out.items():
+        log.info("Generation %s was left out: %s.", generation, why)
+    for found in report.generations:
+        log.info("%s generation %s: %s", found.role, found.generation, found.counts)
+    if not report.passed:
+        raise VerificationFailed(_wrong(report))
+
+
+def _wrong(report: Report) -> str:
+    reasons = [f"generation {one.generation}: {'; '.join(one.reasons)}" for one in report.generations if one.reasons]
+    reasons += [
+        f"{view} names {broken.count:,} ({', '.join(broken.first)})" for view, broken in report.invariants.items()
+    ]
+    reasons += [f"the history was tampered with at event {event}" for event in report.broken_events[:3]]
+    rearmed = sum(one.rearmed for one in report.generations)
+    mended = f"{rearmed:,} documents are due again; a worker replaces them" if rearmed else "nothing was repaired"
+    return (
+        f"not everything in {report.collection} equals the documents: {'. '.join(reasons)}. Searches are still "
+        f"answered; {mended}. See `revector verify`; with --repair, or with repair in this DAG's form, wrong documents "
+        "become due again."
+    )
+
+
+def dead_letters(config: str | None, collection: str) -> None:
+    """Make dead letters due again that are worth a try, and log the counts."""
+    from revector.upkeep import retry_dead_letters
+
+    context = get_current_context()
+    project, params = open_project(config), context["params"]
+    report = retry_dead_letters(
+        project.engine,
+        project.cid(collection),
+        collection,
+        actor=_actor(context),
+        limit=params["limit"],
+        tries=params["tries"],
+    )
+    log.info("%s", report)
+
+
+def stale(config: str | None, collection: str) -> None:
+    """Make stale index entries due again, after reading the source where the form says so, and log the counts."""
+    from revector.upkeep import configured_source, refresh_stale
+
+    context = get_current_context()
+    project, params = open_project(config), context["params"]
+    again = collection in params["reread"]
+    report = refresh_stale(
+        project.engine,
+        project.cid(collection),
+        collection,
+        project.documents(collection),
+        configured_source(collection, project.collection(collection), project.root) if again else None,
+        actor=_actor(context),
+        max_age_days=params["max_age_days"],
+        limit=params["limit"],
+        progress=LogProgress(),
+    )
+    log.info("%s", report)
 
 
 def collections(config: str | None) -> list[str]:

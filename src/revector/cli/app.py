@@ -20,6 +20,7 @@ from revector.cli import (
     commands_revisions,
     commands_search,
     commands_services,
+    commands_upkeep,
     commands_verify,
 )
 from revector.cli.exits import BROKEN_PIPE, INTERRUPTED, epilog
@@ -95,6 +96,7 @@ for module in (
     commands_verify,
     commands_canary,
     commands_documents,
+    commands_upkeep,
     commands_archive,
     commands_search,
     commands_compare,

@@ -1,7 +1,7 @@
 """An Airflow of our own on this machine: folder, secrets, settings, ports and the four components, kept running.
 
 It listens on 127.0.0.1 only, has three users with random passwords, and keeps everything in ``<state>/airflow``. It is
-for one machine: a team's own Airflow needs only ``pip install revector[airflow]`` and the two files in ``dags/``.
+for one machine: a team's own Airflow needs only ``pip install revector[airflow]`` and the files in ``dags/``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,15 @@ from revector.local.processes import Supervisor
 USERS = {"admin": "admin", "operator": "user", "viewer": "viewer"}
 """User and role: a viewer only looks; a user also triggers, approves and rolls back; an admin does everything."""
 
-DAGS = ("revector_migrate", "revector_retire", "revector_canary")
+DAGS = (
+    "revector_migrate",
+    "revector_retire",
+    "revector_canary",
+    "revector_verify",
+    "revector_verify_full",
+    "revector_dead_letters",
+    "revector_stale",
+)
 COMPONENTS = {
     "api-server": ["api-server"],
     "scheduler": ["scheduler", "--skip-serve-logs"],

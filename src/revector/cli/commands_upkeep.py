@@ -1,0 +1,81 @@
+"""The command that finds stale vectors and makes them due again: outrun, too old, or of a source that changed."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from revector.cli.options import Collection, Json, ProjectPath, open_session
+from revector.cli.progress import reporting
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command(rich_help_panel="Documents")(stale)
+
+
+def stale(
+    *,
+    max_age_days: Annotated[
+        float | None, typer.Option(metavar="DAYS", help="Embed anew what is older; default: age does not count.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Index entries made due at most; the next run goes on.")] = 10_000,
+    reread: Annotated[
+        bool,
+        typer.Option(
+            "--reread",
+            help="Read the source of revector.toml again first and write what differs there, also over what was "
+            "written directly since: only where the source is the truth. Nothing is deleted.",
+        ),
+    ] = False,
+    collection: Collection = None,
+    project: ProjectPath = None,
+    json: Json = False,
+) -> None:
+    """Make stale entries due again in every live index; a worker embeds them anew, and they are served until then.
+
+    Stale is what is not at its document's version with nobody at work on it, and what is older than --max-age-days.
+
+    For example:
+      revector stale -c docs
+      revector stale -c docs --max-age-days 180 --limit 5000
+      revector stale -c docs --reread --json
+    """
+    from revector.config import current_actor
+    from revector.upkeep import configured_source, refresh_stale
+
+    session = open_session(project, collection, as_json=json)
+    opened, name = session.project, session.collection
+    source = configured_source(name, opened.collection(name), opened.root) if reread else None
+    with reporting(quiet=json) as progress:
+        report = refresh_stale(
+            opened.engine,
+            opened.cid(name),
+            name,
+            opened.documents(name),
+            source,
+            actor=current_actor(),
+            max_age_days=max_age_days,
+            limit=limit,
+            progress=progress,
+        )
+
+    def page(console: Console) -> None:
+        console.print(
+            f"Looked at {report.entries:,} index entries: {report.behind:,} behind their document, {report.old:,} too "
+            f"old; {report.due:,} are due again, {report.left:,} are left for the next run.",
+            soft_wrap=True,
+        )
+        if (found := report.reread) is not None:
+            console.print(
+                f"Read {found.read:,} from {found.source}: {found.changed:,} changed, {found.unchanged:,} unchanged, "
+                f"{found.rejected:,} rejected; {found.absent:,} documents are not in it, and none was deleted.",
+                soft_wrap=True,
+            )
+            for doc_id in found.first:
+                console.print(f"  not in the source: {doc_id}", style="yellow", soft_wrap=True, markup=False)
+
+    session.out.show(asdict(report), page)
