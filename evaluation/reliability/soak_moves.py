@@ -12,6 +12,7 @@ import json
 import random
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,7 @@ class Controller:
         with self._project.engine.connect() as connection:
             collection = read_collection(connection, COLLECTION)
             live = {gen: read_generation(connection, gen) for gen in collection.live}
+            now = connection.execute(sa.text("SELECT clock_timestamp()")).scalar_one()
         assert collection.active_gen is not None
         if collection.standby_gen is None or collection.building_gen is not None:
             self._migrate(
@@ -144,7 +146,8 @@ class Controller:
             return
         standby, active = live[collection.standby_gen], live[collection.active_gen]
         self._left -= 1
-        if SHORT_WINDOW_HOURS in (active.window_hours, standby.window_hours):
+        deadline = collection.rollback_deadline
+        if deadline is not None and deadline < now + timedelta(hours=2 * SHORT_WINDOW_HOURS):
             self.call("retire", standby.gen, migrator.retire_due)
         elif self._left < 0 and (standby.phase != Phase.ROLLED_BACK or self._draw.random() < 0.5):
             self.call("retire", standby.gen, lambda: migrator.retire("the soak goes on", now=True))
