@@ -144,7 +144,7 @@ class Controller:
                 migrator, live[collection.active_gen].revision, until, open_=collection.building_gen is not None
             )
             return
-        standby, active = live[collection.standby_gen], live[collection.active_gen]
+        standby = live[collection.standby_gen]
         self._left -= 1
         deadline = collection.rollback_deadline
         if deadline is not None and deadline < now + timedelta(hours=2 * SHORT_WINDOW_HOURS):
