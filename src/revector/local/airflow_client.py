@@ -162,7 +162,8 @@ class AirflowClient:
         ):
             with attempt:
                 answer = self._http.request(method, path, **kw)
-                if answer.status_code >= 500 and self._patience_s > attempt.retry_state.seconds_since_start:  # type: ignore[operator]
+                waited_s = attempt.retry_state.seconds_since_start or 0.0  # None at the first attempt
+                if answer.status_code >= 500 and self._patience_s > waited_s:
                     raise _TryAgain(f"{answer.status_code}")
         return answer
 
