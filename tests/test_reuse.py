@@ -162,6 +162,27 @@ def test_a_model_that_changed_behind_its_name_shares_nothing_with_what_it_was(se
     assert not Reuse(served.engine, changed).find(items)
 
 
+def test_archived_vectors_of_a_model_that_changed_behind_its_name_are_not_used(served: World) -> None:
+    served.upgrade("b200", to="index")
+    old = served.generation("building")
+    served.migrator.abort("begun too early")
+    turned = old.probes[::-1].astype("<f4").tobytes()
+    served.unguarded(f"UPDATE revector.generation SET probes = '\\x{turned.hex()}' WHERE gen = {old.gen}")
+    assert embedded_by(served, "b200") == 120
+
+
+def test_what_half_precision_cannot_hold_is_not_copied_into_it(served: World) -> None:
+    active = served.generation()
+    items = read_items(served.engine, active.cid, ["d00007"])
+    served.unguarded(
+        f"UPDATE revector.{active.physical_name} SET embedding = array_fill(70000::real, ARRAY[64])::vector "
+        "WHERE doc_id = 'd00007'"
+    )
+    half = replace(active, spec=replace(active.spec, index=replace(active.spec.index, storage="halfvec")))
+    assert Reuse(served.engine, active).find(items)
+    assert not Reuse(served.engine, half).find(items)
+
+
 def test_a_plan_says_what_is_there_already(served: World) -> None:
     (served.root / "migrations" / "docs" / "b200.py").unlink()
     served.revision("c300", "a100", MODEL, "index = IndexSpec(m=8)")

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from revector.archive import Part, read_part, remove_temporary, write_part
 from revector.crash import crash_at
-from revector.errors import ArchiveError, EncoderUnavailable
+from revector.errors import ArchiveError, EncoderMismatch, EncoderUnavailable
 from revector.interfaces import Progress
 from revector.publish import Applier, Planned, Prepared
 from revector.registry import work
@@ -106,7 +106,7 @@ class Backfill:
                 crash_at("shard.after_count")
             try:
                 prepared = self._applier.embed(planned)
-            except EncoderUnavailable:
+            except (EncoderUnavailable, EncoderMismatch):
                 work.release(self._engine, shard.gen, ids)  # no document is to blame
                 raise
             rate = sum(len(item.content or "") for item in planned.items) / max(0.001, time.monotonic() - started)

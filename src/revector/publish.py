@@ -32,14 +32,13 @@ from revector.registry.collections import Generation
 from revector.registry.engine import repeated, transaction
 from revector.registry.work import Item
 from revector.reuse import Known, Reuse
-from revector.stores.pgvector import PgVectorIndex, Rows
+from revector.stores.pgvector import MAX_HALF, PgVectorIndex, Rows
 
 _VERSIONS = "unnest(CAST(:ids AS text[]), CAST(:versions AS bigint[])) AS s(doc_id, version)"
 FRAME = 0, 1
 """The probe texts that go before and after each batch: a reordered reply shows there (reliability.md, R68)."""
 
 MIN_COSINE = 0.999
-MAX_HALF = float(np.finfo(np.float16).max)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from revector.interfaces import Vectors
 from revector.registry.collections import Generation, read_generation
 from revector.registry.work import Item
 from revector.spec import Revision
-from revector.stores.pgvector import PgVectorIndex
+from revector.stores.pgvector import MAX_HALF, PgVectorIndex
 
 PARTS_KEPT = 4
 """Archive parts in memory at once: pages of a shard follow each other, and so do the parts that hold them."""
@@ -96,7 +96,12 @@ class Reuse:
         hashes = self._shown(set(wanted.values()))
         if archive and (missing := set(wanted.values()) - set(hashes)):
             hashes |= self._archived(missing, min(wanted), max(wanted))
-        found = {doc_id: hashes[content] for doc_id, content in wanted.items() if content in hashes}
+        # What the storage cannot hold is embedded again, and refused there with its reason.
+        found = {
+            doc_id: hashes[content]
+            for doc_id, content in wanted.items()
+            if content in hashes and self._fits(hashes[content].vectors)
+        }
         for doc_id in self._taken_back(found):
             del found[doc_id]
         return found
@@ -152,19 +157,24 @@ class Reuse:
             parts = connection.execute(
                 sa.text(
                     f"""
-                    SELECT path, sha256 FROM (
-                      SELECT p.path, p.sha256, p.first_id, p.last_id, p.sealed_at AS at FROM part p JOIN generation g
-                        USING (gen) WHERE g.cid = :cid AND g.gen IN (SELECT g.gen {_SOURCES})
+                    SELECT path, sha256, gen FROM (
+                      SELECT p.path, p.sha256, p.gen, p.first_id, p.last_id, p.sealed_at AS at
+                      FROM part p JOIN generation g USING (gen)
+                      WHERE g.cid = :cid AND g.gen IN (SELECT g.gen {_SOURCES})
                       UNION ALL
-                      SELECT path, sha256, first_id, last_id, at FROM archived
+                      SELECT path, sha256, gen, first_id, last_id, at FROM archived
                       WHERE cid = :cid AND vectors_fp = :vectors_fp AND chunker_fp = :chunker_fp AND dim >= :dim) every
                     WHERE first_id <= :last AND last_id >= :first ORDER BY at DESC
                     """
                 ),
                 {**self._values, "first": first, "last": last},
             ).all()
+            makers = {part.gen for part in parts if part.gen is not None}
+            others = {gen for gen in makers if not self._same_model(read_generation(connection, gen))}
         found: dict[str, Known] = {}
-        for path, sha256 in parts:
+        for path, sha256, gen in parts:
+            if gen in others:
+                continue
             if len(found) == len(hashes):
                 break
             part = self._part(Path(path), sha256)
@@ -192,6 +202,10 @@ class Reuse:
             )
             for content, at, count in zip(part.content_hashes, part.starts, part.counts, strict=True)
         }
+
+    def _fits(self, vectors: Vectors) -> bool:
+        half = self._generation.spec.index.storage == "halfvec"
+        return not half or bool(np.abs(vectors).max() <= MAX_HALF)
 
     def _cut(self, vectors: Vectors) -> Vectors:
         model = self._generation.spec.model

@@ -17,9 +17,9 @@ def keep(connection: sa.Connection, generation: Generation) -> None:
         sa.text(
             """
             INSERT INTO archived
-              (path, sha256, cid, vectors_fp, chunker_fp, dim, first_id, last_id, documents, chunks, why)
-            SELECT p.path, p.sha256, g.cid, g.vectors_fp, g.chunker_fp, (g.spec->'model'->>'dim')::int, p.first_id,
-              p.last_id, p.documents, p.chunks, 'kept'
+              (path, sha256, cid, gen, vectors_fp, chunker_fp, dim, first_id, last_id, documents, chunks, why)
+            SELECT p.path, p.sha256, g.cid, g.gen, g.vectors_fp, g.chunker_fp, (g.spec->'model'->>'dim')::int,
+              p.first_id, p.last_id, p.documents, p.chunks, 'kept'
             FROM part p JOIN generation g USING (gen)
             WHERE p.gen = :gen AND g.vectors_fp <> '' AND p.first_id IS NOT NULL ON CONFLICT DO NOTHING
             """

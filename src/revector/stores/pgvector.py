@@ -24,6 +24,9 @@ BUILD_MEMORY = "1GB"
 """Below the graph's size, an HNSW build spills and takes twice as long (vector-stores.md 4.3)."""
 
 INSERT_ROWS = 1_000
+MAX_HALF = float(np.finfo(np.float16).max)
+"""Largest number that ``halfvec`` stores."""
+
 BUILD_LOCK = 1919252071
 BUILD_POLL_S = 0.2
 MAX_SCAN_TUPLES = 40_000

@@ -15,10 +15,11 @@ ALTER TABLE revector.part ADD COLUMN first_id text COLLATE "C", ADD COLUMN last_
 CREATE TABLE revector.archived (            -- sealed files beyond their generation: kept when it was dropped, or imported
   path text PRIMARY KEY, sha256 text NOT NULL,
   cid int NOT NULL REFERENCES revector.collection,
+  gen int REFERENCES revector.generation,   -- that it was made for; NULL for an imported one
   vectors_fp text NOT NULL CHECK (vectors_fp <> ''), chunker_fp text NOT NULL, dim int NOT NULL CHECK (dim > 0),
   first_id text COLLATE "C" NOT NULL, last_id text COLLATE "C" NOT NULL, CHECK (first_id <= last_id),
   documents int NOT NULL, chunks int NOT NULL,
-  why text NOT NULL CHECK (why IN ('kept', 'imported')), at timestamptz NOT NULL DEFAULT clock_timestamp());
+  why text NOT NULL CHECK (why IN ('kept', 'imported')), CHECK ((why = 'imported') = (gen IS NULL)), at timestamptz NOT NULL DEFAULT clock_timestamp());
 CREATE INDEX archived_vectors ON revector.archived (cid, vectors_fp, chunker_fp, first_id);
 
 CREATE TABLE revector.spending (            -- what API providers were paid, by day (UTC); caps are checked against it
