@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import sqlalchemy as sa
 from evaluation.reliability import faults, faults_disk
@@ -23,6 +24,8 @@ from evaluation.reliability.wire import Proxy, Toxic
 
 import revector
 from conftest import Databases
+from revector.archive import Part, read_part, write_part
+from revector.errors import ArchiveError
 from revector.registry.engine import make_engine
 
 SOURCE = Path(revector.__file__).parent
@@ -280,6 +283,30 @@ def mounted(scenario: Callable[[], list[Finding]]) -> list[Finding]:
         return scenario()
     except faults_disk.NoMountError as error:
         pytest.skip(f"a small disk cannot be mounted here: {error}")
+
+
+@pytest.mark.parametrize("leave", [0, 4_096, 20_000, 200_000])
+def test_a_disk_that_fills_while_a_part_is_written_ends_the_part_and_not_the_process(
+    leave: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = 1_000
+    numbers, none = np.arange(rows), np.zeros(rows, np.int32)
+    vectors = np.ones((rows, 384), np.float32)
+    part = Part([f"d{n:05d}" for n in range(rows)], numbers, ["0" * 64] * rows, numbers, none + 1, none, none, vectors)
+    monkeypatch.setattr("revector.archive.part.RESERVE_BYTES", -(1 << 40))  # it fills after it was looked at
+
+    def scenario() -> list[Finding]:
+        with faults_disk.small_disk(8) as disk:
+            disk.fill(leave)
+            with pytest.raises((OSError, ArchiveError)):
+                write_part(disk.path / "part.h5", part, attributes={})
+            assert [path.name for path in disk.path.iterdir()] == ["filler"]
+            disk.free()
+            sha256 = write_part(disk.path / "part.h5", part, attributes={})
+            assert read_part(disk.path / "part.h5", sha256).doc_ids == part.doc_ids
+        return []
+
+    assert mounted(scenario) == []
 
 
 @pytest.mark.parametrize("warned", [True, False])

@@ -10,7 +10,7 @@ The layout, every column contiguous so that it can be memory-mapped at its offse
 
 from __future__ import annotations
 
-import hashlib
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     import h5py
 
 CONVERTED_ROWS = 4_096
-IMAGE_BYTES = 8 << 20
 RESERVE_BYTES = 16 << 20
 
 
@@ -110,8 +109,11 @@ class Size:
 class PartWriter:
     """A part that is being written piece by piece, in id order; made by ``writing_part``."""
 
-    def __init__(self, file: h5py.File, path: Path, size: Size, *, dtype: Dtype, layout: Layout) -> None:
+    def __init__(
+        self, file: h5py.File, path: Path, size: Size, *, dtype: Dtype, layout: Layout, descriptor: int
+    ) -> None:
         self._file, self._path, self._size, self._dtype = file, path, size, dtype
+        self._descriptor = descriptor
         self._documents = self._chunks = 0
         self._last = ""
         n, m = size.documents, size.chunks
@@ -124,9 +126,27 @@ class PartWriter:
             ("chunks/start", "<i4", m),
             ("chunks/end", "<i4", m),
         ):
-            file.create_dataset(name, (length,), kind, fill_time="never")
+            file.create_dataset(name, (length,), kind, fill_time="never", dcpl=_allocated())
         shape = (m, size.dim)
-        file.create_dataset("embeddings", shape, dtype, **embedding_options(layout, shape, dtype))
+        options = embedding_options(layout, shape, dtype)
+        # Compressed blocks have no place of their own before they are written.
+        place = {} if "chunks" in options else {"dcpl": _allocated()}
+        file.create_dataset("embeddings", shape, dtype, **options, **place)
+        file.flush()
+
+    def _write(self, name: str, first: int, values: npt.NDArray[Any]) -> None:
+        """Write rows where HDF5 has set them aside, around it: on a full disk it would end the whole process."""
+        column = self._file[name]
+        start = column.id.get_offset()
+        if start is None:
+            column[first : first + len(values)] = values
+            return
+        row_bytes = column.dtype.itemsize * int(np.prod(column.shape[1:]))
+        left = memoryview(np.ascontiguousarray(values, dtype=column.dtype).view(np.uint8).reshape(-1).data)
+        at = start + first * row_bytes
+        while left:
+            done = os.pwrite(self._descriptor, left, at)
+            left, at = left[done:], at + done
 
     def append(self, part: Part) -> None:
         """Write the next documents; their ids lie above those before. Raises ``ArchiveError`` if they do not fit."""
@@ -141,19 +161,17 @@ class PartWriter:
         row, stop = self._chunks, self._chunks + len(part.embeddings)
         if end > self._size.documents or stop > self._size.chunks:
             raise ArchiveError(f"{self._path}: expected {self._size}, found more. Nothing was written.")
-        file = self._file
-        file["documents/doc_id"][first:end] = as_bytes(part.doc_ids, self._size.id_bytes)
-        file["documents/content_hash"][first:end] = as_bytes(part.content_hashes, self._size.hash_bytes)
-        file["documents/version"][first:end] = part.versions
-        file["documents/start"][first:end] = part.starts + row
-        file["documents/count"][first:end] = part.counts
-        file["chunks/start"][row:stop] = part.chunk_starts
-        file["chunks/end"][row:stop] = part.chunk_ends
-        vectors = file["embeddings"]
+        self._write("documents/doc_id", first, as_bytes(part.doc_ids, self._size.id_bytes))
+        self._write("documents/content_hash", first, as_bytes(part.content_hashes, self._size.hash_bytes))
+        self._write("documents/version", first, part.versions)
+        self._write("documents/start", first, part.starts + row)
+        self._write("documents/count", first, part.counts)
+        self._write("chunks/start", row, part.chunk_starts)
+        self._write("chunks/end", row, part.chunk_ends)
         # Block by block, so that what is converted stays in the processor's cache.
         for at in range(0, len(part.embeddings), CONVERTED_ROWS):
             block = converted(part.embeddings[at : at + CONVERTED_ROWS], self._dtype, self._path)
-            vectors[row + at : row + at + len(block)] = block
+            self._write("embeddings", row + at, block)
         self._documents, self._chunks, self._last = end, stop, part.doc_ids[-1]
 
     def check_full(self) -> None:
@@ -190,21 +208,34 @@ def writing_part(
     written = Written()
     with sealing(path) as temporary:
         _refuse_full_disk(path, size, dtype)
-        with h5py.File(temporary, "w", libver="v110") as file:
-            yield (writer := _begin(file, path, size, attributes, dtype, layout)), written
-            writer.check_full()
+        try:
+            with h5py.File(temporary, "w", libver="v110") as file:
+                file.attrs.update({**attributes, "format": FORMAT, "format_version": FORMAT_VERSION})
+                descriptor = os.open(temporary, os.O_WRONLY)
+                try:
+                    writer = PartWriter(file, path, size, dtype=dtype, layout=layout, descriptor=descriptor)
+                    yield writer, written
+                finally:
+                    os.close(descriptor)
+                writer.check_full()
+        except RuntimeError as error:  # HDF5 could not store its own few bytes
+            raise ArchiveError(
+                f"{path} could not be written: {error}. Nothing was written; is its disk full?"
+            ) from error
         written.sha256 = sha256_of(temporary)
 
 
-def _begin(
-    file: h5py.File, path: Path, size: Size, attributes: Mapping[str, str | int], dtype: Dtype, layout: Layout
-) -> PartWriter:
-    file.attrs.update({**attributes, "format": FORMAT, "format_version": FORMAT_VERSION})
-    return PartWriter(file, path, size, dtype=dtype, layout=layout)
+def _allocated() -> Any:
+    """Return the property of a dataset that has its place in the file from the beginning."""
+    import h5py
+
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    return properties
 
 
 def _refuse_full_disk(path: Path, size: Size, dtype: Dtype) -> None:
-    """Raise ``ArchiveError`` where a file of ``size`` cannot fit: on a full disk HDF5 ends the whole process."""
+    """Raise ``ArchiveError`` where a file of ``size`` cannot fit: HDF5 itself does not survive a full disk."""
     wanted = size.chunks * (size.dim * np.dtype(dtype).itemsize + 8)
     wanted += size.documents * (size.id_bytes + size.hash_bytes + 20)
     if (free := shutil.disk_usage(path.parent).free) < wanted + RESERVE_BYTES:
@@ -229,18 +260,9 @@ def write_part(
     Raises ``ArchiveError`` where ``dtype`` cannot hold the values, and for zstd without its package, ``OSError`` where
     the disk is full or the folder cannot be written to.
     """
-    import h5py
-
-    size = Size.of(part)
-    options: dict[str, Any] = {"driver": "core", "backing_store": False, "block_size": IMAGE_BYTES}
-    with sealing(path) as temporary:
-        # In memory first: where the disk is full, HDF5 ends the whole process with a segmentation fault.
-        with h5py.File(temporary, "w", libver="v110", **options) as file:
-            _begin(file, path, size, attributes, dtype, layout).append(part)
-            file.flush()
-            image = file.id.get_file_image()
-        temporary.write_bytes(image)
-        return hashlib.sha256(image).hexdigest()
+    with writing_part(path, Size.of(part), attributes=attributes, dtype=dtype, layout=layout) as (writer, written):
+        writer.append(part)
+    return written.sha256
 
 
 def read_part(path: Path, sha256: str | None = None, *, attributes: Mapping[str, str | int] | None = None) -> Part:
