@@ -3,13 +3,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test up prove prove-long clean lock
+.PHONY: demo test up cluster prove prove-long clean lock
 
 demo: $(INSTALLED)  ## the main job on this machine, on a real corpus, through Airflow
 	$(BIN)/revector demo
 
 up: $(INSTALLED)  ## PostgreSQL, worker, Airflow and the page, until Ctrl-C
 	$(BIN)/revector up
+
+cluster: $(INSTALLED)  ## the same with Celery, Redis and two GPU workers
+	$(BIN)/revector up --gpu-workers 2
 
 test: $(INSTALLED)  ## the whole test suite
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from revector import ann, gate_report
 from revector.ann import AnnReport, explain, measure_ann
-from revector.errors import ConfigError
+from revector.errors import ConfigError, GateFailed
 from revector.interfaces import Document
 from revector.latency import compare_latency
 from revector.metrics import Interval
@@ -137,6 +138,28 @@ def test_the_plan_is_that_of_the_search_as_it_is_served(library: World, searcher
     assert explain(library.engine, searcher, dataclasses.replace(generation, spec=wide), vector, 10).ef_search == 333
 
 
+def test_an_index_of_bits_is_measured_as_it_is_served_with_its_rerank(library: World, searcher: Searcher) -> None:
+    served = library.generation()
+    index = dataclasses.replace(served.spec.index, quantize="bit", rerank=2)
+    bits = dataclasses.replace(
+        served, physical_name="idx_docs_bits", spec=dataclasses.replace(served.spec, index=index)
+    )
+    with library.engine.begin() as connection:
+        connection.exec_driver_sql(f"CREATE TABLE idx_docs_bits AS SELECT * FROM {served.physical_name}")
+    index_of(bits).build(library.engine)
+    index_of(bits).analyze(library.engine)
+    report = measured(library, bits, sweep=(40, 320), min_overlap=1.0)
+    assert report.served.plan.hnsw
+    assert [point.ef_search for point in report.sweep] == [80, 320]  # twice the forty candidates of ten documents
+    assert 0.3 < report.served.overlap.mean < 1
+    [reason] = report.reasons
+    assert "bits, rerank = 2" in reason
+    assert "or set a larger rerank" in reason
+    wide = dataclasses.replace(bits, spec=dataclasses.replace(bits.spec, index=dataclasses.replace(index, rerank=16)))
+    more = measured(library, wide, sweep=(), min_overlap=1.0)
+    assert more.served.overlap.mean > report.served.overlap.mean
+
+
 def test_a_small_table_is_scanned_and_the_report_says_so(served: World) -> None:
     report = measure_ann(
         served.engine, served.project.searcher("docs"), served.generation(), {"q": "apple7 pear7"}, sweep=(40, 80)
@@ -220,3 +243,36 @@ def test_a_slower_encoder_shows_in_the_ratio(swapped: World, monkeypatch) -> Non
 def test_latency_of_no_queries_is_refused(library: World, searcher: Searcher) -> None:
     with pytest.raises(ConfigError, match="over no queries"):
         compare_latency(searcher, library.generation(), library.generation("building"), [])
+
+
+# What changes and what is served; at the end, for the library is not the same afterwards ------------------------------
+
+
+def test_documents_that_change_while_an_index_is_measured_count_for_neither_side(library: World, monkeypatch) -> None:
+    """Five new documents would be ahead of half of what exact search had found."""
+
+    def meanwhile(*rest):
+        added = [Document(f"new{query}{n}", f"{words} {n}") for query, words in QUERIES.items() for n in range(5)]
+        library.documents.put_many(added)
+        library.settle()
+        return sweep(*rest)
+
+    sweep = ann._sweep
+    monkeypatch.setattr(ann, "_sweep", meanwhile)
+    report = measured(library, library.generation(), sweep=())
+    assert sum(doc.startswith("new") for doc in library.search(QUERIES["q0"])) == 5
+    assert report.served.plan.hnsw
+    assert report.served.overlap.mean >= 0.95
+
+
+def test_an_index_that_loses_answers_fails_the_gate_although_its_model_is_the_same(library: World) -> None:
+    path = library.root / "migrations" / "docs" / f"{BAD}.py"
+    path.write_text(path.read_text().replace("Gate(max_drop=0.1)", "Gate(max_drop=1.0, min_queries=20)"))
+    with pytest.raises(GateFailed, match=r"failed: overlap@10 of the index with exact search is 0\.\d+, at least 0.95"):
+        library.upgrade(BAD, to="gate")
+    kept = gate_report.kept_result(library.project, "docs")
+    assert kept["ann"]["served"]["overlap"]["mean"] < 0.95
+    assert "What does the index lose" in gate_report.gate_page(library.project, "docs")
+    path.write_text(path.read_text().replace("min_queries=20", "min_queries=20, min_overlap=None"))
+    library.upgrade(BAD, to="gate")
+    assert gate_report.kept_result(library.project, "docs")["verdict"] == "pass"

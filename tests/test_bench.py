@@ -11,7 +11,22 @@ import jsonschema
 import pytest
 
 BENCH = Path(__file__).parents[1] / "evaluation" / "bench"
-COMMANDS = ("archive", "datasets", "engine", "exact", "gate", "memory", "protocol", "publish", "rival", "swaps")
+COMMANDS = (
+    "airflow_overhead",
+    "archive",
+    "datasets",
+    "engine",
+    "exact",
+    "gate",
+    "kinds",
+    "memory",
+    "protocol",
+    "publish",
+    "reference",
+    "rival",
+    "service",
+    "swaps",
+)
 SCHEMA = {
     "type": "object",
     "required": ["command", "machine", "figures"],

@@ -2,39 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
+import re
 from typing import Any
 
 import numpy as np
 import pytest
 
+from revector import canary
+from revector.cli import run
 from revector.errors import CanaryAlert, LabelError, StateError
 from revector.registry import series
 from worlds import World, document
-
-
-@pytest.fixture
-def webhook():
-    heard: list[Any] = []
-
-    class Hook(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(500 if "refuse" in self.path else 204)
-            self.end_headers()
-
-        def log_message(self, *args: Any) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Hook)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/hook", heard
-    server.shutdown()
-    thread.join()
-    server.server_close()
 
 
 def spoil(world: World, count: int) -> None:
@@ -69,8 +47,8 @@ def test_a_fall_of_recall_is_told_to_the_caller_the_history_and_the_webhook(serv
     with pytest.raises(CanaryAlert, match="canary of docs: recall@10"):
         found.raise_alerts()
     assert served.events("canary_alert")[0]["detail"]["recall"] == found.recall
-    assert alert in heard[0]["text"]
-    assert heard[0]["canary"]["gen"] == served.generation().gen
+    assert alert in heard[-1]["text"]
+    assert heard[-1]["event"]["gen"] == served.generation().gen
 
 
 def test_a_fall_within_what_is_allowed_is_no_alert(served: World) -> None:
@@ -112,6 +90,28 @@ def test_a_webhook_that_fails_hides_no_alert(served: World, webhook: Any) -> Non
 def test_a_canary_set_of_its_own_is_used_instead_of_the_gates_labels(served: World) -> None:
     served.settings(canary="labels")
     assert served.project.canary("docs").queries == 60
+
+
+def test_a_canary_of_too_few_queries_says_what_it_cannot_tell(
+    served: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = served.project.canary("docs")
+    assert found.detectable > 0.02
+    assert found.caution is not None
+    assert f"60 queries cannot tell a fall of 0.02 from chance, only one of {found.detectable:.4f}" in found.caution
+    monkeypatch.chdir(served.root)
+    assert run(["canary"]) == 0  # a caution is no alert
+    assert "Caution: 60 queries" in capsys.readouterr().out
+    served.settings(canary_drop=0.2)
+    assert served.project.canary("docs").caution is None
+
+
+def test_the_queries_that_a_caution_asks_for_need_none() -> None:
+    (needed,) = re.findall(r"0\.02 takes (\d+) queries", canary.resolution(500, 0.02)[1] or "")
+    assert canary.resolution(int(needed) - 1, 0.02)[1] is not None
+    detectable, caution = canary.resolution(int(needed), 0.02)
+    assert detectable <= 0.02
+    assert caution is None
 
 
 def test_without_labels_or_anything_served_it_is_refused(world: World) -> None:

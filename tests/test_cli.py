@@ -110,7 +110,7 @@ def test_a_collection_is_made_migrated_rolled_back_and_retired_by_the_command_li
     assert cli("dlq", "list", "--json").json[0]["doc_id"] == "none"
 
     first = cli("revision", "-m", "first", "--model", "hashing", "--dim", "64", "--json").json
-    assert "first index: hashing, 64 dimensions" in cli("plan").out
+    assert re.search(r"\+ +model.dim +64", cli("plan").out)
     ended = cli("upgrade")
     assert ended.code == 0
     assert re.findall(r"✓ (\w+)", ended.out) == [
@@ -131,7 +131,8 @@ def test_a_collection_is_made_migrated_rolled_back_and_retired_by_the_command_li
     (tmp_path / "labels" / "qrels" / "test.tsv").write_text("q\td00007\t1\n")
     with (tmp_path / "revector.toml").open("a") as file:
         file.write('qrels = "labels"\n')
-    second = cli("revision", "-m", "wider", "--dim", "128", "--min-queries", "1", "--json").json
+    lenient = ("--min-queries", "1", "--max-drop", "1")
+    second = cli("revision", "-m", "wider", "--dim", "128", *lenient, "--json").json
     assert (second["down_revision"], second["model"]["name"]) == (first["revision"], "hashing")
     assert cli("upgrade", "--approval").code == 6
     assert cli("approve", "--reason", "looked at it").code == 0
@@ -279,6 +280,13 @@ def test_a_model_trained_on_the_collection_gives_the_next_revision_its_width(ser
     assert "lsa" in cli("heads").out
 
 
+def test_a_revision_can_change_the_index_alone(served: World, cli: Cli) -> None:
+    before = cli("revision", "-m", "halves", "--storage", "halfvec", "--json", "--project", str(served.root)).json
+    after = cli("revision", "-m", "bits", "--quantize", "bit", "--json", "--project", str(served.root)).json
+    assert after["index"] == before["index"] | {"quantize": "bit"}
+    assert (after["model"], after["index"]["storage"]) == (before["model"], "halfvec")
+
+
 # History --------------------------------------------------------------------------------------------------------------
 
 
@@ -287,13 +295,26 @@ def test_history_is_written_as_csv_json_and_parquet(served: World, at: Any, cli:
 
     at(served)
     events = cli("history", "--events", "--json").json
-    assert [event["kind"] for event in reversed(events)][:3] == ["provision", "backfill", "index"]
+    assert [event["kind"] for event in reversed(events)][:4] == ["plan", "provision", "backfill", "index"]
     assert cli("history", "--events", "--format", "csv").out.count("\n") == len(events) + 1
     assert cli("history", "--events", "--format", "parquet", "--output", "events.parquet").code == 0
     table = parquet.read_table("events.parquet")
     assert table.column("kind").to_pylist() == [event["kind"] for event in events]
     assert cli("history", "--format", "parquet").code == 2
     assert len(cli("history", "--events", "--limit", "2", "--json").json) == 2
+
+
+def test_history_shows_the_events_that_are_asked_for(served: World, at: Any, cli: Cli) -> None:
+    at(served)
+    whole = cli("history", "--events", "--json").json
+    swaps = cli("history", "--kind", "swap", "--kind", "gate", "--json").json
+    assert swaps == [one for one in whole if one["kind"] in ("swap", "gate")]
+    since = whole[3]["at"]
+    assert [one["seq"] for one in cli("history", "--since", since, "--json").json] == [one["seq"] for one in whole[:4]]
+    assert cli("history", "--text", "no such words", "--json").json == []
+    assert cli("history", "--since", "yesterday").code == 2
+    assert cli("history", "--events", "--format", "csv", "--output", "events.csv").code == 0
+    assert Path("events.csv").read_text().count("\n") == len(whole) + 1
 
 
 def test_a_tampered_history_is_found(served: World, at: Any, cli: Cli) -> None:
@@ -458,8 +479,9 @@ def test_json_of_every_command_parses(swapped: World, at: Any, cli: Cli) -> None
         json.loads(ended.out)
     with_json = [path for path, command in commands() if any("--json" in one.opts for one in command.params)]
     elsewhere = {"demo", "db start", "db remove", "dlq waive", "approve", "abort", "train-lsa", "rehearse", "verify"}
-    elsewhere |= {"export", "import", "ann", "canary", "compare", "override", "stale"}
-    elsewhere |= {"labels add", "labels check", "labels from-clicks", "labels pool"}
+    elsewhere |= {"export", "import", "train-pca", "ann", "canary", "compare", "gate", "override", "stale", "meta set"}
+    elsewhere |= {"throttle", "labels add", "labels check", "labels from-clicks", "labels pool", "labels sample"}
+    elsewhere |= {"capacity", "keys create", "keys list", "keys revoke"}
     left = {" ".join(path) for path in with_json if not any(words.split()[: len(path)] == path for words in asked)}
     assert left == elsewhere
 

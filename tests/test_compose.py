@@ -19,7 +19,9 @@ import yaml
 
 from revector.airflow.provider_info import get_provider_info
 from revector.config import Settings
-from revector.local.airflow import COMPONENTS, AirflowHome
+from revector.local.airflow import COMPONENTS
+from revector.local.cluster import LIGHT_TASKS, AirflowCluster, _worker
+from revector.monitoring import FILES
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docker-compose.yaml").read_text(encoding="utf-8")
@@ -30,7 +32,20 @@ REFERENCE = re.compile(r"(?<!\$)\$\{(?P<name>\w+)(?P<rule>:[-?][^}]*)?\}")
 OUR_OWN = {"REVECTOR_CONFIG", "REVECTOR_SERVE_TOKEN"}
 """Read by revector beside its settings."""
 
+CELERY = {
+    "AIRFLOW__CELERY__BROKER_URL",
+    "AIRFLOW__CELERY__RESULT_BACKEND",
+    "AIRFLOW__CELERY__WORKER_PREFETCH_MULTIPLIER",
+}
+"""Settings of Airflow's Celery provider, which only the image has."""
+
 OTHERS = {
+    "GF_ANALYTICS_CHECK_FOR_UPDATES",
+    "GF_ANALYTICS_REPORTING_ENABLED",
+    "GF_AUTH_ANONYMOUS_ENABLED",
+    "GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH",
+    "GF_SECURITY_ADMIN_PASSWORD",
+    "GF_USERS_ALLOW_SIGN_UP",
     "HF_HOME",
     "PYTHONUNBUFFERED",
     "AIRFLOW_HOME",
@@ -38,23 +53,33 @@ OTHERS = {
     "POSTGRES_USER",
     "POSTGRES_PASSWORD",
     "POSTGRES_DB",
+    "REDISCLI_AUTH",
 }
+
+FOREIGN = {"postgres", "redis", "prometheus", "grafana"}
+"""Services of other people's images."""
+
+ASKED_OF_COMPOSE = {"COMPOSE_PROFILES"}
+"""Variables that compose itself reads."""
 
 PLACES = {
     "AIRFLOW__API__BASE_URL",
     "AIRFLOW__API__HOST",
     "AIRFLOW__API__SECRET_KEY",
     "AIRFLOW__API_AUTH__JWT_SECRET",
+    "AIRFLOW__CELERY__BROKER_URL",
+    "AIRFLOW__CELERY__RESULT_BACKEND",
     "AIRFLOW__CORE__DAGS_FOLDER",
     "AIRFLOW__CORE__EXECUTION_API_SERVER_URL",
     "AIRFLOW__CORE__FERNET_KEY",
+    "AIRFLOW__CORE__PARALLELISM",
     "AIRFLOW__CORE__PLUGINS_FOLDER",
     "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE",
     "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN",
     "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC",
     "AIRFLOW__LOGGING__BASE_LOG_FOLDER",
 }
-"""Where things are, and secrets: the only Airflow settings that may differ from the embedded run."""
+"""Where things are, how much fits, and secrets: the only Airflow settings that may differ from the embedded cluster."""
 
 
 def interpolated(node: Any, values: Mapping[str, str]) -> Any:
@@ -114,10 +139,10 @@ def variables(services: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, 
 def test_the_file_is_valid_by_the_compose_specification(env: Mapping[str, str], gpu: bool) -> None:
     spec = pytest.importorskip("compose_spec", reason="the package compose-spec (extra `dev`) is not installed")
     text = TEXT.replace("# GPU: ", "") if gpu else TEXT
+    assert text.count("deploy: *gpu") - text.count("# GPU: deploy: *gpu") == (3 if gpu else 1)
     # Written out again, as its parser knows no YAML merge keys; compose itself does.
     plain = yaml.safe_dump(interpolated(yaml.safe_load(text), env))
     spec.PyCompose.from_yaml(plain).validate()
-    assert ("nvidia" in plain) is gpu
     with pytest.raises(ValueError, match="restrat"):
         spec.PyCompose.from_yaml(plain.replace("restart:", "restrat:"))
 
@@ -126,7 +151,7 @@ def test_what_a_service_names_exists_and_nothing_waits_for_itself(compose: dict[
     services = compose["services"]
     used: dict[str, set[str]] = {"volumes": set(), "configs": set()}
     for body in services.values():
-        for volume in body["volumes"]:
+        for volume in body.get("volumes", []):
             source, target, *mode = volume.split(":")
             assert target.startswith("/")
             assert mode in ([], ["ro"])
@@ -134,6 +159,7 @@ def test_what_a_service_names_exists_and_nothing_waits_for_itself(compose: dict[
                 used["volumes"].add(source)
         used["configs"] |= {config["source"] for config in body.get("configs", [])}
         for other, how in body.get("depends_on", {}).items():
+            assert "profiles" not in services[other]
             if how["condition"] == "service_healthy":
                 assert services[other]["healthcheck"]["test"]
             else:
@@ -148,9 +174,26 @@ def test_what_a_service_names_exists_and_nothing_waits_for_itself(compose: dict[
 
 def test_all_the_promised_services_are_there(services: dict[str, Any]) -> None:
     airflow = {f"airflow-{name}" for name in COMPONENTS}
-    assert set(services) == {"postgres", "init", "worker", "serve"} | airflow
-    # A worker has no port to ask, and `init` ends.
-    assert {name for name, body in services.items() if "healthcheck" not in body} == {"init", "worker"}
+    celery = {f"airflow-worker-{kind}" for kind in ("default", "cpu", "gpu")}
+    assert set(services) == {"init", "worker", "serve"} | FOREIGN | airflow | celery
+    assert {name for name, body in services.items() if "healthcheck" not in body} == {"init"}  # which ends
+
+
+def test_light_tasks_and_shards_have_workers_of_their_own_and_one_with_a_device(services: dict[str, Any]) -> None:
+    for kind, name, queue, slots in (
+        ("default", "default", "default", LIGHT_TASKS),
+        ("cpu", "shards", "gpu", 1),
+        ("gpu", "shards", "gpu", 1),
+    ):
+        body = services[f"airflow-worker-{kind}"]
+        # As in the embedded cluster, where "airflow" is `python -m airflow`.
+        assert body["command"] == ["airflow", *_worker(name, queue, slots)[3:]]
+        assert f'"{name}@" + os.uname().nodename' in body["healthcheck"]["test"][-1]
+    devices = services["airflow-worker-gpu"]["deploy"]["resources"]["reservations"]["devices"]
+    assert devices == [{"driver": "nvidia", "device_ids": ["0"], "capabilities": ["gpu"]}]
+    profiles = {name: body["profiles"] for name, body in services.items() if "profiles" in body}
+    assert profiles == {"airflow-worker-cpu": ["cpu"], "airflow-worker-gpu": ["gpu"]}
+    assert re.search(r"(?m)^COMPOSE_PROFILES=cpu$", EXAMPLE)
 
 
 def test_images_are_pinned_and_run_without_privileges(services: dict[str, Any]) -> None:
@@ -159,7 +202,7 @@ def test_images_are_pinned_and_run_without_privileges(services: dict[str, Any]) 
         assert image, name
         assert re.search(r"\d", tag), name
         assert not {"privileged", "network_mode", "pid", "cap_add"} & body.keys()
-        if name != "postgres":
+        if name != "postgres":  # whose entry point hands its folder over to the user postgres
             assert body["cap_drop"] == ["ALL"]
             assert body["security_opt"] == ["no-new-privileges:true"]
     build = (ROOT / "Dockerfile").read_text(encoding="utf-8")
@@ -193,19 +236,20 @@ def test_every_variable_is_a_setting_that_is_read(services: dict[str, Any]) -> N
             field = Settings.model_fields[outer.removeprefix("REVECTOR_").lower()].annotation
             assert inner.lower() in cast("Any", field).model_fields, (service, name)
         else:
-            assert name in airflow | ours | OTHERS, (service, name)
+            assert name in airflow | ours | CELERY | OTHERS, (service, name)
 
 
-def test_airflow_runs_with_the_settings_of_the_embedded_one(tmp_path: Path, services: dict[str, Any]) -> None:
-    home = AirflowHome(tmp_path, tmp_path / "revector.toml", tmp_path / "dags")
+def test_airflow_runs_with_the_settings_of_the_embedded_cluster(tmp_path: Path, services: dict[str, Any]) -> None:
+    server = "postgresql+psycopg://revector@127.0.0.1/revector"
+    home = AirflowCluster(tmp_path, tmp_path / "revector.toml", tmp_path / "dags", server=server)
     home._url = "http://127.0.0.1:8080"
     embedded = {name: value for name, value in home.environment().items() if name.startswith("AIRFLOW__")}
     for name, body in services.items():
         here = {key: value for key, value in body.get("environment", {}).items() if key.startswith("AIRFLOW__")}
-        if name in {"postgres", "worker", "serve"}:
+        if name in {"worker", "serve"} | FOREIGN:
             assert not here
             continue
-        assert set(here) - {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC"} == set(embedded), name
+        assert set(here) == set(embedded), name
         shared = set(embedded) - PLACES
         assert {key: here[key] for key in shared} == {key: embedded[key] for key in shared}, name
 
@@ -214,7 +258,7 @@ def test_all_of_revector_use_one_database_and_one_state_folder(
     services: dict[str, Any], env: Mapping[str, str]
 ) -> None:
     for name, body in services.items():
-        if name == "postgres":
+        if name in FOREIGN:
             continue
         url = sa.make_url(body["environment"]["REVECTOR_DATABASE_URL"])
         assert (url.drivername, url.host, url.database) == ("postgresql+psycopg", "postgres", "revector")
@@ -226,6 +270,15 @@ def test_all_of_revector_use_one_database_and_one_state_folder(
             later = sa.make_url(body["environment"]["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC"])
             assert later == metadata.set(drivername="postgresql+psycopg_async")
             assert f"airflow:{body['environment']['AIRFLOW_HOME']}" in body["volumes"]
+            for number, setting in enumerate(("BROKER_URL", "RESULT_BACKEND")):
+                store = sa.make_url(body["environment"][f"AIRFLOW__CELERY__{setting}"])
+                assert (store.drivername, store.host, store.port, store.database) == (
+                    "redis",
+                    "redis",
+                    6379,
+                    f"{number}",
+                )
+                assert store.password == env["REDIS_PASSWORD"]
 
 
 # Secrets and doors ----------------------------------------------------------------------------------------------------
@@ -233,7 +286,11 @@ def test_all_of_revector_use_one_database_and_one_state_folder(
 
 def test_ports_are_published_on_this_machine_only(services: dict[str, Any]) -> None:
     published = {name: body["ports"] for name, body in services.items() if "ports" in body}
-    assert published == {"airflow-api-server": ["127.0.0.1:8080:8080"], "serve": ["127.0.0.1:8700:8700"]}
+    assert published == {
+        "airflow-api-server": ["127.0.0.1:8080:8080"],
+        "grafana": ["127.0.0.1:3000:3000"],
+        "serve": ["127.0.0.1:8700:8700"],
+    }
 
 
 def test_no_secret_is_written_down_and_none_has_a_default(services: dict[str, Any], env: Mapping[str, str]) -> None:
@@ -244,19 +301,50 @@ def test_no_secret_is_written_down_and_none_has_a_default(services: dict[str, An
         first.setdefault(found["name"], found["rule"] or "")
     assert {name for name in SECRETS if not first[name].startswith(":?")} == set()
     for _, name, value in variables(services):
-        if re.search(r"PASSWORD$|SECRET|TOKEN|FERNET|_KEY$", name):
+        if re.search(r"PASSWORD$|SECRET|TOKEN|FERNET|_KEY$|_AUTH$", name):
             assert value in {env[secret] for secret in SECRETS}, name
-    optional = set(re.findall(r"(?m)^#? ?(\w+)=", EXAMPLE)) - SECRETS
+    optional = set(re.findall(r"(?m)^#? ?(\w+)=", EXAMPLE)) - SECRETS - ASKED_OF_COMPOSE
     assert optional == used.keys() - SECRETS
-    known = dict(re.findall(r"(?m)^(\w+)=(.+)$", EXAMPLE))
+    known = {name: value for name, value in re.findall(r"(?m)^(\w+)=(.+)$", EXAMPLE) if name not in ASKED_OF_COMPOSE}
     assert {name: f":-{value}" for name, value in known.items()} == {name: first[name] for name in known}
 
 
 def test_generated_secrets_are_strong_and_different_each_time(env: Mapping[str, str]) -> None:
     values = [env[name] for name in SECRETS]
-    assert len(set(values)) == len(values) == 5
+    assert len(set(values)) == len(values) == 7
     assert len(base64.urlsafe_b64decode(env["AIRFLOW_FERNET_KEY"])) == 32
     assert all(len(env[name]) == 96 for name in SECRETS - {"AIRFLOW_FERNET_KEY"})
+
+
+# Monitoring ----------------------------------------------------------------------------------------------------------
+
+
+def test_prometheus_scrapes_what_serves_metrics_and_grafana_shows_the_packaged_dashboard(
+    compose: dict[str, Any], env: Mapping[str, str]
+) -> None:
+    services, configs = compose["services"], compose["configs"]
+    targets = {one["target"]: configs[one["source"]] for one in services["prometheus"]["configs"]}
+    prometheus = yaml.safe_load(targets["/etc/prometheus/prometheus.yml"]["content"])
+    jobs = {job["job_name"]: job for job in prometheus["scrape_configs"]}
+    worker = services["worker"]["command"]
+    port = worker[worker.index("--metrics-port") + 1]
+    assert jobs["revector-worker"]["dns_sd_configs"] == [{"names": ["worker"], "type": "A", "port": int(port)}]
+    assert port in services["worker"]["healthcheck"]["test"][-1]
+    serve = services["serve"]["command"]
+    assert jobs["revector-serve"]["static_configs"] == [{"targets": [f"serve:{serve[serve.index('--port') + 1]}"]}]
+    assert jobs["revector-serve"]["authorization"]["credentials"] == env["SERVE_TOKEN"]
+    assert set(prometheus["rule_files"]) == {"/etc/prometheus/alerts.yml"} < set(targets)
+    assert (ROOT / targets["/etc/prometheus/alerts.yml"]["file"]).samefile(FILES["alerts"])
+    rules = FILES["alerts"].read_text(encoding="utf-8")
+    assert set(re.findall(r'job="([\w-]+)"', rules)) <= set(jobs)
+
+    shown = {one["target"]: configs[one["source"]] for one in services["grafana"]["configs"]}
+    (source,) = yaml.safe_load(shown["/etc/grafana/provisioning/datasources/prometheus.yml"]["content"])["datasources"]
+    assert (source["type"], source["url"], source["isDefault"]) == ("prometheus", "http://prometheus:9090", True)
+    (provider,) = yaml.safe_load(shown["/etc/grafana/provisioning/dashboards/revector.yml"]["content"])["providers"]
+    (dashboard,) = (path for path in shown if path.startswith(provider["options"]["path"] + "/"))
+    assert (ROOT / shown[dashboard]["file"]).samefile(FILES["dashboard"])
+    assert services["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"] == dashboard
 
 
 # Commands -------------------------------------------------------------------------------------------------------------
@@ -300,8 +388,8 @@ def test_init_runs_commands_that_exist(
 def test_health_checks_are_python_that_compiles(services: dict[str, Any]) -> None:
     checks = {name: body["healthcheck"]["test"] for name, body in services.items() if "healthcheck" in body}
     for name, (how, *words) in checks.items():
-        assert how == "CMD"
-        if name != "postgres":
+        assert how == "CMD" or name == "redis"
+        if name not in FOREIGN:
             assert words[:2] == ["python", "-c"]
             compile(words[2], name, "exec")
     assert "/ready" in checks["serve"][-1]

@@ -3,62 +3,67 @@
 from __future__ import annotations
 
 import inspect
-import os
+import json
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.dag_processing.dagbag import DagBag
+from airflow.sdk import DAG, RetryAction
+from airflow.sdk.exceptions import ParamValidationError
+from airflow.serialization.serialized_objects import DagSerialization
 
-pytest.importorskip("airflow", reason="the extra `airflow` is not installed")
-
-# Airflow reads its settings at the first import, so they must be there before it.
-_HOME = tempfile.mkdtemp(prefix="revector-airflow-")
-os.environ |= {
-    "AIRFLOW_HOME": _HOME,
-    "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-    "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
-    "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{_HOME}/airflow.db",
-}
-
-from airflow.dag_processing.dagbag import DagBag  # noqa: E402
-from airflow.sdk import DAG, RetryAction  # noqa: E402
-from airflow.sdk.exceptions import ParamValidationError  # noqa: E402
-from airflow.serialization.serialized_objects import DagSerialization  # noqa: E402
-
-from revector import errors, upkeep, verification  # noqa: E402
-from revector.airflow import (  # noqa: E402
+import airflow_home  # noqa: F401 - before Airflow
+import revector.airflow
+from revector import errors, upkeep, verification
+from revector.airflow import (
     RETIRE_NOW,
     ROLL_BACK,
+    CollectionsOperator,
+    DeadLettersOperator,
+    StaleOperator,
+    VerifyOperator,
     canary_dag,
     dead_letters_dag,
+    metadata_dag,
     migration_dag,
     retire_dag,
+    rollback_dag,
     stale_dag,
-    steps,
     upkeep_dags,
     verify_dag,
     window_question,
 )
-from revector.airflow.progress import LogProgress  # noqa: E402
-from revector.airflow.provider_info import get_provider_info  # noqa: E402
-from revector.airflow.steps import LibraryRetries, figures, open_project  # noqa: E402
-from revector.lifecycle import FORWARD  # noqa: E402
-from worlds import World, document  # noqa: E402
+from revector.airflow.operators import LibraryRetries, RevectorOperator
+from revector.airflow.progress import LogProgress
+from revector.airflow.questions import figures
+from revector.lifecycle import FORWARD
+from worlds import World, document
 
 DAGS = Path(__file__).resolve().parent.parent / "dags"
 UPKEEP = {
     "revector_canary",
     "revector_dead_letters",
+    "revector_metadata_backfill",
     "revector_retire",
     "revector_stale",
     "revector_verify",
     "revector_verify_full",
 }
+FACTORIES = [
+    canary_dag,
+    dead_letters_dag,
+    metadata_dag,
+    migration_dag,
+    retire_dag,
+    rollback_dag,
+    stale_dag,
+    verify_dag,
+]
 HEAVY = (
     "torch",
     "transformers",
@@ -89,7 +94,7 @@ def test_the_files_in_dags_load_without_an_error() -> None:
     bag = DagBag(str(DAGS))
     print(f"DAG folder parsed in {time.perf_counter() - began:.2f} s")  # noqa: T201 - told, not asserted
     assert bag.import_errors == {}
-    assert set(bag.dags) == UPKEEP | {"revector_migrate"}
+    assert set(bag.dags) == UPKEEP | {"revector_migrate", "revector_rollback"}
 
 
 def test_the_steps_stand_in_the_order_of_the_table(config: Path) -> None:
@@ -168,25 +173,43 @@ def test_a_dag_for_one_collection_does_not_ask_for_it(config: Path) -> None:
     dag = migration_dag("docs", dag_id="docs", config=config)
     assert "collection" not in dag.params
     gate: Any = dag.get_task("gate")
-    assert gate.op_args == (str(config), "docs", "gate")
+    assert (gate.config, gate.collection, gate.step) == (str(config), "docs", "gate")
 
 
-@pytest.mark.parametrize("text", ["[collections.docs", "", None], ids=["broken", "empty", "absent"])
+@pytest.mark.parametrize(
+    "text", ["[collections.docs", "collections = 3", "", None], ids=["broken", "no tables", "empty", "absent"]
+)
 def test_a_project_that_cannot_be_read_does_not_take_the_dags_down(config: Path, text: str | None) -> None:
     config.unlink() if text is None else config.write_text(text)
     dag = migration_dag(config=config)
     assert "enum" not in dag.params.get_param("collection").schema
     assert (str(config) in str(dag.doc_md)) == (text != "")
     assert line_of(retire_dag(config=config)) == ["collections", "retire"]
+    assert line_of(rollback_dag(config=config)) == ["move"]
     for other in upkeep_dags(config=config):
-        first, mapped = line_of(other)
-        assert (first, other.get_task(mapped).is_mapped) == ("collections", True)
+        first, *mapped = line_of(other)
+        assert [other.get_task(name).is_mapped for name in mapped] == ([] if first == "fill" else [True])
+
+
+def test_a_broken_migration_file_is_named_and_takes_no_dag_down(config: Path) -> None:
+    folder = config.parent / "migrations" / "docs"
+    folder.mkdir(parents=True)
+    (folder / "0001.py").write_text("import os\nrevision = 3\n")
+    assert "0001.py" in str(migration_dag(config=config).doc_md)
+    assert "no migration files in" in str(migration_dag(config=config).doc_md), "of the other collection"
+    assert "0001.py" not in str(migration_dag("api", config=config).doc_md)
+
+
+def test_the_form_offers_the_revisions_that_there_are(world: World) -> None:
+    dag = migration_dag("docs", config=world.root / "revector.toml")
+    assert dag.params.get_param("revision").schema["examples"] == ["head", "b200", "a100"]
+    assert "mended" not in str(dag.doc_md)
 
 
 def test_the_first_task_says_what_is_wrong_with_the_project(config: Path) -> None:
     config.write_text("[collections.docs")
     with pytest.raises(errors.ConfigError, match="cannot be read") as caught:
-        open_project(str(config))
+        CollectionsOperator(task_id="first", config=str(config)).execute({})
     assert LibraryRetries().evaluate(caught.value, try_number=1, max_tries=3).action is RetryAction.FAIL
 
 
@@ -195,12 +218,27 @@ def test_the_environment_wins_over_the_file_beside_the_dag(config: Path, monkeyp
     assert "enum" in migration_dag(config=config.parent / "other.toml").params.get_param("collection").schema
 
 
-@pytest.mark.parametrize("make", [canary_dag, dead_letters_dag, migration_dag, retire_dag, stale_dag, verify_dag])
-def test_the_dags_survive_serialisation(config: Path, make: Any) -> None:
+@pytest.mark.parametrize("make", FACTORIES)
+def test_the_dags_survive_serialisation_and_are_the_same_at_every_parse(config: Path, make: Any) -> None:
     dag = make(config=config)
-    copy = DagSerialization.deserialize_dag(DagSerialization.serialize_dag(dag))
+    once, again = DagSerialization.serialize_dag(dag), DagSerialization.serialize_dag(make(config=config))
+    assert json.dumps(once, default=str) == json.dumps(again, default=str)
+    copy = DagSerialization.deserialize_dag(once)
     assert set(copy.task_dict) == set(line_of(dag))
     assert copy.get_task(line_of(dag)[-1]).has_retry_policy
+
+
+def test_every_operator_takes_templates_and_leads_to_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    operators = [getattr(revector.airflow, name) for name in revector.airflow.__all__ if name.endswith("Operator")]
+    assert len(operators) == 14
+    for operator in operators:
+        known = {name for one in operator.__mro__ for name in inspect.signature(one.__init__).parameters}
+        assert set(operator.template_fields) <= known, operator
+        assert {"config", "conn_id", "collection"} <= set(operator.template_fields), operator
+        assert [link.name for link in operator.operator_extra_links] == ["Revector"]
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://airflow.example/team/")
+    button = VerifyOperator(task_id="verify").operator_extra_links[0]
+    assert button.get_link(None, ti_key=None) == "/team/plugin/revector"
 
 
 def test_library_errors_fail_at_once_unless_they_say_retryable() -> None:
@@ -224,7 +262,7 @@ import sys, time
 import airflow.sdk
 began, before = time.perf_counter(), set(sys.modules)
 exec(open({str(DAGS / "revector_migrate.py")!r}).read(), {{"__file__": {str(DAGS / "revector_migrate.py")!r}}})
-for name in ("retire", "canary", "verify", "dead_letters", "stale"):
+for name in ("rollback", "retire", "canary", "verify", "dead_letters", "stale", "metadata_backfill"):
     file = {str(DAGS)!r} + f"/revector_{{name}}.py"
     exec(open(file).read(), {{"__file__": file}})
 import revector.airflow.plugin, revector.airflow.provider_info
@@ -256,6 +294,7 @@ def test_the_upkeep_runs_one_at_a_time_on_its_schedule_and_says_what_it_does(con
     assert {name: dag.schedule for name, dag in dags.items()} == {
         "revector_canary": "@daily",
         "revector_dead_letters": "@daily",
+        "revector_metadata_backfill": None,
         "revector_retire": "@hourly",
         "revector_stale": None,
         "revector_verify": "@hourly",
@@ -280,7 +319,7 @@ def test_options_reach_every_task_of_the_upkeep(config: Path) -> None:
 
     for dag in upkeep_dags(config=config, notifiers=[told], default_args={"queue": "slow"}, tags=["night"]):
         assert dag.tags == {"night"}
-        assert [task.queue for task in dag.tasks] == ["slow", "slow"]
+        assert {task.queue for task in dag.tasks} == {"slow"}
         assert all(task.on_failure_callback == [told] for task in dag.tasks)
 
 
@@ -317,73 +356,53 @@ def test_the_forms_of_the_upkeep_refuse_what_cannot_run(config: Path, make: Any,
         make(config=config).params.get_param(name).resolve(value)
 
 
-@pytest.fixture
-def as_run(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Give the steps the context of a run of a DAG by its defaults, but for what is named."""
-
-    def give(dag: DAG, **params: Any) -> None:
-        context = {
-            "params": dag.params.dump() | params,
-            "dag": dag,
-            "dag_run": SimpleNamespace(triggering_user_name=""),
-        }
-        monkeypatch.setattr(steps, "get_current_context", lambda: context)
-
-    return give
+def run(operator: type[RevectorOperator], world: World, **arguments: Any) -> None:
+    """Run a task of a DAG that is called like the operator, started by its schedule."""
+    task = operator(task_id="one", config=str(world.root / "revector.toml"), collection="docs", **arguments)
+    names = {"dag": SimpleNamespace(dag_id=operator.__name__), "task": task}
+    task.execute({**names, "dag_run": SimpleNamespace(triggering_user_name="", run_id="r1")})
 
 
-def test_the_verification_fails_without_a_retry_when_an_index_is_wrong(served: World, as_run: Any) -> None:
-    config = str(served.root / "revector.toml")
-    as_run(verify_dag(), sample=None, reembed=0)
-    steps.verify(config, "docs")
+def test_the_verification_fails_without_a_retry_when_an_index_is_wrong(served: World) -> None:
+    run(VerifyOperator, served, reembed=0)
     served.sql(f"DELETE FROM {served.generation().physical_name} WHERE doc_id = 'd00003'")
     with pytest.raises(errors.VerificationFailed, match="d00003") as caught:
-        steps.verify(config, "docs")
+        run(VerifyOperator, served, reembed=0)
     assert LibraryRetries().evaluate(caught.value).action is RetryAction.FAIL
     assert "nothing was repaired" in str(caught.value)
-    as_run(verify_dag(), sample=None, reembed=0, repair=True)
     with pytest.raises(errors.VerificationFailed, match="1 documents are due again"):
-        steps.verify(config, "docs")
+        run(VerifyOperator, served, reembed=0, repair=True)
     served.settle()
-    steps.verify(config, "docs")
+    run(VerifyOperator, served, reembed=0)
     assert served.differences(served.generation()) == []
 
 
-def test_stale_documents_and_a_changed_source_reach_the_index(
-    served: World, as_run: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_stale_documents_and_a_changed_source_reach_the_index(served: World, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "revector.airflow")
     one = document(5)
     served.settings(source="docs.jsonl")
     (served.root / "docs.jsonl").write_text(f'{{"_id": "{one.id}", "text": "melons instead"}}\n')
     served.sql("UPDATE ledger SET applied_at = now() - interval '40 days' WHERE doc_id = 'd00007'")
-    config = str(served.root / "revector.toml")
-    as_run(stale_dag(config=config), max_age_days=30)
-    steps.stale(config, "docs")
+    run(StaleOperator, served, max_age_days=30)
     assert {row.doc_id for row in served.sql("SELECT doc_id FROM pending")} == {"d00007"}
-    as_run(stale_dag(config=config), reread=["docs"])
-    steps.stale(config, "docs")
+    run(StaleOperator, served, reread=["docs"])
     assert {row.doc_id for row in served.sql("SELECT doc_id FROM pending")} == {"d00005", "d00007"}
     assert "absent=119" in caplog.text
-    assert {event["actor"] for event in served.events("stale")} == {"airflow:revector_stale"}
+    assert {event["actor"] for event in served.events("stale")} == {"airflow:StaleOperator"}
     served.settle()
     assert served.search("melons instead")[0] == "d00005"
     assert served.differences(served.generation()) == []
 
 
-def test_a_dead_letter_is_tried_again_within_the_bounds_of_the_form(served: World, as_run: Any) -> None:
-    config = str(served.root / "revector.toml")
+def test_a_dead_letter_is_tried_again_within_the_bounds_of_the_form(served: World) -> None:
     served.put(2, start=500)
     served.sql("UPDATE pending SET state = 'dead', attempts = 1")
-    as_run(dead_letters_dag(), limit=1)
-    steps.dead_letters(config, "docs")
+    run(DeadLettersOperator, served, limit=1)
     served.settle()
     assert served.value("SELECT count(*) FROM pending WHERE state = 'dead'") == 1
-    as_run(dead_letters_dag(), tries=0)
-    steps.dead_letters(config, "docs")
+    run(DeadLettersOperator, served, tries=0)
     assert served.value("SELECT count(*) FROM pending WHERE state = 'dead'") == 1
-    as_run(dead_letters_dag())
-    steps.dead_letters(config, "docs")
+    run(DeadLettersOperator, served)
     served.settle()
     assert served.value("SELECT count(*) FROM pending") == 0
     assert served.search("apple501 pear501")[0] == "d00501"
@@ -404,16 +423,6 @@ def test_the_gate_is_shown_to_whoever_must_decide() -> None:
 
 def test_the_question_names_collection_and_revision() -> None:
     assert window_question("docs", "0002") == "docs is on revision 0002: go back, or drop the old index?"
-
-
-def test_the_provider_is_described_as_airflow_wants_it() -> None:
-    import json
-
-    import airflow
-    import jsonschema  # type: ignore[import-untyped]
-
-    schema = json.loads((Path(inspect.getfile(airflow)).parent / "provider_info.schema.json").read_text())
-    jsonschema.validate(get_provider_info(), schema)
 
 
 class Ticks:

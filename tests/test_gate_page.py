@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Mapping
 from html.parser import HTMLParser
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,11 +13,12 @@ import pytest
 
 from revector import gate as gates
 from revector.ann import AnnReport, Loss, Plan, Point
-from revector.comparison import Scored, attainable_recall, compare
+from revector.comparison import compare
+from revector.labels import Labels, Span, item_of
 from revector.latency import LatencyReport, Timed
-from revector.metrics import Interval, evaluate
+from revector.metrics import Interval, attainable_recall, evaluate
 from revector.pages.charts import Dot, Mark, Row, _ticks, bubbles, curve, intervals
-from revector.pages.gate import render
+from revector.pages.gate import VERDICTS, render
 from revector.pages.markup import printable
 from revector.slices import length_slices
 from revector.spec import Gate
@@ -71,35 +71,40 @@ def ranked(keep: float, seed: int) -> dict[str, list[str]]:
 
 QRELS = {f"q{n}": {f"d{2 * n}": 1, f"d{2 * n + 1}": 1} for n in range(QUERIES)}
 TEXTS = {f"q{n}": f"question {n} " + "word " * (n % 7) for n in range(QUERIES)}
-LABELS: Any = SimpleNamespace(name="set/test", queries=TEXTS, fingerprint="f" * 64)
+LABELS = Labels("set/test", TEXTS, QRELS, fingerprint="f" * 64)
+ASKED = gates.usable_queries(LABELS, set)
 
 
 def measured(revision: str, generation: int, keep: float, seed: int) -> gates.Measured:
     run = ranked(keep, seed)
-    return gates.Measured(generation, revision, evaluate(QRELS, run, 10), run, TIMES)
+    return gates.Measured(generation, revision, evaluate(QRELS, run, 10), run, TIMES, ASKED.fingerprint)
 
 
 OLD = measured("a100", 1, 0.75, 1)
 
 
-def result(
-    keep: float = 0.75, *, confidence: float | None = 0.95, old: gates.Measured | None = OLD, **demanded: Any
-) -> dict[str, Any]:
+def result(keep: float = 0.75, *, old: gates.Measured | None = OLD, **demanded: Any) -> dict[str, Any]:
     """What is kept of a gate, as it comes out of the database."""
     new = measured("b200", 2, keep, 2)
-    gate = Gate(confidence=confidence, **demanded)
-    verdict = gates.judge(gate, new, old, labels=LABELS, counts={"queries": QUERIES}, qrels=QRELS, documents=DOCUMENTS)
+    verdict = gates.judge(Gate(**demanded), ASKED, new, old, documents=DOCUMENTS)
     kept = {"passed": verdict.passed, "verdict": verdict.value, "overridden": None, "at": "2026-11-20T10:00:00+00:00"}
     return json.loads(json.dumps({**kept, "reasons": list(verdict.reasons), **verdict.detail}))
 
 
-def with_scores(data: dict[str, Any]) -> dict[str, Any]:
-    """The same with what `revector eval --html` knows beyond it."""
+def of_an_earlier_version(data: dict[str, Any]) -> dict[str, Any]:
+    """What was kept when a gate compared means."""
+    later = ("comparison", "scores", "findings", "ann", "latency")
+    kept = {name: value for name, value in data.items() if name not in later}
+    limits = ("min_recall", "max_drop", "k", "min_queries", "min_fidelity")
+    return kept | {"gate": {name: data["gate"][name] for name in limits} | {"confidence": None}}
+
+
+def with_texts(data: dict[str, Any]) -> dict[str, Any]:
+    """The same with what is looked up when the page is made, and other slices."""
     new = measured("b200", 2, 0.6, 2)
-    sides = {side.revision: Scored(side.revision, LABELS.fingerprint, side.metrics, side.run) for side in (new, OLD)}
     compared = compare(
-        sides["b200"],
-        sides["a100"],
+        new.scored,
+        OLD.scored,
         k=10,
         documents=DOCUMENTS,
         max_drop=0.02,
@@ -112,9 +117,9 @@ def with_scores(data: dict[str, Any]) -> dict[str, Any]:
     )
     return data | {
         "comparison": compared.as_data(),
-        "scores": {"old": OLD.metrics["recall"], "new": new.metrics["recall"]},
         "texts": TEXTS,
         "relevant": {query: list(judged) for query, judged in QRELS.items()},
+        "items": {doc: (doc, f"the text of {doc}") for judged in QRELS.values() for doc in judged},
     }
 
 
@@ -152,28 +157,29 @@ def latency() -> dict[str, Any]:
 
 
 CASES: Mapping[str, tuple[dict[str, Any], str]] = {
-    "pass": ({"keep": 0.95}, "PASS"),
-    "fail": ({"keep": 0.5}, "FAIL"),
-    "inconclusive": ({"keep": 0.75}, "INCONCLUSIVE"),
-    "by means": ({"keep": 0.5, "confidence": None}, "FAIL"),
-    "first": ({"old": None}, "PASS"),
-    "first, by means": ({"old": None, "confidence": None, "min_recall": 0.99}, "FAIL"),
+    "pass": (result(0.95), "PASS"),
+    "fail": (result(0.5), "FAIL"),
+    "inconclusive": (result(0.75), "INCONCLUSIVE"),
+    "by means": (of_an_earlier_version(result(0.5)), "FAIL"),
+    "first": (result(old=None), "PASS"),
+    "first, by means": (of_an_earlier_version(result(old=None, min_recall=0.99)), "FAIL"),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_page_tells_verdict_reasons_and_every_metric_of_a_kept_result(case: str) -> None:
-    options, verdict = CASES[case]
-    data = result(**options)
+    data, verdict = CASES[case]
     page = Page(render(data))
-    assert f" {verdict} " in page.text
-    assert page.text.count(" INCONCLUSIVE ") == (verdict == "INCONCLUSIVE")
-    for reason in data["reasons"]:
-        assert reason in page.text
+    assert page.text.index(f" {verdict} judged 2026-11-20 10:00 UTC") > 0
+    for told in [
+        *data["reasons"],
+        *(f"{VERDICTS[one['value']]} {one['sentence']}" for one in data.get("findings", ())),
+    ]:
+        assert told in page.text
     for role in {"new", "old"} & data.keys():
         for mean in data[role]["means"].values():
             assert f"{mean:.4f}" in page.text
-        kept = data[role]["recall"] if "comparison" not in data else data["comparison"]["metrics"]["recall"][role]
+        kept = data[role]["recall"]
         assert f"({kept['low']:.4f} to {kept['high']:.4f})" in page.text
 
 
@@ -203,7 +209,7 @@ def test_what_was_not_measured_says_so() -> None:
 
 
 def test_everything_that_was_measured_is_there_as_chart_and_as_figures() -> None:
-    data = with_scores(result(0.6)) | {"ann": ann(), "latency": latency()}
+    data = with_texts(result(0.6)) | {"ann": ann(), "latency": latency()}
     page = Page(render(data))
     assert page.tags.count("svg") == 7
     assert page.tags.count("details") == len(data["comparison"]["lost"]) + len(data["comparison"]["won"]) == 40
@@ -224,11 +230,26 @@ def test_everything_that_was_measured_is_there_as_chart_and_as_figures() -> None
         assert expected in page.text, expected
     lost = data["comparison"]["lost"][0]
     assert TEXTS[lost["query"]].strip() in page.text
-    assert f"✓ {next(one for one in lost['old_ranking'] if one in QRELS[lost['query']])}" in page.text
+    found = next(one for one in lost["old_ranking"] if one in QRELS[lost["query"]])
+    assert f"✓ {found} the text of {found}" in page.text
+
+
+def test_what_was_found_is_shown_with_the_beginning_of_its_text_or_as_gone() -> None:
+    data, span = with_texts(result(0.6)), item_of(Span("d0", 10, 20))
+    data["items"] = {"d0": ("d0", None), span: ("d0 (10-20)", "the passage itself")}
+    data["comparison"]["lost"][0] |= {"old_ranking": ["d0", span], "new_ranking": ["unknown"]}
+    assert "d0 gone since" in (text := Page(render(data)).text)
+    assert "d0 (10-20) the passage itself" in text
+    assert "\x1f" not in text
+
+
+def test_texts_of_other_labels_than_were_measured_say_so() -> None:
+    assert "labels changed since" in Page(render(result(0.6) | {"labels_changed": True})).text
+    assert "labels changed since" not in Page(render(result(0.6))).text
 
 
 def test_the_scatter_counts_who_won_and_who_lost() -> None:
-    data = with_scores(result(0.6))
+    data = with_texts(result(0.6))
     scores = data["scores"]
     changes = [scores["new"][query] - old for query, old in scores["old"].items()]
     text = Page(render(data)).text
@@ -237,10 +258,12 @@ def test_the_scatter_counts_who_won_and_who_lost() -> None:
 
 
 def test_no_text_of_a_user_becomes_markup() -> None:
-    data = with_scores(result(0.6)) | {"ann": ann(), "latency": latency(), "collection": HOSTILE}
+    data = with_texts(result(0.6)) | {"ann": ann(), "latency": latency(), "collection": HOSTILE}
     clean = Page(render(data | {"collection": "docs"}))
     data["texts"] = dict.fromkeys(TEXTS, HOSTILE)
     data["relevant"] = {query: [HOSTILE] for query in TEXTS}
+    data["items"] = {HOSTILE: (HOSTILE, HOSTILE)}
+    data["findings"] = [{"value": "fail", "sentence": HOSTILE}]
     data["overridden"] = {"by": HOSTILE, "reason": HOSTILE}
     data["reasons"] = [HOSTILE]
     data["labels"] = HOSTILE
@@ -261,7 +284,7 @@ def test_no_text_of_a_user_becomes_markup() -> None:
 
 
 def test_the_page_names_nothing_outside_itself() -> None:
-    text = render(with_scores(result(0.6)) | {"ann": ann(), "latency": latency()})
+    text = render(with_texts(result(0.6)) | {"ann": ann(), "latency": latency()})
     page = Page(text)
     assert not {"script", "link", "img", "iframe", "object", "a"} & set(page.tags)
     assert not {"src", "href", "srcset"} & {name for name, _ in page.attributes}

@@ -405,3 +405,56 @@ def test_every_cell_comes_back_from_a_file_as_it_was(tmp_path: Path, ending: str
 def test_the_example_of_a_right_row_is_right(tmp_path: Path) -> None:
     (tmp_path / "pool.csv").write_text(f"query_id,query,doc_id,text,judged,score\n{EXAMPLE}\n")
     assert [(row.document, row.score) for row in read_pool(tmp_path / "pool.csv")[0]] == [("d7", 1)]
+
+
+# sample ---------------------------------------------------------------------------------------------------------------
+
+
+def several_languages(at: World) -> None:
+    """60 labelled queries: 40 in English, 19 in German, one in Thai."""
+    path = at.root / "labels" / "queries.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    languages = ["en"] * 40 + ["de"] * 19 + ["th"]
+    told = (row | {"metadata": {"lang": one}} for row, one in zip(rows, languages, strict=True))
+    path.write_text("".join(json.dumps(row) + "\n" for row in told))
+
+
+def test_a_sample_keeps_the_shares_of_a_field_and_what_is_known_of_its_queries(at: World, cli: Cli) -> None:
+    several_languages(at)
+    assert cli("sample", "-o", "few", "--queries", "15", "--by", "lang", "--json") == 0
+    assert {one: part["drawn"] for one, part in cli.json["parts"].items()} == {"en": 9, "de": 5, "th": 1}
+    whole, few = load_labels(at.root / "labels"), load_labels(at.root / "few")
+    assert few.queries.items() <= whole.queries.items()
+    assert few.qrels.items() <= whole.qrels.items()
+    assert few.meta.items() <= whole.meta.items()
+    assert cli("check", "few") == 0
+    at.settings(canary="few")
+    assert at.project.canary("docs").queries == 15
+
+
+def test_a_seed_decides_and_a_larger_sample_holds_the_smaller_one(at: World, cli: Cli) -> None:
+    for out, count, seed in (("a", 20, 1), ("b", 20, 1), ("c", 20, 2), ("d", 30, 1)):
+        assert cli("sample", "-o", out, "--queries", str(count), "--seed", str(seed)) == 0
+    a, b, c, d = (load_labels(at.root / name) for name in "abcd")
+    assert a.fingerprint == b.fingerprint != c.fingerprint
+    assert a.queries.items() < d.queries.items()
+
+
+def test_queries_whose_documents_are_gone_are_not_drawn(at: World, cli: Cli) -> None:
+    at.documents.delete("d00007")
+    assert cli("sample", "-o", "all", "--queries", "60") == UNUSABLE
+    assert "has 59 with a relevant document that exists" in cli.err
+    assert cli("sample", "-o", "all", "--queries", "59") == 0
+    assert "q7" not in load_labels(at.root / "all").queries
+
+
+def test_a_sample_that_cannot_be_drawn_writes_nothing(at: World, cli: Cli) -> None:
+    several_languages(at)
+    for words, finding in (
+        (("--by", "tenant", "--queries", "9"), "none of 60 queries has that field, they have: lang"),
+        (("--by", "lang", "--queries", "2"), "it has 3"),
+        (("--queries", "600"), "ask for 1 to 60"),
+    ):
+        assert cli("sample", "-o", "few", *words) == UNUSABLE
+        assert finding in " ".join(cli.err.split())
+        assert not (at.root / "few").exists()

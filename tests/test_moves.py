@@ -870,8 +870,8 @@ def test_the_database_itself_keeps_an_alias_from_a_generation_that_did_not_pass(
     assert approved.generation().revision == "a100"
 
 
-def test_a_gate_with_a_confidence_is_inconclusive_where_too_few_queries_tell(served: World) -> None:
-    served.revision("b200", "a100", B200, "gate = Gate(confidence=0.95)")
+def test_a_gate_is_inconclusive_where_too_few_queries_tell(served: World) -> None:
+    served.revision("b200", "a100", B200, "gate = Gate()")
     with pytest.raises(GateFailed, match="is inconclusive"):
         served.upgrade("b200")
     assert (
@@ -883,8 +883,8 @@ def test_a_gate_with_a_confidence_is_inconclusive_where_too_few_queries_tell(ser
     assert served.events("gate_override")[0]["detail"]["verdict"] == "inconclusive"
 
 
-def test_a_gate_with_a_confidence_passes_where_the_whole_interval_lies_above_the_threshold(served: World) -> None:
-    served.revision("b200", "a100", B200, "gate = Gate(confidence=0.95, max_drop=0.2)")
+def test_a_gate_passes_where_the_whole_interval_lies_above_the_threshold(served: World) -> None:
+    served.revision("b200", "a100", B200, "gate = Gate(max_drop=0.2)")
     served.upgrade("b200")
     detail = served.value("SELECT detail FROM gate_result WHERE kind = 'recall' ORDER BY id DESC LIMIT 1")
     assert detail["comparison"]["queries"] == 60

@@ -59,13 +59,33 @@ def test_a_damaged_part_of_the_archive_is_not_used_and_its_documents_are_embedde
     assert served.differences(served.generation()) == []
 
 
-@pytest.mark.parametrize("index", ["m=8", 'kind="exact"', 'storage="halfvec"'])
+@pytest.mark.parametrize("index", ["m=8", 'kind="exact"', 'storage="halfvec"', 'quantize="bit", rerank=8'])
 def test_a_revision_that_changes_only_the_index_embeds_nothing(served: World, index: str) -> None:
     served.revision("c300", "a100", MODEL, f"index = IndexSpec({index})")
     (served.root / "migrations" / "docs" / "b200.py").unlink()
     assert embedded_by(served, "c300") == 0
     assert served.project.verify("docs", reembed=1_000).passed
     assert served.search("apple7 pear7", 1) == ["d00007"]
+
+
+def test_bits_can_be_tried_gone_back_from_and_kept_without_embedding(served: World) -> None:
+    (served.root / "migrations" / "docs" / "b200.py").unlink()
+    served.revision("c300", "a100", MODEL, 'index = IndexSpec(storage="halfvec", quantize="bit")')
+    assert served.migrator.plan("c300").reused == 120
+    before = served.loader.embedded
+    assert embedded_by(served, "c300") == 0
+    served.documents.put("d00007", "apple7 pear7 written anew")
+    served.settle()
+    served.migrator.rollback("to compare")
+    assert served.generation().revision == "a100"
+    assert served.search("apple7 pear7", 1) == ["d00007"]
+    embedded = served.loader.embedded
+    served.upgrade("c300")
+    served.migrator.retire("it is as good", now=True)
+    assert served.generation().spec.index.graph == "bit"
+    assert served.search("apple7 pear7", 1) == ["d00007"]
+    assert served.loader.embedded == embedded > before
+    assert served.project.verify("docs", reembed=1_000).passed
 
 
 def test_what_half_precision_lost_is_embedded_again(served: World) -> None:

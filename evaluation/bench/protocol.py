@@ -64,7 +64,7 @@ def _project(root: Path, *, to: str = "b200", documents: int = DOCUMENTS) -> Pro
 
     for name, parent, model in (("a100", None, "hashing"), ("b200", "a100", "hashing:seed1")):
         body = f'model = ModelSpec(name="{model}", dim={DIM})\nindex = IndexSpec(kind="hnsw")\n'
-        revision(root, COLLECTION, name, parent, body + "gate = Gate(max_drop=1.0, min_queries=50)")
+        revision(root, COLLECTION, name, parent, body + "gate = Gate(max_drop=1.0, min_overlap=None)")
     (root / "labels" / "qrels").mkdir(parents=True)
     queries = (json.dumps({"_id": f"q{n}", "text": f"apple{n} pear{n}"}) for n in range(LABELLED))
     (root / "labels" / "queries.jsonl").write_text("\n".join(queries) + "\n")

@@ -97,7 +97,7 @@ def _project(root: Path) -> Project:
     """Make an empty project with the two revisions and labelled queries, as the gate needs them."""
     parent = None
     for name, model in (("a000", OLD), ("b111", NEW)):
-        body = f'model = ModelSpec(name="{model}", dim={DIM})\ngate = Gate(max_drop=1.0)'
+        body = f'model = ModelSpec(name="{model}", dim={DIM})\ngate = Gate(max_drop=1.0, min_overlap=None)'
         revision(root, COLLECTION, name, parent, body)
         parent = name
     (root / "labels" / "qrels").mkdir(parents=True)

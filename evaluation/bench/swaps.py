@@ -106,7 +106,7 @@ def _prepare(root: Path, documents: int) -> Project:
     parent = None
     for name, (model, dim) in REVISIONS.items():
         body = f'model = ModelSpec(name="{model}", dim={dim})\nindex = IndexSpec(kind="hnsw")\n'
-        revision(root, COLLECTION, name, parent, f"{body}gate = Gate(max_drop=1.0, min_queries=50)")
+        revision(root, COLLECTION, name, parent, f"{body}gate = Gate(max_drop=1.0, min_overlap=None)")
         parent = name
     labels = root / "labels"
     (labels / "qrels").mkdir(parents=True)

@@ -98,7 +98,7 @@ def add_revision(folder: Path, number: int) -> str:
             f"revision = {name_of(number)!r}\ndown_revision = {name_of(number - 1) if number else None!r}\n"
             f'model = ModelSpec(name="hashing:seed{number}", dim=16)\n'
             "chunking = Chunking(max_tokens=12, overlap_tokens=2)\nindex = IndexSpec(m=4, ef_construction=16)\n"
-            f"gate = Gate(max_drop=1.0, min_queries={LABELLED})\n"
+            f"gate = Gate(max_drop=1.0, min_queries={LABELLED}, min_overlap=None)\n"
         )
     return name_of(number)
 

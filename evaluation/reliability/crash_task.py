@@ -80,7 +80,9 @@ def run_tasks(url: str, folder: Path, *, seed: int, tasks: Sequence[str] = TASKS
 def _dag_run(site: Site, home: Path, arm: str) -> tuple[int, str]:
     dags = home / "dags"
     dags.mkdir(exist_ok=True)
-    (dags / "migrate.py").write_text("from revector.airflow import migration_dag\n\ndag = migration_dag()\n")
+    (dags / "migrate.py").write_text(
+        "from revector.airflow import migration_dag\n\ndag = migration_dag(deadline=None)\n"
+    )
     airflow = {
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",

@@ -79,7 +79,8 @@ def _write_migrations(folder: Path) -> None:
         name, dim = MODELS[revision]
         (folder / f"{revision}.py").write_text(
             f'"""{name}"""\nfrom revector import Gate, ModelSpec\n\nrevision = {revision!r}\n'
-            f"down_revision = {parent!r}\nmodel = ModelSpec(name={name!r}, dim={dim})\ngate = Gate(max_drop=1.0)\n"
+            f"down_revision = {parent!r}\nmodel = ModelSpec(name={name!r}, dim={dim})\n"
+            "gate = Gate(max_drop=1.0, min_overlap=None)\n"
         )
 
 

@@ -209,7 +209,7 @@ def write_revision(root: Path, number: int) -> str:
         f"down_revision = {parent!r}\nmodel = ModelSpec(name={model_of(name)!r}, dim={DIM})\n"
         f"chunking = Chunking(max_tokens={CHUNK_TOKENS}, overlap_tokens=4)\n"
         'index = IndexSpec(kind="hnsw", m=8, ef_construction=32, ef_search=10)\n'
-        "gate = Gate(max_drop=1.0, min_queries=50)\n"
+        "gate = Gate(max_drop=1.0, min_overlap=None)\n"
     )
     return name
 

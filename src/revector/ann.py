@@ -21,7 +21,7 @@ from revector.exact import Exact, search_exact
 from revector.interfaces import NoProgress, Progress, Vectors
 from revector.metrics import Interval, Qrels, latency_ms, mean_interval, paired_difference, recall_at_k
 from revector.registry.collections import Generation
-from revector.registry.exporting import reading_vectors
+from revector.registry.exporting import changed_since, reading_vectors
 from revector.searcher import Answer, Searcher
 
 SWEEP = (10, 20, 40, 80, 100, 160, 320, 640)
@@ -119,7 +119,7 @@ def measure_ann(
     """Compare the index of a live generation with exact search over all its vectors, as stored, of one snapshot.
 
     ``queries``: id → text, at least one; each is encoded alone, as it is served. ``qrels`` name some or all of them.
-    Of documents that are written meanwhile, exact search knows the older state. Raises ``ConfigError`` for no queries,
+    Documents that change meanwhile count for neither. Raises ``ConfigError`` for no queries,
     for ``k`` above the number of documents and settings out of range, ``EncoderError`` as ``Searcher.encode``.
     """
     if not queries or not 0 <= min_overlap <= 1 or not all(1 <= ef <= 1_000 for ef in sweep):
@@ -129,10 +129,13 @@ def measure_ann(
         )
     progress = progress or NoProgress()
     vectors, encode_ms = _encode(searcher, generation, list(queries.values()))
+    with engine.connect() as connection:
+        began = connection.execute(sa.text("SELECT clock_timestamp()")).scalar_one()
     truth = _truth(engine, generation, vectors, k, progress)
     configured, plans = _settings(engine, searcher, generation, vectors[0], k, sweep)
     measured = _sweep(searcher, plans, vectors, k, progress)
-    judge = _Judge(truth, k)
+    met = {doc_id for ids in (*truth.doc_ids, *(ids for asked in measured for ids in asked.ids)) for doc_id in ids}
+    judge = _Judge(truth, k, changed_since(engine, generation, began, met))
     points = [judge.point(asked) for asked in measured]
     served = points[configured]
     enough = (point.ef_search for point in points if point.plan.hnsw and point.overlap.low >= min_overlap)
@@ -203,18 +206,18 @@ class _Asked:
 
 
 class _Judge:
-    """Which answers are among the exact best k, or tie with the last of them."""
+    """Which answers are among the exact best k, or tie with the last of them; ``changed`` documents are left out."""
 
-    def __init__(self, truth: Exact, k: int) -> None:
-        self._k = k
-        self._good = [
-            {doc_id for doc_id, score in zip(ids, scores, strict=True) if score >= scores[k - 1] - TIE}
+    def __init__(self, truth: Exact, k: int, changed: set[str]) -> None:
+        self._k, self._changed = k, changed
+        self._best = [
+            [(doc_id, float(score)) for doc_id, score in zip(ids, scores, strict=True) if doc_id not in changed]
             for ids, scores in zip(truth.doc_ids, truth.scores, strict=True)
         ]
 
     def point(self, asked: _Asked) -> Point:
         """Return what is to be reported of one ``ef_search``."""
-        overlaps = [len(good.intersection(ids)) / self._k for ids, good in zip(asked.ids, self._good, strict=True)]
+        overlaps = [self._overlap(ids, best) for ids, best in zip(asked.ids, self._best, strict=True)]
         return Point(
             asked.plan.ef_search,
             mean_interval(overlaps),
@@ -222,6 +225,13 @@ class _Judge:
             sum(asked.exact),
             asked.plan,
         )
+
+    def _overlap(self, ids: Sequence[str], best: Sequence[tuple[str, float]]) -> float:
+        wanted = min(self._k - len(self._changed.intersection(ids)), len(best))
+        if wanted < 1:
+            return 1.0
+        good = {doc_id for doc_id, score in best if score >= best[wanted - 1][1] - TIE}
+        return min(1.0, len(good.intersection(ids)) / wanted)
 
 
 def _sweep(
@@ -354,10 +364,13 @@ def _reasons(
         f"ef_search = {recommended} reaches it"
         if recommended is not None
         else "no ef_search that was tried surely does: build it with a larger m or ef_construction"
+        + (", or set a larger rerank" if index.graph == "bit" else "")
     )
+    bits = f", bits, rerank = {index.rerank}" if index.graph == "bit" else ""
     reason = (
         f"the index {generation.physical_name} of revision {generation.revision} ({index.kind}, m = {index.m}, "
-        f"ef_construction = {index.ef_construction}, ef_search = {index.ef_search}) gives {served.overlap.mean:.4f} of "
+        f"ef_construction = {index.ef_construction}, ef_search = {index.ef_search}{bits}) gives "
+        f"{served.overlap.mean:.4f} of "
         f"the {k} documents that exact search gives, at least {min_overlap:.4f} is demanded; {way}"
     )
     return (reason,)
@@ -369,7 +382,9 @@ def _notes(generation: Generation, served: Point) -> tuple[str, ...]:
     note = (
         f"PostgreSQL's planner does not use the HNSW index of revision {generation.revision} but "
         f"{', '.join(served.plan.nodes) or 'another way'}: the table is small, or it was not analysed since it was "
-        "loaded. Answers are exact, and say nothing of the index"
+        "loaded. Answers are exact"
+        f"{' but for the bits by which rows are chosen' if generation.spec.index.graph == 'bit' else ''}, and say "
+        "nothing of the index"
     )
     return (note,)
 

@@ -18,6 +18,7 @@ from revector.archive import Part, read_part, remove_temporary, write_part
 from revector.crash import crash_at
 from revector.errors import ArchiveError, EncoderMismatch, EncoderUnavailable
 from revector.interfaces import Progress
+from revector.pace import Pace
 from revector.publish import Applier, Planned, Prepared
 from revector.registry import work
 from revector.registry.work import Shard
@@ -38,13 +39,15 @@ documents first, is still written (reliability.md, R72). The second keeps large 
 class ShardReport:
     """What one call did: documents embedded now, published (from now or an earlier, killed call), and dead-lettered.
 
-    ``reused`` ones needed no embedding: their vectors were found in a live index or in the archive.
+    ``reused`` ones needed no embedding: their vectors were found in a live index or in the archive. ``paused_s``:
+    seconds that were left to others.
     """
 
     embedded: int
     published: int
     dead: int
     reused: int = 0
+    paused_s: float = 0.0
 
 
 class _Inline(Executor):
@@ -60,14 +63,21 @@ class Backfill:
     """Runs shards of one generation. Memory is bounded by three parts, whatever the corpus.
 
     While one is embedded, the next is read and cut into chunks, and the one before is sealed and published, unless
-    ``overlap`` is off.
+    ``overlap`` is off. Between two parts, ``pace`` says how long to rest; without it there is none.
     """
 
     def __init__(
-        self, engine: sa.Engine, applier: Applier, folder: Path, progress: Progress, *, overlap: bool = True
+        self,
+        engine: sa.Engine,
+        applier: Applier,
+        folder: Path,
+        progress: Progress,
+        *,
+        overlap: bool = True,
+        pace: Pace | None = None,
     ) -> None:
         self._engine, self._applier, self._folder, self._progress = engine, applier, folder, progress
-        self._overlap = overlap
+        self._overlap, self._pace = overlap, pace
         self._generation = applier.generation
 
     def run(self, shard: Shard) -> ShardReport:
@@ -94,10 +104,12 @@ class Backfill:
 
     def _embed_all(self, shard: Shard, pool: Executor) -> ShardReport:
         embedded = reused = published = dead = 0
+        worked_s = paused_s = 0.0
         characters = PART_CHARACTERS[0]
         ahead = pool.submit(self._next, shard, shard.lo, characters)
         sealing: Future[int] | None = None
         while planned := ahead.result():
+            paused_s += self._pace.rest(worked_s) if self._pace else 0.0
             self._refuse_full_disk()
             ids, started = [item.doc_id for item in planned.items], time.monotonic()
             ahead = pool.submit(self._next, shard, ids[-1], characters)
@@ -109,14 +121,16 @@ class Backfill:
             except (EncoderUnavailable, EncoderMismatch):
                 work.release(self._engine, shard.gen, ids)  # no document is to blame
                 raise
-            rate = sum(len(item.content or "") for item in planned.items) / max(0.001, time.monotonic() - started)
-            characters = min(max(int(rate * PART_S), PART_CHARACTERS[0]), PART_CHARACTERS[1])
+            worked_s = time.monotonic() - started
+            rate = sum(len(item.content or "") for item in planned.items) / max(0.001, worked_s)
+            share = self._pace.share if self._pace else 1.0  # slowed down, it works and rests for PART_S together
+            characters = min(max(int(rate * PART_S * share), PART_CHARACTERS[0]), PART_CHARACTERS[1])
             embedded, reused = embedded + len(prepared.part.doc_ids) - prepared.reused, reused + prepared.reused
             dead += self._applier.record_failures(prepared.failures)
             published += sealing.result() if sealing else 0
             sealing = pool.submit(self._seal_and_publish, shard, prepared)
         published += sealing.result() if sealing else 0
-        return ShardReport(embedded, published, dead, reused)
+        return ShardReport(embedded, published, dead, reused, paused_s)
 
     def _next(self, shard: Shard, after: str, characters: int) -> Planned | None:
         """Plan the next documents of the shard, at least one, of about ``characters`` in all; None at its end."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from revector.gate import Measured
 from revector.registry import series
 from revector.registry.control import add_event
 from revector.searcher import Searcher
+from revector.statistics import detectable_drop, queries_needed
 
 K = 10
 MAX_DROP = 0.02
@@ -23,7 +25,8 @@ MAX_DROP = 0.02
 class CanaryReport:
     """What one run found; ``alerts`` are sentences for people and empty when all is well.
 
-    ``recall`` and ``baseline`` (0 to 1) are of the same generation on the same labels.
+    ``recall`` and ``baseline`` (0 to 1) are of the same generation on the same labels. ``detectable`` is the smallest
+    fall that so many queries tell from none; where it is above the one that raises an alert, ``caution`` says so.
     """
 
     collection: str
@@ -37,6 +40,8 @@ class CanaryReport:
     low: float
     high: float
     baseline: float
+    detectable: float
+    caution: str | None
     encoder_fault: str | None
     alerts: tuple[str, ...]
 
@@ -63,12 +68,14 @@ def run(
         searcher.encoders.probe(pinned)
     except EncoderError as error:
         fault = str(error)
-    measured, labels = evidence.measure(pinned, K), evidence.labels()
+    queries = evidence.queries()
+    measured, labels = evidence.measure(pinned, K, queries=queries), queries.labels
     interval = measured.interval()
     with engine.connect() as connection:
         before = series.baseline(connection, pinned.gen, labels.fingerprint, K)
     baseline = interval.mean if before is None else before
     alerts = _alerts(measured, interval.mean, baseline, fault, max_drop)
+    detectable, caution = resolution(len(measured.run), max_drop)
     report = CanaryReport(
         collection=collection,
         gen=pinned.gen,
@@ -81,11 +88,29 @@ def run(
         low=interval.low,
         high=interval.high,
         baseline=baseline,
+        detectable=detectable,
+        caution=caution,
         encoder_fault=fault,
         alerts=alerts,
     )
     _keep(engine, cid, report, measured, actor)
     return report
+
+
+def resolution(queries: int, max_drop: float) -> tuple[float, str | None]:
+    """Return the smallest fall that so many queries tell from none, and a warning where ``max_drop`` is below it.
+
+    Before a fall there are no differences to take a deviation of. That of a fall by ``max_drop`` is at most that of so
+    many queries losing everything: ``sqrt(d (1 - d))``.
+    """
+    deviation = math.sqrt(max_drop * (1 - max_drop))
+    detectable = detectable_drop(deviation, queries)
+    if detectable <= max_drop:
+        return detectable, None
+    return detectable, (
+        f"{queries:,} queries cannot tell a fall of {max_drop:g} from chance, only one of {detectable:.4f} or more; "
+        f"{max_drop:g} takes {queries_needed(deviation, max_drop):,} queries"
+    )
 
 
 def _alerts(measured: Measured, recall: float, baseline: float, fault: str | None, max_drop: float) -> tuple[str, ...]:
@@ -101,7 +126,12 @@ def _alerts(measured: Measured, recall: float, baseline: float, fault: str | Non
 
 
 def _keep(engine: sa.Engine, cid: int, report: CanaryReport, measured: Measured, actor: str) -> None:
-    detail: dict[str, Any] = {"low": report.low, "high": report.high, "latency_ms": dict(measured.latency_ms)}
+    detail: dict[str, Any] = {
+        "low": report.low,
+        "high": report.high,
+        "detectable": report.detectable,
+        "latency_ms": dict(measured.latency_ms),
+    }
     with engine.begin() as connection:
         series.add(connection, cid, asdict(report) | {"detail": detail, "alerts": list(report.alerts)})
         if report.alerts:

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from pydantic import TypeAdapter
+
 from revector.errors import ConfigError, LabelError
-from revector.metrics import Interval, MetricName, Qrels
+from revector.metrics import Interval, MetricName
 from revector.slices import Slices
 from revector.statistics import (
     CONFIDENCE,
@@ -126,6 +128,11 @@ class Comparison:
         data: dict[str, Any] = plain(self)
         return data
 
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Comparison:
+        """Return the comparison that ``as_data`` described, such as that of a kept gate result."""
+        return TypeAdapter(cls).validate_python(data)
+
     def to_frame(self) -> pd.DataFrame:
         """Return one row per metric, and per slice for recall: means, ends of the intervals, p and sizes."""
         import pandas as pd
@@ -169,7 +176,7 @@ def compare(
         shares: Field → slice → its share of the live queries.
         min_slice: Queries below which a slice is not judged, at least 1.
         baselines: Name (such as BM25) → recall per query. That of a random ranking, k / documents, is always tried.
-        attainable: Best possible recall per query, as of ``attainable_recall``; by default 1.
+        attainable: Best possible recall per query, as of ``metrics.attainable_recall``; by default 1.
         confidence: Coverage of every interval, in (0, 1).
 
     Raises:
@@ -178,11 +185,7 @@ def compare(
             twice, or a score is NaN or outside [0, 1].
 
     """
-    if not 1 <= k <= documents:
-        raise ConfigError(
-            f"recall@{k} was asked for over {documents} documents; k must be 1 to the number of documents, or every "
-            "document is found by any model. Nothing was compared; lower gate.k, or label a larger corpus."
-        )
+    check_rank(k, documents)
     if min_slice < 1:
         raise ConfigError(f"slices of {min_slice} queries were asked for; at least 1 is needed. Nothing was compared.")
     queries = _check_sets(new, old)
@@ -213,15 +216,13 @@ def compare(
     )
 
 
-def attainable_recall(qrels: Qrels, k: int) -> dict[str, float]:
-    """Return the best recall@k that any ranking has, per query with a relevant document.
-
-    >>> attainable_recall({"q": {"a": 1, "b": 2, "c": 0}}, k=1)
-    {'q': 0.5}
-
-    """
-    relevant = {query: sum(score >= 1 for score in judged.values()) for query, judged in qrels.items()}
-    return {query: min(k, count) / count for query, count in relevant.items() if count}
+def check_rank(k: int, documents: int) -> None:
+    """Raise ``ConfigError`` unless recall@``k`` over so many documents can tell anything."""
+    if not 1 <= k <= documents:
+        raise ConfigError(
+            f"recall@{k} was asked for over {documents} documents; k must be 1 to the number of documents, or every "
+            "document is found by any model. Nothing was compared; lower gate.k, or label a larger corpus."
+        )
 
 
 def plain(value: Any) -> Any:

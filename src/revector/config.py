@@ -5,16 +5,17 @@ from __future__ import annotations
 import getpass
 import os
 import socket
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
-from revector import alerts, canary
+from revector import canary, notices
+from revector.costs import Costs
 from revector.encoders.api import Hybrid, Provider, ProviderSettings
 from revector.encoding import Encoders
 from revector.errors import ConfigError
@@ -23,6 +24,7 @@ from revector.interfaces import Encoder, NoProgress, Progress
 from revector.labels import LabelSource, label_source
 from revector.migrator import Migrator
 from revector.migrator import Settings as MigratorSettings
+from revector.pace import Bars
 from revector.registry import shadowing
 from revector.registry.collections import ensure_collection, read_collection
 from revector.registry.documents import Documents
@@ -35,6 +37,9 @@ from revector.shadow import ShadowReads
 from revector.spec import ModelSpec
 from revector.verification import REEMBEDDED, Report, verify_live
 from revector.worker import Worker
+
+if TYPE_CHECKING:
+    from revector.monitoring import Metrics
 
 FILE = "revector.toml"
 
@@ -50,6 +55,20 @@ class ShadowSettings(BaseModel):
     """Depth of the comparison; queries for fewer documents are not compared."""
     keep_queries: bool = False
     """Whether the newest compared queries are kept with their text, in the memory of `revector serve`."""
+
+
+class BulkSettings(BaseModel):
+    """The ``[collections.<name>.bulk]`` table: what a backfill must not do to the index that answers.
+
+    Beyond a bar it works less of the time, down to an eighth. ``inf`` switches a bar off.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    max_lag_s: float = Field(default=Bars().lag_s, gt=0)
+    """Seconds that a change may wait for the active index, while a worker is busy with it."""
+    max_search_ms: float = Field(default=Bars().search_ms, gt=0)
+    """Milliseconds that searches of the active index may take at p95, in the database."""
 
 
 class CollectionSettings(BaseModel):
@@ -72,6 +91,7 @@ class CollectionSettings(BaseModel):
     """Fall of recall@10 below the first canary of an index that raises an alert."""
     window_hours: float = Field(default=48.0, gt=0)
     shards: int = Field(default=4, ge=1)
+    bulk: BulkSettings = BulkSettings()
     shadow: ShadowSettings = ShadowSettings()
 
 
@@ -94,7 +114,27 @@ class AlertSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     webhook: str | None = None
-    """Where alerts are posted to as JSON: ``text`` is a sentence, as chat services read it."""
+    """Where what happens (gate, swap, rollback, alerts, …) is posted as JSON: ``text`` is a sentence, as chats read."""
+
+
+class ServeSettings(BaseModel):
+    """The ``[serve]`` table."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    requests_per_s: float | None = Field(default=None, gt=0)
+    """Requests a second that each process of `revector serve` answers each key; default: any number."""
+    warm_wait_s: float = Field(default=120.0, ge=0)
+    """How long a swap waits for serving processes to have loaded the next encoder."""
+
+
+class MetricsSettings(BaseModel):
+    """The ``[metrics]`` table."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    index_memory_gib: float | None = Field(default=None, gt=0)
+    """Memory that HNSW graphs may take; default: PostgreSQL's ``effective_cache_size``. The alert is at 80 % of it."""
 
 
 class Settings(BaseSettings):
@@ -112,6 +152,10 @@ class Settings(BaseSettings):
     drain_s: float = Field(default=60.0, ge=0)
     encoder: EncoderSettings = EncoderSettings()
     alerts: AlertSettings = AlertSettings()
+    costs: Costs = Costs()
+    """Prices that plans and `revector capacity` reckon with."""
+    metrics: MetricsSettings = MetricsSettings()
+    serve: ServeSettings = ServeSettings()
     collections: dict[str, CollectionSettings] = {}
     providers: dict[str, ProviderSettings] = {}
     """Embedding servers that ``model.name = "api:<provider>/<model>"`` may name."""
@@ -306,6 +350,14 @@ class Project:
         """The live lane of all collections."""
         return Worker(self.engine, self.live_encoders)
 
+    def metrics(self) -> Metrics:
+        """What `/metrics` tells; works, and says so, while the database is down."""
+        from revector.monitoring import Metrics
+
+        gib = self.settings.metrics.index_memory_gib
+        limit = None if gib is None else int(gib * 2**30)
+        return Metrics(lambda: self.engine, self.providers, limit_bytes=limit)
+
     def migrator(self, collection: str, *, actor: str | None = None, progress: Progress | None = None) -> Migrator:
         """The moves of one collection; ``actor`` stands in the history, default: the operating system's user."""
         return Migrator(
@@ -315,7 +367,13 @@ class Project:
             encoders=self.encoders,
             actor=actor or current_actor(),
             progress=progress,
+            tell=lambda: self.tell(collection),
         )
+
+    def tell(self, collection: str) -> int:
+        """Post to the webhook what happened to a collection since the last time; see ``notices.tell``."""
+        webhook = self.settings.alerts.webhook
+        return 0 if webhook is None else notices.tell(self.engine, collection, webhook)
 
     def rehearsal(self, collection: str, *, actor: str | None = None, progress: Progress | None = None) -> Rehearsal:
         """Rehearsals of one collection; ``actor`` stands in the history, default: the operating system's user."""
@@ -336,8 +394,12 @@ class Project:
             labels=self.labels(collection),
             window_hours=chosen.window_hours,
             shards=chosen.shards,
+            bars=Bars(chosen.bulk.max_lag_s, chosen.bulk.max_search_ms),
             drain_s=self.settings.drain_s,
             archive_days=self.settings.archive_days,
+            costs=self.settings.costs,
+            providers=self.settings.providers,
+            warm_wait_s=self.settings.serve.warm_wait_s,
         )
 
     def verify(
@@ -353,7 +415,7 @@ class Project:
     ) -> Report:
         """Prove that every live index equals the documents, or repair what does not; see ``verify_live``."""
         self.collection(collection)
-        return verify_live(
+        found = verify_live(
             self.engine,
             collection,
             self.encoders,
@@ -364,6 +426,8 @@ class Project:
             seed=seed,
             progress=progress,
         )
+        self.tell(collection)
+        return found
 
     def canary(
         self, collection: str, *, actor: str | None = None, progress: Progress | None = None
@@ -380,9 +444,7 @@ class Project:
             progress=progress or NoProgress(),
         )
         found = canary.run(self.engine, cid, collection, searcher, evidence, max_drop=chosen.canary_drop, actor=who)
-        if found.alerts:
-            text = f"revector canary of {collection}: {'; '.join(found.alerts)}"
-            alerts.post(self.settings.alerts.webhook, {"text": text, "canary": asdict(found)})
+        self.tell(collection)
         return found
 
     def status(self, collection: str) -> dict[str, Any]:

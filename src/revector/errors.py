@@ -9,13 +9,15 @@
     ├── DatabaseError            the database cannot be used as it is
     │   ├── DatabaseUnavailable  down, full, or refusing connections
     │   ├── SchemaMismatch       of another revector version
-    │   └── MissingExtension     pgvector is absent or too old
+    │   ├── MissingExtension     pgvector is absent or too old
+    │   └── NoRoom               a migration would not fit on a disk; it was not begun
     ├── StateError               the registry disagrees with the request
     │   ├── IllegalStep          the step does not apply to the current phase
     │   ├── MigrationOpen        another migration is open on this collection
     │   ├── StaleRun             a newer run took this step over
     │   ├── NotCaughtUp          work is waiting, so the alias was not moved
     │   ├── EvidenceStale        verification or gate must be measured again
+    │   ├── ServersCold          a serving process has not loaded the next encoder, so the alias was not moved
     │   ├── GateBusy             the gate could not be had in time; nothing was changed
     │   ├── WindowOpen           the old generation may still be needed
     │   ├── RollbackUnavailable  the window is over, or there is nothing to go back to
@@ -34,6 +36,7 @@
     │           └── SpendCapReached  nothing more may be spent
     ├── ArchiveError             an HDF5 part is torn, foreign or not the one recorded
     ├── DocumentError            a document or id is refused; it was not stored
+    │   └── UnknownDocument      there is none of that id
     ├── SourceError              a source cannot be ingested; nothing was stored
     └── LabelError               queries or judgements cannot be used
 
@@ -98,6 +101,10 @@ class MissingExtension(DatabaseError):
     """pgvector is absent or too old."""
 
 
+class NoRoom(DatabaseError):
+    """A migration would not fit on a disk of the database or the archive; it was not begun."""
+
+
 class StateError(RevectorError):
     """The registry disagrees with the request."""
 
@@ -124,6 +131,12 @@ class NotCaughtUp(StateError):
 
 class EvidenceStale(StateError):
     """Verification or gate is missing or has aged, so the alias was not moved; measured again, it may be."""
+
+    retryable = True
+
+
+class ServersCold(StateError):
+    """A process that answers queries has not loaded the next encoder; the alias was not moved; it may be repeated."""
 
     retryable = True
 
@@ -232,6 +245,10 @@ class DocumentError(RevectorError):
     """A document or its id is refused; it was not stored."""
 
     exit_code = 8
+
+
+class UnknownDocument(DocumentError):
+    """There is no document of that id, or it was deleted."""
 
 
 class SourceError(RevectorError):

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import sqlalchemy as sa
 
 from revector import gate as gates
+from revector.ann import explain, measure_ann
+from revector.comparison import plain
 from revector.crash import crash_at
 from revector.errors import GateFailed, LabelError, VerificationFailed
 from revector.interfaces import Progress
-from revector.labels import Labels, LabelSource, check_against, load_labels
+from revector.labels import LabelSource, load_labels
+from revector.latency import compare_latency
 from revector.lifecycle import STEPS
 from revector.registry import moves
 from revector.registry.collections import Collection, Generation, read_generation
 from revector.registry.control import control
 from revector.registry.documents import Documents
 from revector.registry.readback import INVARIANTS, broken_invariants
-from revector.report import latest_result
+from revector.report import FIGURES, latest_result
 from revector.searcher import Searcher
 from revector.spec import Gate, Revision
 from revector.verification import Comparison
@@ -43,7 +45,7 @@ class Evidence:
         actor: str,
         progress: Progress,
     ) -> None:
-        self._engine, self._cid, self._searcher, self._labels_folder = engine, cid, searcher, labels
+        self._engine, self._cid, self._searcher, self._labels = engine, cid, searcher, labels
         self._documents = Documents(engine, cid)
         self._actor, self._progress = actor, progress
 
@@ -56,12 +58,12 @@ class Evidence:
             if moves.stale_evidence(connection, generation, (KINDS[step],)) is not None:
                 return True
             judged = (latest_result(connection, generation.gen, KINDS[step]) or {}).get("gate")
-        return judged is not None and judged != asdict(target.gate)
+        return judged is not None and judged != plain(target.gate)
 
     def refuse_unmeasurable(self, target: Revision, collection: Collection) -> None:
-        """Raise ``LabelError`` where the gate could never be measured: before the work, not after it."""
-        if collection.active_gen is not None or self._labels_folder is not None:
-            gates.usable_qrels(self.labels(), self._documents.known, target.gate)
+        """Refuse a gate that could never pass, before the work; raises as ``gate.refuse_unmeasurable``."""
+        if collection.active_gen is not None or self._labels is not None:
+            gates.refuse_unmeasurable(target.gate, self.queries(), self._documents.count())
 
     def verify(self, generation: Generation, token: int) -> Mapping[str, Any]:
         """Prove that the index equals the documents. Raises ``VerificationFailed``; the verdict is kept either way.
@@ -80,12 +82,14 @@ class Evidence:
         return verdict.detail
 
     def gate(self, generation: Generation, target: Revision, collection: Collection, token: int) -> Mapping[str, Any]:
-        """Measure recall of new and old and judge it. Raises ``GateFailed``; the verdict is kept either way.
+        """Measure new and old and judge them. Raises ``GateFailed``; the verdict is kept either way.
 
         ``target`` is the migration file as it is now: the gate may be edited in a reviewed change until the swap.
+        Where answers come from an HNSW index, ``min_overlap`` reads every stored vector once, as a stream: memory is
+        that of the queries and of one block, time that of reading the table.
         """
         seen = self._see(token)
-        if collection.active_gen is None and self._labels_folder is None:
+        if collection.active_gen is None and self._labels is None:
             detail = {"not_measured": "first generation, and the collection has no labelled queries"}
             verdict = gates.Verdict("pass", (), detail)
         else:
@@ -107,26 +111,25 @@ class Evidence:
         if self.is_stale(generation, "gate", target):
             self.gate(generation, target, collection, token)
 
-    def measure(self, generation: Generation, k: int, *, exact: bool = False) -> gates.Measured:
-        """Measure one live generation on every usable labelled query."""
-        labels = self.labels()
-        qrels, _ = gates.usable_qrels(labels, self._documents.known, Gate(min_queries=1))
-        return gates.measure(self._searcher, generation, labels, qrels, k=k, progress=self._progress, exact=exact)
+    def measure(
+        self, generation: Generation, k: int, *, exact: bool = False, queries: gates.QuerySet | None = None
+    ) -> gates.Measured:
+        """Measure one live generation on ``queries``, by default every one that is usable."""
+        asked = queries or self.queries()
+        return gates.measure(self._searcher, generation, asked, k, self._progress, exact=exact)
 
     def labelled_queries(self) -> int | None:
         """Number of labelled queries with a document that exists; None where no labels are configured."""
-        if self._labels_folder is None:
-            return None
-        return len(check_against(self.labels(), self._documents.known).queries_left)
+        return None if self._labels is None else len(self.queries().qrels)
 
-    def labels(self) -> Labels:
-        """Return the labelled queries. Raises ``LabelError`` when there are none."""
-        if self._labels_folder is None:
+    def queries(self) -> gates.QuerySet:
+        """Return the labelled queries that can be measured. Raises ``LabelError`` when there are none."""
+        if self._labels is None:
             raise LabelError(
                 "the collection has no labelled queries, so recall cannot be measured. The alias was not moved; set "
                 "qrels in revector.toml to a folder in BEIR layout or of TREC files, a .csv file, or sql:SELECT ..."
             )
-        return load_labels(self._labels_folder)
+        return gates.usable_queries(load_labels(self._labels), self._documents.known)
 
     def _compare_rows(self, generation: Generation) -> gates.Verdict:
         self._searcher.encoders.probe(generation)  # an encoder that fails now says nothing about the index
@@ -143,30 +146,40 @@ class Evidence:
         return gates.Verdict("fail" if reasons else "pass", tuple(reasons), detail)
 
     def _compare(self, target: Revision, generation: Generation, active_gen: int | None) -> gates.Verdict:
-        labels = self.labels()
-        qrels, counts = gates.usable_qrels(labels, self._documents.known, target.gate)
-        measured = {
-            gen: gates.measure(
-                self._searcher,
-                self._searcher.resolve(gen),
-                labels,
-                qrels,
-                k=target.gate.k,
-                progress=self._progress,
-            )
-            for gen in (generation.gen, active_gen)
-            if gen is not None
-        }
-        old = None if active_gen is None else measured[active_gen]
+        gate, queries = target.gate, self.queries()
+        active = None if active_gen is None else self._searcher.resolve(active_gen)
+        latency = None
+        if gate.max_latency_ratio is not None and active is not None:
+            texts = list(queries.texts.values())
+            latency = compare_latency(self._searcher, active, generation, texts, gate.k).as_data()
         return gates.judge(
-            target.gate,
-            measured[generation.gen],
-            old,
-            labels=labels,
-            counts=counts,
-            qrels=qrels,
+            gate,
+            queries,
+            self.measure(generation, gate.k, queries=queries),
+            None if active is None else self.measure(active, gate.k, queries=queries),
             documents=self._documents.count(),
+            index=self._index(generation, queries, gate),
+            latency=latency,
         )
+
+    def _index(self, generation: Generation, queries: gates.QuerySet, gate: Gate) -> Mapping[str, Any] | None:
+        """Compare the index with exact search; None where that is not demanded or every answer is exact anyway."""
+        if gate.min_overlap is None or generation.spec.index.kind == "exact":
+            return None
+        vector = self._searcher.encode(generation, [next(iter(queries.texts.values()))])[0]
+        if not explain(self._engine, self._searcher, generation, vector, gate.k).hnsw:
+            return None  # the planner scans small tables
+        return measure_ann(
+            self._engine,
+            self._searcher,
+            generation,
+            queries.texts,
+            gate.k,
+            qrels=queries.qrels,
+            sweep=(),
+            min_overlap=gate.min_overlap,
+            progress=self._progress,
+        ).as_data()
 
     def _see(self, token: int) -> moves.Seen:
         documents = self._documents.count()
@@ -176,7 +189,7 @@ class Evidence:
     def _keep(self, generation: Generation, step: str, verdict: gates.Verdict, seen: moves.Seen, token: int) -> None:
         """Save a verdict and, when it passed, move the phase with it, in one transaction."""
         crash_at("evidence.after_measure")
-        brief = {key: value for key, value in verdict.detail.items() if key not in ("gate", "comparison")}
+        brief = {key: value for key, value in verdict.detail.items() if key not in ("gate", *FIGURES)}
         detail = {**verdict.detail, "reasons": verdict.reasons}
         with control(self._engine, self._cid, actor=self._actor, token=token) as held:
             moves.save_result(held, generation, KINDS[step], verdict=verdict.value, detail=detail, seen=seen)

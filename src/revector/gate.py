@@ -1,24 +1,31 @@
-"""The gate before a swap: recall of old and new on the labelled queries, and the verdict on it."""
+"""The gate before a swap: old and new measured on the same labelled queries, and the verdict on what was measured."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from revector import judgement
-from revector.comparison import Comparison, Scored, attainable_recall, compare
-from revector.errors import LabelError
+from revector.comparison import Comparison, Scored, check_rank, compare, plain
+from revector.errors import LabelError, StateError
 from revector.interfaces import Progress
 from revector.judgement import Thresholds
-from revector.labels import Labels, check_against
-from revector.metrics import Interval, MetricName, evaluate, latency_ms, mean_interval, paired_difference
+from revector.labels import Labels, Span, check_against, item_qrels, ranked_items
+from revector.metrics import Interval, MetricName, attainable_recall, evaluate, latency_ms, mean_interval
 from revector.registry.collections import Generation
-from revector.searcher import Searcher
+from revector.searcher import Answer, Searcher
+from revector.slices import Slices, query_slices
 from revector.spec import Gate, stable_hash
 
 ENCODE_ROWS = 64
+CHUNKS_PER_ITEM = 4
+MOST_CHUNKS = 1_000
+"""Chunks that are looked through for k judged spans; what is not among them counts as not found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,155 +43,248 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class QuerySet:
+    """The labelled queries that can be measured, with the judgements of documents that exist.
+
+    ``qrels`` judges documents, ``items`` what was judged: documents and spans of them (``labels.items``).
+    ``fingerprint`` changes with any text and judgement of them. ``counts`` says what was left out.
+    """
+
+    labels: Labels
+    qrels: Mapping[str, Mapping[str, int]]
+    items: Mapping[str, Mapping[str, int]]
+    fingerprint: str
+    counts: Mapping[str, int]
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """Query id → text."""
+        return {query: self.labels.queries[query] for query in self.qrels}
+
+    def slices(self, names: Collection[str] = ()) -> Slices:
+        """Return the queries by fields of their metadata; see ``slices.query_slices``."""
+        return query_slices(self.texts, self.labels.meta, names)
+
+
+@dataclass(frozen=True, slots=True)
 class Measured:
-    """One generation measured on labelled queries through the production search path."""
+    """One generation measured on labelled queries through the production search path.
+
+    ``run`` holds the first k items of each query, ``fingerprint`` is that of the ``QuerySet``.
+    """
 
     generation: int
     revision: str
     metrics: Mapping[MetricName, Mapping[str, float]]
     run: Mapping[str, list[str]]
     latency_ms: Mapping[str, float]
+    fingerprint: str
 
     def interval(self, metric: MetricName = "recall") -> Interval:
         """Mean and 95 % bootstrap interval over queries of one metric."""
         return mean_interval(list(self.metrics[metric].values()))
 
-
-def measure(
-    searcher: Searcher,
-    generation: Generation,
-    labels: Labels,
-    qrels: Mapping[str, Mapping[str, int]],
-    k: int,
-    progress: Progress,
-    *,
-    exact: bool = False,
-) -> Measured:
-    """Search every query of ``qrels`` in one generation and score the ranking of documents at rank ``k``."""
-    queries = list(qrels)
-    progress.start(f"search {generation.revision}", len(queries), unit="queries")
-    run: dict[str, list[str]] = {}
-    milliseconds: list[float] = []
-    for at in range(0, len(queries), ENCODE_ROWS):
-        batch = queries[at : at + ENCODE_ROWS]
-        for query, vector in zip(
-            batch, searcher.encode(generation, [labels.queries[query] for query in batch]), strict=True
-        ):
-            started = time.perf_counter()
-            answer = searcher.search_vector(generation, vector, k, exact=exact)
-            milliseconds.append((time.perf_counter() - started) * 1_000)
-            run[query] = [] if answer is None else [hit.id for hit in answer.hits]
-            progress.advance()
-    progress.done()
-    return Measured(generation.gen, generation.revision, evaluate(qrels, run, k), run, latency_ms(milliseconds))
+    @property
+    def scored(self) -> Scored:
+        """What is compared with another generation."""
+        return Scored(self.revision, self.fingerprint, self.metrics, self.run)
 
 
-def usable_qrels(labels: Labels, known: Any, gate: Gate) -> tuple[dict[str, dict[str, int]], Mapping[str, Any]]:
-    """Return the judgements whose documents exist, and what was left out.
+def usable_queries(labels: Labels, known: Any) -> QuerySet:
+    """Return the queries with a relevant document that exists, and the judgements of such documents.
 
     A document that was deleted cannot be found by any model: it leaves both sides. Raises ``LabelError`` for labels
-    of another corpus, and for fewer usable queries than the gate demands.
+    of another corpus.
     """
     check = check_against(labels, known)
-    unknown = set(check.unknown_ids)
-    left = set(check.queries_left)
+    unknown, left = set(check.unknown_ids), set(check.queries_left)
     qrels = {
         query: {doc: score for doc, score in judged.items() if doc not in unknown}
         for query, judged in labels.qrels.items()
         if query in left
     }
-    if len(qrels) < gate.min_queries:
-        raise LabelError(
-            f"the gate demands at least {gate.min_queries} labelled queries, {labels.name} has {len(qrels)} whose "
-            f"documents exist ({len(check.queries_lost)} lost theirs). Nothing was measured; label more queries, or "
-            "lower gate.min_queries in the migration file."
-        )
-    return qrels, {
+    items = item_qrels(labels, qrels)
+    counts = {
         "queries": len(qrels),
         "queries_lost": len(check.queries_lost),
         "pairs": check.known_pairs,
         "unknown_documents": len(unknown),
         "unjudged_queries": len(labels.unjudged),
     }
+    texts = {query: labels.queries[query] for query in qrels}
+    return QuerySet(labels, qrels, items, stable_hash({"qrels": items, "queries": texts}), counts)
+
+
+def refuse_unmeasurable(gate: Gate, queries: QuerySet, documents: int) -> None:
+    """Refuse a gate that these labels over so many documents could never pass: before the work, not after it.
+
+    Raises ``LabelError`` for fewer queries than it demands, a slice that no query is in, and a recall that no ranking
+    reaches; ``ConfigError`` for ``k`` above the number of documents.
+    """
+    if (found := len(queries.qrels)) < gate.min_queries:
+        raise LabelError(
+            f"the gate demands at least {gate.min_queries} labelled queries, {queries.labels.name} has {found} whose "
+            f"documents exist ({queries.counts['queries_lost']} lost theirs). Nothing was measured; label more "
+            "queries, or lower gate.min_queries in the migration file."
+        )
+    check_rank(gate.k, documents)
+    queries.slices(gate.slices)
+    best = list(attainable_recall(queries.items, gate.k).values())
+    judgement.check_attainable(gate.min_recall, sum(best) / len(best), gate.k)
+
+
+def measure(
+    searcher: Searcher,
+    generation: Generation,
+    queries: QuerySet,
+    k: int,
+    progress: Progress,
+    *,
+    exact: bool = False,
+) -> Measured:
+    """Search every query in one generation and score its first ``k`` items.
+
+    A query with judged spans is answered by chunks, one without by documents, as they are served.
+    """
+    texts = queries.texts
+    progress.start(f"search {generation.revision}", len(texts), unit="queries")
+    run: dict[str, list[str]] = {}
+    milliseconds: list[float] = []
+    for query, vector in _encoded(searcher, generation, texts):
+        spans = queries.labels.spans.get(query, ())
+        started = time.perf_counter()
+        run[query] = _items(searcher, generation, vector, k, spans, exact=exact)
+        milliseconds.append((time.perf_counter() - started) * 1_000)
+        progress.advance()
+    progress.done()
+    return Measured(
+        generation.gen,
+        generation.revision,
+        evaluate(queries.items, run, k),
+        run,
+        latency_ms(milliseconds),
+        queries.fingerprint,
+    )
 
 
 def judge(
     gate: Gate,
+    queries: QuerySet,
     new: Measured,
     old: Measured | None,
     *,
-    labels: Labels,
-    counts: Mapping[str, Any],
-    qrels: Mapping[str, Mapping[str, int]],
     documents: int,
+    index: Mapping[str, Any] | None = None,
+    latency: Mapping[str, Any] | None = None,
 ) -> Verdict:
-    """Compare recall with the thresholds, by means or, with ``gate.confidence``, by intervals; numbers in, verdict out.
+    """Judge what was measured; the verdict's detail is all that its page needs, but for the texts.
 
-    ``documents`` is how many there are to rank.
+    Args:
+        gate: What is demanded.
+        queries: What both were measured on.
+        new: The generation that is to serve.
+        old: The one that does, if any.
+        documents: How many there are to rank.
+        index: ``AnnReport.as_data`` of the new index; None where no answer comes from an HNSW index.
+        latency: ``LatencyReport.as_data``; None where it was not measured.
+
+    Raises:
+        LabelError: As ``compare`` and ``judgement.judge``.
+        ConfigError: If ``gate.k`` is above ``documents``.
+
     """
-    measured = new.interval()
-    reasons: list[str] = []
-    if measured.mean < gate.min_recall:
-        reasons.append(
-            f"recall@{gate.k} of revision {new.revision} is {measured.mean:.4f}, at least {gate.min_recall:.4f} is "
-            "demanded"
-        )
-    detail: dict[str, Any] = {
-        "k": gate.k,
-        "gate": asdict(gate),
-        "labels": labels.name,
-        "labels_fingerprint": labels.fingerprint,
-        **counts,
-        "new": _summary(new),
-    }
-    if old is not None:
-        difference = paired_difference(old.metrics["recall"], new.metrics["recall"])
-        if -difference.mean > gate.max_drop:
-            reasons.append(
-                f"recall@{gate.k} falls by {-difference.mean:.4f} against the active revision {old.revision} "
-                f"({old.interval().mean:.4f} to {measured.mean:.4f}), at most {gate.max_drop:.4f} is allowed"
-            )
-        detail |= {"old": _summary(old), "difference": difference._asdict()}
-    if gate.confidence is None:
-        return Verdict("fail" if reasons else "pass", tuple(reasons), detail)
-    comparison = _compare(gate, gate.confidence, new, old, labels=labels, qrels=qrels, documents=documents)
-    thresholds = Thresholds(
-        max_drop=None if old is None else gate.max_drop,
-        min_recall=gate.min_recall or None,
-        min_queries=gate.min_queries,
-    )
-    judged = judgement.judge(comparison, thresholds)
-    return Verdict(judged.value.value, tuple(judged.reasons), detail | {"comparison": comparison.as_data()})
-
-
-def _compare(
-    gate: Gate,
-    confidence: float,
-    new: Measured,
-    old: Measured | None,
-    *,
-    labels: Labels,
-    qrels: Mapping[str, Mapping[str, int]],
-    documents: int,
-) -> Comparison:
-    fingerprint = stable_hash({"qrels": qrels, "queries": {query: labels.queries[query] for query in qrels}})
-    return compare(
-        Scored(new.revision, fingerprint, new.metrics, new.run),
-        None if old is None else Scored(old.revision, fingerprint, old.metrics, old.run),
+    comparison = compare(
+        new.scored,
+        None if old is None else old.scored,
         k=gate.k,
         documents=documents,
         max_drop=None if old is None else gate.max_drop,
-        attainable=attainable_recall(qrels, gate.k),
-        confidence=confidence,
+        max_slice_drop=gate.max_slice_drop,
+        slices=queries.slices(gate.slices),
+        attainable=attainable_recall(queries.items, gate.k),
+        confidence=gate.confidence,
     )
-
-
-def _summary(measured: Measured) -> dict[str, Any]:
-    means = {metric: sum(values.values()) / len(values) for metric, values in measured.metrics.items()}
-    return {
-        "generation": measured.generation,
-        "revision": measured.revision,
-        "recall": measured.interval()._asdict(),
-        "means": means,
-        "latency_ms": dict(measured.latency_ms),
+    thresholds = Thresholds(
+        max_drop=gate.max_drop,
+        min_recall=gate.min_recall or None,
+        min_queries=gate.min_queries,
+        max_slice_drop=gate.max_slice_drop,
+        min_overlap=None if index is None else gate.min_overlap,
+        max_latency_ratio=gate.max_latency_ratio,
+    )
+    judged = judgement.judge(
+        comparison,
+        thresholds,
+        overlap=None if index is None else index["served"]["overlap"]["mean"],
+        latency_ratio=None if latency is None else latency["ratio"]["p95"]["mean"],
+    )
+    detail = {
+        "k": gate.k,
+        "gate": plain(gate),
+        "labels": queries.labels.name,
+        "labels_fingerprint": queries.labels.fingerprint,
+        **queries.counts,
+        **described(comparison, new, old),
+        "findings": plain(judged.findings),
+        "ann": index,
+        "latency": latency,
     }
+    passed = judged.value is judgement.Value.PASS
+    reasons = () if passed else tuple(reason.removesuffix(".") for reason in judged.reasons)
+    return Verdict(judged.value.value, reasons, detail)
+
+
+def described(comparison: Comparison, new: Measured, old: Measured | None) -> dict[str, Any]:
+    """Return what was compared as plain data: in short (``new``, ``old``, ``difference``), whole, and per query."""
+    recall = comparison.metrics["recall"]
+    sides = {"new": (new, recall.new)} | ({} if old is None else {"old": (old, recall.old)})
+    brief = {
+        role: {
+            "generation": one.generation,
+            "revision": one.revision,
+            "recall": plain(interval),
+            "means": {metric: plain(getattr(change, role).mean) for metric, change in comparison.metrics.items()},
+            "latency_ms": dict(one.latency_ms),
+        }
+        for role, (one, interval) in sides.items()
+    }
+    difference = {} if recall.difference is None else {"difference": plain(recall.difference)}
+    scores = {role: dict(one.metrics["recall"]) for role, (one, _) in sides.items()}
+    return {**brief, **difference, "comparison": comparison.as_data(), "scores": scores}
+
+
+def _encoded(
+    searcher: Searcher, generation: Generation, texts: Mapping[str, str]
+) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+    queries = list(texts)
+    for at in range(0, len(queries), ENCODE_ROWS):
+        batch = queries[at : at + ENCODE_ROWS]
+        yield from zip(batch, searcher.encode(generation, [texts[query] for query in batch]), strict=True)
+
+
+def _items(
+    searcher: Searcher,
+    generation: Generation,
+    vector: npt.NDArray[np.float32],
+    k: int,
+    spans: Collection[Span],
+    *,
+    exact: bool,
+) -> list[str]:
+    """Return the best ``k`` items; several chunks may be of one item, so for spans it asks until there are enough."""
+    if not spans:
+        return [hit.id for hit in _answer(searcher.search_vector(generation, vector, k, exact=exact), generation).hits]
+    wanted = k
+    while True:
+        wanted = min(wanted * CHUNKS_PER_ITEM, MOST_CHUNKS)
+        answer = searcher.search_vector(generation, vector, wanted, by="chunk", exact=exact)
+        hits = _answer(answer, generation).hits
+        found: Sequence[str] = ranked_items(((hit.id, hit.start, hit.stop) for hit in hits), spans)
+        if len(found) >= k or len(hits) < wanted or wanted == MOST_CHUNKS:
+            return list(found[:k])
+
+
+def _answer(answer: Answer | None, generation: Generation) -> Answer:
+    if answer is None:
+        raise StateError(f"generation {generation.gen} did not answer; it must be live. Nothing was measured.")
+    return answer

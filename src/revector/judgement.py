@@ -111,6 +111,16 @@ def judge(
     return Verdict(tuple(_findings(comparison, thresholds, overlap, latency_ratio)))
 
 
+def check_attainable(min_recall: float, ceiling: float, k: int) -> None:
+    """Raise ``LabelError`` if no ranking reaches ``min_recall`` where the best one has ``ceiling``."""
+    if min_recall > ceiling:
+        raise LabelError(
+            f"gate.min_recall is {min_recall:.4f}, and the best possible recall@{k} on these labels is {ceiling:.4f}: "
+            f"some queries have more than {k} relevant documents. Nothing was judged; lower gate.min_recall or raise "
+            "gate.k."
+        )
+
+
 def _findings(
     comparison: Comparison, thresholds: Thresholds, overlap: float | None, latency_ratio: float | None
 ) -> Iterator[Finding]:
@@ -170,12 +180,7 @@ def _advice(change: Change) -> str:
 
 
 def _level(comparison: Comparison, min_recall: float) -> Finding:
-    if min_recall > comparison.ceiling:
-        raise LabelError(
-            f"gate.min_recall is {min_recall:.4f}, and the best possible recall@{comparison.k} on these labels is "
-            f"{comparison.ceiling:.4f}: some queries have more than {comparison.k} relevant documents. Nothing was "
-            "judged; lower gate.min_recall or raise gate.k."
-        )
+    check_attainable(min_recall, comparison.ceiling, comparison.k)
     found = comparison.metrics["recall"].new
     what = (
         f"recall@{comparison.k} of revision {comparison.new} is {found.mean:.4f} on {comparison.queries:,} queries "

@@ -91,6 +91,17 @@ def recall_at_k(qrels: Qrels, run: Run, k: int) -> dict[str, float]:
     return evaluate(qrels, run, k)["recall"]
 
 
+def attainable_recall(qrels: Qrels, k: int) -> dict[str, float]:
+    """Return the best recall@k that any ranking has, per query with a relevant document.
+
+    >>> attainable_recall({"q": {"a": 1, "b": 2, "c": 0}}, k=1)
+    {'q': 0.5}
+
+    """
+    relevant = {query: sum(score >= 1 for score in judged.values()) for query, judged in qrels.items()}
+    return {query: min(k, count) / count for query, count in relevant.items() if count}
+
+
 def _scores(query: str, ranked: Sequence[str], k: int) -> dict[str, float]:
     """Return falling scores for the top ``k``: ir-measures orders by score, a run by position."""
     if len(set(ranked)) != len(ranked):

@@ -5,18 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 import tenacity
 
-from revector import fidelity
+from revector import fidelity, outcomes
 from revector.backfill import Backfill
 from revector.catchup import CatchUp
+from revector.costs import Costs
 from revector.crash import crash_at
 from revector.encoders import probe_vectors
+from revector.encoders.api.settings import ProviderSettings
 from revector.encoding import Encoders
 from revector.errors import (
     ApprovalWanted,
@@ -27,11 +29,14 @@ from revector.errors import (
     SourceError,
     StateError,
 )
-from revector.evidence import Evidence
-from revector.gate import Measured
+from revector.estimating import PROBE_S, Means
+from revector.evidence import STEP_REEMBEDDED, Evidence
+from revector.forecast import Plan
+from revector.gate import Measured, QuerySet
 from revector.interfaces import NoProgress, Progress
 from revector.labels import LabelSource
 from revector.lifecycle import BUILDING, FORWARD, STEPS, Phase, remaining
+from revector.pace import Bars, Pace
 from revector.planning import make_plan, sample_chunks
 from revector.registry import archived, moves, work
 from revector.registry.collections import (
@@ -44,7 +49,8 @@ from revector.registry.collections import (
 )
 from revector.registry.control import Control, control, take_lease
 from revector.registry.documents import Documents
-from revector.report import Outcome, Plan, read_status
+from revector.registry.servers import wait_until_warm
+from revector.report import Outcome, read_status
 from revector.revisions import RevisionGraph
 from revector.searcher import Searcher
 from revector.spec import Revision
@@ -58,8 +64,9 @@ MEASURE_ATTEMPTS = 5
 class Settings:
     """What a migrator needs to know; ``drain_s`` lies between emptying a slot and dropping its index.
 
-    ``archive_days``: how long embeddings outlive their index, for who begins anew. ``overlap``: reading, embedding and
-    publishing side by side; without it, all statements of a backfill come from one thread.
+    ``archive_days``: how long embeddings outlive their index, for who begins anew. ``warm_wait_s``: how long a swap
+    waits for serving processes to have loaded the next encoder. ``overlap``: reading, embedding and publishing side by
+    side, and resting for others as ``bars`` says; without it, all statements of a backfill come from one thread.
     """
 
     migrations: Path
@@ -69,7 +76,11 @@ class Settings:
     shards: int = 4
     drain_s: float = 60.0
     archive_days: float = 7.0
+    warm_wait_s: float = 120.0
     overlap: bool = True
+    bars: Bars = field(default_factory=Bars)
+    costs: Costs = field(default_factory=Costs)
+    providers: Mapping[str, ProviderSettings] = field(default_factory=dict)
 
 
 class Migrator:
@@ -84,8 +95,10 @@ class Migrator:
         encoders: Encoders,
         actor: str,
         progress: Progress | None = None,
+        tell: Callable[[], object] | None = None,
     ) -> None:
         self._engine, self._name, self._settings = engine, collection, settings
+        self._tell = tell or (lambda: None)
         self._encoders, self._actor, self._progress = encoders, actor, progress or NoProgress()
         with engine.begin() as connection:
             self._cid = ensure_collection(connection, collection).cid
@@ -105,25 +118,44 @@ class Migrator:
 
     # What users call --------------------------------------------------------------------------------------------------
 
-    def plan(self, revision: str | None = None) -> Plan:
-        """Return what migrating to ``revision`` (default: the head) would do and need; nothing is changed."""
+    def plan(self, revision: str | None = None, *, probe_s: float = PROBE_S) -> Plan:
+        """Return what migrating to ``revision`` (default: the head) would do and need; nothing is changed.
+
+        The encoder is tried on texts of the collection for about ``probe_s`` seconds at most.
+        """
         target = self._target(revision)
         self._refuse_empty()
         labelled = self._evidence.labelled_queries()
         with self._engine.connect() as connection:
             collection = read_collection(connection, self._name)
             active = None if collection.active_gen is None else read_generation(connection, collection.active_gen)
+            already = outcomes.planned_and_actual(connection, self._cid, target.revision)
+        means = Means(
+            self._settings.archive,
+            self._settings.costs,
+            self._settings.providers,
+            window_hours=self._settings.window_hours,
+            probe_s=probe_s,
+            reembedded=STEP_REEMBEDDED,
+        )
         encoder = self._encoders.fresh(target.model)
-        return make_plan(self._engine, collection, active, target, encoder, labelled_queries=labelled)
+        plan = make_plan(self._engine, collection, active, target, encoder, labelled_queries=labelled, means=means)
+        return replace(plan, already=already)
 
     def run(self, step: str, revision: str | None = None, *, began: int | None = None, **options: Any) -> Outcome:
         """Run one step; a step that was done before is a success that does nothing.
 
-        Options: ``provision(shards, window_hours, approval)``, ``approve(reason, by)``, ``rollback(reason, force,
-        epoch)``, ``retire(reason, now, epoch)``, ``abort(reason)``. ``began`` and ``epoch`` are what ``epoch()`` gave
-        when the run began, or when the caller decided: what was moved since is left as it is. Raises what the step
-        raises; nothing half-done is left behind.
+        Options: ``provision(shards, window_hours, approval)``, ``approve(reason, by)``, ``swap(reason)``,
+        ``rollback(reason, force, epoch)``, ``retire(reason, now, epoch)``, ``abort(reason)``. ``began`` and ``epoch``
+        are what ``epoch()`` gave when the run began, or when the caller decided: what was moved since is left as it is.
+        Raises what the step raises; nothing half-done is left behind. ``tell`` is called at the end, also of a failure.
         """
+        try:
+            return self._run(step, revision, began=began, **options)
+        finally:
+            self._tell()
+
+    def _run(self, step: str, revision: str | None, *, began: int | None, **options: Any) -> Outcome:
         if step not in STEPS:
             raise IllegalStep(f"step {step!r} was asked for; steps are {', '.join(STEPS)}. Nothing was changed.")
         if step in ("rollback", "retire", "abort"):
@@ -134,7 +166,7 @@ class Migrator:
         if step == "plan" and generation is not None:
             return Outcome(step, target.revision, phase, False)
         if step == "plan":
-            return Outcome(step, target.revision, phase, False, asdict(self.plan(target.revision)))
+            return Outcome(step, target.revision, phase, False, asdict(self._keep_plan(target)))
         if step == "provision":
             return self._provision(target, generation, **options)
         if generation is None:
@@ -143,7 +175,7 @@ class Migrator:
                 "run the step provision first."
             )
         if step == "swap":
-            return self._swap(target, generation, self.epoch() if began is None else began)
+            return self._swap(target, generation, self.epoch() if began is None else began, **options)
         if not self._is_due(step, generation, target):
             return Outcome(step, target.revision, phase, False)
         with self._while_there(generation):
@@ -215,11 +247,11 @@ class Migrator:
 
     def rollback(self, reason: str, *, force: bool = False) -> Outcome:
         """Move the alias back to the standby generation; see ``registry.moves.rollback``."""
-        return self._move("rollback", reason=reason, force=force)
+        return self.run("rollback", reason=reason, force=force)
 
     def abort(self, reason: str) -> Outcome:
         """End the open migration before its swap and drop its shadow index."""
-        return self._move("abort", reason=reason)
+        return self.run("abort", reason=reason)
 
     def approve(self, reason: str, *, by: str | None = None, revision: str | None = None) -> Outcome:
         """Record a person's approval of the open migration."""
@@ -238,6 +270,7 @@ class Migrator:
                 raise StateError("no migration is open, so there is no gate to override. Nothing was changed.")
             generation = read_generation(held.connection, building)
             facts = moves.override(held, generation, by=by or self._actor, reason=why)
+        self._tell()
         return Outcome("gate", generation.revision, self._phase(generation), "already" not in facts, facts)
 
     def retire(self, reason: str = "window over", *, now: bool = False) -> Outcome:
@@ -245,7 +278,7 @@ class Migrator:
 
         Waits until no query can be in flight on it. Without a standby it finishes interrupted retirements.
         """
-        return self._move("retire", reason=reason, now=now)
+        return self.run("retire", reason=reason, now=now)
 
     def retire_due(self) -> Outcome:
         """Retire what is past its window, by the database's clock; doing nothing is a success, for schedulers."""
@@ -273,9 +306,15 @@ class Migrator:
         with self._engine.connect() as connection:
             return read_status(connection, self._name, labels=None if labels is None else labels.name)
 
-    def evaluate(self, *, generation: int | None = None, k: int = 10, exact: bool = False) -> Measured:
-        """Measure one live generation (default: the active one) on the labelled queries."""
-        return self._evidence.measure(self._searcher.resolve(generation), k, exact=exact)
+    def queries(self) -> QuerySet:
+        """Return the labelled queries that can be measured. Raises ``LabelError`` where there are none."""
+        return self._evidence.queries()
+
+    def evaluate(
+        self, *, generation: int | None = None, k: int = 10, exact: bool = False, queries: QuerySet | None = None
+    ) -> Measured:
+        """Measure one live generation (default: the active one) on ``queries`` (default: all that are usable)."""
+        return self._evidence.measure(self._searcher.resolve(generation), k, exact=exact, queries=queries)
 
     def _move(
         self, step: str, *, reason: str | None = None, force: bool = False, now: bool = False, epoch: int | None = None
@@ -288,6 +327,14 @@ class Migrator:
         return self._abort(why) if step == "abort" else self._retire(why, now=now, epoch=epoch)
 
     # Steps ------------------------------------------------------------------------------------------------------------
+
+    def _keep_plan(self, target: Revision) -> Plan:
+        """Plan, refuse what would fill a disk, and keep the estimates in the history."""
+        plan = self.plan(target.revision)
+        for disk in plan.disks:
+            disk.check()
+        outcomes.keep_plan(self._engine, self._cid, self._actor, plan)
+        return plan
 
     def _provision(
         self,
@@ -351,14 +398,15 @@ class Migrator:
         crash_at("backfill.after_seeded")
         self._catch_up.drain(generation)
         embedded, reused = sum(one.embedded for one in reports), sum(one.reused for one in reports)
-        return self._advance(generation, "backfill", token, shards=len(shards), embedded=embedded, reused=reused)
+        facts = {"shards": len(shards), "embedded": embedded, "reused": reused}
+        return self._advance(generation, "backfill", token, **facts, **outcomes.backfilled(self._engine, generation))
 
     def _index(self, generation: Generation, token: int) -> Mapping[str, Any]:
         index = moves.index_of(generation)
         built = index.build(self._engine, self._progress)
         index.analyze(self._engine)
         crash_at("index.after_build")
-        return self._advance(generation, "index", token, built=built)
+        return self._advance(generation, "index", token, built=built, **outcomes.indexed(self._engine, generation))
 
     def _verify(self, generation: Generation, token: int) -> Mapping[str, Any]:
         return self._evidence.verify(generation, token)
@@ -378,17 +426,23 @@ class Migrator:
         asked_for, by = generation.needs_approval, by or self._actor
         return self._advance(generation, "approve", token, asked_for=asked_for, reason=reason, by=by)
 
-    def _swap(self, target: Revision, generation: Generation, began: int) -> Outcome:
+    def _swap(self, target: Revision, generation: Generation, began: int, *, reason: str | None = None) -> Outcome:
         if generation.phase in (Phase.LIVE, Phase.COMPLETED):
             return Outcome("swap", target.revision, generation.phase, False)
         STEPS["swap"].check(target.revision, generation.phase)
         token = self._take_over()
         self._encoders.of(generation)
+        wait_until_warm(
+            self._engine,
+            generation.gen,
+            serving=self._collection().active_gen,
+            limit_s=self._settings.warm_wait_s,
+        )
 
         def move() -> Mapping[str, Any]:
             with self._control(token) as held:
                 self._catch_up.finish_under_gate(generation)
-                return moves.swap(held, generation, began=began)
+                return moves.swap(held, generation, began=began, reason=reason)
 
         # Writers go on while recall is measured, so evidence of a small corpus may age before the alias moves.
         @tenacity.retry(
@@ -496,6 +550,7 @@ class Migrator:
             self._settings.archive,
             self._progress,
             overlap=self._settings.overlap,
+            pace=Pace(self._engine, generation, self._settings.bars) if self._settings.overlap else None,
         )
 
     def _target(self, revision: str | None) -> Revision:

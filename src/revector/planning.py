@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import sqlalchemy as sa
 
+from revector import strata
 from revector.chunking import make_chunker
-from revector.encoders import vectors_fp
+from revector.costs import money
+from revector.encoders import probe_vectors, vectors_fp
+from revector.encoders.pca import rotation_of
+from revector.estimating import (
+    Database,
+    Means,
+    disks_of,
+    look,
+    spending_of,
+    step_plans,
+    storage_of,
+    total_of,
+    window_of,
+)
+from revector.forecast import Change, Disk, Plan, Probe, Spending, Storage
 from revector.interfaces import Encoder
+from revector.probing import probe
 from revector.registry.collections import Collection, Generation
-from revector.report import Estimate, Plan, StepTime
+from revector.report import Estimate
 from revector.reuse import count_known
-from revector.spec import Revision
-
-SAMPLE_DOCUMENTS = 200
-PROBE_CHUNKS = 32
-ROW_BYTES = 60
-HNSW_BYTES_PER_LINK = 10
-"""Rough sizes of a row's other columns and of a graph link in pgvector; the plan says that they are estimates."""
+from revector.spec import Gate, Revision
+from revector.statistics import queries_needed
 
 
 def make_plan(
@@ -32,117 +41,212 @@ def make_plan(
     encoder: Encoder,
     *,
     labelled_queries: int | None,
+    means: Means,
 ) -> Plan:
-    """Return the plan for ``revision``: chunks and tokens from a sample, time from a probe of this very encoder.
+    """Return the plan for ``revision``: chunks and tokens from a sample by length, time from a probe of this encoder.
 
-    The probe embeds 32 chunks here and now, so the time is that of this machine and process.
+    The probe embeds chunks of the sample here and now, so the time is that of this machine and process. Nothing is
+    written; behind an API, 48 texts are paid.
     """
-    documents, texts = _sample(engine, collection.cid)
-    chunks = _chunks(texts, revision, encoder)
-    tokens = sum(encoder.count_tokens(chunk) for chunk in chunks)
-    scale = documents / max(1, len(texts))
-    probe = chunks[:: max(1, len(chunks) // PROBE_CHUNKS)][:PROBE_CHUNKS]
-    encoder.encode_document(probe[:1])  # the first call also pays for what is set up lazily
-    started = time.perf_counter()
-    encoder.encode_document(probe)
-    per_chunk_s = (time.perf_counter() - started) / max(1, len(probe))
-    total_chunks = round(len(chunks) * scale)
-    width = revision.model.dim * (2 if revision.index.storage == "halfvec" else 4)
-    graph = 2 * revision.index.m * HNSW_BYTES_PER_LINK + width if revision.index.kind == "hnsw" else 0
-    changes = _changes(active, revision)
-    reused = min(documents, count_known(engine, collection.cid, revision, vectors_fp(encoder.components)))
+    drawn = strata.draw(engine, collection.cid)
+    chunks, tokens, weighted, cut_rate = _count(drawn, revision, encoder)
+    probed = probe(encoder, weighted, seconds=means.probe_s, cut_tokens_per_s=cut_rate)
+    reused = min(drawn.documents, _known(engine, collection, revision, encoder))
+    share = 1 - reused / max(1, drawn.documents)
+    to_embed, database = tokens.times(share), look(engine, collection, active)
+    storage, spending = storage_of(drawn, revision, chunks, share), spending_of(revision, means, database)
+    steps = step_plans(
+        revision,
+        drawn,
+        (chunks, tokens, to_embed),
+        probed,
+        database,
+        queries=labelled_queries or 0,
+        reused=reused,
+        reembedded=means.reembedded,
+    )
+    costs = means.costs if spending is None else means.costs.at(spending.usd_per_million_tokens)
+    paid, disks = money(costs, to_embed.value), disks_of(drawn, storage, database, means.archive)
+    changes = diff(active, revision)
     return Plan(
         collection=collection.name,
         revision=revision.revision,
         active_revision=None if active is None else active.revision,
+        action=_action(active, revision, changes, drawn.documents, reused),
         changes=changes,
-        action=_action(active, revision, changes, documents - reused),
-        documents=documents,
+        documents=drawn.documents,
         reused=reused,
-        sampled=len(texts),
-        chunks=total_chunks,
-        tokens=round(tokens * scale),
-        seconds=total_chunks * per_chunk_s * (documents - reused) / max(1, documents),
-        archive_bytes=total_chunks * revision.model.dim * 4,
-        index_bytes=total_chunks * (width + ROW_BYTES + graph),
+        sampled=drawn.sampled,
+        strata=len(drawn.strata),
+        chunks=chunks,
+        tokens=tokens,
+        tokens_to_embed=to_embed,
+        probe=probed,
+        steps=steps,
+        seconds=total_of([step.seconds for step in steps]),
+        storage=storage,
+        disks=disks,
+        money=paid,
+        spending=spending,
+        window=window_of(means.window_hours, drawn, tokens, database, costs, own=spending is None),
         labelled_queries=labelled_queries or 0,
-        engine=str(getattr(encoder, "engine", "")),
         gate=_gate(revision),
-        warnings=_warnings(collection, revision, labelled_queries),
+        warnings=(*_warnings(collection, revision, labelled_queries), *_no_room(disks), *_cap(spending, paid.api_usd)),
+        risks=(*_risks(revision, storage, database, drawn), *_failed(probed)),
     )
+
+
+def _known(engine: sa.Engine, collection: Collection, revision: Revision, encoder: Encoder) -> int:
+    model, probes = vectors_fp(encoder.components), probe_vectors(encoder)
+    return count_known(engine, collection.cid, revision, model, rotation_of(encoder), probes=probes)
+
+
+def _count(
+    drawn: strata.Drawn, revision: Revision, encoder: Encoder
+) -> tuple[Estimate, Estimate, list[tuple[str, float]], float]:
+    """Return chunks and tokens of all documents, the sampled chunks with their weights, and tokens cut per second."""
+    chunker, started = make_chunker(revision.chunking, encoder.tokenizer), time.perf_counter()
+    pieces = strata.by_stratum(drawn, lambda text: [chunk.text for chunk in chunker.chunks(text)])
+    cut_s = time.perf_counter() - started
+    counts = [[sum(map(encoder.count_tokens, texts)) for texts in found] for found in pieces]
+    weighted = [
+        (text, stratum.documents / len(found))
+        for stratum, found in zip(drawn.strata, pieces, strict=True)
+        for texts in found
+        for text in texts
+    ]
+    chunks = strata.total(drawn, [[len(texts) for texts in found] for found in pieces])
+    return chunks, strata.total(drawn, counts), weighted, sum(map(sum, counts)) / max(cut_s, 1e-6)
 
 
 def sample_chunks(engine: sa.Engine, cid: int, revision: Revision, encoder: Encoder) -> list[str]:
     """Return the chunks of about 200 documents, cut as ``revision`` says."""
-    return _chunks(_sample(engine, cid)[1], revision, encoder)
-
-
-def _chunks(texts: Sequence[str], revision: Revision, encoder: Encoder) -> list[str]:
     chunker = make_chunker(revision.chunking, encoder.tokenizer)
-    return [chunk.text for text in texts for chunk in chunker.chunks(text)]
+    return [chunk.text for text in strata.draw(engine, cid).texts for chunk in chunker.chunks(text)]
 
 
-def _sample(engine: sa.Engine, cid: int) -> tuple[int, list[str]]:
-    """Return the number of documents and the texts of about 200 of them; the connection is not held while embedding."""
-    with engine.connect() as connection:
-        documents = connection.scalar(
-            sa.text("SELECT count(*) FROM document WHERE cid = :cid AND NOT deleted"), {"cid": cid}
-        )
-        # A hash of the version picks a spread-out sample without sorting the corpus.
-        texts = connection.scalars(
-            sa.text(
-                "SELECT content FROM document WHERE cid = :cid AND NOT deleted AND (CAST(:all AS boolean) OR "
-                "hashint8(version) % CAST(:every AS int) = 0) LIMIT :limit"
-            ),
-            {
-                "cid": cid,
-                "all": documents <= SAMPLE_DOCUMENTS,
-                "every": max(1, documents // SAMPLE_DOCUMENTS),
-                "limit": SAMPLE_DOCUMENTS,
-            },
-        ).all()
-    return int(documents), list(texts)
+# What changes ---------------------------------------------------------------------------------------------------------
+
+_EMBEDS = "every document is embedded anew"
+_MEANS = {
+    "model.query_prompt": "queries only: vectors are copied",
+    "index.kind": "another index over copied vectors",
+    "index.m": "another graph over copied vectors",
+    "index.ef_construction": "another graph over copied vectors",
+    "index.ef_search": "searches only: vectors are copied",
+    "index.quantize": "another graph over copied vectors",
+    "index.rerank": "searches only: vectors are copied",
+}
 
 
-def _changes(active: Generation | None, revision: Revision) -> tuple[str, ...]:
-    if active is None:
-        return (f"first index: {revision.model.name}, {revision.model.dim} dimensions",)
-    pairs = (
-        ("model", active.spec.model, revision.model),
-        ("chunking", active.spec.chunking, revision.chunking),
-        ("index", active.spec.index, revision.index),
-    )
+def diff(active: Generation | None, revision: Revision) -> tuple[Change, ...]:
+    """Return every setting of ``revision`` beside that of what is served, in the order of the migration file."""
     changes = []
-    for part, old, new in pairs:
-        for field in type(new).__dataclass_fields__:
-            before, after = getattr(old, field), getattr(new, field)
-            if before != after:
-                changes.append(f"{part}.{field}: {before!r} → {after!r}")
+    for part in ("model", "chunking", "index"):
+        new = getattr(revision, part)
+        old = None if active is None else getattr(active.spec, part)
+        for name in type(new).__dataclass_fields__:
+            before, after = None if old is None else getattr(old, name), getattr(new, name)
+            mark = "+" if old is None else "=" if before == after else "~"
+            means = _means(f"{part}.{name}", before, after) if mark == "~" else ""
+            changes.append(Change(f"{part}.{name}", mark, before, after, means))
     return tuple(changes)
 
 
-def _action(active: Generation | None, revision: Revision, changes: tuple[str, ...], embedded: int) -> str:
+def _means(name: str, before: object, after: object) -> str:
+    if name == "model.dim" and isinstance(before, int) and isinstance(after, int):
+        return "copied vectors are cut, if it is the same model" if after < before else _EMBEDS
+    if name == "index.storage":
+        return "copied vectors are rounded" if after == "halfvec" else "embedded anew unless the archive holds float32"
+    return _MEANS.get(name, _EMBEDS)
+
+
+def _action(
+    active: Generation | None, revision: Revision, changes: Sequence[Change], documents: int, reused: int
+) -> str:
     if active is not None and active.revision == revision.revision:
         return "nothing: this revision is what is served"
+    embedded = documents - reused
     what = f"re-embed {embedded:,} documents" if embedded else "embed nothing anew: copy every vector"
-    return f"{what} into a new index" + ("" if changes else ", although it would equal the active one")
+    what = what.removeprefix("re-") if active is None else what
+    copied = f", copy {reused:,}," if embedded and reused else ""
+    same = all(change.mark == "=" for change in changes)
+    return f"{what}{copied} into a new index" + (", although it would equal the active one" if same else "")
+
+
+# What to know ---------------------------------------------------------------------------------------------------------
+
+
+def _no_room(disks: Sequence[Disk]) -> tuple[str, ...]:
+    return tuple(disk.said for disk in disks if disk.too_small)
+
+
+def _cap(prices: Spending | None, usd: float) -> tuple[str, ...]:
+    if prices is None or prices.cap_usd is None or prices.spent_usd + usd <= prices.cap_usd:
+        return ()
+    left = prices.cap_usd - prices.spent_usd
+    return (
+        (
+            f"embedding would cost about {usd:,.2f} USD, and {prices.provider} has {left:,.2f} USD left of its "
+            f"max_spend_usd {prices.cap_usd:,.2f}: it would stop before the batch that passes it"
+        ),
+    )
+
+
+def _risks(revision: Revision, storage: Storage, database: Database, drawn: strata.Drawn) -> tuple[str, ...]:
+    risks = []
+    gb = 1e9
+    if storage.build_memory.value > database.build_bytes:
+        risks.append(
+            f"the graph takes about {storage.build_memory.value / gb:,.1f} GB while it is built, beyond the "
+            f"{database.build_bytes / gb:,.1f} GB that a build is given: about twice the time"
+        )
+    if storage.graph.value > database.cache_bytes:
+        risks.append(
+            f"the graph of {storage.graph.value / gb:,.1f} GB exceeds PostgreSQL's effective_cache_size of "
+            f"{database.cache_bytes / gb:,.1f} GB: searches would read the disk; halfvec or quantize shrink it"
+        )
+    if revision.chunking.unit == "document":
+        risks.append("one chunk a document: what is beyond max_tokens is not searched")
+    if drawn.sampled < 30 and drawn.sampled < drawn.documents:
+        risks.append(f"only {drawn.sampled} documents were sampled: intervals are too narrow")
+    return tuple(risks)
+
+
+def _failed(probed: Probe) -> tuple[str, ...]:
+    if not probed.failed:
+        return ()
+    return (
+        f"{probed.failed} of {probed.chunks} chunks that were tried cannot be embedded: dead letters block the swap",
+    )
 
 
 def _gate(revision: Revision) -> str:
     gate = revision.gate
-    return (
-        f"recall@{gate.k} at least {gate.min_recall:g}, at most {gate.max_drop:g} below the active revision, on at "
-        f"least {gate.min_queries} labelled queries"
+    more = {
+        f"overlap with exact search at least {gate.min_overlap}": gate.min_overlap,
+        f"at most {gate.max_slice_drop} below in any slice": gate.max_slice_drop,
+        f"p95 of a query at most {gate.max_latency_ratio} times as long": gate.max_latency_ratio,
+    }
+    recall = (
+        f"recall@{gate.k} at least {gate.min_recall:g}, at most {gate.max_drop:g} below the active revision, at "
+        f"{gate.confidence:.0%} confidence, on at least {gate.min_queries} labelled queries"
     )
+    return "; ".join((recall, *(said for said, demanded in more.items() if demanded is not None)))
 
 
 def _warnings(collection: Collection, revision: Revision, labelled_queries: int | None) -> tuple[str, ...]:
     warnings = []
     if labelled_queries is None and collection.active_gen is None:
         warnings.append("no labelled queries are configured: the first revision goes live unmeasured, the next cannot")
-    elif (labelled_queries or 0) < revision.gate.min_queries:
+    elif (labelled_queries := labelled_queries or 0) < revision.gate.min_queries:
         warnings.append(
-            f"the gate demands {revision.gate.min_queries} queries, {labelled_queries or 0} exist: it will refuse"
+            f"the gate demands {revision.gate.min_queries} queries, {labelled_queries} exist: it will refuse"
+        )
+    elif collection.active_gen is not None and (least := _queries_of_an_equal_model(revision.gate)) > labelled_queries:
+        warnings.append(
+            f"{labelled_queries} labelled queries cannot exclude a drop of {revision.gate.max_drop:g}, about {least} "
+            "can: unless the new revision finds more than the active one, the gate will be inconclusive"
         )
     if collection.standby_gen is not None:
         warnings.append(
@@ -152,53 +256,6 @@ def _warnings(collection: Collection, revision: Revision, labelled_queries: int 
     return tuple(warnings)
 
 
-# From a rehearsal ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Growth:
-    """How many times the rehearsed copy the whole collection is, by what the time of a step depends on."""
-
-    chunks: Estimate
-    tokens: Estimate
-    graph: Estimate
-    queries: Estimate
-
-
-_NOTHING = Estimate(0.0, 0.0, 0.0)
-_SAME = "takes no longer for a larger collection; measured without other load"
-_GROWS = {
-    "backfill": ("tokens", "as fast per token as here: one process on this machine"),
-    "index": ("graph", "n log n in the number of chunks, and the graph fits into the memory of its build"),
-    "verify": ("chunks", "reads every chunk once"),
-    "gate": ("queries", "as fast per query as here, in a smaller index"),
-}
-
-
-def graph_growth(chunks: Estimate, rehearsed: float) -> Estimate:
-    """Return how many times longer an HNSW graph of ``chunks`` is built than one of ``rehearsed``: n log n."""
-
-    def work(n: float) -> float:
-        return n * math.log(max(n, 2.0))
-
-    return Estimate(work(chunks.value), work(chunks.low), work(chunks.high)).times(1 / work(max(rehearsed, 1.0)))
-
-
-def step_times(
-    rehearsed_s: Mapping[str, float], growth: Growth, *, ranges_s: float, drain_s: float, reembedded_s: float
-) -> tuple[StepTime, ...]:
-    """Return the time of each rehearsed step for the whole collection.
-
-    ``ranges_s`` is what it takes to cut the real ids into shards; ``drain_s`` lies before the drop of an index;
-    ``reembedded_s`` of the step verify go into a fixed number of documents that are embedded anew. What else a step
-    takes however small the collection is (connections, locks) is scaled with the rest, so a small copy overstates.
-    """
-    times = []
-    for step, seconds in rehearsed_s.items():
-        by, assumes = _GROWS.get(step, (None, _SAME))
-        fixed = seconds if by is None else min(seconds, reembedded_s) if step == "verify" else 0.0
-        grown = _NOTHING if by is None else getattr(growth, by).times(seconds - fixed)
-        more = {"provision": ranges_s, "retire": drain_s}.get(step, 0.0)
-        estimated = Estimate(*(end + fixed + more for end in (grown.value, grown.low, grown.high)))
-        times.append(StepTime(step, seconds, estimated, assumes))
-    return tuple(times)
+def _queries_of_an_equal_model(gate: Gate) -> int:
+    """Return how many queries show that a model that finds as much lost no more than the gate allows."""
+    return queries_needed(0.0, gate.max_drop, confidence=gate.confidence) if gate.max_drop else 0

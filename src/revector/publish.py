@@ -9,10 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 import sqlalchemy as sa
 
+from revector import counts
 from revector.archive import Part
 from revector.crash import crash_at
 from revector.encoders import PROBES, check_vectors
 from revector.encoders.check import unit_rows
+from revector.encoders.pca import rotation_of
 from revector.encoding import MODEL_ERRORS
 from revector.errors import (
     BadVectors,
@@ -79,7 +81,7 @@ class Applier:
 
     def __init__(self, engine: sa.Engine, generation: Generation, encoder: Encoder, chunker: Chunker) -> None:
         self._engine, self.generation, self._encoder, self._chunker = engine, generation, encoder, chunker
-        self._reuse = Reuse(engine, generation)
+        self._reuse = Reuse(engine, generation, rotation_of(encoder))
         self._index = PgVectorIndex(generation.physical_name, generation.spec.model.dim, generation.spec.index)
 
     def apply(self, doc_ids: Sequence[str]) -> tuple[int, int]:
@@ -132,6 +134,7 @@ class Applier:
     def embed(self, planned: Planned) -> Prepared:
         """Embed what was planned. Raises ``EncoderUnavailable`` when not the documents but the encoder is at fault."""
         embedded, failed = self._embed(planned.todo)
+        counts.add("chunks_embedded", sum(len(chunks) for _, chunks, _ in embedded), self.generation.cid)
         if failed and not embedded:
             self._prove_alive()
         found = [(item, planned.known[item.doc_id]) for item in planned.items if item.doc_id in planned.known]
@@ -233,6 +236,7 @@ class Applier:
         if not candidates:
             return 0
         consumed = self._publish(prepared, candidates)
+        counts.add("documents_published", len(consumed), self.generation.cid)
         left = [doc_id for doc_id in candidates if doc_id not in consumed]
         if left:
             work.release(self._engine, self.generation.gen, left)
@@ -342,10 +346,13 @@ class Applier:
     def record_failures(self, failures: Sequence[Failure]) -> int:
         """Put failed items back with their reason, or among the dead letters; return how many are dead."""
         gen = self.generation.gen
-        return sum(
+        dead = sum(
             work.fail(self._engine, gen, failure.item.doc_id, failure.item.version, failure.reason, final=failure.final)
             for failure in failures
         )
+        counts.add("documents_failed", dead, self.generation.cid, "dead")
+        counts.add("documents_failed", len(failures) - dead, self.generation.cid, "retried")
+        return dead
 
 
 def _known(chunks: Sequence[Chunk], vectors: Vectors) -> Known:

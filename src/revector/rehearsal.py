@@ -15,17 +15,18 @@ import sqlalchemy as sa
 from revector.encoding import Encoders
 from revector.errors import ArchiveError, ConfigError, EditedRevision, IllegalStep, RevectorError
 from revector.evidence import Evidence
-from revector.gate import usable_qrels
+from revector.forecast import Plan
+from revector.gate import usable_queries
+from revector.growth import Growth, graph_growth, step_times
 from revector.interfaces import NoProgress, Progress
 from revector.labels import Labels, load_labels, write_beir
 from revector.migrator import Migrator, Settings
-from revector.planning import Growth, graph_growth, step_times
 from revector.registry import work
 from revector.registry.collections import Collection, Generation, read_collection, read_generation
 from revector.registry.control import add_event
 from revector.registry.documents import Documents
 from revector.registry.scratch import Scratch, leftovers, remove
-from revector.report import Estimate, Plan, Rehearsed, StepTime
+from revector.report import Estimate, Rehearsed, StepTime
 from revector.revisions import RevisionGraph
 from revector.sampling import (
     LABELLED_SHARE,
@@ -139,11 +140,10 @@ class Rehearsal:
         searcher = Searcher(self._engine, self._name, encoders)
         evidence = Evidence(self._engine, collection.cid, searcher, folder, actor=self._actor, progress=self._progress)
         evidence.refuse_unmeasurable(target, collection)
-        labels, qrels = None, dict[str, dict[str, int]]()
-        if folder is not None:
-            labels = load_labels(folder)
-            qrels, _ = usable_qrels(labels, Documents(self._engine, collection.cid).known, target.gate)
-        return _Real(collection, plan, target, active, int(size or 0), labels, qrels)
+        if folder is None:
+            return _Real(collection, plan, target, active, int(size or 0), None, {})
+        queries = usable_queries(load_labels(folder), Documents(self._engine, collection.cid).known)
+        return _Real(collection, plan, target, active, int(size or 0), queries.labels, queries.qrels)
 
     def _rehearse(self, real: _Real, scratch: Scratch, folder: Path, size: int, seed: int) -> Rehearsed:
         trial = Trial(
@@ -160,7 +160,8 @@ class Rehearsal:
             most_documents=int(size * LABELLED_SHARE),
             least_queries=real.target.gate.min_queries,
         )
-        sample = draw(trial.engine, real.collection.cid, sorted(labelled), size=size, seed=seed)
+        least = real.target.gate.k  # of fewer documents, no recall can be told
+        sample = draw(trial.engine, real.collection.cid, sorted(labelled), size=max(size, least), seed=seed)
         self._progress.start("copy the sample", sample.labelled + sample.drawn)
         copy_documents(trial.engine, real.collection.cid, trial.cid, self._progress)
         self._progress.done()
@@ -223,9 +224,9 @@ class Rehearsal:
             dead_letters=len(found.letters),
             dead_expected=_whole_share(certain, drawn, rest, "dead"),
             dead_reasons={letter.doc_id: letter.reason[:300] for letter in found.letters[:MOST_LETTERS]},
-            refusals=_refusals(found),
+            refusals=_refusals(found, all_queries=queries == len(real.qrels)),
             warnings=real.plan.warnings,
-            notes=_notes(real, sample, queries),
+            notes=_notes(real, sample, found, queries),
         )
 
 
@@ -285,21 +286,21 @@ def _whole_share(certain: Stratum, drawn: Stratum, rest: int, what: str) -> Esti
     return whole_count(getattr(certain, what), getattr(drawn, what), drawn.chunks.n, rest)
 
 
-def _refusals(found: Findings) -> tuple[str, ...]:
+def _refusals(found: Findings, *, all_queries: bool) -> tuple[str, ...]:
     """Say why the real migration would be refused, as far as the copy shows it."""
     reasons = []
     if found.letters:
         reasons.append(f"{len(found.letters)} documents of the sample cannot be embedded: cure them, or waive each")
     if not found.verify["passed"]:
         reasons += [f"verification: {reason}" for reason in found.verify["reasons"]]
-    if found.gate is not None and not found.gate["passed"]:
+    if found.gate is not None and (found.gate["verdict"] == "fail" or (all_queries and not found.gate["passed"])):
         reasons += [f"gate: {reason}" for reason in found.gate["reasons"]]
     if found.rollback is not None and not found.rollback["passed"]:
         reasons += [f"rollback: {reason}" for reason in found.rollback["reasons"]]
     return tuple(reasons)
 
 
-def _notes(real: _Real, sample: Sample, queries: int) -> tuple[str, ...]:
+def _notes(real: _Real, sample: Sample, found: Findings, queries: int) -> tuple[str, ...]:
     """Say what the figures cannot show."""
     notes = [
         "times are of this machine, this process and this hour; k processes share the backfill",
@@ -313,6 +314,8 @@ def _notes(real: _Real, sample: Sample, queries: int) -> tuple[str, ...]:
         )
     if 0 < queries < len(real.qrels):
         notes.append(f"recall was measured on {queries:,} of {len(real.qrels):,} labelled queries, drawn by the seed")
+        if found.gate is not None and found.gate["verdict"] == "inconclusive":
+            notes.append(f"so few cannot tell whether the gate will pass: {'; '.join(found.gate['reasons'])}")
     if sample.drawn < 30 and sample.labelled + sample.drawn < sample.documents:
         notes.append(f"only {sample.drawn} documents were drawn at random: intervals are too narrow")
     return tuple(notes)

@@ -1,4 +1,4 @@
-"""What people and machines are told: plan, outcome and status, as plain data."""
+"""What people and machines are told: outcome, rehearsal and status, as plain data."""
 
 from __future__ import annotations
 
@@ -9,11 +9,21 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from revector.errors import StateError
 from revector.lifecycle import BUILDING, FORWARD, STEPS, Phase, remaining
 from revector.registry import shadowing, work
 from revector.registry.collections import Collection, Generation, read_collection, read_generation
 from revector.registry.spending import spent
+from revector.registry.throttling import read_share
 from revector.registry.watching import clock_jumped, encoder_fault
+
+FIGURES = ("comparison", "scores", "findings", "ann", "latency")
+"""What a gate result keeps for its page: too much for a status, or for an event."""
+
+_RESULTS = (
+    "SELECT r.id, r.gen, r.passed, r.verdict, r.detail - CAST(:without AS text[]) AS detail, r.at, o.who, o.why FROM "
+    "gate_result r JOIN generation g USING (gen) LEFT JOIN gate_override o ON o.result_id = r.id WHERE r.kind = :kind "
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,29 +35,6 @@ class Outcome:
     phase: str
     changed: bool
     facts: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a migration would do and need; nothing has been changed."""
-
-    collection: str
-    revision: str
-    active_revision: str | None
-    changes: tuple[str, ...]
-    action: str
-    documents: int
-    reused: int
-    sampled: int
-    chunks: int
-    tokens: int
-    seconds: float
-    archive_bytes: int
-    index_bytes: int
-    labelled_queries: int
-    engine: str
-    gate: str
-    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +209,7 @@ def _migration(connection: sa.Connection, collection: Collection) -> dict[str, A
             }
             for name in FORWARD
         ],
-        "progress": {**progress, "eta_s": eta_s},
+        "progress": {**progress, "eta_s": eta_s, "share": read_share(connection, generation.gen)},
         "shards": shards,
         "gate": latest_result(connection, generation.gen, "recall"),
         "verify": latest_result(connection, generation.gen, "verify"),
@@ -238,18 +225,37 @@ def _subject(connection: sa.Connection, collection: Collection) -> Generation | 
 
 
 def latest_result(connection: sa.Connection, gen: int, kind: str) -> dict[str, Any] | None:
-    """Return the latest verdict of one kind on a generation."""
-    row = connection.execute(
-        sa.text(
-            "SELECT r.passed, r.verdict, r.detail, r.at, o.who, o.why FROM gate_result r LEFT JOIN gate_override o ON "
-            "o.result_id = r.id WHERE r.gen = :gen AND r.kind = :kind ORDER BY r.id DESC LIMIT 1"
-        ),
-        {"gen": gen, "kind": kind},
-    ).one_or_none()
+    """Return the latest verdict of one kind on a generation, without its ``FIGURES``."""
+    return _result(connection, "AND r.gen = :gen", {"kind": kind, "without": list(FIGURES), "gen": gen})
+
+
+def gate_result(
+    connection: sa.Connection, name: str, *, result_id: int | None = None, gen: int | None = None
+) -> dict[str, Any]:
+    """Return a kept verdict of the gate with all its figures: the newest of the collection, or of ``gen``, or that one.
+
+    ``Comparison.from_data`` reads its ``comparison``. Raises ``StateError`` where there is none.
+    """
+    asked = {"cid": read_collection(connection, name).cid, "id": result_id, "gen": gen}
+    where = "AND g.cid = :cid AND r.id = coalesce(:id, r.id) AND r.gen = coalesce(:gen, r.gen)"
+    found = _result(connection, where, {"kind": "recall", "without": [], **asked})
+    if found is None:
+        which = f" number {result_id}" if result_id is not None else f" of generation {gen}" if gen is not None else ""
+        raise StateError(
+            f"collection {name!r} keeps no gate result{which}. Nothing was changed; `revector history --events` names "
+            "what was judged, `revector upgrade --to gate` judges the head."
+        )
+    return found
+
+
+def _result(connection: sa.Connection, where: str, values: Mapping[str, Any]) -> dict[str, Any] | None:
+    row = connection.execute(sa.text(f"{_RESULTS} {where} ORDER BY r.id DESC LIMIT 1"), values).one_or_none()
     if row is None:
         return None
     overridden = None if row.who is None else {"by": row.who, "reason": row.why}
     return {
+        "id": row.id,
+        "generation": row.gen,
         "passed": row.passed,
         "verdict": row.verdict,
         "overridden": overridden,

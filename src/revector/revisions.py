@@ -21,7 +21,7 @@ from typing import Any, TypeAlias, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from revector.errors import GraphError, SpecError, StateError, UnknownRevision
-from revector.spec import Chunking, Gate, IndexSpec, ModelSpec, Revision
+from revector.spec import NO_INT8, Chunking, Gate, IndexSpec, ModelSpec, Revision
 
 _Part: TypeAlias = ModelSpec | Chunking | IndexSpec | Gate
 
@@ -292,6 +292,8 @@ def _part(name: str, node: ast.expr, path: Path) -> object:
             values[keyword.arg] = _adapter(types[keyword.arg]).validate_python(value, strict=True)
         except ValidationError as error:
             allowed = f"{error.errors()[0]['msg'].removeprefix('Input should be ')} for {field}"
+            if name == "index" and value == "int8":
+                allowed += f"; {NO_INT8}"
             raise _refuse(path, keyword.value.lineno, f"{field} = {value!r}", allowed) from error
     if missing := [f.name for f in fields(kind) if f.default is MISSING and f.name not in values]:
         raise _refuse(path, node.lineno, f"{name} without {', '.join(missing)}", ", ".join(types))

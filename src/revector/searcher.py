@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,8 +12,16 @@ import sqlalchemy as sa
 
 from revector.encoders import check_vectors
 from revector.encoding import MODEL_ERRORS, Encoders
-from revector.errors import ConfigError, EncoderError, EncoderUnavailable, StateError
+from revector.errors import (
+    ConfigError,
+    EncoderError,
+    EncoderUnavailable,
+    NotCaughtUp,
+    StateError,
+    UnknownDocument,
+)
 from revector.interfaces import Vectors
+from revector.registry import documents
 from revector.registry.collections import Generation, read_collection, read_generation
 from revector.registry.moves import index_of
 from revector.stores.filters import compile_filter
@@ -76,6 +84,8 @@ class Searcher:
 
     def __init__(self, engine: sa.Engine, collection: str, encoders: Encoders, *, offer: Offer | None = None) -> None:
         self._engine, self._collection, self.encoders, self._offer = engine, collection, encoders, offer
+        # Rows that stand alone need no transaction, whose beginning and end would cost two more ways to the database.
+        self._reading = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._generations: dict[int, Generation] = {}
 
     def search(
@@ -94,22 +104,57 @@ class Searcher:
         ``exact`` bypasses the ANN index. Raises ``ConfigError`` for bad arguments, ``StateError`` when nothing is live,
         ``EncoderMismatch`` when the encoder at hand is not the generation's.
         """
-        _check(query, k, by)
+        if not isinstance(query, str) or not query.strip():
+            raise ConfigError(f"a query needs text, found {query!r}. Nothing was searched.")
+        options: dict[str, Any] = {"where": where, "by": by, "exact": exact}
+        answer = self._follow(lambda pinned: self.encode(pinned, [query])[0], k, generation=generation, **options)
+        if self._offer is not None and generation is None:
+            self._offer(query, answer, k=k, where=where, by=by)
+        return answer
+
+    def search_like(
+        self, doc_id: str, k: int = 10, *, where: Mapping[str, Any] | None = None, by: str = "document"
+    ) -> Answer:
+        """Return what is most like a stored document: like the mean of its chunks in the active generation's index.
+
+        Itself is not among the hits. Raises ``UnknownDocument``, ``NotCaughtUp`` where the index does not show it yet,
+        ``ConfigError`` where its chunks have no common direction.
+        """
+        return self._follow(lambda pinned: self._stored(pinned, doc_id), k, where=where, by=by, without=doc_id)
+
+    def search_given(
+        self,
+        vector: Sequence[float],
+        encoder_fp: str,
+        k: int = 10,
+        *,
+        where: Mapping[str, Any] | None = None,
+        by: str = "document",
+    ) -> Answer:
+        """Return what is nearest to a vector that the encoder of fingerprint ``encoder_fp`` made, ``(dim,)``.
+
+        Raises ``StateError`` unless that is the active generation's encoder, ``ConfigError`` for an unusable vector.
+        """
+        return self._follow(lambda pinned: _given(pinned, vector, encoder_fp), k, where=where, by=by)
+
+    def _follow(
+        self,
+        vector_for: Callable[[Generation], np.ndarray[Any, np.dtype[np.float32]]],
+        k: int,
+        *,
+        generation: int | None = None,
+        **options: Any,
+    ) -> Answer:
+        """Search with a vector made for the generation that answers, and again where the alias moved meanwhile."""
+        _check(k, options["by"])
         for _ in range(MOVED):
             pinned = self.resolve(generation)
             started = time.perf_counter()
-            vector = self.encode(pinned, [query])[0]
-            encode_ms = (time.perf_counter() - started) * 1_000
             try:
+                vector = vector_for(pinned)
+                encode_ms = (time.perf_counter() - started) * 1_000
                 answer = self.search_vector(
-                    pinned,
-                    vector,
-                    k,
-                    where=where,
-                    by=by,
-                    exact=exact,
-                    encode_ms=encode_ms,
-                    follow_alias=generation is None,
+                    pinned, vector, k, encode_ms=encode_ms, follow_alias=generation is None, **options
                 )
             except sa.exc.ProgrammingError:
                 # An index that was dropped while the query encoded: the alias had moved long before.
@@ -117,8 +162,6 @@ class Searcher:
                     raise
                 continue
             if answer is not None:
-                if self._offer is not None and generation is None:
-                    self._offer(query, answer, k=k, where=where, by=by)
                 return answer
         raise StateError(
             f"the alias of {self._collection!r} moved {MOVED} times during one query. Nothing was answered; ask again."
@@ -126,7 +169,7 @@ class Searcher:
 
     def resolve(self, generation: int | None = None) -> Generation:
         """Return the active generation, index and encoder in one read; or the named live one."""
-        with self._engine.connect() as connection:
+        with self._reading.connect() as connection:
             collection = read_collection(connection, self._collection)
             gen = collection.active_gen if generation is None else generation
             if gen is None:
@@ -158,6 +201,18 @@ class Searcher:
                 "searched; ask again, or mend the encoder."
             ) from error
 
+    def _stored(self, pinned: Generation, doc_id: str) -> np.ndarray[Any, np.dtype[np.float32]]:
+        with self._engine.connect() as connection:
+            found = index_of(pinned).direction(connection, pinned.cid, doc_id)
+            if found is None and documents.exists(connection, pinned.cid, doc_id):
+                raise NotCaughtUp(
+                    f"document {doc_id!r} is stored, and the active generation does not show it yet. Nothing was "
+                    "searched; ask again."
+                )
+        if found is None:
+            raise UnknownDocument(f"collection {self._collection!r} has no document {doc_id!r}. Nothing was searched.")
+        return _usable(found, pinned)
+
     def search_vector(
         self,
         pinned: Generation,
@@ -169,9 +224,11 @@ class Searcher:
         exact: bool = False,
         encode_ms: float = 0.0,
         follow_alias: bool = False,
+        without: str | None = None,
     ) -> Answer | None:
         """Search with a vector of ``pinned``'s own encoder; None when ``follow_alias`` and the alias has moved on.
 
+        The document ``without`` is left out.
         Asks for more candidates until ``k`` are found, and searches exactly where the ANN index cannot give them.
         """
         filter_sql, filter_params = compile_filter(where)
@@ -182,6 +239,9 @@ class Searcher:
         with self._engine.connect() as connection:
             if filter_sql and not exact:
                 exact = self._is_selective(connection, pinned, filter_sql, filter_params)
+            if without is not None:
+                filter_sql = " AND ".join(filter(None, (filter_sql, "d.doc_id <> :without")))
+                filter_params = {**filter_params, "without": without}
             while True:
                 found = index.search(
                     connection,
@@ -238,9 +298,30 @@ class Searcher:
         return int(kept or 0) < limit
 
 
-def _check(query: str, k: int, by: str) -> None:
-    if not isinstance(query, str) or not query.strip():
-        raise ConfigError(f"a query needs text, found {query!r}. Nothing was searched.")
+def _given(pinned: Generation, vector: Sequence[float], encoder_fp: str) -> np.ndarray[Any, np.dtype[np.float32]]:
+    if encoder_fp != pinned.encoder_fp:
+        raise StateError(
+            f"a vector of encoder {encoder_fp!r:.80} was given, revision {pinned.revision} that serves is of encoder "
+            f"{pinned.encoder_fp!r}. Nothing was searched; ask by text, or embed the query with that encoder."
+        )
+    try:
+        return _usable(np.asarray(vector, dtype=np.float64), pinned)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"a vector is a list of numbers: {error}. Nothing was searched.") from error
+
+
+def _usable(vector: np.ndarray[Any, Any], pinned: Generation) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Return the vector in length 1, in which half precision holds it."""
+    dim = pinned.spec.model.dim
+    with np.errstate(over="ignore"):
+        length = float(np.linalg.norm(vector))
+    if vector.shape != (dim,) or not np.isfinite(length) or length == 0:
+        found = f"shape {vector.shape} and length {length:g}"
+        raise ConfigError(f"a vector needs {dim} finite numbers, not all 0; found {found}. Nothing was searched.")
+    return (vector / length).astype(np.float32)
+
+
+def _check(k: int, by: str) -> None:
     if not 1 <= k <= 1_000:
         raise ConfigError(f"k must be 1 to 1,000, found {k}. Nothing was searched.")
     if by not in ("document", "chunk"):

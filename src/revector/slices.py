@@ -10,8 +10,30 @@ from revector.errors import LabelError
 WITHOUT = "(without)"
 """Slice of the queries that lack the field."""
 
+MOST_SLICES = 20
+"""A field with more values than this is an identifier, and none of its slices would be large enough."""
+
+LENGTH = "length"
+"""Names the slices by number of words, which every query has."""
+
 Slices: TypeAlias = Mapping[str, Mapping[str, Collection[str]]]
 """Field → name of a slice → its queries. The slices of a field share no query."""
+
+
+def query_slices(
+    texts: Mapping[str, str], metadata: Mapping[str, Mapping[str, Any]], names: Collection[str] = ()
+) -> dict[str, dict[str, list[str]]]:
+    """Return the queries of ``texts`` by each of ``names``; without any, by length and each field of few values.
+
+    Raises:
+        LabelError: If no query has a field that was named, or there are no queries.
+
+    """
+    meta = {query: metadata.get(query, {}) for query in texts}
+    asked = names or (LENGTH, *sorted({name for one in meta.values() for name in one} - {LENGTH}))
+    lengths = {query: len(text.split()) for query, text in texts.items()}
+    found = {name: length_slices(lengths) if name == LENGTH else field_slices(meta, name) for name in asked}
+    return {name: slices for name, slices in found.items() if names or len(slices) <= MOST_SLICES}
 
 
 def field_slices(metadata: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, list[str]]:

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from revector.errors import SpecError
 
-HNSW_MAX_DIM = {"vector": 2_000, "halfvec": 4_000}
-"""Largest indexable dimension per storage type (pgvector README, section HNSW)."""
+HNSW_MAX_DIM = {"vector": 2_000, "halfvec": 4_000, "bit": 64_000}
+"""Largest dimension of an HNSW graph by what its nodes hold (pgvector README, section HNSW)."""
 
 MAX_DIM = 16_000
 """Largest dimension that a pgvector column can store (pgvector README)."""
+
+NO_INT8 = (
+    'pgvector, in which vectors lie, has no int8 type (storage="halfvec" halves vectors and graph, quantize="bit" '
+    "keeps 1/32 of the numbers in the graph)"
+)
+"""Why no index has int8, and what there is instead; ``model.dtype`` is about computing vectors, not about storing."""
 
 
 def _require(ok: bool, what: str, allowed: str, found: object) -> None:
@@ -103,17 +110,48 @@ class Chunking:
 
 @dataclass(frozen=True, slots=True)
 class IndexSpec:
-    """How vectors are stored and searched: cosine distance, exact or by HNSW."""
+    """How vectors are stored and searched: cosine distance, exact or by HNSW.
+
+    ``storage`` is how they lie in the table: float32 (``vector``) or float16 (``halfvec``). ``quantize="bit"`` keeps
+    only the signs of their numbers in the graph: it finds ``rerank`` (1 to 100) times the candidates of a search by
+    Hamming distance, and the stored vectors put these in order.
+    """
 
     kind: Literal["hnsw", "exact"] = "hnsw"
     storage: Literal["vector", "halfvec"] = "vector"
     m: int = 16
     ef_construction: int = 100
     ef_search: int = 100
+    quantize: Literal["none", "bit"] = "none"
+    rerank: int = 4
+
+    @property
+    def graph(self) -> str:
+        """What a node of the HNSW graph holds: ``vector``, ``halfvec`` or ``bit``."""
+        return "bit" if self.quantize == "bit" else self.storage
+
+    def as_identity(self) -> dict[str, object]:
+        """Return what shapes the index; as it was before ``quantize`` existed where that is not used."""
+        shapes = asdict(self)
+        if self.quantize == "none":
+            del shapes["quantize"], shapes["rerank"]
+        return shapes
 
     def __post_init__(self) -> None:
         _require(self.kind in ("hnsw", "exact"), "index.kind", "hnsw or exact", self.kind)
-        _require(self.storage in HNSW_MAX_DIM, "index.storage", "vector or halfvec", self.storage)
+        int8 = f": {NO_INT8}" if "int8" in (self.storage, self.quantize) else ""
+        bit = ' (bits are quantize="bit")' if str(self.storage) == "bit" else ""
+        _require(
+            self.storage in ("vector", "halfvec"), "index.storage", f"vector or halfvec{int8 or bit}", self.storage
+        )
+        _require(self.quantize in ("none", "bit"), "index.quantize", f"none or bit{int8}", self.quantize)
+        _require(
+            self.kind == "hnsw" or self.quantize == "none",
+            "index.quantize",
+            'none where index.kind is "exact": there is no graph that could hold bits',
+            self.quantize,
+        )
+        _require(isinstance(self.rerank, int) and 1 <= self.rerank <= 100, "index.rerank", "1 to 100", self.rerank)
         _require(2 <= self.m <= 100, "index.m", "2 to 100", self.m)
         _require(
             2 * self.m <= self.ef_construction <= 1000,
@@ -126,12 +164,17 @@ class IndexSpec:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """What must be measured before the alias may move: recall@``k`` on the labelled queries.
+    """What must be shown on the labelled queries before the alias may move; every share and drop is 0 to 1.
 
-    ``confidence`` (such as 0.95) judges by intervals instead of means: the whole interval of the difference must lie
-    above ``-max_drop`` to pass and below it to fail; what lies between, too few queries and saturated labels are
-    inconclusive, which moves nothing either. ``min_fidelity``: the least overlap@10 (0 to 1) of the model as it runs
-    with the same model in plain float32, demanded before anything is embedded.
+    Recall@``k`` is judged by its interval at ``confidence``: the whole interval of the difference must lie above
+    ``-max_drop`` to pass and below it to fail; what lies between, fewer than ``min_queries`` and saturated labels are
+    inconclusive, which moves nothing either. ``min_recall`` is judged in the same manner.
+
+    ``slices``: fields of the queries' metadata, and "length"; without any, length and each field of few values.
+    ``max_slice_drop``: the largest drop of recall in any of these slices. ``min_overlap``: the least overlap@k of the
+    HNSW index with exact search. ``max_latency_ratio``: the p95 of a query over that of the old revision. None: not
+    demanded. ``min_fidelity``: the least overlap@10 of the model as it runs with the same model in plain float32,
+    demanded before anything is embedded.
     """
 
     min_recall: float = 0.0
@@ -139,17 +182,23 @@ class Gate:
     k: int = 10
     min_queries: int = 50
     min_fidelity: float = 0.99
-    confidence: float | None = None
+    confidence: float = 0.95
+    slices: tuple[str, ...] = ()
+    max_slice_drop: float | None = None
+    min_overlap: float | None = 0.95
+    max_latency_ratio: float | None = None
 
     def __post_init__(self) -> None:
-        _require(0 <= self.min_recall <= 1, "gate.min_recall", "0 to 1", self.min_recall)
-        _require(0 <= self.max_drop <= 1, "gate.max_drop", "0 to 1", self.max_drop)
+        for name in ("min_recall", "max_drop", "min_fidelity"):
+            _require(0 <= getattr(self, name) <= 1, f"gate.{name}", "0 to 1", getattr(self, name))
+        for name in ("max_slice_drop", "min_overlap"):
+            value = getattr(self, name)
+            _require(value is None or 0 <= value <= 1, f"gate.{name}", "0 to 1, or None", value)
         _require(isinstance(self.k, int) and 1 <= self.k <= 1000, "gate.k", "1 to 1000", self.k)
-        _require(0 <= self.min_fidelity <= 1, "gate.min_fidelity", "0 to 1", self.min_fidelity)
         _require(
-            self.confidence is None or 0.5 < self.confidence < 1,
+            isinstance(self.confidence, float) and 0.5 < self.confidence < 1,
             "gate.confidence",
-            "above 0.5 and below 1, or None",
+            "above 0.5 and below 1",
             self.confidence,
         )
         _require(
@@ -157,6 +206,18 @@ class Gate:
             "gate.min_queries",
             "at least 1",
             self.min_queries,
+        )
+        _require(
+            isinstance(self.slices, tuple) and all(isinstance(one, str) and one for one in self.slices),
+            "gate.slices",
+            'a tuple of names of metadata fields, such as ("language", "length")',
+            self.slices,
+        )
+        _require(
+            self.max_latency_ratio is None or 0 < self.max_latency_ratio < math.inf,
+            "gate.max_latency_ratio",
+            "above 0, or None",
+            self.max_latency_ratio,
         )
 
 
@@ -180,15 +241,16 @@ class Revision:
             f"at most model.max_tokens ({self.model.max_tokens}), or the model would cut chunks silently",
             self.chunking.max_tokens,
         )
-        limit = HNSW_MAX_DIM[self.index.storage]
+        limit = HNSW_MAX_DIM[self.index.graph]
         if self.index.kind == "hnsw" and self.model.dim > limit:
             way = (
                 'set index storage="halfvec" (indexable up to 4,000)'
                 if self.model.dim <= HNSW_MAX_DIM["halfvec"]
-                else 'cut the dimension (model.dim) to at most 4,000 or set index kind="exact"'
+                else 'set index quantize="bit", cut the dimension (model.dim) to at most 4,000 or set index '
+                'kind="exact"'
             )
             raise SpecError(
-                f"revision {self.revision}: an HNSW index over {self.index.storage} takes at most {limit:,} "
+                f"revision {self.revision}: an HNSW index over {self.index.graph} takes at most {limit:,} "
                 f"dimensions, model.dim is {self.model.dim:,}. Nothing was changed; {way}."
             )
 
@@ -202,7 +264,7 @@ class Revision:
     def config_hash(self) -> str:
         """Hash of what shapes vectors and index; the gate and the message may still be edited before the swap."""
         return stable_hash(
-            {"model": asdict(self.model), "chunking": asdict(self.chunking), "index": asdict(self.index)}
+            {"model": asdict(self.model), "chunking": asdict(self.chunking), "index": self.index.as_identity()}
         )
 
     @property
@@ -218,7 +280,13 @@ def revision_from_data(data: dict[str, object], path: str = "") -> Revision:
         model = ModelSpec(**parts.pop("model"))  # type: ignore[arg-type]
         chunking = Chunking(**parts.pop("chunking"))  # type: ignore[arg-type]
         index = IndexSpec(**parts.pop("index"))  # type: ignore[arg-type]
-        gate = Gate(**parts.pop("gate"))  # type: ignore[arg-type]
+        gate = _gate_from_data(parts.pop("gate"))  # type: ignore[arg-type]
         return Revision(model=model, chunking=chunking, index=index, gate=gate, path=path, **parts)  # type: ignore[arg-type]
     except (KeyError, TypeError) as error:
         raise SpecError(f"stored revision data cannot be read by this version of revector: {error}") from error
+
+
+def _gate_from_data(data: dict[str, Any]) -> Gate:
+    """Return the gate that was stored; earlier versions knew a gate of means, without a confidence."""
+    known = {name: value for name, value in data.items() if name != "confidence" or value is not None}
+    return Gate(**{**known, "slices": tuple(data.get("slices", ()))})

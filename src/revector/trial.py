@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -26,7 +25,7 @@ from revector.registry.scratch import Scratch
 from revector.report import latest_result
 from revector.sampling import Stratum, measure
 from revector.searcher import Searcher
-from revector.spec import Gate, Revision
+from revector.spec import Revision
 from revector.verification import verify_live
 from revector.worker import Worker
 
@@ -105,7 +104,7 @@ class Trial:
             migrator.run(step, revision)
 
     def migrate(self, target: Revision, labels: Path | None) -> None:
-        """Run the steps up to the swap; what a gate refuses is noted and goes on, with that gate opened in the copy."""
+        """Run the steps up to the swap; what a gate refuses is noted and goes on, overridden in the copy."""
         revision, found = target.revision, self.found
         migrator = self._migrator(labels, revision)
         with self._timed("provision"):
@@ -122,8 +121,7 @@ class Trial:
             return
         found.gate = self._judge(migrator, generation, "gate")
         if not found.gate["passed"]:
-            _open_gate(self._settings.migrations / Path(target.path).name, target.gate)
-            migrator.run("gate", revision)
+            migrator.override(WHY)
         migrator.run("approve", revision)
         with self._timed("swap"):
             found.pauses_ms["swap"] = migrator.run("swap", revision).facts["pause_ms"]
@@ -315,11 +313,3 @@ class _Named:
 
     def start(self, what: str, total: int | None = None, unit: str = "documents") -> None:
         self._start(f"{self._name}: {what}", total, unit)
-
-
-def _open_gate(path: Path, gate: Gate) -> None:
-    """Rewrite a migration file of the copy so that every recall passes its gate."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    others = [one for one in tree.body if not (isinstance(one, ast.Assign) and ast.unparse(one.targets[0]) == "gate")]
-    opened = f"gate = Gate(min_recall=0.0, max_drop=1.0, k={gate.k}, min_queries={gate.min_queries})"
-    path.write_text(f"{ast.unparse(ast.Module(others, []))}\n{opened}\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What a worker watches beside its work: the database's clock against its own, and each encoder by its probe texts."""
+"""What a worker watches beside its work: the database's clock against its own, encoders by their probes, the load."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import sqlalchemy as sa
 
 from revector.encoding import Encoders
 from revector.errors import EncoderError
+from revector.registry import loads
 from revector.registry.collections import Generation
 from revector.registry.watching import JUMP_S, note_clock_jump, note_encoder
 
 log = logging.getLogger("revector.worker")
 
-CLOCK_S, PROBE_S = 15.0, 3_600.0
+CLOCK_S, LOAD_S, PROBE_S = 15.0, 60.0, 3_600.0
 
 
 def running_s() -> float:
@@ -32,6 +33,7 @@ class Watch:
         self._actor = f"worker:{socket.gethostname()}"
         self._seen: tuple[float, datetime, float] | None = None
         self._probed: dict[int, float] = {}
+        self._loaded_s = -LOAD_S
 
     def clock(self) -> None:
         """Compare the time that passed in the database with the time that passed here; record a jump of over 60 s.
@@ -54,6 +56,15 @@ class Watch:
             log.error(
                 "the database's clock jumped by %.0f s; %d open rollback windows now end by a person only", jump_s, held
             )
+
+    def load(self) -> None:
+        """Once a minute, keep how much waits in every collection and for how long."""
+        now = running_s()
+        if now - self._loaded_s < LOAD_S:
+            return
+        self._loaded_s = now
+        with self._engine.begin() as connection:
+            loads.add(connection)
 
     def encoder(self, generation: Generation) -> None:
         """Once an hour, embed the probe texts again. Raises ``EncoderError`` where they no longer match."""

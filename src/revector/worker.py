@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import sqlalchemy as sa
 
+from revector import counts
 from revector.crash import crash_at
 from revector.encoding import Encoders
 from revector.errors import DatabaseUnavailable, EncoderError, GenerationGone
@@ -46,9 +47,11 @@ class Worker:
         while not stop.is_set():
             try:
                 self._watch.clock()
+                self._watch.load()
                 done = self.drain(collections=collections, on_applied=on_applied)
             except (DatabaseUnavailable, sa.exc.OperationalError) as error:
                 log.warning("%s", error)
+                counts.add("errors", 1, type(error).__name__)
                 stop.wait(BACK_OFF_S)
                 continue
             if not done:
@@ -72,6 +75,7 @@ class Worker:
                 # This generation waits, and its lag shows it; the others go on.
                 self._rest_until[generation.gen] = time.monotonic() + REST_S
                 self._watch.encoder_failed(generation, error)
+                counts.add("errors", 1, type(error).__name__)
                 log.warning("generation %s, revision %s: %s", generation.gen, generation.revision, error)
                 continue
             if on_applied and (published or dead):

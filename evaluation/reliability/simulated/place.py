@@ -66,7 +66,7 @@ PARTS = {
         'chunking = Chunking(max_tokens=8, overlap_tokens=0)\nindex = IndexSpec(kind="hnsw", m=4, ef_construction=16)'
     ),
 }
-GATE = "gate = Gate(min_queries=1, max_drop=1.0)"
+GATE = "gate = Gate(min_queries=1, max_drop=1.0, min_overlap=None)"
 WORDS = {"a": 20, "A": 3, "\u00e9": 1}
 BEGINNINGS: dict[str, tuple[str, str, str]] = {
     "documents": ("", "", ""),

@@ -1,31 +1,86 @@
-"""Revector in Airflow: the DAG factories, the provider and the plugin with its page.
+"""Revector in Airflow: the DAG factories, the operators, the provider and the plugin with its page.
 
-A DAG file needs two lines; importing this package costs next to nothing, the factories are loaded when first used.
+A DAG file needs two lines; importing this package costs next to nothing, what it offers is loaded when first used.
 
-    from revector.airflow import migration_dag, upkeep_dags
-    dag, upkeep = migration_dag(collection="docs"), upkeep_dags()
+    from revector.airflow import migration_dag, rollback_dag, upkeep_dags
+    dag, moves, upkeep = migration_dag(collection="docs"), rollback_dag(), upkeep_dags()
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from revector.airflow.dags import migration_dag
-    from revector.airflow.upkeep import canary_dag, dead_letters_dag, retire_dag, stale_dag, upkeep_dags, verify_dag
+    from revector.airflow.dags import migration_dag, rollback_dag
+    from revector.airflow.hook import RevectorHook
+    from revector.airflow.notifier import RevectorNotifier
+    from revector.airflow.operators import (
+        EmbedShardOperator,
+        MigrateStepOperator,
+        MoveOperator,
+        PlanOperator,
+        ShardsOperator,
+        active_index,
+    )
+    from revector.airflow.questions import MigrationApprovalOperator, RollbackWindowOperator
+    from revector.airflow.upkeep import (
+        canary_dag,
+        dead_letters_dag,
+        metadata_dag,
+        retire_dag,
+        stale_dag,
+        upkeep_dags,
+        verify_dag,
+    )
+    from revector.airflow.upkeep_operators import (
+        CanaryOperator,
+        CollectionsOperator,
+        DeadLettersOperator,
+        FillFieldOperator,
+        RetireDueOperator,
+        StaleOperator,
+        VerifyOperator,
+    )
 
 __all__ = [
+    "CanaryOperator",
+    "CollectionsOperator",
+    "DeadLettersOperator",
+    "EmbedShardOperator",
+    "FillFieldOperator",
+    "MigrateStepOperator",
+    "MigrationApprovalOperator",
+    "MoveOperator",
+    "PlanOperator",
+    "RetireDueOperator",
+    "RevectorHook",
+    "RevectorNotifier",
+    "RollbackWindowOperator",
+    "ShardsOperator",
+    "StaleOperator",
+    "VerifyOperator",
+    "active_index",
     "canary_dag",
     "dead_letters_dag",
+    "metadata_dag",
     "migration_dag",
     "retire_dag",
+    "rollback_dag",
     "stale_dag",
     "upkeep_dags",
     "verify_dag",
 ]
 
+_MODULES = ("hook", "notifier", "operators", "questions", "upkeep_operators", "dags", "upkeep")
+
 ROLL_BACK, RETIRE_NOW = "Roll back", "Retire now"
 """The two answers to the question of the rollback window."""
+
+
+def approval_question(collection: str, revision: str) -> str:
+    """Return what is asked between the gate and the swap; the page finds the waiting question by it."""
+    return f"Swap {collection} to revision {revision}?"
 
 
 def window_question(collection: str, revision: str) -> str:
@@ -36,6 +91,5 @@ def window_question(collection: str, revision: str) -> str:
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from revector.airflow import dags, upkeep
-
-    return getattr(dags if name == "migration_dag" else upkeep, name)
+    modules = (importlib.import_module(f"revector.airflow.{module}") for module in _MODULES)
+    return next(getattr(module, name) for module in modules if hasattr(module, name))

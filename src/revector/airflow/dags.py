@@ -1,141 +1,220 @@
-"""The DAG that migrates: one task per step of ``lifecycle.FORWARD``, then the rollback window."""
+"""The DAGs of migrations: one task per step of ``lifecycle.FORWARD``, then the rollback window; and single moves."""
 
 from __future__ import annotations
 
-import os
-import tomllib
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
-from airflow.sdk import DAG, Param, TriggerRule, chain, task
+from airflow.sdk import DAG, Param, TriggerRule, chain
 from airflow.sdk.configuration import conf
 
-from revector.airflow import steps
-from revector.lifecycle import FORWARD, STEPS
-
-CALLS = {"plan": steps.plan, "provision": steps.provision, "approve": steps.approve}
-"""Steps that need more than ``steps.step``."""
+from revector.airflow.factory import Config, collection_param, collections_of, make_dag, place_of, revisions_of, warning
+from revector.airflow.operators import (
+    EPOCH,
+    MOVES,
+    SWAPS,
+    EmbedShardOperator,
+    MigrateStepOperator,
+    MoveOperator,
+    PlanOperator,
+    ShardsOperator,
+)
+from revector.airflow.questions import MigrationApprovalOperator, RollbackWindowOperator
+from revector.lifecycle import FORWARD, STEPS, Phase
 
 MOST_SHARDS = 1_024
 """Airflow's ``[core] max_map_length``: a longer list fails the task that returns it."""
+
+COLLECTION = "{{ params.collection }}"
+PLANNED: dict[str, Any] = {
+    "revision": "{{ ti.xcom_pull(task_ids='plan') }}",
+    "began": f"{{{{ ti.xcom_pull(task_ids='plan', key='{EPOCH}') }}}}",
+}
+"""What the plan resolved: "head" must not move while the run is under way."""
 
 
 def migration_dag(
     collection: str | None = None,
     *,
     dag_id: str = "revector_migrate",
-    config: str | os.PathLike[str] | None = None,
+    config: Config = None,
+    conn_id: str | None = None,
     pool: str | None = None,
     queue: str = "gpu",
     executor: str | None = None,
-    retries: int = 3,
-    **dag_options: Any,
+    deadline: timedelta | None = timedelta(days=14),
+    **common: Any,
 ) -> DAG:
     """Return the DAG that migrates a collection to a revision and keeps the way back open.
 
     Without ``collection`` the form asks for it. ``config`` is the path of ``revector.toml``; ``$REVECTOR_CONFIG`` wins
-    over it. The shards run in ``queue`` (executors without queues ignore it) and ``pool``: None takes Airflow's own
-    setting ``[revector] gpu_pool``, or the default pool. ``executor`` runs only the shards elsewhere; Airflow refuses
-    the DAG if that executor is not configured. ``retries`` counts for every task, with exponential back-off; errors
-    that a repetition cannot mend fail at once. Other options go to ``DAG``.
+    over it, and the database of the Airflow connection ``conn_id`` over the one that the file names. The shards run in
+    ``queue`` (executors without queues ignore it) and ``pool``: None takes Airflow's own setting ``[revector]
+    gpu_pool``, or the default pool. ``executor`` runs only the shards elsewhere; Airflow refuses the DAG if that
+    executor is not configured. ``common``: as in ``factory.make_dag``.
     """
-    file = config_file(config)
-    names, problem = collections_of(file)
-    options: dict[str, Any] = {"tags": ["revector"], "catchup": False, "render_template_as_native_obj": True}
-    with DAG(
-        dag_id,
-        schedule=dag_options.pop("schedule", None),
-        description="Move a collection to another embedding model: shadow index, gate, atomic swap, rollback window",
-        doc_md=_document(problem),
-        params=_form(collection, names, problem),
-        default_args=retrying(retries),
-        **(options | dag_options),
-    ) as dag:
-        made = {name: _step(name, file, collection) for name in FORWARD}
-        shard_list = task(task_id="shards")(steps.shards)(file, collection)
-        embed = (
-            task(
-                task_id="embed",
-                queue=queue,
-                pool=pool or conf.get("revector", "gpu_pool", fallback="default_pool"),
-                executor=executor,
-                do_xcom_push=False,
-                map_index_template="{{ 'shard-%02d' % task.op_kwargs['shard'] }}",
-                doc_md="Embeds one shard on a GPU worker; killed at any moment, the next try goes on where it was.",
-            )(steps.embed)
-            .partial(config=file, collection=collection)
-            .expand(shard=shard_list)
-        )
-        approval = steps.Approval(
+    place = place_of(config, conn_id)
+    folders, problem = collections_of(place["config"])
+    chosen = {name: folder for name, folder in folders.items() if collection in (None, name)}
+    revisions, broken = revisions_of(chosen)
+    common = {
+        "schedule": None,
+        "description": "Move a collection to another embedding model: shadow index, gate, atomic swap, rollback window",
+        "doc_md": _document(problem, *broken),
+        "params": ({} if collection else {"collection": collection_param(folders, problem)}) | _form(revisions),
+    } | common
+    with make_dag(dag_id, place=place, deadline=deadline, **common) as dag:
+        of = {"collection": collection or COLLECTION, **place}
+        made = {name: _step(name, dag, of) for name in FORWARD}
+        shards = ShardsOperator(task_id="shards", revision=PLANNED["revision"], **of)
+        embed = EmbedShardOperator.partial(
+            task_id="embed",
+            revision=PLANNED["revision"],
+            queue=queue,
+            pool=pool or conf.get("revector", "gpu_pool", fallback="default_pool"),
+            executor=executor,
+            do_xcom_push=False,
+            map_index_template="{{ 'shard-%02d' % task.shard }}",
+            doc_md="Embeds one shard on a GPU worker; killed at any moment, the next try goes on where it was.",
+            **of,
+        ).expand(shard=shards.output)
+        approval = MigrationApprovalOperator(
             task_id="approval",
-            params=steps.REASON,
-            config=file,
-            collection=collection,
+            revision=PLANNED["revision"],
+            wanted=dag.param("approval"),
             doc_md="Asks a person where the form wants that. A rejection keeps everything as it is.",
+            **of,
         )
         tasks: list[Any] = [made[name] for name in FORWARD]
-        tasks[FORWARD.index("backfill") : FORWARD.index("backfill")] = [shard_list, embed]
+        tasks[FORWARD.index("backfill") : FORWARD.index("backfill")] = [shards, embed]
         tasks.insert(tasks.index(made["approve"]), approval)
-        chain(*tasks, _window(file, collection))
+        chain(*tasks, *_window(of))
     return dag
 
 
-def _step(name: str, file: str | None, collection: str | None) -> Any:
-    # After the shards, "none failed": a run that resumes may have no shard left to embed.
-    rule = TriggerRule.NONE_FAILED if name == "backfill" else TriggerRule.ALL_SUCCESS
+def _step(name: str, dag: DAG, of: Mapping[str, Any]) -> Any:
     does = f"This step {STEPS[name].does}."
-    # Only the plan returns something: the revision's id, so that "head" means one thing for the whole run.
-    decorate = task(task_id=name, doc_md=does, trigger_rule=rule, do_xcom_push=name == "plan")
-    call = CALLS.get(name)
-    return decorate(call)(file, collection) if call else decorate(steps.step)(file, collection, name)
-
-
-def _window(file: str | None, collection: str | None) -> Any:
-    window = steps.RollbackWindow(
-        task_id="rollback_window",
-        params=steps.REASON,
-        config=file,
-        collection=collection,
-        doc_md="The old index receives every write until the window ends, so going back loses nothing.",
+    if name == "plan":
+        return PlanOperator(task_id=name, revision="{{ params.revision }}", doc_md=does, **of)
+    special: dict[str, dict[str, Any]] = {
+        "provision": {
+            "options": {
+                "shards": dag.param("shards"),
+                "window_hours": dag.param("rollback_hours"),
+                "approval": dag.param("approval"),
+            }
+        },
+        # After the shards, "none failed": a run that resumes may have no shard left to embed.
+        "backfill": {"trigger_rule": TriggerRule.NONE_FAILED},
+        "approve": {"question": "approval"},
+        "swap": {"outlets": [SWAPS]},
+    }
+    return MigrateStepOperator(
+        task_id=name, step=name, do_xcom_push=False, doc_md=does, **PLANNED, **of, **special.get(name, {})
     )
-    back = task(task_id="rollback", do_xcom_push=False, doc_md=f"This step {STEPS['rollback'].does}.")(steps.rollback)
-    drop = task(task_id="retire", do_xcom_push=False, doc_md=f"This step {STEPS['retire'].does}.")(steps.retire)
-    chain(window, [back(file, collection), drop(file, collection)])
-    return window
 
 
-def retrying(retries: int) -> dict[str, Any]:
-    """Return the arguments of every task: so many retries with back-off, none for what repeating cannot mend."""
+def _window(of: Mapping[str, Any]) -> tuple[Any, list[Any]]:
+    window = RollbackWindowOperator(
+        task_id="rollback_window",
+        revision=PLANNED["revision"],
+        doc_md="The old index receives every write until the window ends, so going back loses nothing.",
+        **of,
+    )
+    ways = [
+        MoveOperator(
+            task_id=action,
+            action=action,
+            revision=PLANNED["revision"],
+            phase=Phase.LIVE.value,
+            question="rollback_window",
+            skip_if_moved=True,
+            do_xcom_push=False,
+            doc_md=f"This step {STEPS[action].does}.",
+            outlets=[SWAPS] if action == "rollback" else [],
+            **of,
+        )
+        for action in ("rollback", "retire")
+    ]
+    return window, ways
+
+
+def rollback_dag(
+    collection: str | None = None,
+    *,
+    dag_id: str = "revector_rollback",
+    config: Config = None,
+    conn_id: str | None = None,
+    **common: Any,
+) -> DAG:
+    """Return the DAG that makes one move of an open migration: go back, forward again, retire, abort or override.
+
+    It is what the buttons of the page start, so that every move is authorised by Airflow and stands in the history
+    under the name of the user, with the reason and the run. ``common``: as in ``factory.make_dag``.
+    """
+    place = place_of(config, conn_id)
+    names, problem = collections_of(place["config"])
+    common = {
+        "schedule": None,
+        "description": "Make one move of an open migration: roll back, go forward again, retire, abort, override",
+        "doc_md": f"{warning(problem)}Looks whether the migration is still at the revision and in the phase of the "
+        "form, and makes the move; otherwise it changes nothing and fails. The alias moves in one short transaction, "
+        "and an index that was rolled back keeps receiving every write, so that one can go forward again.\n\n"
+        "| move | |\n|---|---|\n" + "".join(f"| {name} | {does} |\n" for name, does in _MOVES.items()),
+        "params": ({} if collection else {"collection": collection_param(names, problem)}) | _move_form(),
+    } | common
+    with make_dag(dag_id, place=place, **common) as dag:
+        MoveOperator(
+            task_id="move",
+            **place,
+            collection=collection or COLLECTION,
+            action="{{ params.action }}",
+            revision="{{ params.revision }}",
+            phase="{{ params.phase }}",
+            reason="{{ params.reason }}",
+            do_xcom_push=False,
+            outlets=[SWAPS],
+            doc_md="One move, or none: it is a compare-and-set on the collection's slots.",
+        )
+    return dag
+
+
+_MOVES = {
+    "rollback": f"{STEPS['rollback'].does}; until the window ends",
+    "swap": "moves the alias forward again after a rollback",
+    "retire": "gives up the way back at once and drops the index that is not served",
+    "abort": f"{STEPS['abort'].does}; before the swap",
+    "override": "lets the alias move although the gate did not pass; holds for the latest result alone",
+}
+
+
+def _move_form() -> dict[str, Param]:
     return {
-        "retries": retries,
-        "retry_delay": timedelta(seconds=5),
-        "retry_exponential_backoff": 2,
-        "max_retry_delay": timedelta(minutes=10),
-        "retry_policy": steps.LibraryRetries(),
+        "action": Param("rollback", type="string", enum=list(MOVES), title="Move", description="See the table above"),
+        "revision": Param(
+            type="string", minLength=1, title="Revision", description="The migration's, as `revector status` shows"
+        ),
+        "phase": Param(
+            "",
+            type="string",
+            enum=["", *(phase.value for phase in Phase)],
+            title="Phase",
+            description="In which the migration must still be; empty: any",
+        ),
+        "reason": Param(
+            type="string", minLength=1, maxLength=500, title="Why", description="Kept in the history, with your name"
+        ),
     }
 
 
-def config_file(given: str | os.PathLike[str] | None) -> str | None:
-    """Return the path of ``revector.toml``: ``$REVECTOR_CONFIG`` wins over what the DAG file gives."""
-    return os.environ.get("REVECTOR_CONFIG") or (str(given) if given is not None else None)
-
-
-def collections_of(file: str | None) -> tuple[list[str], str | None]:
-    """Return the names for the form and what is wrong with the file; only TOML is read, at every parse."""
-    path = Path(file) if file else Path("revector.toml")
-    try:
-        return sorted(tomllib.loads(path.read_text(encoding="utf-8")).get("collections", {})), None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        return [], f"{path} cannot be read: {error}"
-
-
-def _form(collection: str | None, names: list[str], problem: str | None) -> dict[str, Param]:
-    form = {
+def _form(revisions: Sequence[str]) -> dict[str, Param]:
+    return {
         "revision": Param(
             "head",
             type="string",
             minLength=1,
+            examples=["head", *revisions],
             title="Revision",
             description="A migration file's id, or head: the newest",
         ),
@@ -162,19 +241,12 @@ def _form(collection: str | None, names: list[str], problem: str | None) -> dict
             description="How long the old index keeps receiving every write; empty: as in revector.toml (48)",
         ),
     }
-    if collection is not None:
-        return form
-    choice: dict[str, Any] = {"enum": names} if names else {"minLength": 1}
-    what = problem or "Which corpus of revector.toml"
-    first = names[0] if names else "docs"
-    return {"collection": Param(first, type="string", title="Collection", description=what, **choice)} | form
 
 
-def _document(problem: str | None) -> str:
+def _document(*problems: str | None) -> str:
     rows = "\n".join(f"| {name} | {STEPS[name].does} |" for name in (*FORWARD, "rollback", "retire"))
-    warning = f"**{problem}** Runs fail at their first task until it is mended.\n\n" if problem else ""
     return (
-        f"{warning}Every task is one call of the revector library and may be repeated: a finished step does nothing. "
-        f"The state is in SQL, so this DAG and its runs may be deleted without effect on data.\n\n"
+        f"{warning(*problems)}Every task is one call of the revector library and may be repeated: a finished step does "
+        f"nothing. The state is in SQL, so this DAG and its runs may be deleted without effect on data.\n\n"
         f"| step | this step … |\n|---|---|\n{rows}\n"
     )

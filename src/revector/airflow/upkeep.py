@@ -2,40 +2,39 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from airflow.sdk import DAG, Param, task
+from airflow.sdk import DAG, Param
 
-from revector.airflow import steps
-from revector.airflow.dags import collections_of, config_file, retrying
+from revector.airflow.dags import COLLECTION
+from revector.airflow.factory import Config, collection_param, collections_of, make_dag, place_of, warning
+from revector.airflow.operators import RevectorOperator
+from revector.airflow.upkeep_operators import (
+    CanaryOperator,
+    CollectionsOperator,
+    DeadLettersOperator,
+    FillFieldOperator,
+    RetireDueOperator,
+    StaleOperator,
+    VerifyOperator,
+)
 from revector.errors import ConfigError
 
-Config = str | os.PathLike[str] | None
-Notifiers = Sequence[Callable[[Any], None]]
-"""Airflow notifiers (``SlackNotifier(…)``) or callables that get the context of the task that failed."""
 
-
-def upkeep_dags(
-    *,
-    schedules: Mapping[str, str | None] | None = None,
-    notifiers: Notifiers = (),
-    config: Config = None,
-    retries: int = 3,
-    **dag_options: Any,
-) -> tuple[DAG, ...]:
+def upkeep_dags(*, schedules: Mapping[str, str | None] | None = None, **common: Any) -> tuple[DAG, ...]:
     """Return all DAGs of the upkeep; Airflow lists them without a name of their own in the DAG file.
 
-    They are ``revector_canary``, ``revector_dead_letters``, ``revector_retire``, ``revector_stale``,
-    ``revector_verify`` and ``revector_verify_full``. ``schedules``: by DAG id, where another than usual is wanted; None
-    lets only people start it. ``notifiers`` hear of each failure, ``dag_options`` go to every DAG. Raises
-    ``ConfigError`` for a schedule of an unknown DAG.
+    They are ``revector_canary``, ``revector_dead_letters``, ``revector_metadata_backfill``, ``revector_retire``,
+    ``revector_stale``, ``revector_verify`` and ``revector_verify_full``. ``schedules``: by DAG id, where another than
+    usual is wanted; None lets only people start it. ``common``: ``config``, ``conn_id``, and as in
+    ``factory.make_dag``. Raises ``ConfigError`` for a schedule of an unknown DAG.
     """
     makers: dict[str, Callable[..., DAG]] = {
         "revector_canary": canary_dag,
         "revector_dead_letters": dead_letters_dag,
+        "revector_metadata_backfill": metadata_dag,
         "revector_retire": retire_dag,
         "revector_stale": stale_dag,
         "revector_verify": verify_dag,
@@ -44,7 +43,6 @@ def upkeep_dags(
     wanted = dict(schedules or {})
     if unknown := sorted(wanted.keys() - makers.keys()):
         raise ConfigError(f"schedules names {', '.join(unknown)}; the DAGs of the upkeep are {', '.join(makers)}.")
-    common = {"notifiers": notifiers, "config": config, "retries": retries, **dag_options}
     return tuple(
         make(name, **common, **({"schedule": wanted[name]} if name in wanted else {})) for name, make in makers.items()
     )
@@ -54,10 +52,7 @@ def retire_dag(
     dag_id: str = "revector_retire",
     *,
     schedule: str | None = "@hourly",
-    notifiers: Notifiers = (),
-    config: Config = None,
-    retries: int = 3,
-    **dag_options: Any,
+    **common: Any,
 ) -> DAG:
     """Return the safety net: a DAG that drops old generations whose rollback window is over, whoever opened it."""
     options = {
@@ -65,17 +60,14 @@ def retire_dag(
         "description": "Drop old generations whose rollback window is over",
         "doc_md": "Looks at every collection each hour. One whose window is open, or that has no way back, is skipped.",
     }
-    return _mapped(dag_id, "retire", steps.retire_due, (config, retries, notifiers), options | dag_options)
+    return _mapped(dag_id, "retire", RetireDueOperator, options | common)
 
 
 def canary_dag(
     dag_id: str = "revector_canary",
     *,
     schedule: str | None = "@daily",
-    notifiers: Notifiers = (),
-    config: Config = None,
-    retries: int = 3,
-    **dag_options: Any,
+    **common: Any,
 ) -> DAG:
     """Return the DAG that measures what is served on the same queries and fails when it got worse.
 
@@ -88,7 +80,7 @@ def canary_dag(
         "below the first run of the same index, or when the model behind the name is another one; the series is in the "
         "table `canary`. A collection without labels, or with nothing served, is skipped.",
     }
-    return _mapped(dag_id, "canary", steps.canary, (config, retries, notifiers), options | dag_options)
+    return _mapped(dag_id, "canary", CanaryOperator, options | common)
 
 
 def verify_dag(
@@ -97,10 +89,7 @@ def verify_dag(
     schedule: str | None = "@hourly",
     sample: float | None = 0.01,
     reembed: int = 50,
-    notifiers: Notifiers = (),
-    config: Config = None,
-    retries: int = 3,
-    **dag_options: Any,
+    **common: Any,
 ) -> DAG:
     """Return the DAG that proves that every live index equals the documents, and fails when one does not.
 
@@ -136,7 +125,7 @@ def verify_dag(
             ),
         },
     }
-    return _mapped(dag_id, "verify", steps.verify, (config, retries, notifiers), options | dag_options)
+    return _mapped(dag_id, "verify", VerifyOperator, options | common)
 
 
 def dead_letters_dag(
@@ -145,10 +134,7 @@ def dead_letters_dag(
     schedule: str | None = "@daily",
     limit: int = 200,
     tries: int = 3,
-    notifiers: Notifiers = (),
-    config: Config = None,
-    retries: int = 3,
-    **dag_options: Any,
+    **common: Any,
 ) -> DAG:
     """Return the DAG that tries dead letters again; ``limit`` and ``tries`` are what its form begins with."""
     options = {
@@ -176,7 +162,7 @@ def dead_letters_dag(
             ),
         },
     }
-    return _mapped(dag_id, "dead_letters", steps.dead_letters, (config, retries, notifiers), options | dag_options)
+    return _mapped(dag_id, "dead_letters", DeadLettersOperator, options | common)
 
 
 def stale_dag(
@@ -186,10 +172,7 @@ def stale_dag(
     max_age_days: float | None = None,
     limit: int = 10_000,
     reread: Sequence[str] = (),
-    notifiers: Notifiers = (),
-    config: Config = None,
-    retries: int = 3,
-    **dag_options: Any,
+    **common: Any,
 ) -> DAG:
     """Return the DAG that finds stale vectors by night and makes them due again in every live index.
 
@@ -197,7 +180,7 @@ def stale_dag(
     written, also over what was written directly since. ``max_age_days`` None: age does not count. All three are what
     the form begins with.
     """
-    names, _ = collections_of(config_file(config))
+    names, _ = collections_of(place_of(common.get("config"), common.get("conn_id"))["config"])
     options = {
         "schedule": schedule,
         "description": "Embed anew what is stale, in every live index",
@@ -223,33 +206,88 @@ def stale_dag(
             "reread": Param(
                 list(reread),
                 type="array",
-                items={"type": "string"} | ({"enum": names} if names else {}),
-                examples=names,
+                items={"type": "string"} | ({"enum": list(names)} if names else {}),
+                examples=list(names),
                 title="Read again",
                 description="Collections whose source is the truth: what differs there overwrites what is stored",
             ),
         },
     }
-    return _mapped(dag_id, "stale", steps.stale, (config, retries, notifiers), options | dag_options)
+    return _mapped(dag_id, "stale", StaleOperator, options | common)
 
 
-def _mapped(
-    dag_id: str,
-    name: str,
-    call: Callable[..., None],
-    common: tuple[Config, int, Notifiers],
-    options: Mapping[str, Any],
+def metadata_dag(
+    dag_id: str = "revector_metadata_backfill", *, config: Config = None, conn_id: str | None = None, **common: Any
 ) -> DAG:
-    """Return a DAG of two tasks: the collections, and ``call`` once for each."""
-    config, retries, notifiers = common
-    file = config_file(config)
-    given: dict[str, Any] = {"tags": ["revector"], "catchup": False, "max_active_runs": 1} | dict(options)
-    arguments = retrying(retries) | {"on_failure_callback": list(notifiers)} | given.pop("default_args", {})
-    with DAG(dag_id, schedule=given.pop("schedule"), default_args=arguments, **given) as dag:
-        names = task(task_id="collections")(steps.collections)(file)
-        task(
-            task_id=name,
+    """Return the DAG that gives all documents of a collection a new metadata field without embedding anything."""
+    place = place_of(config, conn_id)
+    names, problem = collections_of(place["config"])
+    common = {
+        "schedule": None,
+        "max_active_runs": 1,
+        "description": "Give all documents a new metadata field, without embedding anything",
+        "doc_md": f"{warning(problem)}Documents that lack the field get what the path finds in them, else the value; "
+        "what has it, also as null, is left alone. Each update is a write like any other: every live index follows, "
+        "and what is written meanwhile wins. A run that was killed is simply repeated.\n\n| path | gives |\n|---|---|\n"
+        "| `$.meta.headline` | another field |\n| `$.meta.tags.size()` | how many tags |\n"
+        "| `$.meta.year ? (@ >= 2000)` | … as PostgreSQL's [JSONPath]"
+        "(https://www.postgresql.org/docs/current/functions-json.html#FUNCTIONS-SQLJSON-PATH) has it, over "
+        "`id`, `text` and `meta` |\n",
+        "params": {"collection": collection_param(names, problem)} | _field_form(),
+    } | common
+    with make_dag(dag_id, place=place, **common) as dag:
+        asked: dict[str, Any] = {name: dag.param(name) for name in _field_form()}
+        FillFieldOperator(
+            task_id="fill",
+            collection=COLLECTION,
+            **place,
+            **asked,
             do_xcom_push=False,
-            map_index_template="{{ task.op_kwargs['collection'] }}",
-        )(call).partial(config=file).expand(collection=names)
+            doc_md="Pages of compare-and-set updates, through the same triggers as users' writes.",
+        )
+    return dag
+
+
+def _field_form() -> dict[str, Param]:
+    return {
+        "field": Param(
+            type="string", minLength=1, maxLength=200, title="Field", description="Name of the metadata field"
+        ),
+        "value": Param(
+            None,
+            type=["null", "string", "number", "boolean", "array", "object"],
+            title="Value",
+            description="What documents get for which the path gives nothing; empty: nothing",
+        ),
+        "path": Param(
+            None,
+            type=["null", "string"],
+            minLength=1,
+            examples=["$.meta.headline", "$.meta.tags.size()"],
+            title="Path",
+            description="JSONPath over id, text and meta of the document; its first result counts",
+        ),
+        "limit": Param(
+            None,
+            type=["null", "integer"],
+            minimum=1,
+            title="At most",
+            description="Documents filled in this run; empty: all of them",
+        ),
+    }
+
+
+def _mapped(dag_id: str, name: str, operator: type[RevectorOperator], options: Mapping[str, Any]) -> DAG:
+    """Return a DAG of two tasks: the collections, and ``operator`` once for each, with what the form says."""
+    given = {"max_active_runs": 1, "render_template_as_native_obj": True} | dict(options)
+    place = place_of(given.pop("config", None), given.pop("conn_id", None))
+    with make_dag(dag_id, place=place, **given) as dag:
+        names = CollectionsOperator(task_id="collections", **place)
+        operator.partial(
+            task_id=name,
+            **place,
+            **{param: f"{{{{ params.{param} }}}}" for param in given.get("params", {})},
+            do_xcom_push=False,
+            map_index_template="{{ task.collection }}",
+        ).expand(collection=names.output)
     return dag

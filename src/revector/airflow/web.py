@@ -1,59 +1,42 @@
-"""The page's server inside Airflow's API server: static files, one read, two actions; every route asks who it is.
+"""The page's server inside Airflow's API server: its files, the state, charts and gate reports. It changes nothing.
 
-Whoever may see the DAG ``revector_migrate`` sees the page; whoever may edit that DAG may act on it. The page acts by
-answering the question of the waiting run through Airflow's own API; the action here serves when no run waits.
+Every route asks who it is (``web_access``); what a person does goes to Airflow's own API, in ``static/moves.js``.
 """
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any
 
-from airflow.api_fastapi.app import get_auth_manager
-from airflow.api_fastapi.auth.managers.models.resource_details import DagDetails
-from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_dag
-from fastapi import Depends, FastAPI, Request
-from fastapi.responses import FileResponse, JSONResponse
-from pydantic import BaseModel, Field
+from airflow.api_fastapi.core_api.security import GetUserDep
+from fastapi import FastAPI, HTTPException, Query, Request
+from fastapi import Path as InPath
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 
-from revector.airflow import RETIRE_NOW, ROLL_BACK, window_question
-from revector.config import Project, load_project
-from revector.errors import ConfigError, DatabaseError, RevectorError, StateError
-
-GUARD_DAG = "revector_migrate"
-"""The DAG whose permissions guard the page."""
+from revector import audit, overtime
+from revector.airflow import RETIRE_NOW, ROLL_BACK, approval_question, web_history, window_question
+from revector.airflow.web_access import MOVING_DAG, SEES_PAGE, Known, project, rights
+from revector.config import Project
+from revector.errors import ConfigError, DatabaseError, RevectorError
 
 STATIC = Path(__file__).parent / "static"
-EVENTS = 100
+FILES = frozenset(path.name for path in STATIC.iterdir())
+APPROVE, REJECT = "Approve", "Reject"
+"""The two answers to Airflow's ApprovalOperator."""
+
+MOST_HOURS = 24 * 365
+_EMBEDDED = "frame-ancestors 'self'"
 HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'self'",
+    "Content-Security-Policy": f"default-src 'self'; img-src 'self' data:; {_EMBEDDED}",
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-cache",
 }
+REPORT_HEADERS = HEADERS | {
+    "Content-Security-Policy": f"default-src 'none'; style-src 'unsafe-inline'; {_EMBEDDED}",
+}
+"""A report brings its style with it, and loads nothing."""
 
-app = FastAPI(
-    title="revector",
-    docs_url=None,
-    redoc_url=None,
-    openapi_url=None,
-    dependencies=[Depends(requires_access_dag("GET", param_dag_id=GUARD_DAG))],
-)
-
-
-class Action(BaseModel):
-    """What a person asks for on the page, and what the page showed when they did."""
-
-    collection: str = Field(min_length=1)
-    revision: str
-    phase: str
-    action: Literal["rollback", "swap", "retire"]
-    reason: str = Field(default="asked for on the Airflow page", min_length=1, max_length=500)
-
-
-@functools.cache
-def _project() -> Project:
-    return load_project()
+app = FastAPI(title="revector", docs_url=None, redoc_url=None, openapi_url=None, dependencies=[SEES_PAGE])
 
 
 @app.exception_handler(RevectorError)
@@ -65,64 +48,56 @@ def refused(_request: Request, error: RevectorError) -> JSONResponse:
 @app.get("/ui/")
 def page() -> FileResponse:
     """Return the page."""
-    return _static("index.html")
+    return static_file("index.html")
 
 
 @app.get("/ui/{name}")
-def static_file(name: Literal["page.css", "page.js", "icon.svg", "icon-dark.svg"]) -> FileResponse:
+def static_file(name: str) -> FileResponse:
     """Return what the page loads: nothing comes from elsewhere."""
-    return _static(name)
+    if name not in FILES:
+        raise HTTPException(404, f"there is no file {name!r}")
+    return FileResponse(STATIC / name, headers=HEADERS)
 
 
 @app.get("/ui/data/status")
 def status(user: GetUserDep) -> dict[str, Any]:
-    """Return everything that the page shows, read afresh from the database."""
-    project = _project()
-    may_act = get_auth_manager().is_authorized_dag(method="PUT", details=DagDetails(id=GUARD_DAG), user=user)
+    """Return where every collection stands, read afresh from the database."""
+    answers = {"rollback": ROLL_BACK, "retire": RETIRE_NOW, "approve": APPROVE, "reject": REJECT}
     return {
         "user": user.get_name(),
-        "may_act": may_act,
-        "options": {"rollback": ROLL_BACK, "retire": RETIRE_NOW},
-        "collections": [_collection(project, name) for name in sorted(project.settings.collections)],
+        "may": rights(user),
+        "answers": answers,
+        "moving_dag": MOVING_DAG,
+        "collections": [_collection(project(), name) for name in sorted(project().settings.collections)],
     }
 
 
-@app.post("/ui/data/act", dependencies=[Depends(requires_access_dag("PUT", param_dag_id=GUARD_DAG))])
-def act(asked: Action, user: GetUserDep) -> dict[str, Any]:
-    """Roll back, go forward again or retire at once, under the name of the signed-in user.
-
-    Takes JSON only, which a form cannot send. Raises ``StateError`` if the migration is not any more as it was shown:
-    a second click must not undo the first.
-    """
-    project = _project()
-    migration = project.status(asked.collection)["migration"] or {}
-    found = (migration.get("revision"), migration.get("phase"))
-    if found != (asked.revision, asked.phase):
-        there = "revision {} in phase {}".format(*found) if migration else "no open migration"
-        raise StateError(
-            f"{asked.action} was asked for revision {asked.revision} in phase {asked.phase}; now there is {there}. "
-            "Nothing was changed; look again."
-        )
-    options: dict[str, Any] = {
-        "rollback": {"reason": asked.reason},
-        "swap": {},
-        "retire": {"reason": asked.reason, "now": True},
-    }
-    migrator = project.migrator(asked.collection, actor=user.get_name())
-    outcome = migrator.run(asked.action, asked.revision, **options[asked.action])
-    return {"revision": outcome.revision, "phase": outcome.phase, "changed": outcome.changed}
+@app.get("/ui/data/charts/{collection}")
+def charts(collection: Known, hours: Annotated[int, Query(ge=1, le=MOST_HOURS)]) -> dict[str, str]:
+    """Return the drawings of recall, queue and lag over the last ``hours``."""
+    with project().engine.connect() as connection:
+        return overtime.charts(connection, collection, hours)
 
 
-def _static(name: str) -> FileResponse:
-    return FileResponse(STATIC / name, headers=HEADERS)
+@app.get("/ui/gate/{collection}/{result_id}")
+def gate(collection: Known, result_id: Annotated[int, InPath(ge=1, le=2**63 - 1)]) -> HTMLResponse:
+    """Return the report on a kept gate result."""
+    from revector.gate_report import gate_page
+
+    return HTMLResponse(gate_page(project(), collection, result_id), headers=REPORT_HEADERS)
 
 
-def _collection(project: Project, name: str) -> dict[str, Any]:
+app.include_router(web_history.router)
+
+
+def _collection(opened: Project, name: str) -> dict[str, Any]:
     try:
-        found = project.status(name)
-        events = project.events(name, EVENTS)
+        found = opened.status(name)
+        with opened.engine.connect() as connection:
+            newest = audit.newest(connection, name)
     except RevectorError as error:
         return {"name": name, "problem": str(error)}
     migration = found["migration"]
-    question = window_question(name, migration["revision"]) if migration else None
-    return {"name": name, "question": question, "events": events} | found
+    asks = {"window": window_question, "approval": approval_question}
+    questions = {key: ask(name, migration["revision"]) for key, ask in asks.items()} if migration else {}
+    return {"name": name, "questions": questions, "newest_event": newest} | found

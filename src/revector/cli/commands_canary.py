@@ -37,6 +37,8 @@ def canary(*, collection: Collection = None, project: ProjectPath = None, json: 
             f"of {found.labels}; at first {found.baseline:.4f}. Revision {found.revision}.",
             soft_wrap=True,
         )
+        if found.caution is not None:
+            console.print(f"Caution: {found.caution}.", style="yellow", soft_wrap=True)
         for alert in found.alerts:
             console.print(f"Alert: {alert}.", style="red", soft_wrap=True)
 

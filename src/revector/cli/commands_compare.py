@@ -93,25 +93,23 @@ def ann(
       revector ann --least 0.97
     """
     from revector.ann import measure_ann
-    from revector.gate import usable_qrels
+    from revector.gate import usable_queries
     from revector.labels import load_labels
-    from revector.spec import Gate
 
     session = open_session(project, collection, as_json=json)
     source = session.project.labels(session.collection)
     if source is None:
         raise ConfigError("no labelled queries are configured. Nothing ran; set qrels in revector.toml.")
-    labels = load_labels(source)
-    qrels, _ = usable_qrels(labels, session.project.documents(session.collection).known, Gate(min_queries=1))
+    queries = usable_queries(load_labels(source), session.project.documents(session.collection).known)
     searcher = session.project.searcher(session.collection)
     with reporting(quiet=json) as progress:
         found = measure_ann(
             session.project.engine,
             searcher,
             searcher.resolve(generation),
-            {query: labels.queries[query] for query in qrels},
+            queries.texts,
             k,
-            qrels=qrels,
+            qrels=queries.qrels,
             min_overlap=least,
             progress=progress,
         )

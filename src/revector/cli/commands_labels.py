@@ -1,4 +1,4 @@
-"""Commands about labelled queries: check them, make them from clicks, and have people judge a pool of results."""
+"""Commands about labelled queries: check them, make them from clicks, have people judge a pool, draw a sample."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ def register(app: typer.Typer) -> None:
     labels.command("from-clicks")(from_clicks)
     labels.command()(pool)
     labels.command()(add)
+    labels.command()(sample)
     app.add_typer(labels, name="labels", rich_help_panel="Search")
 
 
@@ -206,6 +207,42 @@ def add(
     )
 
 
+def sample(
+    source: Annotated[
+        str | None, typer.Argument(help="Folder, .csv or sql:SELECT ...; default: qrels of revector.toml.")
+    ] = None,
+    *,
+    out: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="New folder, in BEIR layout.")],
+    queries: Annotated[int, typer.Option(min=1, metavar="N", help="How many to draw.")] = 600,
+    by: Annotated[
+        str | None, typer.Option(metavar="FIELD", help="Field of the queries' metadata whose values keep their shares.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Decides which; another number of queries keeps most of them.")] = 0,
+    collection: Collection = None,
+    project: ProjectPath = None,
+    json: Json = False,
+) -> None:
+    """Draw a smaller set from labelled queries, such as the daily canary measures: `canary` of revector.toml.
+
+    Queries whose relevant documents are all gone are left out; judgements, spans and metadata stay. Every value of
+    --by is in the sample, however rare.
+
+    For example:
+      revector labels sample -o canary --queries 600 --by lang
+    """
+    from revector.labels import check_against, load_labels, write_beir
+    from revector.labels.drawing import draw_queries
+
+    session = open_session(project, collection, as_json=json)
+    known = load_labels(_source(session, source))
+    there = check_against(known, session.project.documents(session.collection).known).queries_left
+    drawn = draw_queries(known, there, queries, by=by, seed=seed)
+    folder = write_beir(out, known, drawn.queries)
+    parts = {} if by is None else {value: {"drawn": took, "of": size} for value, (took, size) in drawn.parts.items()}
+    data = {"folder": str(folder), "queries": len(drawn.queries), "of": len(there), "by": by, "parts": parts}
+    session.out.show(data, lambda console: _sample_page(data, out, console))
+
+
 # Helpers --------------------------------------------------------------------------------------------------------------
 
 
@@ -265,6 +302,16 @@ def _clicks_page(data: Mapping[str, Any], counts: Counts, out: Path, console: Co
     for line in data["bias"]:
         console.print(f"* {line}", soft_wrap=True)
     console.print(f'\nUse them: qrels = "{out}" in revector.toml, then revector labels check.', soft_wrap=True)
+
+
+def _sample_page(data: Mapping[str, Any], out: Path, console: Console) -> None:
+    console.print(f"Wrote {data['folder']}: {data['queries']:,} of {data['of']:,} queries.", soft_wrap=True)
+    if data["parts"]:
+        table = make_table(data["by"], "drawn", "of", right=("drawn", "of"))
+        for value, part in data["parts"].items():
+            table.add_row(value, f"{part['drawn']:,}", f"{part['of']:,}")
+        console.print(table)
+    console.print(f'Use it: canary = "{out}" in revector.toml, then revector canary.', soft_wrap=True)
 
 
 def _refuse_output(out: Path, endings: Sequence[str]) -> None:

@@ -9,18 +9,17 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from revector.cli.exits import CHECK_FAILED, NOTHING_TO_DO
 from revector.cli.options import Collection, Json, ProjectPath, Reason, Session, open_session
-from revector.cli.output import as_json, pairs, size, span
+from revector.cli.output import as_json, span
 from revector.cli.progress import reporting
 from revector.cli.screens import status_screen, step_line
 from revector.errors import ConfigError, GateFailed
 
 if TYPE_CHECKING:
     from revector.migrator import Migrator
-    from revector.report import Outcome, Plan
+    from revector.report import Outcome
 
 _PANEL = "Migration"
 
@@ -33,18 +32,32 @@ def register(app: typer.Typer) -> None:
         app.command(rich_help_panel=_PANEL)(command)
 
 
-def plan(rev: Target = None, *, collection: Collection = None, project: ProjectPath = None, json: Json = False) -> None:
+def plan(
+    rev: Target = None,
+    *,
+    probe_seconds: Annotated[
+        float, typer.Option(min=0.1, help="How long at most the model is tried here; 30 tells more on a GPU.")
+    ] = 10.0,
+    collection: Collection = None,
+    project: ProjectPath = None,
+    json: Json = False,
+) -> None:
     """Say what a migration would redo, need and cost, before anything is done.
 
-    Exit code 0: ready; 10: this revision is what is served; 11: there are warnings, it would be refused.
+    Changed settings (~) and what follows from them; documents, chunks and tokens from a sample by length; the model is
+    tried on this machine; prices are those of [costs]. A revision that has run is shown beside what came of it.
+
+    Exit code 0: there are changes, ready; 10: this revision is what is served; 11: it would be refused (warnings).
 
     For example:
       revector plan
-      revector plan 3f2a --json
+      revector plan 3f2a --probe-seconds 30 --json
     """
+    from revector.cli.plan_page import plan_page
+
     session = open_session(project, collection, as_json=json)
-    found = session.project.migrator(session.collection).plan(rev)
-    session.out.show(found, lambda console: _plan_page(found, console))
+    found = session.project.migrator(session.collection).plan(rev, probe_s=probe_seconds)
+    session.out.show(found, lambda console: plan_page(found, console))
     if found.active_revision == found.revision:
         raise typer.Exit(NOTHING_TO_DO)
     if found.warnings:
@@ -275,26 +288,3 @@ def _say_way_back(session: Session, migrator: Migrator) -> None:
     left = migrator.status()["rollback"]
     if left is not None:
         session.out.say(f"One can go back for {span(left['seconds_left'])}: revector rollback --reason …")
-
-
-def _plan_page(found: Plan, console: Console) -> None:
-    console.print(f"Revision {found.revision} of {found.collection}: {found.action}.", style="bold", soft_wrap=True)
-    pairs(
-        console,
-        {
-            "served now": found.active_revision or "nothing",
-            "what changes": "\n".join(found.changes) or "nothing",
-            "documents": f"{found.documents:,}, of which {found.reused:,} are embedded already",
-            "chunks": f"about {found.chunks:,} (from a sample of {found.sampled:,} documents)",
-            "tokens": f"about {found.tokens:,}",
-            "time": f"about {span(found.seconds)} of embedding on this machine"
-            + (f"; engine: {found.engine}" if found.engine else ""),
-            "disk": f"about {size(found.index_bytes)} of index, {size(found.archive_bytes)} of archive",
-            "labels": f"{found.labelled_queries:,} usable queries",
-            "gate": found.gate,
-        },
-    )
-    for warning in found.warnings:
-        console.print(f"Warning: {warning}.", style="yellow", soft_wrap=True)
-    if not found.warnings and found.active_revision != found.revision:
-        console.print("Ready: run `revector upgrade`.", soft_wrap=True)

@@ -10,23 +10,18 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from revector.cli.commands_gate import check_folder, measured_page
 from revector.cli.options import Collection, Json, ProjectPath, Session, json_object, open_session
 from revector.cli.output import make_table, one_line, pairs
 from revector.cli.progress import reporting
-from revector.errors import ConfigError
 
 if TYPE_CHECKING:
-    from revector.gate import Measured
-    from revector.labels import Labels
+    from revector.gate import Measured, QuerySet
     from revector.searcher import Answer
-    from revector.slices import Slices
 
 _PANEL = "Search"
 PAGE_DOCUMENTS = 1_000
 WORST = 10
-
-MOST_SLICES = 20
-"""A field with more values than this is an identifier, and none of its slices would be large enough."""
 
 Generation = Annotated[int | None, typer.Option(help="Number of a live generation; default: what is served.")]
 Exact = Annotated[bool, typer.Option("--exact", help="Compare with every vector, without the HNSW index.")]
@@ -37,6 +32,7 @@ def register(app: typer.Typer) -> None:
     app.command(rich_help_panel=_PANEL)(search)
     app.command("eval", rich_help_panel=_PANEL)(evaluate)
     app.command("train-lsa", rich_help_panel=_PANEL)(train)
+    app.command("train-pca", rich_help_panel=_PANEL)(rotate)
 
 
 def search(
@@ -88,16 +84,17 @@ def evaluate(
       revector eval --generation 7 --html report.html
     """
     session = open_session(project, collection, as_json=json)
-    if html is not None and not html.absolute().parent.is_dir():
-        raise ConfigError(f"--html {html}: there is no folder {html.parent}. Nothing was measured; create it.")
+    check_folder(html)
     with reporting(quiet=json) as progress:
         migrator = session.project.migrator(session.collection, progress=progress)
-        measured = migrator.evaluate(generation=generation, k=k, exact=exact)
+        queries = migrator.queries()
+        measured = migrator.evaluate(generation=generation, k=k, exact=exact, queries=queries)
         if html is not None:
-            active = session.project.searcher(session.collection).resolve().gen
-            old = None if measured.generation == active else migrator.evaluate(generation=active, k=k, exact=exact)
-            html.write_text(_report(session, measured, old, k, exact=exact), encoding="utf-8")
-    rows = _worst(session, measured, worst)
+            active, old = session.project.searcher(session.collection).resolve().gen, None
+            if measured.generation != active:
+                old = migrator.evaluate(generation=active, k=k, exact=exact, queries=queries)
+            html.write_text(measured_page(session, queries, measured, old, k, exact=exact), encoding="utf-8")
+    rows = _worst(queries, measured, worst)
     data = {
         "generation": measured.generation,
         "revision": measured.revision,
@@ -141,8 +138,7 @@ def train(
             progress.done()
 
         train_lsa(counted(), target, dim=dim, vocabulary=vocabulary)
-    inside = target.is_relative_to(session.project.root)
-    reference = f"./{target.relative_to(session.project.root)}" if inside else str(target)
+    reference = _reference(session, target)
     session.out.show(
         {"folder": str(target), "model": reference, "dim": dim},
         lambda console: console.print(
@@ -151,7 +147,61 @@ def train(
     )
 
 
+def rotate(
+    folder: Annotated[Path, typer.Argument(help="New folder of the model, from the project folder.")],
+    *,
+    sample: Annotated[int, typer.Option(min=1, help="About so many stored vectors are looked at.")] = 50_000,
+    collection: Collection = None,
+    project: ProjectPath = None,
+    json: Json = False,
+) -> None:
+    """Turn the model that is served to the principal components of its stored vectors, so that it can be cut.
+
+    A Matryoshka model may be cut as it is; any other loses less where it is cut after this. Nothing is embedded, now or
+    by the revision that cuts: stored vectors are turned.
+
+    For example:
+      revector train-pca models/minilm-pca
+      revector revision -m "128 of 384" --model ./models/minilm-pca --dim 128
+    """
+    from revector.encoders import model_folder
+    from revector.encoders.pca import train_pca
+    from revector.errors import ConfigError
+    from revector.registry.moves import index_of
+
+    session = open_session(project, collection, as_json=json)
+    opened, target = session.project, session.project.root / folder.expanduser()
+    served = opened.searcher(session.collection).resolve()
+    encoder, model = opened.encoders.of(served), served.spec.model
+    if encoder.components["kind"] != "sentence-transformers" or getattr(encoder, "own_dim", 0) != model.dim:
+        raise ConfigError(
+            f"revision {served.revision} serves {model.name!r} at {model.dim} dimensions; only a local model at its "
+            "full width can be turned. Nothing was saved."
+        )
+    with opened.engine.connect() as connection:
+        kept = train_pca(index_of(served).sample(connection, sample), model_folder(model, opened.root), target)
+    widths = {dim: round(float(kept[dim - 1]), 4) for dim in (32, 64, 128, 256, 512, 1_024, 2_048) if dim < model.dim}
+    reference = _reference(session, target)
+
+    def page(console: Console) -> None:
+        console.print(f"Saved {target}. Of the squared length of the vectors is kept by a cut to:")
+        pairs(console, {f"{dim:,}": f"{share:.1%}" for dim, share in widths.items()})
+        console.print(
+            f"Use it: revector revision -m cut --model {reference} --dim N; with max_tokens, prompts, normalize, dtype "
+            f"and chunking as in {served.revision} nothing is embedded again.",
+            soft_wrap=True,
+        )
+
+    session.out.show({"folder": str(target), "model": reference, "width": model.dim, "kept": widths}, page)
+
+
 # Helpers --------------------------------------------------------------------------------------------------------------
+
+
+def _reference(session: Session, target: Path) -> str:
+    """Return what a migration file calls the model folder ``target``."""
+    root = session.project.root
+    return f"./{target.relative_to(root)}" if target.is_relative_to(root) else str(target)
 
 
 def _answer_page(answer: Answer, console: Console, *, explain: bool) -> None:
@@ -174,24 +224,21 @@ def _answer_page(answer: Answer, console: Console, *, explain: bool) -> None:
         )
 
 
-def _worst(session: Session, measured: Measured, count: int) -> list[dict[str, Any]]:
+def _worst(queries: QuerySet, measured: Measured, count: int) -> list[dict[str, Any]]:
     """Return the queries with the lowest recall, none of them perfect; documents that no longer exist do not count."""
-    from revector.labels import load_labels
+    from revector.labels import shown
 
-    labels = load_labels(session.project.labels(session.collection) or Path())
     recall = measured.metrics["recall"]
-    queries = [query for query in sorted(recall, key=lambda query: (recall[query], query)) if recall[query] < 1][:count]
-    relevant = {query: [doc for doc, score in labels.qrels[query].items() if score > 0] for query in queries}
-    known = session.project.documents(session.collection).known({doc for docs in relevant.values() for doc in docs})
+    imperfect = sorted((query for query in recall if recall[query] < 1), key=lambda query: (recall[query], query))
     return [
         {
             "query": query,
-            "text": labels.queries[query],
+            "text": queries.labels.queries[query],
             "recall": recall[query],
-            "relevant": [doc for doc in relevant[query] if doc in known],
-            "found": measured.run[query],
+            "relevant": [shown(item) for item, score in queries.items[query].items() if score > 0],
+            "found": [shown(item) for item in measured.run[query]],
         }
-        for query in queries
+        for query in imperfect[:count]
     ]
 
 
@@ -218,66 +265,6 @@ def _eval_page(data: dict[str, Any], console: Console) -> None:
         console.print(table)
     if data["html"]:
         console.print(f"\nWrote {data['html']}: open it in a browser.", soft_wrap=True)
-
-
-def _report(session: Session, new: Measured, old: Measured | None, k: int, *, exact: bool) -> str:
-    """Return the page on what was measured now, under the verdict that is kept at this ``k``, if there is one."""
-    from revector.comparison import Scored, attainable_recall, compare
-    from revector.gate import usable_qrels
-    from revector.labels import load_labels
-    from revector.pages.gate import render
-    from revector.report import latest_result
-    from revector.spec import Gate
-    from revector.statistics import CONFIDENCE
-
-    documents = session.project.documents(session.collection)
-    labels = load_labels(session.project.labels(session.collection) or Path())
-    qrels, counts = usable_qrels(labels, documents.known, Gate(min_queries=1))
-    with session.project.engine.connect() as connection:
-        kept = latest_result(connection, new.generation, "recall") or {}
-    judged = kept if kept.get("k") == k else {}
-    gate = judged.get("gate") or {}
-    sides = {role: one for role, one in (("new", new), ("old", old)) if one is not None}
-    scored = {role: Scored(one.revision, labels.fingerprint, one.metrics, one.run) for role, one in sides.items()}
-    comparison = compare(
-        scored["new"],
-        scored.get("old"),
-        k=k,
-        documents=documents.count(),
-        max_drop=gate.get("max_drop") if old else None,
-        slices=_slices(labels),
-        attainable=attainable_recall(qrels, k),
-        confidence=gate.get("confidence") or CONFIDENCE,
-    )
-    return render(
-        {
-            **{name: judged.get(name) for name in ("verdict", "reasons", "overridden", "at", "gate")},
-            **counts,
-            **{
-                role: {"generation": one.generation, "revision": one.revision, "latency_ms": one.latency_ms}
-                for role, one in sides.items()
-            },
-            "collection": session.collection,
-            "measured_at": session.project.status(session.collection)["database_time"],
-            "exact": exact,
-            "k": k,
-            "labels": labels.name,
-            "comparison": comparison.as_data(),
-            "scores": {role: one.metrics["recall"] for role, one in sides.items()},
-            "texts": labels.queries,
-            "relevant": {query: [doc for doc, score in of.items() if score > 0] for query, of in qrels.items()},
-        }
-    )
-
-
-def _slices(labels: Labels) -> Slices:
-    """Return the queries by length, and by each field of their metadata that has few values."""
-    from revector.slices import field_slices, length_slices
-
-    meta = {query: labels.meta.get(query, {}) for query in labels.queries}
-    by = {"length": length_slices({query: len(text.split()) for query, text in labels.queries.items()})}
-    by |= {name: field_slices(meta, name) for name in sorted({name for one in meta.values() for name in one})}
-    return {name: found for name, found in by.items() if len(found) <= MOST_SLICES}
 
 
 def _texts(session: Session) -> Iterator[str]:

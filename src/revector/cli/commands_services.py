@@ -43,12 +43,16 @@ def worker(
     collection: Annotated[
         list[str] | None, typer.Option("--collection", "-c", metavar="NAME", help="May be repeated; default: all.")
     ] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, metavar="PORT", help="Serve Prometheus metrics there.")
+    ] = None,
+    metrics_host: Annotated[str, typer.Option(metavar="HOST", help="Address to serve them on.")] = "127.0.0.1",
     project: ProjectPath = None,
 ) -> None:
     """Keep every live index up to date with the documents, until SIGTERM or Ctrl-C.
 
     For example:
-      revector worker --threads 2
+      revector worker --threads 2 --metrics-port 9464
       revector worker --once
     """
     opened = open_project(project)
@@ -64,7 +68,12 @@ def worker(
         tally.report()
         _refuse_left_over(opened, names)
         return
-    _run_until_stopped(opened, names, threads, tally)
+    end = opened.metrics().listen(metrics_host, metrics_port) if metrics_port else None
+    try:
+        _run_until_stopped(opened, names, threads, tally)
+    finally:
+        if end is not None:
+            end()
 
 
 def serve(
@@ -86,14 +95,19 @@ def up(
     *,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of Airflow and the page.")] = 8080,
     ui: Annotated[bool, typer.Option("--ui/--no-ui", help="Whether Airflow and the page are started too.")] = True,
+    gpu_workers: Annotated[
+        int, typer.Option(min=0, max=64, help="Celery workers that embed, one per GPU, beside Redis; 0: no Celery.")
+    ] = 0,
     project: ProjectPath = None,
 ) -> None:
     """Start everything on this machine: PostgreSQL, worker, and Airflow with the DAGs and the page, until Ctrl-C.
 
     For example:
       revector up --port 8080
+      revector up --gpu-workers 2
     """
-    raise typer.Exit(_module("revector.local.up", "demo").run(open_project(project), port=port, ui=ui))
+    module = _module("revector.local.up", "demo")
+    raise typer.Exit(module.run(open_project(project), port=port, ui=ui, gpu_workers=gpu_workers))
 
 
 def demo(

@@ -81,7 +81,7 @@ def _gate(verdict: Mapping[str, Any] | None) -> str:
     sides = [f"{side} {_interval(verdict[side]['recall'])}" for side in ("old", "new") if side in verdict]
     if "difference" in verdict:
         sides.append(f"difference {_interval(verdict['difference'], '+')}")
-    judged = "passed" if verdict["passed"] else "failed"
+    judged = {"pass": "passed", "fail": "failed"}.get(verdict["verdict"], verdict["verdict"])
     return f"{judged}: recall@{verdict['k']} {', '.join(sides)} on {verdict['queries']:,} queries"
 
 

@@ -58,7 +58,8 @@ def _dropped(facts: Mapping[str, Any]) -> str:
 
 _SAID: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "plan": lambda facts: (
-        f"{facts['documents']:,} documents, about {facts['chunks']:,} chunks and {span(facts['seconds'])}"
+        f"{facts['documents']:,} documents, about {facts['chunks']['value']:,.0f} chunks and "
+        f"{span(facts['seconds']['value'])}"
     ),
     "provision": lambda facts: (
         f"generation {facts['generation']}, index {facts['index']}; dual-write is on{_fidelity(facts.get('fidelity'))}"
@@ -162,6 +163,8 @@ def _migration(found: Mapping[str, Any]) -> list[RenderableType]:
             line += f", {progress['documents_per_s']:,.0f}/s"
         if progress["eta_s"] is not None:
             line += f", {span(progress['eta_s'])} left"
+        if progress["share"] not in (None, 1):
+            line += f", throttled to {progress['share']:.0%} of the time"
         lines.append(Text(line))
     for name in ("verify", "gate"):
         verdict = found[name]

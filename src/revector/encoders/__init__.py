@@ -22,6 +22,7 @@ __all__ = [
     "check_vectors",
     "is_hub_id",
     "load_encoder",
+    "model_folder",
     "probe_vectors",
     "resolve_model",
     "vectors_fp",
@@ -66,6 +67,14 @@ def resolve_model(name: str, root: Path) -> str:
 def is_hub_id(reference: str) -> bool:
     """Whether a resolved reference is a hub id."""
     return not (_HASHING.fullmatch(reference) or reference.startswith("api:") or Path(reference).is_absolute())
+
+
+def model_folder(model: ModelSpec, root: Path) -> Path:
+    """Return the folder of a local model's files, downloaded where it is a hub id. Raises as ``resolve_model``."""
+    from revector.encoders.sentence_transformers import hub_folder
+
+    reference = resolve_model(model.name, root)
+    return hub_folder(reference, model.commit) if is_hub_id(reference) else Path(reference)
 
 
 def _package_folder(name: str) -> Path:
@@ -125,7 +134,7 @@ def load_encoder(
         from revector.encoders.api import load_api_encoder
 
         return load_api_encoder(model, providers or {}, root)
-    from revector.encoders.sentence_transformers import SentenceTransformerEncoder, hub_folder
+    from revector.encoders.sentence_transformers import SentenceTransformerEncoder
 
-    folder = hub_folder(reference, model.commit) if is_hub_id(reference) else Path(reference)
+    folder = model_folder(model, root)
     return SentenceTransformerEncoder(model, folder=folder, device=device, batch_tokens=batch_tokens)

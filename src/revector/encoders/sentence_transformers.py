@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from revector.encoders.check import check_vectors, fingerprint_of, settings_of, unit_rows
+from revector.encoders.pca import read_rotation
 from revector.errors import ConfigError, EncoderError
 from revector.interfaces import Vectors
 from revector.spec import ModelSpec
@@ -138,6 +139,7 @@ class SentenceTransformerEncoder:
             "libraries": libraries,
         }
         self._fingerprint = fingerprint_of(self._components)
+        self.rotation = read_rotation(folder, self._components)
 
     @property
     def dim(self) -> int:

@@ -13,7 +13,7 @@ from typing import TypeAlias
 from revector.errors import LabelError
 from revector.labels import beir, records, trec
 from revector.labels.beir import write_beir
-from revector.labels.items import item_of, item_qrels, ranked_items
+from revector.labels.items import item_of, item_qrels, ranked_items, shown, span_of
 from revector.labels.model import LabelCheck, Labels, Query, Read, Span, believe, check_against
 from revector.labels.records import Table
 
@@ -31,6 +31,8 @@ __all__ = [
     "ranked_items",
     "read_labels",
     "read_queries",
+    "shown",
+    "span_of",
     "write_beir",
 ]
 

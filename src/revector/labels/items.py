@@ -23,6 +23,22 @@ def item_of(span: Span) -> str:
     return f"{span.doc_id}{_APART}{span.start}{_APART}{span.end}"
 
 
+def span_of(item: str) -> Span | None:
+    """Return the span that ``item_of`` named; None for an item that is a document."""
+    document, *ends = item.split(_APART)
+    return Span(document, int(ends[0]), int(ends[1])) if ends else None
+
+
+def shown(item: str) -> str:
+    """Return an item for people: a document's id, or with the characters of a span.
+
+    >>> shown("d1"), shown(item_of(Span("d1", 100, 200)))
+    ('d1', 'd1 (100-200)')
+    """
+    span = span_of(item)
+    return item if span is None else f"{span.doc_id} ({span.start}-{span.end})"
+
+
 def finds(span: Span, start: int, stop: int) -> bool:
     """Whether a chunk ``[start, stop)`` of the span's document finds it.
 

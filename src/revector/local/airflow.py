@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self, cast
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -32,12 +33,14 @@ USERS = {"admin": "admin", "operator": "user", "viewer": "viewer"}
 
 DAGS = (
     "revector_migrate",
+    "revector_rollback",
     "revector_retire",
     "revector_canary",
     "revector_verify",
     "revector_verify_full",
     "revector_dead_letters",
     "revector_stale",
+    "revector_metadata_backfill",
 )
 COMPONENTS = {
     "api-server": ["api-server"],
@@ -53,8 +56,9 @@ class AirflowHome:
     """The embedded Airflow of one project.
 
     ``state`` is the project's state folder, ``config`` its ``revector.toml``, ``dags`` the folder of DAG files.
-    ``settings`` are further Airflow variables (``AIRFLOW__…``) that win over ours. Use it as a context manager, or call
-    ``start`` and ``stop``. If this process is killed, Airflow ends within seconds.
+    ``path``, such as ``/team``, is what every address begins with, as behind a proxy. ``settings`` are further Airflow
+    variables (``AIRFLOW__…``) that win over ours. Use it as a context manager, or call ``start`` and ``stop``. If this
+    process is killed, Airflow ends within seconds.
     """
 
     state: Path
@@ -62,6 +66,7 @@ class AirflowHome:
     dags: Path
     port: int = 8080
     gpu_slots: int = 1
+    path: str = ""
     settings: Mapping[str, str] = field(default_factory=dict)
     _supervisor: Supervisor | None = field(default=None, repr=False)
     _url: str | None = field(default=None, repr=False)
@@ -124,11 +129,11 @@ class AirflowHome:
         supervisor.acquire()
         self._supervisor = supervisor
         try:
-            self._url = f"http://127.0.0.1:{_free_port(self.port)}"
+            self._url = f"http://127.0.0.1:{free_port(self.port)}{self.path}"
             environment = self.environment()
             self._migrate(supervisor, environment)
-            for name, words in COMPONENTS.items():
-                supervisor.start(name, _airflow(words), env=environment, cwd=self.home)
+            for name, argv in self.programs().items():
+                supervisor.start(name, argv, env=environment, cwd=self.home)
             _write(self.home / "address.json", {"url": self._url, "pid": os.getpid()})
             self._wait_until_ready(time.monotonic() + timeout_s, dags)
         except BaseException:
@@ -142,6 +147,19 @@ class AirflowHome:
             (self.home / "address.json").unlink(missing_ok=True)
             self._supervisor.stop()
         self._supervisor = self._url = None
+
+    def programs(self) -> dict[str, list[str]]:
+        """Return what is kept running: name and command line."""
+        return {name: airflow(words) for name, words in COMPONENTS.items()}
+
+    @property
+    def database(self) -> Mapping[str, str]:
+        """Airflow's settings of the metadata database."""
+        return {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{self.home / 'airflow.db'}"}
+
+    def has_database(self) -> bool:
+        """Whether the metadata database was there already; what Airflow cannot make itself is there afterwards."""
+        return (self.home / "airflow.db").exists()
 
     def environment(self) -> dict[str, str]:
         """Return the environment of every component: ours without its own Airflow variables, plus our settings."""
@@ -164,7 +182,7 @@ class AirflowHome:
 
     def _settings(self) -> dict[str, str]:
         url = self.url
-        keys = _keep(
+        keys = keep(
             self.home / "secrets.json",
             {
                 "jwt": secrets.token_hex(48),
@@ -173,8 +191,9 @@ class AirflowHome:
             },
         )
         return {
+            **self.database,
             "AIRFLOW__API__HOST": "127.0.0.1",
-            "AIRFLOW__API__PORT": url.rpartition(":")[2],
+            "AIRFLOW__API__PORT": str(urlsplit(url).port),
             "AIRFLOW__API__BASE_URL": url,
             "AIRFLOW__API__SECRET_KEY": keys["session"],
             "AIRFLOW__API__WORKERS": "1",
@@ -192,10 +211,10 @@ class AirflowHome:
             "AIRFLOW__CORE__PARALLELISM": "8",
             "AIRFLOW__CORE__PLUGINS_FOLDER": str(self.dags.resolve().parent / "plugins"),
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(self.home / "passwords.json"),
+            "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{name}:{role}" for name, role in USERS.items()),
             "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "15",
             "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "30",
-            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{self.home / 'airflow.db'}",
             "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(self.home / "logs" / "tasks"),
             "AIRFLOW__REVECTOR__GPU_POOL": "gpu",
             # A component killed with -9 is noticed, and its tasks retried, within about a minute.
@@ -205,12 +224,13 @@ class AirflowHome:
         }
 
     def _migrate(self, supervisor: Supervisor, environment: dict[str, str]) -> None:
-        version = importlib.metadata.version("apache-airflow-core")
+        executor = environment["AIRFLOW__CORE__EXECUTOR"]
+        made = {"airflow": importlib.metadata.version("apache-airflow-core"), "executor": executor}
         note = self.home / "run" / "database.json"
-        if (self.home / "airflow.db").exists() and note.exists() and json.loads(note.read_text())["airflow"] == version:
+        if self.has_database() and note.exists() and json.loads(note.read_text()) == made:
             return
-        supervisor.run("db-migrate", _airflow(["db", "migrate"]), env=environment, cwd=self.home, timeout_s=180)
-        _write(note, {"airflow": version})
+        supervisor.run("db-migrate", airflow(["db", "migrate"]), env=environment, cwd=self.home, timeout_s=180)
+        _write(note, made)
 
     def _wait_until_ready(self, end: float, dags: Sequence[str]) -> None:
         self._wait(end, "the server answers", lambda: self._answers("/api/v2/monitor/health"))
@@ -231,7 +251,7 @@ class AirflowHome:
         while not met():
             if time.monotonic() > end:
                 supervisor = cast("Supervisor", self._supervisor)
-                logs = "\n".join(f"--- {supervisor.log(name)}\n{supervisor.tail(name, 8)}" for name in COMPONENTS)
+                logs = "\n".join(f"--- {supervisor.log(name)}\n{supervisor.tail(name, 8)}" for name in self.programs())
                 raise RevectorError(
                     f"Airflow was started at {self._url}; it was not ready in time: not yet true that {what}. "
                     f"{self._import_errors()}Everything was stopped again. The ends of its logs:\n{logs}"
@@ -248,7 +268,8 @@ class AirflowHome:
         return "".join(f"{file} cannot be loaded: {line}. " for file, line in lines)
 
 
-def _airflow(words: Sequence[str]) -> list[str]:
+def airflow(words: Sequence[str]) -> list[str]:
+    """Return the command line of one of Airflow's programs."""
     return [sys.executable, "-m", "airflow", *words]
 
 
@@ -266,7 +287,8 @@ def _healthy(admin: AirflowClient) -> bool:
     return all(health[part]["status"] == "healthy" for part in ("metadatabase", "scheduler", "dag_processor"))
 
 
-def _free_port(wanted: int) -> int:
+def free_port(wanted: int) -> int:
+    """Return this port of 127.0.0.1, or another one if it is taken."""
     for port in (wanted, 0):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -276,10 +298,10 @@ def _free_port(wanted: int) -> int:
 
 
 def _keep_passwords(home: Path) -> dict[str, str]:
-    return _keep(home / "passwords.json", {name: secrets.token_urlsafe(12) for name in USERS})
+    return keep(home / "passwords.json", {name: secrets.token_urlsafe(12) for name in USERS})
 
 
-def _keep(path: Path, first: dict[str, str]) -> dict[str, str]:
+def keep(path: Path, first: dict[str, str]) -> dict[str, str]:
     """Return what the file holds; what it lacks of ``first`` is added to it."""
     try:
         known = json.loads(path.read_text())

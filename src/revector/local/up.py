@@ -20,9 +20,15 @@ WORKER_THREADS = "1"
 """The live lane needs little, and leaves the processor to the shards."""
 
 
-def airflow_of(project: Project, port: int) -> AirflowHome:
-    """Return the embedded Airflow of a project."""
-    return AirflowHome(state=project.state, config=project.root / FILE, dags=project.root / "dags", port=port)
+def airflow_of(project: Project, port: int, gpu_workers: int = 0) -> AirflowHome:
+    """Return the embedded Airflow of a project, with Celery where it is to have GPU workers of their own."""
+    config, dags = project.root / FILE, project.root / "dags"
+    if not gpu_workers:
+        return AirflowHome(project.state, config, dags, port)
+    from revector.local.cluster import AirflowCluster
+
+    server = project.database_url
+    return AirflowCluster(project.state, config, dags, port, gpu_workers, server=server, gpu_workers=gpu_workers)
 
 
 @contextmanager
@@ -86,15 +92,18 @@ def stay() -> None:
         threading.Event().wait()
 
 
-def run(project: Project, *, port: int = 8080, ui: bool = True) -> int:
-    """Start everything and stay until Ctrl-C; without ``ui``, PostgreSQL and the worker only."""
+def run(project: Project, *, port: int = 8080, ui: bool = True, gpu_workers: int = 0) -> int:
+    """Start everything and stay until Ctrl-C; without ``ui``, PostgreSQL and the worker only.
+
+    ``gpu_workers``: how many Celery workers of their own embed, one per GPU; 0: Airflow's scheduler runs all tasks.
+    """
     console = Console()
     with stoppable(), ExitStack() as stack:
         console.print("Starting PostgreSQL and the worker …")
         stack.enter_context(services(project))
         if ui:
             console.print("Starting Airflow, which takes about half a minute …")
-            describe(stack.enter_context(airflow_of(project, port)), console)
+            describe(stack.enter_context(airflow_of(project, port, gpu_workers)), console)
         logs = _shown(project.state)
         console.print(f"\nLogs: {logs}/services/logs and {logs}/airflow/logs. Ctrl-C stops everything.")
         stay()

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from revector.pages.charts import Dot, Mark, Row, Tone, bubbles, curve, figure, intervals, key
-from revector.pages.markup import document, interval, moment, printable, section, signed, table, tag, terms
+from revector.pages.charts import Dot, Mark, Row, Tone, curve, figure, intervals, key
+from revector.pages.markup import document, interval, moment, section, signed, table, tag, terms
+from revector.pages.queries import changed_queries
 
 NAMES = {"recall": "recall", "ndcg": "nDCG", "mrr": "MRR", "hit": "hit"}
-VERDICTS = {"pass": "PASS", "fail": "FAIL", "inconclusive": "INCONCLUSIVE"}
+VERDICTS = {"pass": "PASS", "inconclusive": "INCONCLUSIVE", "fail": "FAIL"}
 POWER = "80 % power"
 
 
@@ -18,11 +19,11 @@ def render(data: Mapping[str, Any]) -> str:
     """Return one self-contained HTML page; pure, and the same for the same data.
 
     Args:
-        data: A gate result as ``report.latest_result`` returns it. All but ``verdict`` may be missing, and what was
-            not measured is left out. To these may be added: ``collection``; ``measured_at`` where the figures are
-            younger than the verdict; ``exact``, whether they are of exact search; ``scores``, recall per query as
-            ``{"old": {query: 0 to 1}, "new": ...}``; ``texts``, query → its text; ``relevant``, query → ids of its
-            relevant documents; ``ann`` as of ``AnnReport.as_data``; ``latency`` as of ``LatencyReport.as_data``.
+        data: A gate result as ``report.gate_result`` returns it. All but ``verdict`` may be missing, and what was not
+            measured is left out. To these may be added: ``collection``; ``measured_at`` where the figures are younger
+            than the verdict; ``exact``, whether they are of exact search; ``texts``, query → its text; ``relevant``,
+            query → its relevant items; ``items``, item → its name and the beginning of its text, None where that is
+            gone; ``labels_changed``, whether texts and relevance are of other labels than were measured.
 
     """
     new, old = data.get("new"), data.get("old")
@@ -35,12 +36,15 @@ def render(data: Mapping[str, Any]) -> str:
 def _figures(data: Mapping[str, Any]) -> Iterator[ET.Element]:
     if data.get("new"):
         yield _metrics(data)
-        yield from _queries(data)
+        yield from changed_queries(data)
     comparison = data.get("comparison") or {}
     if comparison.get("slices"):
         yield _slices(data, comparison)
     if data.get("ann"):
         yield _ann(data["ann"])
+    elif "ann" in data and (data.get("gate") or {}).get("min_overlap") is not None:
+        told = "Nothing: every answer was exact, for PostgreSQL's planner or the revision itself uses no HNSW index."
+        yield section("What does the index lose?", tag("p", told))
     if data.get("latency"):
         yield _latency(data["latency"], (data.get("gate") or {}).get("max_latency_ratio"))
     elif data.get("new"):
@@ -54,8 +58,8 @@ def _verdict(data: Mapping[str, Any]) -> Iterator[ET.Element]:
     value = data.get("verdict")
     at = f" judged {moment(data['at'])}" if data.get("at") else ""
     head = tag("p", tag("strong", VERDICTS.get(value or "", "NOT JUDGED")), tag("span", at, class_="soft"))
-    reasons = tag("ul", *(tag("li", reason) for reason in data["reasons"])) if data.get("reasons") else None
-    if not reasons and value == "pass":
+    reasons = tag("ul", *_findings(data))
+    if not len(reasons) and value == "pass":
         reasons = tag("p", data.get("not_measured") or "Everything that was demanded holds.")
     overridden = data.get("overridden")
     by = overridden and tag(
@@ -65,9 +69,21 @@ def _verdict(data: Mapping[str, Any]) -> Iterator[ET.Element]:
     if data.get("measured_at"):
         exact = ", by exact search" if data.get("exact") else ""
         yield tag("p", f"The figures below were measured {moment(data['measured_at'])}{exact}.", class_="soft")
+    if data.get("labels_changed"):
+        yield tag("p", "The labels changed since: texts and ✓ are those of today, the figures are not.", class_="note")
     if facts := dict(_facts(data)):
         yield terms(facts)
     yield from _doubts(data.get("comparison") or {})
+
+
+def _findings(data: Mapping[str, Any]) -> Iterator[ET.Element]:
+    """Yield what was demanded and what was found of it, the worst first."""
+    values = list(reversed(VERDICTS))
+    findings = data.get("findings") or [{"value": None, "sentence": reason} for reason in data.get("reasons") or ()]
+    for one in sorted(findings, key=lambda one: values.index(one["value"]) if one["value"] else 0):
+        value = one["value"]
+        word = value and tag("span", VERDICTS[value], class_=f"finding {value}")
+        yield tag("li", word, f" {one['sentence']}" if word is not None else one["sentence"])
 
 
 def _facts(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -87,9 +103,13 @@ def _facts(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         ("max_drop", "Largest drop allowed"),
         ("min_recall", "Least recall demanded"),
         ("min_queries", "Least queries demanded"),
+        ("max_slice_drop", "Largest drop allowed in a slice"),
+        ("min_overlap", "Least overlap with exact search"),
+        ("max_latency_ratio", "Largest p95 latency, new over old"),
     ):
-        if gate.get(field):
-            yield name, f"{gate[field]:g}"
+        demanded = gate.get(field)
+        if demanded or (demanded == 0 and field.startswith("max_")):
+            yield name, f"{demanded:g}"
     if gate:
         confidence = gate.get("confidence")
         yield "Judged by", "means" if confidence is None else f"{100 * confidence:g} % intervals"
@@ -116,7 +136,8 @@ def _doubts(comparison: Mapping[str, Any]) -> Iterator[ET.Element]:
 def _measured(data: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """Return each metric as in ``Comparison``; where only means were kept, without their intervals."""
     if data.get("comparison"):
-        return dict(data["comparison"]["metrics"])
+        metrics = data["comparison"]["metrics"]
+        return {metric: metrics[metric] for metric in NAMES if metric in metrics}  # jsonb keeps no order
     sides = {role: data[role] for role in ("new", "old") if data.get(role)}
     found: dict[str, Mapping[str, Any]] = {
         metric: {role: {"mean": side["means"][metric]} for role, side in sides.items()}
@@ -201,68 +222,6 @@ def _metric_table(found: Mapping[str, Any], names: Mapping[str, str], confidence
 
 def _figure(change: Mapping[str, Any], name: str) -> str:
     return f"{change[name]:.4f}" if change.get(name) is not None else "–"
-
-
-# The queries ----------------------------------------------------------------------------------------------------------
-
-
-def _queries(data: Mapping[str, Any]) -> Iterator[ET.Element]:
-    scores = data.get("scores") or {}
-    if scores.get("old") and scores.get("new"):
-        yield _scatter(scores["old"], scores["new"], data["k"])
-    comparison = data.get("comparison") or {}
-    kinds: tuple[Tone, ...] = ("lost", "won")
-    for kind in kinds:
-        if comparison.get(kind):
-            changes = (_change(one, data) for one in comparison[kind])
-            told = f"recall@{comparison['k']} from old to new. Open one to see what each revision found, best first."
-            relevant = " ✓ marks documents that are relevant by the labels." if data.get("relevant") else ""
-            yield section(
-                f"Which queries {kind} most?",
-                tag("p", key(kind, f"The first {len(comparison[kind])}: "), told + relevant, class_="soft"),
-                *changes,
-            )
-
-
-def _scatter(old: Mapping[str, float], new: Mapping[str, float], k: int) -> ET.Element:
-    lost, won = (sum(sign * (new[query] - old[query]) > 0 for query in old) for sign in (-1, 1))
-    return section(
-        "How many queries changed, and by how much?",
-        figure(
-            bubbles(old, new, axis=f"recall@{k} of a query, 0 to 1"),
-            "A bubble's area is its number of queries. ",
-            key("won", f"Above the line: {won:,} won"),
-            ", ",
-            key("old", f"on it: {len(old) - lost - won:,} as before"),
-            ", ",
-            key("lost", f"below it: {lost:,} lost"),
-            ".",
-        ),
-    )
-
-
-def _change(one: Mapping[str, Any], data: Mapping[str, Any]) -> ET.Element:
-    text = (data.get("texts") or {}).get(one["query"], one["query"])
-    relevant = set((data.get("relevant") or {}).get(one["query"], ()))
-    rankings: Sequence[tuple[Tone, Sequence[str]]] = (("old", one["old_ranking"]), ("new", one["new_ranking"]))
-    sides = [
-        tag("div", key(role, f"{role} {data[role]['revision'] if data.get(role) else ''}"), _ranking(ids, relevant))
-        for role, ids in rankings
-    ]
-    missed = sorted(relevant.difference(one["old_ranking"], one["new_ranking"]))
-    return tag(
-        "details",
-        tag("summary", f"{one['old']:.2f} → {one['new']:.2f} ", tag("bdi", printable(text), dir="auto")),
-        tag("div", *sides, class_="sides"),
-        tag("p", f"Relevant, found by neither: {', '.join(missed)}", class_="soft") if missed else None,
-        class_="change",
-    )
-
-
-def _ranking(ids: Sequence[str], relevant: set[str]) -> ET.Element:
-    if not ids:
-        return tag("p", "nothing", class_="soft")
-    return tag("ol", *(tag("li", f"✓ {one}", class_="relevant") if one in relevant else tag("li", one) for one in ids))
 
 
 # Slices, index, time --------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,9 @@ LOCK_BUDGET_MS = 1_500
 
 STATEMENT_BUDGET_MS = 10_000
 """Longest statement under the gate, where writers stand still."""
+
+ORIGIN: ContextVar[Mapping[str, Any] | None] = ContextVar("origin", default=None)
+"""What the detail of every event of this call names as well, such as the task of an Airflow run."""
 
 
 @dataclass(slots=True)
@@ -82,7 +86,8 @@ def before_event(connection: sa.Connection, cid: int) -> None:
 def add_event(
     connection: sa.Connection, cid: int, actor: str, kind: str, gen: int | None, detail: Mapping[str, Any]
 ) -> None:
-    """Append one event; the database numbers, dates and chains it."""
+    """Append one event, with the call's ``ORIGIN``; the database numbers, dates and chains it."""
+    detail = {**detail, **(ORIGIN.get() or {})}
     connection.execute(
         sa.text(
             "INSERT INTO event (cid, seq, at, epoch, actor, kind, gen, detail, hash) "

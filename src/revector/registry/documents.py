@@ -97,6 +97,15 @@ def hold_shared(connection: sa.Connection, cid: int) -> None:
     crash_at("write.after_gate")
 
 
+def exists(connection: sa.Connection, cid: int, doc_id: str) -> bool:
+    """Whether there is such a document, not deleted."""
+    found = connection.scalar(
+        sa.text("SELECT true FROM document WHERE cid = :cid AND doc_id = :doc_id AND NOT deleted"),
+        {"cid": cid, "doc_id": doc_id},
+    )
+    return bool(found)
+
+
 class Documents:
     """Documents of one collection. A write returns when it is committed; live generations follow within the lag."""
 
@@ -116,6 +125,20 @@ class Documents:
         rows = [self._row(document) for document in documents]
         _refuse_repeats([row.doc_id for row in rows])
         return self._write(rows)
+
+    def put_valid(self, documents: Sequence[Document]) -> tuple[Written, Mapping[str, str]]:
+        """Create or replace, in one transaction, those documents that can be stored; also return why others cannot.
+
+        Raises ``DocumentError`` for an id that occurs twice; nothing is written then.
+        """
+        _refuse_repeats([document.id for document in documents])
+        rows, refused = list[_Row](), dict[str, str]()
+        for document in documents:
+            try:
+                rows.append(self._row(document))
+            except DocumentError as error:
+                refused[document.id] = str(error)
+        return self._write(rows), refused
 
     def delete(self, doc_id: str, version: int | None = None) -> Written:
         """Delete one document: it is hidden from the commit on, and every live generation drops its chunks.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,16 @@ def reading_vectors(engine: sa.Engine, generation: Generation) -> Iterator[tuple
         ).one()
         size = Size(row.documents, row.chunks, generation.spec.model.dim, row.id_bytes)
         yield size, _parts(connection, generation)
+
+
+def changed_since(engine: sa.Engine, generation: Generation, moment: datetime, doc_ids: Collection[str]) -> set[str]:
+    """Return which of ``doc_ids`` the generation shows otherwise than at ``moment`` of the database's clock, or not."""
+    asked = {"cid": generation.cid, "gen": generation.gen, "moment": moment, "ids": list(doc_ids)}
+    with engine.connect() as connection:
+        as_before = connection.scalars(
+            sa.text(f"SELECT l.doc_id {_VISIBLE} AND l.applied_at < :moment AND l.doc_id = ANY(:ids)"), asked
+        )
+        return set(doc_ids).difference(as_before)
 
 
 def _parts(connection: sa.Connection, generation: Generation) -> Iterator[Part]:

@@ -243,7 +243,9 @@ def _refuse_waiting(control: Control, generation: Generation, move: str) -> None
         )
 
 
-def swap(control: Control, generation: Generation, *, began: int | None = None) -> Mapping[str, Any]:
+def swap(
+    control: Control, generation: Generation, *, began: int | None = None, reason: str | None = None
+) -> Mapping[str, Any]:
     """Move the alias to ``generation``: index and query encoder together, the old one on standby for its window.
 
     ``began`` is the epoch in which the run that asks for it began: what was rolled back since then stays so (R57); None
@@ -299,6 +301,7 @@ def swap(control: Control, generation: Generation, *, began: int | None = None) 
         "pause_ms": pause_ms,
         "rollback_deadline": deadline,
         "forward_again": forward_again,
+        **({"reason": reason} if reason else {}),
     }
     control.record("swap", generation.gen, **facts)
     return facts

@@ -1,57 +1,56 @@
-"""Who may call, and how much may be sent: checked before a byte of the body is read."""
+"""The door: who asks is known and has not asked too often before a byte of the body is read."""
 
 from __future__ import annotations
 
-import secrets
+import math
 
+import sqlalchemy as sa
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
-from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from revector.service.problems import problem
+from revector.errors import RevectorError
+from revector.service.access import Access, Buckets, Caller
+from revector.service.problems import answer_of, problem
+
+OPEN = "/health"
 
 
 class Guard:
-    """ASGI middleware: 401 without the token, where there is one; 413 for a body above ``limit`` bytes."""
+    """ASGI middleware: 401 without a key where one is wanted, 429 above the rate; else ``state.caller`` is set."""
 
-    def __init__(self, app: ASGIApp, *, token: str | None, limit: int) -> None:
-        self._app, self._limit = app, limit
-        self._token = None if token is None else token.encode()
+    def __init__(self, app: ASGIApp, *, access: Access, buckets: Buckets | None) -> None:
+        self._app, self._access, self._buckets = app, access, buckets
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        headers = Headers(scope=scope)
-        if scope["path"] != "/health" and not self._knows(headers.get("authorization", "")):
-            answer = problem(401, "Unauthorized", "this needs `Authorization: Bearer` with the token of this service.")
-            answer.headers["WWW-Authenticate"] = "Bearer"
-            await answer(scope, receive, send)
-            return
-        await self._app(scope, self._limited(headers.get("content-length", ""), receive), send)
+        if scope["type"] == "http" and scope["path"] != OPEN:
+            found = await self._caller(Headers(scope=scope).get("authorization", ""))
+            if not isinstance(found, Caller):
+                await found(scope, receive, send)
+                return
+            scope.setdefault("state", {})["caller"] = found
+        await self._app(scope, receive, send)
 
-    def _knows(self, authorization: str) -> bool:
-        if self._token is None:
-            return True
-        scheme, _, token = authorization.partition(" ")
-        # Header bytes as they came: Starlette reads them as Latin-1.
-        return scheme.lower() == "bearer" and secrets.compare_digest(token.strip().encode("latin-1"), self._token)
-
-    def _limited(self, declared: str, receive: Receive) -> Receive:
-        seen = 0
-
-        def count(size: int) -> None:
-            nonlocal seen
-            seen += size
-            if seen > self._limit:
-                raise HTTPException(413, f"a body may take {self._limit:,} bytes. Nothing was stored; send less.")
-
-        async def limited() -> Message:
-            if declared.isdecimal() and int(declared) > self._limit:
-                count(int(declared))
-            message = await receive()
-            count(len(message.get("body", b"")))
-            return message
-
-        return limited
+    async def _caller(self, authorization: str) -> Caller | Response:
+        scheme, _, secret = authorization.partition(" ")
+        secret = secret.strip() if scheme.lower() == "bearer" else ""
+        caller = self._access.of_environment(secret)
+        if caller is None:
+            try:
+                if self._access.is_stale:
+                    await run_in_threadpool(self._access.read)
+            except (RevectorError, sa.exc.SQLAlchemyError) as error:
+                return answer_of(error)
+            caller = self._access.find(secret)
+        if caller is None:
+            said = "this needs `Authorization: Bearer` with a key of this service (`revector keys create`)."
+            return problem(401, "Unauthorized", said, headers={"WWW-Authenticate": "Bearer"})
+        wait_s = self._buckets.take(caller.key_id) if self._buckets else 0.0
+        if wait_s:
+            said = "this key asks more often than the service allows. Nothing was done; ask again later."
+            return problem(
+                429, "TooManyRequests", said, retryable=True, headers={"Retry-After": f"{math.ceil(wait_s)}"}
+            )
+        return caller

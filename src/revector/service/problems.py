@@ -13,11 +13,12 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from revector.errors import ConfigError, DatabaseError, DocumentError, EncoderError, StateError
+from revector.errors import ConfigError, DatabaseError, DocumentError, EncoderError, StateError, UnknownDocument
 
 STATUS: dict[type[Exception], int] = {
     ConfigError: 422,
     DocumentError: 422,
+    UnknownDocument: 404,
     StateError: 409,
     DatabaseError: 503,
     EncoderError: 503,
@@ -28,7 +29,10 @@ STATUS: dict[type[Exception], int] = {
     sa.exc.TimeoutError: 503,
     Exception: 500,
 }
-"""Status per class of error; the nearest base class counts. A name that does not exist is 404, said by the routes."""
+"""Status per class of error; the nearest base class counts. A name that the routes do not know is 404."""
+
+KINDS = {403: "Forbidden", 404: "NotFound", 405: "MethodNotAllowed", 413: "TooLarge"}
+"""Names of what routes and router raise."""
 
 
 class Problem(BaseModel):
@@ -43,26 +47,64 @@ class Problem(BaseModel):
     retryable: bool = False
 
 
-RESPONSES: dict[int | str, dict[str, Any]] = {
-    code: {
-        "description": HTTPStatus(code).phrase,
-        "content": {"application/problem+json": {"schema": Problem.model_json_schema()}},
-    }
-    for code in (401, 404, 409, 413, 422, 503)
+_EXAMPLES = {
+    400: ("InvalidRequest", "the body is no UTF-8, or was not sent to its end.", False),
+    401: ("Unauthorized", "this needs `Authorization: Bearer` with a key of this service.", False),
+    403: ("Forbidden", "this needs a key with the scope write; yours has read.", False),
+    404: ("NotFound", "collection 'docs' has no document 'guide-7'.", False),
+    409: ("StateError", "collection 'docs' serves nothing yet. Nothing was searched; run `revector upgrade`.", False),
+    413: ("TooLarge", "a body may take 13,631,488 bytes. Nothing was stored; send less.", False),
+    415: ("InvalidRequest", "documents come as application/x-ndjson. Nothing was stored.", False),
+    422: ("InvalidRequest", "body.k: Input should be less than or equal to 1000. Nothing was changed.", False),
+    429: ("TooManyRequests", "this key asks more often than the service allows. Nothing was done.", True),
+    503: ("DatabaseUnavailable", "the database cannot be reached. Start it, and ask again.", True),
 }
-"""For the OpenAPI description of every route."""
 
 
-def problem(status: int, kind: str, detail: str, *, retryable: bool = False, **more: Any) -> JSONResponse:
+def example(value: Any) -> dict[int | str, dict[str, Any]]:
+    """Return the OpenAPI description of a route's answer by an example."""
+    return {200: {"content": {"application/json": {"example": value}}}}
+
+
+def responses(*codes: int) -> dict[int | str, dict[str, Any]]:
+    """Return the OpenAPI description of the problems that a route may answer with."""
+    return {
+        code: {
+            "description": HTTPStatus(code).phrase,
+            "content": {
+                "application/problem+json": {
+                    "schema": Problem.model_json_schema(),
+                    "example": _content(code, kind, detail, retryable=retryable),
+                }
+            },
+        }
+        for code, (kind, detail, retryable) in _EXAMPLES.items()
+        if code in codes
+    }
+
+
+def problem(
+    status: int,
+    kind: str,
+    detail: str,
+    *,
+    retryable: bool = False,
+    headers: Mapping[str, str] | None = None,
+    **more: Any,
+) -> JSONResponse:
     """Return problem details; ``more`` are extension members."""
-    content = {
+    content = _content(status, kind, detail, retryable=retryable)
+    return JSONResponse(content | more, status, headers, media_type="application/problem+json")
+
+
+def _content(status: int, kind: str, detail: str, *, retryable: bool) -> dict[str, Any]:
+    return {
         "type": f"urn:revector:error:{kind}",
         "title": HTTPStatus(status).phrase,
         "status": status,
         "detail": detail.encode("utf-8", "backslashreplace").decode(),
         "retryable": retryable,
     }
-    return JSONResponse(content | more, status, media_type="application/problem+json")
 
 
 def first_line(error: BaseException) -> str:
@@ -72,12 +114,10 @@ def first_line(error: BaseException) -> str:
 
 
 async def of_http(_: Request, error: Exception) -> JSONResponse:
-    """Handle what routes and router raise: 404, 405, 413."""
+    """Handle what routes and router raise."""
     assert isinstance(error, HTTPException)
-    kind = {404: "NotFound", 405: "MethodNotAllowed", 413: "TooLarge"}.get(error.status_code, "InvalidRequest")
-    answer = problem(error.status_code, kind, str(error.detail))
-    answer.headers.update(error.headers or {})
-    return answer
+    kind = KINDS.get(error.status_code, "InvalidRequest")
+    return problem(error.status_code, kind, str(error.detail), headers=error.headers)
 
 
 async def of_input(_: Request, error: Exception) -> JSONResponse:
@@ -89,12 +129,17 @@ async def of_input(_: Request, error: Exception) -> JSONResponse:
 
 
 async def of_error(_: Request, error: Exception) -> JSONResponse:
-    """Handle everything else by ``STATUS``; the server logs what it does not know."""
+    """Handle everything else."""
+    return answer_of(error)
+
+
+def answer_of(error: Exception, *, also: str = "", **more: Any) -> JSONResponse:
+    """Return an error as problem details, by ``STATUS``; the server logs what it does not know."""
     status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
     if status == HTTPStatus.INTERNAL_SERVER_ERROR:
-        return problem(500, "Internal", "an error that this service does not know; its log has it.")
+        return problem(500, "Internal", f"an error that this service does not know; its log has it.{also}", **more)
     retryable = getattr(error, "retryable", status == HTTPStatus.SERVICE_UNAVAILABLE)
-    return problem(status, type(error).__name__, first_line(error), retryable=retryable)
+    return problem(status, type(error).__name__, first_line(error) + also, retryable=retryable, **more)
 
 
 HANDLERS: dict[Any, Any] = {

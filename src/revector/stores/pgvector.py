@@ -27,6 +27,9 @@ INSERT_ROWS = 1_000
 MAX_HALF = float(np.finfo(np.float16).max)
 """Largest number that ``halfvec`` stores."""
 
+MAX_EF_SEARCH = 1_000
+"""Largest ``hnsw.ef_search`` (pgvector README)."""
+
 BUILD_LOCK = 1919252071
 BUILD_POLL_S = 0.2
 MAX_SCAN_TUPLES = 40_000
@@ -69,6 +72,9 @@ class PgVectorIndex:
     @property
     def _ann(self) -> str:
         return f"{self.name}_hnsw"
+
+    def _bits(self, vector: str) -> str:
+        return f"CAST(binary_quantize({vector}) AS bit({self.dim}))"
 
     def create(self, connection: sa.Connection, encoder_fp: str) -> None:
         """Create the empty table; the encoder's fingerprint is kept inside it, as its comment."""
@@ -133,7 +139,6 @@ class PgVectorIndex:
         self, connection: sa.Connection, doc_ids: Sequence[str]
     ) -> Iterator[tuple[str, npt.NDArray[np.int32], npt.NDArray[np.int32], Vectors]]:
         """Yield id, chunk starts and ends ``(c,)`` and vectors ``(c, dim)`` float32 of each document that is there."""
-        number = ">f2" if self.spec.storage == "halfvec" else ">f4"
         found = connection.execute(
             sa.text(
                 f"SELECT doc_id, array_agg(start ORDER BY chunk), array_agg(stop ORDER BY chunk), "
@@ -143,8 +148,38 @@ class PgVectorIndex:
             {"ids": list(doc_ids)},
         )
         for doc_id, starts, stops, sent in found:
-            vectors = np.frombuffer(sent, dtype=number).reshape(-1, self.dim).astype(np.float32)
-            yield doc_id, np.array(starts, dtype=np.int32), np.array(stops, dtype=np.int32), vectors
+            yield doc_id, np.array(starts, dtype=np.int32), np.array(stops, dtype=np.int32), self._numbers(sent)
+
+    def sample(self, connection: sa.Connection, rows: int) -> Iterator[Vectors]:
+        """Yield the vectors of random pages of the table, about ``rows`` in all, in blocks ``(n, dim)`` float32."""
+        there = connection.scalar(
+            sa.text("SELECT reltuples FROM pg_class WHERE oid = to_regclass(:name)"), {"name": self.name}
+        )
+        found = connection.execution_options(stream_results=True).execute(
+            sa.text(
+                f"SELECT substr({self.spec.storage}_send(embedding), 5) FROM {self.name} TABLESAMPLE SYSTEM "
+                "(CAST(:percent AS real)) REPEATABLE (0)"
+            ),
+            {"percent": min(100.0, 100 * rows / max(1.0, there or 0.0))},
+        )
+        for block in found.scalars().partitions(INSERT_ROWS):
+            yield self._numbers(b"".join(block))
+
+    def _numbers(self, sent: bytes) -> Vectors:
+        number = ">f2" if self.spec.storage == "halfvec" else ">f4"
+        return np.frombuffer(sent, dtype=number).reshape(-1, self.dim).astype(np.float32)
+
+    def direction(self, connection: sa.Connection, cid: int, doc_id: str) -> npt.NDArray[np.float32] | None:
+        """Return the mean direction of a document's chunks, ``(dim,)``; None where the index shows none of them."""
+        found = connection.scalar(
+            sa.text(
+                f"SELECT CAST(CAST(avg(l2_normalize(i.embedding)) AS vector) AS text) FROM {self.name} i JOIN document "
+                "d ON d.cid = :cid AND d.doc_id = i.doc_id WHERE i.doc_id = :doc_id AND NOT d.deleted AND i.version > "
+                "d.tombstone_version"
+            ),
+            {"cid": cid, "doc_id": doc_id},
+        )
+        return None if found is None else np.asarray(Vector.from_text(found).to_numpy(), dtype=np.float32)
 
     def is_built(self, connection: sa.Connection) -> bool:
         """Whether the index is ready for production searches: a valid HNSW index, or none wanted."""
@@ -178,11 +213,13 @@ class PgVectorIndex:
             run("SET statement_timeout = 0")
             run(f"SET maintenance_work_mem = '{BUILD_MEMORY}'")
             run("SET max_parallel_maintenance_workers = 7")
+            nodes = f"embedding {self.spec.storage}_cosine_ops"
+            if self.spec.graph == "bit":
+                nodes = f"({self._bits('embedding')}) bit_hamming_ops"
             with _WatchBuild(engine, self.name, progress):
                 run(
-                    f"CREATE INDEX CONCURRENTLY {self._ann} ON {self.name} USING hnsw (embedding "
-                    f"{self.spec.storage}_cosine_ops) WITH (m = {self.spec.m}, ef_construction = "
-                    f"{self.spec.ef_construction})"
+                    f"CREATE INDEX CONCURRENTLY {self._ann} ON {self.name} USING hnsw ({nodes}) WITH (m = "
+                    f"{self.spec.m}, ef_construction = {self.spec.ef_construction})"
                 )
             return True
 
@@ -215,16 +252,18 @@ class PgVectorIndex:
         ``query`` is float32 ``(dim,)``. Deleted documents and text from before a delete are never returned, whatever
         the index still holds. Sizes are literals in the SQL so that the planner sees them.
         """
+        bits = self.spec.graph == "bit" and not exact
+        near = candidates * self.spec.rerank if bits else candidates
         if not exact:
-            connection.execute(
-                sa.text(
-                    "SELECT set_config('hnsw.ef_search', :ef, true), set_config('hnsw.iterative_scan', "
-                    "'strict_order', true), set_config('hnsw.max_scan_tuples', :scan, true)"
-                ),
-                {"ef": str(min(1_000, max(self.spec.ef_search, candidates))), "scan": str(MAX_SCAN_TUPLES)},
-            )
+            self._set_scan(connection, near)
+        query_sql = f"CAST(:query AS {self._type})"
         # "+ 0" cannot use the ANN index; planner switches would leak into cached plans.
-        distance = f"(i.embedding <=> CAST(:query AS {self._type}))" + (" + 0" if exact else "")
+        distance = f"(i.embedding <=> {query_sql})" + (" + 0" if exact else "")
+        rows = f"""{self.name} i JOIN document d ON d.cid = :cid AND d.doc_id = i.doc_id
+              WHERE NOT d.deleted AND i.version > d.tombstone_version {"AND " + filter_sql if filter_sql else ""}"""
+        if bits:
+            rows = f"""(SELECT i.doc_id, i.chunk, i.start, i.stop, i.embedding FROM {rows}
+              ORDER BY {self._bits("i.embedding")} <~> {self._bits(query_sql)} LIMIT {int(near)}) i"""
         best = (
             "SELECT DISTINCT ON (doc_id) * FROM hits ORDER BY doc_id, distance, chunk"
             if by_document
@@ -232,9 +271,7 @@ class PgVectorIndex:
         )
         sql = f"""
             WITH hits AS MATERIALIZED (
-              SELECT i.doc_id, i.chunk, i.start, i.stop, {distance} AS distance
-              FROM {self.name} i JOIN document d ON d.cid = :cid AND d.doc_id = i.doc_id
-              WHERE NOT d.deleted AND i.version > d.tombstone_version {"AND " + filter_sql if filter_sql else ""}
+              SELECT i.doc_id, i.chunk, i.start, i.stop, {distance} AS distance FROM {rows}
               ORDER BY {distance} LIMIT {int(candidates)}),
             top AS (SELECT * FROM ({best}) best ORDER BY distance, doc_id, chunk LIMIT {int(k)})
             SELECT c.active_gen, (SELECT count(*) FROM hits) AS candidates, t.doc_id, t.chunk, t.start, t.stop,
@@ -248,6 +285,21 @@ class PgVectorIndex:
         found = connection.execute(sa.text(sql), values).mappings().all()
         return Found(
             found[0]["active_gen"], found[0]["candidates"], [dict(row) for row in found if row["doc_id"] is not None]
+        )
+
+    def _set_scan(self, connection: sa.Connection, near: int) -> None:
+        """Have the transaction's HNSW scans go on until they have found ``near`` rows that a search may see."""
+        connection.execute(
+            sa.text(
+                "SELECT set_config('hnsw.ef_search', :ef, true), set_config('hnsw.iterative_scan', :order, true), "
+                "set_config('hnsw.max_scan_tuples', :scan, true)"
+            ),
+            {
+                "ef": str(min(MAX_EF_SEARCH, max(self.spec.ef_search, near))),
+                # In strict order the scan drops what it finds late; what is ranked again may come in any order.
+                "order": "relaxed_order" if self.spec.graph == "bit" else "strict_order",
+                "scan": str(MAX_SCAN_TUPLES),
+            },
         )
 
 

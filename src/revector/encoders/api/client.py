@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tenacity import RetryCallState, Retrying, retry_if_exception_type
 
+from revector import counts
 from revector.encoders.api.limits import Breaker, CircuitOpen, Clock, MemoryMeter, Meter, Pace, Use
 from revector.encoders.api.settings import ProviderSettings
 from revector.encoders.check import check_vectors
@@ -205,6 +206,7 @@ class Provider:
         except openai.APIConnectionError as error:
             raise _Again(_CONNECTION, f"no connection: {error.__cause__ or error}") from error
         used = _used_tokens(reply, tokens)
+        counts.add("tokens_embedded", used, self.name)
         self._meter.charge(self.name, Use(0, used - tokens, self.settings.usd(used) - self.settings.usd(tokens)))
         return _read_vectors(reply, len(body["input"]))
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from revector import counts
 from revector.encoders.packed.families import check_supported, extract, padding_id
 from revector.encoders.packed.layout import Batch, Window, make_batch, make_window, to_device
 from revector.encoders.packed.linears_int8 import calibrate
@@ -122,8 +123,9 @@ class PackedEngine:
             ahead.shutdown(wait=True, cancel_futures=True)
 
     def _window(self, texts: Sequence[str], first: int) -> Window:
-        encodings = self._tokenizer.encode_batch_fast(list(texts))
-        return make_window([encoding.ids for encoding in encodings], first=first, pad_id=self._pad_id)
+        ids = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
+        counts.add("tokens_embedded", sum(map(len, ids)), "local")
+        return make_window(ids, first=first, pad_id=self._pad_id)
 
 
 class _Shared(Iterator[Window]):

@@ -1,0 +1,129 @@
+"""What all DAG factories share: the project's file, the collections for the form, retries, owner and deadlines."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import DAG, Param
+from airflow.sdk.configuration import conf
+from airflow.sdk.definitions.callback import AsyncCallback
+from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
+
+from revector.airflow.notifier import RevectorNotifier
+from revector.airflow.operators import LibraryRetries
+from revector.errors import SpecError
+from revector.revisions import RevisionGraph
+
+Config = str | os.PathLike[str] | None
+Notifiers = Sequence[Callable[[Any], None]]
+"""Airflow notifiers (``SlackNotifier(…)``) or callables that get the context of the task that failed."""
+
+
+def make_dag(
+    dag_id: str,
+    *,
+    schedule: Any,
+    place: Mapping[str, Any],
+    retries: int = 3,
+    owner: str = "revector",
+    deadline: timedelta | None = timedelta(days=1),
+    notifiers: Notifiers = (),
+    **options: Any,
+) -> DAG:
+    """Return an empty DAG; every factory passes its ``common`` arguments on to here, and the rest to ``DAG``.
+
+    ``place``: ``config`` and ``conn_id`` of its tasks. ``retries``: of every task, with exponential back-off; errors
+    that a repetition cannot mend fail at once. ``deadline``: a run that takes longer shows in Airflow's list of
+    deadlines and is told to the webhook of ``revector.toml``; None: however long. ``notifiers`` hear of each task that
+    failed. ``default_args`` (queue, pool, executor, ...) are those of every task.
+    """
+    arguments = {
+        "owner": owner,
+        "retries": retries,
+        "retry_delay": timedelta(seconds=5),
+        "retry_exponential_backoff": 2,
+        "max_retry_delay": timedelta(minutes=10),
+        "retry_policy": LibraryRetries(),
+        "on_failure_callback": list(notifiers),
+    }
+    given: dict[str, Any] = {"tags": ["revector"], "catchup": False} | options
+    return DAG(
+        dag_id,
+        schedule=schedule,
+        **given
+        | {
+            "default_args": arguments | given.get("default_args", {}),
+            "deadline": None if deadline is None else _alert(dag_id, deadline, place),
+        },
+    )
+
+
+def _alert(dag_id: str, deadline: timedelta, place: Mapping[str, Any]) -> DeadlineAlert:
+    text = f"A run of {dag_id} has taken longer than {deadline}; look at it in Airflow."
+    return DeadlineAlert(
+        reference=DeadlineReference.DAGRUN_QUEUED_AT,
+        interval=deadline,
+        callback=AsyncCallback(RevectorNotifier, kwargs={"text": text, **place}),
+        name=f"longer than {deadline}",
+    )
+
+
+def place_of(config: Config, conn_id: str | None) -> dict[str, Any]:
+    """Return where the tasks find their project: ``$REVECTOR_CONFIG`` wins over what the DAG file gives.
+
+    Airflow's own settings ``[revector] config`` and ``conn_id`` stand in where the DAG file gives nothing.
+    """
+    file = config if config is not None else conf.get("revector", "config", fallback=None)
+    return {
+        "config": os.environ.get("REVECTOR_CONFIG") or (str(file) if file is not None else None),
+        "conn_id": conn_id or conf.get("revector", "conn_id", fallback=None),
+    }
+
+
+def collections_of(file: str | None) -> tuple[dict[str, Path], str | None]:
+    """Return the collections with their folders of migration files, and what is wrong with ``revector.toml``.
+
+    Only TOML is read, at every parse; what else the file must be, the first task says.
+    """
+    path = Path(file) if file else Path("revector.toml")
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8")).get("collections", {})
+        return {
+            name: path.parent / tables[name].get("migrations", f"migrations/{name}") for name in sorted(tables)
+        }, None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        return {}, f"{path} cannot be read: {error}"
+    except (AttributeError, TypeError):
+        return {}, f"{path}: collections must be tables, such as [collections.docs]"
+
+
+def revisions_of(folders: Mapping[str, Path]) -> tuple[list[str], list[str]]:
+    """Return the revisions of these collections, newest first, and what is wrong with their migration files.
+
+    They are read as data and never run, so that a broken one hinders no other collection and no other DAG.
+    """
+    found, problems = [], []
+    for name, folder in folders.items():
+        try:
+            found += [one.revision for one in RevisionGraph.from_folder(folder)][::-1]
+        except (SpecError, OSError, UnicodeDecodeError) as error:
+            problems.append(f"{name}: {error}")
+    return found, problems
+
+
+def collection_param(names: Collection[str], problem: str | None) -> Param:
+    """Return the form's choice of a collection; where the file cannot be read, any name and why."""
+    choice: dict[str, Any] = {"enum": list(names)} if names else {"minLength": 1}
+    what = problem or "Which corpus of revector.toml"
+    return Param(next(iter(names), "docs"), type="string", title="Collection", description=what, **choice)
+
+
+def warning(*problems: str | None) -> str:
+    """Return the lines that a DAG's documentation begins with while the project's files cannot be read."""
+    lines = [f"**{problem}** Runs fail at their first task until it is mended.\n\n" for problem in problems if problem]
+    return "".join(lines)

@@ -1,0 +1,138 @@
+"""The operators that ask a person and wait without a worker slot: approval before the swap, and the rollback window."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from airflow.providers.standard.operators.hitl import ApprovalOperator, HITLBranchOperator
+from airflow.sdk import Param
+
+from revector.airflow import RETIRE_NOW, ROLL_BACK, approval_question, window_question
+from revector.airflow.hook import RevectorHook
+from revector.airflow.operators import ANSWER, PageLink
+from revector.lifecycle import Phase
+
+REASON = {"reason": Param(None, type=["null", "string"], maxLength=500, title="Why", description="For the history")}
+FIELDS = ("config", "conn_id", "collection", "revision")
+
+
+class _Question:
+    """What both questions know: their collection and the revision that the run is about."""
+
+    def __init__(
+        self,
+        *,
+        revision: str,
+        collection: str | None = None,
+        config: str | None = None,
+        conn_id: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs | {"params": REASON})
+        self.revision, self.collection, self.config, self.conn_id = revision, collection, config, conn_id
+
+    def _look(self) -> tuple[str, dict[str, Any], Phase]:
+        """Return the collection, its status, and the phase of the revision: one that has ended counts as completed."""
+        hook = RevectorHook(self.conn_id, config=self.config)
+        name = hook.collection(self.collection)
+        status = hook.get_conn().status(name)
+        migration = status["migration"]
+        is_open = migration and migration["revision"] == self.revision
+        return name, status, Phase(migration["phase"]) if is_open else Phase.COMPLETED
+
+
+class MigrationApprovalOperator(_Question, ApprovalOperator):
+    """Asks a person before the swap if ``wanted``, or if the migration was opened so; else passes without asking.
+
+    A rejection changes nothing: the run ends without a swap, the shadow index stays and keeps receiving every write.
+    """
+
+    template_fields = (*ApprovalOperator.template_fields, *FIELDS, "wanted")
+    operator_extra_links = (PageLink(),)
+
+    def __init__(self, *, wanted: Any = False, **kwargs: Any) -> None:
+        super().__init__(subject="Swap?", **kwargs)
+        self.wanted = wanted
+
+    def execute(self, context: Any) -> Any:
+        """Ask, with the gate's figures, if the step before was the gate and somebody must approve."""
+        name, status, phase = self._look()
+        wanted = self.wanted or (status["migration"] or {}).get("needs_approval")
+        if not wanted or phase is not Phase.GATED:
+            self.log.info("No approval is needed.")
+            return None
+        self.subject = approval_question(name, self.revision)
+        self.body = figures(status)
+        return super().execute(context)
+
+    def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
+        """Pass on who answered; after a rejection say how to go on."""
+        _keep_answer(context, event)
+        if event.get("chosen_options") == [self.REJECT]:
+            self.log.warning(
+                "Revision %s was rejected. The alias was not moved; the shadow index stays and receives every write. "
+                "Go on later by starting %s again (finished steps do nothing), or give it up with `revector abort`.",
+                self.revision,
+                context["dag"].dag_id,
+            )
+        return super().execute_complete(context, event)
+
+
+class RollbackWindowOperator(_Question, HITLBranchOperator):
+    """Waits out the rollback window: one button goes back, one retires now, and the end of the window retires.
+
+    The tasks ``rollback`` and ``retire`` follow. How long is left is asked of the registry, on the database's clock,
+    when the task starts: that is the truth, a retry or a restart of Airflow does not lengthen it.
+    """
+
+    template_fields = (*HITLBranchOperator.template_fields, *FIELDS)
+    operator_extra_links = (PageLink(),)
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(
+            subject="Go back, or drop the old index?",
+            options=[ROLL_BACK, RETIRE_NOW],
+            options_mapping={ROLL_BACK: "rollback", RETIRE_NOW: "retire"},
+            defaults=RETIRE_NOW,
+            **kwargs,
+        )
+
+    def execute(self, context: Any) -> Any:
+        """Ask, unless the migration is not live any more: then neither branch has anything to do."""
+        name, status, phase = self._look()
+        window = status["rollback"]
+        if phase is not Phase.LIVE or window is None:
+            self.log.info("Revision %s is not in its rollback window: it is %s.", self.revision, phase)
+            return self.do_branch(context, None)
+        # One second more, so that the window is over for the registry too when nobody answered.
+        self.response_timeout = timedelta(seconds=window["seconds_left"] + 1)
+        self.subject = window_question(name, self.revision)
+        self.body = figures(status)
+        return super().execute(context)
+
+    def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
+        """Pass on who answered (nobody: the window is over) and take the branch."""
+        _keep_answer(context, event)
+        return super().execute_complete(context, event)
+
+
+def _keep_answer(context: Mapping[str, Any], event: Mapping[str, Any]) -> None:
+    user = event.get("responded_by_user")
+    answer = {"who": user["name"] if user else None, "why": (event.get("params_input") or {}).get("reason")}
+    context["ti"].xcom_push(key=ANSWER, value=answer)
+
+
+def figures(status: Mapping[str, Any]) -> str:
+    """Return the gate's result as Markdown: what a person needs in order to decide."""
+    gate = (status["migration"] or {}).get("gate")
+    if gate is None or "new" not in gate:
+        return "The gate has measured nothing: there was nothing to compare with, and no labelled queries."
+    rows = [(f"revision {gate[side]['revision']}", gate[side]["recall"]) for side in ("old", "new") if side in gate]
+    rows += [("difference", gate["difference"])] if "difference" in gate else []
+    lines = [f"| {name} | {value['mean']:.4f} | {value['low']:.4f} to {value['high']:.4f} |" for name, value in rows]
+    table = "\n".join([f"| | recall@{gate['k']} | 95 % interval |", "|---|---|---|", *lines])
+    judged = "Inconclusive" if gate.get("verdict") == "inconclusive" else "Failed"
+    verdict = "Passed." if gate["passed"] else f"{judged}: {'; '.join(gate['reasons'])}."
+    return f"{table}\n\nMeasured on {gate['queries']} labelled queries ({gate['labels']}). {verdict}"

@@ -1,0 +1,121 @@
+"""The command that reckons for a corpus of any size, without a project or a database."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from revector.cli.options import Json, ProjectPath
+from revector.cli.output import Output, make_table
+from revector.errors import ConfigError
+
+if TYPE_CHECKING:
+    from revector.capacity import Capacity
+    from revector.costs import Costs
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command(rich_help_panel="Migration")(capacity)
+
+
+def capacity(
+    *,
+    documents: Annotated[float, typer.Option(help="Documents; 1e9 is understood.")],
+    dim: Annotated[int, typer.Option(help="Dimensions that are stored.")],
+    chunks_per_document: Annotated[float, typer.Option()] = 1.0,
+    tokens_per_chunk: Annotated[float, typer.Option()] = 200.0,
+    storage: Annotated[str, typer.Option(help="vector (float32) or halfvec (float16).")] = "vector",
+    quantize: Annotated[str, typer.Option(help="none, or bit: only signs in the graph.")] = "none",
+    m: Annotated[int, typer.Option(help="Links of the HNSW graph.")] = 16,
+    ef_construction: Annotated[int, typer.Option()] = 100,
+    gpus: Annotated[int, typer.Option(help="GPUs (workers) that embed.")] = 1,
+    hours: Annotated[float | None, typer.Option(help="Wanted wall time of embedding.")] = None,
+    tokens_per_minute: Annotated[float | None, typer.Option(help="Of one GPU; default: [costs].")] = None,
+    constant: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Another value for a constant; repeatable.")
+    ] = None,
+    project: ProjectPath = None,
+    json: Json = False,
+) -> None:
+    """Say what a corpus would need: GPU-hours, workers, PostgreSQL, index servers, network, archive and money.
+
+    Computed from constants that benchmarks measured; each is shown with its source. Prices are those of [costs] where
+    there is a revector.toml.
+
+    For example:
+      revector capacity --documents 1e9 --dim 768 --storage halfvec --gpus 8 --hours 48
+      revector capacity --documents 5e7 --dim 384 --set server_memory_gb=64 --json
+    """
+    from revector.capacity import Corpus, constants
+    from revector.capacity import capacity as reckon
+    from revector.spec import IndexSpec
+
+    costs = _costs(project)
+    if tokens_per_minute is not None:
+        costs = type(costs).model_validate({**costs.model_dump(), "gpu_tokens_per_minute": tokens_per_minute})
+    index = IndexSpec(
+        storage=storage,  # type: ignore[arg-type]
+        quantize=quantize,  # type: ignore[arg-type]
+        m=m,
+        ef_construction=max(ef_construction, 2 * m),
+    )
+    corpus = Corpus(documents, dim, chunks_per_document, tokens_per_chunk, index, gpus, hours)
+    found = reckon(corpus, costs, constants(dict(map(_pair, constant or ()))))
+    Output(as_json=json).show(found.as_data(), lambda console: _page(found, console))
+
+
+def _costs(project: object) -> Costs:
+    """Return the prices of the project that one is in, or the defaults where there is none."""
+    from revector.cli.options import open_project
+    from revector.costs import Costs
+
+    try:
+        return open_project(project).settings.costs  # type: ignore[arg-type]
+    except ConfigError:
+        if project is not None:
+            raise
+        return Costs()
+
+
+def _pair(text: str) -> tuple[str, float]:
+    name, _, value = text.partition("=")
+    try:
+        return name.strip(), float(value)
+    except ValueError:
+        raise ConfigError(f"--set takes NAME=NUMBER, found {text!r}. Nothing was computed.") from None
+
+
+def _page(found: Capacity, console: Console) -> None:
+    corpus = found.corpus
+    console.print(
+        f"{corpus.documents:,.0f} documents of {corpus.chunks_per_document:g} chunks of {corpus.tokens_per_chunk:g} "
+        f"tokens, {corpus.dim:,} dimensions ({corpus.index.storage}, graph of {corpus.index.graph}, M "
+        f"{corpus.index.m})",
+        style="bold",
+        soft_wrap=True,
+    )
+    for part, lines in groupby(found.lines, key=lambda line: line.part):
+        console.print()
+        table = make_table(part, "figure", "unit", "by", right=("figure",))
+        for line in lines:
+            table.add_row(
+                line.name, f"{line.value:,.4g}" if line.value < 1e4 else f"{line.value:,.0f}", line.unit, line.by
+            )
+        console.print(table)
+    paid = found.money
+    console.print()
+    console.print("Money", style="bold")
+    console.print(
+        f"  {paid.api_usd:,.2f} USD by an API, {paid.gpu_usd:,.2f} USD on rented GPUs; break-even of a GPU kept all "
+        f"month: {(paid.break_even_tokens_month or 0) / 1e9:,.1f} billion tokens",
+        soft_wrap=True,
+    )
+    console.print()
+    table = make_table("constant", "value", "unit", "source", right=("value",))
+    for name, one in found.constants.items():
+        table.add_row(name, f"{one.value:.4g}", one.unit, one.source)
+    console.print(table)

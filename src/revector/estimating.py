@@ -1,0 +1,212 @@
+"""What a plan reckons with, and its figures: seconds of each step, bytes, disks, prices and the rollback window."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from revector import capacity
+from revector.costs import HOURS_PER_MONTH, Costs, money
+from revector.encoders.api.settings import PREFIX, ProviderSettings, split_reference
+from revector.forecast import Disk, Probe, Spending, StepPlan, Storage, Window
+from revector.registry.collections import Collection, Generation
+from revector.registry.spending import spent
+from revector.report import Estimate
+from revector.spec import Revision
+from revector.stores.pgvector import BUILD_MEMORY
+from revector.strata import Drawn
+
+PROBE_S = 2.0
+BUSY = 0.9
+"""Below this part of a core, others use the machine so much that a plan says it."""
+
+SEARCH_S = 0.01
+"""Of one labelled query on one index, besides its embedding; measured 2 to 12 ms."""
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What a plan reckons with: prices, providers of API models, where the archive lies, and the rollback window."""
+
+    archive: Path
+    costs: Costs = field(default_factory=Costs)
+    providers: Mapping[str, ProviderSettings] = field(default_factory=dict)
+    window_hours: float = 48.0
+    probe_s: float = PROBE_S
+    reembedded: int = 64
+    """Documents that the step verify embeds anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """What PostgreSQL says of itself and of the collection."""
+
+    served_bytes: int
+    changed_in_a_day: int
+    wal_kept_bytes: int
+    cache_bytes: int
+    build_bytes: int
+    here: bool
+    folder: str | None
+    cores: int
+    spent_usd: Mapping[str, float]
+
+
+def look(engine: sa.Engine, collection: Collection, active: Generation | None) -> Database:
+    """Ask PostgreSQL; its folder is told only where it runs on this machine and lets us see it."""
+    with engine.connect() as connection:
+        row = connection.execute(
+            sa.text(
+                """
+                SELECT coalesce(pg_total_relation_size(to_regclass(:served)), 0) AS served,
+                  (SELECT count(*) FROM document WHERE cid = :cid AND changed_at > clock_timestamp() - interval '1 day'
+                     AND changed_at > (SELECT min(changed_at) + interval '1 hour' FROM document WHERE cid = :cid))
+                    AS changed,
+                  pg_size_bytes(current_setting('max_wal_size')) AS wal,
+                  pg_size_bytes(current_setting('effective_cache_size')) AS cache,
+                  pg_size_bytes(:build) AS build,
+                  CASE WHEN pg_has_role('pg_read_all_settings', 'usage') THEN current_setting('data_directory') END
+                    AS folder,
+                  CAST(current_setting('max_parallel_workers') AS int) AS workers
+                """
+            ),
+            {"served": "" if active is None else active.physical_name, "cid": collection.cid, "build": BUILD_MEMORY},
+        ).one()
+        paid = {use["provider"]: float(use["usd"]) for use in spent(connection)}
+    host = engine.url.query.get("host") or engine.url.host or "localhost"
+    here = str(host).startswith("/") or host in ("localhost", "127.0.0.1", "::1")
+    return Database(
+        served_bytes=int(row.served),
+        changed_in_a_day=int(row.changed),
+        wal_kept_bytes=int(row.wal),
+        cache_bytes=int(row.cache),
+        build_bytes=int(row.build),
+        here=here,
+        folder=row.folder if here and row.folder and Path(row.folder).exists() else None,
+        cores=len(os.sched_getaffinity(0)) if here and hasattr(os, "sched_getaffinity") else 1 + int(row.workers),
+        spent_usd=paid,
+    )
+
+
+def step_plans(
+    revision: Revision,
+    drawn: Drawn,
+    amounts: tuple[Estimate, Estimate, Estimate],
+    probed: Probe,
+    database: Database,
+    *,
+    queries: int,
+    reused: int,
+    reembedded: int,
+) -> tuple[StepPlan, ...]:
+    """Return what each step takes in one process here; ``amounts``: chunks, tokens, and tokens left to embed."""
+    chunks, tokens, to_embed = amounts
+    value = {name: one.value for name, one in capacity.CONSTANTS.items()}
+    embedded = drawn.documents - reused
+    share = probed.core_share if database.here else 1.0
+    rows = drawn.documents * value["seed_cpu_s"] + embedded * value["publish_cpu_s"] + reused * value["copy_cpu_s"]
+    cut = to_embed.value / max(probed.cut_tokens_per_s, 1.0)
+    embed = _over(to_embed, probed.tokens_per_s)
+    table = chunks.value * capacity.row_bytes(revision.model.dim, revision.index.storage, drawn.id_bytes)
+    processes = capacity.build_processes(table, database.cores)
+    build = [
+        capacity.build_cpu_s(end, revision.model.dim, revision.index) / processes / share
+        for end in (chunks.value, chunks.low, chunks.high)
+    ]
+    again = min(reembedded, drawn.documents) * tokens.value / max(1, drawn.documents)
+    verify = chunks.value * value["verify_cpu_s"] / share + again / probed.tokens_per_s.value
+    busy = f"; {share:.0%} of a core, as in the probe" if share < BUSY else ""
+    return (
+        StepPlan("backfill", _plus(embed, cut + rows / share), f"the probe; publishing as in revector capacity{busy}"),
+        StepPlan("index", Estimate(*build), f"{processes} processes; as in revector capacity{busy}"),
+        StepPlan("verify", _exactly(verify), f"as in revector capacity; {reembedded} documents are embedded anew"),
+        StepPlan("gate", _exactly(2 * queries * SEARCH_S / share), f"{queries:,} queries on two indexes"),
+    )
+
+
+def _over(tokens: Estimate, rate: Estimate) -> Estimate:
+    """Return seconds; the relative half-widths of both intervals add in squares, for they are independent."""
+    value = tokens.value / rate.value
+    below = math.hypot(1 - tokens.low / tokens.value, 1 - rate.value / rate.high) if tokens.value else 0.0
+    above = math.hypot(tokens.high / tokens.value - 1, rate.value / rate.low - 1) if tokens.value else 0.0
+    return Estimate(value, value * max(0.0, 1 - below), value * (1 + above))
+
+
+def _plus(one: Estimate, more: float) -> Estimate:
+    return Estimate(one.value + more, one.low + more, one.high + more)
+
+
+def _exactly(value: float) -> Estimate:
+    return Estimate(value, value, value)
+
+
+def total_of(parts: Sequence[Estimate]) -> Estimate:
+    """Return the sum, with the ends as if all were high or low at once."""
+    return Estimate(*(sum(getattr(one, end) for one in parts) for end in ("value", "low", "high")))
+
+
+def storage_of(drawn: Drawn, revision: Revision, chunks: Estimate, share: float) -> Storage:
+    """Return the bytes of ``chunks``; the ``share`` of the documents that is embedded anew goes to the archive too."""
+    dim, index, value = revision.model.dim, revision.index, {k: one.value for k, one in capacity.CONSTANTS.items()}
+    graph = capacity.graph_bytes(dim, index)
+    rows = capacity.row_bytes(dim, index.storage, drawn.id_bytes)
+    return Storage(
+        float32=chunks.times(dim * 4),
+        float16=chunks.times(dim * 2),
+        int8=chunks.times(dim),
+        index=chunks.times(rows + graph),
+        graph=chunks.times(graph),
+        build_memory=chunks.times(capacity.build_bytes(dim, index) if graph else 0.0),
+        archive=_plus(chunks.times(dim * 4 * share), drawn.documents * share * value["archive_bytes"]),
+        wal=_plus(chunks.times(rows + graph), drawn.documents * value["wal_per_document"]),
+    )
+
+
+def disks_of(drawn: Drawn, storage: Storage, database: Database, archive: Path) -> tuple[Disk, ...]:
+    """Return the disks of database and archive; where both are one, its need is that of both.
+
+    The log (WAL) counts as far as ``max_wal_size`` lets it grow; one that is archived or replicated slowly takes more.
+    """
+    ledger = drawn.documents * capacity.CONSTANTS["ledger_bytes"].value
+    index = round(storage.index.high + ledger + min(storage.wal.high, database.wal_kept_bytes))
+    kept, folder = round(storage.archive.high), archive
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if database.folder is None:
+        return Disk("PostgreSQL", "", index, None), Disk("archive", str(archive), kept, free)
+    if Path(database.folder).stat().st_dev == folder.stat().st_dev:
+        return (Disk("PostgreSQL and archive", str(archive), index + kept, free),)
+    there = shutil.disk_usage(database.folder).free
+    return Disk("PostgreSQL", database.folder, index, there), Disk("archive", str(archive), kept, free)
+
+
+def spending_of(revision: Revision, means: Means, database: Database) -> Spending | None:
+    """Return price, use and cap of the provider that the model is behind; None for a local model."""
+    if not revision.model.name.startswith(PREFIX):
+        return None
+    name = split_reference(revision.model.name)[0]
+    if (chosen := means.providers.get(name)) is None:
+        return None
+    price, used = chosen.price_per_million_tokens_usd, database.spent_usd.get(name, 0.0)
+    return Spending(name, price, used, chosen.max_spend_usd)
+
+
+def window_of(hours: float, drawn: Drawn, tokens: Estimate, database: Database, costs: Costs, *, own: bool) -> Window:
+    """Return what keeping the old index for ``hours`` costs, at the write rate of the last day."""
+    embedded = database.changed_in_a_day * hours / 24 * tokens.value / max(1, drawn.documents)
+    paid = money(costs, embedded)
+    return Window(
+        hours=hours,
+        storage_bytes=database.served_bytes,
+        storage_usd=database.served_bytes / 1e9 * costs.storage_usd_per_gb_month * hours / HOURS_PER_MONTH,
+        writes_per_day=database.changed_in_a_day,
+        tokens=embedded,
+        embedding_usd=paid.gpu_usd if own else paid.api_usd,
+    )

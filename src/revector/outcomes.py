@@ -1,0 +1,88 @@
+"""Planned against actual: the plan in the history, what a migration came to, and one beside the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from revector.forecast import Plan
+from revector.registry.collections import Generation
+from revector.registry.control import add_event, before_event
+
+STEPS = ("backfill", "index", "verify", "gate")
+"""Whose end is an event, in this order; the first begins with the provisioning."""
+
+
+def keep_plan(engine: sa.Engine, cid: int, actor: str, plan: Plan) -> None:
+    """Add what a plan says to the history, where what happens is compared with it."""
+    with engine.begin() as connection:
+        before_event(connection, cid)
+        add_event(connection, cid, actor, "plan", None, plan.brief())
+
+
+def backfilled(engine: sa.Engine, generation: Generation) -> dict[str, int]:
+    """Return what a backfill came to: documents, chunks, and bytes of the archive's parts that are still there."""
+    with engine.connect() as connection:
+        row = connection.execute(
+            sa.text("SELECT count(*) AS documents, coalesce(sum(n_chunks), 0) AS chunks FROM ledger WHERE gen = :gen"),
+            {"gen": generation.gen},
+        ).one()
+        paths = connection.scalars(sa.text("SELECT path FROM part WHERE gen = :gen"), {"gen": generation.gen}).all()
+    size = 0
+    for path in paths:
+        with suppress(OSError):  # on another machine, or removed
+            size += Path(path).stat().st_size
+    return {"documents": int(row.documents), "chunks": int(row.chunks), "archive_bytes": size}
+
+
+def indexed(engine: sa.Engine, generation: Generation) -> dict[str, int]:
+    """Return the bytes of a physical index with everything that belongs to it."""
+    with engine.connect() as connection:
+        size = connection.scalar(
+            sa.text("SELECT pg_total_relation_size(to_regclass(:name))"), {"name": generation.physical_name}
+        )
+    return {"index_bytes": int(size or 0)}
+
+
+def planned_and_actual(connection: sa.Connection, cid: int, revision: str) -> dict[str, Any] | None:
+    """Return ``planned`` and ``actual`` of each figure of the latest migration to ``revision``; None without a plan.
+
+    Seconds of a step are from the end of the one before, by the database's clock: waiting in between counts.
+    """
+    events = connection.execute(
+        sa.text(
+            """
+            WITH provisioned AS (SELECT seq, gen FROM event WHERE cid = :cid AND kind = 'provision'
+                                   AND detail->>'revision' = :revision ORDER BY seq DESC LIMIT 1)
+            SELECT kind, at, detail FROM event WHERE cid = :cid AND (
+              gen = (SELECT gen FROM provisioned) AND kind = ANY(CAST(:kinds AS text[])) OR seq = (
+                SELECT max(seq) FROM event WHERE cid = :cid AND kind = 'plan' AND detail->>'revision' = :revision
+                  AND seq < (SELECT seq FROM provisioned)))
+            ORDER BY seq
+            """
+        ),
+        {"cid": cid, "revision": revision, "kinds": ["provision", *STEPS]},
+    ).all()
+    first = {row.kind: row for row in reversed(events)}
+    if "plan" not in first or "provision" not in first:
+        return None
+    planned: Mapping[str, Any] = first["plan"].detail
+    actual: dict[str, Any] = {}
+    for kind in ("backfill", "index"):
+        actual |= first[kind].detail if kind in first else {}
+    found = {
+        name: {"planned": planned[name], "actual": actual.get(name)}
+        for name in ("documents", "chunks", "index_bytes", "archive_bytes")
+    }
+    before = first["provision"].at
+    for step in STEPS:
+        if step not in first:
+            break
+        took = (first[step].at - before).total_seconds()
+        before = first[step].at
+        found[f"{step}_seconds"] = {"planned": planned["seconds"][step], "actual": round(took, 3)}
+    return found

@@ -1,0 +1,94 @@
+"""Measures how fast an encoder is here and now, on chunks drawn as they occur in the collection."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Sequence
+
+from revector.encoders import PROBES
+from revector.encoding import MODEL_ERRORS
+from revector.errors import EncoderMismatch, EncoderUnavailable
+from revector.forecast import Probe
+from revector.interfaces import Encoder
+from revector.report import Estimate
+from revector.strata import NORMAL_95
+
+FIRST_BATCH, MOST_BATCH = 32, 1_024
+FULL_S = 0.5
+"""A batch is doubled until it takes this long: a GPU is not full with 32 chunks."""
+
+PATIENT_S = 5.0
+"""A probe that may take so long goes on for a tenth of it at least: only then one sees how much of a core there is."""
+
+LEAST_SHARE = 0.05
+
+API_CHUNKS = 32
+"""Behind an API each chunk is paid, and limits, not batches, decide how fast it is."""
+
+
+def probe(encoder: Encoder, chunks: Sequence[tuple[str, float]], *, seconds: float, cut_tokens_per_s: float) -> Probe:
+    """Embed ``chunks`` (text, how many of the collection it stands for) for at most about ``seconds``.
+
+    On a CPU a chunk is hardly embedded twice; another device is kept busy for all of the time, as its first seconds say
+    little. A text that cannot be embedded is counted and left out. Raises what the encoder raises for all of them.
+    """
+    device, api = str(getattr(encoder, "device", "cpu")), encoder.components.get("kind") == "api"
+    numbers = random.Random(0)  # noqa: S311 - a draw, no secret
+    # Weighted, without repeats in one pass: Efraimidis and Spirakis, 2006.
+    order = sorted(chunks, key=lambda chunk: numbers.random() ** (1 / max(chunk[1], 1e-9)), reverse=True)
+    texts = [text for text, _ in order][: API_CHUNKS if api else None]
+    encoder.encode_document(PROBES[:1])  # the first call also pays for what is set up lazily
+    took: list[tuple[int, float]] = []
+    failed, tried = dict[int, Exception](), 0
+    at, size, began, used_s = 0, FIRST_BATCH, time.perf_counter(), time.process_time()
+    while at < len(texts) and time.perf_counter() - began < seconds:
+        batch = texts[at : at + size]
+        started = time.perf_counter()
+        try:
+            encoder.encode_document(batch)
+        except (EncoderUnavailable, EncoderMismatch):
+            raise
+        except MODEL_ERRORS as error:
+            size = max(1, len(batch) // 2)
+            if len(batch) == 1:
+                failed[at] = error
+                at += 1
+            tried = max(tried, at)
+            continue
+        spent = time.perf_counter() - started
+        took.append((sum(map(encoder.count_tokens, batch)), spent))
+        at += len(batch)
+        tried = max(tried, at)
+        size = min(MOST_BATCH, max(FIRST_BATCH, 2 * size)) if spent < FULL_S else size
+        long = device != "cpu" or (seconds >= PATIENT_S and time.perf_counter() - began < seconds / 10)
+        if at >= len(texts) and long and not api:
+            at = 0
+    if failed and not took:
+        raise next(iter(failed.values()))
+    wall_s, used_s = time.perf_counter() - began, time.process_time() - used_s
+    tokens, spent = sum(count for count, _ in took), sum(one for _, one in took)
+    return Probe(
+        device="api" if api else device,
+        engine=str(getattr(encoder, "engine", "")),
+        chunks=tried,
+        failed=len(failed),
+        tokens=tokens,
+        seconds=round(spent, 3),
+        tokens_per_s=_rate(took),
+        cut_tokens_per_s=cut_tokens_per_s,
+        core_share=min(1.0, max(LEAST_SHARE, used_s / wall_s)) if device == "cpu" and not api and took else 1.0,
+    )
+
+
+def _rate(took: Sequence[tuple[int, float]]) -> Estimate:
+    """Return tokens per second with the 95 % interval of a ratio (Cochran, section 2.11); none below three batches."""
+    tokens = max(1, sum(count for count, _ in took))
+    seconds = max(1e-9, sum(spent for _, spent in took))
+    per_token, n = seconds / tokens, len(took)
+    if n < 3:
+        return Estimate(1 / per_token, 1 / per_token, 1 / per_token)
+    squares = sum((spent - per_token * count) ** 2 for count, spent in took)
+    half = min(0.9 * per_token, NORMAL_95 * math.sqrt(squares * n / (n - 1)) / tokens)
+    return Estimate(1 / per_token, 1 / (per_token + half), 1 / (per_token - half))

@@ -1,0 +1,102 @@
+"""Who may call, and how often: keys of the database and of the environment, their scopes, and a bucket for each."""
+
+from __future__ import annotations
+
+import math
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from starlette.exceptions import HTTPException
+
+from revector.registry.keys import Key, id_of, read_keys
+
+FRESH_S = 2.0
+"""How old what is known of the keys may be: a key that was revoked opens nothing after that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks; ``key_id`` names the key, and ``collections`` None means all of them."""
+
+    key_id: str
+    scopes: frozenset[str]
+    collections: frozenset[str] | None = None
+
+    def check(self, scope: str, collection: str | None) -> None:
+        """Raise 403 unless this caller may do what ``scope`` covers, in ``collection`` where there is one."""
+        if not {scope, "admin"} & self.scopes:
+            raise HTTPException(403, f"this needs a key with the scope {scope}; yours has {_shown(self.scopes)}.")
+        if self.collections is not None and collection not in self.collections:
+            raise HTTPException(403, f"your key is for other collections: {_shown(self.collections)}.")
+
+
+ANYONE = Caller("anyone", frozenset({"admin"}))
+ENVIRONMENT = Caller("environment", frozenset({"admin"}))
+
+
+class Access:
+    """Knows the keys. Without any, whoever reaches a service that is ``local`` may do everything.
+
+    ``token`` is the key of the environment, which has the scope admin. ``engine`` may raise while the database is down.
+    """
+
+    def __init__(self, engine: Callable[[], sa.Engine], *, token: str | None, local: bool) -> None:
+        self._engine, self._token, self._local = engine, None if token is None else token.encode(), local
+        self._keys: dict[str, Key] = {}
+        self._read_at = -math.inf
+        self._reading = threading.Lock()
+
+    def of_environment(self, secret: str) -> Caller | None:
+        """Return the caller whose key is that of the environment; asks no database."""
+        # Header bytes as they came: Starlette reads them as Latin-1.
+        known = self._token is not None and secrets.compare_digest(secret.encode("latin-1"), self._token)
+        return ENVIRONMENT if known else None
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether ``read`` must come before ``find``."""
+        return time.monotonic() - self._read_at > FRESH_S
+
+    def read(self) -> None:
+        """Read the keys anew. Raises what the database raises; nobody is let in by what was known before."""
+        with self._reading:
+            if self.is_stale:
+                with self._engine().connect() as connection:
+                    self._keys = {key.key_id: key for key in read_keys(connection)}
+                self._read_at = time.monotonic()
+
+    def find(self, secret: str) -> Caller | None:
+        """Return whose key this is; None for nobody's."""
+        if self._local and self._token is None and not self._keys:
+            return ANYONE
+        key = self._keys.get(id_of(secret))
+        return Caller(key.key_id, key.scopes, key.collections) if key and key.opens_with(secret) else None
+
+
+class Buckets:
+    """A token bucket per caller: ``per_s`` requests a second, and those of one second at once.
+
+    By this process's own steady clock, so that a clock that is set back locks nobody out.
+    """
+
+    def __init__(self, per_s: float, *, now: Callable[[], float] = time.monotonic) -> None:
+        self._per_s, self._most, self._now = per_s, max(1.0, per_s), now
+        self._filled: dict[str, tuple[float, float]] = {}
+
+    def take(self, key_id: str) -> float:
+        """Take one request out and return 0, or return in how many seconds there will be one."""
+        now = self._now()
+        level, at = self._filled.get(key_id, (self._most, now))
+        level = min(self._most, level + (now - at) * self._per_s)
+        if level < 1:
+            return (1 - level) / self._per_s
+        self._filled[key_id] = level - 1, now
+        return 0.0
+
+
+def _shown(names: frozenset[str]) -> str:
+    return ", ".join(sorted(names))

@@ -1,0 +1,130 @@
+"""Routes of single documents: put, get, delete, each committed when it answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any, Literal
+
+import anyio
+from fastapi import Query
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+
+from revector.registry.documents import Documents, Stored, Written
+from revector.service.problems import example
+from revector.service.routes import DocId, Name, routes
+from revector.service.state import Service, Shared
+
+BIGGEST_VERSION = 2**63 - 1
+_PATH = "/collections/{collection}/documents/{doc_id:path}"
+
+Wait = Annotated[
+    Literal["active"] | None,
+    Query(description="`active`: answer once the active generation shows the write (read-your-write)."),
+]
+TimeoutS = Annotated[float, Query(gt=0, le=60, description="How many seconds `wait` may take; 409 afterwards.")]
+Version = Annotated[
+    int | None,
+    Query(ge=0, le=BIGGEST_VERSION, description="The caller's own: the delete counts only if it is newer."),
+]
+
+reading = routes("read")
+writing = routes("write")
+
+
+class DocumentIn(BaseModel):
+    """What ``PUT`` takes: the text, its metadata, and optionally the caller's own version."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "example": {"text": "Rivers carve valleys.", "meta": {"lang": "en", "year": 2024}, "version": 7}
+        },
+    )
+
+    text: str
+    meta: dict[str, Any] = {}
+    version: int | None = Field(default=None, ge=0, le=BIGGEST_VERSION)
+    """The caller's own version: the write is kept only if it is newer than what is stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a write did. ``changed`` is false when the same was stored before, or something newer."""
+
+    id: str
+    version: int | None
+    changed: bool
+
+
+_RECEIPT = example({"id": "guide-7", "version": 4711, "changed": True})
+
+
+@reading.get(
+    _PATH,
+    responses=example(
+        {
+            "id": "guide-7",
+            "version": 4711,
+            "text": "Rivers carve valleys.",
+            "meta": {"lang": "en"},
+            "external_version": 7,
+        }
+    ),
+)
+def get_document(collection: Name, doc_id: DocId, service: Shared) -> Stored:
+    """Return a document as it stands: the source of truth, not what the index shows."""
+    stored = service.documents(collection).get(doc_id)
+    if stored is None:
+        raise HTTPException(404, f"collection {collection!r} has no document {doc_id!r}.")
+    return stored
+
+
+@writing.put(_PATH, responses=_RECEIPT)
+async def put_document(
+    collection: Name, doc_id: DocId, document: DocumentIn, service: Shared, wait: Wait = None, timeout_s: TimeoutS = 30
+) -> Receipt:
+    """Create or replace a document. It is committed when this answers; live generations follow within the lag."""
+
+    def put() -> tuple[Documents, Written, int | None]:
+        documents = service.documents(collection)
+        written = documents.put(doc_id, document.text, document.meta, document.version)
+        found = written.versions.get(doc_id)
+        if found is None and (stored := documents.get(doc_id)):
+            # A repeated call changes nothing, and must wait for what the first one wrote all the same.
+            found = stored.version
+        return documents, written, found
+
+    documents, written, found = await run_in_threadpool(put)
+    if wait and found is not None:
+        await _served(service, documents, Written({doc_id: found}), timeout_s)
+    return Receipt(doc_id, found, bool(written.changed))
+
+
+@writing.delete(_PATH, responses=_RECEIPT)
+async def delete_document(
+    collection: Name,
+    doc_id: DocId,
+    service: Shared,
+    version: Version = None,
+    wait: Wait = None,
+    timeout_s: TimeoutS = 30,
+) -> Receipt:
+    """Delete a document: no search shows it from now on. One that does not exist is no error."""
+
+    def delete() -> tuple[Documents, Written]:
+        documents = service.documents(collection)
+        return documents, documents.delete(doc_id, version)
+
+    documents, written = await run_in_threadpool(delete)
+    if wait:
+        await _served(service, documents, written, timeout_s)
+    return Receipt(doc_id, written.versions.get(doc_id), bool(written.changed))
+
+
+async def _served(service: Service, documents: Documents, written: Written, timeout_s: float) -> None:
+    """Wait in a thread of the few that are for waiting: the others are for searches and writes."""
+    wait = partial(documents.wait_until_served, written, timeout_s=timeout_s)
+    await anyio.to_thread.run_sync(wait, limiter=service.waiting)

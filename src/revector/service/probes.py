@@ -1,0 +1,44 @@
+"""Routes that say how things stand: alive, ready, the status of a collection, its shadow reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Depends
+from fastapi.responses import JSONResponse
+
+from revector.service.problems import example, problem, responses
+from revector.service.routes import BEARER, Name, routes
+from revector.service.state import Shared
+
+open_to_all = APIRouter()
+any_key = APIRouter(dependencies=[Depends(BEARER)], responses=responses(401, 429, 503))
+admin = routes("admin")
+
+
+@open_to_all.get("/health", responses=example({"status": "alive"}))
+async def health() -> dict[str, str]:
+    """Tell that the process is alive; looks at nothing else and needs no key."""
+    return {"status": "alive"}
+
+
+@any_key.get("/ready", responses=example({"status": "ready"}))
+def ready(service: Shared) -> JSONResponse:
+    """Answer 200 when database, schema and the encoders of everything that is served are there, else 503 and why."""
+    reasons = service.unready()
+    if reasons:
+        return problem(503, "NotReady", " ".join(reasons), retryable=True, reasons=reasons)
+    return JSONResponse({"status": "ready"})
+
+
+@admin.get("/collections/{collection}", responses=example({"collection": "docs", "slots": {"active": None}}))
+def status(collection: Name, service: Shared) -> dict[str, Any]:
+    """Return where a collection stands: slots, lag, the open migration, the rollback window, dead letters."""
+    service.documents(collection)
+    return service.project.status(collection)
+
+
+@admin.get("/collections/{collection}/shadow", responses=example({"queries": 0}))
+def shadow(collection: Name, service: Shared) -> dict[str, Any]:
+    """Return what the shadow reads of this process found since it began; the status has those of all processes."""
+    return service.shadow(collection)

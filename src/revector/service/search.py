@@ -1,0 +1,120 @@
+"""The route that searches: by text, by a stored document, or by a vector of the active generation's own encoder."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import Body, Response
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter
+
+from revector.searcher import Answer
+from revector.service.problems import example
+from revector.service.routes import Name, routes
+from revector.service.state import Shared
+
+WIDEST = 16_000
+"""Numbers in the widest vector that pgvector stores."""
+
+_ANSWERS = TypeAdapter(Answer)
+
+reading = routes("read")
+
+
+class _Search(BaseModel):
+    """What every search takes. ``where`` as in the README: equality, one of a list, or a range."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    k: int = Field(default=10, ge=1, le=1_000)
+    where: dict[str, Any] | None = Field(default=None, max_length=64)
+    by: Literal["document", "chunk"] = "document"
+
+
+class ByText(_Search):
+    """Search by text, which the active generation's encoder embeds."""
+
+    query: str = Field(max_length=100_000)
+
+
+class ByDocument(_Search):
+    """Search for documents like a stored one, which is not among the hits."""
+
+    like: str = Field(description="Id of a document that the active generation shows.")
+
+
+class ByVector(_Search):
+    """Search by a vector; refused unless ``encoder_fp`` is that of the active generation's encoder."""
+
+    vector: list[Annotated[float, Field(allow_inf_nan=False)]] = Field(min_length=1, max_length=WIDEST)
+    encoder_fp: str = Field(description="`encoder_fp` of the generation whose encoder made the vector.")
+
+
+_FIRST_FIELD = {"query": ByText, "like": ByDocument, "vector": ByVector}
+
+
+def _kind(asked: Any) -> str | None:
+    named = _FIRST_FIELD.keys() & asked if isinstance(asked, dict) else set()
+    return named.pop() if len(named) == 1 else None
+
+
+SearchIn = Annotated[
+    Annotated[ByText, Tag("query")] | Annotated[ByDocument, Tag("like")] | Annotated[ByVector, Tag("vector")],
+    Discriminator(
+        _kind,
+        custom_error_type="one_of_three",
+        custom_error_message="Give exactly one of query, like and vector (with encoder_fp)",
+    ),
+]
+
+_FINGERPRINT = "5b1f6f6d6c0c4d5e8f0a9b7c3d2e1f00aa55bb66cc77dd88ee99ff0011223344"
+_EXAMPLES: dict[str, Any] = {
+    "text": {
+        "summary": "By text, with a filter",
+        "value": {"query": "how do valleys form", "k": 10, "where": {"lang": ["en", "de"], "year": {"gte": 2020}}},
+    },
+    "document": {"summary": "Documents like this one", "value": {"like": "guide-7", "k": 5}},
+    "vector": {
+        "summary": "By a vector of your own, with its encoder's fingerprint",
+        "value": {"vector": [0.25, -0.5, 0.75], "encoder_fp": _FINGERPRINT},
+    },
+}
+_ANSWER = {
+    "hits": [
+        {
+            "id": "guide-7",
+            "score": 0.71,
+            "chunk": 0,
+            "start": 0,
+            "stop": 21,
+            "text": "Rivers carve valleys.",
+            "version": 4711,
+            "meta": {"lang": "en", "year": 2024},
+        }
+    ],
+    "generation": 3,
+    "revision": "9c41d2e0",
+    "encoder_fp": _FINGERPRINT,
+    "exact": False,
+    "encode_ms": 6.1,
+    "search_ms": 2.4,
+    "asked": 1,
+}
+
+
+@reading.post("/collections/{collection}/search", response_model=Answer, responses=example(_ANSWER))
+def search(collection: Name, asked: Annotated[SearchIn, Body(openapi_examples=_EXAMPLES)], service: Shared) -> Response:
+    """Search through the alias. The answer names the generation and the encoder that gave it.
+
+    A vector is refused with 409 unless its `encoder_fp` is the active generation's: after a swap, ask by text, or embed
+    anew with the model that serves now.
+    """
+    searcher = service.searcher(collection)
+    match asked:
+        case ByText():
+            found = searcher.search(asked.query, asked.k, where=asked.where, by=asked.by)
+        case ByDocument():
+            found = searcher.search_like(asked.like, asked.k, where=asked.where, by=asked.by)
+        case ByVector():
+            found = searcher.search_given(asked.vector, asked.encoder_fp, asked.k, where=asked.where, by=asked.by)
+    # As JSON here: FastAPI would validate our own answer, in another thread.
+    return Response(_ANSWERS.dump_json(found), media_type="application/json")

@@ -1,0 +1,66 @@
+"""The HTTP service in a test: a client over a project, and what answers must look like."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+from fastapi.testclient import TestClient
+
+from revector.config import Project
+from revector.registry import keys
+from revector.service import create_app
+from worlds import World
+
+DOCUMENT = "/collections/docs/documents/d00007"
+UPLOAD = "/collections/docs/documents"
+SEARCH = "/collections/docs/search"
+JSON_TYPE = {"content-type": "application/json"}
+
+
+@contextmanager
+def serve(project: Project, **options: Any) -> Iterator[TestClient]:
+    with TestClient(create_app(project, **options), raise_server_exceptions=False) as client:
+        yield client
+
+
+def key_for(world: World, *scopes: str, collections: Sequence[str] | None = None) -> tuple[str, dict[str, str]]:
+    """A new key: its id, and the header that it makes."""
+    with world.engine.begin() as connection:
+        secret, key = keys.create(connection, "a test", scopes, collections, actor="tester")
+    return key.key_id, {"Authorization": f"Bearer {secret}"}
+
+
+@contextmanager
+def working(world: World) -> Iterator[None]:
+    """A worker beside the service, as in production."""
+    stop = threading.Event()
+    thread = threading.Thread(target=world.project.worker().run, args=(stop,))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def until(condition: Callable[[], Any], limit_s: float = 20) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.02)
+
+
+def refused(answer: httpx.Response, status: int, kind: str) -> str:
+    """The detail of a refusal, after a look at its form."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    body = answer.json()
+    assert (body["status"], body["type"]) == (status, f"urn:revector:error:{kind}")
+    assert body["title"]
+    assert "Traceback" not in body["detail"]
+    return body["detail"]

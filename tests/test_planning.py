@@ -1,0 +1,267 @@
+"""The plan: what changes, what is redone and what is reused, how much there is, what it costs, and what came of it."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from revector import estimating, strata
+from revector.cli import exits, run
+from revector.costs import Costs, money
+from revector.encoders.hashing import HashingEncoder
+from revector.errors import NoRoom
+from revector.forecast import LEAST_FREE, Disk
+from revector.interfaces import Document
+from revector.probing import probe
+from revector.spec import ModelSpec
+from worlds import World
+
+MODEL = 'model = ModelSpec(name="hashing", dim=64)'
+
+
+def embedded_and_reused(world: World, revision: str) -> tuple[int, int]:
+    """What the backfill says that it did."""
+    outcomes = {one.step: one.facts for one in world.upgrade(revision, to="backfill")}
+    return outcomes["backfill"]["embedded"], outcomes["backfill"]["reused"]
+
+
+# What must be redone --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "reused"),
+    [
+        ((MODEL, "index = IndexSpec(m=24)"), 120),
+        ((MODEL, 'index = IndexSpec(kind="exact")'), 120),
+        ((MODEL, 'index = IndexSpec(storage="halfvec")'), 120),
+        ((MODEL, 'index = IndexSpec(quantize="bit")'), 120),
+        ((MODEL, "index = IndexSpec(ef_search=40)"), 120),
+        ((MODEL, "chunking = Chunking(max_tokens=128)"), 0),
+        (('model = ModelSpec(name="hashing:seed2", dim=64)',), 0),
+        (('model = ModelSpec(name="hashing", dim=128)',), 0),
+        (('model = ModelSpec(name="hashing", dim=64, document_prompt="passage: ")',), 0),
+    ],
+    ids=lambda value: value[-1][:60] if isinstance(value, tuple) else None,
+)
+def test_the_plan_foretells_what_the_backfill_reuses(served: World, body: tuple[str, ...], reused: int) -> None:
+    served.revision("b200", "a100", *body)
+    plan = served.migrator.plan("b200")
+    assert plan.reused == reused
+    assert embedded_and_reused(served, "b200") == (120 - reused, reused)
+    assert (plan.tokens_to_embed.value == 0) == (reused == 120)
+    assert ("copy every vector" in plan.action) == (reused == 120)
+
+
+def test_what_was_written_since_is_embedded_whatever_is_reused(served: World) -> None:
+    served.revision("b200", "a100", MODEL, "index = IndexSpec(m=24)")
+    served.put(30, start=1_000)
+    plan = served.migrator.plan("b200")
+    assert (plan.documents, plan.reused) == (150, 120)
+    assert embedded_and_reused(served, "b200") == (30, 120)
+
+
+def test_an_aborted_migration_is_reused_from_the_archive(served: World) -> None:
+    served.upgrade("b200", to="backfill")
+    served.migrator.abort("begun anew")
+    served.documents.put("d00003", "quite another text")
+    plan = served.migrator.plan("b200")
+    assert plan.reused == 119
+    assert embedded_and_reused(served, "b200") == (1, 119)
+
+
+def test_parts_that_were_removed_from_the_archive_are_not_counted_on(served: World) -> None:
+    served.upgrade("b200", to="backfill")
+    served.migrator.abort("begun anew")
+    for part in served.project.archive.rglob("*.h5"):
+        part.unlink()
+    assert served.migrator.plan("b200").reused == 0
+
+
+def test_every_setting_is_marked_as_changed_new_or_the_same(served: World) -> None:
+    changed = {one.field: one for one in served.migrator.plan("b200").changes}
+    assert {name for name, one in changed.items() if one.mark == "~"} == {"model.name", "model.dim"}
+    assert changed["model.name"].means == "every document is embedded anew"
+    assert {one.mark for name, one in changed.items() if not name.startswith("model.")} == {"="}
+
+
+def test_a_first_revision_is_all_new(world: World) -> None:
+    world.put(10)
+    plan = world.migrator.plan("a100")
+    assert {one.mark for one in plan.changes} == {"+"}
+    assert plan.action == "embed 10 documents into a new index"
+
+
+# How much there is ----------------------------------------------------------------------------------------------------
+
+
+def long_tailed(count: int) -> list[Document]:
+    """Documents of 5 to some thousand words, of which few hold most of the text."""
+    numbers = random.Random(3)
+    lengths = [max(5, round(math.exp(numbers.gauss(4, 1.2)))) for _ in range(count)]
+    return [Document(f"t{n:05d}", " ".join(f"word{n % 97}" for _ in range(k))) for n, k in enumerate(lengths)]
+
+
+def test_tokens_of_all_documents_lie_in_the_interval_of_a_sample(world: World) -> None:
+    documents = long_tailed(3_000)
+    world.documents.put_many(documents)
+    encoder = HashingEncoder(ModelSpec("hashing", 64))
+    truth = sum(encoder.count_tokens(one.text or "") for one in documents)
+    drawn = strata.draw(world.engine, world.collection.cid)
+    found = strata.total(drawn, strata.by_stratum(drawn, encoder.count_tokens))
+    assert (drawn.documents, len(drawn.strata) > 5) == (3_000, True)
+    assert drawn.sampled < 300
+    assert found.low <= truth <= found.high
+    assert (found.high - found.low) / truth < 0.15
+
+
+def test_a_sample_by_length_is_surer_than_one_at_random(world: World) -> None:
+    world.documents.put_many(long_tailed(3_000))
+    encoder = HashingEncoder(ModelSpec("hashing", 64))
+    drawn = strata.draw(world.engine, world.collection.cid)
+    by_length = strata.total(drawn, strata.by_stratum(drawn, encoder.count_tokens))
+    picked = random.Random(1).sample(world.sql("SELECT content FROM document"), drawn.sampled)
+    alone = strata.Drawn((strata.Stratum(3_000, drawn.bytes, tuple(row.content for row in picked)),), 6.0)
+    at_random = strata.total(alone, strata.by_stratum(alone, encoder.count_tokens))
+    assert by_length.high - by_length.low < (at_random.high - at_random.low) / 2
+
+
+def test_a_small_collection_is_counted_whole(served: World) -> None:
+    plan = served.migrator.plan("b200")
+    assert (plan.sampled, plan.chunks.low, plan.chunks.high) == (120, 120, 120)
+
+
+def test_the_sample_does_not_change_between_two_plans(served: World) -> None:
+    served.put(400, start=1_000)
+    draw = lambda: strata.draw(served.engine, served.collection.cid)  # noqa: E731
+    assert draw() == draw()
+
+
+def test_a_probe_counts_what_it_embeds_and_stops_at_its_time() -> None:
+    encoder = HashingEncoder(ModelSpec("hashing", 64))
+    chunks = [(f"five words number {n} here", 1.0) for n in range(300)]
+    found = probe(encoder, chunks, seconds=4.0, cut_tokens_per_s=1.0)
+    assert (found.chunks, found.tokens, found.device) == (300, 1_500, "cpu")
+    assert found.tokens_per_s.low <= found.tokens_per_s.value <= found.tokens_per_s.high
+    assert probe(encoder, chunks, seconds=0.0, cut_tokens_per_s=1.0).tokens == 0
+
+
+def test_a_text_that_cannot_be_embedded_is_told_and_does_not_stop_the_plan(served: World) -> None:
+    served.documents.put("d00003", "poison in the well")
+
+    def choke(texts: Any, vectors: Any) -> Any:
+        if any("poison" in text for text in texts):
+            raise RuntimeError("tokenizer choked")
+        return vectors
+
+    served.loader["hashing:seed2"].hook = choke
+    plan = served.migrator.plan("b200")
+    assert (plan.probe.chunks, plan.probe.failed) == (120, 1)
+    assert any("1 of 120 chunks" in risk for risk in plan.risks)
+
+
+def test_an_encoder_that_fails_on_everything_stops_the_plan(served: World) -> None:
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("no device")
+
+    served.loader["hashing:seed2"].hook = broken
+    with pytest.raises(RuntimeError, match="no device"):
+        served.migrator.plan("b200")
+
+
+# Money ----------------------------------------------------------------------------------------------------------------
+
+
+def test_an_api_and_gpus_cost_what_their_prices_say() -> None:
+    found = money(Costs(), 600e6)  # an hour of one GPU at 10 million tokens a minute
+    assert (found.api_usd, found.gpu_hours, found.gpu_usd) == (12.0, 1.0, 3.0)
+    assert (found.break_even_tokens_hour, found.cheaper) == (150e6, "gpu")
+    assert found.break_even_tokens_month == pytest.approx(109.5e9)
+    assert money(Costs(api_usd_per_million_tokens=0.001), 600e6).cheaper == "api"
+    assert money(Costs(api_usd_per_million_tokens=0), 1e6).break_even_tokens_hour is None
+
+
+def test_prices_of_the_settings_reach_the_plan(served: World) -> None:
+    file = served.root / "revector.toml"
+    file.write_text("costs.api_usd_per_million_tokens = 1000000.0\n" + file.read_text())
+    served.__dict__.pop("project")
+    plan = served.migrator.plan("b200")
+    assert plan.money.api_usd == pytest.approx(plan.tokens_to_embed.value)
+
+
+# Disks ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_disk_with_too_little_free_refuses_the_migration_before_it_begins(
+    served: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full:
+        free = 1
+
+    monkeypatch.setattr(estimating.shutil, "disk_usage", lambda _: Full)
+    assert any("GB free" in warning for warning in served.migrator.plan("b200").warnings)
+    before = served.state()
+    with pytest.raises(NoRoom, match="Nothing was changed"):
+        served.upgrade("b200")
+    assert served.state() == before
+    assert served.events("plan")[0]["detail"]["revision"] == "a100"
+
+
+def test_a_disk_is_too_small_below_its_multiple_and_never_when_it_cannot_be_seen() -> None:
+    assert Disk("archive", "/a", 100, int(100 * LEAST_FREE) - 1).too_small
+    assert not Disk("archive", "/a", 100, math.ceil(100 * LEAST_FREE)).too_small
+    assert not Disk("PostgreSQL", "", 100, None).too_small
+
+
+# History and command line ---------------------------------------------------------------------------------------------
+
+
+def test_the_history_holds_planned_against_actual(served: World) -> None:
+    served.upgrade("b200")
+    found = served.migrator.plan("b200").already
+    assert found is not None
+    assert found["documents"] == {"planned": 120, "actual": 120}
+    assert found["chunks"] == {"planned": 120, "actual": 120}
+    assert found["index_bytes"]["actual"] == served.value(
+        f"SELECT pg_total_relation_size('{served.generation().physical_name}')"
+    )
+    assert found["archive_bytes"]["actual"] > 0
+    assert all(found[f"{step}_seconds"]["actual"] > 0 for step in ("backfill", "index", "verify", "gate"))
+
+
+def test_a_plan_without_a_migration_has_nothing_to_compare(served: World) -> None:
+    assert served.migrator.plan("b200").already is None
+
+
+@pytest.fixture
+def at(served: World, monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.chdir(served.root)
+    return served
+
+
+def plan_in_json(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[str, Any]]:
+    code = run(["plan", *words, "--json"])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_exit_codes_tell_changes_nothing_to_do_and_what_would_be_refused(
+    at: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, found = plan_in_json(capsys, "b200")
+    assert code == (exits.CHECK_FAILED if found["warnings"] else 0)
+    assert plan_in_json(capsys, "a100")[0] == exits.NOTHING_TO_DO
+    at.labels([("d00001", "apple1")])
+    code, found = plan_in_json(capsys, "b200")
+    assert (code, found["warnings"] != []) == (exits.CHECK_FAILED, True)
+
+
+def test_the_page_shows_changes_money_time_and_disks(at: World, capsys: pytest.CaptureFixture[str]) -> None:
+    run(["plan", "b200", "--probe-seconds", "1"])
+    page = capsys.readouterr().out
+    for line in ("~  model.dim", "=  chunking.*", "to change", "break-even", "to the swap", "disk: ", "way back"):
+        assert line in page
+    assert str(Path.home()) not in page.split("disk")[0]

@@ -1,0 +1,190 @@
+"""Uploads of many documents over HTTP: every line accounted for, memory flat, and nothing lost by an error."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tracemalloc
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from revector.errors import DatabaseUnavailable
+from revector.registry.documents import Documents
+from revector.service import create_app, uploads
+from serving import SEARCH, UPLOAD, refused, serve, working
+from worlds import World
+
+NDJSON = {"content-type": "application/x-ndjson"}
+
+
+@pytest.fixture
+def client(served: World) -> Iterator[TestClient]:
+    with serve(served.project) as client:
+        yield client
+
+
+def lines(*documents: Any) -> bytes:
+    """Lines as they are sent; what is bytes is a line already."""
+    return b"".join((one if isinstance(one, bytes) else json.dumps(one).encode()) + b"\n" for one in documents)
+
+
+def send(client: TestClient, body: Any) -> dict[str, Any]:
+    answer = client.post(UPLOAD, content=body, headers=NDJSON)
+    assert answer.status_code == 200, answer.text
+    report = answer.json()
+    assert report["read"] == report["written"] + report["unchanged"] + len(report["rejected"])
+    return report
+
+
+def test_an_upload_is_stored_and_searched(served: World) -> None:
+    with working(served), serve(served.project) as client:
+        new = {"id": "new/1", "text": "quince medlar", "meta": {"n": -1}, "version": 3}
+        assert send(client, lines(new, {"id": "new/2", "text": "sloe"})) == {
+            "read": 2,
+            "written": 2,
+            "unchanged": 0,
+            "rejected": [],
+        }
+        assert send(client, lines(new, {"id": "new/2", "text": "sloe bullace"}))["unchanged"] == 1
+        wait = client.put(f"{UPLOAD}/new/3", params={"wait": "active"}, json={"text": "damson"})
+        assert wait.status_code == 200
+        hits = client.post(SEARCH, json={"query": "quince medlar"}).json()["hits"]
+        assert hits[0]["id"] == "new/1"
+        stored = client.get(f"{UPLOAD}/new/1").json()
+        assert (stored["text"], stored["meta"], stored["external_version"]) == ("quince medlar", {"n": -1}, 3)
+
+
+def test_a_line_that_cannot_be_stored_costs_only_itself_and_is_named(client: TestClient) -> None:
+    bad = [
+        b'{"id": "a", "text": ',
+        b"\xff\xfe",
+        b"[]",
+        {"text": "no id"},
+        {"id": "b"},
+        {"id": "c", "text": "x", "surprise": 1},
+        {"id": "d", "text": "  "},
+        {"id": "", "text": "x"},
+        {"id": "e", "text": "x", "meta": {"a": "\0"}},
+        b'{"id": "f", "text": "x", "meta": {"a": NaN}}',
+        b'{"id": "g", "text": "\\ud800"}',
+        {"id": "h", "text": "x", "version": 2**63},
+        b'{"id": "i", "text": "x", "meta": {"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}}",
+    ]
+    good = [{"id": f"good{n}", "text": f"good {n}"} for n in range(len(bad) + 1)]
+    mixed = [one for pair in zip(good, bad, strict=False) for one in pair] + [b"  \r", good[-1]]
+    report = send(client, lines(*mixed))
+    assert (report["read"], report["written"]) == (len(good) + len(bad), len(good))
+    assert sorted(one["line"] for one in report["rejected"]) == [2 * n for n in range(1, len(bad) + 1)]
+    assert all(one["reason"] for one in report["rejected"])
+    assert {one["id"] for one in report["rejected"]} == {None, "", "d", "e", "f"}
+    assert all(client.get(f"{UPLOAD}/good{n}").status_code == 200 for n in range(len(good)))
+
+
+def test_of_two_lines_with_one_id_the_later_wins_and_an_older_version_never(client: TestClient) -> None:
+    report = send(client, lines({"id": "a", "text": "first"}, {"id": "b", "text": "x"}, {"id": "a", "text": "second"}))
+    assert report["written"] == 3
+    assert client.get(f"{UPLOAD}/a").json()["text"] == "second"
+    versions = ({"id": "v", "text": "new", "version": 2}, {"id": "v", "text": "old", "version": 1})
+    assert send(client, lines(*versions))["unchanged"] == 1
+    assert client.get(f"{UPLOAD}/v").json()["text"] == "new"
+
+
+def test_lines_may_be_cut_anywhere_and_the_last_needs_no_end(client: TestClient) -> None:
+    body = lines({"id": "é", "text": "naïve café"}, {"id": "b", "text": "zwei\nZeilen"}).rstrip(b"\n")
+    report = send(client, (body[n : n + 1] for n in range(len(body))))
+    assert (report["written"], report["rejected"]) == (2, [])
+    assert client.get(f"{UPLOAD}/b").json()["text"] == "zwei\nZeilen"
+    assert send(client, b"")["read"] == 0
+
+
+def streamed(world: World, pieces: Iterator[bytes]) -> dict[str, Any]:
+    """Upload without a client that would collect the pieces first."""
+    said: list[bytes] = []
+
+    async def receive() -> dict[str, Any]:
+        piece = next(pieces, None)
+        return {"type": "http.request", "body": piece or b"", "more_body": piece is not None}
+
+    async def send(message: Any) -> None:
+        said.append(message.get("body", b""))
+
+    headers = [(b"content-type", b"application/x-ndjson")]
+    scope = {"type": "http", "method": "POST", "path": UPLOAD, "headers": headers, "query_string": b""}
+    asyncio.run(create_app(world.project)(scope, receive, send))
+    return json.loads(b"".join(said))
+
+
+def test_memory_is_flat_whatever_is_sent(served: World) -> None:
+    def body() -> Iterator[bytes]:
+        yield b'{"id": "long", "text": "'
+        for _ in range(160):
+            yield b"x" * (1 << 18)
+        yield b'"}\n'
+        for n in range(200):
+            yield lines({"id": f"m{n}", "text": "word " * 40_000})
+
+    streamed(served, iter([lines({"id": "warm", "text": "up"})]))
+    tracemalloc.start()
+    try:
+        report = streamed(served, body())
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (report["read"], report["written"]) == (201, 200)
+    assert [(one["line"], one["id"]) for one in report["rejected"]] == [(1, None)]
+    assert peak < 48 << 20, f"{peak:,} of 80 MiB that were sent; a line may take 13"
+
+
+def test_an_upload_beyond_any_limit_of_a_body_is_held_a_batch_at_a_time(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[int] = []
+    store = uploads._Upload.store
+    monkeypatch.setattr(uploads._Upload, "store", lambda self, lines: (held.append(len(lines)), store(self, lines))[1])
+    report = send(client, (lines({"id": f"m{n}", "text": f"word{n}"}) for n in range(1_400)))
+    assert report["written"] == 1_400
+    assert held == [500, 500, 400]
+    held.clear()
+    send(client, (lines({"id": f"m{n}", "text": "long " * (1 << 18)}) for n in range(12)))
+    assert held == [4, 4, 4, 0]
+
+
+def test_an_upload_of_another_format_ends_at_1000_rejections_and_says_how_far_it_came(client: TestClient) -> None:
+    body = lines({"id": "good", "text": "good"}) + b"no json\n" * 1_500
+    answer = client.post(UPLOAD, content=body, headers=NDJSON)
+    assert "line 1002" in refused(answer, 422, "DocumentError").replace(",", "")
+    report = answer.json()["report"]
+    assert (report["read"], report["written"], len(report["rejected"])) == (1_001, 1, 1_000)
+
+
+def test_an_error_under_way_is_told_with_what_was_stored_before(
+    served: World, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_valid, calls = Documents.put_valid, []
+
+    def failing(self: Documents, documents: Any) -> Any:
+        calls.append(len(documents))
+        if len(calls) == 2:
+            raise DatabaseUnavailable("the database cannot be reached.")
+        return put_valid(self, documents)
+
+    monkeypatch.setattr(Documents, "put_valid", failing)
+    body = lines(*({"id": f"e{n:04d}", "text": f"text {n}"} for n in range(1_200)))
+    answer = client.post(UPLOAD, content=body, headers=NDJSON)
+    assert "report" in refused(answer, 503, "DatabaseUnavailable")
+    assert answer.json()["report"] == {"read": 500, "written": 500, "unchanged": 0, "rejected": []}
+    assert served.value("SELECT count(*) FROM document WHERE doc_id LIKE 'e%'") == 500
+    again = send(client, body)
+    assert (again["written"], again["unchanged"]) == (700, 500)
+
+
+def test_uploads_of_another_media_type_or_to_no_collection_change_nothing(served: World, client: TestClient) -> None:
+    before = served.state()
+    body = lines({"id": "a", "text": "a"})
+    for headers in ({}, {"content-type": "text/plain"}, {"content-type": "application/json"}):
+        refused(client.post(UPLOAD, content=body, headers=headers), 415, "InvalidRequest")
+    refused(client.post("/collections/nope/documents", content=body, headers=NDJSON), 404, "NotFound")
+    assert served.state() == before
