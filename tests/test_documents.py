@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from revector.errors import DocumentError, NotCaughtUp, SourceError
 from revector.interfaces import Document
-from revector.registry import work
+from revector.registry import deadletters
 from worlds import World, document
 
 
@@ -215,19 +215,19 @@ def test_ingest_of_a_source_that_breaks_off_stores_nothing(world: World) -> None
 def test_a_rejected_record_is_a_dead_letter_until_it_is_ingested_well(world: World) -> None:
     ingest(world, document(1), Document("bad", "text\0with NUL and more"))
     with world.engine.connect() as connection:
-        [letter] = work.dead_letters(connection, world.collection.cid)
+        [letter] = deadletters.dead_letters(connection, world.collection.cid)
     assert (letter.doc_id, letter.stage) == ("bad", "ingest")
     assert "NUL" in letter.reason
     ingest(world, Document("bad", "good text now"))
     with world.engine.connect() as connection:
-        assert work.dead_letters(connection, world.collection.cid) == []
+        assert deadletters.dead_letters(connection, world.collection.cid) == []
 
 
 def test_a_rejected_record_is_healed_by_a_put_as_well(world: World) -> None:
     ingest(world, document(1), Document("bad", ""))
     world.documents.put("bad", "good text now")
     with world.engine.connect() as connection:
-        assert work.dead_letters(connection, world.collection.cid) == []
+        assert deadletters.dead_letters(connection, world.collection.cid) == []
 
 
 def test_memory_of_an_ingest_does_not_grow_with_its_source(world: World) -> None:

@@ -30,7 +30,7 @@ from revector.errors import (
 )
 from revector.interfaces import Document
 from revector.lifecycle import FORWARD, Phase
-from revector.registry import moves, work
+from revector.registry import deadletters, moves
 from revector.registry.control import Control, add_event, control, take_lease
 from revector.report import Outcome, broken_links
 from revector.stores.pgvector import PgVectorIndex
@@ -172,7 +172,7 @@ def test_a_swap_with_a_dead_letter_is_refused_at_once(approved: World) -> None:
 def test_a_waived_dead_letter_lets_the_swap_pass(approved: World) -> None:
     kill(approved, "d00001")
     with approved.engine.begin() as connection:
-        work.waive(connection, approved.collection.cid, "d00001", actor="tester", why="not needed")
+        deadletters.waive(connection, approved.collection.cid, "d00001", actor="tester", why="not needed")
     approved.upgrade("b200")
     assert approved.generation().revision == "b200"
     assert approved.sql("SELECT * FROM i13_unwaived") == []
@@ -182,7 +182,7 @@ def test_a_waived_dead_letter_lets_the_swap_pass(approved: World) -> None:
 def test_a_new_version_voids_the_waiver(approved: World) -> None:
     kill(approved, "d00001")
     with approved.engine.begin() as connection:
-        work.waive(connection, approved.collection.cid, "d00001", actor="tester", why="not needed")
+        deadletters.waive(connection, approved.collection.cid, "d00001", actor="tester", why="not needed")
     kill(approved, "d00001")
     refuses(approved, NotCaughtUp, lambda: approved.upgrade("b200"), "1 dead not waived")
 
@@ -190,9 +190,9 @@ def test_a_new_version_voids_the_waiver(approved: World) -> None:
 def test_a_waiver_needs_a_reason_and_a_dead_letter(approved: World) -> None:
     with approved.engine.begin() as connection:
         with pytest.raises(RevectorError, match="reason"):
-            work.waive(connection, approved.collection.cid, "d00001", actor="tester", why=" ")
+            deadletters.waive(connection, approved.collection.cid, "d00001", actor="tester", why=" ")
         with pytest.raises(StateError, match="no dead letter"):
-            work.waive(connection, approved.collection.cid, "d00001", actor="tester", why="because")
+            deadletters.waive(connection, approved.collection.cid, "d00001", actor="tester", why="because")
 
 
 @pytest.mark.parametrize(
@@ -808,7 +808,7 @@ def test_dropping_and_retrying_take_the_collection_before_any_other_row(
 
 def _retry_dead(world: World) -> None:
     with world.engine.begin() as connection:
-        work.retry_dead(connection, world.collection.cid, None, "tester")
+        deadletters.retry_dead(connection, world.collection.cid, None, "tester")
 
 
 @pytest.fixture

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from revector import estimating, strata
 from revector.cli import exits, run
 from revector.costs import Costs, money
 from revector.encoders.hashing import HashingEncoder
 from revector.errors import NoRoom
-from revector.forecast import LEAST_FREE, Disk
 from revector.interfaces import Document
-from revector.probing import probe
+from revector.planning import estimating, strata
+from revector.planning.forecast import LEAST_FREE, Disk
+from revector.planning.probing import probe
 from revector.spec import ModelSpec
 from worlds import World
 

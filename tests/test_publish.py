@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from revector.errors import EncoderError, GenerationGone
 from revector.interfaces import Document
 from revector.publish import Applier, Prepared
-from revector.registry import work
+from revector.registry import deadletters, sharding, work
 from revector.registry.repair import rearm
 from worlds import World
 
@@ -210,7 +210,7 @@ def test_a_dead_letter_can_be_retried_and_a_new_version_retries_itself(served: W
     served.settle()
     served.loader["hashing"].hook = None
     with served.engine.begin() as connection:
-        assert work.retry_dead(connection, served.collection.cid, ["a"], "tester") == 1
+        assert deadletters.retry_dead(connection, served.collection.cid, ["a"], "tester") == 1
     served.settle()
     assert waiting(served) == {}
 
@@ -296,8 +296,8 @@ def test_a_document_that_kills_its_process_in_a_backfill_dies_alone(served: Worl
     ids = sorted(f"d{n:05d}" for n in range(500, 503))
     for _ in range(work.MAX_ATTEMPTS):
         work.count_attempt(served.engine, gen, ids)
-    shard = work.Shard(gen, 0, "", None, "", 3, seeded=True, done=False)
-    assert work.bulk_page(served.engine, shard, "", 100) == []
+    shard = sharding.Shard(gen, 0, "", None, "", 3, seeded=True, done=False)
+    assert sharding.bulk_page(served.engine, shard, "", 100) == []
     claimed = [work.claim(served.engine, gen, rows=32, lanes=("live", "bulk")) for _ in ids]
     assert [len(one) for one in claimed] == [1, 1, 1]
     assert sorted(one[0] for one in claimed) == ids

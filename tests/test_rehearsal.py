@@ -32,8 +32,8 @@ from revector.errors import (
     LabelError,
     RevectorError,
 )
-from revector.growth import Growth, graph_growth, step_times
 from revector.interfaces import Document, NoProgress
+from revector.planning.growth import Growth, graph_growth, step_times
 from revector.registry.engine import GATE_LOCK, make_engine
 from revector.registry.scratch import PREFIX, Scratch, leftovers
 from revector.rehearsal import clear_leftovers

@@ -15,7 +15,7 @@ from revector.cli import commands_upkeep
 from revector.cli.app import app
 from revector.errors import BadVectors, ConfigError, SourceError
 from revector.interfaces import Document, Vectors
-from revector.registry.work import waive
+from revector.registry.deadletters import waive
 from revector.upkeep import (
     MOST_ENTRIES,
     Reread,

@@ -23,7 +23,7 @@ from evaluation.bench.memory import generate
 from revector.archive import Part, read_part
 from revector.config import Project, load_project
 from revector.publish import Prepared
-from revector.registry import work
+from revector.registry import sharding
 from revector.registry.collections import read_generation
 from revector.sources import open_source
 from revector.stores.pgvector import BUILD_MEMORY
@@ -129,8 +129,8 @@ def _publishing(project: Project, rounds: int, shape: str) -> Iterator[Figure]:
         with project.engine.connect() as connection:
             gen = int(connection.scalar(sa.text("SELECT building_gen FROM collection")) or 0)
             generation = read_generation(connection, gen)
-            (shard,) = work.read_shards(connection, gen)
-        while not work.seed_page(project.engine, generation.cid, shard):
+            (shard,) = sharding.read_shards(connection, gen)
+        while not sharding.seed_page(project.engine, generation.cid, shard):
             pass
         applier = project.worker().applier(generation)
         bare.make()

@@ -17,7 +17,7 @@ from revector import backfill, catchup, worker
 from revector.chunking import make_chunker
 from revector.config import Project, load_project
 from revector.interfaces import Chunker, Encoder
-from revector.registry import documents, moves, work
+from revector.registry import documents, moves, sharding, work
 from revector.revisions import RevisionGraph
 
 COLLECTION = "docs"
@@ -60,7 +60,7 @@ def shrink(changed_floor: int) -> None:
     10 would let no evidence of a tiny corpus live long enough.
     """
     moves.EVIDENCE_CHANGED_FLOOR = changed_floor
-    documents.BATCH_ROWS = work.SEED_ROWS = backfill.PART_DOCUMENTS = PAGE_ROWS
+    documents.BATCH_ROWS = sharding.SEED_ROWS = backfill.PART_DOCUMENTS = PAGE_ROWS
     work.LEASE_S = LEASE_S  # type: ignore[assignment]
     worker.POLL_S, worker.BACK_OFF_S, catchup.GATE_BUDGET_S = 0.1, 0.1, 0.5
 

@@ -22,7 +22,7 @@ from evaluation.reliability.wire import Proxy, State, Toxic
 from revector.errors import DatabaseUnavailable, GateBusy, RevectorError
 from revector.interfaces import Document
 from revector.lifecycle import STEPS
-from revector.registry import documents, moves, work
+from revector.registry import documents, moves, sharding, work
 from revector.registry.control import control
 
 LIMIT_S = 60.0
@@ -165,8 +165,8 @@ class Walk:
 
         def run() -> None:
             with self.place.direct.engine.connect() as connection:
-                shard = work.read_shards(connection, int(self.place.collection().building_gen or 0))[number]
-            while not work.seed_page(self.place.wired.engine, self.place.collection().cid, shard):
+                shard = sharding.read_shards(connection, int(self.place.collection().building_gen or 0))[number]
+            while not sharding.seed_page(self.place.wired.engine, self.place.collection().cid, shard):
                 pass
 
         return Operation("seed", run)

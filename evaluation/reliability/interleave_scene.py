@@ -25,7 +25,7 @@ from revector.evidence import Evidence
 from revector.gate import Verdict
 from revector.interfaces import Chunk, Chunker, NoProgress, Vectors
 from revector.migrator import Migrator, Settings
-from revector.registry import moves, work
+from revector.registry import moves, sharding
 from revector.registry.collections import Collection, Generation, ensure_collection, read_collection, read_generation
 from revector.registry.control import Control, control, take_lease
 from revector.registry.documents import Documents
@@ -41,7 +41,7 @@ WINDOWS_HOURS = (48.0, 48.0, 48.0, 1e-9)
 OPENINGS = ((0, ""), (1, ""), (1, "provisioned"), (1, "approved"), (2, ""))
 """Generations that are live, and how far the next one is; with two, the first is on standby."""
 
-_ALL = work.Range("", None, 0)
+_ALL = sharding.Range("", None, 0)
 _noted = threading.local()
 
 
@@ -232,7 +232,7 @@ class Scene:
         if upto == "provisioned":
             return made
         [shard] = _shards(self.engine, made.gen)
-        while not work.seed_page(self.engine, self.cid, shard):
+        while not sharding.seed_page(self.engine, self.cid, shard):
             pass
         worker = Worker(self.engine, self.encoders)
         for generation in worker._live([self.name]):
@@ -240,8 +240,8 @@ class Scene:
         if swap:
             call = self.recorder.invoke("swap", "opening")
         with control(self.engine, self.cid, actor="opening", token=token) as held:
-            work.mark_shard_done(held.connection, shard)
-            work.mark_seeded(held.connection, made.gen)
+            sharding.mark_shard_done(held.connection, shard)
+            sharding.mark_seeded(held.connection, made.gen)
             seen = moves.Seen(moves.newest_version(held), len(self.ids))
             for kind in ("verify", "recall"):
                 moves.save_result(held, made, kind, verdict="pass", detail={"gate": asdict(spec.gate)}, seen=seen)
@@ -259,9 +259,9 @@ class Scene:
         return Documents(self.engine, self.cid)
 
 
-def _shards(engine: sa.Engine, gen: int) -> list[work.Shard]:
+def _shards(engine: sa.Engine, gen: int) -> list[sharding.Shard]:
     with engine.connect() as connection:
-        return work.read_shards(connection, gen)
+        return sharding.read_shards(connection, gen)
 
 
 class GaveUp(Exception):

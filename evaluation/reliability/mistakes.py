@@ -18,7 +18,7 @@ from revector.lifecycle import Phase
 from revector.migrator import Migrator
 from revector.publish import check_vectors
 from revector.registry import control as controls
-from revector.registry import documents, moves, work
+from revector.registry import documents, moves, sharding, work
 from revector.registry.collections import read_generation
 from revector.report import Outcome
 
@@ -218,7 +218,7 @@ def zombie_accepted() -> Iterator[None]:
 @contextmanager
 def seed_ends_on_error() -> Iterator[None]:
     """Take an error for the end of the data."""
-    original = work.seed_page
+    original = sharding.seed_page
 
     def seed_page(engine: sa.Engine, cid: int, shard: Any) -> bool:
         try:

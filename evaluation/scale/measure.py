@@ -31,7 +31,7 @@ from revector.backfill import Backfill
 from revector.config import Project, load_project
 from revector.interfaces import Document, NoProgress
 from revector.publish import Prepared
-from revector.registry import work
+from revector.registry import sharding
 from revector.registry.collections import read_collection, read_generation
 
 COLLECTION, DIM = "docs", 64
@@ -216,10 +216,10 @@ def _build(project: Project, meter: Meter, name: str, *, prefix: str = "") -> It
     with project.engine.connect() as connection:
         collection = read_collection(connection, COLLECTION)
         generation = read_generation(connection, int(collection.building_gen or 0))
-        shards = work.read_shards(connection, generation.gen)
+        shards = sharding.read_shards(connection, generation.gen)
     with meter.step(f"{prefix}seed"):
         for shard in shards:
-            while not work.seed_page(project.engine, generation.cid, shard):
+            while not sharding.seed_page(project.engine, generation.cid, shard):
                 pass
     yield f"{prefix}seed"
     applier = project.worker().applier(generation)

@@ -20,8 +20,8 @@ from revector.errors import ArchiveError, EncoderMismatch, EncoderUnavailable
 from revector.interfaces import Progress
 from revector.pace import Pace
 from revector.publish import Applier, Planned, Prepared
-from revector.registry import work
-from revector.registry.work import Shard
+from revector.registry import sharding, work
+from revector.registry.sharding import Shard
 
 PART_S = 10.0
 """Work between two seals, in seconds: what a kill can cost, and how often progress moves."""
@@ -88,7 +88,7 @@ class Backfill:
         if shard.done:
             return ShardReport(0, 0, 0)
         remove_temporary(self._folder / self._generation.physical_name)
-        while not work.seed_page(self._engine, self._generation.cid, shard):
+        while not sharding.seed_page(self._engine, self._generation.cid, shard):
             pass
         self._progress.start(f"shard {shard.shard}", shard.documents)
         published = self._publish_sealed(shard)
@@ -96,7 +96,7 @@ class Backfill:
             done = self._embed_all(shard, pool)
         crash_at("shard.before_done")
         with self._engine.begin() as connection:
-            work.mark_shard_done(connection, shard)
+            sharding.mark_shard_done(connection, shard)
         published += done.published
         copied = f", {done.reused:,} of them copied" if done.reused else ""
         self._progress.done(f"{published:,} published{copied}")
@@ -134,7 +134,7 @@ class Backfill:
 
     def _next(self, shard: Shard, after: str, characters: int) -> Planned | None:
         """Plan the next documents of the shard, at least one, of about ``characters`` in all; None at its end."""
-        ids = work.bulk_page(self._engine, shard, after, PART_DOCUMENTS)
+        ids = sharding.bulk_page(self._engine, shard, after, PART_DOCUMENTS)
         items = work.read_items(self._engine, self._generation.cid, ids, characters=characters)
         return self._applier.plan(items, archive=True) if items else None
 
@@ -154,7 +154,7 @@ class Backfill:
             said = os.strerror(error.errno) if error.errno else str(error)
             raise ArchiveError(f"{path} could not be written: {said}. {_ADVICE}") from error
         with self._engine.begin() as connection:
-            work.lock_shard(connection, shard)
+            sharding.lock_shard(connection, shard)
             number = connection.scalar(
                 sa.text(
                     "INSERT INTO part (gen, shard, part, path, sha256, documents, chunks, first_id, last_id) SELECT "

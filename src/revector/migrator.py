@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 import tenacity
 
-from revector import fidelity, outcomes
+from revector import fidelity
 from revector.backfill import Backfill
 from revector.catchup import CatchUp
 from revector.costs import Costs
@@ -29,16 +29,16 @@ from revector.errors import (
     SourceError,
     StateError,
 )
-from revector.estimating import PROBE_S, Means
 from revector.evidence import STEP_REEMBEDDED, Evidence
-from revector.forecast import Plan
 from revector.gate import Measured, QuerySet
 from revector.interfaces import NoProgress, Progress
 from revector.labels import LabelSource
 from revector.lifecycle import BUILDING, FORWARD, STEPS, Phase, remaining
 from revector.pace import Bars, Pace
-from revector.planning import make_plan, sample_chunks
-from revector.registry import archived, moves, work
+from revector.planning import make_plan, outcomes, sample_chunks
+from revector.planning.estimating import PROBE_S, Means
+from revector.planning.forecast import Plan
+from revector.registry import archived, moves, sharding
 from revector.registry.collections import (
     Collection,
     Generation,
@@ -223,7 +223,7 @@ class Migrator:
                 "no migration is provisioned for this revision. Nothing was changed; run the step provision first."
             )
         with self._engine.connect() as connection:
-            return [shard.shard for shard in work.read_shards(connection, generation.gen) if not shard.done]
+            return [shard.shard for shard in sharding.read_shards(connection, generation.gen) if not shard.done]
 
     def embed_shard(self, revision: str | None, shard: int) -> Outcome:
         """Embed and publish one shard; several may run at once on several machines, and each resumes after a kill."""
@@ -234,7 +234,7 @@ class Migrator:
                 f"revision {target.revision} is not provisioned. Nothing was changed; run provision first."
             )
         with self._engine.connect() as connection:
-            found = {one.shard: one for one in work.read_shards(connection, generation.gen)}
+            found = {one.shard: one for one in sharding.read_shards(connection, generation.gen)}
         if shard not in found:
             raise StateError(
                 f"shard {shard} of revision {target.revision} was asked for, it has {len(found)} from 0. Nothing was "
@@ -364,7 +364,7 @@ class Migrator:
         encoder = self._encoders.fresh(target.model)
         found = fidelity.measure(encoder, sample_chunks(self._engine, self._cid, target, encoder))
         fidelity.check(found, target)
-        ranges = work.plan_ranges(self._engine, self._cid, count)
+        ranges = sharding.plan_ranges(self._engine, self._cid, count)
         new = moves.Registration(
             target,
             encoder.fingerprint,
@@ -387,10 +387,10 @@ class Migrator:
 
     def _backfill(self, generation: Generation, token: int) -> Mapping[str, Any]:
         with self._engine.connect() as connection:
-            shards = work.read_shards(connection, generation.gen)
+            shards = sharding.read_shards(connection, generation.gen)
         reports = [self._bulk(generation).run(shard) for shard in shards]
         with self._engine.begin() as connection:
-            if not work.mark_seeded(connection, generation.gen):
+            if not sharding.mark_seeded(connection, generation.gen):
                 raise StateError(
                     f"the shards of generation {generation.gen} do not cover every document. The alias was not moved; "
                     "run the step backfill again."

@@ -15,13 +15,13 @@ import sqlalchemy as sa
 from revector.encoding import Encoders
 from revector.errors import ArchiveError, ConfigError, EditedRevision, IllegalStep, RevectorError
 from revector.evidence import Evidence
-from revector.forecast import Plan
 from revector.gate import usable_queries
-from revector.growth import Growth, graph_growth, step_times
 from revector.interfaces import NoProgress, Progress
 from revector.labels import Labels, load_labels, write_beir
 from revector.migrator import Migrator, Settings
-from revector.registry import work
+from revector.planning.forecast import Plan
+from revector.planning.growth import Growth, graph_growth, step_times
+from revector.registry import sharding
 from revector.registry.collections import Collection, Generation, read_collection, read_generation
 from revector.registry.control import add_event
 from revector.registry.documents import Documents
@@ -175,7 +175,7 @@ class Rehearsal:
 
     def _times(self, real: _Real, found: Findings, growth: Growth, documents: int) -> tuple[StepTime, ...]:
         started = time.perf_counter()
-        work.plan_ranges(self._engine, real.collection.cid, self._settings.shards)  # what grows of a provision
+        sharding.plan_ranges(self._engine, real.collection.cid, self._settings.shards)  # what grows of a provision
         return step_times(
             found.seconds,
             growth,

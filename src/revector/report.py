@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from revector.errors import StateError
 from revector.lifecycle import BUILDING, FORWARD, STEPS, Phase, remaining
-from revector.registry import shadowing, work
+from revector.registry import deadletters, shadowing, sharding, work
 from revector.registry.collections import Collection, Generation, read_collection, read_generation
 from revector.registry.spending import spent
 from revector.registry.throttling import read_share
@@ -133,7 +133,7 @@ def read_status(connection: sa.Connection, name: str, *, labels: str | None = No
             "seconds_left": max(0.0, (deadline - now).total_seconds()),
             "clock_jumped": clock_jumped(connection, collection.cid),
         },
-        "dead_letters": len(work.dead_letters(connection, collection.cid)),
+        "dead_letters": len(deadletters.dead_letters(connection, collection.cid)),
         "labels": labels,
         "spending": spent(connection),
         "shadow": [] if collection.building_gen is None else shadowing.read(connection, collection.building_gen),
@@ -184,7 +184,7 @@ def _migration(connection: sa.Connection, collection: Collection) -> dict[str, A
         return None
     left = {step.name for step in remaining(generation.phase)}
     current = next((name for name in FORWARD if name in left), None)
-    progress = work.shard_progress(connection, generation.gen)
+    progress = sharding.shard_progress(connection, generation.gen)
     todo = max(0, progress["planned"] - progress["published"])
     eta_s = (
         todo / progress["documents_per_s"]
@@ -193,7 +193,7 @@ def _migration(connection: sa.Connection, collection: Collection) -> dict[str, A
     )
     shards = [
         {"shard": shard.shard, "documents": shard.documents, "seeded": shard.seeded, "done": shard.done}
-        for shard in work.read_shards(connection, generation.gen)
+        for shard in sharding.read_shards(connection, generation.gen)
     ]
     return {
         "revision": generation.revision,

@@ -17,7 +17,7 @@ from revector.errors import GateFailed, StateError, VerificationFailed
 from revector.evidence import KINDS
 from revector.interfaces import Document, Progress
 from revector.migrator import Migrator, Settings
-from revector.registry import work
+from revector.registry import deadletters, work
 from revector.registry.collections import Generation, ensure_collection, read_collection, read_generation
 from revector.registry.documents import Documents
 from revector.registry.readback import INVARIANTS
@@ -47,7 +47,7 @@ class Findings:
 
     seconds: dict[str, float] = field(default_factory=dict)
     pauses_ms: dict[str, float] = field(default_factory=dict)
-    letters: list[work.DeadLetter] = field(default_factory=list)
+    letters: list[deadletters.DeadLetter] = field(default_factory=list)
     strata: dict[bool, Stratum] = field(default_factory=dict)
     index_bytes: int = 0
     memory_bytes: int = 0
@@ -171,7 +171,7 @@ class Trial:
         finally:
             self.found.seconds[step] = time.perf_counter() - started
 
-    def _embed(self, migrator: Migrator, revision: str) -> list[work.DeadLetter]:
+    def _embed(self, migrator: Migrator, revision: str) -> list[deadletters.DeadLetter]:
         """Backfill shard by shard, as the DAG does; return the dead letters, waived so that they do not end it."""
         for shard in migrator.shards(revision):
             migrator.embed_shard(revision, shard)
@@ -180,11 +180,11 @@ class Trial:
         with self.engine.begin() as connection:
             letters = [
                 letter
-                for letter in work.dead_letters(connection, self.cid, limit=2**31 - 1)
+                for letter in deadletters.dead_letters(connection, self.cid, limit=2**31 - 1)
                 if letter.gen == generation.gen
             ]
             for letter in letters:
-                work.waive(connection, self.cid, letter.doc_id, actor=self._actor, why=WHY)
+                deadletters.waive(connection, self.cid, letter.doc_id, actor=self._actor, why=WHY)
         migrator.run("backfill", revision)
         return letters
 

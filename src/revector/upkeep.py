@@ -13,9 +13,9 @@ from revector.errors import ConfigError, DocumentError
 from revector.interfaces import Document, Progress, Source
 from revector.registry import stale as registry
 from revector.registry.control import add_event
+from revector.registry.deadletters import retry_dead
 from revector.registry.documents import Documents
 from revector.registry.repair import rearm
-from revector.registry.work import retry_dead
 from revector.sources import open_source
 from revector.stores.database import copy_into
 from revector.text import check_id

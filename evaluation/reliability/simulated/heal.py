@@ -11,7 +11,7 @@ from evaluation.reliability.simulated.world import World
 from revector.catchup import LANES
 from revector.errors import RevectorError
 from revector.lifecycle import Phase
-from revector.registry import work
+from revector.registry import deadletters
 from revector.registry.collections import read_generation
 
 LONG_S = 120 * 3_600.0
@@ -32,7 +32,7 @@ def heal(world: World, *, finish: bool) -> None:
     place.clock.wait(LONG_S)
     if any(item.state == "dead" for item in world.seen.pending.values()):
         with place.engine.begin() as connection:
-            work.retry_dead(connection, world.cid, None, "healer")
+            deadletters.retry_dead(connection, world.cid, None, "healer")
     world.judge()
     building = world.seen.slots.get("building")
     if finish and building is not None and not world.seen.generations[building]["seeded"]:
@@ -101,7 +101,7 @@ def _finish(world: World) -> None:
     waiting = world.seen.pending.items()
     for doc_id in sorted({doc_id for (gen, doc_id), item in waiting if gen == building and not item.waived}):
         with world.place.engine.begin() as connection:
-            work.waive(connection, world.cid, doc_id, actor="healer", why="to finish")
+            deadletters.waive(connection, world.cid, doc_id, actor="healer", why="to finish")
     if "standby" in world.seen.slots:
         _must(world, "retire", lambda: migrator.retire("to finish", now=True))
     if world.seen.generations[building]["phase"] != Phase.APPROVED:

@@ -15,7 +15,7 @@ from evaluation.reliability.simulated.world import World
 
 from revector.lifecycle import FORWARD, Phase, remaining
 from revector.migrator import Migrator
-from revector.registry import work
+from revector.registry import deadletters
 from revector.registry.collections import read_generation
 from revector.report import Outcome
 
@@ -239,7 +239,7 @@ def retry_dead(world: World, doc_id: str | None) -> bool:
 
     def retry() -> int:
         with world.place.engine.begin() as connection:
-            return work.retry_dead(connection, world.cid, None if doc_id is None else [doc_id], "a person")
+            return deadletters.retry_dead(connection, world.cid, None if doc_id is None else [doc_id], "a person")
 
     world.call("person", retry)
     return True
@@ -253,7 +253,7 @@ def waive(world: World, doc_id: str) -> bool:
 
     def accept() -> int:
         with world.place.engine.begin() as connection:
-            return work.waive(connection, world.cid, doc_id, actor="a person", why="a rule says so")
+            return deadletters.waive(connection, world.cid, doc_id, actor="a person", why="a rule says so")
 
     world.call("person", accept)
     return True

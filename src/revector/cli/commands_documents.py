@@ -196,7 +196,7 @@ def list_letters(
     For example:
       revector dlq list --json
     """
-    from revector.registry.work import dead_letters
+    from revector.registry.deadletters import dead_letters
 
     session = open_session(project, collection, as_json=json)
     cid = session.project.cid(session.collection)
@@ -229,7 +229,7 @@ def retry(
       revector dlq retry
     """
     from revector.config import current_actor
-    from revector.registry.work import retry_dead
+    from revector.registry.deadletters import retry_dead
 
     session = open_session(project, collection, as_json=json)
     cid = session.project.cid(session.collection)
@@ -252,12 +252,12 @@ def waive(
       revector dlq waive guide-9 --why "a binary dump, nobody searches for it"
     """
     from revector.config import current_actor
-    from revector.registry import work
+    from revector.registry import deadletters
 
     session = open_session(project, collection, as_json=json)
     cid = session.project.cid(session.collection)
     with session.project.engine.begin() as connection:
-        count = work.waive(connection, cid, doc_id, actor=current_actor(), why=why)
+        count = deadletters.waive(connection, cid, doc_id, actor=current_actor(), why=why)
     session.out.show(
         {"id": doc_id, "generations": count},
         lambda console: console.print(f"Waived {doc_id!r} in {count} generations.", soft_wrap=True),

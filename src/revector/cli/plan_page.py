@@ -13,7 +13,7 @@ from revector.cli.output import make_table, pairs, size, span
 from revector.costs import API_WINS_BELOW, OWN_WINS_ABOVE
 
 if TYPE_CHECKING:
-    from revector.forecast import Change, Plan
+    from revector.planning.forecast import Change, Plan
     from revector.report import Estimate
 
 _STYLES = {"+": "green", "~": "yellow", "=": "dim"}

@@ -23,7 +23,7 @@ from revector.errors import (
 )
 from revector.interfaces import Vectors
 from revector.lifecycle import STEPS, Phase
-from revector.registry import archived, work
+from revector.registry import archived, sharding, work
 from revector.registry.collections import Generation, read_generation
 from revector.registry.control import Control, add_event, before_event
 from revector.registry.watching import clock_jumped
@@ -46,7 +46,7 @@ class Registration:
     probes: Vectors
     window_hours: float
     needs_approval: bool
-    ranges: Sequence[work.Range]
+    ranges: Sequence[sharding.Range]
     fidelity: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -94,7 +94,7 @@ def register(control: Control, new: Registration) -> Generation:
     )
     generation = read_generation(control.connection, gen)
     index_of(generation).create(control.connection, new.encoder_fp)
-    work.add_shards(control.connection, gen, new.ranges)
+    sharding.add_shards(control.connection, gen, new.ranges)
     control.move_slots("building_gen = :gen", gen=gen)
     control.record(
         "provision",

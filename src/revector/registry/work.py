@@ -1,17 +1,12 @@
-"""The work set: seeding a backfill, claiming items, failures and dead letters, and how much is waiting."""
+"""The work set: claiming items, reading them, failures, and how much is waiting."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
 
 import sqlalchemy as sa
 
-from revector.crash import crash_at
-from revector.errors import ConfigError, GenerationGone, StateError
-from revector.registry.control import add_event, before_event
 from revector.registry.engine import repeated
 
 LEASE_S = 60
@@ -21,7 +16,6 @@ LONGEST_PAUSE_S = 600
 """What lies further ahead was written before the database's clock was set back: it counts as due."""
 
 MAX_ATTEMPTS = 8
-SEED_ROWS = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,20 +27,6 @@ class Item:
     content: str | None
     content_hash: str | None
     tombstone_version: int
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """One key range ``(lo, hi]`` of a backfill."""
-
-    gen: int
-    shard: int
-    lo: str
-    hi: str | None
-    cursor: str
-    documents: int
-    seeded: bool
-    done: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,142 +44,6 @@ class Backlog:
     def blocking(self) -> int:
         """Items due or dead and not waived."""
         return self.due + self.bulk + self.dead - self.waived
-
-
-# Shards and seeding ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Range:
-    """Keys ``(lo, hi]`` with the number of documents counted in them; ``hi`` None is the end."""
-
-    lo: str
-    hi: str | None
-    documents: int
-
-
-_SHARD = "gen, shard, lo, hi, cursor, documents, seeded, done"
-
-
-def plan_ranges(engine: sa.Engine, cid: int, count: int) -> list[Range]:
-    """Cut the collection's key space into at most ``count`` ranges of about equal documents, at least one.
-
-    Reads every key, so it is done before the gate is taken: ranges stay valid whatever is written meanwhile.
-    """
-    with engine.connect() as connection:
-        lasts = connection.execute(
-            sa.text(
-                """
-                WITH numbered AS (
-                  SELECT doc_id, row_number() OVER (ORDER BY doc_id) - 1 AS n, count(*) OVER () AS total
-                  FROM document WHERE cid = :cid AND NOT deleted)
-                SELECT max(doc_id) AS last, count(*) AS documents FROM numbered
-                GROUP BY n * LEAST(:count, total) / total ORDER BY 1
-                """
-            ),
-            {"cid": cid, "count": count},
-        ).all()
-    bounds = ["", *(row.last for row in lasts[:-1])]
-    ends: list[str | None] = [*bounds[1:], None]
-    return [Range(lo, hi, row.documents) for lo, hi, row in zip(bounds, ends, lasts, strict=False)] or [
-        Range("", None, 0)
-    ]
-
-
-def add_shards(connection: sa.Connection, gen: int, ranges: Sequence[Range]) -> None:
-    """Register the ranges as the shards of a generation."""
-    for shard, one in enumerate(ranges):
-        connection.execute(
-            sa.text(
-                "INSERT INTO shard (gen, shard, lo, hi, cursor, documents) "
-                "VALUES (:gen, :shard, :lo, :hi, :lo, :documents)"
-            ),
-            {"gen": gen, "shard": shard, "lo": one.lo, "hi": one.hi, "documents": one.documents},
-        )
-
-
-def read_shards(connection: sa.Connection, gen: int) -> list[Shard]:
-    """Return the shards of a generation in key order."""
-    rows = connection.execute(sa.text(f"SELECT {_SHARD} FROM shard WHERE gen = :gen ORDER BY shard"), {"gen": gen})
-    return [Shard(**row._mapping) for row in rows]
-
-
-def lock_shard(connection: sa.Connection, shard: Shard) -> Shard:
-    """Return a shard as it is now, locked until the transaction ends: two tasks may be at it."""
-    row = connection.execute(
-        sa.text(f"SELECT {_SHARD} FROM shard WHERE gen = :gen AND shard = :shard FOR UPDATE"),
-        {"gen": shard.gen, "shard": shard.shard},
-    ).one_or_none()
-    if row is None:
-        raise GenerationGone(f"generation {shard.gen} was dropped, and shard {shard.shard} of its backfill with it.")
-    return Shard(**row._mapping)
-
-
-@repeated
-def seed_page(engine: sa.Engine, cid: int, shard: Shard) -> bool:
-    """Add a page of a shard's documents to the work set, cursor and items in one transaction; return whether it ended.
-
-    Only a successful page that is empty ends a seed: an error is not the end of the data.
-    """
-    with engine.begin() as connection:
-        now = lock_shard(connection, shard)
-        if now.seeded:
-            return True
-        last = connection.scalar(
-            sa.text(
-                """
-                WITH page AS (
-                  SELECT doc_id, version FROM document
-                  WHERE cid = :cid AND doc_id > :cursor AND (CAST(:hi AS text) IS NULL OR doc_id <= :hi) AND NOT deleted
-                  ORDER BY doc_id LIMIT :rows),
-                added AS (
-                  INSERT INTO pending (gen, doc_id, version, lane)
-                  SELECT :gen, doc_id, version, 'bulk' FROM page p
-                  WHERE NOT EXISTS (SELECT 1 FROM ledger l
-                                    WHERE l.gen = :gen AND l.doc_id = p.doc_id AND l.version = p.version)
-                  ON CONFLICT DO NOTHING)
-                SELECT max(doc_id) FROM page
-                """
-            ),
-            {"cid": cid, "gen": shard.gen, "cursor": now.cursor, "hi": now.hi, "rows": SEED_ROWS},
-        )
-        crash_at("seed.after_items")
-        change = "seeded = true" if last is None else "cursor = :last"
-        connection.execute(
-            sa.text(f"UPDATE shard SET {change} WHERE gen = :gen AND shard = :shard"),
-            {"gen": shard.gen, "shard": shard.shard, "last": last},
-        )
-        crash_at("seed.after_cursor")
-    crash_at("seed.after_commit")
-    return last is None
-
-
-def mark_shard_done(connection: sa.Connection, shard: Shard) -> None:
-    """Record that a shard's parts are published; what is left of it waits in the work set."""
-    connection.execute(
-        sa.text("UPDATE shard SET done = true WHERE gen = :gen AND shard = :shard AND seeded"),
-        {"gen": shard.gen, "shard": shard.shard},
-    )
-
-
-def mark_seeded(connection: sa.Connection, gen: int) -> bool:
-    """Set the generation's ``seeded`` if its shards cover all keys and each is seeded; return whether it is."""
-    connection.execute(
-        sa.text(
-            """
-            UPDATE generation SET seeded = true WHERE gen = :gen AND NOT seeded
-              AND NOT EXISTS (SELECT 1 FROM shard WHERE gen = :gen AND NOT seeded)
-              AND (SELECT bool_and(lo = before) AND bool_or(hi IS NULL)
-                   FROM (SELECT lo, hi, coalesce(lag(hi) OVER (ORDER BY shard), '') AS before
-                         FROM shard WHERE gen = :gen) s)
-            """
-        ),
-        {"gen": gen},
-    )
-    return bool(connection.scalar(sa.text("SELECT seeded FROM generation WHERE gen = :gen"), {"gen": gen}))
-
-
-# Claiming and reading -------------------------------------------------------------------------------------------------
 
 
 @repeated
@@ -254,24 +98,6 @@ def count_attempt(engine: sa.Engine, gen: int, doc_ids: Sequence[str]) -> None:
                 "AND state = 'due'"
             ),
             {"gen": gen, "ids": list(doc_ids)},
-        )
-
-
-def bulk_page(engine: sa.Engine, shard: Shard, after: str, rows: int) -> list[str]:
-    """Return the next ids of a shard's bulk lane in key order; unleased, for a shard is one task's work.
-
-    Items that were in hand in too many deaths are left to ``claim``.
-    """
-    with engine.connect() as connection:
-        return list(
-            connection.scalars(
-                sa.text(
-                    "SELECT doc_id FROM pending WHERE gen = :gen AND doc_id > :after AND (CAST(:hi AS text) IS NULL "
-                    "OR doc_id <= :hi) AND state = 'due' AND lane = 'bulk' AND attempts < :most "
-                    "ORDER BY doc_id LIMIT :rows"
-                ),
-                {"gen": shard.gen, "after": after, "hi": shard.hi, "rows": rows, "most": MAX_ATTEMPTS},
-            )
         )
 
 
@@ -401,105 +227,6 @@ def characters_due(connection: sa.Connection, gen: int, cid: int) -> int:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """A record or document that could not be embedded, and why."""
-
-    doc_id: str
-    stage: str
-    gen: int | None
-    version: int | None
-    reason: str
-    attempts: int
-    waived_by: str | None
-    at: datetime
-
-
-def dead_letters(connection: sa.Connection, cid: int, limit: int = 1_000) -> list[DeadLetter]:
-    """Return dead letters of both stages: refused at ingestion, and failed while embedding."""
-    rows = connection.execute(
-        sa.text(
-            """
-            SELECT p.doc_id, 'embed' AS stage, p.gen, p.version, coalesce(p.last_error, '') AS reason, p.attempts,
-              w.who AS waived_by, p.due_at AS at
-            FROM pending p JOIN generation g USING (gen) LEFT JOIN waiver w USING (gen, doc_id, version)
-            WHERE g.cid = :cid AND p.state = 'dead'
-            UNION ALL
-            SELECT doc_id, 'ingest', NULL, NULL, reason, 1, NULL, at FROM rejected WHERE cid = :cid
-            ORDER BY at DESC LIMIT :limit
-            """
-        ),
-        {"cid": cid, "limit": limit},
-    )
-    return [DeadLetter(**row._mapping) for row in rows]
-
-
-def retry_dead(connection: sa.Connection, cid: int, doc_ids: Sequence[str] | None, actor: str) -> int:
-    """Make dead items due again, all or those named; return how many."""
-    before_event(connection, cid)
-    changed = connection.execute(
-        sa.text(
-            "UPDATE pending p SET state = 'due', attempts = 0, due_at = clock_timestamp(), lease_until = NULL FROM "
-            "generation g WHERE g.gen = p.gen AND g.cid = :cid AND p.state = 'dead' AND (CAST(:ids AS text[]) IS "
-            "NULL OR p.doc_id = ANY(CAST(:ids AS text[])))"
-        ),
-        {"cid": cid, "ids": None if doc_ids is None else list(doc_ids)},
-    ).rowcount
-    if changed:
-        add_event(connection, cid, actor, "dlq_retry", None, {"items": changed})
-    return int(changed)
-
-
-def waive(connection: sa.Connection, cid: int, doc_id: str, *, actor: str, why: str) -> int:
-    """Accept that a dead document stays out of the generations it failed in, at its present version; return how many.
-
-    Raises ``ConfigError`` without a reason, ``StateError`` when no dead letter of that id exists.
-    """
-    if not why.strip():
-        raise ConfigError(f"waiving document {doc_id!r} needs a reason. Nothing was changed; give one with --why.")
-    changed = connection.execute(
-        sa.text(
-            "INSERT INTO waiver (gen, doc_id, version, who, why) SELECT p.gen, p.doc_id, p.version, :who, :why FROM "
-            "pending p JOIN generation g USING (gen) WHERE g.cid = :cid AND p.doc_id = :doc_id AND p.state = 'dead' "
-            "ON CONFLICT DO NOTHING"
-        ),
-        {"cid": cid, "doc_id": doc_id, "who": actor, "why": why},
-    ).rowcount
-    if not changed:
-        raise StateError(
-            f"document {doc_id!r} has no dead letter that is not waived already. Nothing was changed; see `revector "
-            "dlq list`."
-        )
-    add_event(connection, cid, actor, "dlq_waive", None, {"doc_id": doc_id, "why": why})
-    return int(changed)
-
-
 def forget_work(connection: sa.Connection, gen: int) -> None:
     """Drop the work set of a generation that left its slot."""
     connection.execute(sa.text("DELETE FROM pending WHERE gen = :gen"), {"gen": gen})
-
-
-def shard_progress(connection: sa.Connection, gen: int) -> dict[str, Any]:
-    """Return documents planned and published by shards, and the rate of the last minute (documents/s).
-
-    A finished shard counts as its planned documents: those that the live lane published are in no part.
-    """
-    row = connection.execute(
-        sa.text(
-            """
-            WITH parts AS (
-              SELECT shard, sum(documents) AS documents, sum(chunks) AS chunks,
-                     sum(documents) FILTER (WHERE published_at > clock_timestamp() - interval '60 s') AS recent
-              FROM part WHERE gen = :gen AND published_at IS NOT NULL GROUP BY shard)
-            SELECT coalesce(sum(s.documents), 0)::bigint AS planned,
-                   coalesce(sum(CASE WHEN s.done THEN s.documents
-                                ELSE least(s.documents, coalesce(p.documents, 0)) END), 0)::bigint AS published,
-                   coalesce(sum(p.chunks), 0)::bigint AS chunks,
-                   (coalesce(sum(p.recent), 0) / greatest(1, least(60, extract(epoch FROM clock_timestamp()
-                      - (SELECT registered_at FROM generation WHERE gen = :gen)))))::float8 AS documents_per_s
-            FROM shard s LEFT JOIN parts p USING (shard) WHERE s.gen = :gen
-            """
-        ),
-        {"gen": gen},
-    ).one()
-    return dict(row._mapping)

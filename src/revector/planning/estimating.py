@@ -14,13 +14,13 @@ import sqlalchemy as sa
 from revector import capacity
 from revector.costs import HOURS_PER_MONTH, Costs, money
 from revector.encoders.api.settings import PREFIX, ProviderSettings, split_reference
-from revector.forecast import Disk, Probe, Spending, StepPlan, Storage, Window
+from revector.planning.forecast import Disk, Probe, Spending, StepPlan, Storage, Window
+from revector.planning.strata import Drawn
 from revector.registry.collections import Collection, Generation
 from revector.registry.spending import spent
 from revector.report import Estimate
 from revector.spec import Revision
 from revector.stores.pgvector import BUILD_MEMORY
-from revector.strata import Drawn
 
 PROBE_S = 2.0
 BUSY = 0.9

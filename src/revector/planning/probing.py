@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from revector.encoders import PROBES
 from revector.encoding import MODEL_ERRORS
 from revector.errors import EncoderMismatch, EncoderUnavailable
-from revector.forecast import Probe
 from revector.interfaces import Encoder
+from revector.planning.forecast import Probe
+from revector.planning.strata import NORMAL_95
 from revector.report import Estimate
-from revector.strata import NORMAL_95
 
 FIRST_BATCH, MOST_BATCH = 32, 1_024
 FULL_S = 0.5

@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from revector.forecast import Plan
+from revector.planning.forecast import Plan
 from revector.registry.collections import Generation
 from revector.registry.control import add_event, before_event
 

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from revector import strata
 from revector.chunking import make_chunker
 from revector.costs import money
 from revector.encoders import probe_vectors, vectors_fp
 from revector.encoders.pca import rotation_of
-from revector.estimating import (
+from revector.interfaces import Encoder
+from revector.planning import strata
+from revector.planning.estimating import (
     Database,
     Means,
     disks_of,
@@ -23,9 +24,8 @@ from revector.estimating import (
     total_of,
     window_of,
 )
-from revector.forecast import Change, Disk, Plan, Probe, Spending, Storage
-from revector.interfaces import Encoder
-from revector.probing import probe
+from revector.planning.forecast import Change, Disk, Plan, Probe, Spending, Storage
+from revector.planning.probing import probe
 from revector.registry.collections import Collection, Generation
 from revector.report import Estimate
 from revector.reuse import count_known
@@ -46,7 +46,7 @@ def make_plan(
     """Return the plan for ``revision``: chunks and tokens from a sample by length, time from a probe of this encoder.
 
     The probe embeds chunks of the sample here and now, so the time is that of this machine and process. Nothing is
-    written; behind an API, 48 texts are paid.
+    written; behind an API, some 50 texts are paid.
     """
     drawn = strata.draw(engine, collection.cid)
     chunks, tokens, weighted, cut_rate = _count(drawn, revision, encoder)
