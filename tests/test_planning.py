@@ -15,9 +15,10 @@ from revector.costs import Costs, money
 from revector.encoders.hashing import HashingEncoder
 from revector.errors import NoRoom
 from revector.interfaces import Document
-from revector.planning import estimating, strata
+from revector.planning import estimating, outcomes, strata
 from revector.planning.forecast import LEAST_FREE, Disk
 from revector.planning.probing import probe
+from revector.registry.control import add_event
 from revector.spec import ModelSpec
 from worlds import World
 
@@ -265,3 +266,22 @@ def test_the_page_shows_changes_money_time_and_disks(at: World, capsys: pytest.C
     for line in ("~  model.dim", "=  chunking.*", "to change", "break-even", "to the swap", "disk: ", "way back"):
         assert line in page
     assert str(Path.home()) not in page.split("disk")[0]
+
+
+@pytest.mark.parametrize(("hours", "shards"), [(0.01, 4), (3.0, 4), (3.1, 5), (10_000.0, 1_024)])
+def test_without_a_number_a_shard_is_45_minutes_of_the_planned_time(served: World, hours: float, shards: int) -> None:
+    plan = {"revision": "b200", "seconds": {"backfill": hours * 3600}}
+    with served.project.engine.begin() as connection:
+        cid = served.project.cid("docs")
+        add_event(connection, cid, "tester", "plan", None, {**plan, "seconds": {"backfill": 1}})
+        add_event(connection, cid, "tester", "plan", None, plan)
+        add_event(connection, cid, "tester", "plan", None, {**plan, "revision": "other"})
+        assert outcomes.shards_for(connection, cid, "b200") == shards
+
+
+def test_airflow_maps_no_more_shards_than_its_limit() -> None:
+    from airflow.configuration import conf
+
+    from revector.airflow.dags import MOST_SHARDS
+
+    assert outcomes.MOST_SHARDS == MOST_SHARDS == conf.getint("core", "max_map_length")

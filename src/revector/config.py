@@ -90,7 +90,8 @@ class CollectionSettings(BaseModel):
     canary_drop: float = Field(default=0.02, gt=0, le=1)
     """Fall of recall@10 below the first canary of an index that raises an alert."""
     window_hours: float = Field(default=48.0, gt=0)
-    shards: int = Field(default=4, ge=1)
+    shards: int | None = Field(default=None, ge=1)
+    """Parts of a backfill; default: what the plan reckons, in parts of 45 minutes, at least 4."""
     bulk: BulkSettings = BulkSettings()
     shadow: ShadowSettings = ShadowSettings()
 

@@ -64,16 +64,17 @@ MEASURE_ATTEMPTS = 5
 class Settings:
     """What a migrator needs to know; ``drain_s`` lies between emptying a slot and dropping its index.
 
-    ``archive_days``: how long embeddings outlive their index, for who begins anew. ``warm_wait_s``: how long a swap
-    waits for serving processes to have loaded the next encoder. ``overlap``: reading, embedding and publishing side by
-    side, and resting for others as ``bars`` says; without it, all statements of a backfill come from one thread.
+    ``shards``: parts of a backfill; None: as its plan reckons (``outcomes.shards_for``). ``archive_days``: how long
+    embeddings outlive their index, for who begins anew. ``warm_wait_s``: how long a swap waits for serving processes to
+    have loaded the next encoder. ``overlap``: reading, embedding and publishing side by side, and resting for others as
+    ``bars`` says; without it, all statements of a backfill come from one thread.
     """
 
     migrations: Path
     archive: Path
     labels: LabelSource | None = None
     window_hours: float = 48.0
-    shards: int = 4
+    shards: int | None = None
     drain_s: float = 60.0
     archive_days: float = 7.0
     warm_wait_s: float = 120.0
@@ -353,7 +354,10 @@ class Migrator:
                 )
             return Outcome("provision", target.revision, generation.phase, False, {"generation": generation.gen})
         self._refuse_empty()
-        count = self._settings.shards if shards is None else shards
+        count = shards if shards is not None else self._settings.shards
+        if count is None:
+            with self._engine.connect() as connection:
+                count = outcomes.shards_for(connection, self._cid, target.revision)
         hours = self._settings.window_hours if window_hours is None else window_hours
         if count < 1 or not 0 < hours <= MOST_WINDOW_HOURS:
             raise StateError(

@@ -19,6 +19,7 @@ from revector.gate import usable_queries
 from revector.interfaces import NoProgress, Progress
 from revector.labels import Labels, load_labels, write_beir
 from revector.migrator import Migrator, Settings
+from revector.planning import outcomes
 from revector.planning.forecast import Plan
 from revector.planning.growth import Growth, graph_growth, step_times
 from revector.registry import sharding
@@ -175,7 +176,8 @@ class Rehearsal:
 
     def _times(self, real: _Real, found: Findings, growth: Growth, documents: int) -> tuple[StepTime, ...]:
         started = time.perf_counter()
-        sharding.plan_ranges(self._engine, real.collection.cid, self._settings.shards)  # what grows of a provision
+        count = self._settings.shards or outcomes.LEAST_SHARDS
+        sharding.plan_ranges(self._engine, real.collection.cid, count)  # what grows of a provision
         return step_times(
             found.seconds,
             growth,

@@ -24,7 +24,7 @@ from revector.airflow.questions import MigrationApprovalOperator, RollbackWindow
 from revector.lifecycle import FORWARD, STEPS, Phase
 
 MOST_SHARDS = 1_024
-"""Airflow's ``[core] max_map_length``: a longer list fails the task that returns it."""
+"""Airflow's ``[core] max_map_length``; ``planning.outcomes`` names it too, which no DAG file may load."""
 
 COLLECTION = "{{ params.collection }}"
 PLANNED: dict[str, Any] = {
@@ -43,6 +43,7 @@ def migration_dag(
     pool: str | None = None,
     queue: str = "gpu",
     executor: str | None = None,
+    executor_config: Mapping[str, Any] | None = None,
     deadline: timedelta | None = timedelta(days=14),
     **common: Any,
 ) -> DAG:
@@ -52,7 +53,8 @@ def migration_dag(
     over it, and the database of the Airflow connection ``conn_id`` over the one that the file names. The shards run in
     ``queue`` (executors without queues ignore it) and ``pool``: None takes Airflow's own setting ``[revector]
     gpu_pool``, or the default pool. ``executor`` runs only the shards elsewhere; Airflow refuses the DAG if that
-    executor is not configured. ``common``: as in ``factory.make_dag``.
+    executor is not configured. ``executor_config`` is the shards' alone: a pod with a GPU, for Kubernetes.
+    ``common``: as in ``factory.make_dag``.
     """
     place = place_of(config, conn_id)
     folders, problem = collections_of(place["config"])
@@ -74,6 +76,7 @@ def migration_dag(
             queue=queue,
             pool=pool or conf.get("revector", "gpu_pool", fallback="default_pool"),
             executor=executor,
+            executor_config=dict(executor_config or {}),
             do_xcom_push=False,
             map_index_template="{{ 'shard-%02d' % task.shard }}",
             doc_md="Embeds one shard on a GPU worker; killed at any moment, the next try goes on where it was.",
@@ -230,7 +233,7 @@ def _form(revisions: Sequence[str]) -> dict[str, Param]:
             minimum=1,
             maximum=MOST_SHARDS,
             title="Shards",
-            description="Parts embedded in parallel, each best some minutes long; empty: as in revector.toml (4)",
+            description="Parts embedded in parallel; empty: as in revector.toml, else 45 minutes each by the plan",
         ),
         "rollback_hours": Param(
             None,

@@ -132,7 +132,8 @@ def figures(status: Mapping[str, Any]) -> str:
     rows = [(f"revision {gate[side]['revision']}", gate[side]["recall"]) for side in ("old", "new") if side in gate]
     rows += [("difference", gate["difference"])] if "difference" in gate else []
     lines = [f"| {name} | {value['mean']:.4f} | {value['low']:.4f} to {value['high']:.4f} |" for name, value in rows]
-    table = "\n".join([f"| | recall@{gate['k']} | 95 % interval |", "|---|---|---|", *lines])
+    percent = 100 * ((gate.get("gate") or {}).get("confidence") or 0.95)
+    table = "\n".join([f"| | recall@{gate['k']} | {percent:g} % interval |", "|---|---|---|", *lines])
     judged = "Inconclusive" if gate.get("verdict") == "inconclusive" else "Failed"
     verdict = "Passed." if gate["passed"] else f"{judged}: {'; '.join(gate['reasons'])}."
     return f"{table}\n\nMeasured on {gate['queries']} labelled queries ({gate['labels']}). {verdict}"

@@ -53,6 +53,8 @@ class CanaryOperator(RevectorOperator):
             raise AirflowSkipException(f"{collection} serves nothing yet.")
         found = project.canary(collection, actor=actor(context), progress=LogProgress())
         log.info("recall@%s %.4f, at first %.4f, on %s queries", found.k, found.recall, found.baseline, found.queries)
+        if found.caution:
+            log.warning("%s", found.caution)
         stats.canary_recall(collection, found.recall)
         found.raise_alerts()
 

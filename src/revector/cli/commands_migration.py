@@ -101,7 +101,9 @@ def upgrade(
     rev: Target = None,
     *,
     to: Annotated[str | None, typer.Option(metavar="STEP", help="Stop after this step.")] = None,
-    shards: Annotated[int | None, typer.Option(min=1, help="Parts of the backfill; default: revector.toml.")] = None,
+    shards: Annotated[
+        int | None, typer.Option(min=1, help="Parts of the backfill; default: revector.toml, else by the plan.")
+    ] = None,
     window_hours: Annotated[
         float | None, typer.Option(help="How long one can roll back; default: revector.toml, else 48.")
     ] = None,

@@ -36,7 +36,7 @@ TEMPLATE = """\
 # meta_fields = ["lang"]     # left out: every other field
 # qrels = "labels"           # labelled queries, for recall: folder (BEIR, TREC), .csv or "sql:SELECT ..."
 # window_hours = 48          # how long one can roll back after a swap
-# shards = 4                 # parts of a backfill
+# shards = 4                 # parts of a backfill; else parts of 45 minutes by the plan
 """
 
 db = typer.Typer(

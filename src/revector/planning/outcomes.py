@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +16,24 @@ from revector.registry.control import add_event, before_event
 
 STEPS = ("backfill", "index", "verify", "gate")
 """Whose end is an event, in this order; the first begins with the provisioning."""
+
+SHARD_S = 45 * 60
+"""Length of a shard: what a dead worker keeps others waiting for, against the seconds that a task costs in itself."""
+
+LEAST_SHARDS, MOST_SHARDS = 4, 1_024
+"""The most is Airflow's ``[core] max_map_length``: a longer list fails the task that returns it."""
+
+
+def shards_for(connection: sa.Connection, cid: int, revision: str) -> int:
+    """Return how many shards the latest plan of ``revision`` calls for; the least there are without one."""
+    seconds = connection.scalar(
+        sa.text(
+            "SELECT (detail->'seconds'->>'backfill')::float8 FROM event WHERE cid = :cid AND kind = 'plan' AND "
+            "detail->>'revision' = :revision ORDER BY seq DESC LIMIT 1"
+        ),
+        {"cid": cid, "revision": revision},
+    )
+    return min(max(LEAST_SHARDS, math.ceil((seconds or 0) / SHARD_S)), MOST_SHARDS)
 
 
 def keep_plan(engine: sa.Engine, cid: int, actor: str, plan: Plan) -> None:

@@ -66,7 +66,7 @@ function plot(marks) {
     node.append(...children);
     return node;
   };
-  const drawing = svg("svg", { viewBox: "0 0 300 74", role: "img" }, svg("title", {}, "recall with 95 % intervals"));
+  const drawing = svg("svg", { viewBox: "0 0 300 74", role: "img" }, svg("title", {}, "recall with its intervals"));
   marks.forEach(([name, value], i) => {
     const y = 14 + 22 * i;
     drawing.append(svg("text", { x: 0, y: y + 4 }, name),
@@ -85,13 +85,14 @@ function gate(found) {
   const row = (name, value) => [name, ratio(value.mean), `${ratio(value.low)} to ${ratio(value.high)}`];
   const rows = sides.map((side) => row(`${side}: revision ${result[side].revision}`, result[side].recall));
   if (result.difference) rows.push(row("difference", result.difference));
+  const percent = 100 * (result.gate?.confidence ?? 0.95);
   const judged = result.verdict === "inconclusive" ? "Inconclusive" : "Failed";
   const verdict = result.passed ? "Passed." : `${judged}: ${result.reasons.join("; ")}.`;
   const overridden = result.overridden ? ` Overridden by ${result.overridden.by}: ${result.overridden.reason}.` : "";
   return el("section", { "data-key": "gate" },
     el("div", { class: "row" }, el("h3", {}, `Gate: recall@${result.k} on ${count(result.queries)} labelled queries`),
       reportButton(found.name, result.id, "Gate report")),
-    el("div", { class: "gate" }, table("What the gate measured", ["", "#mean", "#95 % interval"], rows), plot(sides.map((side) => [side, result[side].recall]))),
+    el("div", { class: "gate" }, table("What the gate measured", ["", "#mean", `#${Number(percent.toPrecision(6))} % interval`], rows), plot(sides.map((side) => [side, result[side].recall]))),
     el("p", { class: `note ${result.passed ? "good" : "bad"}` }, `${verdict}${overridden} Measured ${age(result.at)} ago on ${result.labels}.`));
 }
 
