@@ -387,7 +387,9 @@ def test_an_index_that_does_not_equal_the_documents_is_not_verified(served: Worl
 
 def test_a_failed_gate_leaves_all_as_it_was_and_says_why(served: World) -> None:
     served.revision("b200", "a100", 'model = ModelSpec(name="hashing:seed2", dim=2)')
-    with pytest.raises(GateFailed, match=r"recall@10 falls by .* against .* a100 .* more than the allowed 0.1000 is shown"):
+    with pytest.raises(
+        GateFailed, match=r"recall@10 falls by .* against .* a100 .* more than the allowed 0.1000 is shown"
+    ):
         served.upgrade("b200")
     assert served.generation().revision == "a100"
     assert served.generation("building").phase == Phase.VERIFIED

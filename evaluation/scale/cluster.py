@@ -186,7 +186,7 @@ def _until(met: Callable[[], object], what: str) -> None:
 
 
 def docstrings() -> Iterator[dict[str, str]]:
-    """Yield the docstrings of everything installed here, by file, each text once; at least 40 characters long."""
+    """Yield the docstrings of everything installed here, by file, each text once: 40 characters at least, no NUL."""
     seen = set()
     for file in sorted(Path(sysconfig.get_paths()["purelib"]).rglob("*.py")):
         try:
@@ -197,7 +197,7 @@ def docstrings() -> Iterator[dict[str, str]]:
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module):
                 text = ast.get_docstring(node) or ""
-                if len(text) >= 40 and text not in seen:
+                if len(text) >= 40 and "\0" not in text and text not in seen:
                     seen.add(text)
                     name = getattr(node, "name", "module")
                     yield {"_id": f"{place}:{getattr(node, 'lineno', 0)}:{name}"[:400], "title": name, "text": text}
