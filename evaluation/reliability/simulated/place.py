@@ -26,7 +26,7 @@ from revector import crash, gate
 from revector.encoding import Encoders
 from revector.evidence import Evidence
 from revector.migrator import Migrator, Settings
-from revector.registry import moves, work
+from revector.registry import moves, sharding, work
 from revector.registry.collections import Collection
 from revector.registry.documents import Documents
 from revector.registry.engine import make_engine
@@ -40,7 +40,7 @@ MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of our own in it
 """Where sealed parts cost no disk."""
 
 LIMITS: tuple[tuple[Any, str, int], ...] = (
-    (work, "SEED_ROWS", 2),
+    (sharding, "SEED_ROWS", 2),
     (work, "MAX_ATTEMPTS", 3),
     (revector.backfill, "PART_DOCUMENTS", 2),
     (revector.catchup, "FEW_WAITING", 2),

@@ -10,8 +10,8 @@ import sqlalchemy as sa
 
 from revector.crash import crash_at
 from revector.errors import GenerationGone
+from revector.registry import work
 from revector.registry.engine import repeated
-from revector.registry.work import MAX_ATTEMPTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +174,7 @@ def bulk_page(engine: sa.Engine, shard: Shard, after: str, rows: int) -> list[st
                     "OR doc_id <= :hi) AND state = 'due' AND lane = 'bulk' AND attempts < :most "
                     "ORDER BY doc_id LIMIT :rows"
                 ),
-                {"gen": shard.gen, "after": after, "hi": shard.hi, "rows": rows, "most": MAX_ATTEMPTS},
+                {"gen": shard.gen, "after": after, "hi": shard.hi, "rows": rows, "most": work.MAX_ATTEMPTS},
             )
         )
 
