@@ -14,6 +14,7 @@ from revector.errors import (
     ConfigError,
     DatabaseUnavailable,
     GateFailed,
+    GenerationGone,
     GraphError,
     IllegalStep,
     LabelError,
@@ -469,3 +470,16 @@ def test_an_exact_index_is_searched_and_moved_like_any_other(served: World) -> N
     served.upgrade("b200")
     assert served.search("apple7 pear7", 1) == ["d00007"]
     assert served.differences(served.generation()) == []
+
+
+@pytest.mark.parametrize("step", ["verify", "gate"])
+def test_what_an_abort_took_away_is_not_condemned_and_no_verdict_is_kept(served: World, step: str) -> None:
+    # Seed 214342 of the interleavings: the abort came between the look at the phase and the run's own token.
+    served.upgrade("b200", to="index" if step == "verify" else "verify")
+    gone, migrator = served.generation("building"), served.migrator
+    before = served.value("SELECT count(*) FROM gate_result")
+    migrator.abort("another one is better")
+    with pytest.raises(GenerationGone, match="b200 was aborted meanwhile"):
+        migrator._steps[step](gone, migrator._take_over())
+    assert served.value("SELECT count(*) FROM gate_result") == before
+    assert served.value("SELECT kind FROM event ORDER BY seq DESC LIMIT 1") in ("abort", "drop")

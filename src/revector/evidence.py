@@ -11,7 +11,7 @@ from revector import gate as gates
 from revector.ann import explain, measure_ann
 from revector.comparison import plain
 from revector.crash import crash_at
-from revector.errors import GateFailed, LabelError, VerificationFailed
+from revector.errors import GateFailed, GenerationGone, LabelError, VerificationFailed
 from revector.interfaces import Progress
 from revector.labels import LabelSource, load_labels
 from revector.latency import compare_latency
@@ -70,7 +70,7 @@ class Evidence:
 
         Raises ``EncoderError``, and keeps no verdict, where the encoder that must tell is itself at fault.
         """
-        seen = self._see(token)
+        seen = self._see(generation, token)
         verdict = self._compare_rows(generation)
         self._keep(generation, "verify", verdict, seen, token)
         if not verdict.passed:
@@ -88,7 +88,7 @@ class Evidence:
         Where answers come from an HNSW index, ``min_overlap`` reads every stored vector once, as a stream: memory is
         that of the queries and of one block, time that of reading the table.
         """
-        seen = self._see(token)
+        seen = self._see(generation, token)
         if collection.active_gen is None and self._labels is None:
             detail = {"not_measured": "first generation, and the collection has no labelled queries"}
             verdict = gates.Verdict("pass", (), detail)
@@ -181,9 +181,15 @@ class Evidence:
             progress=self._progress,
         ).as_data()
 
-    def _see(self, token: int) -> moves.Seen:
+    def _see(self, generation: Generation, token: int) -> moves.Seen:
         documents = self._documents.count()
         with control(self._engine, self._cid, actor=self._actor, token=token) as held:
+            # Whoever aborts from now on takes the token, and no verdict is kept; who did before took the index.
+            if generation.gen not in held.collection.live:
+                raise GenerationGone(
+                    f"revision {generation.revision} was aborted meanwhile, and its generation {generation.gen} was not "
+                    "measured. Nothing was changed; begin anew with `revector upgrade`."
+                )
             return moves.Seen(moves.newest_version(held), documents)
 
     def _keep(self, generation: Generation, step: str, verdict: gates.Verdict, seen: moves.Seen, token: int) -> None:
