@@ -187,7 +187,7 @@ class Evidence:
             # Whoever aborts from now on takes the token, and no verdict is kept; who did before took the index.
             if generation.gen not in held.collection.live:
                 raise GenerationGone(
-                    f"revision {generation.revision} was aborted meanwhile, and its generation {generation.gen} was not "
+                    f"revision {generation.revision} was aborted meanwhile; its generation {generation.gen} was not "
                     "measured. Nothing was changed; begin anew with `revector upgrade`."
                 )
             return moves.Seen(moves.newest_version(held), documents)
