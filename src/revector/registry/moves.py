@@ -254,32 +254,8 @@ def swap(
     """
     collection = control.collection
     generation = read_generation(control.connection, generation.gen)
-    STEPS["swap"].check(generation.revision, generation.phase)
     forward_again = collection.standby_gen == generation.gen
-    if not forward_again and collection.building_gen != generation.gen:
-        raise StateError(
-            f"swap to revision {generation.revision}: its generation {generation.gen} is in no slot. Nothing was "
-            "changed; see `revector status`."
-        )
-    if forward_again and began not in (None, collection.epoch):
-        raise StaleRun(
-            f"swap to revision {generation.revision}: it was rolled back after this run began (epoch {began}, now "
-            f"{collection.epoch}). The alias was not moved; to go forward again, begin anew with `revector upgrade "
-            f"{generation.revision}`."
-        )
-    if collection.standby_gen is not None and not forward_again:
-        raise WindowOpen(
-            f"swap to revision {generation.revision}: generation {collection.standby_gen} is kept for a rollback "
-            f"until {collection.rollback_deadline:%Y-%m-%d %H:%M %Z}. The alias was not moved; wait, or give that "
-            "window up with `revector retire --now`."
-        )
-    _refuse_waiting(control, generation, "swap")
-    stale = stale_evidence(control.connection, generation)
-    if stale is not None:
-        raise EvidenceStale(
-            f"swap to revision {generation.revision} needs current evidence, but {stale}. The alias was not moved; run "
-            "the steps verify and gate again."
-        )
+    _refuse_swap(control, generation, began, forward_again=forward_again)
     old = collection.active_gen
     control.move_slots(
         "active_gen = :new, standby_gen = :old, "
@@ -305,6 +281,36 @@ def swap(
     }
     control.record("swap", generation.gen, **facts)
     return facts
+
+
+def _refuse_swap(control: Control, generation: Generation, began: int | None, *, forward_again: bool) -> None:
+    """Raise what speaks against moving the alias to ``generation``; see ``swap``."""
+    collection = control.collection
+    STEPS["swap"].check(generation.revision, generation.phase)
+    if not forward_again and collection.building_gen != generation.gen:
+        raise StateError(
+            f"swap to revision {generation.revision}: its generation {generation.gen} is in no slot. Nothing was "
+            "changed; see `revector status`."
+        )
+    if forward_again and began not in (None, collection.epoch):
+        raise StaleRun(
+            f"swap to revision {generation.revision}: it was rolled back after this run began (epoch {began}, now "
+            f"{collection.epoch}). The alias was not moved; to go forward again, begin anew with `revector upgrade "
+            f"{generation.revision}`."
+        )
+    if collection.standby_gen is not None and not forward_again:
+        raise WindowOpen(
+            f"swap to revision {generation.revision}: generation {collection.standby_gen} is kept for a rollback "
+            f"until {collection.rollback_deadline:%Y-%m-%d %H:%M %Z}. The alias was not moved; wait, or give that "
+            "window up with `revector retire --now`."
+        )
+    _refuse_waiting(control, generation, "swap")
+    stale = stale_evidence(control.connection, generation)
+    if stale is not None:
+        raise EvidenceStale(
+            f"swap to revision {generation.revision} needs current evidence, but {stale}. The alias was not moved; run "
+            "the steps verify and gate again."
+        )
 
 
 def rollback(control: Control, *, reason: str, force: bool) -> Mapping[str, Any]:
