@@ -10,9 +10,8 @@ import itertools
 import json
 import shutil
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from places import loopback
 from revector import embedded
 from revector.registry.engine import make_engine, upgrade_schema
 from worlds import World
@@ -179,19 +179,10 @@ def webhook() -> Iterator[tuple[str, list[Any]]]:
     """An address that hears JSON, and what it heard; below ``/refuse`` it answers 500."""
     heard: list[Any] = []
 
-    class Hook(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(500 if "refuse" in self.path else 204)
-            self.end_headers()
+    def post(handler: BaseHTTPRequestHandler, body: bytes) -> None:
+        heard.append(json.loads(body))
+        handler.send_response(500 if "refuse" in handler.path else 204)
+        handler.end_headers()
 
-        def log_message(self, *args: Any) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Hook)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", heard
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with loopback(post) as address:
+        yield address, heard

@@ -6,9 +6,11 @@ import json
 import random
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import psutil
@@ -91,3 +93,25 @@ def _write_labels(folder: Path) -> None:
     (folder / "queries.jsonl").write_text("".join(queries))
     judged = (f"q{n}\td{n:05d}\t1\n" for n in range(LABELLED))
     (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(judged))
+
+
+@contextmanager
+def loopback(post: Callable[[BaseHTTPRequestHandler, bytes], None]) -> Iterator[str]:
+    """The address of a server on this machine that answers each POST by ``post(handler, body)``."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            post(self, self.rfile.read(int(self.headers["Content-Length"])))
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
