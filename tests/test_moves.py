@@ -33,6 +33,7 @@ from revector.lifecycle import FORWARD, Phase
 from revector.registry import deadletters, moves
 from revector.registry.control import Control, add_event, control, take_lease
 from revector.report import Outcome, broken_links
+from revector.stores import ledgers
 from revector.stores.pgvector import PgVectorIndex
 from worlds import World, document
 
@@ -680,7 +681,7 @@ def test_what_is_dropped_leaves_no_rows_and_no_files(world: World) -> None:
 
 def test_the_planner_knows_the_size_of_what_it_searches(served: World) -> None:
     known = "SELECT min(reltuples) FROM pg_class WHERE oid = ANY(CAST(:names AS regclass[]))"
-    names = [served.generation().physical_name, "document", "ledger"]
+    names = [served.generation().physical_name, "document", ledgers.table(served.generation().gen)]
     assert served.value(known, names=names) >= 120
 
 
@@ -758,9 +759,9 @@ def test_an_abort_under_the_step_that_builds_the_index_is_said_as_such(served: W
     served.upgrade("b200", to="backfill")
     analyze = PgVectorIndex.analyze
 
-    def abort_first(index: PgVectorIndex, engine: sa.Engine) -> None:
+    def abort_first(index: PgVectorIndex, engine: sa.Engine, gen: int) -> None:
         served.migrator.abort("changed my mind")
-        analyze(index, engine)
+        analyze(index, engine, gen)
 
     monkeypatch.setattr(PgVectorIndex, "analyze", abort_first)
     with pytest.raises(GenerationGone, match="aborted meanwhile"):

@@ -39,6 +39,7 @@ from revector.registry.scratch import PREFIX, Scratch, leftovers
 from revector.rehearsal import clear_leftovers
 from revector.report import Estimate, Rehearsed
 from revector.sampling import Tally, choose_queries, draw, whole, whole_count
+from revector.stores import ledgers
 from worlds import World
 
 TABLES = ("collection", "generation", "document", "pending", "ledger", "shard", "part", "rejected", "waiver", "lease",
@@ -395,7 +396,7 @@ def test_the_scratch_tables_are_the_real_ones(served: World) -> None:
             assert connection.scalar(sa.text("SELECT to_regclass('collection')")) is not None
             assert connection.scalar(sa.text("SELECT to_regclass('schema_version')")) is None, "of real tables, none"
         scratch.drop()
-    served.sql(f"DROP TABLE {served.generation().physical_name}")
+    served.sql(f"DROP TABLE {served.generation().physical_name}, {ledgers.table(served.generation().gen)}")
     assert len(made) > 100
     assert made ^ seen("revector") == set()
 

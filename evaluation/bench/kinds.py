@@ -191,7 +191,7 @@ def _built(project: Project, base: Generation) -> Iterator[Figure]:
         started = time.monotonic()
         index.build(project.engine)
         seconds = time.monotonic() - started
-        index.analyze(project.engine)
+        index.analyze(project.engine, base.gen)
         with project.engine.connect() as connection:
             table, graph, rows = connection.execute(
                 sa.text(

@@ -26,7 +26,7 @@ from revector.publish import Prepared
 from revector.registry import sharding
 from revector.registry.collections import read_generation
 from revector.sources import open_source
-from revector.stores.pgvector import BUILD_MEMORY
+from revector.stores.pgvector import Build
 
 COLLECTION, REVISION, DIM = "docs", "first", 384
 LEAST_SHARE, MOST_RATIO = 0.6, 1.25
@@ -99,7 +99,7 @@ class _Bare:
 
     def build(self) -> None:
         """Build the index with the settings that revector uses."""
-        self.connection.execute(f"SET maintenance_work_mem = '{BUILD_MEMORY}'")
+        self.connection.execute(f"SET maintenance_work_mem = '{Build().memory_mib}MB'")
         self.connection.execute("SET max_parallel_maintenance_workers = 7")
         self.connection.execute(
             "CREATE INDEX ON bare USING hnsw (embedding vector_cosine_ops) WITH (m = 16, ef_construction = 100)"

@@ -166,6 +166,9 @@ def _sizes(project: Project) -> dict[str, int]:
     with project.engine.connect() as connection:
         tables = {name: [f"revector.{name}"] for name in TABLES}
         tables["live indexes"] = [f"revector.{name}" for _, name, _ in _live(project)]
+        tables["ledger"] = list(
+            connection.scalars(sa.text("SELECT CAST(relid AS text) FROM pg_partition_tree('ledger')"))
+        )
         for what, names in tables.items():
             row = connection.execute(
                 sa.text(

@@ -33,6 +33,7 @@ from revector.interfaces import Document, NoProgress
 from revector.publish import Prepared
 from revector.registry import sharding
 from revector.registry.collections import read_collection, read_generation
+from revector.stores import ledgers
 
 COLLECTION, DIM = "docs", 64
 WORDS, VOCABULARY = 20, 30_000
@@ -65,6 +66,7 @@ class Run:
 
     documents: int
     dim: int
+    index: str = "hnsw"
     steps: dict[str, Cost] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
     p50_ms: dict[str, float] = field(default_factory=dict)
@@ -95,31 +97,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser("evaluation.scale.measure", __doc__)
     options.set_defaults(output=RESULT)
     options.add_argument("--documents", type=int, nargs="+", default=[50_000, 100_000, 200_000, 400_000], metavar="N")
+    options.add_argument("--index", choices=("hnsw", "exact"), default="hnsw", help="exact: neither built nor searched")
     options.add_argument("--dimensions", type=int, nargs="+", default=[DIM], metavar="N")
     chosen = options.parse_args(argv)
     before, sizes = machine(), sorted(chosen.documents)
-    runs = [Run(count, dim) for dim in chosen.dimensions for count in sizes]
+    runs = [Run(count, dim, chosen.index) for dim in chosen.dimensions for count in sizes]
+    command = (
+        f"python -m evaluation.scale.measure --documents {' '.join(map(str, sizes))} --dimensions "
+        f"{' '.join(map(str, chosen.dimensions))} --index {chosen.index}"
+    )
+    code = 0
     with pacing() as pace:
         under_way = [measure(run, pace) for run in runs]
         for step in zip(*under_way, strict=True):
             print(step[0], flush=True)
-    best = min(cost.pace for run in runs for cost in run.steps.values())
-    for cost in (cost for run in runs for cost in run.steps.values()):
-        cost.fair_s = cost.cpu_s * best / cost.pace
-    command = (
-        f"python -m evaluation.scale.measure --documents {' '.join(map(str, sizes))} --dimensions "
-        f"{' '.join(map(str, chosen.dimensions))}"
-    )
-    return write(
-        chosen.output, command, before, [*_figures(runs), *(_fits(runs) if len(sizes) == len(runs) > 1 else ())]
-    )
+            best = min(cost.pace for run in runs for cost in run.steps.values())
+            for cost in (cost for run in runs for cost in run.steps.values()):
+                cost.fair_s = cost.cpu_s * best / cost.pace
+            fits = _fits(runs) if len(sizes) == len(runs) > 1 else ()
+            code = write(chosen.output, command, before, [*_figures(runs), *fits])  # hours of work: kept step by step
+    return code
 
 
 def measure(run: Run, pace: Pace) -> Iterator[str]:
     """Take one size from ingestion to the drop of a second generation; yields the name of each step that is done."""
     model = f'model = ModelSpec(name="hashing", dim={run.dim})\ngate = Gate(min_queries=1)\n'
     with temporary_project(f'drain_s = 0\n[collections.{COLLECTION}]\nqrels = "labels"\n') as root:
-        revision(root, COLLECTION, "first", None, model + 'index = IndexSpec(kind="hnsw")')
+        revision(root, COLLECTION, "first", None, model + f'index = IndexSpec(kind="{run.index}")')
         _labels(root)
         project = load_project(root)
         project.init()
@@ -241,16 +245,18 @@ def _build(project: Project, meter: Meter, name: str, *, prefix: str = "") -> It
 
 def _sizes(project: Project, run: Run) -> None:
     with project.engine.connect() as connection:
-        index = read_generation(connection, int(read_collection(connection, COLLECTION).active_gen or 0)).physical_name
+        gen = int(read_collection(connection, COLLECTION).active_gen or 0)
+        index = read_generation(connection, gen).physical_name
         for name, relation in {
             "vectors": index,
             "their key": f"{index}_pkey",
             "HNSW": f"{index}_hnsw",
-            "ledger": "ledger",
+            "ledger": ledgers.table(gen),
             "documents": "document",
         }.items():
             of = "pg_relation_size" if relation.startswith("idx_") else "pg_total_relation_size"
-            run.sizes[name] = int(connection.scalar(sa.text(f"SELECT {of}('{relation}')")) or 0)
+            size = int(connection.scalar(sa.text(f"SELECT {of}(to_regclass('{relation}'))")) or 0)
+            run.sizes |= {name: size} if size else {}
         run.sizes["database"] = int(connection.scalar(sa.text("SELECT pg_database_size(current_database())")) or 0)
     run.sizes["archive"] = sum(path.stat().st_size for path in project.archive.rglob("*.h5"))
 
@@ -260,10 +266,11 @@ def _lookups(project: Project, run: Run, meter: Meter) -> None:
     numbers = random.Random(1)  # noqa: S311
     searcher, documents, worker = project.searcher(COLLECTION), project.documents(COLLECTION), project.worker()
     ids = [f"d{numbers.randrange(run.documents):09d}" for _ in range(LOOKUPS)]
-    for _ in range(WARM):
-        searcher.search(text(numbers))
-    with meter.step("search"):
-        run.p50_ms["search"] = _p50([_ms(searcher.search, text(numbers)) for _ in range(LOOKUPS)])
+    if run.index == "hnsw":
+        for _ in range(WARM):
+            searcher.search(text(numbers))
+        with meter.step("search"):
+            run.p50_ms["search"] = _p50([_ms(searcher.search, text(numbers)) for _ in range(LOOKUPS)])
     with meter.step("put"):
         run.p50_ms["put"] = _p50([_ms(documents.put, doc_id, text(numbers)) for doc_id in ids])
     with meter.step("apply"):

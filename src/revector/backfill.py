@@ -21,7 +21,9 @@ from revector.interfaces import Progress
 from revector.pace import Pace
 from revector.publish import Applier, Planned, Prepared
 from revector.registry import sharding, work
+from revector.registry.analyzing import analyze_grown
 from revector.registry.sharding import Shard
+from revector.stores import ledgers
 
 PART_S = 10.0
 """Work between two seals, in seconds: what a kill can cost, and how often progress moves."""
@@ -90,6 +92,7 @@ class Backfill:
         remove_temporary(self._folder / self._generation.physical_name)
         while not sharding.seed_page(self._engine, self._generation.cid, shard):
             pass
+        self._analyze_grown()
         self._progress.start(f"shard {shard.shard}", shard.documents)
         published = self._publish_sealed(shard)
         with ThreadPoolExecutor(2, "backfill") if self._overlap else _Inline() as pool:
@@ -128,9 +131,14 @@ class Backfill:
             embedded, reused = embedded + len(prepared.part.doc_ids) - prepared.reused, reused + prepared.reused
             dead += self._applier.record_failures(prepared.failures)
             published += sealing.result() if sealing else 0
+            self._analyze_grown()
             sealing = pool.submit(self._seal_and_publish, shard, prepared)
         published += sealing.result() if sealing else 0
         return ShardReport(embedded, published, dead, reused, paused_s)
+
+    def _analyze_grown(self) -> None:
+        gen = self._generation
+        analyze_grown(self._engine, (gen.physical_name, ledgers.table(gen.gen), "pending"))
 
     def _next(self, shard: Shard, after: str, characters: int) -> Planned | None:
         """Plan the next documents of the shard, at least one, of about ``characters`` in all; None at its end."""

@@ -144,14 +144,13 @@ def build_cpu_s(chunks: float, dim: int, index: IndexSpec, known: Mapping[str, C
     return chunks * per * wider * index.ef_construction / 100
 
 
-def build_processes(table_bytes: float, cores: int) -> int:
+def build_processes(table_bytes: float, cores: int, most: int = 7) -> int:
     """Return how many processes build an index: PostgreSQL adds one for each tripling of the table from 8 MB on.
 
-    Never more than ``cores`` or the 7 that ``stores.pgvector`` allows besides the first (plancat.c,
-    compute_parallel_worker).
+    Never more than ``cores`` or ``most`` besides the first (plancat.c, compute_parallel_worker).
     """
     workers = 0 if table_bytes < 8 * 2**20 else 1 + int(math.log(table_bytes / (8 * 2**20), 3))
-    return max(1, min(cores, 1 + min(7, workers)))
+    return max(1, min(cores, 1 + min(most, workers)))
 
 
 # The model ------------------------------------------------------------------------------------------------------------

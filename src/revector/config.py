@@ -35,6 +35,7 @@ from revector.report import read_events, read_status
 from revector.searcher import Offer, Searcher
 from revector.shadow import ShadowReads
 from revector.spec import ModelSpec
+from revector.stores.pgvector import Build
 from revector.verification import REEMBEDDED, Report, verify_live
 from revector.worker import Worker
 
@@ -155,6 +156,7 @@ class Settings(BaseSettings):
     alerts: AlertSettings = AlertSettings()
     costs: Costs = Costs()
     """Prices that plans and `revector capacity` reckon with."""
+    index_build: Build = Build()
     metrics: MetricsSettings = MetricsSettings()
     serve: ServeSettings = ServeSettings()
     collections: dict[str, CollectionSettings] = {}
@@ -399,6 +401,7 @@ class Project:
             drain_s=self.settings.drain_s,
             archive_days=self.settings.archive_days,
             costs=self.settings.costs,
+            index_build=self.settings.index_build,
             providers=self.settings.providers,
             warm_wait_s=self.settings.serve.warm_wait_s,
         )

@@ -39,6 +39,7 @@ from revector.planning import make_plan, outcomes, sample_chunks
 from revector.planning.estimating import PROBE_S, Means
 from revector.planning.forecast import Plan
 from revector.registry import archived, moves, sharding
+from revector.registry.analyzing import analyze_grown
 from revector.registry.collections import (
     Collection,
     Generation,
@@ -54,6 +55,8 @@ from revector.report import Outcome, read_status
 from revector.revisions import RevisionGraph
 from revector.searcher import Searcher
 from revector.spec import Revision
+from revector.stores import ledgers
+from revector.stores.pgvector import Build
 from revector.worker import Worker
 
 MOST_WINDOW_HOURS = 24 * 365
@@ -81,6 +84,7 @@ class Settings:
     overlap: bool = True
     bars: Bars = field(default_factory=Bars)
     costs: Costs = field(default_factory=Costs)
+    index_build: Build = field(default_factory=Build)
     providers: Mapping[str, ProviderSettings] = field(default_factory=dict)
 
 
@@ -135,6 +139,7 @@ class Migrator:
             self._settings.archive,
             self._settings.costs,
             self._settings.providers,
+            self._settings.index_build,
             window_hours=self._settings.window_hours,
             probe_s=probe_s,
             reembedded=STEP_REEMBEDDED,
@@ -365,6 +370,7 @@ class Migrator:
                 f"and {hours}. Nothing was changed."
             )
         self._evidence.refuse_unmeasurable(target, self._collection())
+        analyze_grown(self._engine, ("document",))
         encoder = self._encoders.fresh(target.model)
         found = fidelity.measure(encoder, sample_chunks(self._engine, self._cid, target, encoder))
         fidelity.check(found, target)
@@ -407,8 +413,8 @@ class Migrator:
 
     def _index(self, generation: Generation, token: int) -> Mapping[str, Any]:
         index = moves.index_of(generation)
-        built = index.build(self._engine, self._progress)
-        index.analyze(self._engine)
+        built = index.build(self._engine, self._progress, self._settings.index_build)
+        index.analyze(self._engine, generation.gen)
         crash_at("index.after_build")
         return self._advance(generation, "index", token, built=built, **outcomes.indexed(self._engine, generation))
 
@@ -520,6 +526,7 @@ class Migrator:
                 self._progress.done()
             moves.drop(self._engine, generation, actor=self._actor)
             dropped.append(generation.gen)
+        ledgers.sweep(self._engine)
         self._sweep_archive()
         return dropped
 

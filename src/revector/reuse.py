@@ -167,13 +167,15 @@ class Reuse:
         """Return what live indexes show, by content hash: ledger and rows in one snapshot."""
         found: dict[str, Known] = {}
         with self._engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
+            gens = connection.scalars(sa.text(f"SELECT g.gen {_SOURCES}"), self._values).all()
             rows = connection.execute(
                 sa.text(
-                    "SELECT DISTINCT ON (l.content_hash) l.content_hash, l.gen, l.doc_id, l.n_chunks FROM ledger l "
-                    "WHERE l.content_hash = ANY(CAST(:hashes AS text[])) AND NOT l.deleted AND l.gen IN "
-                    f"(SELECT g.gen {_SOURCES}) ORDER BY l.content_hash, l.gen"
+                    # One look-up for each text: as a join it would read the whole ledger for each batch.
+                    "SELECT l.* FROM unnest(CAST(:hashes AS text[])) hash, LATERAL (SELECT content_hash, gen, doc_id, "
+                    "n_chunks FROM ledger WHERE hashtextextended(content_hash, 0) = hashtextextended(hash, 0) AND "
+                    "content_hash = hash AND NOT deleted AND gen = ANY(CAST(:gens AS int[])) ORDER BY gen LIMIT 1) l"
                 ),
-                {**self._values, "hashes": sorted(hashes)},
+                {"hashes": sorted(hashes), "gens": list(gens)},
             ).all()
             by_generation: dict[int, list[sa.Row[tuple[str, int, str, int]]]] = defaultdict(list)
             for row in rows:

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from revector.interfaces import Document
 from revector.spec import IndexSpec
+from revector.stores import ledgers
 from revector.stores.pgvector import Found, PgVectorIndex, Rows
 from worlds import World
 
@@ -44,6 +45,8 @@ def ids(numbers: Any) -> list[str]:
 @pytest.fixture(scope="module")
 def place(databases, template, tmp_path_factory) -> Iterator[World]:
     world = World(tmp_path_factory.mktemp("place"), databases.url(databases.create(template)))
+    with world.engine.begin() as connection:
+        ledgers.create(connection, 0, 0)
     world.documents.put_many([Document(ids([n])[0], f"text {n}", {"half": n % 2}) for n in range(COUNT)])
     world.documents.delete_many(ids(range(0, COUNT, 10)))
     yield world
@@ -77,7 +80,7 @@ def built(request: pytest.FixtureRequest, place: World) -> Built:
         index.replace(connection, [], Rows(ids(numbers), numbers * 0, versions, numbers, numbers + 7, VECTORS))
         assert index.is_built(connection) == (index.spec.kind == "exact")
     assert index.build(place.engine) == (index.spec.kind == "hnsw")
-    index.analyze(place.engine)
+    index.analyze(place.engine, 0)
     return Built(index, place)
 
 

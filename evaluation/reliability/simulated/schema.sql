@@ -78,6 +78,8 @@ BEGIN
     gens := gens || jsonb_build_object(g.gen::text, new_gen);
     INSERT INTO revector.generation OVERRIDING SYSTEM VALUE SELECT (jsonb_populate_record(g,
       jsonb_build_object('gen', new_gen, 'cid', new_cid, 'physical_name', new_table))).*;
+    EXECUTE format('CREATE TABLE revector.ledger_g%s (LIKE revector.ledger INCLUDING ALL)', new_gen);
+    EXECUTE format('ALTER TABLE revector.ledger ATTACH PARTITION revector.ledger_g%1$s FOR VALUES IN (%1$s)', new_gen);
     INSERT INTO revector.ledger SELECT (jsonb_populate_record(l, jsonb_build_object('gen', new_gen, 'version', d.version))).*
       FROM revector.ledger l JOIN revector.document d ON d.cid = new_cid AND d.doc_id = l.doc_id WHERE l.gen = g.gen;
     INSERT INTO revector.shard SELECT (jsonb_populate_record(s, jsonb_build_object('gen', new_gen))).*

@@ -16,6 +16,9 @@ from revector.registry.scratch import leftovers
 from revector.rehearsal import clear_leftovers
 from revector.revisions import RevisionGraph
 
+TURNING_DISKS = 2.0
+"""A ``random_page_cost`` above it is meant for disks that turn; PostgreSQL's own default is 4."""
+
 
 @dataclass(frozen=True, slots=True)
 class Check:
@@ -50,9 +53,16 @@ def _check(name: str, look: Callable[[], str]) -> Check:
 
 def _server(project: Project) -> str:
     with project.raw_engine.connect() as connection:
-        version = connection.scalar(sa.text("SHOW server_version"))
+        version, cost = connection.execute(
+            sa.text("SELECT current_setting('server_version'), CAST(current_setting('random_page_cost') AS float8)")
+        ).one()
     embedded = project.settings.database_url is None
-    return f"PostgreSQL {version}, {'embedded' if embedded else project.raw_engine.url.render_as_string()}"
+    return f"PostgreSQL {version}, {'embedded' if embedded else project.raw_engine.url.render_as_string()}" + (
+        f"; its random_page_cost is {cost:g}: unless its disks turn, 1.1 keeps batches from reading whole tables "
+        "(`ALTER SYSTEM SET random_page_cost = 1.1; SELECT pg_reload_conf();`)"
+        if cost > TURNING_DISKS
+        else ""
+    )
 
 
 def _extension(project: Project) -> str:

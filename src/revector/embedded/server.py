@@ -27,6 +27,7 @@ SETTINGS = {
     "unix_socket_permissions": "0700",
     "cluster_name": NAME,
     "shared_buffers": "256MB",
+    "random_page_cost": "1.1",  # solid state: at the default of 4, batches of ids read tables whole
     "maintenance_work_mem": "512MB",
     "max_connections": "200",
     "max_wal_size": "2GB",

@@ -53,7 +53,7 @@ def make_plan(
     probed = probe(encoder, weighted, seconds=means.probe_s, cut_tokens_per_s=cut_rate)
     reused = min(drawn.documents, _known(engine, collection, revision, encoder))
     share = 1 - reused / max(1, drawn.documents)
-    to_embed, database = tokens.times(share), look(engine, collection, active)
+    to_embed, database = tokens.times(share), look(engine, collection, active, means.index_build)
     storage, spending = storage_of(drawn, revision, chunks, share), spending_of(revision, means, database)
     steps = step_plans(
         revision,
@@ -196,10 +196,10 @@ def _cap(prices: Spending | None, usd: float) -> tuple[str, ...]:
 def _risks(revision: Revision, storage: Storage, database: Database, drawn: strata.Drawn) -> tuple[str, ...]:
     risks = []
     gb = 1e9
-    if storage.build_memory.value > database.build_bytes:
+    if storage.build_memory.value > (given := database.build.memory_mib << 20):
         risks.append(
             f"the graph takes about {storage.build_memory.value / gb:,.1f} GB while it is built, beyond the "
-            f"{database.build_bytes / gb:,.1f} GB that a build is given: about twice the time"
+            f"{given / gb:,.1f} GB of index_build.memory_mib: about twice the time"
         )
     if storage.graph.value > database.cache_bytes:
         risks.append(

@@ -20,7 +20,7 @@ from revector.registry.collections import Collection, Generation
 from revector.registry.spending import spent
 from revector.report import Estimate
 from revector.spec import Revision
-from revector.stores.pgvector import BUILD_MEMORY
+from revector.stores.pgvector import Build
 
 PROBE_S = 2.0
 BUSY = 0.9
@@ -37,6 +37,7 @@ class Means:
     archive: Path
     costs: Costs = field(default_factory=Costs)
     providers: Mapping[str, ProviderSettings] = field(default_factory=dict)
+    index_build: Build = field(default_factory=Build)
     window_hours: float = 48.0
     probe_s: float = PROBE_S
     reembedded: int = 64
@@ -51,14 +52,14 @@ class Database:
     changed_in_a_day: int
     wal_kept_bytes: int
     cache_bytes: int
-    build_bytes: int
+    build: Build
     here: bool
     folder: str | None
     cores: int
     spent_usd: Mapping[str, float]
 
 
-def look(engine: sa.Engine, collection: Collection, active: Generation | None) -> Database:
+def look(engine: sa.Engine, collection: Collection, active: Generation | None, build: Build) -> Database:
     """Ask PostgreSQL; its folder is told only where it runs on this machine and lets us see it."""
     with engine.connect() as connection:
         row = connection.execute(
@@ -70,13 +71,12 @@ def look(engine: sa.Engine, collection: Collection, active: Generation | None) -
                     AS changed,
                   pg_size_bytes(current_setting('max_wal_size')) AS wal,
                   pg_size_bytes(current_setting('effective_cache_size')) AS cache,
-                  pg_size_bytes(:build) AS build,
                   CASE WHEN pg_has_role('pg_read_all_settings', 'usage') THEN current_setting('data_directory') END
                     AS folder,
                   CAST(current_setting('max_parallel_workers') AS int) AS workers
                 """
             ),
-            {"served": "" if active is None else active.physical_name, "cid": collection.cid, "build": BUILD_MEMORY},
+            {"served": "" if active is None else active.physical_name, "cid": collection.cid},
         ).one()
         paid = {use["provider"]: float(use["usd"]) for use in spent(connection)}
     host = engine.url.query.get("host") or engine.url.host or "localhost"
@@ -86,7 +86,7 @@ def look(engine: sa.Engine, collection: Collection, active: Generation | None) -
         changed_in_a_day=int(row.changed),
         wal_kept_bytes=int(row.wal),
         cache_bytes=int(row.cache),
-        build_bytes=int(row.build),
+        build=build,
         here=here,
         folder=row.folder if here and row.folder and Path(row.folder).exists() else None,
         cores=len(os.sched_getaffinity(0)) if here and hasattr(os, "sched_getaffinity") else 1 + int(row.workers),
@@ -114,7 +114,7 @@ def step_plans(
     cut = to_embed.value / max(probed.cut_tokens_per_s, 1.0)
     embed = _over(to_embed, probed.tokens_per_s)
     table = chunks.value * capacity.row_bytes(revision.model.dim, revision.index.storage, drawn.id_bytes)
-    processes = capacity.build_processes(table, database.cores)
+    processes = capacity.build_processes(table, database.cores, database.build.workers)
     build = [
         capacity.build_cpu_s(end, revision.model.dim, revision.index) / processes / share
         for end in (chunks.value, chunks.low, chunks.high)

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from revector.crash import crash_at
 from revector.errors import DocumentError, NotCaughtUp, SourceError
 from revector.interfaces import Document, NoProgress, Progress, Source
+from revector.registry.analyzing import analyze_grown
 from revector.registry.control import add_event
 from revector.registry.engine import GATE_LOCK, repeated
 from revector.stores.database import copy_into
@@ -244,6 +245,7 @@ class Documents:
             connection.execute(sa.text("DROP TABLE ingest"))
             connection.commit()
         progress.done()
+        analyze_grown(self._engine, ("document",))
         return IngestReport(source.name, read, written, read - rejected - written, rejected, reasons)
 
     def _stage(self, connection: sa.Connection, source: Source, progress: Progress) -> int:

@@ -28,6 +28,7 @@ from revector.registry.collections import Generation, read_generation
 from revector.registry.control import Control, add_event, before_event
 from revector.registry.watching import clock_jumped
 from revector.spec import Revision
+from revector.stores import ledgers
 from revector.stores.pgvector import PgVectorIndex
 
 EVIDENCE_HOURS = 24
@@ -94,6 +95,7 @@ def register(control: Control, new: Registration) -> Generation:
     )
     generation = read_generation(control.connection, gen)
     index_of(generation).create(control.connection, new.encoder_fp)
+    ledgers.create(control.connection, gen, sum(one.documents for one in new.ranges))
     sharding.add_shards(control.connection, gen, new.ranges)
     control.move_slots("building_gen = :gen", gen=gen)
     control.record(
@@ -407,6 +409,8 @@ def abort(control: Control, *, reason: str) -> Generation:
 def drop(engine: sa.Engine, generation: Generation, *, actor: str) -> None:
     """Drop the index of a generation that left its slot; what is dropped already counts as success.
 
+    Its ledger is dropped after that (``stores.ledgers.sweep``), for that may have to wait.
+
     Raises ``StateError`` if the generation is live or in a slot: the wrong index is never dropped.
     """
     with engine.begin() as connection:
@@ -427,7 +431,7 @@ def drop(engine: sa.Engine, generation: Generation, *, actor: str) -> None:
         connection.execute(sa.text("SELECT 1 FROM shard WHERE gen = :gen FOR UPDATE"), {"gen": generation.gen})
         work.forget_work(connection, generation.gen)
         archived.keep(connection, generation)
-        for table in ("ledger", "part", "shard"):
+        for table in ("part", "shard"):
             connection.execute(sa.text(f"DELETE FROM {table} WHERE gen = :gen"), {"gen": generation.gen})
         connection.execute(sa.text("UPDATE generation SET dropped = true WHERE gen = :gen"), {"gen": generation.gen})
         add_event(connection, generation.cid, actor, "drop", generation.gen, {"physical": generation.physical_name})

@@ -13,15 +13,14 @@ import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
 from pgvector import HalfVector, Vector
+from pydantic import BaseModel, ConfigDict, Field
 
 from revector.crash import crash_at
 from revector.errors import DatabaseUnavailable
 from revector.interfaces import NoProgress, Progress, Vectors
 from revector.spec import IndexSpec
+from revector.stores import ledgers
 from revector.stores.database import BinaryArray, bind_vectors
-
-BUILD_MEMORY = "1GB"
-"""Below the graph's size, an HNSW build spills and takes twice as long (vector-stores.md 4.3)."""
 
 INSERT_ROWS = 1_000
 MAX_HALF = float(np.finfo(np.float16).max)
@@ -34,6 +33,17 @@ BUILD_LOCK = 1919252071
 BUILD_POLL_S = 0.2
 MAX_SCAN_TUPLES = 40_000
 """Where an iterative scan gives up; the caller then searches exactly, so that a filter never starves the result."""
+
+
+class Build(BaseModel):
+    """What the build of an HNSW graph may take of the database server."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    memory_mib: int = Field(default=1_024, ge=1, le=2**21)
+    """``maintenance_work_mem``: a graph that does not fit is built in twice the time; `revector plan` says so."""
+    workers: int = Field(default=7, ge=0, le=1_024)
+    """Processes beside the first, within PostgreSQL's ``max_worker_processes`` and ``max_parallel_workers``."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -191,12 +201,12 @@ class PgVectorIndex:
             )
         )
 
-    def build(self, engine: sa.Engine, progress: Progress | None = None) -> bool:
+    def build(self, engine: sa.Engine, progress: Progress | None = None, given: Build | None = None) -> bool:
         """Build the HNSW index over the loaded rows without blocking writes; return whether there was anything to do.
 
         A build that was killed leaves an invalid index: it is dropped and built again. Two builders meet on a lock.
         """
-        progress = progress or NoProgress()
+        progress, given = progress or NoProgress(), given or Build()
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.detach()  # lock and settings end with the session, also where the server was killed
             run = connection.exec_driver_sql
@@ -211,8 +221,8 @@ class PgVectorIndex:
             run(f"DROP INDEX IF EXISTS {self._ann}")
             crash_at("index.after_drop")
             run("SET statement_timeout = 0")
-            run(f"SET maintenance_work_mem = '{BUILD_MEMORY}'")
-            run("SET max_parallel_maintenance_workers = 7")
+            run(f"SET maintenance_work_mem = '{given.memory_mib}MB'")
+            run(f"SET max_parallel_maintenance_workers = {given.workers}")
             nodes = f"embedding {self.spec.storage}_cosine_ops"
             if self.spec.graph == "bit":
                 nodes = f"({self._bits('embedding')}) bit_hamming_ops"
@@ -223,14 +233,14 @@ class PgVectorIndex:
                 )
             return True
 
-    def analyze(self, engine: sa.Engine) -> None:
-        """Tell the planner how large the tables of a search are now.
+    def analyze(self, engine: sa.Engine, gen: int) -> None:
+        """Tell the planner how large the tables of a search in generation ``gen`` are now.
 
         After a load it takes the documents for few, and would read them all instead of asking the ANN index.
         """
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.exec_driver_sql("SET statement_timeout = 0")
-            connection.exec_driver_sql(f"ANALYZE {self.name}, document, ledger")
+            connection.exec_driver_sql(f"ANALYZE {self.name}, document, {ledgers.table(gen)}")
             connection.exec_driver_sql("RESET statement_timeout")
 
     def search(
@@ -279,7 +289,7 @@ class PgVectorIndex:
                      THEN substr(d.content, t.start + 1, t.stop - t.start) ELSE d.content END AS text
             FROM collection c LEFT JOIN top t ON true
             LEFT JOIN document d ON d.cid = c.cid AND d.doc_id = t.doc_id
-            LEFT JOIN ledger l ON l.gen = :gen AND l.doc_id = t.doc_id
+            LEFT JOIN {ledgers.table(gen)} l ON l.gen = :gen AND l.doc_id = t.doc_id
             WHERE c.cid = :cid ORDER BY t.distance, t.doc_id, t.chunk"""
         values = {"cid": cid, "gen": gen, "query": Vector(query).to_text(), **(filter_params or {})}
         found = connection.execute(sa.text(sql), values).mappings().all()
