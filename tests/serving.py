@@ -16,6 +16,9 @@ from revector.registry import keys
 from revector.service import create_app
 from worlds import World
 
+HERE = "http://localhost"
+"""The name under which a service without keys answers."""
+
 DOCUMENT = "/collections/docs/documents/d00007"
 UPLOAD = "/collections/docs/documents"
 SEARCH = "/collections/docs/search"
@@ -24,7 +27,8 @@ JSON_TYPE = {"content-type": "application/json"}
 
 @contextmanager
 def serve(project: Project, **options: Any) -> Iterator[TestClient]:
-    with TestClient(create_app(project, **options), raise_server_exceptions=False) as client:
+    app = create_app(project, **options)
+    with TestClient(app, base_url=HERE, raise_server_exceptions=False) as client:
         yield client
 
 

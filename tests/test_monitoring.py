@@ -34,6 +34,7 @@ from revector.registry import loads
 from revector.registry.spending import SpendingMeter
 from revector.service import create_app
 from revector.spec import ModelSpec
+from serving import HERE
 from worlds import World
 
 Samples = Mapping[tuple[str, frozenset[tuple[str, str]]], float]
@@ -377,7 +378,7 @@ def test_names_follow_the_conventions_of_prometheus() -> None:
 
 
 def test_the_service_tells_its_metrics_and_counts_answers_by_route_and_status(served: World) -> None:
-    with TestClient(create_app(served.project), raise_server_exceptions=False) as client:
+    with TestClient(create_app(served.project), base_url=HERE, raise_server_exceptions=False) as client:
         assert client.get("/collections/docs/documents/d00001").status_code == 200
         assert client.get("/collections/docs/documents/nowhere").status_code == 404
         assert client.request("NONSENSE", "/nowhere").status_code == 404
@@ -392,6 +393,20 @@ def test_the_service_tells_its_metrics_and_counts_answers_by_route_and_status(se
 
 def test_the_metrics_of_the_service_want_its_key(served: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REVECTOR_SERVE_TOKEN", "k" * 40)
-    with TestClient(create_app(served.project), raise_server_exceptions=False) as client:
+    with TestClient(create_app(served.project), base_url=HERE, raise_server_exceptions=False) as client:
         assert client.get("/metrics").status_code == 401
         assert client.get("/metrics", headers={"Authorization": "Bearer " + "k" * 40}).status_code == 200
+
+
+def test_asked_again_and_again_a_status_takes_a_large_count_from_the_last_hour(
+    served: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loads, "COUNTED_EACH_MINUTE", 100)
+    served.sql("DELETE FROM load_sample")
+    with served.engine.begin() as connection:
+        loads.add(connection)
+    served.put(5, 900)
+    asked = {recount: served.project.status("docs", recount=recount)["documents"] for recount in (False, True)}
+    assert asked == {False: 120, True: 125}
+    served.sql("UPDATE load_sample SET minute = minute - interval '61 minutes'")
+    assert served.project.status("docs")["documents"] == 125

@@ -19,7 +19,7 @@ from revector.config import Project, Settings, load_project
 from revector.encoding import Encoders
 from revector.errors import ConfigError
 from revector.service import create_app, run
-from serving import DOCUMENT, JSON_TYPE, SEARCH, UPLOAD, refused, serve, until, working
+from serving import DOCUMENT, HERE, JSON_TYPE, SEARCH, UPLOAD, refused, serve, until, working
 from worlds import World
 
 
@@ -220,7 +220,7 @@ def test_an_error_that_nobody_foresaw_is_a_problem_without_its_traceback(served:
         return 1 / 0
 
     served.project.__dict__["encoders"] = Encoders(load)
-    client = TestClient(create_app(served.project), raise_server_exceptions=False)  # without its thread
+    client = TestClient(create_app(served.project), base_url=HERE, raise_server_exceptions=False)  # without its thread
     assert "division" not in refused(client.post(SEARCH, json={"query": "x"}), 500, "Internal")
 
 

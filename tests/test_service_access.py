@@ -50,6 +50,29 @@ def calls(client: TestClient, collection: str, headers: dict[str, str]) -> dict[
     return {name: answer.status_code for name, answer in answers.items()}
 
 
+# Without a key --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["localhost", "localhost:8700", "127.0.0.1:8700", "[::1]:8700", "127.8.0.1"])
+def test_without_a_key_the_service_answers_to_this_machines_own_names(client: TestClient, host: str) -> None:
+    assert client.get(DOCUMENT, headers={"host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["attacker.example", "attacker.example:8700", "localhost.attacker.example", "10.0.0.1", "["]
+)
+def test_without_a_key_a_page_of_another_site_reads_and_writes_nothing(
+    served: World, client: TestClient, host: str
+) -> None:
+    """A site may let its own name mean 127.0.0.1 and send its visitors' browsers here (DNS rebinding)."""
+    said = refused(client.get(DOCUMENT, headers={"host": host}), 403, "Forbidden")
+    assert "localhost" in said
+    refused(client.put(DOCUMENT, json={"text": "defaced"}, headers={"host": host}), 403, "Forbidden")
+    assert served.documents.get("d00007").text.startswith("apple7")
+    _, header = key_for(served, "admin")
+    assert client.get(DOCUMENT, headers={"host": host, **header}).status_code == 200
+
+
 # Scopes ---------------------------------------------------------------------------------------------------------------
 
 READS, WRITES, ADMINS = {"search", "get"}, {"put", "upload", "delete"}, {"status", "shadow"}

@@ -111,7 +111,7 @@ def streamed(world: World, pieces: Iterator[bytes]) -> dict[str, Any]:
     async def send(message: Any) -> None:
         said.append(message.get("body", b""))
 
-    headers = [(b"content-type", b"application/x-ndjson")]
+    headers = [(b"host", b"localhost"), (b"content-type", b"application/x-ndjson")]
     scope = {"type": "http", "method": "POST", "path": UPLOAD, "headers": headers, "query_string": b""}
     asyncio.run(create_app(world.project)(scope, receive, send))
     return json.loads(b"".join(said))

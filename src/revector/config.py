@@ -451,11 +451,12 @@ class Project:
         self.tell(collection)
         return found
 
-    def status(self, collection: str) -> dict[str, Any]:
+    def status(self, collection: str, *, recount: bool = False) -> dict[str, Any]:
         """Where a collection stands; needs no model. See ``report.read_status``."""
         source = self.labels(collection)
+        labels = None if source is None else source.name
         with self.engine.connect() as connection:
-            return read_status(connection, collection, labels=None if source is None else source.name)
+            return read_status(connection, collection, labels=labels, recount=recount)
 
     def events(self, collection: str, limit: int = 100) -> list[dict[str, Any]]:
         """The newest events of a collection, newest first."""

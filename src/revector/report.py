@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from revector.errors import StateError
 from revector.lifecycle import BUILDING, FORWARD, STEPS, Phase, remaining
-from revector.registry import deadletters, shadowing, sharding, work
+from revector.registry import deadletters, loads, shadowing, sharding, work
 from revector.registry.collections import Collection, Generation, read_collection, read_generation
 from revector.registry.spending import spent
 from revector.registry.throttling import read_share
@@ -103,10 +103,13 @@ class Rehearsed:
     kept: str | None = None
 
 
-def read_status(connection: sa.Connection, name: str, *, labels: str | None = None) -> dict[str, Any]:
+def read_status(
+    connection: sa.Connection, name: str, *, labels: str | None = None, recount: bool = True
+) -> dict[str, Any]:
     """Return where a collection stands: slots, open migration with progress and lag, rollback window, dead letters.
 
-    Keys are stable: the CLI's ``--json``, the Airflow page and the demo read them.
+    Keys are stable: the CLI's ``--json``, the Airflow page and the demo read them. ``recount=False``, for whoever asks
+    again and again, takes a large collection's number of documents from the last hour's count (``registry.loads``).
     """
     collection = read_collection(connection, name)
     now: datetime = connection.execute(sa.text("SELECT clock_timestamp()")).scalar_one()
@@ -123,7 +126,7 @@ def read_status(connection: sa.Connection, name: str, *, labels: str | None = No
         "collection": name,
         "epoch": collection.epoch,
         "database_time": now.isoformat(),
-        "documents": _documents(connection, collection),
+        "documents": loads.documents(connection, collection.cid, recount=recount),
         "slots": slots,
         "migration": _migration(connection, collection),
         "rollback": None
@@ -138,15 +141,6 @@ def read_status(connection: sa.Connection, name: str, *, labels: str | None = No
         "spending": spent(connection),
         "shadow": [] if collection.building_gen is None else shadowing.read(connection, collection.building_gen),
     }
-
-
-def _documents(connection: sa.Connection, collection: Collection) -> int:
-    return int(
-        connection.scalar(
-            sa.text("SELECT count(*) FROM document WHERE cid = :cid AND NOT deleted"), {"cid": collection.cid}
-        )
-        or 0
-    )
 
 
 def _slot(connection: sa.Connection, gen: int | None) -> dict[str, Any] | None:

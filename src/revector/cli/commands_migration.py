@@ -162,7 +162,7 @@ def status(
     session = open_session(project, collection, as_json=json)
 
     def look() -> dict[str, Any]:
-        return session.project.status(session.collection)
+        return session.project.status(session.collection, recount=not watch)
 
     if not watch:
         found = look()

@@ -104,7 +104,7 @@ def _files(project: Project, name: str) -> str:
 
 
 def _registered(project: Project, name: str) -> str:
-    documents = project.status(name)["documents"]
+    documents = project.status(name, recount=True)["documents"]
     return f"{documents:,} documents"
 
 

@@ -45,6 +45,22 @@ def add(connection: sa.Connection) -> int:
     return int(added)
 
 
+def documents(connection: sa.Connection, cid: int, *, recount: bool) -> int:
+    """Return how many documents are not deleted; unless ``recount``, of a large collection what the last hour knew."""
+    return int(
+        connection.scalar(
+            sa.text(
+                "SELECT coalesce((SELECT documents FROM (SELECT documents, minute FROM load_sample WHERE cid = :cid "
+                "ORDER BY minute DESC LIMIT 1) last WHERE NOT :recount AND documents > :many AND minute > "
+                "clock_timestamp() - interval '1 hour'), (SELECT count(*) FROM document WHERE cid = :cid AND NOT "
+                "deleted))"
+            ),
+            {"cid": cid, "recount": recount, "many": COUNTED_EACH_MINUTE},
+        )
+        or 0
+    )
+
+
 def read(connection: sa.Connection, cid: int, *, since: datetime | None = None) -> list[dict[str, Any]]:
     """Return the samples of a collection, oldest first: ``minute``, ``queued``, ``lag_s``, ``dead``, ``documents``."""
     rows = connection.execute(

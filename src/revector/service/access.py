@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import secrets
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 import sqlalchemy as sa
 from starlette.exceptions import HTTPException
@@ -96,6 +98,15 @@ class Buckets:
             return (1 - level) / self._per_s
         self._filled[key_id] = level - 1, now
         return 0.0
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host, with or without a port, is this machine's own name for itself."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 def _shown(names: frozenset[str]) -> str:

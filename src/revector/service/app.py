@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import socket
 import threading
@@ -16,7 +15,7 @@ from fastapi import FastAPI
 from revector.config import Project
 from revector.errors import ConfigError
 from revector.service import documents, measured, probes, search, uploads
-from revector.service.access import Access, Buckets
+from revector.service.access import Access, Buckets, is_loopback
 from revector.service.guard import Guard
 from revector.service.problems import HANDLERS
 from revector.service.state import Service
@@ -95,13 +94,6 @@ def run(project: Project, host: str = "127.0.0.1", port: int = 8700) -> None:
             f"{host}:{port} cannot be listened on: {error}. Nothing was started; name another --host or --port."
         ) from error
     with listener:
-        app = create_app(project, local=_is_loopback(host))
+        app = create_app(project, local=is_loopback(f"[{host}]" if ":" in host else host))
         config = uvicorn.Config(app, server_header=False, timeout_graceful_shutdown=30)
         uvicorn.Server(config).run(sockets=[listener])
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

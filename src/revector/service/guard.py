@@ -11,14 +11,21 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from revector.errors import RevectorError
-from revector.service.access import Access, Buckets, Caller
+from revector.service.access import ANYONE, Access, Buckets, Caller, is_loopback
 from revector.service.problems import answer_of, problem
 
 OPEN = "/health"
+FOREIGN_NAME = (
+    "without a key this service answers to localhost, 127.0.0.1 and [::1] only. Nothing was done; ask under one of "
+    "these names, or make a key (`revector keys create`) and send it."
+)
 
 
 class Guard:
-    """ASGI middleware: 401 without a key where one is wanted, 429 above the rate; else ``state.caller`` is set."""
+    """ASGI middleware: 401 without a key where one is wanted, 403 for a foreign name where none is, 429 above the rate.
+
+    Else ``state.caller`` is set.
+    """
 
     def __init__(self, app: ASGIApp, *, access: Access, buckets: Buckets | None) -> None:
         self._app, self._access, self._buckets = app, access, buckets
@@ -26,7 +33,12 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
         if scope["type"] == "http" and scope["path"] != OPEN:
-            found = await self._caller(Headers(scope=scope).get("authorization", ""))
+            headers = Headers(scope=scope)
+            found = await self._caller(headers.get("authorization", ""))
+            if found is ANYONE and not is_loopback(headers.get("host", "")):
+                # A page of another site may send its visitors' browsers here, under a name that it makes mean this
+                # machine; what it cannot do is to ask by this machine's own names.
+                found = problem(403, "Forbidden", FOREIGN_NAME)
             if not isinstance(found, Caller):
                 await found(scope, receive, send)
                 return

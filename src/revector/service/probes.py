@@ -12,7 +12,7 @@ from revector.service.routes import BEARER, Name, routes
 from revector.service.state import Shared
 
 open_to_all = APIRouter()
-any_key = APIRouter(dependencies=[Depends(BEARER)], responses=responses(401, 429, 503))
+any_key = APIRouter(dependencies=[Depends(BEARER)], responses=responses(401, 403, 429, 503))
 admin = routes("admin")
 
 
