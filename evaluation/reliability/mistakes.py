@@ -138,9 +138,9 @@ def retire_without_lock() -> Iterator[None]:
 
     def retire(self: Any, why: str, *, now: bool, epoch: int | None) -> Outcome:
         del now, epoch
-        decided = self._collection().standby_gen
+        decided = self._standing.collection().standby_gen
         if decided is None:
-            return Outcome("retire", "", Phase.COMPLETED, bool(self._drop_ended(wait=True)), {"dropped": []})
+            return Outcome("retire", "", Phase.COMPLETED, bool(self._leftovers.drop(wait=True)), {"dropped": []})
         with controls.control(self._engine, self._cid, actor=self._actor) as held:
             held.must_hit_one(
                 "UPDATE collection SET standby_gen = NULL, rollback_deadline = NULL, epoch = epoch + 1 WHERE cid = "
@@ -150,7 +150,7 @@ def retire_without_lock() -> Iterator[None]:
             unused = read_generation(held.connection, decided)
             held.set_phase(decided, unused.phase, Phase.RETIRED, ", live = false, ended_at = clock_timestamp()")
             held.record("retire", decided, revision=unused.revision, reason=why, window_given_up=True)
-        return Outcome("retire", unused.revision, Phase.COMPLETED, True, {"dropped": self._drop_ended(wait=True)})
+        return Outcome("retire", unused.revision, Phase.COMPLETED, True, {"dropped": self._leftovers.drop(wait=True)})
 
     def retire_move(control: Any, *, reason: str, now: bool) -> Any:
         del now

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,7 @@ from revector.encoders.api.settings import ProviderSettings
 from revector.encoding import Encoders
 from revector.errors import (
     ApprovalWanted,
-    EditedRevision,
     EvidenceStale,
-    GenerationGone,
     IllegalStep,
     SourceError,
     StateError,
@@ -33,20 +30,19 @@ from revector.evidence import STEP_REEMBEDDED, Evidence
 from revector.gate import Measured, QuerySet
 from revector.interfaces import NoProgress, Progress
 from revector.labels import LabelSource
+from revector.leftovers import Leftovers
 from revector.lifecycle import BUILDING, FORWARD, STEPS, Phase, remaining
 from revector.pace import Bars, Pace
 from revector.planning import make_plan, outcomes, sample_chunks
 from revector.planning.estimating import PROBE_S, Means
 from revector.planning.forecast import Plan
-from revector.registry import archived, moves, sharding
+from revector.registry import moves, sharding
 from revector.registry.analyzing import analyze_grown
 from revector.registry.collections import (
-    Collection,
     Generation,
     ensure_collection,
     read_collection,
     read_generation,
-    read_generations,
 )
 from revector.registry.control import Control, control, take_lease
 from revector.registry.documents import Documents
@@ -55,7 +51,7 @@ from revector.report import Outcome, read_status
 from revector.revisions import RevisionGraph
 from revector.searcher import Searcher
 from revector.spec import Revision
-from revector.stores import ledgers
+from revector.standing import Standing
 from revector.stores.pgvector import Build
 from revector.worker import Worker
 
@@ -107,6 +103,16 @@ class Migrator:
         self._encoders, self._actor, self._progress = encoders, actor, progress or NoProgress()
         with engine.begin() as connection:
             self._cid = ensure_collection(connection, collection).cid
+        self._standing = Standing(engine, collection, self._cid, settings.migrations)
+        self._leftovers = Leftovers(
+            engine,
+            self._cid,
+            archive=settings.archive,
+            archive_days=settings.archive_days,
+            drain_s=settings.drain_s,
+            actor=actor,
+            progress=self._progress,
+        )
         self._worker = Worker(engine, encoders)
         self._catch_up = CatchUp(engine, self._worker)
         self._searcher = Searcher(engine, collection, encoders)
@@ -128,7 +134,7 @@ class Migrator:
 
         The encoder is tried on texts of the collection for about ``probe_s`` seconds at most.
         """
-        target = self._target(revision)
+        target = self._standing.target(revision)
         self._refuse_empty()
         labelled = self._evidence.labelled_queries()
         with self._engine.connect() as connection:
@@ -166,8 +172,8 @@ class Migrator:
             raise IllegalStep(f"step {step!r} was asked for; steps are {', '.join(STEPS)}. Nothing was changed.")
         if step in ("rollback", "retire", "abort"):
             return self._move(step, **options)
-        target = self._target(revision)
-        generation = self._generation_of(target)
+        target = self._standing.target(revision)
+        generation = self._standing.generation_of(target)
         phase = Phase.NONE if generation is None else generation.phase
         if step == "plan" and generation is not None:
             return Outcome(step, target.revision, phase, False)
@@ -184,9 +190,9 @@ class Migrator:
             return self._swap(target, generation, self.epoch() if began is None else began, **options)
         if not self._is_due(step, generation, target):
             return Outcome(step, target.revision, phase, False)
-        with self._while_there(generation):
+        with self._standing.while_there(generation):
             facts = self._steps[step](generation, self._take_over(), **options)
-        return Outcome(step, target.revision, self._phase(generation), True, facts)
+        return Outcome(step, target.revision, self._standing.phase(generation), True, facts)
 
     def _is_due(self, step: str, generation: Generation, target: Revision) -> bool:
         """Whether a forward step is still to do; evidence that aged is due again until the swap."""
@@ -210,7 +216,7 @@ class Migrator:
 
         Raises ``ApprovalWanted`` where a person must approve first.
         """
-        target = self._target(revision).revision
+        target = self._standing.target(revision).revision
         steps = FORWARD if to is None else FORWARD[: FORWARD.index(to) + 1] if to in FORWARD else None
         if steps is None:
             raise IllegalStep(f"--to {to!r}: the forward steps are {', '.join(FORWARD)}. Nothing was changed.")
@@ -223,7 +229,7 @@ class Migrator:
 
     def shards(self, revision: str | None = None) -> list[int]:
         """Return the shards of the open migration that are still to do, in key order."""
-        generation = self._generation_of(self._target(revision))
+        generation = self._standing.generation_of(self._standing.target(revision))
         if generation is None:
             raise StateError(
                 "no migration is provisioned for this revision. Nothing was changed; run the step provision first."
@@ -233,8 +239,8 @@ class Migrator:
 
     def embed_shard(self, revision: str | None, shard: int) -> Outcome:
         """Embed and publish one shard; several may run at once on several machines, and each resumes after a kill."""
-        target = self._target(revision)
-        generation = self._generation_of(target)
+        target = self._standing.target(revision)
+        generation = self._standing.generation_of(target)
         if generation is None:
             raise StateError(
                 f"revision {target.revision} is not provisioned. Nothing was changed; run provision first."
@@ -249,7 +255,9 @@ class Migrator:
         if found[shard].done or generation.phase != Phase.PROVISIONED:
             return Outcome("backfill", target.revision, generation.phase, False, {"shard": shard})
         report = self._bulk(generation).run(found[shard])
-        return Outcome("backfill", target.revision, self._phase(generation), True, {"shard": shard, **asdict(report)})
+        return Outcome(
+            "backfill", target.revision, self._standing.phase(generation), True, {"shard": shard, **asdict(report)}
+        )
 
     def rollback(self, reason: str, *, force: bool = False) -> Outcome:
         """Move the alias back to the standby generation; see ``registry.moves.rollback``."""
@@ -261,7 +269,7 @@ class Migrator:
 
     def approve(self, reason: str, *, by: str | None = None, revision: str | None = None) -> Outcome:
         """Record a person's approval of the open migration."""
-        return self.run("approve", revision or self._open_revision(), reason=reason, by=by)
+        return self.run("approve", revision or self._standing.open_revision(), reason=reason, by=by)
 
     def override(self, reason: str, *, by: str | None = None) -> Outcome:
         """Let the alias move although the gate did not pass: a named person's decision, kept in the history.
@@ -277,7 +285,7 @@ class Migrator:
             generation = read_generation(held.connection, building)
             facts = moves.override(held, generation, by=by or self._actor, reason=why)
         self._tell()
-        return Outcome("gate", generation.revision, self._phase(generation), "already" not in facts, facts)
+        return Outcome("gate", generation.revision, self._standing.phase(generation), "already" not in facts, facts)
 
     def retire(self, reason: str = "window over", *, now: bool = False) -> Outcome:
         """Drop the standby generation: after its window, or ``now``, giving the window up.
@@ -295,12 +303,12 @@ class Migrator:
             )
         if over:
             return self.retire()
-        dropped = self._drop_ended(wait=False)
+        dropped = self._leftovers.drop(wait=False)
         return Outcome("retire", "", Phase.COMPLETED, bool(dropped), {"dropped": dropped})
 
     def epoch(self) -> int:
         """Return the number of moves of the slots so far: a run that begins now remembers it (see ``run``)."""
-        return self._collection().epoch
+        return self._standing.collection().epoch
 
     def base(self) -> str:
         """Return the id of the first revision."""
@@ -369,7 +377,7 @@ class Migrator:
                 f"provision takes at least 1 shard and a window of up to {MOST_WINDOW_HOURS:,} hours; found {count} "
                 f"and {hours}. Nothing was changed."
             )
-        self._evidence.refuse_unmeasurable(target, self._collection())
+        self._evidence.refuse_unmeasurable(target, self._standing.collection())
         analyze_grown(self._engine, ("document",))
         encoder = self._encoders.fresh(target.model)
         found = fidelity.measure(encoder, sample_chunks(self._engine, self._cid, target, encoder))
@@ -422,7 +430,9 @@ class Migrator:
         return self._evidence.verify(generation, token)
 
     def _gate(self, generation: Generation, token: int) -> Mapping[str, Any]:
-        return self._evidence.gate(generation, self._target(generation.revision), self._collection(), token)
+        return self._evidence.gate(
+            generation, self._standing.target(generation.revision), self._standing.collection(), token
+        )
 
     def _approve(
         self, generation: Generation, token: int, *, reason: str | None = None, by: str | None = None
@@ -445,7 +455,7 @@ class Migrator:
         wait_until_warm(
             self._engine,
             generation.gen,
-            serving=self._collection().active_gen,
+            serving=self._standing.collection().active_gen,
             limit_s=self._settings.warm_wait_s,
         )
 
@@ -461,11 +471,11 @@ class Migrator:
             reraise=True,
         )
         def measure_and_move() -> Mapping[str, Any]:
-            self._evidence.renew(generation, target, self._collection(), token)
+            self._evidence.renew(generation, target, self._standing.collection(), token)
             return self._catch_up.then(generation, move)
 
         facts = measure_and_move()
-        return Outcome("swap", target.revision, self._phase(generation), True, facts)
+        return Outcome("swap", target.revision, self._standing.phase(generation), True, facts)
 
     # Moves out of the forward line ------------------------------------------------------------------------------------
 
@@ -488,64 +498,25 @@ class Migrator:
         return Outcome("rollback", left.revision, left.phase, not facts.get("already"), facts)
 
     def _abort(self, reason: str) -> Outcome:
-        if self._collection().building_gen is None and (last := self._last_aborted()) is not None:
-            dropped = self._drop_ended(wait=False)
+        if self._standing.collection().building_gen is None and (last := self._standing.last_aborted()) is not None:
+            dropped = self._leftovers.drop(wait=False)
             return Outcome("abort", last.revision, last.phase, bool(dropped), {"generation": last.gen})
         with self._control(self._take_over()) as held:
             ended = moves.abort(held, reason=reason)
-        self._drop_ended(wait=False)
+        self._leftovers.drop(wait=False)
         return Outcome("abort", ended.revision, ended.phase, True, {"generation": ended.gen})
 
     def _retire(self, reason: str, *, now: bool, epoch: int | None) -> Outcome:
         ended = None
-        collection = self._collection()
+        collection = self._standing.collection()
         if collection.standby_gen is not None:
             with control(
                 self._engine, self._cid, actor=self._actor, epoch=collection.epoch if epoch is None else epoch
             ) as held:
                 ended = moves.retire(held, reason=reason, now=now)
-        dropped = self._drop_ended(wait=True)
+        dropped = self._leftovers.drop(wait=True)
         revision = "" if ended is None else ended.revision
         return Outcome("retire", revision, Phase.COMPLETED, bool(ended or dropped), {"dropped": dropped})
-
-    def _drop_ended(self, *, wait: bool) -> list[int]:
-        """Drop indexes whose generations left their slots longer ago than any query runs; return their numbers."""
-        with self._engine.connect() as connection:
-            ended = [one for one in read_generations(connection, self._cid) if not one.live and not one.dropped]
-            now = connection.execute(sa.text("SELECT clock_timestamp()")).scalar_one()
-        dropped = []
-        for generation in ended:
-            # Nobody searches a generation that was never live.
-            age_s = (now - generation.ended_at).total_seconds() if generation.ended_at else 0.0
-            left_s = self._settings.drain_s - max(0.0, age_s) if generation.live_at else 0.0
-            if left_s > 0 and not wait:
-                continue
-            if left_s > 0:
-                self._progress.start(f"wait {left_s:.0f} s for queries in flight")
-                time.sleep(left_s)
-                self._progress.done()
-            moves.drop(self._engine, generation, actor=self._actor)
-            dropped.append(generation.gen)
-        ledgers.sweep(self._engine)
-        self._sweep_archive()
-        return dropped
-
-    def _sweep_archive(self) -> None:
-        """Remove old parts of dropped generations, and what a kill or a late shard task left there unrecorded."""
-        with self._engine.begin() as connection:
-            old = archived.forget_old(connection, self._cid, older_than_days=self._settings.archive_days)
-        with self._engine.connect() as connection:
-            ended = [one for one in read_generations(connection, self._cid) if one.dropped]
-            kept = archived.paths(connection, self._cid)
-        for path in old:
-            path.unlink(missing_ok=True)
-        for generation in ended:
-            folder = self._settings.archive / generation.physical_name
-            for path in folder.glob("*") if folder.is_dir() else ():
-                if path not in kept:
-                    path.unlink(missing_ok=True)
-            with suppress(OSError):  # holds kept parts, or is gone
-                folder.rmdir()
 
     # Helpers ----------------------------------------------------------------------------------------------------------
 
@@ -563,65 +534,6 @@ class Migrator:
             overlap=self._settings.overlap,
             pace=Pace(self._engine, generation, self._settings.bars) if self._settings.overlap else None,
         )
-
-    def _target(self, revision: str | None) -> Revision:
-        """Return the migration file asked for, refused if it was edited or does not follow what is served."""
-        graph = RevisionGraph.from_folder(self._settings.migrations)
-        target = graph[revision] if revision else graph.head
-        with self._engine.connect() as connection:
-            collection = read_collection(connection, self._name)
-            for generation in read_generations(connection, self._cid):
-                same = generation.revision == target.revision and generation.phase != Phase.ABORTED
-                if same and generation.config_hash != target.config_hash:
-                    raise EditedRevision(
-                        f"revision {target.revision} was edited after generation {generation.gen} was registered from "
-                        "it: model, chunking or index differ. Nothing was changed; restore "
-                        f"{target.path or 'the file'}, or write a new revision with `revector revision`."
-                    )
-            if collection.active_gen is not None:
-                graph.path_between(read_generation(connection, collection.active_gen).revision, target.revision)
-        return target
-
-    def _generation_of(self, target: Revision) -> Generation | None:
-        with self._engine.connect() as connection:
-            collection = read_collection(connection, self._name)
-            for gen in (collection.building_gen, collection.active_gen, collection.standby_gen):
-                if gen is not None and (found := read_generation(connection, gen)).revision == target.revision:
-                    return found
-        return None
-
-    def _open_revision(self) -> str | None:
-        building = self._collection().building_gen
-        if building is None:
-            return None
-        with self._engine.connect() as connection:
-            return read_generation(connection, building).revision
-
-    def _last_aborted(self) -> Generation | None:
-        with self._engine.connect() as connection:
-            newest = read_generations(connection, self._cid)[-1:]
-        return next((one for one in newest if one.phase == Phase.ABORTED), None)
-
-    @contextmanager
-    def _while_there(self, generation: Generation) -> Iterator[None]:
-        """Say it as an error of ours when an abort takes the index away from under a step."""
-        try:
-            yield
-        except sa.exc.ProgrammingError as error:
-            if self._phase(generation) not in (Phase.ABORTED, Phase.RETIRED):
-                raise
-            raise GenerationGone(
-                f"revision {generation.revision} was aborted meanwhile, and its generation {generation.gen} dropped. "
-                "Nothing more was changed; begin anew with `revector upgrade`."
-            ) from error
-
-    def _phase(self, generation: Generation) -> Phase:
-        with self._engine.connect() as connection:
-            return read_generation(connection, generation.gen).phase
-
-    def _collection(self) -> Collection:
-        with self._engine.connect() as connection:
-            return read_collection(connection, self._name)
 
     def _refuse_empty(self) -> None:
         if Documents(self._engine, self._cid).count() == 0:
