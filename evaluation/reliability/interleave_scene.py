@@ -32,6 +32,7 @@ from revector.registry.documents import Documents
 from revector.report import Outcome
 from revector.searcher import Searcher
 from revector.spec import Chunking, IndexSpec, ModelSpec, Revision
+from revector.standing import Standing
 from revector.worker import Worker
 
 MODELS = 3
@@ -99,17 +100,23 @@ class Unlabelled(Evidence):
         return Verdict("pass", (), {"gate": asdict(target.gate), "old": active_gen})
 
 
+class Unfiled(Standing):
+    """The real standing, but for the migration files: a revision is made from its number."""
+
+    def target(self, revision_id: str | None) -> Revision:
+        """Return it, however often."""
+        return revision(int((revision_id or "r000")[1:]))
+
+
 class TinyMigrator(Migrator):
     """The real migrator; only migration files and labelled queries are replaced."""
 
     def __init__(self, scene: Scene, actor: str) -> None:
         settings = Settings(Path(), scene.folder, window_hours=scene.window_hours, shards=2, drain_s=0.0, overlap=False)
         super().__init__(scene.engine, scene.name, settings=settings, encoders=scene.encoders, actor=actor)
+        self._standing = Unfiled(scene.engine, scene.name, scene.cid, Path())
         searcher = Searcher(scene.engine, scene.name, scene.encoders)
         self._evidence = Unlabelled(scene.engine, scene.cid, searcher, None, actor=actor, progress=NoProgress())
-
-    def _target(self, revision_id: str | None) -> Revision:
-        return revision(int((revision_id or "r000")[1:]))
 
 
 class Scene:

@@ -121,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def measure(run: Run, pace: Pace) -> Iterator[str]:
     """Take one size from ingestion to the drop of a second generation; yields the name of each step that is done."""
-    model = f'model = ModelSpec(name="hashing", dim={run.dim})\ngate = Gate(min_queries=1)\n'
+    model = f'model = ModelSpec(name="hashing", dim={run.dim})\ngate = Gate(min_queries=1, min_overlap=None)\n'
     with temporary_project(f'drain_s = 0\n[collections.{COLLECTION}]\nqrels = "labels"\n') as root:
         revision(root, COLLECTION, "first", None, model + f'index = IndexSpec(kind="{run.index}")')
         _labels(root)
