@@ -28,7 +28,7 @@ def test_a_measurement_says_what_it_measures(name: str) -> None:
     assert "--output" in done.stdout
 
 
-@pytest.mark.parametrize("name", ["measure", "wide", "simulate", "estimate"])
+@pytest.mark.parametrize("name", ["measure", "graph", "large", "wide", "simulate", "estimate"])
 def test_kept_figures_have_the_form_of_all_benchmarks(name: str) -> None:
     kept = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
     assert kept["command"].startswith("python -m evaluation.scale.")

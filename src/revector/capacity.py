@@ -33,17 +33,21 @@ class Constant:
 
 
 _SCALE = "evaluation/scale/results/measure.json, 50,000 to 400,000 documents"
+_LARGE = "evaluation/scale/results/large.json, 1 to 10 million documents"
 CONSTANTS: Mapping[str, Constant] = {
-    "seed_cpu_s": Constant(5e-6, "CPU-s per document", f"{_SCALE}: seed"),
-    "publish_cpu_s": Constant(37e-6, "CPU-s per document", f"{_SCALE}: publish"),
-    "copy_cpu_s": Constant(100e-6, "CPU-s per document whose vectors are found", f"{_SCALE}: copy: backfill"),
-    "verify_cpu_s": Constant(11.5e-6, "CPU-s per chunk", f"{_SCALE}: verify"),
+    "seed_cpu_s": Constant(4.5e-6, "CPU-s per document", f"{_SCALE}: seed"),
+    "publish_cpu_s": Constant(27e-6, "CPU-s per document", f"{_SCALE}: publish"),
+    "publish_growth_cpu_s": Constant(4.3e-6, "CPU-s per document and ln(documents / cached)", f"{_LARGE}: publish"),
+    "copy_cpu_s": Constant(70e-6, "CPU-s per document whose vectors are found", f"{_SCALE}: copy: backfill"),
+    "verify_cpu_s": Constant(10.5e-6, "CPU-s per chunk", f"{_SCALE}: verify"),
     "build_cpu_s": Constant(130e-6, "CPU-s per chunk, M 16, ef 100", f"{_SCALE}: index, and 8,000 in wide.json"),
     "build_growth_cpu_s": Constant(225e-6, "CPU-s per chunk and ln(1 + chunks / build_overlap)", f"{_SCALE}: index"),
     "build_overlap": Constant(30_000, "chunks below which visits overlap", f"{_SCALE}: index"),
     "build_per_dim": Constant(0.0023, "of both, per dimension beyond 64", "evaluation/scale/results/wide.json: index"),
-    "wal_per_document": Constant(1_450, "bytes", f"{_SCALE}: WAL of seed and backfill, less the row of the vector"),
-    "ledger_bytes": Constant(300, "bytes per document", f"{_SCALE}: size of ledger"),
+    "wal_per_document": Constant(1_300, "bytes", f"{_SCALE}: WAL of seed and backfill, less the row of the vector"),
+    "wal_growth": Constant(170, "bytes per document and ln(documents / cached)", f"{_LARGE}: WAL of seed and backfill"),
+    "cached": Constant(400_000, "documents", f"{_LARGE}: beyond it, an index at random exceeds 256 MB of buffers"),
+    "ledger_bytes": Constant(200, "bytes per document", f"{_SCALE}: size of ledger"),
     "document_bytes": Constant(256, "bytes per document besides its text", f"{_SCALE}: size of documents"),
     "archive_bytes": Constant(105, "bytes per document besides its vectors", f"{_SCALE}: size of archive"),
     "build_bytes_per_link": Constant(
@@ -142,6 +146,26 @@ def build_cpu_s(chunks: float, dim: int, index: IndexSpec, known: Mapping[str, C
     per = value["build_cpu_s"] + value["build_growth_cpu_s"] * math.log1p(chunks / value["build_overlap"])
     wider = max(0.1, 1 + value["build_per_dim"] * (dim - 64))
     return chunks * per * wider * index.ef_construction / 100
+
+
+def publish_cpu_s(documents: float, known: Mapping[str, Constant] = CONSTANTS) -> float:
+    """Return the CPU-seconds, of PostgreSQL and its client, of making ``documents`` visible.
+
+    Rows arrive in the order of ids, but the hash of each text goes to a random page of its index: once that has
+    outgrown the buffers, a page is read, and logged whole after each checkpoint.
+    """
+    return documents * (
+        known["publish_cpu_s"].value + _uncached(documents, known) * known["publish_growth_cpu_s"].value
+    )
+
+
+def wal_bytes(documents: float, known: Mapping[str, Constant] = CONSTANTS) -> float:
+    """Return the bytes of write-ahead log of seeding and publishing ``documents``, without rows and graph."""
+    return documents * (known["wal_per_document"].value + _uncached(documents, known) * known["wal_growth"].value)
+
+
+def _uncached(documents: float, known: Mapping[str, Constant]) -> float:
+    return math.log(max(1.0, documents / known["cached"].value))
 
 
 def build_processes(table_bytes: float, cores: int, most: int = 7) -> int:
@@ -252,19 +276,20 @@ def _storing(corpus: Corpus, costs: Costs, spent: Money, known: Mapping[str, Con
     graph = chunks * graph_bytes(dim, index)
     texts = spent.tokens * value["bytes_per_token"]
     base = texts + documents * (value["document_bytes"] + value["ledger_bytes"])
-    wal = documents * value["wal_per_document"] + rows + graph
+    wal = wal_bytes(documents, known) + rows + graph
     archive = chunks * dim * 4 + documents * value["archive_bytes"]
     memory = value["server_memory_gb"] * GB * value["memory_share"]
     servers = max(1, math.ceil(graph / memory))
     processes = build_processes(rows / servers, int(value["server_cores"]))
     build_h = build_cpu_s(chunks / servers, dim, index, known) / processes / 3_600
-    publish_h = documents * (value["seed_cpu_s"] + value["publish_cpu_s"]) / 3_600
+    publish_h = (documents * value["seed_cpu_s"] + publish_cpu_s(documents, known)) / 3_600
     network = texts + chunks * dim * 4 * 2
     stores, servers_part, write = "storage", "index servers", "writing"
     return [
-        Line(write, "publish_cpu_hours", "CPU-hours to publish", publish_h, "h", "seed_cpu_s, publish_cpu_s"),
+        Line(write, "publish_cpu_hours", "CPU-hours to publish", publish_h, "h",
+             "seed_cpu_s, publish_cpu_s, publish_growth_cpu_s"),
         Line(write, "rows_per_s", "documents published", documents / hours / 3_600, "/s", "wall time"),
-        Line(write, "wal_gb", "write-ahead log", wal / GB, "GB", "wal_per_document, rows, graph"),
+        Line(write, "wal_gb", "write-ahead log", wal / GB, "GB", "wal_per_document, wal_growth, rows, graph"),
         Line(write, "wal_mb_per_s", "of it per second", wal / 1e6 / hours / 3_600, "MB/s", "wall time"),
         Line(write, "network_gb", "network, texts out and vectors in and archived", network / GB, "GB",
              "bytes_per_token"),

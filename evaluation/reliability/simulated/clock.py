@@ -15,7 +15,7 @@ import psycopg
 import tenacity.nap
 
 import revector.catchup
-import revector.migrator
+import revector.leftovers
 import revector.registry.documents
 import revector.watch
 import revector.worker
@@ -28,7 +28,7 @@ LEAST_SLEEP_S = 1.0
 
 MODULES: tuple[ModuleType, ...] = (
     revector.catchup,
-    revector.migrator,
+    revector.leftovers,
     revector.registry.documents,
     revector.worker,
     tenacity.nap,

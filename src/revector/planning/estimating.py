@@ -110,7 +110,7 @@ def step_plans(
     value = {name: one.value for name, one in capacity.CONSTANTS.items()}
     embedded = drawn.documents - reused
     share = probed.core_share if database.here else 1.0
-    rows = drawn.documents * value["seed_cpu_s"] + embedded * value["publish_cpu_s"] + reused * value["copy_cpu_s"]
+    rows = drawn.documents * value["seed_cpu_s"] + capacity.publish_cpu_s(embedded) + reused * value["copy_cpu_s"]
     cut = to_embed.value / max(probed.cut_tokens_per_s, 1.0)
     embed = _over(to_embed, probed.tokens_per_s)
     table = chunks.value * capacity.row_bytes(revision.model.dim, revision.index.storage, drawn.id_bytes)
@@ -164,7 +164,7 @@ def storage_of(drawn: Drawn, revision: Revision, chunks: Estimate, share: float)
         graph=chunks.times(graph),
         build_memory=chunks.times(capacity.build_bytes(dim, index) if graph else 0.0),
         archive=_plus(chunks.times(dim * 4 * share), drawn.documents * share * value["archive_bytes"]),
-        wal=_plus(chunks.times(rows + graph), drawn.documents * value["wal_per_document"]),
+        wal=_plus(chunks.times(rows + graph), capacity.wal_bytes(drawn.documents)),
     )
 
 
