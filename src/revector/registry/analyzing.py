@@ -33,6 +33,9 @@ def analyze_grown(engine: sa.Engine, tables: Iterable[str]) -> list[str]:
             ),
             {"names": list(tables), "least": LEAST_PAGES, "grown": GROWN},
         ).all()
-        for name in grown:
-            connection.exec_driver_sql(f"ANALYZE (SKIP_LOCKED) {name}")
+        if grown:
+            connection.exec_driver_sql("SET statement_timeout = 0")  # a role's own may be meant for queries
+            for name in grown:
+                connection.exec_driver_sql(f"ANALYZE (SKIP_LOCKED) {name}")
+            connection.exec_driver_sql("RESET statement_timeout")
     return list(grown)
