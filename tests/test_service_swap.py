@@ -206,7 +206,8 @@ def revector_serve(world: World) -> Iterator[httpx.Client]:
 def test_a_real_process_serves_writes_uploads_and_is_waited_for(served: World) -> None:
     _, header = key_for(served, "read", "write")
     # What is uploaded shares no word with the documents: no graph would lead a query through it to them.
-    served.revision("b200", "a100", 'model = ModelSpec(name="hashing:seed2", dim=128)', 'index = IndexSpec(kind="exact")')
+    model, index = 'model = ModelSpec(name="hashing:seed2", dim=128)', 'index = IndexSpec(kind="exact")'
+    served.revision("b200", "a100", model, index)
     with revector_serve(served) as client:
         assert client.get("/health").json() == {"status": "alive"}
         assert client.get("/ready").status_code == 401
