@@ -14,8 +14,9 @@ up: $(INSTALLED)  ## PostgreSQL, worker, Airflow and the page, until Ctrl-C
 cluster: $(INSTALLED)  ## the same with Celery, Redis and two GPU workers
 	$(BIN)/revector up --gpu-workers 2
 
+# Two files of tests at once, each with a PostgreSQL of its own: much of a test's time is waiting.
 test: $(INSTALLED)  ## the whole test suite
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 prove: $(INSTALLED)  ## tries to break the promises, for minutes; its report is .revector/proof/REPORT.md
 	$(BIN)/python -m evaluation.reliability.prove
