@@ -90,8 +90,8 @@ def test_bytes_are_those_of_postgresql(world: World, dim: int, index: IndexSpec)
 
 
 def test_builds_are_parallel_only_from_a_size_on_and_never_beyond_the_cores() -> None:
-    assert [build_processes(size * 2**20, 64) for size in (1, 8, 24, 72, 10_000_000)] == [1, 2, 3, 4, 8]
-    assert build_processes(10**13, 2) == 2
+    assert [build_processes(size * 2**20, 64) for size in (1, 7.9, 8, 10_000_000)] == [1, 1, 8, 8]
+    assert (build_processes(10**13, 2), build_processes(10**13, 2, most=0)) == (2, 1)
 
 
 def test_a_constant_of_ones_own_replaces_ours_and_says_so() -> None:

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
+from revector.capacity import CONSTANTS
 from revector.cli import exits, run
 from revector.costs import Costs, money
 from revector.encoders.hashing import HashingEncoder
 from revector.errors import NoRoom
 from revector.interfaces import Document
-from revector.planning import estimating, outcomes, strata
+from revector.planning import estimating, outcomes, server, strata
 from revector.planning.forecast import LEAST_FREE, Disk
 from revector.planning.probing import probe
 from revector.registry.control import add_event
@@ -163,6 +165,55 @@ def test_a_text_that_cannot_be_embedded_is_told_and_does_not_stop_the_plan(serve
     plan = served.migrator.plan("b200")
     assert (plan.probe.chunks, plan.probe.failed) == (120, 1)
     assert any("1 of 120 chunks" in risk for risk in plan.risks)
+
+
+def test_the_steps_of_a_slower_server_are_planned_longer_and_embedding_is_not(
+    served: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimating, "WORTH_S", 0.0)
+    probes: list[int] = []
+
+    def slow(_: Any, sessions: int) -> server.Pace:
+        probes.append(sessions)
+        return server.Pace(1_000.0, 2_000.0)
+
+    quick = {step.step: step for step in served.migrator.plan("b200").steps}
+    monkeypatch.setattr(estimating, "measure", slow)
+    plan = served.migrator.plan("b200")
+    steps = {step.step: step for step in plan.steps}
+    assert probes == [1]
+    assert steps["index"].seconds.value > 100 * quick["index"].seconds.value
+    assert "2000.0 times as long as in revector capacity, as probed" in steps["index"].by
+    assert "1000.0 times" in steps["verify"].by
+    least = 120 * (CONSTANTS["seed_cpu_s"].value + CONSTANTS["publish_cpu_s"].value) * 1_000
+    assert least < steps["backfill"].seconds.value < 2 * least + 1
+
+
+def test_a_server_with_little_to_do_is_not_probed(served: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimating, "measure", lambda *_: pytest.fail("120 documents are no work"))
+    plan = served.migrator.plan("b200")
+    assert "times as long" not in "".join(step.by for step in plan.steps)
+
+
+def test_a_probe_of_the_server_measures_it_and_leaves_nothing_behind(served: World) -> None:
+    before = served.sql("SELECT count(*) FROM pg_class")
+    pace = server.measure(served.engine, 3)
+    assert min(pace.alone, pace.together) > 0.02
+    assert pace != server.Pace()
+    assert served.sql("SELECT count(*) FROM pg_class") == before
+
+
+def test_a_role_that_may_not_make_temporary_tables_gets_a_plan_without_a_probe_of_the_server(served: World) -> None:
+    database = served.engine.url.database
+    served.sql(f'REVOKE TEMPORARY ON DATABASE "{database}" FROM PUBLIC')
+    served.sql("DROP ROLE IF EXISTS without_temporary")
+    served.sql("CREATE ROLE without_temporary")
+    engine = sa.create_engine(served.engine.url, connect_args={"options": "-crole=without_temporary"})
+    try:
+        assert server.measure(engine, 2) == server.Pace()
+    finally:
+        engine.dispose()
+        served.sql("DROP ROLE without_temporary")
 
 
 def test_an_encoder_that_fails_on_everything_stops_the_plan(served: World) -> None:

@@ -169,12 +169,12 @@ def _uncached(documents: float, known: Mapping[str, Constant]) -> float:
 
 
 def build_processes(table_bytes: float, cores: int, most: int = 7) -> int:
-    """Return how many processes build an index: PostgreSQL adds one for each tripling of the table from 8 MB on.
+    """Return how many processes build an index: all of ``most`` and the first, once the table has 8 MB.
 
-    Never more than ``cores`` or ``most`` besides the first (plancat.c, compute_parallel_worker).
+    Counted up to ``cores``; more are started and share them. Sources: pgvector 0.8.5, hnswbuild.c, and
+    ``min_parallel_table_scan_size``.
     """
-    workers = 0 if table_bytes < 8 * 2**20 else 1 + int(math.log(table_bytes / (8 * 2**20), 3))
-    return max(1, min(cores, 1 + min(most, workers)))
+    return 1 if table_bytes < 8 * 2**20 else max(1, min(cores, 1 + most))
 
 
 # The model ------------------------------------------------------------------------------------------------------------

@@ -45,8 +45,9 @@ def make_plan(
 ) -> Plan:
     """Return the plan for ``revision``: chunks and tokens from a sample by length, time from a probe of this encoder.
 
-    The probe embeds chunks of the sample here and now, so the time is that of this machine and process. Nothing is
-    written; behind an API, some 50 texts are paid.
+    The probe embeds chunks of the sample here and now, so the time is that of this machine and process; where there is
+    much to do for PostgreSQL, a small temporary index tells how fast it is. Nothing is written that stays; behind an
+    API, some 50 texts are paid.
     """
     drawn = strata.draw(engine, collection.cid)
     chunks, tokens, weighted, cut_rate = _count(drawn, revision, encoder)
@@ -56,6 +57,7 @@ def make_plan(
     to_embed, database = tokens.times(share), look(engine, collection, active, means.index_build)
     storage, spending = storage_of(drawn, revision, chunks, share), spending_of(revision, means, database)
     steps = step_plans(
+        engine,
         revision,
         drawn,
         (chunks, tokens, to_embed),

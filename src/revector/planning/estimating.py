@@ -15,6 +15,7 @@ from revector import capacity
 from revector.costs import HOURS_PER_MONTH, Costs, money
 from revector.encoders.api.settings import PREFIX, ProviderSettings, split_reference
 from revector.planning.forecast import Disk, Probe, Spending, StepPlan, Storage, Window
+from revector.planning.server import WORTH_S, Pace, measure
 from revector.planning.strata import Drawn
 from revector.registry.collections import Collection, Generation
 from revector.registry.spending import spent
@@ -23,8 +24,6 @@ from revector.spec import Revision
 from revector.stores.pgvector import Build
 
 PROBE_S = 2.0
-BUSY = 0.9
-"""Below this part of a core, others use the machine so much that a plan says it."""
 
 SEARCH_S = 0.01
 """Of one labelled query on one index, besides its embedding; measured 2 to 12 ms."""
@@ -95,6 +94,7 @@ def look(engine: sa.Engine, collection: Collection, active: Generation | None, b
 
 
 def step_plans(
+    engine: sa.Engine,
     revision: Revision,
     drawn: Drawn,
     amounts: tuple[Estimate, Estimate, Estimate],
@@ -105,29 +105,44 @@ def step_plans(
     reused: int,
     reembedded: int,
 ) -> tuple[StepPlan, ...]:
-    """Return what each step takes in one process here; ``amounts``: chunks, tokens, and tokens left to embed."""
+    """Return what each step takes in one process here; ``amounts``: chunks, tokens, and tokens left to embed.
+
+    What the server does is reckoned by the constants, and put right by a probe of it where it is worth one.
+    """
     chunks, tokens, to_embed = amounts
     value = {name: one.value for name, one in capacity.CONSTANTS.items()}
     embedded = drawn.documents - reused
-    share = probed.core_share if database.here else 1.0
     rows = drawn.documents * value["seed_cpu_s"] + capacity.publish_cpu_s(embedded) + reused * value["copy_cpu_s"]
-    cut = to_embed.value / max(probed.cut_tokens_per_s, 1.0)
-    embed = _over(to_embed, probed.tokens_per_s)
     table = chunks.value * capacity.row_bytes(revision.model.dim, revision.index.storage, drawn.id_bytes)
     processes = capacity.build_processes(table, database.cores, database.build.workers)
     build = [
-        capacity.build_cpu_s(end, revision.model.dim, revision.index) / processes / share
+        capacity.build_cpu_s(end, revision.model.dim, revision.index) / processes
         for end in (chunks.value, chunks.low, chunks.high)
     ]
-    again = min(reembedded, drawn.documents) * tokens.value / max(1, drawn.documents)
-    verify = chunks.value * value["verify_cpu_s"] / share + again / probed.tokens_per_s.value
-    busy = f"; {share:.0%} of a core, as in the probe" if share < BUSY else ""
+    checks = chunks.value * value["verify_cpu_s"]
+    worth = rows + build[0] + checks >= WORTH_S
+    pace = measure(engine, processes if build[0] else 1) if worth else Pace()
+    cut = to_embed.value / max(probed.cut_tokens_per_s, 1.0)
+    embed = _over(to_embed, probed.tokens_per_s)
+    again = min(reembedded, drawn.documents) * tokens.value / max(1, drawn.documents) / probed.tokens_per_s.value
     return (
-        StepPlan("backfill", _plus(embed, cut + rows / share), f"the probe; publishing as in revector capacity{busy}"),
-        StepPlan("index", Estimate(*build), f"{processes} processes; as in revector capacity{busy}"),
-        StepPlan("verify", _exactly(verify), f"as in revector capacity; {reembedded} documents are embedded anew"),
-        StepPlan("gate", _exactly(2 * queries * SEARCH_S / share), f"{queries:,} queries on two indexes"),
+        StepPlan("backfill", _plus(embed, cut + rows * pace.alone), f"the probe; publishing {_by(pace.alone)}"),
+        StepPlan(
+            "index",
+            Estimate(*(end * pace.together for end in build)),
+            f"{processes} processes; {_by(pace.together)}" if build[0] else "nothing to build",
+        ),
+        StepPlan(
+            "verify",
+            _exactly(checks * pace.alone + again),
+            f"{_by(pace.alone)}; {reembedded} documents are embedded anew",
+        ),
+        StepPlan("gate", _exactly(2 * queries * SEARCH_S * pace.alone), f"{queries:,} queries on two indexes"),
     )
+
+
+def _by(pace: float) -> str:
+    return "as in revector capacity" if pace == 1 else f"{pace:.1f} times as long as in revector capacity, as probed"
 
 
 def _over(tokens: Estimate, rate: Estimate) -> Estimate:

@@ -42,8 +42,6 @@ class Probe:
     seconds: float
     tokens_per_s: Estimate
     cut_tokens_per_s: float
-    core_share: float = 1.0
-    """Part of a core that this process was given (0 to 1): below 1, others use the machine too."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,9 +20,7 @@ FULL_S = 0.5
 """A batch is doubled until it takes this long: a GPU is not full with 32 chunks."""
 
 PATIENT_S = 5.0
-"""A probe that may take so long goes on for a tenth of it at least: only then one sees how much of a core there is."""
-
-LEAST_SHARE = 0.05
+"""A probe that may take so long goes on for a tenth of it at least."""
 
 API_CHUNKS = 32
 """Behind an API each chunk is paid, and limits, not batches, decide how fast it is."""
@@ -42,7 +40,7 @@ def probe(encoder: Encoder, chunks: Sequence[tuple[str, float]], *, seconds: flo
     encoder.encode_document(PROBES[:1])  # the first call also pays for what is set up lazily
     took: list[tuple[int, float]] = []
     failed, tried = dict[int, Exception](), 0
-    at, size, began, used_s = 0, FIRST_BATCH, time.perf_counter(), time.process_time()
+    at, size, began = 0, FIRST_BATCH, time.perf_counter()
     while at < len(texts) and time.perf_counter() - began < seconds:
         batch = texts[at : at + size]
         started = time.perf_counter()
@@ -67,7 +65,6 @@ def probe(encoder: Encoder, chunks: Sequence[tuple[str, float]], *, seconds: flo
             at = 0
     if failed and not took:
         raise next(iter(failed.values()))
-    wall_s, used_s = time.perf_counter() - began, time.process_time() - used_s
     tokens, spent = sum(count for count, _ in took), sum(one for _, one in took)
     return Probe(
         device="api" if api else device,
@@ -78,7 +75,6 @@ def probe(encoder: Encoder, chunks: Sequence[tuple[str, float]], *, seconds: flo
         seconds=round(spent, 3),
         tokens_per_s=_rate(took),
         cut_tokens_per_s=cut_tokens_per_s,
-        core_share=min(1.0, max(LEAST_SHARE, used_s / wall_s)) if device == "cpu" and not api and took else 1.0,
     )
 
 

@@ -1,0 +1,80 @@
+"""Measures how fast PostgreSQL is here and now, beside the server that the capacity model's constants are of."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from revector.errors import RevectorError
+
+VECTORS, DIM, TIMES = 2_000, 64, 3
+REFERENCE_S = 0.23
+"""What one build takes a process alone at the pace of ``capacity.CONSTANTS``: it took 0.302 s beside a build of 30,000
+documents by one process that took 1.30 times what ``capacity.build_cpu_s`` says."""
+
+WORTH_S = 3.0
+"""Below so many seconds of a server's work, by the constants, it is not worth its probe of one or two."""
+
+MOST_SESSIONS = 8
+
+_FILL = f"""
+INSERT INTO revector_probe SELECT CAST(ARRAY(SELECT random() - 0.5 + 0 * n FROM generate_series(1, {DIM})) AS vector)
+FROM generate_series(1, {VECTORS}) AS n
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Times as long as the constants say that the server takes: for one process, and for each of several at once."""
+
+    alone: float = 1.0
+    together: float = 1.0
+
+
+def measure(engine: sa.Engine, sessions: int) -> Pace:
+    """Build small HNSW indexes on temporary tables, alone and in ``sessions`` at once; nothing of them remains.
+
+    Wall time, so that what others use of the server counts as slowness, and cores that are not there as well. A role
+    that may make no temporary tables is told a pace of 1.
+    """
+    try:
+        alone = _mean_s(engine, 1)
+        together = _mean_s(engine, min(sessions, MOST_SESSIONS)) if sessions > 1 else alone
+    except (sa.exc.DBAPIError, RevectorError):
+        return Pace()
+    return Pace(alone / REFERENCE_S, together / REFERENCE_S)
+
+
+def _mean_s(engine: sa.Engine, sessions: int) -> float:
+    barrier = threading.Barrier(sessions)
+
+    def build(_: int) -> float:
+        with _table(engine) as connection:
+            barrier.wait(timeout=60)
+            started = time.perf_counter()
+            for _ in range(TIMES):
+                connection.exec_driver_sql(
+                    "CREATE INDEX revector_probe_ann ON revector_probe USING hnsw (embedding vector_cosine_ops) WITH "
+                    "(m = 16, ef_construction = 100)"
+                )
+                connection.exec_driver_sql("DROP INDEX revector_probe_ann")
+            return (time.perf_counter() - started) / TIMES
+
+    with ThreadPoolExecutor(sessions) as pool:
+        return sum(pool.map(build, range(sessions))) / sessions
+
+
+@contextmanager
+def _table(engine: sa.Engine) -> Iterator[sa.Connection]:
+    with engine.connect() as connection:
+        connection.exec_driver_sql("SELECT setseed(0.5)")
+        connection.exec_driver_sql(f"CREATE TEMPORARY TABLE revector_probe (embedding vector({DIM}))")
+        connection.exec_driver_sql(_FILL)
+        yield connection
+        connection.rollback()
