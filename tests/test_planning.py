@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from revector.capacity import CONSTANTS
 from revector.cli import exits, run
+from revector.config import load_project
 from revector.costs import Costs, money
 from revector.encoders.hashing import HashingEncoder
 from revector.errors import NoRoom
@@ -243,6 +244,38 @@ def test_prices_of_the_settings_reach_the_plan(served: World) -> None:
     served.__dict__.pop("project")
     plan = served.migrator.plan("b200")
     assert plan.money.api_usd == pytest.approx(plan.tokens_to_embed.value)
+
+
+def test_what_a_provider_was_paid_stands_beside_what_was_planned(served: World, tmp_path: Path) -> None:
+    pytest.importorskip("openai", reason="the api extra is not installed")
+    from revector.encoders.api.fake import FakeServer
+
+    HashingEncoder(ModelSpec("hashing", 64)).tokenizer.save(str(tmp_path / "tokenizer.json"))
+    served.revision("b200", "a100", 'model = ModelSpec(name="api:far/words", dim=64, max_tokens=256)')
+    with FakeServer() as provider:
+        file = served.root / "revector.toml"
+        file.write_text(
+            f"{file.read_text()}\n[providers.far]\nbase_url = {json.dumps(provider.base_url)}\n"
+            f"tokenizer = {json.dumps(str(tmp_path / 'tokenizer.json'))}\nprice_per_million_tokens_usd = 1000.0\n"
+        )
+        migrator = load_project(served.root).migrator("docs", actor="test")
+        migrator.upgrade("b200", to="backfill")
+        migrator.plan("b200", probe_s=0.1)  # pays for its probe: after the backfill, so it counts no more
+        compared = migrator.plan("b200", probe_s=0.1).already
+    assert compared is not None
+    first, last = (
+        served.value("SELECT detail->'spent' FROM event WHERE kind = :kind ORDER BY seq DESC LIMIT 1", kind=kind)
+        for kind in ("provision", "backfill")
+    )
+    assert compared["tokens"]["actual"] == last["tokens"] - first["tokens"] > 0
+    assert compared["usd"]["actual"] == pytest.approx(compared["tokens"]["actual"] * 0.001)
+    assert compared["usd"]["planned"] == pytest.approx(compared["tokens"]["planned"] * 0.001, rel=0.01)
+    assert compared["tokens"]["actual"] == pytest.approx(compared["tokens"]["planned"], rel=0.5)
+
+
+def test_a_local_model_is_compared_without_tokens_that_nobody_counted(served: World) -> None:
+    served.upgrade("b200", to="backfill")
+    assert "tokens" not in (served.migrator.plan("b200").already or {})
 
 
 # Disks ----------------------------------------------------------------------------------------------------------------

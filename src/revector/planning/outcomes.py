@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from revector.planning.forecast import Plan
 from revector.registry.collections import Generation
 from revector.registry.control import add_event, before_event
+from revector.registry.spending import spent_at
 
 STEPS = ("backfill", "index", "verify", "gate")
 """Whose end is an event, in this order; the first begins with the provisioning."""
@@ -43,19 +44,23 @@ def keep_plan(engine: sa.Engine, cid: int, actor: str, plan: Plan) -> None:
         add_event(connection, cid, actor, "plan", None, plan.brief())
 
 
-def backfilled(engine: sa.Engine, generation: Generation) -> dict[str, int]:
-    """Return what a backfill came to: documents, chunks, and bytes of the archive's parts that are still there."""
+def backfilled(engine: sa.Engine, generation: Generation) -> dict[str, Any]:
+    """Return what a backfill came to: documents, chunks, and bytes of the archive's parts that are still there.
+
+    Behind an API also ``spent``, what its provider was paid until now; so does the event of the provisioning.
+    """
     with engine.connect() as connection:
         row = connection.execute(
             sa.text("SELECT count(*) AS documents, coalesce(sum(n_chunks), 0) AS chunks FROM ledger WHERE gen = :gen"),
             {"gen": generation.gen},
         ).one()
         paths = connection.scalars(sa.text("SELECT path FROM part WHERE gen = :gen"), {"gen": generation.gen}).all()
+        paid = spent_at(connection, generation.spec.model.name)
     size = 0
     for path in paths:
         with suppress(OSError):  # on another machine, or removed
             size += Path(path).stat().st_size
-    return {"documents": int(row.documents), "chunks": int(row.chunks), "archive_bytes": size}
+    return {"documents": int(row.documents), "chunks": int(row.chunks), "archive_bytes": size, **paid}
 
 
 def indexed(engine: sa.Engine, generation: Generation) -> dict[str, int]:
@@ -70,7 +75,9 @@ def indexed(engine: sa.Engine, generation: Generation) -> dict[str, int]:
 def planned_and_actual(connection: sa.Connection, cid: int, revision: str) -> dict[str, Any] | None:
     """Return ``planned`` and ``actual`` of each figure of the latest migration to ``revision``; None without a plan.
 
-    Seconds of a step are from the end of the one before, by the database's clock: waiting in between counts.
+    Seconds of a step are from the end of the one before, by the database's clock: waiting in between counts. Behind an
+    API there are also tokens and USD, as its provider counts them: all that it was paid between the provisioning and
+    the end of the backfill, by whomever.
     """
     events = connection.execute(
         sa.text(
@@ -97,6 +104,9 @@ def planned_and_actual(connection: sa.Connection, cid: int, revision: str) -> di
         name: {"planned": planned[name], "actual": actual.get(name)}
         for name in ("documents", "chunks", "index_bytes", "archive_bytes")
     }
+    began, ended = first["provision"].detail.get("spent"), actual.get("spent")
+    if began and ended:
+        found |= {name: {"planned": planned[name], "actual": round(ended[name] - began[name], 6)} for name in began}
     before = first["provision"].at
     for step in STEPS:
         if step not in first:

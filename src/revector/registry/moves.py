@@ -26,6 +26,7 @@ from revector.lifecycle import STEPS, Phase
 from revector.registry import archived, sharding, work
 from revector.registry.collections import Generation, read_generation
 from revector.registry.control import Control, add_event, before_event
+from revector.registry.spending import spent_at
 from revector.registry.watching import clock_jumped
 from revector.spec import Revision
 from revector.stores import ledgers
@@ -107,6 +108,7 @@ def register(control: Control, new: Registration) -> Generation:
         shards=len(new.ranges),
         window_hours=new.window_hours,
         **({"fidelity": dict(new.fidelity)} if new.fidelity else {}),
+        **spent_at(control.connection, revision.model.name),
     )
     return generation
 

@@ -8,6 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from revector.encoders.api.limits import Use
+from revector.encoders.api.settings import PREFIX, split_reference
 
 
 class SpendingMeter:
@@ -42,6 +43,15 @@ class SpendingMeter:
                 values,
             ).one()
         return bool(added), Use(requests=total.requests, tokens=total.tokens, usd=total.usd)
+
+
+def spent_at(connection: sa.Connection, model: str) -> dict[str, Any]:
+    """Return ``spent``: ``tokens`` and ``usd`` so far at the provider of an API ``model``; nothing for a local one."""
+    if not model.startswith(PREFIX):
+        return {}
+    provider = split_reference(model)[0]
+    found = next((use for use in spent(connection) if use["provider"] == provider), {"tokens": 0, "usd": 0.0})
+    return {"spent": {"tokens": found["tokens"], "usd": found["usd"]}}
 
 
 def spent(connection: sa.Connection) -> list[dict[str, Any]]:
