@@ -174,9 +174,9 @@ def test_the_steps_of_a_slower_server_are_planned_longer_and_embedding_is_not(
     monkeypatch.setattr(estimating, "WORTH_S", 0.0)
     probes: list[int] = []
 
-    def slow(_: Any, sessions: int) -> server.Pace:
+    def slow(_: Any, sessions: int) -> server.Slowdown:
         probes.append(sessions)
-        return server.Pace(1_000.0, 2_000.0)
+        return server.Slowdown(1_000.0, 2_000.0)
 
     quick = {step.step: step for step in served.migrator.plan("b200").steps}
     monkeypatch.setattr(estimating, "measure", slow)
@@ -198,9 +198,9 @@ def test_a_server_with_little_to_do_is_not_probed(served: World, monkeypatch: py
 
 def test_a_probe_of_the_server_measures_it_and_leaves_nothing_behind(served: World) -> None:
     before = served.sql("SELECT count(*) FROM pg_class")
-    pace = server.measure(served.engine, 3)
-    assert min(pace.alone, pace.together) > 0.02
-    assert pace != server.Pace()
+    slower = server.measure(served.engine, 3)
+    assert min(slower.alone, slower.together) > 0.02
+    assert slower != server.Slowdown()
     assert served.sql("SELECT count(*) FROM pg_class") == before
 
 
@@ -211,7 +211,7 @@ def test_a_role_that_may_not_make_temporary_tables_gets_a_plan_without_a_probe_o
     served.sql("CREATE ROLE without_temporary")
     engine = sa.create_engine(served.engine.url, connect_args={"options": "-crole=without_temporary"})
     try:
-        assert server.measure(engine, 2) == server.Pace()
+        assert server.measure(engine, 2) == server.Slowdown()
     finally:
         engine.dispose()
         served.sql("DROP ROLE without_temporary")

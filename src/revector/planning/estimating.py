@@ -15,7 +15,7 @@ from revector import capacity
 from revector.costs import HOURS_PER_MONTH, Costs, money
 from revector.encoders.api.settings import PREFIX, ProviderSettings, split_reference
 from revector.planning.forecast import Disk, Probe, Spending, StepPlan, Storage, Window
-from revector.planning.server import WORTH_S, Pace, measure
+from revector.planning.server import WORTH_S, Slowdown, measure
 from revector.planning.strata import Drawn
 from revector.registry.collections import Collection, Generation
 from revector.registry.spending import spent
@@ -121,28 +121,28 @@ def step_plans(
     ]
     checks = chunks.value * value["verify_cpu_s"]
     worth = rows + build[0] + checks >= WORTH_S
-    pace = measure(engine, processes if build[0] else 1) if worth else Pace()
+    slower = measure(engine, processes if build[0] else 1) if worth else Slowdown()
     cut = to_embed.value / max(probed.cut_tokens_per_s, 1.0)
     embed = _over(to_embed, probed.tokens_per_s)
     again = min(reembedded, drawn.documents) * tokens.value / max(1, drawn.documents) / probed.tokens_per_s.value
     return (
-        StepPlan("backfill", _plus(embed, cut + rows * pace.alone), f"the probe; publishing {_by(pace.alone)}"),
+        StepPlan("backfill", _plus(embed, cut + rows * slower.alone), f"the probe; publishing {_by(slower.alone)}"),
         StepPlan(
             "index",
-            Estimate(*(end * pace.together for end in build)),
-            f"{processes} processes; {_by(pace.together)}" if build[0] else "nothing to build",
+            Estimate(*(end * slower.together for end in build)),
+            f"{processes} processes; {_by(slower.together)}" if build[0] else "nothing to build",
         ),
         StepPlan(
             "verify",
-            _exactly(checks * pace.alone + again),
-            f"{_by(pace.alone)}; {reembedded} documents are embedded anew",
+            _exactly(checks * slower.alone + again),
+            f"{_by(slower.alone)}; {reembedded} documents are embedded anew",
         ),
-        StepPlan("gate", _exactly(2 * queries * SEARCH_S * pace.alone), f"{queries:,} queries on two indexes"),
+        StepPlan("gate", _exactly(2 * queries * SEARCH_S * slower.alone), f"{queries:,} queries on two indexes"),
     )
 
 
-def _by(pace: float) -> str:
-    return "as in revector capacity" if pace == 1 else f"{pace:.1f} times as long as in revector capacity, as probed"
+def _by(times: float) -> str:
+    return "as in revector capacity" if times == 1 else f"{times:.1f} times as long as in revector capacity, as probed"
 
 
 def _over(tokens: Estimate, rate: Estimate) -> Estimate:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -30,51 +27,43 @@ FROM generate_series(1, {VECTORS}) AS n
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class Slowdown:
     """Times as long as the constants say that the server takes: for one process, and for each of several at once."""
 
     alone: float = 1.0
     together: float = 1.0
 
 
-def measure(engine: sa.Engine, sessions: int) -> Pace:
+def measure(engine: sa.Engine, sessions: int) -> Slowdown:
     """Build small HNSW indexes on temporary tables, alone and in ``sessions`` at once; nothing of them remains.
 
     Wall time, so that what others use of the server counts as slowness, and cores that are not there as well. A role
-    that may make no temporary tables is told a pace of 1.
+    that may make no temporary tables is told a slowdown of 1.
     """
     try:
         alone = _mean_s(engine, 1)
         together = _mean_s(engine, min(sessions, MOST_SESSIONS)) if sessions > 1 else alone
     except (sa.exc.DBAPIError, RevectorError):
-        return Pace()
-    return Pace(alone / REFERENCE_S, together / REFERENCE_S)
+        return Slowdown()
+    return Slowdown(alone / REFERENCE_S, together / REFERENCE_S)
 
 
 def _mean_s(engine: sa.Engine, sessions: int) -> float:
-    barrier = threading.Barrier(sessions)
-
-    def build(_: int) -> float:
-        with _table(engine) as connection:
-            barrier.wait(timeout=60)
-            started = time.perf_counter()
-            for _ in range(TIMES):
-                connection.exec_driver_sql(
-                    "CREATE INDEX revector_probe_ann ON revector_probe USING hnsw (embedding vector_cosine_ops) WITH "
-                    "(m = 16, ef_construction = 100)"
-                )
-                connection.exec_driver_sql("DROP INDEX revector_probe_ann")
-            return (time.perf_counter() - started) / TIMES
-
     with ThreadPoolExecutor(sessions) as pool:
-        return sum(pool.map(build, range(sessions))) / sessions
+        return sum(pool.map(_build_s, [engine] * sessions)) / sessions
 
 
-@contextmanager
-def _table(engine: sa.Engine) -> Iterator[sa.Connection]:
-    with engine.connect() as connection:
-        connection.exec_driver_sql("SELECT setseed(0.5)")
-        connection.exec_driver_sql(f"CREATE TEMPORARY TABLE revector_probe (embedding vector({DIM}))")
-        connection.exec_driver_sql(_FILL)
-        yield connection
-        connection.rollback()
+def _build_s(engine: sa.Engine) -> float:
+    with engine.connect() as connection:  # never committed
+        run = connection.exec_driver_sql
+        run("SELECT setseed(0.5)")
+        run(f"CREATE TEMPORARY TABLE revector_probe (embedding vector({DIM}))")
+        run(_FILL)
+        started = time.perf_counter()
+        for _ in range(TIMES):
+            run(
+                "CREATE INDEX revector_probe_ann ON revector_probe USING hnsw (embedding vector_cosine_ops) WITH "
+                "(m = 16, ef_construction = 100)"
+            )
+            run("DROP INDEX revector_probe_ann")
+        return (time.perf_counter() - started) / TIMES
