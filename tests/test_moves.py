@@ -30,7 +30,7 @@ from revector.errors import (
 )
 from revector.interfaces import Document
 from revector.lifecycle import FORWARD, Phase
-from revector.registry import deadletters, moves
+from revector.registry import deadletters, moves, sharding
 from revector.registry.control import Control, add_event, control, take_lease
 from revector.report import Outcome, broken_links
 from revector.stores import ledgers
@@ -104,6 +104,24 @@ def test_of_two_registrations_at_once_one_wins(served: World) -> None:
         outcomes = list(pool.map(provision, range(2)))
     assert outcomes.count(True) == 1
     assert served.value("SELECT count(*) FROM generation") == 2
+
+
+def test_a_revision_that_was_passed_while_it_was_being_registered_is_not_built(
+    served: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served.revision("c300", "b200", 'model = ModelSpec(name="hashing", dim=64)')
+    slow, ranges = served.migrator, sharding.plan_ranges
+
+    def overtaken(*args: Any) -> Any:
+        monkeypatch.setattr(sharding, "plan_ranges", ranges)
+        served.migrator.upgrade("c300")
+        return ranges(*args)
+
+    monkeypatch.setattr(sharding, "plan_ranges", overtaken)
+    with pytest.raises(StaleRun, match=r"moved meanwhile.*Nothing was changed"):
+        slow.run("provision", "b200")
+    assert served.generation().revision == "c300"
+    assert served.collection.building_gen is None
 
 
 @pytest.mark.parametrize(

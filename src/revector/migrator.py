@@ -172,6 +172,7 @@ class Migrator:
             raise IllegalStep(f"step {step!r} was asked for; steps are {', '.join(STEPS)}. Nothing was changed.")
         if step in ("rollback", "retire", "abort"):
             return self._move(step, **options)
+        epoch = self.epoch()
         target = self._standing.target(revision)
         generation = self._standing.generation_of(target)
         phase = Phase.NONE if generation is None else generation.phase
@@ -180,14 +181,14 @@ class Migrator:
         if step == "plan":
             return Outcome(step, target.revision, phase, False, asdict(self._keep_plan(target)))
         if step == "provision":
-            return self._provision(target, generation, **options)
+            return self._provision(target, generation, epoch, **options)
         if generation is None:
             raise IllegalStep(
                 f"step {step} of revision {target.revision}: no generation of it is in a slot. Nothing was changed; "
                 "run the step provision first."
             )
         if step == "swap":
-            return self._swap(target, generation, self.epoch() if began is None else began, **options)
+            return self._swap(target, generation, epoch if began is None else began, **options)
         if not self._is_due(step, generation, target):
             return Outcome(step, target.revision, phase, False)
         with self._standing.while_there(generation):
@@ -354,6 +355,7 @@ class Migrator:
         self,
         target: Revision,
         generation: Generation | None,
+        epoch: int,
         *,
         shards: int | None = None,
         window_hours: float | None = None,
@@ -393,7 +395,8 @@ class Migrator:
             ranges,
             fidelity={} if found is None else asdict(found),
         )
-        with self._control(self._take_over()) as held:
+        # By the epoch: while the encoder was loaded, another run may have taken the collection past this revision.
+        with self._control(self._take_over(), epoch) as held:
             made = moves.register(held, new)
         return Outcome(
             "provision",
@@ -545,5 +548,5 @@ class Migrator:
     def _take_over(self) -> int:
         return take_lease(self._engine, self._cid, self._actor)
 
-    def _control(self, token: int) -> AbstractContextManager[Control]:
-        return control(self._engine, self._cid, actor=self._actor, token=token)
+    def _control(self, token: int, epoch: int | None = None) -> AbstractContextManager[Control]:
+        return control(self._engine, self._cid, actor=self._actor, token=token, epoch=epoch)
