@@ -28,6 +28,7 @@ from revector.errors import (
     StateError,
     WindowOpen,
 )
+from revector.evidence import Evidence
 from revector.interfaces import Document
 from revector.lifecycle import FORWARD, Phase
 from revector.registry import deadletters, moves, sharding
@@ -245,6 +246,43 @@ def test_evidence_ages_with_the_corpus(approved: World) -> None:
     refuses(approved, EvidenceStale, lambda: bare_swap(approved), "more than 10 documents changed")
     approved.upgrade("b200")
     assert approved.events("gate_again")
+
+
+def writing_while_measured(world: World, monkeypatch: pytest.MonkeyPatch, count: int) -> list[int]:
+    """Each measurement of the gate meets ``count`` new documents; the numbers of those that were written."""
+    measure, written = Evidence.gate, list[int]()
+
+    def gate(evidence: Evidence, *args: Any) -> Any:
+        found = measure(evidence, *args)
+        world.put(count, start=1_000 + sum(written))
+        written.append(count)
+        return found
+
+    monkeypatch.setattr(Evidence, "gate", gate)
+    world.put(11, start=200)
+    world.settle()
+    return written
+
+
+def test_a_swap_comes_although_more_changes_while_the_gate_is_measured_than_evidence_may_age(
+    approved: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = writing_while_measured(approved, monkeypatch, 25)  # allowed are 10, then 20, then 40
+    approved.migrator.run("swap", "b200")
+    assert len(written) == 3
+    assert approved.generation().revision == "b200"
+    detail = "SELECT detail->'changes_allowed_times' FROM event WHERE kind = 'swap' ORDER BY seq DESC LIMIT 1"
+    assert approved.value(detail) == 4
+
+
+def test_a_corpus_that_is_replaced_while_its_gate_is_measured_is_not_swapped(
+    approved: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = writing_while_measured(approved, monkeypatch, 170)  # allowed are at most 160
+    with pytest.raises(EvidenceStale, match="more than 160 documents changed since its recall result"):
+        approved.migrator.run("swap", "b200")
+    assert len(written) == 5
+    assert approved.generation().revision == "a100"
 
 
 def test_a_gate_tightened_after_it_passed_is_judged_again_at_the_swap(approved: World) -> None:

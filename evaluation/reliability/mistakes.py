@@ -196,7 +196,9 @@ def dead_ignored() -> Iterator[None]:
 def old_gate_accepted() -> Iterator[None]:
     """Ask only whether each kind of verdict was ever a pass."""
 
-    def stale_evidence(connection: sa.Connection, generation: Any, kinds: Any = ("verify", "recall")) -> str | None:
+    def stale_evidence(
+        connection: sa.Connection, generation: Any, kinds: Any = ("verify", "recall"), **_: Any
+    ) -> str | None:
         passed = set(
             connection.scalars(
                 sa.text("SELECT kind FROM gate_result WHERE gen = :gen AND passed"), {"gen": generation.gen}

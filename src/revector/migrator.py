@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -462,22 +463,22 @@ class Migrator:
             limit_s=self._settings.warm_wait_s,
         )
 
-        def move() -> Mapping[str, Any]:
+        def move(allowed_times: int) -> Mapping[str, Any]:
             with self._control(token) as held:
                 self._catch_up.finish_under_gate(generation)
-                return moves.swap(held, generation, began=began, reason=reason)
+                return moves.swap(held, generation, began=began, reason=reason, allowed_times=allowed_times)
 
-        # Writers go on while recall is measured, so evidence of a small corpus may age before the alias moves.
-        @tenacity.retry(
+        # Writers go on while recall is measured. Where so much changes meanwhile that the evidence is old when it is
+        # there, twice as many changes are allowed each time that it was measured anew, or no swap would ever come.
+        for attempt in tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(EvidenceStale),
             stop=tenacity.stop_after_attempt(MEASURE_ATTEMPTS),
             reraise=True,
-        )
-        def measure_and_move() -> Mapping[str, Any]:
-            self._evidence.renew(generation, target, self._standing.collection(), token)
-            return self._catch_up.then(generation, move)
-
-        facts = measure_and_move()
+        ):
+            with attempt:
+                self._evidence.renew(generation, target, self._standing.collection(), token)
+                times = 2 ** (attempt.retry_state.attempt_number - 1)
+                facts = self._catch_up.then(generation, partial(move, times))
         return Outcome("swap", target.revision, self._standing.phase(generation), True, facts)
 
     # Moves out of the forward line ------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 
+from revector.migrator import MEASURE_ATTEMPTS
 from revector.registry import moves
 from revector.text import content_hash
 
@@ -234,11 +235,13 @@ def _check_nothing_waits(event: Event, new: Look) -> None:
 def _check_swap(event: Event, new: Look) -> None:
     demand(event.gen == new.active, "swap history", event, "and the alias names", new.active)
     _check_nothing_waits(event, new)
+    times = event.detail.get("changes_allowed_times", 1)
+    demand(times <= 2 ** (MEASURE_ATTEMPTS - 1), "evidence", event, "allowed too many changes")
     for kind in ("verify", "recall"):
         found = [result for result in new.results if (result.gen, result.kind) == (event.gen, kind)]
         demand(found, "evidence", event, "without any", kind)
         result = found[-1]
         current = result.passed and result.same_configuration and result.age_h <= moves.EVIDENCE_HOURS
         changed = sum((document.version or 0) > result.changes_seen for document in new.documents.values())
-        current = current and (kind == "verify" or changed <= moves.EVIDENCE_CHANGED_FLOOR)
+        current = current and (kind == "verify" or changed <= times * moves.EVIDENCE_CHANGED_FLOOR)
         demand(current, "evidence", event, "with", result, "and documents changed since:", changed)

@@ -161,17 +161,24 @@ def newest_version(control: Control) -> int:
 
 
 def stale_evidence(
-    connection: sa.Connection, generation: Generation, kinds: Sequence[str] = ("verify", "recall")
+    connection: sa.Connection,
+    generation: Generation,
+    kinds: Sequence[str] = ("verify", "recall"),
+    *,
+    allowed_times: int = 1,
 ) -> str | None:
-    """Say why the evidence for moving the alias to ``generation`` is not current, or return None if it is."""
+    """Say why the evidence for moving the alias to ``generation`` is not current, or return None if it is.
+
+    ``allowed_times``: how many times the usual share of documents may have changed.
+    """
     for kind in kinds:
         # Asked under the gate, so it counts no further than it must.
         row = connection.execute(
             sa.text(
                 f"""
                 WITH r AS (
-                  SELECT *, greatest(:floor, floor(:share * coalesce((detail->>'documents_seen')::bigint, 0)))::bigint
-                    AS allowed FROM gate_result WHERE gen = :gen AND kind = :kind ORDER BY id DESC LIMIT 1)
+                  SELECT *, :times * greatest(:floor, floor(:share * coalesce((detail->>'documents_seen')::bigint, 0))
+                    )::bigint AS allowed FROM gate_result WHERE gen = :gen AND kind = :kind ORDER BY id DESC LIMIT 1)
                 SELECT r.verdict, EXISTS (SELECT 1 FROM gate_override o WHERE o.result_id = r.id) AS overridden,
                   r.config_hash, r.at < clock_timestamp() - interval '{EVIDENCE_HOURS} hours' AS old,
                   r.allowed, (SELECT count(*) FROM (SELECT 1 FROM document d WHERE d.cid = :cid
@@ -185,6 +192,7 @@ def stale_evidence(
                 "kind": kind,
                 "floor": EVIDENCE_CHANGED_FLOOR,
                 "share": EVIDENCE_CHANGED_SHARE,
+                "times": allowed_times,
             },
         ).one_or_none()
         if row is None or row.config_hash != generation.config_hash:
@@ -248,18 +256,23 @@ def _refuse_waiting(control: Control, generation: Generation, move: str) -> None
 
 
 def swap(
-    control: Control, generation: Generation, *, began: int | None = None, reason: str | None = None
+    control: Control,
+    generation: Generation,
+    *,
+    began: int | None = None,
+    reason: str | None = None,
+    allowed_times: int = 1,
 ) -> Mapping[str, Any]:
     """Move the alias to ``generation``: index and query encoder together, the old one on standby for its window.
 
     ``began`` is the epoch in which the run that asks for it began: what was rolled back since then stays so (R57); None
-    for a run that begins with this.
+    for a run that begins with this. ``allowed_times``: see ``stale_evidence``; the history tells one above 1.
     Raises ``StaleRun`` for that, ``NotCaughtUp``, ``EvidenceStale`` or ``WindowOpen``; nothing is changed then.
     """
     collection = control.collection
     generation = read_generation(control.connection, generation.gen)
     forward_again = collection.standby_gen == generation.gen
-    _refuse_swap(control, generation, began, forward_again=forward_again)
+    _refuse_swap(control, generation, began, forward_again=forward_again, allowed_times=allowed_times)
     old = collection.active_gen
     control.move_slots(
         "active_gen = :new, standby_gen = :old, "
@@ -281,13 +294,16 @@ def swap(
         "pause_ms": pause_ms,
         "rollback_deadline": deadline,
         "forward_again": forward_again,
+        **({"changes_allowed_times": allowed_times} if allowed_times > 1 else {}),
         **({"reason": reason} if reason else {}),
     }
     control.record("swap", generation.gen, **facts)
     return facts
 
 
-def _refuse_swap(control: Control, generation: Generation, began: int | None, *, forward_again: bool) -> None:
+def _refuse_swap(
+    control: Control, generation: Generation, began: int | None, *, forward_again: bool, allowed_times: int
+) -> None:
     """Raise what speaks against moving the alias to ``generation``; see ``swap``."""
     collection = control.collection
     STEPS["swap"].check(generation.revision, generation.phase)
@@ -309,7 +325,7 @@ def _refuse_swap(control: Control, generation: Generation, began: int | None, *,
             "window up with `revector retire --now`."
         )
     _refuse_waiting(control, generation, "swap")
-    stale = stale_evidence(control.connection, generation)
+    stale = stale_evidence(control.connection, generation, allowed_times=allowed_times)
     if stale is not None:
         raise EvidenceStale(
             f"swap to revision {generation.revision} needs current evidence, but {stale}. The alias was not moved; run "
