@@ -119,10 +119,25 @@ def test_a_revision_that_was_passed_while_it_was_being_registered_is_not_built(
         return ranges(*args)
 
     monkeypatch.setattr(sharding, "plan_ranges", overtaken)
-    with pytest.raises(StaleRun, match=r"moved meanwhile.*Nothing was changed"):
+    with pytest.raises(StateError, match=r"b200.*at c300, which comes after it\. Nothing was changed"):
         slow.run("provision", "b200")
     assert served.generation().revision == "c300"
     assert served.collection.building_gen is None
+
+
+def test_a_retirement_while_a_revision_is_being_registered_does_not_hinder_it(
+    swapped: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swapped.revision("c300", "b200", 'model = ModelSpec(name="hashing", dim=64)')
+    slow, ranges = swapped.migrator, sharding.plan_ranges
+
+    def retired(*args: Any) -> Any:
+        swapped.migrator.retire("no way back is wanted", now=True)
+        return ranges(*args)
+
+    monkeypatch.setattr(sharding, "plan_ranges", retired)
+    assert slow.run("provision", "c300").changed
+    assert swapped.collection.standby_gen is None
 
 
 @pytest.mark.parametrize(

@@ -190,6 +190,12 @@ def test_the_steps_of_a_slower_server_are_planned_longer_and_embedding_is_not(
     assert least < steps["backfill"].seconds.value < 2 * least + 1
 
 
+def test_a_plan_says_that_the_server_could_not_be_probed(served: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimating, "WORTH_S", 0.0)
+    monkeypatch.setattr(estimating, "measure", lambda *_: server.Slowdown(refused="permission denied"))
+    assert "PostgreSQL could not be probed: permission denied" in served.migrator.plan("b200").steps[0].by
+
+
 def test_a_server_with_little_to_do_is_not_probed(served: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimating, "measure", lambda *_: pytest.fail("120 documents are no work"))
     plan = served.migrator.plan("b200")
@@ -211,7 +217,9 @@ def test_a_role_that_may_not_make_temporary_tables_gets_a_plan_without_a_probe_o
     served.sql("CREATE ROLE without_temporary")
     engine = sa.create_engine(served.engine.url, connect_args={"options": "-crole=without_temporary"})
     try:
-        assert server.measure(engine, 2) == server.Slowdown()
+        found = server.measure(engine, 2)
+        assert (found.alone, found.together) == (1, 1)
+        assert "permission denied to create temporary tables" in found.refused
     finally:
         engine.dispose()
         served.sql("DROP ROLE without_temporary")

@@ -396,8 +396,11 @@ class Migrator:
             ranges,
             fidelity={} if found is None else asdict(found),
         )
-        # By the epoch: while the encoder was loaded, another run may have taken the collection past this revision.
-        with self._control(self._take_over(), epoch) as held:
+        with self._control(self._take_over()) as held:
+            if (
+                held.collection.epoch != epoch
+            ):  # while the encoder was loaded, another run may have passed this revision
+                self._standing.target(target.revision)
             made = moves.register(held, new)
         return Outcome(
             "provision",
@@ -549,5 +552,5 @@ class Migrator:
     def _take_over(self) -> int:
         return take_lease(self._engine, self._cid, self._actor)
 
-    def _control(self, token: int, epoch: int | None = None) -> AbstractContextManager[Control]:
-        return control(self._engine, self._cid, actor=self._actor, token=token, epoch=epoch)
+    def _control(self, token: int) -> AbstractContextManager[Control]:
+        return control(self._engine, self._cid, actor=self._actor, token=token)

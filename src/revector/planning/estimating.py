@@ -122,11 +122,14 @@ def step_plans(
     checks = chunks.value * value["verify_cpu_s"]
     worth = rows + build[0] + checks >= WORTH_S
     slower = measure(engine, processes if build[0] else 1) if worth else Slowdown()
+    said = f" (PostgreSQL could not be probed: {slower.refused})" if slower.refused else ""
     cut = to_embed.value / max(probed.cut_tokens_per_s, 1.0)
     embed = _over(to_embed, probed.tokens_per_s)
     again = min(reembedded, drawn.documents) * tokens.value / max(1, drawn.documents) / probed.tokens_per_s.value
     return (
-        StepPlan("backfill", _plus(embed, cut + rows * slower.alone), f"the probe; publishing {_by(slower.alone)}"),
+        StepPlan(
+            "backfill", _plus(embed, cut + rows * slower.alone), f"the probe; publishing {_by(slower.alone)}{said}"
+        ),
         StepPlan(
             "index",
             Estimate(*(end * slower.together for end in build)),

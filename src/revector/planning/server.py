@@ -32,19 +32,21 @@ class Slowdown:
 
     alone: float = 1.0
     together: float = 1.0
+    refused: str = ""
+    """Why the server could not be probed."""
 
 
 def measure(engine: sa.Engine, sessions: int) -> Slowdown:
     """Build small HNSW indexes on temporary tables, alone and in ``sessions`` at once; nothing of them remains.
 
-    Wall time, so that what others use of the server counts as slowness, and cores that are not there as well. A role
-    that may make no temporary tables is told a slowdown of 1.
+    Wall time, so that what others use of the server counts as slowness, and cores that are not there as well. Where
+    it cannot be done, by a role that may make no temporary tables, say, the slowdown is 1 and tells why.
     """
     try:
         alone = _mean_s(engine, 1)
         together = _mean_s(engine, min(sessions, MOST_SESSIONS)) if sessions > 1 else alone
-    except (sa.exc.DBAPIError, RevectorError):
-        return Slowdown()
+    except (sa.exc.DBAPIError, RevectorError) as error:
+        return Slowdown(refused=str(getattr(error, "orig", error)).splitlines()[0])
     return Slowdown(alone / REFERENCE_S, together / REFERENCE_S)
 
 
