@@ -1,0 +1,1 @@
+-- Closes faults of the shipped product that need a change of tables, one part for each fault.
