@@ -31,6 +31,16 @@ GOOD = [
     "x",
 ]
 
+NEWER_THAN_PYTHON = [
+    "🩷",  # Unicode 15
+    "🫨🪿🪻🫎🛜",
+    "love 🩷",
+    "🐦\u200d🔥 🍋\u200d🟩",  # 15.1
+    "\U0001fae9 \U0001fac6 \U0001fabe",  # 16, 2024
+    "\U0001fac8 \U0001fa8e",  # 17, 2025
+    "\u1c89\ua7cb\u0cf3",  # letters: Cyrillic, Latin, Kannada
+]
+
 MENDED = [
     ("cafÃ© and naÃ¯ve", "café and naïve"),
     ("itâ€™s", "it’s"),
@@ -43,7 +53,13 @@ MENDED = [
     ("\ud83d\ude00 joined", "😀 joined"),
 ]
 
-UTF16 = ["hello, wörld", "Two lines\nof plain text", "Привет, мир", "“quotes” — and dashes in a long text"]
+UTF16 = [
+    "hello, wörld",
+    "with love 🩷",
+    "Two lines\nof plain text",
+    "Привет, мир",
+    "“quotes” — and dashes in a long text",
+]
 
 REFUSED = [
     (None, "no text"),
@@ -58,11 +74,19 @@ REFUSED = [
     ("abc\ufffd\ufffd", "40% of it"),
     ("\x01\x02\x03\x04PNG data", "allowed are 10%"),
     ("\ue000\ue001 private", "damaged"),
+    ("\U000f0000\U0010fffd private", "damaged"),
+    ("abc\uffff\U0001fffe", "40% of it"),
+    ("\U0010ffff\U0010ffff", "no visible characters"),
 ]
 
 
 @pytest.mark.parametrize("text", GOOD)
 def test_good_text_is_unchanged(text: str) -> None:
+    assert clean(text) == text
+
+
+@pytest.mark.parametrize("text", NEWER_THAN_PYTHON)
+def test_a_character_newer_than_pythons_unicode_is_no_damage(text: str) -> None:
     assert clean(text) == text
 
 
@@ -88,8 +112,9 @@ def test_utf16_that_lost_its_last_byte_is_mended() -> None:
 
 
 @pytest.mark.parametrize(("written", "read"), [("utf-16-le", "utf-16-be"), ("utf-16-be", "utf-16-le")])
-def test_utf16_in_the_wrong_byte_order_is_mended(written: str, read: str) -> None:
-    assert clean("Hello there, this is text.".encode(written).decode(read)) == "Hello there, this is text."
+@pytest.mark.parametrize("text", ["Hello there, this is text.", "Hello there, with love 🩷"])
+def test_utf16_in_the_wrong_byte_order_is_mended(written: str, read: str, text: str) -> None:
+    assert clean(text.encode(written).decode(read)) == text
 
 
 @pytest.mark.parametrize(("text", "reason"), REFUSED)

@@ -21,7 +21,11 @@ from revector.errors import DocumentError
 
 MAX_ID_BYTES = 512
 MAX_DAMAGED_SHARE = 0.10
-"""Largest share of unprintable or replacement characters in a text that is still embedded."""
+"""Largest share of damage in a text that is still embedded.
+
+Damage are replacement characters, private use (no font can be assumed), noncharacters, and control characters that
+were taken out. A character that is newer than this Python's Unicode tables is none.
+"""
 
 _MEND = ftfy.TextFixerConfig(
     unescape_html=True,
@@ -35,6 +39,9 @@ _MAY_NEED_MENDING = re.compile(r"[^\t\n\x20-\x7e]|&")
 _C0_DAMAGE = re.compile(r"[\x00-\x08\x0e-\x1a\x7f]")  # not the white space, not ESC, which begins a terminal escape
 _BYTE_ORDER_MARKS = ("\ufeff", "\ufffe", "ÿþ", "þÿ", "\ufffd\ufffd")
 _LAST_HIGH_BYTE = "\x08"  # U+0000 to U+08FF: Latin, Greek, Cyrillic, Armenian, Hebrew, Arabic, Syriac
+_NONCHARACTER = re.compile(
+    "[\ufdd0-\ufdef" + "".join(f"{chr(n | 0xFFFE)}{chr(n | 0xFFFF)}" for n in range(0, 0x110000, 0x10000)) + "]"
+)
 _UTF16_SHARE = 0.75  # of the high bytes; the rest is typographic punctuation (U+20xx) and the like
 
 
@@ -125,20 +132,40 @@ def _mend(text: str) -> str:
 
 
 def _check_content(text: str, mended: str) -> None:
-    if not any(c.isprintable() and not c.isspace() for c in mended) and "\ufffd" not in mended:
+    if not any(_is_visible(c) for c in mended) and "\ufffd" not in mended:
         raise DocumentError(
             f"The text {_excerpt(text)} has no visible characters, so its vector would mean nothing. "
             f"The document was not stored; hand over its text or leave it out."
         )
     removed = len(_C0_DAMAGE.findall(_undo_utf16(text)))
-    left = sum(n for c, n in Counter(mended).items() if c == "\ufffd" or unicodedata.category(c) in ("Cn", "Co"))
+    left = sum(n for c, n in Counter(mended).items() if _is_damage(c))
     share = (removed + left) / (removed + len(mended))
     if share > MAX_DAMAGED_SHARE:
         raise DocumentError(
-            f"The text {_excerpt(text)} is damaged: {share:.0%} of it are unprintable or replacement "
+            f"The text {_excerpt(text)} is damaged: {share:.0%} of it are control, private-use or replacement "
             f"characters, allowed are {MAX_DAMAGED_SHARE:.0%}. The document was not stored; decode its source again "
             f"with the right encoding."
         )
+
+
+def _is_damage(character: str) -> bool:
+    return (
+        character == "\ufffd"
+        or unicodedata.category(character) == "Co"
+        or _NONCHARACTER.fullmatch(character) is not None
+    )
+
+
+def _is_visible(character: str) -> bool:
+    """Whether a character shows; one that this Python's Unicode does not know yet, such as a new emoji, does."""
+    if character.isprintable():
+        return not character.isspace()
+    return unicodedata.category(character) == "Cn" and not _is_damage(character)
+
+
+def _is_plain(text: str) -> bool:
+    """Whether ``text`` holds nothing but visible characters and white space."""
+    return all(_is_visible(c) or c.isspace() for c in set(text))
 
 
 def _undo_utf16(text: str) -> str:
@@ -150,7 +177,7 @@ def _undo_utf16(text: str) -> str:
     body = text[len(mark) :]
     if "\x00" not in body:
         swapped = _swap(body) if mark == "\ufffe" or _looks_swapped(body) else text
-        return swapped if swapped.replace("\n", " ").isprintable() else text
+        return swapped if _is_plain(swapped) else text
     found = _from_bytes(body)
     if found is None:
         raise DocumentError(
@@ -172,7 +199,7 @@ def _from_bytes(body: str) -> str | None:
                 text = whole.encode(single).decode(codec)
             except UnicodeError:
                 continue
-            if "\x00" not in text and re.sub(r"\s", " ", text).isprintable():
+            if "\x00" not in text and _is_plain(text):
                 return text
     return None
 
