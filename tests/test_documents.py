@@ -230,6 +230,35 @@ def test_a_rejected_record_is_healed_by_a_put_as_well(world: World) -> None:
         assert deadletters.dead_letters(connection, world.collection.cid) == []
 
 
+def test_refused_ids_that_look_alike_are_dead_letters_of_their_own(world: World) -> None:
+    long = "https://files.example.org/" + "X-Amz-Security-Token=abcdefghij" * 20
+    refused = [f"{long}1", f"{long}2", "nul\0", "half\ud800", "spaced "]
+    good = [long[:500], long[:512], "nul\\0", "half\\ud800"]
+    report = ingest(world, *(Document(doc_id, "some text") for doc_id in [*refused, *good]))
+    assert (report.read, report.written, report.rejected) == (9, 4, 5)
+    with world.engine.connect() as connection:
+        letters = {one.doc_id for one in deadletters.dead_letters(connection, 1)}
+    assert len(letters) == 5
+    assert not letters & set(good)
+    assert sum(name.startswith("https://files.example.org/X-Amz") for name in letters) == 2
+    assert ingest(world, *(Document(doc_id, "some text") for doc_id in [*refused, *good])).rejected == 5
+
+
+def test_a_refused_record_of_a_long_good_id_is_healed_under_that_id(world: World) -> None:
+    long = "x" * 512
+    ingest(world, Document("a", "some text"), Document(long, ""))
+    with world.engine.connect() as connection:
+        assert [one.doc_id for one in deadletters.dead_letters(connection, 1)] == [long]
+    world.documents.put(long, "some text")
+    with world.engine.connect() as connection:
+        assert deadletters.dead_letters(connection, 1) == []
+
+
+def test_a_long_refused_id_that_comes_twice_is_a_repeated_id(world: World) -> None:
+    with pytest.raises(SourceError, match="repeats ids"):
+        ingest(world, Document("a", "some text"), *[Document("x" * 600, "some text")] * 2)
+
+
 def test_memory_of_an_ingest_does_not_grow_with_its_source(world: World) -> None:
     """256 bytes kept for each of 50,000 records would be 13 MB; the texts alone are 50 MB."""
 

@@ -20,6 +20,7 @@ import ftfy.bad_codecs
 from revector.errors import DocumentError
 
 MAX_ID_BYTES = 512
+_SHOWN_OF_REFUSED = 480
 MAX_DAMAGED_SHARE = 0.10
 """Largest share of damage in a text that is still embedded.
 
@@ -89,6 +90,20 @@ def check_id(doc_id: str) -> str:
         f"The document id {found}. Allowed are strings of 1 to {MAX_ID_BYTES} bytes without control characters and "
         f"outer white space. The document was not stored; give it another id."
     )
+
+
+def refused_name(doc_id: object) -> str:
+    """Return the name under which a record with the id ``doc_id`` is listed where it was refused.
+
+    It is the id itself where a table can hold it as it is; else a readable part of it with 16 digits of its hash, so
+    that no two ids share a name. At most 512 characters.
+    """
+    whole = str(doc_id)
+    shown = whole.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
+    if shown == whole and len(shown.encode()) <= MAX_ID_BYTES:
+        return whole
+    digest = hashlib.sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{shown[:_SHOWN_OF_REFUSED]}… ({digest[:16]})"
 
 
 def content_hash(text: str) -> str:

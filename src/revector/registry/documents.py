@@ -18,7 +18,7 @@ from revector.registry.analyzing import analyze_grown
 from revector.registry.control import add_event
 from revector.registry.engine import GATE_LOCK, repeated
 from revector.stores.database import copy_into
-from revector.text import check_id, clean, content_hash
+from revector.text import check_id, clean, content_hash, refused_name
 
 BATCH_ROWS = 2_000
 """Documents per transaction of a bulk write: enough to amortise, few enough that a waiting swap is not held up."""
@@ -256,8 +256,7 @@ class Documents:
                     row = self._row(document)
                     copy.write_row((row.doc_id, row.content, row.content_hash, row.meta, row.external_version, None))
                 except DocumentError as error:
-                    shown = document.id.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
-                    copy.write_row((shown[:500], None, None, None, None, str(error)))
+                    copy.write_row((refused_name(document.id), None, None, None, None, str(error)))
                 read += 1
                 progress.advance()
         connection.commit()
