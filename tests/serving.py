@@ -26,8 +26,9 @@ JSON_TYPE = {"content-type": "application/json"}
 
 
 @contextmanager
-def serve(project: Project, **options: Any) -> Iterator[TestClient]:
-    app = create_app(project, **options)
+def serve(project: Project, *, is_open: bool = True) -> Iterator[TestClient]:
+    """A client of the service, which asks for no key unless ``is_open`` is false."""
+    app = create_app(project, is_open=is_open)
     with TestClient(app, base_url=HERE, raise_server_exceptions=False) as client:
         yield client
 

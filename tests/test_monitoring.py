@@ -378,7 +378,7 @@ def test_names_follow_the_conventions_of_prometheus() -> None:
 
 
 def test_the_service_tells_its_metrics_and_counts_answers_by_route_and_status(served: World) -> None:
-    with TestClient(create_app(served.project), base_url=HERE, raise_server_exceptions=False) as client:
+    with TestClient(create_app(served.project, is_open=True), base_url=HERE, raise_server_exceptions=False) as client:
         assert client.get("/collections/docs/documents/d00001").status_code == 200
         assert client.get("/collections/docs/documents/nowhere").status_code == 404
         assert client.request("NONSENSE", "/nowhere").status_code == 404

@@ -220,7 +220,9 @@ def test_an_error_that_nobody_foresaw_is_a_problem_without_its_traceback(served:
         return 1 / 0
 
     served.project.__dict__["encoders"] = Encoders(load)
-    client = TestClient(create_app(served.project), base_url=HERE, raise_server_exceptions=False)  # without its thread
+    client = TestClient(
+        create_app(served.project, is_open=True), base_url=HERE, raise_server_exceptions=False
+    )  # without its thread
     assert "division" not in refused(client.post(SEARCH, json={"query": "x"}), 500, "Internal")
 
 

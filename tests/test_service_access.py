@@ -11,10 +11,11 @@ import pytest
 from fastapi.testclient import TestClient
 
 from revector.cli import exits, run
-from revector.config import load_project
+from revector.config import Project, Settings, load_project
 from revector.errors import ConfigError, StateError
 from revector.registry import keys
 from revector.service import access
+from revector.service import run as run_service
 from revector.service.access import Buckets
 from serving import DOCUMENT, SEARCH, UPLOAD, key_for, refused, serve
 from worlds import World
@@ -54,14 +55,14 @@ def calls(client: TestClient, collection: str, headers: dict[str, str]) -> dict[
 
 
 @pytest.mark.parametrize("host", ["localhost", "localhost:8700", "127.0.0.1:8700", "[::1]:8700", "127.8.0.1"])
-def test_without_a_key_the_service_answers_to_this_machines_own_names(client: TestClient, host: str) -> None:
+def test_an_open_service_answers_to_this_machines_own_names(client: TestClient, host: str) -> None:
     assert client.get(DOCUMENT, headers={"host": host}).status_code == 200
 
 
 @pytest.mark.parametrize(
     "host", ["attacker.example", "attacker.example:8700", "localhost.attacker.example", "10.0.0.1", "["]
 )
-def test_without_a_key_a_page_of_another_site_reads_and_writes_nothing(
+def test_a_page_of_another_site_reads_and_writes_nothing_at_an_open_service(
     served: World, client: TestClient, host: str
 ) -> None:
     """A site may let its own name mean 127.0.0.1 and send its visitors' browsers here (DNS rebinding)."""
@@ -114,40 +115,78 @@ def test_a_refused_key_is_refused_before_the_body_is_read(served: World, client:
     _, header = key_for(served, "read")
     too_large = b" " * (14 << 20)
     assert "scope write" in refused(client.put(DOCUMENT, content=too_large, headers=header), 403, "Forbidden")
-    refused(client.put(DOCUMENT, content=too_large), 401, "Unauthorized")
+    refused(client.put(DOCUMENT, content=too_large, headers={"Authorization": "Bearer wrong"}), 401, "Unauthorized")
 
 
 # Keys -----------------------------------------------------------------------------------------------------------------
 
 
-def test_a_service_of_this_machine_is_open_until_there_is_a_key(served: World, client: TestClient) -> None:
-    assert client.get(DOCUMENT).status_code == 200
+@pytest.fixture
+def closed(served: World, at_once: None) -> Iterator[TestClient]:
+    """A service as it is without ``--open``."""
+    with serve(served.project, is_open=False) as client:
+        yield client
+
+
+def test_without_a_key_and_without_open_nobody_is_let_in_and_is_told_what_to_do(
+    served: World, closed: TestClient
+) -> None:
+    before = served.state()
+    for path in ("/ready", "/openapi.json", "/metrics", "/nothing", DOCUMENT, "/health/", "/collections/docs"):
+        said = refused(closed.get(path), 401, "Unauthorized")
+        assert ("has no key yet" in said, "revector keys create" in said, "--open" in said) == (True, True, True)
+    refused(closed.put(DOCUMENT, json={"text": "defaced"}), 401, "Unauthorized")
+    assert served.state() == before
+    assert closed.get("/health").status_code == 200
+
+
+def test_revoking_the_last_key_lets_nobody_in(served: World, closed: TestClient) -> None:
     key_id, header = key_for(served, "read")
-    assert client.get(DOCUMENT, headers=header).status_code == 200
+    assert closed.get(DOCUMENT, headers=header).status_code == 200
+    with served.engine.begin() as connection:
+        keys.revoke(connection, key_id, actor="tester")
+    before = served.state()
+    for headers in ({}, header):
+        assert set(calls(closed, "docs", headers).values()) == {401}
+    assert served.state() == before
+
+
+def test_a_wrong_key_is_refused_whatever_is_wrong_with_it(served: World, closed: TestClient) -> None:
+    key_id, header = key_for(served, "read")
+    assert closed.get(DOCUMENT, headers=header).status_code == 200
     for path in ("/ready", "/openapi.json", "/nothing", DOCUMENT, "/health/", "/collections/docs"):
         for wrong in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {header['Authorization'][7:]}"}):
-            answer = client.get(path, headers=wrong)
-            refused(answer, 401, "Unauthorized")
+            answer = closed.get(path, headers=wrong)
+            assert "no key yet" not in refused(answer, 401, "Unauthorized")
             assert answer.headers["www-authenticate"] == "Bearer"
     other = header["Authorization"][:-1] + ("A" if header["Authorization"][-1] != "A" else "B")
-    refused(client.get(DOCUMENT, headers={"Authorization": other}), 401, "Unauthorized")
-    refused(client.get(DOCUMENT, headers={"Authorization": f"Bearer rv_{key_id}_"}), 401, "Unauthorized")
-    refused(client.get(DOCUMENT, headers=[(b"Authorization", b"Bearer \xff")]), 401, "Unauthorized")
-    assert client.get("/health").status_code == 200
+    refused(closed.get(DOCUMENT, headers={"Authorization": other}), 401, "Unauthorized")
+    refused(closed.get(DOCUMENT, headers={"Authorization": f"Bearer rv_{key_id}_"}), 401, "Unauthorized")
+    refused(closed.get(DOCUMENT, headers=[(b"Authorization", b"Bearer \xff")]), 401, "Unauthorized")
+    assert closed.get("/health").status_code == 200
 
 
-def test_a_service_for_other_machines_is_never_open(served: World, at_once: None) -> None:
-    with serve(served.project, local=False) as client:
-        assert "revector keys create" in refused(client.get(DOCUMENT), 401, "Unauthorized")
-        assert client.get("/health").status_code == 200
-        assert client.get(DOCUMENT, headers=key_for(served, "read")[1]).status_code == 200
+def test_a_key_that_is_sent_counts_at_an_open_service_too(served: World, client: TestClient) -> None:
+    key_id, header = key_for(served, "read")
+    refused(client.put(DOCUMENT, json={"text": "x"}, headers=header), 403, "Forbidden")
+    with served.engine.begin() as connection:
+        keys.revoke(connection, key_id, actor="tester")
+    refused(client.get(DOCUMENT, headers=header), 401, "Unauthorized")
+    assert client.get(DOCUMENT).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "search.example"])
+def test_an_open_service_is_refused_on_an_address_that_others_reach(tmp_path: Path, host: str) -> None:
+    project = Project(tmp_path, Settings(toml_file=tmp_path / "none"))  # type: ignore[call-arg]
+    with pytest.raises(ConfigError, match=r"--open .* Nothing was started"):
+        run_service(project, host, 8700, is_open=True)
 
 
 def test_the_key_of_the_environment_may_do_everything_beside_those_of_the_database(
     served: World, at_once: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REVECTOR_SERVE_TOKEN", TOKEN)
-    with serve(served.project) as client:
+    with serve(served.project, is_open=False) as client:
         refused(client.get(DOCUMENT), 401, "Unauthorized")
         assert client.get(DOCUMENT, headers={"Authorization": f"bearer {TOKEN}"}).status_code == 200
         assert client.get("/collections/docs", headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200
@@ -156,7 +195,6 @@ def test_the_key_of_the_environment_may_do_everything_beside_those_of_the_databa
 
 def test_a_revoked_key_opens_nothing_within_seconds(served: World, client: TestClient) -> None:
     key_id, header = key_for(served, "read")
-    key_for(served, "admin")  # so that the service is not open again
     assert client.get(DOCUMENT, headers=header).status_code == 200
     with served.engine.begin() as connection:
         assert keys.revoke(connection, key_id, actor="tester")
@@ -170,7 +208,7 @@ def test_what_is_known_of_the_keys_is_never_older_than_two_seconds(
 ) -> None:
     now = [100.0]
     monkeypatch.setattr("revector.service.access.time.monotonic", lambda: now[0])
-    found = access.Access(lambda: served.engine, token=None, local=True)
+    found = access.Access(lambda: served.engine, token=None, is_open=False)
     key_id, header = key_for(served, "read")
     secret = header["Authorization"].removeprefix("Bearer ")
     found.read()
@@ -181,7 +219,7 @@ def test_what_is_known_of_the_keys_is_never_older_than_two_seconds(
     now[0] += 0.1
     assert found.is_stale
     found.read()
-    assert found.find(secret) is access.ANYONE
+    assert found.find(secret) is None
 
 
 def test_the_database_holds_no_key(served: World) -> None:
@@ -197,7 +235,7 @@ def test_while_the_database_is_down_nobody_is_let_in(tmp_path: Path) -> None:
     (tmp_path / "revector.toml").write_text(
         'database_url = "postgresql+psycopg://me@127.0.0.1:1/none"\n[collections.docs]\n'
     )
-    with serve(load_project(tmp_path)) as client:
+    with serve(load_project(tmp_path), is_open=False) as client:
         for path in ("/openapi.json", DOCUMENT, "/ready"):
             refused(client.get(path), 503, "DatabaseUnavailable")
 

@@ -113,7 +113,7 @@ def streamed(world: World, pieces: Iterator[bytes]) -> dict[str, Any]:
 
     headers = [(b"host", b"localhost"), (b"content-type", b"application/x-ndjson")]
     scope = {"type": "http", "method": "POST", "path": UPLOAD, "headers": headers, "query_string": b""}
-    asyncio.run(create_app(world.project)(scope, receive, send))
+    asyncio.run(create_app(world.project, is_open=True)(scope, receive, send))
     return json.loads(b"".join(said))
 
 

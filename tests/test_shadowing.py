@@ -72,7 +72,7 @@ def test_the_service_offers_its_queries_and_ends_the_reads(served: World) -> Non
     lines = (served.root / "revector.toml").read_text().replace('shadow = {"share": 1.0}', "shadow = {share = 1.0}")
     (served.root / "revector.toml").write_text(lines)
     served.upgrade("b200", to="index")
-    with TestClient(create_app(served.project), base_url=HERE) as client:
+    with TestClient(create_app(served.project, is_open=True), base_url=HERE) as client:
         for _ in range(6_000):
             client.post("/collections/docs/search", json={"query": "apple7 pear7"}).raise_for_status()
             found = client.get("/collections/docs/shadow").json()

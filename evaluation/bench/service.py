@@ -91,7 +91,7 @@ def _serving(root: Path) -> Iterator[httpx.Client]:
 
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "revector", "serve", "--port", str(port)]
+    command = [sys.executable, "-m", "revector", "serve", "--open", "--port", str(port)]
     with (root / "serve.log").open("wb") as log:
         process = subprocess.Popen(command, cwd=root, env=environment(root), stdout=log, stderr=log)
     try:

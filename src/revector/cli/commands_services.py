@@ -80,15 +80,19 @@ def serve(
     *,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8700,
+    is_open: Annotated[
+        bool, typer.Option("--open", help="Ask for no key; only on this machine's own addresses. For trying it out.")
+    ] = False,
     project: ProjectPath = None,
 ) -> None:
-    """Serve search and documents over HTTP.
+    """Serve search and documents over HTTP, to those who send a key of `revector keys create`.
 
     For example:
       revector serve --port 8700
+      revector serve --open
     """
     service = _module("revector.service", "serve")
-    raise typer.Exit(service.run(open_project(project), host, port) or 0)
+    raise typer.Exit(service.run(open_project(project), host, port, is_open=is_open) or 0)
 
 
 def up(

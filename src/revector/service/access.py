@@ -41,13 +41,13 @@ ENVIRONMENT = Caller("environment", frozenset({"admin"}))
 
 
 class Access:
-    """Knows the keys. Without any, whoever reaches a service that is ``local`` may do everything.
+    """Knows the keys. Only where ``is_open`` may a request without a key do anything, and then everything.
 
     ``token`` is the key of the environment, which has the scope admin. ``engine`` may raise while the database is down.
     """
 
-    def __init__(self, engine: Callable[[], sa.Engine], *, token: str | None, local: bool) -> None:
-        self._engine, self._token, self._local = engine, None if token is None else token.encode(), local
+    def __init__(self, engine: Callable[[], sa.Engine], *, token: str | None, is_open: bool) -> None:
+        self._engine, self._token, self.is_open = engine, None if token is None else token.encode(), is_open
         self._keys: dict[str, Key] = {}
         self._read_at = -math.inf
         self._reading = threading.Lock()
@@ -71,10 +71,13 @@ class Access:
                     self._keys = {key.key_id: key for key in read_keys(connection)}
                 self._read_at = time.monotonic()
 
+    @property
+    def has_keys(self) -> bool:
+        """Whether any key opens this service, as far as it is known."""
+        return self._token is not None or bool(self._keys)
+
     def find(self, secret: str) -> Caller | None:
         """Return whose key this is; None for nobody's."""
-        if self._local and self._token is None and not self._keys:
-            return ANYONE
         key = self._keys.get(id_of(secret))
         return Caller(key.key_id, key.scopes, key.collections) if key and key.opens_with(secret) else None
 

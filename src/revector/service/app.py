@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import threading
@@ -23,6 +24,8 @@ from revector.service.state import Service
 ACCESS = "REVECTOR_SERVE_TOKEN"
 """Environment variable with a key of the scope admin, beside those of the database."""
 
+log = logging.getLogger("revector.service")
+
 ROUTERS = (
     probes.open_to_all,
     probes.any_key,
@@ -35,11 +38,12 @@ ROUTERS = (
 )
 
 
-def create_app(project: Project, *, local: bool = True) -> FastAPI:
+def create_app(project: Project, *, is_open: bool = False) -> FastAPI:
     """Return the application. It connects when it is asked, so it starts, and is not ready, while the database is down.
 
-    ``$REVECTOR_SERVE_TOKEN`` is read once. ``local``: only this machine can reach it, so that it is open while there is
-    no key. Threads of the application's lifespan load the encoders, and tell the database which are loaded.
+    ``$REVECTOR_SERVE_TOKEN`` is read once. ``is_open``: a request without a key may do everything; only for a server
+    that no other machine can reach. Threads of the application's lifespan load the encoders, and tell the database
+    which are loaded.
     """
     service = Service(project)
 
@@ -74,19 +78,25 @@ def create_app(project: Project, *, local: bool = True) -> FastAPI:
     rate = project.settings.serve.requests_per_s
     app.add_middleware(
         Guard,
-        access=Access(lambda: project.engine, token=os.environ.get(ACCESS) or None, local=local),
+        access=Access(lambda: project.engine, token=os.environ.get(ACCESS) or None, is_open=is_open),
         buckets=None if rate is None else Buckets(rate),
     )
     app.add_middleware(measured.Measured, seconds=app.state.metrics.requests)  # around the door
     return app
 
 
-def run(project: Project, host: str = "127.0.0.1", port: int = 8700) -> None:
+def run(project: Project, host: str = "127.0.0.1", port: int = 8700, *, is_open: bool = False) -> None:
     """Serve until SIGINT or SIGTERM; requests under way are finished.
 
-    Whoever is on this machine may do everything until there is a key; from other machines, nobody without one. Raises
-    ``ConfigError`` if the address cannot be had.
+    Nobody is let in without a key, unless ``is_open``: then anybody on this machine may do everything. Raises
+    ``ConfigError`` if the address cannot be had, or is not this machine's own while ``is_open``.
     """
+    if is_open and not is_loopback(f"[{host}]" if ":" in host else host):
+        raise ConfigError(
+            f"--open lets anybody in who reaches {host}, and is for this machine's own addresses only (127.0.0.1, ::1, "
+            "localhost). Nothing was started; leave out --host, or make a key with `revector keys create` and leave "
+            "out --open."
+        )
     try:
         listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, OverflowError) as error:
@@ -94,6 +104,7 @@ def run(project: Project, host: str = "127.0.0.1", port: int = 8700) -> None:
             f"{host}:{port} cannot be listened on: {error}. Nothing was started; name another --host or --port."
         ) from error
     with listener:
-        app = create_app(project, local=is_loopback(f"[{host}]" if ":" in host else host))
-        config = uvicorn.Config(app, server_header=False, timeout_graceful_shutdown=30)
+        if is_open:
+            log.warning("open: anybody on this machine may read, write and delete without a key.")
+        config = uvicorn.Config(create_app(project, is_open=is_open), server_header=False, timeout_graceful_shutdown=30)
         uvicorn.Server(config).run(sockets=[listener])

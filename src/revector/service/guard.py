@@ -19,10 +19,18 @@ FOREIGN_NAME = (
     "without a key this service answers to localhost, 127.0.0.1 and [::1] only. Nothing was done; ask under one of "
     "these names, or make a key (`revector keys create`) and send it."
 )
+NO_KEY_SENT = (
+    "this needs `Authorization: Bearer` with a key of this service (`revector keys create`). Nothing was done."
+)
+NO_KEY_MADE = (
+    "this service has no key yet, so it answers nobody. Nothing was done; make one with `revector keys create NAME "
+    "--scope read` and send it as `Authorization: Bearer`, or try it out with `revector serve --open`, which asks "
+    "for none."
+)
 
 
 class Guard:
-    """ASGI middleware: 401 without a key where one is wanted, 403 for a foreign name where none is, 429 above the rate.
+    """ASGI middleware: 401 without a key, 403 for a foreign name where none is wanted, 429 above the rate.
 
     Else ``state.caller`` is set.
     """
@@ -49,6 +57,8 @@ class Guard:
         scheme, _, secret = authorization.partition(" ")
         secret = secret.strip() if scheme.lower() == "bearer" else ""
         caller = self._access.of_environment(secret)
+        if caller is None and self._access.is_open and not secret:
+            caller = ANYONE
         if caller is None:
             try:
                 if self._access.is_stale:
@@ -57,7 +67,7 @@ class Guard:
                 return answer_of(error)
             caller = self._access.find(secret)
         if caller is None:
-            said = "this needs `Authorization: Bearer` with a key of this service (`revector keys create`)."
+            said = NO_KEY_SENT if self._access.has_keys else NO_KEY_MADE
             return problem(401, "Unauthorized", said, headers={"WWW-Authenticate": "Bearer"})
         wait_s = self._buckets.take(caller.key_id) if self._buckets else 0.0
         if wait_s:
