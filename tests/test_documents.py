@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta, timezone
 
+import numpy as np
 import pytest
 import sqlalchemy as sa
 
@@ -157,6 +159,31 @@ def test_ids_are_compared_byte_for_byte(served: World) -> None:
 def test_a_document_that_cannot_be_stored_is_refused_before_anything_changes(world: World, bad: Document) -> None:
     with pytest.raises(DocumentError, match=r"(?i)not stored"):
         world.documents.put_many([document(1), bad, document(2)])
+    assert world.documents.count() == 0
+
+
+def test_times_of_a_program_are_kept_as_json_in_utc(world: World) -> None:
+    zone = timezone(timedelta(hours=5, minutes=30))
+    at = datetime(2026, 3, 29, 1, 30, tzinfo=zone)
+    meta = {"at": at, "log": [{"at": at, "day": at.date()}], "naive": at.replace(tzinfo=None), "n": np.int64(3)}
+    wanted = {
+        "at": "2026-03-28T20:00:00+00:00",
+        "log": [{"at": "2026-03-28T20:00:00+00:00", "day": "2026-03-29"}],
+        "naive": "2026-03-29T01:30:00",
+        "n": 3,
+    }
+    world.documents.put("a", "some text", meta)
+    ingest(world, Document("b", "some text", meta), Document("c", "some text", {**meta, "at": at.astimezone(UTC)}))
+    for doc_id in ("a", "b", "c"):
+        stored = world.documents.get(doc_id)
+        assert stored is not None
+        assert stored.meta == wanted
+
+
+def test_two_keys_of_a_program_that_would_be_one_field_are_refused(world: World) -> None:
+    for meta in ({1: "a", "1": "b"}, {"author": [{True: "a", "true": "b"}]}):
+        with pytest.raises(DocumentError, match="twice"):
+            world.documents.put("a", "some text", meta)  # type: ignore[arg-type]
     assert world.documents.count() == 0
 
 

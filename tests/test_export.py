@@ -13,7 +13,7 @@ import pytest
 from revector.archive import FORMATS, open_columns, read_part, vectors_sha256
 from revector.cli import run
 from revector.config import Project
-from revector.errors import DatabaseUnavailable, VerificationFailed
+from revector.errors import DatabaseUnavailable, SourceError, VerificationFailed
 from revector.interfaces import Document
 from revector.registry import archived, exporting
 from revector.registry.exporting import reading_vectors
@@ -284,6 +284,22 @@ def test_what_does_not_fit_is_refused_whole_before_anything_is_changed(
     assert imports(served) == []
     assert served.value("SELECT count(*) FROM archived") == 0
     assert served.state() == before
+
+
+def test_a_doubled_column_of_foreign_vectors_is_refused_with_its_name(tmp_path: Path) -> None:
+    import zipfile
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    ids, vectors = pa.array(["a"]), pa.array([[1.0, 0.0]])
+    pq.write_table(pa.Table.from_arrays([ids, ids, vectors], names=["id", "id", "vector"]), tmp_path / "x.parquet")
+    np.savez(tmp_path / "x.npz", id=["a"], vector=[[1.0, 0.0]])
+    with zipfile.ZipFile(tmp_path / "x.npz", "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr("id.npy", b"another")
+    for name in ("x.parquet", "x.npz"):
+        with pytest.raises(SourceError, match=r"'id(\.npy)?' is there twice"):
+            open_columns(tmp_path / name, tmp_path / "scratch")
 
 
 def test_skipped_documents_are_counted_and_named_and_the_rest_is_imported(

@@ -351,6 +351,10 @@ def test_judgements_are_added_to_gzipped_labels_and_to_no_other_form(at: World, 
     )
     assert cli("add", "judged.jsonl") == 0
     assert load_labels(at.root / "labels").qrels["q1"] == {"d00001": 1, "d00009": 1}
+    twice = '{"query_id": "q1", "query": "apple1 pear1", "doc_id": "d00008", "score": 1, "score": 0}\n'
+    (at.root / "twice.jsonl").write_text(twice)
+    assert cli("add", "twice.jsonl") == UNUSABLE
+    assert "the key 'score' stands twice" in cli.err
     (at.root / "labels.csv").write_text("query_id,query,doc_id,score\nq1,apple1 pear1,d00001,1\n")
     at.settings(qrels="labels.csv")
     assert cli("add", "judged.jsonl") == UNUSABLE

@@ -9,7 +9,7 @@ import httpx
 import numpy as np
 import pytest
 
-from serving import JSON_TYPE, SEARCH, refused, serve
+from serving import DOCUMENT, JSON_TYPE, SEARCH, refused, serve
 from worlds import World
 
 
@@ -111,6 +111,24 @@ def test_a_vector_is_refused_unless_it_is_of_the_active_generations_encoder(serv
         assert building in refused(client.post(SEARCH, json=old), 409, "StateError")
         served.migrator.rollback("the test goes back")
         assert ids(client.post(SEARCH, json=old))[0] == "d00003"
+
+
+def test_a_key_or_parameter_that_stands_twice_is_refused_with_its_name(served: World) -> None:
+    before = served.state()
+    with serve(served.project) as client:
+        for body, name in (
+            ('{"query": "apple3", "where": {"n": 3, "n": 4}}', "n"),
+            ('{"query": "apple3", "k": 5, "k": 6}', "k"),
+        ):
+            answer = client.post(SEARCH, content=body, headers=JSON_TYPE)
+            assert f"'{name}' stands twice" in refused(answer, 422, "InvalidRequest")
+        twice = '{"text": "x", "meta": {"author": {"name": "Ann", "name": "Bo"}}}'
+        assert "'name' stands twice" in refused(
+            client.put(DOCUMENT, content=twice, headers=JSON_TYPE), 422, "InvalidRequest"
+        )
+        answer = client.delete(f"{DOCUMENT}?version=9&version=1")
+        assert "'version' stands twice" in refused(answer, 422, "InvalidRequest")
+    assert served.state() == before
 
 
 def test_exactly_one_way_to_search_is_taken_and_vectors_must_be_usable(served: World) -> None:

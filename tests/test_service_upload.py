@@ -71,6 +71,8 @@ def test_a_line_that_cannot_be_stored_costs_only_itself_and_is_named(client: Tes
         b'{"id": "f", "text": "x", "meta": {"a": NaN}}',
         b'{"id": "g", "text": "\\ud800"}',
         {"id": "h", "text": "x", "version": 2**63},
+        b'{"id": "j", "text": "x", "meta": {"lang": "de", "lang": "en"}}',
+        b'{"id": "k", "text": "x", "text": "y"}',
         b'{"id": "i", "text": "x", "meta": {"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}}",
     ]
     good = [{"id": f"good{n}", "text": f"good {n}"} for n in range(len(bad) + 1)]
@@ -79,7 +81,8 @@ def test_a_line_that_cannot_be_stored_costs_only_itself_and_is_named(client: Tes
     assert (report["read"], report["written"]) == (len(good) + len(bad), len(good))
     assert sorted(one["line"] for one in report["rejected"]) == [2 * n for n in range(1, len(bad) + 1)]
     assert all(one["reason"] for one in report["rejected"])
-    assert {one["id"] for one in report["rejected"]} == {None, "", "d", "e", "f"}
+    assert "'lang' stands twice" in next(one["reason"] for one in report["rejected"] if one["line"] == 26)
+    assert {one["id"] for one in report["rejected"]} == {None, "", "d", "e", "f", "g"}
     assert all(client.get(f"{UPLOAD}/good{n}").status_code == 200 for n in range(len(good)))
 
 

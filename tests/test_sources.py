@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,11 @@ BAD_JSONL = [
     ('{"id": "1", "text": "x"}', r"'_id' is missing, the fields are id, text"),
     ('{"_id": "1", "body": "x"}', r"without text.*title, text.*_id, body"),
     ('{"_id": "1", "text": ["x"]}', r"text field 'text' holds list"),
+    (GOOD_LINE + '{"_id": "2", "text": "x", "lang": "de", "lang": "en"}', r"line 2: the key 'lang' stands twice"),
+    ('{"_id": "1", "text": "x", "author": [{"name": "Ann", "name": "Bo"}]}', r"line 1: the key 'name' stands twice"),
+    ('{"_id": "1", "_id": "1", "text": "x"}', r"line 1: the key '_id' stands twice"),
+    ('{"_id": "1", "text": "x", "lang": "de", "metadata": {"lang": "en"}}', r"line 1: lang is named in the object"),
+    ('{"_id": "1", "text": "x", "a": 1, "a\\u0000": 2}', r"line 1: the field 'a' .* twice"),
 ]
 
 
@@ -55,7 +60,7 @@ def test_bad_json_lines_are_refused(tmp_path: Path, data: bytes | str, message: 
     ("data", "message"),
     [
         ("_id,text\n1,one\n2,two,three\n", r"line 3: the row has 3 fields, the header names 2 \(_id, text\)"),
-        ("_id,text,text\n1,a,b\n", r"line 1: a field is named twice"),
+        ("_id,text,text\n1,a,b\n", r"line 1: the field 'text' is named twice"),
         ('_id,text\n1,"open\n', r"line 2: not CSV \(unexpected end of data\)"),
         ("_id;text\n1;one\n", r"line 2: a source without text.*_id;text"),
         ("_id,text\n1,caf\xe9\n".encode("latin-1"), r"line 2: not UTF-8.*byte 14 "),
@@ -64,6 +69,41 @@ def test_bad_json_lines_are_refused(tmp_path: Path, data: bytes | str, message: 
 def test_bad_csv_is_refused(tmp_path: Path, data: bytes | str, message: str) -> None:
     with pytest.raises(SourceError, match=message):
         read(tmp_path / "x.csv", data)
+
+
+def test_metadata_that_says_the_same_as_the_record_is_read_and_may_be_kept_as_an_object(tmp_path: Path) -> None:
+    same = '{"_id": "1", "text": "x", "lang": "de", "metadata": {"lang": "de", "n": 1}}'
+    assert read(tmp_path / "x.jsonl", same)[0].meta == {"lang": "de", "n": 1}
+    differs = '{"_id": "1", "text": "x", "lang": "de", "metadata": {"lang": "en"}}'
+    assert read(tmp_path / "x.jsonl", differs, meta_fields=["metadata"])[0].meta == {"metadata": {"lang": "en"}}
+
+
+def test_a_doubled_column_of_a_join_is_refused_with_its_name(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'x.db'}"
+    query = "SELECT 1 AS _id, 'x' AS text, a.name, b.name FROM (SELECT 'Ann' AS name) a, (SELECT 'Bo' AS name) b"
+    with pytest.raises(SourceError, match=r"two columns named 'name'"):
+        list(open_source(f"sql:{query}", url=url))
+    (document,) = open_source(f"sql:{query.replace('b.name', 'b.name AS other')}", url=url)
+    assert document.meta == {"name": "Ann", "other": "Bo"}
+
+
+def test_a_doubled_column_of_a_parquet_file_is_refused_with_its_name(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def table(*columns: tuple[str, Any]) -> Path:
+        names = ["_id", "text", *(name for name, _ in columns)]
+        values = [pa.array(["1"]), pa.array(["x"]), *(value for _, value in columns)]
+        pq.write_table(pa.Table.from_arrays(values, names=names), tmp_path / "x.parquet")
+        return tmp_path / "x.parquet"
+
+    ann, bo = pa.array(["Ann"]), pa.array(["Bo"])
+    author = pa.StructArray.from_arrays([ann, bo], names=["name", "name"])
+    listed = pa.ListArray.from_arrays([0, 1], author)
+    for columns in ([("name", ann), ("name", bo)], [("author", author)], [("authors", listed)]):
+        with pytest.raises(SourceError, match=r"column 'name' is there twice"):
+            list(open_source(str(table(*columns))))
+    assert len(list(open_source(str(table(("name", ann), ("other", bo)))))) == 1
 
 
 def test_torn_files_are_refused(tmp_path: Path) -> None:
@@ -160,6 +200,39 @@ def test_meta_values_become_json(tmp_path: Path) -> None:
         "inner": {"n": 1},
         "size": 3,
     }
+
+
+def test_zoned_times_of_tables_are_stored_in_utc_and_naive_ones_as_they_are(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    moment = datetime(2026, 3, 29, 1, 30, tzinfo=timezone(timedelta(hours=1)))
+    columns = {
+        "_id": ["1"],
+        "text": ["x"],
+        "paris": pa.array([moment], pa.timestamp("us", "Europe/Paris")),
+        "utc": pa.array([moment], pa.timestamp("ns", "UTC")),
+        "fine": pa.array([moment.replace(microsecond=250_000)], pa.timestamp("ms", "+05:30")),
+        "naive": pa.array([moment.replace(tzinfo=None)], pa.timestamp("us")),
+        "log": [[{"at": moment}]],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "x.parquet")
+    (document,) = open_source(str(tmp_path / "x.parquet"))
+    assert document.meta == {
+        "paris": "2026-03-29T00:30:00+00:00",
+        "utc": "2026-03-29T00:30:00+00:00",
+        "fine": "2026-03-29T00:30:00.250000+00:00",
+        "naive": "2026-03-29T01:30:00",
+        "log": [{"at": "2026-03-29T00:30:00+00:00"}],
+    }
+
+
+def test_zoned_times_of_a_query_are_stored_in_utc(database_url: str) -> None:
+    query = "SELECT 1 AS _id, 'x' AS text, timestamptz '2026-03-29 01:30+01' AS at, timestamp '2026-03-29 01:30' AS day"
+    for zone in ("Asia/Kolkata", "UTC"):
+        url = f"{database_url}{'&' if '?' in database_url else '?'}options=-ctimezone%3D{zone}"
+        (document,) = open_source(f"sql:{query}", url=url)
+        assert document.meta == {"at": "2026-03-29T00:30:00+00:00", "day": "2026-03-29T01:30:00"}
 
 
 def test_meta_strings_can_be_stored_by_postgres(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from revector.archive.shard import Shard
 from revector.archive.storage import as_bytes
 from revector.archive.tables import NOTE_SUFFIX, PROVENANCE, ROWS_SUFFIX, NpyWriter, check_format
 from revector.errors import ArchiveError, SourceError
+from revector.strict_json import doubled
 
 _OPTIONAL = ("chunk", "start", "end", "content_hash")
 _BLOCK = 8_192
@@ -125,6 +126,7 @@ def _npy(path: Path, scratch: Path) -> _Read:
 
 def _npz(path: Path, scratch: Path) -> _Read:
     with zipfile.ZipFile(path) as archive:
+        _refuse_doubled(archive.namelist())
         names = {f"{name}.npy" for name in ("id", "vector", PROVENANCE, *_OPTIONAL)} & set(archive.namelist())
         archive.extractall(scratch, names)
     columns = {name.removesuffix(".npy"): np.load(scratch / name, mmap_mode="r") for name in names}
@@ -136,12 +138,18 @@ def _parquet(path: Path, scratch: Path) -> _Read:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
+        _refuse_doubled(file.schema_arrow.names)
         names = [name for name in ("id", *_OPTIONAL) if name in file.schema_arrow.names]
         columns = {name: _column(file, name) for name in names}
         if "vector" in file.schema_arrow.names:
             columns["vector"] = _spooled(file, scratch / "vector.npy")
         said = (file.schema_arrow.metadata or {}).get(PROVENANCE.encode())
     return columns, {} if said is None else json.loads(said)
+
+
+def _refuse_doubled(names: Iterable[str]) -> None:
+    if (twice := doubled(names)) is not None:
+        raise ValueError(f"the column {twice!r} is there twice")
 
 
 def _column(file: Any, name: str) -> npt.NDArray[Any]:

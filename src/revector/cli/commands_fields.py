@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -12,6 +11,7 @@ from rich.console import Console
 from revector.cli.options import Collection, Json, ProjectPath, open_session
 from revector.cli.progress import reporting
 from revector.errors import ConfigError
+from revector.strict_json import parse
 
 
 def register(app: typer.Typer) -> None:
@@ -75,8 +75,9 @@ def set_field(
 
 def _json(text: str | None) -> Any:
     try:
-        return None if text is None else jsonlib.loads(text)
+        return None if text is None else parse(text)
     except ValueError as error:
         raise ConfigError(
-            f"--value takes JSON, found {text!r}. Nothing was changed; a text needs its quotes: --value '\"en\"'."
+            f"--value takes JSON, found {text!r} ({error}). Nothing was changed; a text needs its quotes: "
+            "--value '\"en\"'."
         ) from error

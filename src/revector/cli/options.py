@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +10,7 @@ import typer
 
 from revector.cli.output import Output
 from revector.errors import ConfigError
+from revector.strict_json import parse
 
 if TYPE_CHECKING:
     from revector.config import Project
@@ -68,8 +68,8 @@ def json_object(option: str, text: str | None) -> dict[str, Any]:
     if text is None:
         return {}
     try:
-        found = json.loads(text)
-    except json.JSONDecodeError as error:
+        found = parse(text)
+    except ValueError as error:
         raise ConfigError(
             f'{option} must be a JSON object such as \'{{"lang": "en"}}\', found {text!r} ({error}). Nothing has run.'
         ) from error

@@ -21,6 +21,7 @@ from typing import Any
 from revector.errors import LabelError
 from revector.labels.lines import lines, malformed, whole_number
 from revector.labels.model import Judgement, Labels, Query, Read, Span
+from revector.strict_json import DoubledName, parse
 
 QUERIES = "queries.jsonl"
 _HEADER = {"score", "relevance", "rel"}
@@ -58,8 +59,10 @@ def read_queries(path: Path) -> list[Query]:
     queries: list[Query] = []
     for place, line in lines(path):
         try:
-            record = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+            record = parse(line)
+        except DoubledName as error:
+            raise malformed(place, str(error), "each key once") from error
+        except ValueError as error:
             raise malformed(place, f"{line[:80]!r} ({error})", _QUERY) from error
         query = record.get("_id") if isinstance(record, dict) else None
         text = (record.get("text") or "") if isinstance(record, dict) else ""
@@ -67,7 +70,7 @@ def read_queries(path: Path) -> list[Query]:
             raise malformed(place, repr(line[:80]), _QUERY)
         if re.search("[\ud800-\udfff]", query + text):
             raise malformed(place, "half of a surrogate pair (\\ud800 to \\udfff)", "whole Unicode characters")
-        queries.append(Query(place, query, text, _meta(record)))
+        queries.append(Query(place, query, text, _meta(place, record)))
     if not queries:
         raise LabelError(f"{path} holds no query; expected is {_QUERY} per line. Nothing was measured.")
     return queries
@@ -120,10 +123,14 @@ def query_line(query: str, text: str, meta: Mapping[str, Any] | None = None) -> 
     return json.dumps(record, ensure_ascii=False, default=str) + "\n"
 
 
-def _meta(record: Mapping[str, Any]) -> dict[str, Any]:
+def _meta(place: str, record: Mapping[str, Any]) -> dict[str, Any]:
     inner = record.get("metadata")
     beside = {name: value for name, value in record.items() if name not in ("_id", "text", "metadata")}
     if isinstance(inner, Mapping):
+        if differing := [name for name, value in inner.items() if beside.get(name, value) != value]:
+            raise malformed(
+                place, f"{differing[0]!r} in `metadata` and beside it, with different values", "one of them"
+            )
         return {**inner, **beside}
     return beside if inner is None else {**beside, "metadata": inner}
 

@@ -22,6 +22,7 @@ from revector.errors import LabelError
 from revector.labels.beir import add_to_beir, find, write_beir
 from revector.labels.lines import csv_rows, is_id, lines, malformed, some, whole_number
 from revector.labels.model import Judgement, Labels, Query, Read, believe
+from revector.strict_json import DoubledName, parse
 
 COLUMNS = ("query_id", "query", "doc_id", "text", "judged", "score")
 EXAMPLE = "q1,how do I begin,d7,The text of the document.,no,1"
@@ -205,8 +206,10 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for place, line in lines(path):
         try:
-            row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+            row = parse(line)
+        except DoubledName as error:
+            raise malformed(place, str(error), "each key once") from error
+        except ValueError as error:
             raise malformed(place, repr(line[:80]), f"a JSON object with {', '.join(_NEEDED)}") from error
         if not isinstance(row, dict) or any(name not in row for name in _NEEDED):
             raise malformed(place, repr(line[:80]), f"a JSON object with {', '.join(_NEEDED)}")

@@ -19,6 +19,7 @@ from revector.registry.control import add_event
 from revector.registry.engine import GATE_LOCK, repeated
 from revector.stores.database import copy_into
 from revector.text import check_id, clean, content_hash, refused_name
+from revector.values import plain_object
 
 BATCH_ROWS = 2_000
 """Documents per transaction of a bulk write: enough to amortise, few enough that a waiting swap is not held up."""
@@ -344,11 +345,13 @@ class Documents:
         check_id(document.id)
         text = clean(document.text, max_mib=self._max_text_mib)
         try:
-            meta = json.dumps(dict(document.meta), ensure_ascii=False, allow_nan=False, sort_keys=True)
+            meta = json.dumps(
+                plain_object(dict(document.meta).items()), ensure_ascii=False, allow_nan=False, sort_keys=True
+            )
             meta.encode()  # half of a surrogate pair cannot be stored
         except (TypeError, ValueError, RecursionError) as error:
             raise DocumentError(
-                f"document {document.id!r}: metadata must be plain JSON, found {error}. It was not stored."
+                f"document {document.id!r}: metadata must be a JSON object: {error}. It was not stored."
             ) from error
         if "\\u0000" in meta or "\0" in meta:
             raise DocumentError(

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive
 
 from revector.service.problems import responses
+from revector.strict_json import DoubledName, doubled, parse
 from revector.text import check_id
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
@@ -40,6 +41,8 @@ def routes(scope: str, *, limited: bool = True) -> APIRouter:
 
             async def checked(request: Request) -> Response:
                 request.state.caller.check(scope, request.path_params.get("collection"))
+                if (twice := doubled(name for name, _ in request.query_params.multi_items())) is not None:
+                    raise HTTPException(422, f"the parameter {twice!r} stands twice. Nothing was done; keep one.")
                 if limited:
                     request = _limited(request, request.app.state.service.body_limit)
                 return await handle(request)
@@ -53,6 +56,17 @@ def routes(scope: str, *, limited: bool = True) -> APIRouter:
     )
 
 
+class _Body(Request):
+    """A request whose JSON names no key twice."""
+
+    async def json(self) -> Any:
+        """Return the body. Raises 422 for a key that stands twice, of which one would be lost."""
+        try:
+            return parse(await self.body())
+        except DoubledName as error:
+            raise HTTPException(422, f"{error}. Nothing was done; keep one.") from error
+
+
 def _limited(request: Request, limit: int) -> Request:
     def count(size: int) -> None:
         if size > limit:
@@ -61,7 +75,7 @@ def _limited(request: Request, limit: int) -> Request:
     declared = request.headers.get("content-length", "")
     if declared.isdecimal():
         count(int(declared))
-    return Request(request.scope, _counted(request.receive, count))
+    return _Body(request.scope, _counted(request.receive, count))
 
 
 def _counted(receive: Receive, count: Callable[[int], None]) -> Receive:

@@ -19,6 +19,7 @@ from revector.service.documents import DocumentIn
 from revector.service.problems import answer_of, example, responses
 from revector.service.routes import Name, routes
 from revector.service.state import Shared
+from revector.strict_json import parse
 
 BATCH_LINES, BATCH_BYTES = 500, 4 << 20
 """What is held and written at once: enough to amortise a transaction, little enough that memory stays flat."""
@@ -197,11 +198,13 @@ def _parsed(line: bytes | None) -> Document:
     if line is None:
         raise DocumentError("The line is longer than any document may be. It was not stored.")
     try:
-        found = Line.model_validate_json(line)
+        found = Line.model_validate(parse(line))
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         place = ".".join(map(str, first["loc"]))
         raise DocumentError(f"{place}: {first['msg']}. It was not stored." if place else first["msg"]) from error
+    except ValueError as error:
+        raise DocumentError(f"The line is no JSON: {error}. It was not stored.") from error
     return Document(found.id, found.text, found.meta, found.version)
 
 

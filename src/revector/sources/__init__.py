@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from revector.errors import SourceError
 from revector.interfaces import Document, Source
 from revector.sources.files import Record, read_csv, read_jsonl, read_parquet
 from revector.sources.sql import read_sql
+from revector.values import plain, storable
 
 ACCEPTED = (
     "a folder with corpus.jsonl (BEIR), .jsonl, .ndjson, .csv (these also as .gz), .parquet, "
@@ -124,14 +125,31 @@ class _RecordSource:
     def _meta(self, record: Mapping[str, Any]) -> dict[str, Any]:
         chosen = self.fields.metas
         names: Iterable[str] = record.keys() - self.fields.all if chosen is None else chosen
-        return {_storable(name): _plain(name, record.get(name)) for name in sorted(names)}
+        found: dict[str, Any] = {}
+        for name in sorted(names):
+            stored = storable(name)
+            if stored in found:
+                raise _Refused(f"the field {stored!r} would be stored twice, and one would be lost; rename one.")
+            try:
+                found[stored] = plain(record.get(name), forgiving=True)
+            except ValueError as error:
+                raise _Refused(f"the field {name!r} {error}; leave it out by meta fields.") from error
+        return found
 
 
 def _flat(record: Mapping[str, Any], fields: _Fields) -> Mapping[str, Any]:
-    """Return ``record`` with the entries of a BEIR ``metadata`` object beside its own."""
+    """Return ``record`` with the entries of a BEIR ``metadata`` object beside its own.
+
+    Raises ``_Refused`` where the two say different things about one name.
+    """
     inner = record.get("metadata")
     if "metadata" in fields.all or not isinstance(inner, Mapping):
         return record
+    if differing := [name for name, value in inner.items() if name in record and record[name] != value]:
+        raise _Refused(
+            f"{_names(differing)} is named in the object `metadata` and beside it, with different values; one would be "
+            "lost. Rename one, or name `metadata` as a meta field to keep it as an object."
+        )
     return dict(inner) | {name: value for name, value in record.items() if name != "metadata"}
 
 
@@ -168,39 +186,6 @@ def _version(name: str, value: Any) -> int:
     if number and math.isfinite(value) and value % 1 == 0:
         return int(value)
     raise _Refused(f"the version field {name!r} is {value!r:.40}, it must be a whole number or a time.")
-
-
-def _storable(value: str) -> str:
-    """Return ``value`` without what PostgreSQL's text and jsonb refuse: NUL and lone surrogates."""
-    return value.replace("\x00", "").encode("utf-8", "replace").decode()
-
-
-def _plain(name: str, value: Any) -> Any:
-    """Return ``value`` as JSON; NaN and infinities become None, dates and times ISO 8601."""
-    match value:
-        case None | bool() | int():
-            return value
-        case str():
-            return _storable(value)
-        case float():
-            return value if math.isfinite(value) else None
-        case Decimal():
-            if not value.is_finite():
-                return None
-            return float(value) if Decimal(repr(float(value))) == value else str(value)
-        case date() | time():
-            return value.isoformat()
-        case timedelta():
-            return value.total_seconds()
-        case UUID():
-            return str(value)
-        case Mapping():
-            return {_storable(str(key)): _plain(name, inner) for key, inner in value.items()}
-        case list() | tuple() | set() | frozenset():
-            return [_plain(name, inner) for inner in value]
-    if not isinstance(value, memoryview) and callable(scalar := getattr(value, "tolist", None)):  # numpy
-        return _plain(name, scalar())
-    raise _Refused(f"the field {name!r} holds {type(value).__name__}, which JSON cannot; leave it out by meta fields.")
 
 
 def _names(names: Iterable[str]) -> str:

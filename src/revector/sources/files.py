@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import json
 import zlib
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from revector.errors import SourceError
+from revector.strict_json import DoubledName, doubled, parse
 
 Record = tuple[str, Mapping[str, Any]]
 
@@ -23,6 +23,7 @@ MAX_LINE_BYTES = 64 << 20
 """Longest line that is read; a longer one is a file of another format."""
 
 _PARQUET_ROWS = 256  # per batch: with documents of 4 MiB a batch still fits in memory
+_RENAME = "Rename one of the two and ingest again."
 _AGAIN = "Mend the file and ingest it again; records before this one are not harmed by being ingested twice."
 
 
@@ -32,8 +33,10 @@ def read_jsonl(path: Path) -> Iterator[Record]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            record = parse(line)
+        except DoubledName as error:
+            raise SourceError(f"{path}, line {number}: {error}. Keep one of the two and ingest again.") from error
+        except ValueError as error:
             raise SourceError(
                 f"{path}, line {number}: not JSON ({error}); the line begins with {line[:40]!r}. "
                 f"Each line must be one JSON object. {_AGAIN}"
@@ -54,8 +57,8 @@ def read_csv(path: Path) -> Iterator[Record]:
         header = next(rows, None)
         if header is None:
             return
-        if len(set(header)) < len(header):
-            raise SourceError(f"{path}, line 1: a field is named twice in {header}. Rename it and ingest again.")
+        if (twice := doubled(header)) is not None:
+            raise SourceError(f"{path}, line 1: the field {twice!r} is named twice in {header}. {_RENAME}")
         for row in rows:
             if not row:
                 continue
@@ -77,12 +80,22 @@ def read_parquet(path: Path) -> Iterator[Record]:
     number = 0
     try:
         with pq.ParquetFile(path) as file:
+            if (twice := _doubled_column(file.schema_arrow)) is not None:
+                raise SourceError(f"{path}: the column {twice!r} is there twice. {_RENAME}")
             for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
                 for record in batch.to_pylist():
                     number += 1
                     yield f"row {number}", record
     except (pa.ArrowException, OSError) as error:
         raise SourceError(f"{path}, after row {number}: not readable as Parquet ({error}). {_AGAIN}") from error
+
+
+def _doubled_column(schema: Any) -> str | None:
+    """Return a column, or a field of a nested one, that an Arrow schema or type names twice."""
+    fields = [schema.field(n) for n in range(len(schema.names) if hasattr(schema, "names") else schema.num_fields)]
+    if (twice := doubled(field.name for field in fields)) is not None:
+        return twice
+    return next((inner for field in fields if (inner := _doubled_column(field.type)) is not None), None)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

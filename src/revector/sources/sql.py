@@ -9,6 +9,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from revector.errors import SourceError
 from revector.sources.files import Record
+from revector.strict_json import doubled
 
 _ROWS = 256
 
@@ -34,6 +35,11 @@ def read_sql(url: str, query: str) -> Iterator[Record]:
                 result = connection.exec_driver_sql(query, execution_options=options)
                 if not result.returns_rows:
                     raise SourceError(f"{place}: the query returns no rows; it must be a SELECT. It was rolled back.")
+                if (twice := doubled(result.keys())) is not None:
+                    raise SourceError(
+                        f"{place}: the query returns two columns named {twice!r}. Nothing was read; give one of them "
+                        'another name, such as "a.name AS a_name".'
+                    )
                 for row in result.mappings():
                     number += 1
                     yield f"row {number}", dict(row)
