@@ -82,7 +82,7 @@ class Loader:
 
     def __getitem__(self, name: str) -> WatchedEncoder:
         """The encoder of ``hashing`` (revision a100) or ``hashing:seed2`` (b200)."""
-        return self(ModelSpec(name, {"hashing": 64, "hashing:seed2": 128}[name]))
+        return self(ModelSpec(name, {"hashing": 64, "hashing:seed2": 64}[name]))
 
     @property
     def embedded(self) -> int:

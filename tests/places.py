@@ -20,7 +20,7 @@ from revector.config import Project, load_project
 
 DAGS = Path(__file__).parent.parent / "dags"
 OLD, NEW = "a100", "b200"
-MODELS = {OLD: ("hashing", 64), NEW: ("hashing:seed2", 128)}
+MODELS = {OLD: ("hashing", 64), NEW: ("hashing:seed2", 64)}
 LABELLED = 60
 
 

@@ -7,6 +7,7 @@ import re
 import pytest
 import sqlalchemy as sa
 from evaluation.reliability.bugs import BUGS, plant
+from evaluation.reliability.hunt import hunt_bug
 
 from worlds import World
 
@@ -20,8 +21,14 @@ def functions(world: World) -> list[str]:
     return [row[0] for row in world.sql(FUNCTIONS)]
 
 
-def test_there_are_the_28_bugs_of_the_catalogue() -> None:
-    assert len(BUGS) == 28
+def test_there_are_the_32_bugs_of_the_catalogue() -> None:
+    assert len(BUGS) == 32
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, bug in BUGS.items() if bug.test])
+def test_a_bug_is_named_by_the_fast_test_that_catches_it(name: str) -> None:
+    assert hunt_bug(name, seed=0, effort=1).caught_by == "test"
 
 
 @pytest.mark.parametrize("name", [name for name, bug in BUGS.items() if "L0" not in bug.layers[:1]])

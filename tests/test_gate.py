@@ -17,7 +17,7 @@ from revector.gate_report import gate_page, kept_result
 from revector.interfaces import Document
 from worlds import QUERIES, World
 
-B200 = 'model = ModelSpec(name="hashing:seed2", dim=128)'
+B200 = 'model = ModelSpec(name="hashing:seed2", dim=64)'
 
 
 def kept(world: World, **which: Any) -> dict[str, Any]:

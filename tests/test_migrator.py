@@ -32,7 +32,7 @@ from worlds import World
 
 A100 = 'model = ModelSpec(name="hashing", dim=64)'
 NEWEST = "gen = (SELECT max(gen) FROM generation)"
-B200 = 'model = ModelSpec(name="hashing:seed2", dim=128)'
+B200 = 'model = ModelSpec(name="hashing:seed2", dim=64)'
 
 
 def refused(world: World, error: type[RevectorError], match: str, revision: str | None = "b200") -> None:
@@ -449,6 +449,7 @@ def test_approval_cannot_be_asked_for_once_the_migration_was_opened_without(serv
 
 
 def test_a_plan_changes_nothing_and_counts_what_will_be(served: World) -> None:
+    served.revision("b200", "a100", 'model = ModelSpec(name="hashing:seed2", dim=128)')
     before = served.state()
     plan = served.migrator.plan("b200")
     assert served.state() == before

@@ -38,7 +38,7 @@ from revector.stores import ledgers
 from revector.stores.pgvector import PgVectorIndex
 from worlds import World, document
 
-B200 = 'model = ModelSpec(name="hashing:seed2", dim=128)'
+B200 = 'model = ModelSpec(name="hashing:seed2", dim=64)'
 HOT = 10
 _number = itertools.count()
 
@@ -197,6 +197,23 @@ def test_the_migrator_applies_what_waits_and_then_swaps(approved: World) -> None
     approved.upgrade("b200")
     assert approved.generation().revision == "b200"
     assert approved.differences(approved.generation()) == []
+
+
+@pytest.mark.parametrize("lane", ["live", "bulk"])
+def test_a_swap_is_refused_while_work_waits_in_either_lane(approved: World, lane: str) -> None:
+    building = approved.generation("building")
+    approved.sql(
+        "INSERT INTO pending (gen, doc_id, version, lane) SELECT :gen, doc_id, version, :lane FROM document "
+        "WHERE doc_id = 'd00001'",
+        gen=building.gen,
+        lane=lane,
+    )
+    with (
+        pytest.raises(NotCaughtUp, match="found 1 due and 0 dead"),
+        control(approved.engine, approved.collection.cid, actor="tester") as held,
+    ):
+        moves.swap(held, building)
+    assert approved.generation().revision == "a100"
 
 
 def test_a_swap_with_a_dead_letter_is_refused_at_once(approved: World) -> None:
@@ -606,9 +623,9 @@ def test_the_chain_shows_what_a_superuser_tampered_with(swapped: World, tamper: 
 @pytest.mark.parametrize(
     "body",
     [
-        ['model = ModelSpec(name="hashing:seed2", dim=64)'],
-        ['model = ModelSpec(name="hashing:seed2", dim=128)', "chunking = Chunking(max_tokens=128)"],
-        ['model = ModelSpec(name="hashing:seed2", dim=128)', "index = IndexSpec(m=8)"],
+        ['model = ModelSpec(name="hashing:seed2", dim=32)'],
+        ['model = ModelSpec(name="hashing:seed2", dim=64)', "chunking = Chunking(max_tokens=128)"],
+        ['model = ModelSpec(name="hashing:seed2", dim=64)', "index = IndexSpec(m=8)"],
     ],
     ids=["model", "chunking", "index"],
 )

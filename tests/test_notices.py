@@ -43,7 +43,7 @@ def test_an_approval_is_asked_for_and_told(told: Any) -> None:
 def test_a_gate_that_fails_is_told_with_its_reasons(told: Any) -> None:
     world, heard = told
     world.labels((f"d{n:05d}", f"nothing at all {n}") for n in range(60))
-    world.revision("b200", "a100", 'model = ModelSpec(name="hashing:seed2", dim=128)', "gate = Gate(min_recall=0.9)")
+    world.revision("b200", "a100", 'model = ModelSpec(name="hashing:seed2", dim=64)', "gate = Gate(min_recall=0.9)")
     with pytest.raises(GateFailed):
         world.upgrade("b200")
     assert "the gate of revision b200 did not pass: " in heard[-1]["text"]

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
+from evaluation.reliability.crash_report import Report
+from evaluation.reliability.crash_report import figures as crash_figures
+from evaluation.reliability.faults import figures as fault_figures
+from evaluation.reliability.faults_wire import FAULTS
 from evaluation.reliability.prove import LAYERS
 from evaluation.reliability.summary import HERE, races, write_report
 
@@ -39,6 +45,35 @@ def test_the_report_names_what_missed_its_goal_and_what_was_not_run(tmp_path: Pa
     report = write_report([("L3", "kills", "crashes"), ("L6", "a soak", "soak")], tmp_path).read_text()
     assert "| L3 | kills | 3 kills | ≥ 2,000 |" in report
     assert "Not run: L6" in report
+
+
+@pytest.mark.parametrize(
+    ("figures", "piece", "absent"),
+    [
+        (
+            crash_figures,
+            Report(1).piece("random", 0),
+            {"named crash points that killed", "of them PostgreSQL's postmaster"},
+        ),
+        (
+            fault_figures,
+            {"rounds": 1, "only": "clock", "strikes": {"clock: a step back": 1}, "breaches": {}},
+            {
+                "faults of the encoder",
+                "faults of the disk",
+                *(f"operations struck on the wire by: {f}" for f in FAULTS),
+            },
+        ),
+    ],
+)
+def test_what_no_piece_has_run_is_not_ticked(figures: Any, piece: Any, absent: set[str], tmp_path: Path) -> None:
+    found = {figure.name: figure for figure in figures([piece])}
+    assert {name for name, figure in found.items() if figure.value == "not run"} == absent
+    assert all(found[name].holds is None for name in absent)
+    content = {"command": "python -m x", "figures": [asdict(figure) for figure in found.values()]}
+    (tmp_path / "layer.json").write_text(json.dumps(content))
+    report = write_report([("L", "a layer", "layer")], tmp_path).read_text()
+    assert all(f"| {name} | not run " in report and f"L: {name}" in report for name in absent)
 
 
 @pytest.mark.parametrize("path", sorted((HERE / "results").glob("*.json")), ids=lambda path: path.stem)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 import sqlalchemy as sa
+from evaluation.reliability.truth import Truth
 
 from revector.errors import EncoderError, GenerationGone
 from revector.interfaces import Document
@@ -138,6 +139,20 @@ def test_fewer_chunks_replace_the_whole_set(served: World) -> None:
     served.settle()
     assert served.value(f"SELECT count(*) FROM {name} WHERE doc_id = 'long'") == 1
     assert served.differences(served.generation()) == []
+
+
+def test_chunks_are_numbered_in_the_order_of_the_text(served: World) -> None:
+    text = " ".join(f"word{n}" for n in range(1_000))
+    served.documents.put("long", text)
+    served.settle()
+    chunks, vectors = Truth.of(served.generation().spec).embedded(text)
+    assert len(chunks) > 3
+    rows = served.sql(
+        "SELECT chunk, start, stop, CAST(embedding AS real[]) AS vector FROM "
+        f"{served.generation().physical_name} WHERE doc_id = 'long' ORDER BY chunk"
+    )
+    assert [tuple(row[:3]) for row in rows] == [(n, chunk.start, chunk.end) for n, chunk in enumerate(chunks)]
+    np.testing.assert_allclose([row.vector for row in rows], vectors, atol=1e-5)
 
 
 # Only where it belongs ------------------------------------------------------------------------------------------------

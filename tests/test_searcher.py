@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from evaluation.reliability.truth import Truth
 
 from revector.errors import ConfigError, StateError
 from revector.interfaces import Document
@@ -237,10 +238,13 @@ def test_index_and_encoder_change_together(served: World) -> None:
     before = searcher.search("apple7 pear7")
     served.upgrade("b200")
     after = searcher.search("apple7 pear7")
-    for answer, role in ((before, "standby"), (after, "active")):
-        generation = served.generation(role)
+    old, new = served.generation("standby"), served.generation()
+    assert old.spec.model.dim == new.spec.model.dim, "a query of the wrong model must not fail for its width"
+    for answer, generation in ((before, old), (after, new)):
         assert (answer.generation, answer.encoder_fp) == (generation.gen, generation.encoder_fp)
-    assert before.encoder_fp != after.encoder_fp
+        truth = Truth.of(generation.spec)
+        for hit in answer.hits:
+            assert hit.score == pytest.approx(float(truth.vector(hit.text) @ truth.vector("apple7 pear7")), abs=1e-5)
 
 
 def test_a_query_that_meets_a_swap_is_asked_again(swapped: World) -> None:

@@ -154,7 +154,7 @@ def test_a_service_that_cannot_load_the_next_encoder_says_why_and_goes_on_servin
     opened = load_project(served.root)  # as another process has it
 
     def load(model: Any) -> Any:
-        if model.dim == 128:
+        if model.name == "hashing:seed2":
             raise ConfigError("the model's folder is gone. Bring it back.")
         return served.loader(model)
 
@@ -206,7 +206,7 @@ def revector_serve(world: World) -> Iterator[httpx.Client]:
 def test_a_real_process_serves_writes_uploads_and_is_waited_for(served: World) -> None:
     _, header = key_for(served, "read", "write")
     # What is uploaded shares no word with the documents: no graph would lead a query through it to them.
-    model, index = 'model = ModelSpec(name="hashing:seed2", dim=128)', 'index = IndexSpec(kind="exact")'
+    model, index = 'model = ModelSpec(name="hashing:seed2", dim=64)', 'index = IndexSpec(kind="exact")'
     served.revision("b200", "a100", model, index)
     with revector_serve(served) as client:
         assert client.get("/health").json() == {"status": "alive"}

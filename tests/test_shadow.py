@@ -387,7 +387,7 @@ def test_a_swap_ends_the_reads_and_the_next_migration_is_followed(building: Worl
     assert reads.report().generation is None
     assert (tally(reads).gone, tally(reads).compared, reads.report().queued) == (3, 0, 0)
     building.migrator.retire(reason="test", now=True)
-    building.revision("c300", "b200", f"model = ModelSpec(name={NEW!r}, dim=128)\nindex = IndexSpec(kind='exact')")
+    building.revision("c300", "b200", f"model = ModelSpec(name={NEW!r}, dim=64)\nindex = IndexSpec(kind='exact')")
     building.upgrade("c300", to="index")
     turn(reads, 1)
     offer(building, reads, *QUERIES[:2])

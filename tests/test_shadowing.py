@@ -40,7 +40,7 @@ def test_what_several_processes_add_is_the_sum_and_the_status_tells_it(served: W
 def test_a_model_that_is_loaded_waits_for_no_other_models_loading(served: World) -> None:
     """The query's encoder is had while the one being built loads for minutes."""
     entered, released = threading.Event(), threading.Event()
-    fast, slow = ModelSpec("hashing", 64), ModelSpec("hashing:seed2", 128)
+    fast, slow = ModelSpec("hashing", 64), ModelSpec("hashing:seed2", 64)
 
     def load(model: ModelSpec):
         if model == slow:

@@ -17,10 +17,10 @@ from evaluation.reliability.soak_site import (
     Content,
     Judge,
     chunks_of,
-    encoder_of,
     model_of,
     query_of,
     query_vector,
+    truth_of,
     vectors_of,
 )
 
@@ -81,7 +81,7 @@ def judged(asked: str, answered: str) -> tuple[str, str]:
         for n, token in enumerate(tokens)
         for text in [chunks_of(token)[0].text]
     )
-    right = encoder_of(model_of("r00001")).fingerprint
+    right = truth_of(model_of("r00001")).fingerprint
     answer = Answer(hits, 1, "r00001", right, exact=False, encode_ms=0, search_ms=0, asked=1)
     _, encoder, own = Judge({}).judged(query, answer)
     return encoder, own

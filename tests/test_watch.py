@@ -173,7 +173,7 @@ def test_an_encoder_that_fails_during_the_step_verify_condemns_no_index(
     served.upgrade("b200", to="index")
     inner = served.loader["hashing:seed2"]._inner
     with monkeypatch.context() as broken:
-        broken.setattr(inner, "encode_document", lambda texts: np.full((len(texts), 128), np.nan))
+        broken.setattr(inner, "encode_document", lambda texts: np.full((len(texts), 64), np.nan))
         with pytest.raises(EncoderError):
             served.migrator.run("verify", "b200")
     assert served.value("SELECT count(*) FROM gate_result WHERE NOT passed") == 0
@@ -186,7 +186,7 @@ def test_an_encoder_that_fails_while_it_is_registered_opens_no_migration(
 ) -> None:
     inner = served.loader["hashing:seed2"]._inner
     with monkeypatch.context() as broken:
-        broken.setattr(inner, "encode_document", lambda texts: np.full((len(texts), 128), np.nan))
+        broken.setattr(inner, "encode_document", lambda texts: np.full((len(texts), 64), np.nan))
         with pytest.raises(BadVectors):
             served.upgrade("b200")
     assert served.value("SELECT count(*) FROM generation") == 1

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
+from evaluation.reliability.truth import Truth
 
 from fakes import Loader
-from revector.chunking import make_chunker
 from revector.config import Project, load_project
 from revector.encoding import Encoders
 from revector.interfaces import Document
@@ -38,7 +38,7 @@ class World:
         self.root, self.database_url = root, database_url
         self.settings()
         self.revision("a100", None, 'model = ModelSpec(name="hashing", dim=64)')
-        self.revision("b200", "a100", 'model = ModelSpec(name="hashing:seed2", dim=128)')
+        self.revision("b200", "a100", 'model = ModelSpec(name="hashing:seed2", dim=64)')
         self.labels((f"d{n:05d}", f"apple{n} pear{n}") for n in range(QUERIES))
         self.loader = Loader()
         self.project.init()
@@ -152,9 +152,8 @@ class World:
         return {name: self.sql(statement) for name, statement in tables.items()}
 
     def differences(self, generation: Generation) -> list[str]:
-        """Compare an index with the documents, by embedding every document again; our own ledger is not asked."""
-        encoder = self.loader(generation.spec.model)
-        chunker = make_chunker(generation.spec.chunking, encoder.tokenizer)
+        """Compare an index with the documents, by the proofs' own encoder and chunker; our own ledger is not asked."""
+        truth = Truth.of(generation.spec)
         rows = self.sql(
             f"SELECT doc_id, chunk, CAST(embedding AS text) AS v FROM {generation.physical_name} ORDER BY 1, 2"
         )
@@ -164,8 +163,8 @@ class World:
         texts = {row.doc_id: row.content for row in self.sql("SELECT doc_id, content FROM document WHERE NOT deleted")}
         wrong = [f"{doc_id} is in the index only" for doc_id in found.keys() - texts.keys()]
         for doc_id, text in texts.items():
-            wanted = encoder._inner.encode_document([chunk.text for chunk in chunker.chunks(text)])
-            have = np.array(found.get(doc_id, np.zeros((0, encoder.dim))))
+            _, wanted = truth.embedded(text)
+            have = np.array(found.get(doc_id, np.zeros((0, truth.model.dim))))
             if have.shape != wanted.shape or not np.allclose(have, wanted, atol=1e-4):
                 wrong.append(f"{doc_id}: {have.shape} rows unlike its text")
         return wrong

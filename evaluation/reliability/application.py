@@ -19,11 +19,10 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 from evaluation.reliability.project import COLLECTION, LABELLED, MODELS
+from evaluation.reliability.truth import Truth as Own
 
-from revector.chunking import make_chunker
 from revector.config import Project
 from revector.errors import DatabaseUnavailable, RevectorError
-from revector.interfaces import Chunker, Encoder
 from revector.revisions import RevisionGraph
 from revector.searcher import Answer
 
@@ -85,10 +84,7 @@ class Application:
         self._random, self._written = random.Random(seed), 0  # noqa: S311 - a simulation
         self._asks = random.Random(seed + 1)  # noqa: S311 - a simulation
         graph = RevisionGraph.from_folder(project.migrations(COLLECTION))
-        self._own: dict[str, tuple[Encoder, Chunker]] = {}
-        for revision in MODELS:
-            encoder = project.load_encoder(graph[revision].model)
-            self._own[revision] = encoder, make_chunker(graph[revision].chunking, encoder.tokenizer)
+        self._own = {revision: Own.of(graph[revision]) for revision in MODELS}
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -167,14 +163,14 @@ class Application:
 
     def _by_right_model(self, question: str, answer: Answer) -> bool:
         """Whether each score is what the answering revision's own model gives for a text that the document had."""
-        own, chunker = self._own[answer.revision]
+        own = self._own[answer.revision]
         if answer.encoder_fp != own.fingerprint:
             return False
-        asked = own.encode_query([question])[0]
+        asked = own.vector(question)
         for hit in answer.hits:
-            chunks = [chunker.chunks(text) for text in self.truth.history[hit.id]]
+            chunks = [own.chunks(text) for text in self.truth.history[hit.id]]
             texts = [one[hit.chunk].text for one in chunks if hit.chunk < len(one)]
-            if not np.isclose(own.encode_document(texts) @ asked, hit.score, atol=TOLERANCE).any():
+            if not np.isclose(own.vectors(texts) @ asked, hit.score, atol=TOLERANCE).any():
                 return False
         return True
 
@@ -199,7 +195,7 @@ class Application:
         return found + [self._compare_index(row.physical_name, row.revision, table) for row in live]
 
     def _compare_index(self, name: str, revision: str, table: Mapping[str, str]) -> Difference:
-        encoder, chunker = self._own[revision]
+        own = self._own[revision]
         rows: dict[str, list[Any]] = {}
         with self._project.engine.connect() as connection:
             statement = f"SELECT doc_id, chunk, start, stop, embedding::text AS v FROM {name} ORDER BY doc_id, chunk"
@@ -209,7 +205,7 @@ class Application:
         def shows(doc_id: str, texts: set[str | None]) -> bool:
             # Where a write had no answer, the index must show the outcome that the table has.
             wanted = {table.get(doc_id)} if doc_id in self.truth.open else texts
-            return any(_shows(rows[doc_id], text, encoder, chunker) for text in wanted if text is not None)
+            return any(_shows(rows[doc_id], text, own) for text in wanted if text is not None)
 
         return self._difference(f"index of {revision}", rows, shows)
 
@@ -232,11 +228,10 @@ class Application:
             return int(connection.scalar(sa.text("SELECT count(*) FROM pending p JOIN slot s USING (gen)")) or 0)
 
 
-def _shows(rows: list[Any], text: str, encoder: Encoder, chunker: Chunker) -> bool:
-    chunks = chunker.chunks(text)
+def _shows(rows: list[Any], text: str, own: Own) -> bool:
+    chunks, fresh = own.embedded(text)
     if [(chunk.start, chunk.end) for chunk in chunks] != [(row.start, row.stop) for row in rows]:
         return False
-    fresh = encoder.encode_document([chunk.text for chunk in chunks])
     return np.allclose(fresh, np.array([json.loads(row.v) for row in rows]), atol=TOLERANCE)
 
 

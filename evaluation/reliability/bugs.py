@@ -1,4 +1,4 @@
-"""The seeded bugs: 28 mistakes, each one switch, planted into the real code, the real SQL or the model.
+"""The seeded bugs: 32 mistakes, each one switch, planted into the real code, the real SQL or the model.
 
 A suite that has never seen a bug proves nothing. ``plant(name, engine)`` takes one guard away, as a careless change
 would; ``python -m evaluation.reliability.hunt`` then asks the layers of the proof to find it. Five need a store outside
@@ -25,7 +25,8 @@ class Bug:
     """One mistake: where it is planted, which races of the catalogue it lets in, and who should see it, best first.
 
     ``sql``: (pattern, replacement) in statements as they are executed; ``functions``: the same in the source of a
-    database function, by name; ``patch`` replaces Python; ``guard`` is the switch of the model.
+    database function, by name; ``patch`` replaces Python; ``guard`` is the switch of the model; ``test`` is the
+    fast test that fails while the bug is there.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Bug:
     statements: tuple[str, ...] = ()
     patch: Callable[[], AbstractContextManager[None]] | None = None
     guard: str | None = None
+    test: str | None = None
 
 
 _ADVISORY = (r"PERFORM pg_advisory_xact_lock_shared\([^;]*;", "")
@@ -251,9 +253,43 @@ BUGS = {
                 (r"WHERE p\.version <= s\.version ORDER BY", "WHERE p.lease_until IS NOT NULL ORDER BY"),
             ),
         ),
+        Bug(
+            "bulk_lane_ignored",
+            "what waits in the bulk lane does not hold up a swap",
+            ("R36", "R41"),
+            ("test",),
+            patch=mistakes.bulk_lane_ignored,
+            test="test_moves.py::test_a_swap_is_refused_while_work_waits_in_either_lane",
+        ),
+        Bug(
+            "chunks_reversed",
+            "a document's chunks are published in reverse order",
+            ("R08", "R09"),
+            ("test",),
+            patch=mistakes.chunks_reversed,
+            test="test_publish.py::test_chunks_are_numbered_in_the_order_of_the_text",
+        ),
+        Bug(
+            "old_query_encoder",
+            "after a swap queries are still encoded by the model before, which is just as wide",
+            ("R31",),
+            ("test",),
+            patch=mistakes.old_query_encoder,
+            test="test_searcher.py::test_index_and_encoder_change_together",
+        ),
+        Bug(
+            "unchanged_not_asked_again",
+            "that a text is unchanged is not asked again under the lock",
+            ("R01",),
+            ("test",),
+            patch=mistakes.unchanged_not_asked_again,
+            test=(
+                "test_publish.py::test_a_worker_that_found_the_content_unchanged_leaves_what_a_repair_armed_meanwhile"
+            ),
+        ),
     )
 }
-"""In the order of reliability.md 4.6."""
+"""In the order of reliability.md 4.6, and then those that a review planted and no test saw."""
 
 
 @contextmanager

@@ -17,9 +17,9 @@ from evaluation.reliability.checker import check
 from evaluation.reliability.crash_site import Site, content_of
 from evaluation.reliability.crash_truth import Truth, Write
 from evaluation.reliability.history import Hit
+from evaluation.reliability.truth import Truth as Own
 
 from revector.archive import read_part
-from revector.interfaces import Chunker, Encoder
 
 TOLERANCE = 1e-4
 """Of a vector's component, for float32 sums in another order."""
@@ -118,7 +118,7 @@ def _compare_index(
     found += [f"lost: {place} lacks {doc_id}" for doc_id in texts.keys() - rows.keys()]
     hits = []
     for doc_id, have in rows.items():
-        wrong = _wrong_rows(have, texts[doc_id], *site.own(live.revision)) if doc_id in texts else "is deleted"
+        wrong = _wrong_rows(have, texts[doc_id], site.own(live.revision)) if doc_id in texts else "is deleted"
         if wrong and doc_id in texts:
             found.append(f"{wrong} ({place}, {doc_id})")
         content = "something else" if wrong else str(content_of(texts[doc_id].content))
@@ -126,17 +126,17 @@ def _compare_index(
     return found, hits
 
 
-def _wrong_rows(have: Sequence[Any], document: Any, encoder: Encoder, chunker: Chunker) -> str | None:
+def _wrong_rows(have: Sequence[Any], document: Any, own: Own) -> str | None:
     """Say what is wrong with the rows of one document, or return None."""
     versions = sorted({row.version for row in have})
     if versions != [document.version]:
         return f"stale: rows have versions {versions}, the document has {document.version}"
-    chunks = chunker.chunks(document.content)
+    chunks, fresh = own.embedded(document.content)
     cut = [(number, chunk.start, chunk.end) for number, chunk in enumerate(chunks)]
     if [(row.chunk, row.start, row.stop) for row in have] != cut:
         return f"mixed chunks: {len(have)} rows are not the document's {len(cut)} chunks"
     vectors = np.array([json.loads(row.v) for row in have], dtype=np.float32)
-    if not np.allclose(encoder.encode_document([chunk.text for chunk in chunks]), vectors, atol=TOLERANCE):
+    if not np.allclose(fresh, vectors, atol=TOLERANCE):
         return "wrong model: vectors are not those of the document's text by the index's own model"
     return None
 

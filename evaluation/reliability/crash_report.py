@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from evaluation.bench.common import Figure
-from evaluation.reliability.pieces import Piece
+from evaluation.reliability.pieces import Piece, not_run
 
 from revector.crash import POINTS
 
@@ -111,10 +111,11 @@ def figures(pieces: Sequence[Piece]) -> list[Figure]:
     processes = [piece for piece in pieces if piece["mode"] in ("points", "random")]
     rate = sum(piece["kills"] for piece in processes) / max(1e-9, sum(piece["seconds"] for piece in processes))
     met, postmasters = len(points.keys() & POINTS.keys()), kinds["postmaster"]
+    server, named = "of them PostgreSQL's postmaster", "named crash points that killed"
     found = [
         Figure("processes killed with SIGKILL", kills, "kills", f"≥ {wanted:,}", kills >= wanted),
-        Figure("of them PostgreSQL's postmaster", postmasters, "kills", f"≥ {outages}", postmasters >= outages),
-        Figure("named crash points that killed", met, f"of {len(POINTS)}", f"{reachable}", met >= reachable),
+        Figure(server, postmasters, "kills", f"≥ {outages}", postmasters >= outages) if outages else not_run(server),
+        Figure(named, met, f"of {len(POINTS)}", f"≥ {reachable}", met >= reachable) if reachable else not_run(named),
         Figure("kills of our processes a second, recovery and comparison included", round(rate, 2), "1/s"),
         Figure("documents' writes that were acknowledged", total("acknowledged"), "writes"),
         Figure("documents' writes whose answer a kill took", total("unknown"), "writes"),

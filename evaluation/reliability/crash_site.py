@@ -12,11 +12,10 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 
 import sqlalchemy as sa
+from evaluation.reliability.truth import Truth
 
 from revector import backfill, catchup, worker
-from revector.chunking import make_chunker
 from revector.config import Project, load_project
-from revector.interfaces import Chunker, Encoder
 from revector.registry import documents, moves, sharding, work
 from revector.revisions import RevisionGraph
 
@@ -104,7 +103,7 @@ def add_revision(folder: Path, number: int) -> str:
 
 
 class Site:
-    """A project on a database, as an observer sees it: its own connections, encoders and chunkers."""
+    """A project on a database, as an observer sees it: its own connections, and its own idea of what texts become."""
 
     def __init__(self, url: str, folder: Path) -> None:
         self.url, self.folder, self.log = url, folder, folder / "log"
@@ -122,8 +121,8 @@ class Site:
         """The observer's connections."""
         return self.project.raw_engine
 
-    def own(self, revision: str) -> tuple[Encoder, Chunker]:
-        """Return encoder and chunker of a revision, loaded from its migration file."""
+    def own(self, revision: str) -> Truth:
+        """Return what a revision must make of texts, by its migration file."""
         return _own(self.folder, revision)
 
     def close(self) -> None:
@@ -132,8 +131,5 @@ class Site:
 
 
 @lru_cache(maxsize=64)
-def _own(folder: Path, revision: str) -> tuple[Encoder, Chunker]:
-    project = load_project(folder)
-    spec = RevisionGraph.from_folder(project.migrations(COLLECTION))[revision]
-    encoder = project.load_encoder(spec.model)
-    return encoder, make_chunker(spec.chunking, encoder.tokenizer)
+def _own(folder: Path, revision: str) -> Truth:
+    return Truth.of(RevisionGraph.from_folder(load_project(folder).migrations(COLLECTION))[revision])

@@ -32,7 +32,7 @@ import sqlalchemy as sa
 from evaluation.bench.common import Figure
 from evaluation.reliability import arena, faults_clock, faults_disk, faults_encoder, faults_wire
 from evaluation.reliability.faults_place import Finding, Place
-from evaluation.reliability.pieces import RESULTS, Piece, add_piece
+from evaluation.reliability.pieces import RESULTS, Piece, add_piece, not_run
 from evaluation.reliability.wire import Proxy
 
 Plant = Callable[[sa.Engine], AbstractContextManager[object]]
@@ -116,11 +116,13 @@ def figures(pieces: Sequence[Piece]) -> list[Figure]:
     found = [Figure("rounds, each with a whole migration on a fresh database", rounds, "rounds")]
     for fault in faults_wire.FAULTS:
         name = f"operations struck on the wire by: {fault}"
-        found.append(Figure(name, strikes[fault], "strikes", f"≥ {goal}", strikes[fault] >= goal))
+        struck = Figure(name, strikes[fault], "strikes", f"≥ {goal}", strikes[fault] >= goal)
+        found.append(struck if wired else not_run(name))
     others = {fault: count for fault, count in strikes.items() if fault not in faults_wire.FAULTS}
     for family in ("encoder", "disk", "clock"):
         mine = sum(count for fault, count in others.items() if fault.startswith(family))
-        found.append(Figure(f"faults of the {family}", mine, "strikes"))
+        name = f"faults of the {family}"
+        found.append(Figure(name, mine, "strikes") if mine else not_run(name))
     counted = (*PROMISES.values(), *sorted(breaches.keys() - set(PROMISES.values())))
     return found + [Figure(what, breaches[what], "findings", "0", breaches[what] == 0) for what in counted]
 

@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import itertools
 import multiprocessing
+import os
 import statistics
 import subprocess
 import sys
@@ -115,6 +116,20 @@ def _directed(bug: Bug, _url: str, _seed: int, _effort: int) -> Sighting | None:
     return (1, DIRECTED[bug.name]) if done.returncode == 0 and " passed" in done.stdout else None
 
 
+def _test(bug: Bug, _url: str, _seed: int, _effort: int) -> Sighting | None:
+    """Run the test that names the promise, without the bug and with it: it must pass, and then fail."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/{bug.test}"]
+    for planted, wanted in ((), 0), (("-p", "evaluation.reliability.planted"), 1):
+        environment = os.environ | {"REVECTOR_PLANT": bug.name}
+        done = subprocess.run(
+            [*command, *planted], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        )
+        failed = " failed" in done.stdout and " error" not in done.stdout
+        if done.returncode != wanted or failed != bool(planted):
+            return None
+    return 1, f"{bug.test} fails"
+
+
 def _load(bug: Bug, url: str, _seed: int, _effort: int) -> Sighting | None:
     """Ask for the gate while writers saturate it, as it is and with the bug, in turns; overtakers make it wait."""
     engine, waits_s = make_engine(url), dict[bool, list[float]]()
@@ -163,6 +178,7 @@ LAYERS: dict[str, Callable[[Bug, str, int, int], Sighting | None]] = {
     "L3": _crashes,
     "L4": _faults,
     "L2, directed": _directed,
+    "test": _test,
     "load": _load,
 }
 

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from evaluation.reliability.checker import check
 from evaluation.reliability.history import Hit
 from evaluation.reliability.interleave_scene import MODELS, Scene, TinyMigrator, revision
+from evaluation.reliability.truth import Truth
 
 from revector import searcher
 from revector.lifecycle import Phase
@@ -69,7 +70,7 @@ def _model_of(spec: Revision) -> int:
 def _scores(scene: Scene, question: str, spec: Revision, token: str, asked_by: int | None = None) -> list[float]:
     """Return the score of each chunk of a content, asked by the index's own model or another."""
     asking = spec.model if asked_by is None else revision(asked_by).model
-    asked = scene.encoders.fresh(asking).encode_query([question])[0]
+    asked = Truth(asking, spec.chunking).vector(question)
     return [float(score) for score in scene.encoders.vectors(spec, scene.texts[token]) @ asked]
 
 

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from evaluation.reliability.checker import Finding
 from evaluation.reliability.history import Recorder
 from evaluation.reliability.stepping import Stage, current
+from evaluation.reliability.truth import Truth
 
 from revector.chunking import make_chunker
 from revector.encoders import load_encoder, probe_vectors
@@ -75,18 +76,17 @@ class SharedEncoders(Encoders):
         return self._chunkers[chunking]
 
     def chunks(self, spec: Revision, text: str) -> list[Chunk]:
-        """Cut a text as a revision does, by a chunker that the library has not touched."""
+        """Cut a text as a revision must, worked out without the library."""
         key = spec.chunking, text
         if key not in self._chunks:
-            self._chunks[key] = make_chunker(spec.chunking, self.fresh(spec.model).tokenizer).chunks(text)
+            self._chunks[key] = Truth.of(spec).chunks(text)
         return self._chunks[key]
 
     def vectors(self, spec: Revision, text: str) -> Vectors:
-        """Embed the chunks of a text as a revision does: float32 ``(chunks, 8)``."""
+        """Embed the chunks of a text as a revision must: float32 ``(chunks, 8)``."""
         key = spec.model, spec.chunking, text
         if key not in self._vectors:
-            texts = [chunk.text for chunk in self.chunks(spec, text)]
-            self._vectors[key] = self.fresh(spec.model).encode_document(texts)
+            self._vectors[key] = Truth.of(spec).vectors([chunk.text for chunk in self.chunks(spec, text)])
         return self._vectors[key]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -189,6 +190,63 @@ def retire_by_worker_clock() -> Iterator[None]:
 def dead_ignored() -> Iterator[None]:
     """Count only what is due."""
     with _attribute(work.Backlog, "blocking", property(lambda self: self.due + self.bulk)):
+        yield
+
+
+@contextmanager
+def bulk_lane_ignored() -> Iterator[None]:
+    """Count only the live lane and dead letters."""
+    with _attribute(work.Backlog, "blocking", property(lambda self: self.due + self.dead - self.waived)):
+        yield
+
+
+@contextmanager
+def chunks_reversed() -> Iterator[None]:
+    """Publish the last chunk of a document as its first."""
+    original = publish._rows
+
+    def reversed_rows(part: Any, wanted: set[str]) -> Any:
+        starts, counts = part.starts, part.counts
+        order = np.concatenate(
+            [np.arange(start + n - 1, start - 1, -1) for start, n in zip(starts, counts, strict=True)]
+        ).astype(np.int64)
+        spoilt = replace(
+            part,
+            chunk_starts=part.chunk_starts[order],
+            chunk_ends=part.chunk_ends[order],
+            embeddings=part.embeddings[order],
+        )
+        return original(spoilt, wanted)
+
+    with _attribute(publish, "_rows", reversed_rows):
+        yield
+
+
+@contextmanager
+def old_query_encoder() -> Iterator[None]:
+    """Encode all queries of a searcher by the generation that it resolved first."""
+    original = searcher.Searcher.encode
+    first: dict[int, Any] = {}
+
+    def encode(self: Any, pinned: Any, queries: list[str]) -> Any:
+        return original(self, first.setdefault(id(self), pinned), queries)
+
+    with _attribute(searcher.Searcher, "encode", encode):
+        yield
+
+
+@contextmanager
+def unchanged_not_asked_again() -> Iterator[None]:
+    """Believe, when publishing, what was found before the locks."""
+
+    class Believing:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(work, name)
+
+        def shown_unchanged(self, _connection: Any, _gen: int, items: Sequence[Any]) -> set[str]:
+            return {item.doc_id for item in items}
+
+    with _attribute(publish, "work", Believing()):
         yield
 
 

@@ -14,7 +14,13 @@ from typing import Any
 from evaluation.bench.common import Figure, machine
 
 RESULTS = Path(__file__).parent / "results"
+NOT_RUN = "not run"
 Piece = Mapping[str, Any]
+
+
+def not_run(name: str) -> Figure:
+    """Return the figure of what no piece has tried: it holds for nothing, and the report lists it."""
+    return Figure(name, NOT_RUN, "")
 
 
 def add_piece(path: Path, piece: Piece, figures: Callable[[Sequence[Piece]], Sequence[Figure]], module: str) -> bool:

@@ -99,7 +99,7 @@ LAYERS = (
     Layer(
         "L7",
         "evaluation.reliability.hunt",
-        "28 seeded bugs, each planted into the real code, SQL or model, and which layer saw it",
+        "32 seeded bugs, each planted into the real code, SQL or model, and which layer saw it",
         "--effort 1",
         "--effort 10",
         "hunt",

@@ -21,7 +21,6 @@ from evaluation.reliability.soak_site import (
     TOLERANCE,
     Site,
     chunks_of,
-    encoder_of,
     model_of,
     text_of,
     vectors_of,
@@ -124,11 +123,8 @@ def _index(project: Project, name: str, revision: str, table: Mapping[str, Hit],
 
 
 def _embedded(model: str, tokens: Sequence[str]) -> dict[str, Vectors]:
-    """Embed the chunks of many puts at once."""
-    chunks = [chunks_of(token) for token in tokens]
-    vectors = encoder_of(model).encode_document([chunk.text for one in chunks for chunk in one])
-    ends = np.cumsum([len(one) for one in chunks])
-    return dict(zip(tokens, np.split(vectors, ends[:-1]), strict=True)) if tokens else {}
+    """Embed the chunks of many puts."""
+    return {token: vectors_of(model, token) for token in tokens}
 
 
 def _shows(row: sa.Row[Any], token: str, vectors: Sequence[Any] | Vectors) -> bool:

@@ -1,7 +1,7 @@
 """What a soak runs on: a project with hashing encoders, documents whose every chunk names its put, and a judge.
 
-The judge believes neither index nor registry: it recomputes each score from the content that is shown, by encoders that
-it made from the revision's number.
+The judge believes neither index nor registry nor the product's encoder: it works out each score from the content that
+is shown and the model that the revision's number stands for.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ from pathlib import Path
 
 import numpy as np
 from evaluation.reliability.history import Hit
+from evaluation.reliability.truth import Truth
 
-from revector.chunking import make_chunker
 from revector.config import Project, load_project
-from revector.encoders import load_encoder
-from revector.interfaces import Chunk, Chunker, Document, Encoder, Vectors
+from revector.interfaces import Chunk, Document, Vectors
 from revector.searcher import Answer
 from revector.spec import Chunking, ModelSpec
 
@@ -79,33 +78,27 @@ def model_of(revision: str) -> str:
 
 
 @functools.cache
-def encoder_of(model: str) -> Encoder:
-    """Make an encoder, without a look at the project or its database."""
-    return load_encoder(ModelSpec(model, DIM), root=Path(), device="cpu")
-
-
-@functools.cache
-def _chunker() -> Chunker:
-    return make_chunker(Chunking(max_tokens=CHUNK_TOKENS, overlap_tokens=4), encoder_of(MODELS[0]).tokenizer)
+def truth_of(model: str) -> Truth:
+    """Return what a model makes of texts, without a look at the project or its database."""
+    return Truth(ModelSpec(model, DIM), Chunking(max_tokens=CHUNK_TOKENS, overlap_tokens=4))
 
 
 @functools.lru_cache(maxsize=400_000)
 def chunks_of(token: str) -> tuple[Chunk, ...]:
     """Return the chunks that every revision cuts a put's text into."""
-    return tuple(_chunker().chunks(text_of(token)))
+    return tuple(truth_of(MODELS[0]).chunks(text_of(token)))
 
 
 @functools.lru_cache(maxsize=200_000)
 def vectors_of(model: str, token: str) -> Vectors:
     """Embed the chunks of a put: ``(chunks, DIM)``."""
-    return encoder_of(model).encode_document([chunk.text for chunk in chunks_of(token)])
+    return truth_of(model).vectors([chunk.text for chunk in chunks_of(token)])
 
 
 @functools.lru_cache(maxsize=50_000)
 def query_vector(model: str, query: str) -> Vectors:
     """Embed a query: ``(DIM,)``."""
-    vector: Vectors = encoder_of(model).encode_query([query])[0]
-    return vector
+    return truth_of(model).vector(query)
 
 
 # The judge ------------------------------------------------------------------------------------------------------------
@@ -121,7 +114,7 @@ class Judge:
         """Return the hits with their tokens, the model that encoded the query, and the index's own."""
         model = model_of(answer.revision)
         hits = tuple(_hit(one.id, one.text, one.version, one.chunk) for one in answer.hits)
-        if answer.encoder_fp != encoder_of(model).fingerprint:
+        if answer.encoder_fp != truth_of(model).fingerprint:
             return hits, f"fingerprint {answer.encoder_fp[:12]}", model
         scores = [(one.id, one.chunk, hit.content, one.score) for one, hit in zip(answer.hits, hits, strict=True)]
         if all(self._explains(model, model, query, score) for score in scores):

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from evaluation.reliability.pieces import NOT_RUN
+
 HERE = Path(__file__).parent
 CAUSE = (
     "A goal of so many runs is missed for want of machine time, not because anything was found: on two shared cores a "
@@ -72,9 +74,15 @@ def _shortfalls(found: Mapping[str, Mapping[str, Any] | None]) -> list[str]:
         if figure["holds"] is False
     ]
     absent = [name for name, results in found.items() if results is None]
+    absent += [
+        f"{name}: {figure['name']}"
+        for name, results in found.items()
+        for figure in (results or {}).get("figures", ())
+        if figure["value"] == NOT_RUN
+    ]
     lines = ["## Shortfalls", ""]
     if absent:
-        lines += [f"Not run: {', '.join(absent)}.", ""]
+        lines += [f"Not run: {'; '.join(absent)}.", ""]
     return lines + ([*_table(("layer", "figure", "found", "goal"), missed), "", CAUSE] if missed else ["None."])
 
 

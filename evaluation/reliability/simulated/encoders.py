@@ -7,13 +7,13 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+from evaluation.reliability.truth import seed_of
 
-from revector.chunking import make_chunker
 from revector.encoders import PROBES
 from revector.encoders.hashing import HashingEncoder
 from revector.errors import EncoderUnavailable
-from revector.interfaces import Chunker, Encoder, Vectors
-from revector.spec import Chunking, ModelSpec
+from revector.interfaces import Encoder, Vectors
+from revector.spec import ModelSpec
 
 LASTING = ("unavailable", "busy")
 FAULTS = (*LASTING, "hiccup", "short", "short", "nan", "reversed")
@@ -24,16 +24,9 @@ POISON, VENOM = "poison", "venom"
 
 
 @cache
-def true_encoder(model: ModelSpec) -> HashingEncoder:
-    """Return the encoder of a model as it is: what the library's answers are judged by."""
-    _, _, seed = model.name.partition(":seed")
-    return HashingEncoder(model, seed=int(seed or 0))
-
-
-@cache
-def true_chunker(model: ModelSpec, chunking: Chunking) -> Chunker:
-    """Return the chunker of a revision."""
-    return make_chunker(chunking, true_encoder(model).tokenizer)
+def sound_encoder(model: ModelSpec) -> HashingEncoder:
+    """Return the library's encoder of a model, without faults."""
+    return HashingEncoder(model, seed=seed_of(model))
 
 
 class Models:
@@ -59,7 +52,7 @@ class SimulatedEncoder:
 
     def __init__(self, model: ModelSpec, models: Models, *, replaced: bool) -> None:
         self._model, self._models = model, models
-        self._inner = HashingEncoder(model, seed=99) if replaced else true_encoder(model)
+        self._inner = HashingEncoder(model, seed=99) if replaced else sound_encoder(model)
 
     @property
     def dim(self) -> int:

@@ -8,8 +8,8 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from evaluation.reliability.simulated.encoders import true_chunker, true_encoder
 from evaluation.reliability.simulated.look import Broken, Doc, Look, demand
+from evaluation.reliability.truth import Truth
 
 from revector.interfaces import Chunk, Vectors
 from revector.searcher import Answer, Hit
@@ -134,14 +134,13 @@ class Wanted(NamedTuple):
 @lru_cache(maxsize=50_000)
 def embedded(revision: Revision, content: str) -> tuple[list[Chunk], Vectors]:
     """Return the chunks of a text and their vectors, as a generation of this revision must hold them."""
-    chunks = true_chunker(revision.model, revision.chunking).chunks(content)
-    return chunks, true_encoder(revision.model).encode_document([chunk.text for chunk in chunks])
+    return Truth.of(revision).embedded(content)
 
 
 @lru_cache(maxsize=50_000)
 def asked(revision: Revision, text: str) -> Vectors:
     """Return the vector of a query by a revision's own encoder."""
-    return true_encoder(revision.model).encode_query([text])[0]
+    return Truth.of(revision).vector(text)
 
 
 def in_reach(oracle: Oracle, seen: Look, gen: int, revision: Revision, query: Query) -> list[Wanted]:
@@ -162,7 +161,7 @@ def check_answer(oracle: Oracle, seen: Look, revisions: Mapping[str, Revision], 
     """Judge an answer of this very instant. Raises ``Broken`` with the promise that it breaks."""
     gen = answer.generation
     revision = revisions[seen.generations[gen]["revision"]]
-    own = true_encoder(revision.model).fingerprint
+    own = Truth.of(revision).fingerprint
     demand(answer.encoder_fp == own, "wrong model", gen, "was asked with", answer.encoder_fp)
     tolerance = TOLERANCE[revision.index.storage]
     reach = in_reach(oracle, seen, gen, revision, query)

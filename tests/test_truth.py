@@ -1,0 +1,57 @@
+"""The proofs' own encoder and chunker: equal to the product's where both are right, and blind to nothing it may do."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from evaluation.reliability import crash_site, soak_site
+from evaluation.reliability.truth import Truth, cut
+
+from revector.chunking import make_chunker
+from revector.encoders.hashing import HashingEncoder
+from revector.interfaces import Chunk
+from revector.spec import Chunking, ModelSpec
+
+DRAW = random.Random(7)
+TEXTS = [
+    *(crash_site.text_of(f"d{n:03d}", f"first.{n}") for n in range(60)),
+    *(soak_site.text_of(str(soak_site.Content(n, 0, 0))) for n in range(20)),
+    *(" ".join(DRAW.choice(("été", "a1b", "x", "semi-detached", "Word")) for _ in range(n)) for n in range(1, 60)),
+]
+SHAPES = [
+    Chunking(max_tokens=8, overlap_tokens=0),
+    Chunking(max_tokens=8, overlap_tokens=2),
+    Chunking(max_tokens=12, overlap_tokens=2),
+    Chunking(max_tokens=24, overlap_tokens=4),
+    Chunking(unit="document", max_tokens=16, overlap_tokens=0),
+]
+
+
+@pytest.mark.parametrize("chunking", SHAPES, ids=str)
+def test_the_proofs_cut_plain_texts_as_the_product_does(chunking: Chunking) -> None:
+    product = make_chunker(chunking, HashingEncoder(ModelSpec("hashing", 8)).tokenizer)
+    for text in TEXTS:
+        assert cut(text, chunking) == product.chunks(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "seed", "dim"), [("hashing", 0, 8), ("hashing:seed2", 2, 64), ("hashing:seed4", 4, 7)]
+)
+def test_the_proofs_embed_as_the_product_does(name: str, seed: int, dim: int) -> None:
+    model = ModelSpec(name, dim)
+    product = HashingEncoder(model, seed=seed).encode_document(TEXTS)
+    np.testing.assert_allclose(Truth(model, Chunking()).vectors(TEXTS), product, atol=1e-6)
+
+
+def test_a_text_that_the_proofs_do_not_understand_is_refused_not_guessed() -> None:
+    for text in ("two  spaces", " outer", "a\nline", "", "x-" * 20):
+        with pytest.raises(ValueError, match=r"plain|tokens"):
+            cut(text, Chunking(max_tokens=8, overlap_tokens=0))
+
+
+def test_windows_share_words_up_to_the_overlap_and_no_more() -> None:
+    text = "a b c d e f g h i j"
+    chunks = cut(text, Chunking(max_tokens=8, overlap_tokens=2))
+    assert chunks == [Chunk("a b c d e f g h", 0, 15), Chunk("g h i j", 12, 19)]
