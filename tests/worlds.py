@@ -34,14 +34,15 @@ def document(n: int, **meta: Any) -> Document:
 class World:
     """A project folder and its database."""
 
-    def __init__(self, root: Path, database_url: str) -> None:
+    def __init__(self, root: Path, database_url: str, *, init: bool = True) -> None:
         self.root, self.database_url = root, database_url
         self.settings()
         self.revision("a100", None, 'model = ModelSpec(name="hashing", dim=64)')
         self.revision("b200", "a100", 'model = ModelSpec(name="hashing:seed2", dim=64)')
         self.labels((f"d{n:05d}", f"apple{n} pear{n}") for n in range(QUERIES))
         self.loader = Loader()
-        self.project.init()
+        if init:
+            self.project.init()
 
     def settings(self, **collection: Any) -> None:
         lines = [

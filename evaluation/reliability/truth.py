@@ -19,7 +19,7 @@ from revector.encoders.hashing import HashingEncoder
 from revector.interfaces import Chunk, Vectors
 from revector.spec import Chunking, ModelSpec, Revision
 
-PLAIN = re.compile(r"\S+(?: \S+)*")
+PLAIN = re.compile(r"{0}(?: {0})*".format(r"\w+(?:\.\w+)*"))
 """Texts that cleaning leaves as they are, and whose windows begin and end at spaces."""
 
 _WORD, _TOKEN = re.compile(r"\w+"), re.compile(r"\w+|[^\w\s]+")
@@ -62,13 +62,16 @@ def _splitmix(value: int) -> int:
 
 
 def cut(text: str, chunking: Chunking) -> list[Chunk]:
-    """Return the chunks of a plain text: as many words as fit, or only the beginning for the unit ``document``.
+    """Return the chunks of a plain text: as many words as fit, or the first tokens for the unit ``document``.
 
     A window begins with the last words of the one before it, as many as fit into the overlap. Raises ``ValueError``
     for a text that is not plain, and for a word that does not fit: nobody here knows what the product does then.
     """
     if not PLAIN.fullmatch(text):
         raise ValueError(f"not a plain text: {text!r}")
+    if chunking.unit == "document":
+        tokens = [found.end() for found in _TOKEN.finditer(text)][: chunking.max_tokens]
+        return [Chunk(text[: tokens[-1]], 0, tokens[-1])]
     spans = [found.span() for found in re.finditer(r"\S+", text)]
     sizes = [len(_TOKEN.findall(text[start:end])) for start, end in spans]
     if max(sizes) > chunking.max_tokens:
@@ -78,7 +81,7 @@ def cut(text: str, chunking: Chunking) -> list[Chunk]:
         after = _fill(sizes, first, chunking.max_tokens)
         start, end = spans[first][0], spans[after - 1][1]
         chunks.append(Chunk(text[start:end], start, end))
-        if after == len(spans) or chunking.unit == "document":
+        if after == len(spans):
             return chunks
         first, shared = after, 0
         while shared + sizes[first - 1] <= chunking.overlap_tokens:
