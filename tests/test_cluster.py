@@ -67,7 +67,9 @@ def test_shards_run_in_celery_and_all_other_tasks_beside_the_scheduler() -> None
                 project.state, root / "revector.toml", root / "dags", 0, 1, server=project.database_url, gpu_workers=1
             )
             with home, home.client() as client:
-                run = client.trigger("revector_migrate", {"collection": "docs", "revision": "c0ffee"})
+                run = client.trigger(
+                    "revector_migrate", {"collection": "docs", "revision": "c0ffee", "approval": False}
+                )
                 until(lambda: client.state("revector_migrate", run) in ("success", "failed"), 240)
                 assert client.state("revector_migrate", run) == "success"
                 ran = {task["task_id"]: task["executor"] for task in client.tasks("revector_migrate", run)}

@@ -144,7 +144,7 @@ def test_the_form_offers_the_collections_of_the_project(config: Path) -> None:
     assert form.dump() == {
         "collection": "api",
         "revision": "head",
-        "approval": False,
+        "approval": True,
         "shards": None,
         "rollback_hours": None,
     }
@@ -169,9 +169,9 @@ def test_the_form_refuses_what_cannot_run(config: Path, name: str, value: object
         migration_dag(config=config).params.get_param(name).resolve(value)
 
 
-def test_a_dag_for_one_collection_does_not_ask_for_it(config: Path) -> None:
+def test_a_dag_for_one_collection_offers_no_other(config: Path) -> None:
     dag = migration_dag("docs", dag_id="docs", config=config)
-    assert "collection" not in dag.params
+    assert dag.params.get_param("collection").schema["enum"] == ["docs"]
     gate: Any = dag.get_task("gate")
     assert (gate.config, gate.collection, gate.step) == (str(config), "docs", "gate")
 
@@ -200,10 +200,24 @@ def test_a_broken_migration_file_is_named_and_takes_no_dag_down(config: Path) ->
     assert "0001.py" not in str(migration_dag("api", config=config).doc_md)
 
 
-def test_the_form_offers_the_revisions_that_there_are(world: World) -> None:
+def test_the_form_offers_the_revisions_that_there_are_in_words(world: World) -> None:
     dag = migration_dag("docs", config=world.root / "revector.toml")
-    assert dag.params.get_param("revision").schema["examples"] == ["head", "b200", "a100"]
+    param = dag.params.get_param("revision")
+    assert param.schema["enum"] == ["head", "b200", "a100"]
+    assert param.schema["values_display"]["b200"] == "b200, b200 (hashing:seed2)"
+    assert param.resolve("a100") == "a100"
+    with pytest.raises(ParamValidationError):
+        param.resolve("c300")
     assert "mended" not in str(dag.doc_md)
+
+
+def test_dags_that_only_people_start_are_not_paused_and_each_has_our_tag(config: Path) -> None:
+    dags = [migration_dag(config=config), rollback_dag(config=config, tags=["search"]), *upkeep_dags(config=config)]
+    arrive = {dag.dag_id for dag in dags if dag.is_paused_upon_creation is False}
+    assert arrive == {"revector_migrate", "revector_rollback", "revector_metadata_backfill"}
+    assert migration_dag(config=config, is_paused_upon_creation=True).is_paused_upon_creation is True
+    assert all("revector" in dag.tags for dag in dags)
+    assert dags[1].tags == {"revector", "search"}
 
 
 def test_the_first_task_says_what_is_wrong_with_the_project(config: Path) -> None:

@@ -193,15 +193,38 @@ def test_a_viewer_finds_the_buttons_disabled(browser: Any, site: Site, migrated:
         button = shown.get_by_role("button", name=name)
         assert button.is_disabled()
         assert "needs the right to" in button.get_attribute("title")
+    look = "node => [getComputedStyle(node).borderTopWidth, getComputedStyle(node).fontSize]"
+    back, retire = (shown.get_by_role("button", name=name).evaluate(look) for name in ("Roll back", "Retire now"))
+    assert (back[0], retire[0]) == ("1px", "0px"), "what cannot be undone does not look like its neighbour"
+    assert float(retire[1][:-2]) < float(back[1][:-2])
+    assert re.search(r"until \d{4}-\d\d-\d\d \d\d:\d\d UTC", shown.inner_text())
 
 
 def trigger_in_the_form(page: Any) -> None:
-    """Fill Airflow's own form for a migration of ``ASKED`` (the first of the list) that asks for approval."""
+    """Send Airflow's own form as it is: the first collection, ``ASKED``, its newest revision, and with an approval."""
     page.get_by_role("button", name="Trigger").first.click()
     form = page.get_by_role("dialog")
-    form.locator("label[id='switch:element_approval']").click()
+    form.get_by_text("head, the newest file").wait_for()
     form.get_by_role("button", name="Trigger").click()
     form.wait_for(state="hidden")
+
+
+def pause(site: Site, *, paused: bool) -> None:
+    """Pause or unpause the DAG that migrates."""
+    with site.airflow.client("admin") as admin:
+        admin.request("PATCH", f"/api/v2/dags/{DAG}", json={"is_paused": paused})
+
+
+def test_a_paused_dag_is_named_and_its_button_says_that_it_would_wait_for_ever(browser: Any, site: Site) -> None:
+    pause(site, paused=True)
+    page = open_airflow(browser, site, "operator", "/plugin/revector")
+    shown, named = card(page, "operator", ASKED), page.frame_locator("iframe").locator("#paused")
+    shown.get_by_text("is paused in Airflow: what is asked of it would wait for ever").first.wait_for()
+    assert shown.get_by_text(f"Revision {NEW} waits in the migration files").is_visible()
+    assert shown.get_by_role("button", name="Start the migration").is_disabled()
+    named.get_by_role("button", name=f"Unpause {DAG}", exact=True).click()
+    shown.locator("button.main:enabled", has_text="Start the migration").wait_for()
+    assert not site.operator.get(f"/dags/{DAG}")["is_paused"]
 
 
 def test_a_person_migrates_approves_and_rolls_back_in_the_browser(browser: Any, site: Site) -> None:
@@ -209,6 +232,7 @@ def test_a_person_migrates_approves_and_rolls_back_in_the_browser(browser: Any, 
     trigger_in_the_form(page)
     page.goto(f"{site.airflow.url}/plugin/revector")
     shown = card(page, "operator", ASKED)
+    shown.get_by_text(f"Migration to {NEW}: under way, no index is made yet").wait_for()
     shown.locator("li.current", has_text="approve").wait_for()
     assert "300 of 300 documents (100 %)" in shown.inner_text()
     assert shown.locator("li.done").all_inner_texts() == ["plan", "provision", "backfill", "index", "verify", "gate"]
@@ -255,7 +279,7 @@ def read_and_export(page: Any, shown: Any, site: Site) -> None:
     """Filter the history, export what is left, and follow an event to the run that it came from."""
     shown.get_by_text("hash chain holds").wait_for()
     shown.get_by_label("search text").fill("liked the old")
-    shown.get_by_text(", 1 in all").wait_for()
+    shown.get_by_text("events 1 to 1 of 1").wait_for()
     row = shown.get_by_role("region").get_by_role("row").nth(1)
     assert re.search(r"operator\s+rollback", row.inner_text())
     with page.expect_download() as exported:

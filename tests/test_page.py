@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 pytest.importorskip("airflow", reason="the extra `airflow` is not installed")
 
@@ -30,13 +31,26 @@ from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessE
 from airflow.api_fastapi.auth.managers.simple.simple_auth_manager import SimpleAuthManager
 from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
 from airflow.api_fastapi.core_api.datamodels.plugins import ExternalViewResponse, ReactAppResponse
+from airflow.models.dag import DagModel, DagTag
+from airflow.models.dag_version import DagVersion
+from airflow.models.dagbundle import DagBundleModel
+from airflow.models.dagrun import DagRun
+from airflow.models.serialized_dag import SerializedDagModel
+from airflow.models.taskinstance import TaskInstance
+from airflow.sdk import DAG
+from airflow.serialization.definitions.dag import SerializedDAG
+from airflow.serialization.serialized_objects import LazyDeserializedDAG
 from airflow.utils import db
+from airflow.utils.session import create_session
+from airflow.utils.state import DagRunState, TaskInstanceState
+from airflow.utils.types import DagRunType
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
+from sqlalchemy.orm import Session
 
 from revector import audit
-from revector.airflow import web, web_access
+from revector.airflow import migration_dag, retire_dag, rollback_dag, web, web_access
 from revector.airflow.plugin import RevectorPlugin
 from worlds import World
 
@@ -144,7 +158,8 @@ def test_every_role_sees_everything_and_is_told_what_it_may_do(role: str, long: 
             assert asked.get(path).status_code == 200, path
     status = asked.get("/revector/ui/data/status").json()
     acts = role != "viewer"
-    assert (status["user"], status["may"]) == (f"{role}-person", {"move": acts, "answer": acts, "history": True})
+    may = dict.fromkeys(("start", "unpause", "move", "answer"), acts) | {"history": True}
+    assert (status["user"], status["may"]) == (f"{role}-person", may)
 
 
 def test_the_history_is_for_those_who_may_read_the_audit_log(
@@ -178,6 +193,112 @@ def test_the_status_names_what_the_page_asks_and_answers(long: World, client: Cl
         "approval": "Swap docs to revision b200?",
     }
     assert found["newest_event"] == long.project.events("docs", 1)[0]["seq"]
+
+
+def test_the_revision_that_waits_in_the_files_is_shown_until_a_slot_holds_it(shown: World, client: Client) -> None:
+    def following() -> Any:
+        return client().get("/revector/ui/data/status").json()["collections"][0]["next"]
+
+    assert following() is None, "the head is served"
+    shown.revision("c300", "b200", 'model = ModelSpec(name="hashing:seed3", dim=96)')
+    assert following() == {"revision": "c300", "message": "c300", "model": "hashing:seed3", "dim": 96}
+    shown.revision("c300", "nothing", 'model = ModelSpec(name="hashing:seed3", dim=96)')
+    assert "nothing" in following()["problem"]
+
+
+def test_a_slot_says_what_it_is_for_and_not_how_far_its_migration_came(shown: World, client: Client) -> None:
+    def states() -> dict[str, str]:
+        slots = client().get("/revector/ui/data/status").json()["collections"][0]["slots"]
+        return {slot["revision"]: slot["state"] for slot in slots.values() if slot}
+
+    assert states() == {"b200": "serving", "a100": "way back"}
+    shown.migrator.rollback("a test wants it")
+    assert states() == {"a100": "serving", "b200": "rolled back"}
+    shown.migrator.retire("a test wants it", now=True)
+    assert states() == {"a100": "serving"}
+
+
+# Airflow's side -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tables(shown: World) -> Iterator[Session]:
+    """Airflow's tables with our DAGs, as its DAG processor leaves them, and one of somebody else."""
+    made = [migration_dag(), rollback_dag(), retire_dag(), DAG("foreign", schedule=None)]
+    lazy = [LazyDeserializedDAG.from_dag(dag) for dag in made]
+    with create_session(scoped=False) as session:
+        session.add(DagBundleModel(name="tests"))
+        session.flush()
+        SerializedDAG.bulk_write_to_db("tests", None, lazy, session=session)
+        for dag in lazy:
+            SerializedDagModel.write_dag(dag, bundle_name="tests", session=session)
+        session.commit()
+        yield session
+        session.rollback()
+        for table in (TaskInstance, DagRun, SerializedDagModel, DagVersion, DagTag, DagModel, DagBundleModel):
+            session.execute(sa.delete(table))
+        session.commit()
+
+
+def begin(session: Session, dag: str, run: str, state: str, *tasks: str, **conf: Any) -> None:
+    """A run of a DAG, begun by maria, of which some tasks run."""
+    made = DagRun(dag_id=dag, run_id=run, run_type=DagRunType.MANUAL, conf=conf, state=DagRunState(state))
+    made.run_after, made.start_date, made.triggering_user_name = datetime.now(UTC), datetime.now(UTC), "maria"
+    session.add(made)
+    session.flush()
+    version = session.scalars(sa.select(DagVersion).where(DagVersion.dag_id == dag)).one()
+    for task in SerializedDagModel.get_dag(dag, session=session).tasks:
+        if task.task_id in tasks:
+            one = TaskInstance(task, run_id=run, state=TaskInstanceState.RUNNING, dag_version_id=version.id)
+            session.add(one)
+    session.commit()
+
+
+def airflow_of(asked: TestClient) -> dict[str, Any]:
+    found: dict[str, Any] = asked.get("/revector/ui/data/status").json()["airflow"]
+    return found
+
+
+def test_paused_dags_are_named_and_those_that_people_start_arrive_unpaused(tables: Session, client: Client) -> None:
+    tables.execute(sa.update(DagModel).where(DagModel.dag_id == "revector_retire").values(is_paused=True))
+    tables.commit()
+    dags = {one["dag"]: (one["paused"], one["scheduled"]) for one in airflow_of(client())["dags"]}
+    assert dags == {
+        "revector_migrate": (False, False),
+        "revector_rollback": (False, False),
+        "revector_retire": (True, True),
+    }
+
+
+def test_a_run_shows_before_its_migration_is_open_with_what_its_form_said(tables: Session, client: Client) -> None:
+    begin(tables, "revector_migrate", "first", "running", "plan")
+    begin(tables, "revector_rollback", "second", "queued", collection="docs", action="retire", revision="b200")
+    begin(tables, "revector_migrate", "ended", "success", collection="docs", revision="b200")
+    begin(tables, "foreign", "foreign", "running")
+    first, second = airflow_of(client())["runs"]
+    since = first.pop("since")
+    assert datetime.now(UTC) - datetime.fromisoformat(since) < timedelta(minutes=5)
+    about = {"collection": "docs", "revision": "head", "action": None}
+    assert (
+        first
+        == {"dag": "revector_migrate", "run": "first", "state": "running", "by": "maria", "tasks": ["plan"]} | about
+    )
+    assert (second["run"], second["state"], second["action"], second["tasks"]) == ("second", "queued", "retire", [])
+
+
+def test_dags_and_runs_are_shown_to_those_who_may_read_them(
+    tables: Session, client: Client, manager: Callable[[type[SimpleAuthManager]], None]
+) -> None:
+    class OneDag(SimpleAuthManager):
+        def is_authorized_dag(self, *, user: Any, access_entity: Any = None, details: Any = None, **asked: Any) -> bool:
+            hidden = details is not None and details.id != "revector_migrate"
+            return not (hidden or access_entity is DagAccessEntity.RUN) or user.role == "admin"
+
+    begin(tables, "revector_migrate", "first", "running", "plan")
+    manager(OneDag)
+    seen = airflow_of(client("viewer"))
+    assert ([one["dag"] for one in seen["dags"]], seen["runs"]) == (["revector_migrate"], [])
+    assert len(airflow_of(client("admin"))["runs"]) == 1
 
 
 def test_the_page_shows_the_project_that_airflow_is_set_to(
@@ -252,6 +373,25 @@ def pages(asked: TestClient, **query: Any) -> list[dict[str, Any]]:
         if (before := page["older"]) is None:
             assert page["matching"] == len(found)
             return found
+
+
+def test_a_page_says_its_place_among_the_matching_events_and_not_their_numbers(long: World, client: Client) -> None:
+    asked = client()
+    page = asked.get(HISTORY, params={"kind": "kind3", "limit": 10}).json()
+    assert (page["first"], page["matching"]) == (1, MANY // 7 + 1)
+    older = asked.get(HISTORY, params={"kind": "kind3", "limit": 10, "before": page["older"]}).json()
+    assert (older["first"], len(older["events"]), older["matching"]) == (11, 10, page["matching"])
+
+
+def test_every_event_has_a_sentence(long: World, client: Client) -> None:
+    said = {one["kind"]: one["sentence"] for one in pages(client(), kind=["swap", "gate", "provision", "kind3"])}
+    assert re.fullmatch(
+        r"Revision [ab]\d00 answers; writers waited \d+ ms(; the way back is open until [-\d]{10} \d\d:\d\d UTC)?",
+        said["swap"],
+    )
+    assert re.search(r"^(Recall@10 [01]\.\d{4}|Not measured)", said["gate"])
+    assert said["provision"].startswith("Dual-write is on for hashing")
+    assert re.fullmatch(r"N [\d,]+", said["kind3"]), "of a kind that nobody knows: its plain facts"
 
 
 def test_a_long_history_is_read_page_by_page_newest_first_each_event_once(long: World, client: Client) -> None:

@@ -92,7 +92,9 @@ class Dag:
 
     def start(self) -> None:
         """Trigger a run."""
-        self.run_id = self.client.trigger(DAG_ID, {"collection": COLLECTION, "revision": NEW, "shards": 2})
+        self.run_id = self.client.trigger(
+            DAG_ID, {"collection": COLLECTION, "revision": NEW, "approval": False, "shards": 2}
+        )
 
     def care(self) -> bool:
         """Trigger a new run if this one has failed; the failed tasks' last words are noted."""

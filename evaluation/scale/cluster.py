@@ -118,7 +118,7 @@ def _run(project: Project, gpu_workers: int, heartbeat_timeout_s: int) -> Outcom
     home.settings = {"AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": str(heartbeat_timeout_s)}
     with home, home.client() as client:
         started = time.monotonic()
-        run = client.trigger(DAG, {"collection": COLLECTION, "revision": REVISION})
+        run = client.trigger(DAG, {"collection": COLLECTION, "revision": REVISION, "approval": False})
         _until(lambda: _embedding(client, run) == gpu_workers and _published(project) > 0, "all workers embed")
         _until(lambda: _of(project, "SELECT count(DISTINCT shard) FROM part") >= gpu_workers, "each has sealed a part")
         killed_after = _published(project)

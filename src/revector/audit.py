@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from revector.registry.collections import read_collection
 from revector.report import broken_links
+from revector.sentences import sentence
 
 COLUMNS = (
     "seq",
@@ -104,8 +105,9 @@ def read_page(
 ) -> dict[str, Any]:
     """Return a page of events, newest first: those below the number ``before``, at most ``limit``.
 
-    ``older`` is the ``before`` of the next page, None at the end; ``matching`` counts the events of all pages; a gate's
-    event names its ``gate_result``.
+    ``older`` is the ``before`` of the next page, None at the end; ``matching`` counts the events of all pages and
+    ``first`` is the place of this page's first among them, 1 for the newest. An event has a ``sentence``, and a gate's
+    names its ``gate_result``.
     """
     cid = read_collection(connection, name).cid
     tests, values = wanted.condition()
@@ -116,9 +118,15 @@ def read_page(
         ),
         {**values, "cid": cid, "before": before or 2**63 - 1, "limit": limit + 1},
     ).all()
-    matching = connection.scalar(sa.text(f"SELECT count(*) {_FROM}{tests}"), {**values, "cid": cid})
-    events = [{**row._mapping, "at": row.at.isoformat()} for row in rows[:limit]]
-    return {"events": events, "older": events[-1]["seq"] if len(rows) > limit else None, "matching": matching}
+    matching, newer = connection.execute(
+        sa.text(f"SELECT count(*), count(*) FILTER (WHERE e.seq >= :before) {_FROM}{tests}"),
+        {**values, "cid": cid, "before": before or 2**63 - 1},
+    ).one()
+    events = [
+        {**row._mapping, "at": row.at.isoformat(), "sentence": sentence(row.kind, row.detail)} for row in rows[:limit]
+    ]
+    older = events[-1]["seq"] if len(rows) > limit else None
+    return {"events": events, "older": older, "first": newer + 1, "matching": matching}
 
 
 def choices(connection: sa.Connection, name: str) -> dict[str, list[Any]]:

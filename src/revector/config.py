@@ -31,7 +31,7 @@ from revector.registry.documents import Documents
 from revector.registry.engine import check_schema, make_engine, upgrade_schema
 from revector.registry.spending import SpendingMeter
 from revector.rehearsal import Rehearsal
-from revector.report import read_events, read_status
+from revector.report import read_events, read_status, waiting_revision
 from revector.searcher import Offer, Searcher
 from revector.shadow import ShadowReads
 from revector.spec import ModelSpec
@@ -452,11 +452,12 @@ class Project:
         return found
 
     def status(self, collection: str, *, recount: bool = False) -> dict[str, Any]:
-        """Where a collection stands; needs no model. See ``report.read_status``."""
+        """Where a collection stands, and the revision that waits (``next``); needs no model. See ``read_status``."""
         source = self.labels(collection)
         labels = None if source is None else source.name
         with self.engine.connect() as connection:
-            return read_status(connection, collection, labels=labels, recount=recount)
+            found = read_status(connection, collection, labels=labels, recount=recount)
+        return found | {"next": waiting_revision(self.migrations(collection), found["slots"])}
 
     def events(self, collection: str, limit: int = 100) -> list[dict[str, Any]]:
         """The newest events of a collection, newest first."""

@@ -44,6 +44,19 @@ BUILDING = (
 """Phases of a generation in the building slot, in the order in which a run passes them."""
 
 
+def state_of(role: str, phase: Phase) -> str:
+    """Return in a word what the generation in a slot does: a phase says how far its migration came, not what it is for.
+
+    >>> [state_of("active", Phase.COMPLETED), state_of("standby", Phase.COMPLETED), state_of("building", Phase.GATED)]
+    ['serving', 'way back', 'gated']
+    """
+    if role == "active":
+        return "serving"
+    if role == "standby" and phase is not Phase.ROLLED_BACK:
+        return "way back"
+    return phase.value.replace("_", " ")
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """One move between phases: ``does`` completes the sentence "this step …"."""

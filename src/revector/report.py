@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
-from revector.errors import StateError
-from revector.lifecycle import BUILDING, FORWARD, STEPS, Phase, remaining
+from revector.errors import SpecError, StateError
+from revector.lifecycle import BUILDING, FORWARD, STEPS, Phase, remaining, state_of
 from revector.registry import deadletters, loads, shadowing, sharding, work
 from revector.registry.collections import Collection, Generation, read_collection, read_generation
 from revector.registry.spending import spent
 from revector.registry.throttling import read_share
 from revector.registry.watching import clock_jumped, encoder_fault
+from revector.revisions import RevisionGraph
 
 FIGURES = ("comparison", "scores", "findings", "ann", "latency")
 """What a gate result keeps for its page: too much for a status, or for an event."""
@@ -114,7 +116,7 @@ def read_status(
     collection = read_collection(connection, name)
     now: datetime = connection.execute(sa.text("SELECT clock_timestamp()")).scalar_one()
     slots = {
-        role: _slot(connection, gen)
+        role: _slot(connection, role, gen)
         for role, gen in (
             ("active", collection.active_gen),
             ("standby", collection.standby_gen),
@@ -143,7 +145,21 @@ def read_status(
     }
 
 
-def _slot(connection: sa.Connection, gen: int | None) -> dict[str, Any] | None:
+def waiting_revision(folder: Path, slots: Mapping[str, Mapping[str, Any] | None]) -> dict[str, Any] | None:
+    """Return the head of the migration files where no slot holds it: the revision that waits for its migration.
+
+    None where nothing waits. Files that cannot be read give a ``problem`` instead: a status must not fail over them.
+    """
+    try:
+        head = RevisionGraph.from_folder(folder).head
+    except SpecError as error:
+        return {"problem": str(error)} if any(folder.glob("*.py")) else None
+    if head.revision in {slot["revision"] for slot in slots.values() if slot is not None}:
+        return None
+    return {"revision": head.revision, "message": head.message, "model": head.model.name, "dim": head.model.dim}
+
+
+def _slot(connection: sa.Connection, role: str, gen: int | None) -> dict[str, Any] | None:
     if gen is None:
         return None
     generation = read_generation(connection, gen)
@@ -162,6 +178,7 @@ def _slot(connection: sa.Connection, gen: int | None) -> dict[str, Any] | None:
         "encoder_fp": generation.encoder_fp,
         "fidelity": dict(generation.fidelity),
         "phase": str(generation.phase),
+        "state": state_of(role, generation.phase),
         "registered_at": generation.registered_at.isoformat(),
         "live_at": None if generation.live_at is None else generation.live_at.isoformat(),
         "bytes": int(size or 0),

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import DAG, Param, TriggerRule, chain
 from airflow.sdk.configuration import conf
 
-from revector.airflow.factory import Config, collection_param, collections_of, make_dag, place_of, revisions_of, warning
+from revector.airflow.factory import (
+    Config,
+    collection_param,
+    collections_of,
+    make_dag,
+    place_of,
+    revision_param,
+    revisions_of,
+    warning,
+)
 from revector.airflow.operators import (
     EPOCH,
     MOVES,
@@ -64,7 +73,11 @@ def migration_dag(
         "schedule": None,
         "description": "Move a collection to another embedding model: shadow index, gate, atomic swap, rollback window",
         "doc_md": _document(problem, *broken),
-        "params": ({} if collection else {"collection": collection_param(folders, problem)}) | _form(revisions),
+        "params": {
+            "collection": collection_param([collection] if collection else folders, problem),
+            "revision": revision_param(revisions),
+            **_form(),
+        },
     } | common
     with make_dag(dag_id, place=place, deadline=deadline, **common) as dag:
         of = {"collection": collection or COLLECTION, **place}
@@ -165,7 +178,7 @@ def rollback_dag(
         "form, and makes the move; otherwise it changes nothing and fails. The alias moves in one short transaction, "
         "and an index that was rolled back keeps receiving every write, so that one can go forward again.\n\n"
         "| move | |\n|---|---|\n" + "".join(f"| {name} | {does} |\n" for name, does in _MOVES.items()),
-        "params": ({} if collection else {"collection": collection_param(names, problem)}) | _move_form(),
+        "params": {"collection": collection_param([collection] if collection else names, problem)} | _move_form(),
     } | common
     with make_dag(dag_id, place=place, **common) as dag:
         MoveOperator(
@@ -211,21 +224,13 @@ def _move_form() -> dict[str, Param]:
     }
 
 
-def _form(revisions: Sequence[str]) -> dict[str, Param]:
+def _form() -> dict[str, Param]:
     return {
-        "revision": Param(
-            "head",
-            type="string",
-            minLength=1,
-            examples=["head", *revisions],
-            title="Revision",
-            description="A migration file's id, or head: the newest",
-        ),
         "approval": Param(
-            False,
+            True,
             type="boolean",
             title="Ask for approval",
-            description="Wait for a person between the gate and the swap",
+            description="Wait for a person between the gate and the swap; off: a gate that passes is enough",
         ),
         "shards": Param(
             None,

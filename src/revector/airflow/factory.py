@@ -19,6 +19,9 @@ from revector.airflow.operators import LibraryRetries
 from revector.errors import SpecError
 from revector.revisions import RevisionGraph
 
+TAG = "revector"
+"""On every DAG of ours."""
+
 Config = str | os.PathLike[str] | None
 Notifiers = Sequence[Callable[[Any], None]]
 """Airflow notifiers (``SlackNotifier(…)``) or callables that get the context of the task that failed."""
@@ -41,6 +44,9 @@ def make_dag(
     that a repetition cannot mend fail at once. ``deadline``: a run that takes longer shows in Airflow's list of
     deadlines and is told to the webhook of ``revector.toml``; None: however long. ``notifiers`` hear of each task that
     failed. ``default_args`` (queue, pool, executor, ...) are those of every task.
+
+    A DAG without a schedule is not paused when Airflow first sees it, whatever Airflow's default: it runs only when
+    somebody starts it, and a run of a paused DAG waits for ever. Those with a schedule arrive as Airflow is set.
     """
     arguments = {
         "owner": owner,
@@ -51,12 +57,13 @@ def make_dag(
         "retry_policy": LibraryRetries(),
         "on_failure_callback": list(notifiers),
     }
-    given: dict[str, Any] = {"tags": ["revector"], "catchup": False} | options
+    given: dict[str, Any] = {"catchup": False, "is_paused_upon_creation": False if schedule is None else None} | options
     return DAG(
         dag_id,
         schedule=schedule,
         **given
         | {
+            "tags": sorted({TAG, *given.get("tags", ())}),
             "default_args": arguments | given.get("default_args", {}),
             "deadline": None if deadline is None else _alert(dag_id, deadline, place),
         },
@@ -102,18 +109,32 @@ def collections_of(file: str | None) -> tuple[dict[str, Path], str | None]:
         return {}, f"{path}: collections must be tables, such as [collections.docs]"
 
 
-def revisions_of(folders: Mapping[str, Path]) -> tuple[list[str], list[str]]:
-    """Return the revisions of these collections, newest first, and what is wrong with their migration files.
+def revisions_of(folders: Mapping[str, Path]) -> tuple[dict[str, str], list[str]]:
+    """Return the revisions of these collections with words for people, newest first, and what is wrong with the files.
 
     They are read as data and never run, so that a broken one hinders no other collection and no other DAG.
     """
-    found, problems = [], []
+    found: dict[str, list[str]] = {}
+    problems = []
     for name, folder in folders.items():
         try:
-            found += [one.revision for one in RevisionGraph.from_folder(folder)][::-1]
+            graph = RevisionGraph.from_folder(folder)
         except (SpecError, OSError, UnicodeDecodeError) as error:
             problems.append(f"{name}: {error}")
-    return found, problems
+            continue
+        for one in [*graph][::-1]:
+            where = f"{name}: " if len(folders) > 1 else ""
+            found.setdefault(one.revision, []).append(f"{where}{one.message} ({one.model.name})")
+    return {revision: f"{revision}, {', '.join(words)}" for revision, words in found.items()}, problems
+
+
+def revision_param(revisions: Mapping[str, str]) -> Param:
+    """Return the form's choice of a revision: of the files; any text where none can be read."""
+    what = "One of the migration files; head is the newest of the collection"
+    choice: dict[str, Any] = {"minLength": 1, "examples": ["head", *revisions]}
+    if revisions:
+        choice = {"enum": ["head", *revisions], "values_display": {"head": "head, the newest file"} | dict(revisions)}
+    return Param("head", type="string", title="Revision", description=what, **choice)
 
 
 def collection_param(names: Collection[str], problem: str | None) -> Param:

@@ -171,8 +171,14 @@ class MigrateStepOperator(MigrationOperator):
         self.step, self.began, self.options = step, began, options
 
     def call(self, project: Project, collection: str, context: Any) -> None:
-        """Run the step. An approval that nobody was asked for gives no reason, so that a demanded one is refused."""
+        """Run the step. An approval that nobody was asked for gives no reason, so that a demanded one is refused.
+
+        A migration that was opened without approval stays as it was opened; this run asks all the same.
+        """
         options = dict(self.options or {})
+        opened = project.status(collection)["migration"] if self.step == "provision" else None
+        if opened and opened["revision"] == self.wanted:
+            options.pop("approval", None)
         if self.step == "approve":
             _, options["reason"] = self.answered(context)
         began = None if self.began is None else int(self.began)

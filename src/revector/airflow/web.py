@@ -15,9 +15,11 @@ from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 
 from revector import audit, overtime
 from revector.airflow import RETIRE_NOW, ROLL_BACK, approval_question, web_history, window_question
-from revector.airflow.web_access import MOVING_DAG, SEES_PAGE, Known, project, rights
+from revector.airflow.web_access import GUARD_DAG, MOVING_DAG, SEES_PAGE, Known, project, rights
+from revector.airflow.web_runs import airflow_state
 from revector.config import Project
 from revector.errors import ConfigError, DatabaseError, RevectorError
+from revector.lifecycle import FORWARD, STEPS
 
 STATIC = Path(__file__).parent / "static"
 FILES = frozenset(path.name for path in STATIC.iterdir())
@@ -67,7 +69,10 @@ def status(user: GetUserDep) -> dict[str, Any]:
         "user": user.get_name(),
         "may": rights(user),
         "answers": answers,
+        "steps": [{"name": name, "does": STEPS[name].does} for name in FORWARD],
+        "migrating_dag": GUARD_DAG,
         "moving_dag": MOVING_DAG,
+        "airflow": airflow_state(user),
         "collections": [_collection(project(), name) for name in sorted(project().settings.collections)],
     }
 

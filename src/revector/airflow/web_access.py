@@ -30,7 +30,9 @@ MOVING_DAG = "revector_rollback"
 SEES_PAGE = Depends(requires_access_dag("GET", param_dag_id=GUARD_DAG))
 READS_HISTORY = Depends(requires_access_dag("GET", DagAccessEntity.AUDIT_LOG, GUARD_DAG))
 
-_RIGHTS: dict[str, tuple[ResourceMethod, DagAccessEntity, str]] = {
+_RIGHTS: dict[str, tuple[ResourceMethod, DagAccessEntity | None, str]] = {
+    "start": ("POST", DagAccessEntity.RUN, GUARD_DAG),
+    "unpause": ("PUT", None, GUARD_DAG),
     "move": ("POST", DagAccessEntity.RUN, MOVING_DAG),
     "answer": ("PUT", DagAccessEntity.HITL_DETAIL, GUARD_DAG),
     "history": ("GET", DagAccessEntity.AUDIT_LOG, GUARD_DAG),
@@ -38,7 +40,7 @@ _RIGHTS: dict[str, tuple[ResourceMethod, DagAccessEntity, str]] = {
 
 
 def rights(user: BaseUser) -> dict[str, bool]:
-    """Return whether the user may ``move`` the alias, ``answer`` waiting runs, and read the ``history``."""
+    """Return whether the user may ``start`` migrations, ``unpause`` DAGs, ``move`` the alias, and so on."""
     teams = {dag: DagModel.get_team_name(dag) for dag in (GUARD_DAG, MOVING_DAG)}
     return {
         name: get_auth_manager().is_authorized_dag(

@@ -19,6 +19,7 @@ from revector.cli.exits import CHECK_FAILED
 from revector.cli.options import Collection, Json, ProjectPath, Session, open_session
 from revector.cli.output import Output, as_json, make_table, one_line
 from revector.errors import ConfigError
+from revector.sentences import sentence
 
 if TYPE_CHECKING:
     from revector.audit import Wanted
@@ -150,7 +151,8 @@ def _print_events(rows: Sequence[Mapping[str, Any]], out: Output) -> None:
     table = make_table("event", "when", "who", "what", "generation", "detail", right=("event", "generation"))
     for row in rows:
         gen = "" if row["gen"] is None else str(row["gen"])
-        detail = one_line(as_json(row["detail"]), 160)
+        reason = (row["detail"] or {}).get("reason")
+        detail = one_line(". ".join(filter(None, [sentence(row["kind"], row["detail"]), reason])), 160)
         table.add_row(str(row["seq"]), f"{row['at']:%Y-%m-%d %H:%M:%S}", row["actor"], row["kind"], gen, detail)
     out.console.print(table if rows else "No such events.")
 

@@ -89,6 +89,8 @@ def status_screen(found: Mapping[str, Any]) -> RenderableType:
     ]
     if found["migration"] is not None:
         parts += [Text(), *_migration(found["migration"])]
+    if (following := found.get("next")) is not None:
+        parts += [Text(), _waiting(following, open_one=found["migration"] is not None)]
     if found["rollback"] is not None:
         left = found["rollback"]["seconds_left"]
         line = f"Rollback: {span(left)} left" if left else "Rollback: the window is over; run `revector retire`"
@@ -110,6 +112,13 @@ def status_screen(found: Mapping[str, Any]) -> RenderableType:
     return Group(*parts)
 
 
+def _waiting(following: Mapping[str, Any], *, open_one: bool) -> Text:
+    if "problem" in following:
+        return Text(f"The migration files cannot be used: {following['problem']}", style="red")
+    then = "once this migration is closed" if open_one else "run `revector plan`, then `revector upgrade`"
+    return Text(f"Revision {following['revision']} ({following['model']}) waits: {then}", style="yellow")
+
+
 def _shadow(reads: Mapping[str, Any]) -> str:
     lost = ", ".join(f"{reads[what]:,} {what}" for what in ("shed", "errors") if reads[what])
     if not reads["compared"]:
@@ -128,7 +137,7 @@ def _slots(slots: Mapping[str, Any]) -> RenderableType:
     if not filled:
         return Text("Nothing is served yet: run `revector upgrade`.")
     right = ("generation", "dim", "size", "waiting", "dead", "lag")
-    columns = ("slot", "generation", "revision", "message", "model", "dim", "phase", "size", "waiting", "dead", "lag")
+    columns = ("slot", "generation", "revision", "message", "model", "dim", "state", "size", "waiting", "dead", "lag")
     table = make_table(*columns, right=right)
     for role, slot in filled.items():
         waiting = slot["waiting"]
@@ -139,7 +148,7 @@ def _slots(slots: Mapping[str, Any]) -> RenderableType:
             one_line(slot["message"], 30),
             slot["model"],
             f"{slot['dim']:,}",
-            slot["phase"],
+            slot["state"],
             size(slot["bytes"]),
             f"{waiting['live'] + waiting['bulk']:,}",
             f"{waiting['dead']:,}",

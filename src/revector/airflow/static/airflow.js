@@ -14,7 +14,7 @@ export async function call(path, options = {}) {
 
 const runPath = (dag, run) => `${API}/dags/${encodeURIComponent(dag)}/dagRuns/${encodeURIComponent(run)}`;
 
-export const readDag = (dag) => call(`${API}/dags/${encodeURIComponent(dag)}`);
+export const readDag = (dag) => call(`${API}/dags/${encodeURIComponent(dag)}/details`);
 export const readRun = (dag, run) => call(runPath(dag, run));
 
 // Questions that wait for a person, by their subject.
@@ -30,11 +30,13 @@ export async function answer(question, option, reason) {
   return { dag: dag_id, run: dag_run_id };
 }
 
-export async function trigger(dag, conf) {
-  const body = JSON.stringify({ logical_date: null, conf, note: conf.reason });
+export async function trigger(dag, conf, note) {
+  const body = JSON.stringify({ logical_date: null, conf, note });
   const made = await call(`${API}/dags/${encodeURIComponent(dag)}/dagRuns`, { method: "POST", body });
   return { dag, run: made.dag_run_id };
 }
+
+export const unpause = (dag) => call(`${API}/dags/${encodeURIComponent(dag)}`, { method: "PATCH", body: JSON.stringify({ is_paused: false }) });
 
 // Wait until a run has ended; `told` hears its state. Throws with the task's own words if it failed.
 export async function follow({ dag, run }, told) {
@@ -61,21 +63,28 @@ async function reasonOf(dag, run) {
   return "The run failed; its log says why.";
 }
 
-// A link to a run in Airflow's own pages. Our frame may not navigate the window around it, but a link of that window may.
-export function runLink({ dag, run, task }) {
-  const link = document.createElement("a");
-  link.href = `../../dags/${encodeURIComponent(dag)}/runs/${encodeURIComponent(run)}${task ? `/tasks/${encodeURIComponent(task)}` : ""}`;
-  link.textContent = task ?? "run";
-  link.title = `${dag}, run ${run}`;
-  link.addEventListener("click", (event) => {
+// Links to Airflow's own pages. Our frame may not navigate the window around it, but a link of that window may.
+function link(path, words, title) {
+  const made = document.createElement("a");
+  made.href = `../../${path}`;
+  made.textContent = words;
+  made.title = title;
+  made.addEventListener("click", (event) => {
     if (window.parent === window) return;
     event.preventDefault();
     const outer = window.parent.document.createElement("a");
-    outer.href = link.href;
+    outer.href = made.href;
     outer.click();
   });
-  return link;
+  return made;
 }
+
+export function runLink({ dag, run, task }, words = task ?? "run") {
+  const path = `dags/${encodeURIComponent(dag)}/runs/${encodeURIComponent(run)}`;
+  return link(task ? `${path}/tasks/${encodeURIComponent(task)}` : path, words, `${dag}, run ${run}`);
+}
+
+export const airflowLink = (dag, words = dag) => link(`dags/${encodeURIComponent(dag)}`, words, `the DAG ${dag}`);
 
 export function followTheme() {
   const system = matchMedia("(prefers-color-scheme: dark)");

@@ -5,8 +5,10 @@ const { Badge, Box, Heading, HStack, Link, Text } = globalThis.ChakraUI;
 const PERIOD_MS = 10000;
 const at = (path) => new URL(path, document.baseURI).href; // the base is Airflow's root, whatever its path prefix
 
-function told({ migration: open, rollback, problem }) {
+function told({ name, migration: open, rollback, problem, next }, runs) {
   if (problem) return ["red", "problem", problem];
+  const begun = runs.find((run) => run.collection === name && run.revision && !run.action);
+  if (begun && !open) return ["blue", begun.tasks[0] ?? begun.state, `a migration to ${begun.revision} is under way`];
   if (open?.building) {
     const { planned, published } = open.progress;
     const step = open.steps.find(({ state }) => state === "current")?.name;
@@ -17,11 +19,12 @@ function told({ migration: open, rollback, problem }) {
     const left = hours >= 1 ? `${Math.floor(hours)} h` : `${Math.ceil(hours * 60)} min`;
     return ["orange", open?.phase === "rolled_back" ? "rolled back" : "rollback window", `${left} left to go back`];
   }
+  if (next) return next.problem ? ["red", "problem", next.problem] : ["gray", "waiting", `revision ${next.revision} waits for its migration`];
   return ["green", "steady", "no migration is open"];
 }
 
-function line(found) {
-  const [colour, word, rest] = told(found);
+function line(found, runs) {
+  const [colour, word, rest] = told(found, runs);
   const active = found.slots?.active;
   return h(HStack, { key: found.name, gap: 3 },
     h(Text, { fontWeight: "medium" }, found.name),
@@ -45,5 +48,5 @@ globalThis.RevectorCard = function RevectorCard() {
   if (!found) return null;
   return h(Box, { order: 2 },
     h(HStack, { mb: 2 }, h(Heading, { size: "sm" }, "Embedding migrations"), h(Link, { href: at("plugin/revector"), color: "fg.info", fontSize: "sm" }, "Open")),
-    h(Box, { borderWidth: 1, borderRadius: 8, p: 3, display: "grid", gap: 2, fontSize: "sm" }, ...found.collections.map(line)));
+    h(Box, { borderWidth: 1, borderRadius: 8, p: 3, display: "grid", gap: 2, fontSize: "sm" }, ...found.collections.map((one) => line(one, found.airflow.runs))));
 };

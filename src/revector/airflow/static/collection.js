@@ -1,16 +1,17 @@
 // One collection as it stands: its slots, the open migration, the rollback window and what the gate measured.
 
-import { age, clock, count, el, mib, ratio, span, spaced, table } from "./dom.js";
-import { buttons, note, rolledBack } from "./moves.js";
+import { age, clock, count, el, mib, ratio, span, spaced, table, utc } from "./dom.js";
+import { buttons, last, note, rolledBack } from "./moves.js";
+import { begun, otherRuns, waiting } from "./runs.js";
 
-export function card(found, waits, own) {
+export function card(found, status, waits, own) {
   const head = el("div", { class: "head" }, el("h2", {}, found.name));
   if (found.problem) return el("article", { "data-key": `problem ${found.name}` }, head, el("p", { class: "problem" }, found.problem));
   const active = found.slots.active;
   if (active) head.append(el("span", { class: "soft" }, `${count(found.documents)} documents, answered from revision ${active.revision} (${active.model})`));
   const said = note(found);
   return el("article", { "data-key": found.name },
-    ...[head, slots(found), migration(found, waits), rollbackWindow(found), said && el("section", { "data-key": "said" }, said), gate(found),
+    ...[head, slots(found), begun(found, status), migration(found, waits), rollbackWindow(found), waiting(found, status), otherRuns(found, status), said && el("section", { "data-key": "said" }, said), gate(found),
       ...own.map((key) => el("section", { "data-key": `${key} ${found.name}`, "data-own": true }))].filter(Boolean));
 }
 
@@ -20,14 +21,14 @@ function slots(found) {
     const { live, bulk, dead } = slot.waiting;
     const fault = slot.encoder_fault ? el("span", { class: "bad", title: slot.encoder_fault }, " encoder fails") : null;
     return [el("span", { class: `badge ${role}` }, role), el("span", { title: slot.message }, el("code", {}, slot.revision)),
-      el("span", {}, `${slot.model} (${slot.dim})`, fault), slot.index_kind, spaced(slot.phase), mib(slot.bytes), age(slot.live_at ?? slot.registered_at),
+      el("span", {}, `${slot.model} (${slot.dim})`, fault), slot.index_kind, slot.state, mib(slot.bytes), age(slot.live_at ?? slot.registered_at),
       count(live + bulk), live + bulk ? span(slot.lag_s) : "–", el("span", { class: dead ? "bad" : null }, count(dead))];
   });
   if (!rows.length) {
-    return el("section", {}, el("p", { class: "soft" }, "Nothing is indexed yet: trigger the DAG revector_migrate, or run revector upgrade."));
+    return el("section", {}, el("p", { class: "soft" }, "Nothing is indexed yet."));
   }
   return el("section", { class: "scroll", "data-key": "slots" }, table(`Indexes of ${found.name}`,
-    ["slot", "revision", "model", "index", "phase", "#size", "#age", "#waiting", "#lag", "#dead"], rows));
+    ["slot", "revision", "model", "index", "state", "#size", "#age", "#waiting", "#lag", "#dead"], rows));
 }
 
 function migration(found, waits) {
@@ -42,7 +43,7 @@ function migration(found, waits) {
   const { dead, live } = found.slots.building.waiting;
   const fact = (name, value, bad) => el("span", { class: bad ? "bad" : null }, `${name} `, el("b", {}, value));
   const refused = open.gate && !open.gate.passed && !open.gate.overridden;
-  const moves = [...(waits.has(found.questions.approval) ? ["approve", "reject"] : []), ...(refused ? ["override"] : []), "abort"];
+  const moves = waits.has(found.questions.approval) ? ["approve", "reject"] : [];
   return el("section", { "data-key": "progress" },
     el("div", { class: "row" }, title, buttons(found, moves)), line,
     el("progress", { max: 1, value: share, "aria-label": "documents embedded" }),
@@ -53,7 +54,8 @@ function migration(found, waits) {
       eta != null ? fact("left", span(eta)) : null,
       fact("shards done", `${open.shards.filter((shard) => shard.done).length} of ${open.shards.length}`),
       live ? fact("lag", span(found.slots.building.lag_s)) : null,
-      fact("dead letters", count(dead), dead > 0)));
+      fact("dead letters", count(dead), dead > 0)),
+    last(found, refused ? ["override", "abort"] : ["abort"]));
 }
 
 function plot(marks) {
@@ -93,7 +95,7 @@ function gate(found) {
     el("div", { class: "row" }, el("h3", {}, `Gate: recall@${result.k} on ${count(result.queries)} labelled queries`),
       reportButton(found.name, result.id, "Gate report")),
     el("div", { class: "gate" }, table("What the gate measured", ["", "#mean", `#${Number(percent.toPrecision(6))} % interval`], rows), plot(sides.map((side) => [side, result[side].recall]))),
-    el("p", { class: `note ${result.passed ? "good" : "bad"}` }, `${verdict}${overridden} Measured ${age(result.at)} ago on ${result.labels}.`));
+    el("p", { class: `note ${result.passed ? "good" : "bad"}` }, `${verdict}${overridden} Measured ${utc(result.at).slice(0, 16)} UTC on ${result.labels}.`));
 }
 
 // Opens the report over the page; it is a page of its own, too.
@@ -108,13 +110,15 @@ export function reportButton(collection, result, words) {
 
 function rollbackWindow(found) {
   if (!found.rollback) return null;
-  const { seconds_left: left, clock_jumped: jumped } = found.rollback;
+  const { seconds_left: left, clock_jumped: jumped, deadline } = found.rollback;
   const open = found.migration;
   return el("section", { "data-key": "window" },
     el("h3", {}, "Rollback window"),
     el("div", { class: "window" }, el("span", { class: "clock", "data-left": left }, clock(left)),
-      el("span", { class: "soft" }, jumped ? "The database's clock jumped: only a person ends this window. " : null, rolledBack(found)
-        ? `Rolled back. Revision ${open.revision} still receives every write: going forward again loses nothing.`
-        : "The old index still receives every write: going back loses nothing."),
-      buttons(found, [rolledBack(found) ? "swap" : "rollback", "retire"])));
+      el("span", {}, el("b", {}, "until ", el("time", { datetime: deadline }, `${utc(deadline).slice(0, 16)} UTC`)), el("br"), el("span", { class: "soft" },
+        jumped ? "The database's clock jumped: only a person ends this window. " : null, rolledBack(found)
+          ? `Rolled back. Revision ${open.revision} still receives every write: going forward again loses nothing.`
+          : "The old index still receives every write: going back loses nothing.")),
+      buttons(found, [rolledBack(found) ? "swap" : "rollback"])),
+    last(found, ["retire"]));
 }

@@ -23,6 +23,7 @@ export function table(caption, heads, rows) {
 export const count = (value) => (value == null ? "–" : Number(value).toLocaleString("en"));
 export const ratio = (value) => (value == null ? "–" : Number(value).toFixed(4));
 export const mib = (bytes) => `${(bytes / 2 ** 20).toLocaleString("en", { maximumFractionDigits: 1 })} MiB`;
+export const utc = (iso) => `${new Date(iso).toISOString().slice(0, 19).replace("T", " ")}`; // every time on the page is UTC
 export const age = (iso) => (iso ? span((Date.now() - Date.parse(iso)) / 1000) : "–");
 export const spaced = (word) => word.replaceAll("_", " ");
 export const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));

@@ -2,7 +2,7 @@
 
 import { call, runLink } from "./airflow.js";
 import { reportButton } from "./collection.js";
-import { count, el, ratio, spaced, table } from "./dom.js";
+import { count, el, spaced, table, utc } from "./dom.js";
 
 const TYPING_MS = 300;
 const DAY_MS = 86400000;
@@ -45,7 +45,7 @@ export class History {
 
   query(more = {}) {
     const given = Object.fromEntries([...new FormData(this.form)].map(([name, value]) => [name, value.trim()]));
-    const day = (value, later) => (value ? new Date(new Date(`${value}T00:00`).getTime() + later).toISOString() : "");
+    const day = (value, later) => (value ? new Date(Date.parse(`${value}T00:00Z`) + later).toISOString() : "");
     const all = { ...given, since: day(given.since, 0), until: day(given.until, DAY_MS), run: this.run ?? "", ...more };
     return new URLSearchParams(Object.entries(all).filter(([, value]) => value !== "" && value != null));
   }
@@ -73,27 +73,26 @@ export class History {
     }
   }
 
-  draw({ events, older, matching, choices }) {
+  draw({ events, older, first, matching, choices }) {
     fill(this.kinds, choices.kinds.map((kind) => [kind, spaced(kind)]));
     fill(this.generations, choices.generations.map(({ gen, revision }) => [String(gen), `${gen}: ${revision}`]));
     this.actors.replaceChildren(...choices.actors.map((actor) => el("option", { value: actor })));
     for (const [i, form] of ["csv", "parquet"].entries()) this.exports[i].href = `${this.path("/export")}?${this.query({ form })}`;
     this.table.replaceChildren(events.length ? table(`History of ${this.collection}`,
-      ["when", "who", "what", "generation", "reason", "evidence", "from"], events.map((event) => this.row(event)))
+      ["when (UTC)", "who", "what", "generation", "reason", "evidence", "run"], events.map((event) => this.row(event)))
       : el("p", { class: "soft" }, "No event is like that."));
     const go = (words, before, enabled) => el("button", { type: "button", class: "small", disabled: !enabled, onclick: before }, words);
     this.pages.replaceChildren(
-      el("span", { class: "soft" }, events.length ? `events ${count(events.at(-1).seq)} to ${count(events[0].seq)}, ${count(matching)} in all` : ""),
+      el("span", { class: "soft" }, events.length ? `events ${count(first)} to ${count(first + events.length - 1)} of ${count(matching)}, the newest first` : ""),
       el("span", {}, go("Newer", () => { this.before = this.newer.pop(); this.load(); }, this.newer.length),
         go("Older", () => { this.newer.push(this.before); this.before = older; this.load(); }, older != null)));
   }
 
   row(event) {
-    const { reason, airflow, ...evidence } = event.detail ?? {};
-    const short = Object.entries(evidence).map(brief).filter(Boolean).join(", ");
-    const whole = el("details", {}, el("summary", {}, el("code", {}, short || "–")),
+    const { reason, airflow } = event.detail ?? {};
+    const whole = el("details", {}, el("summary", { title: "all figures" }, event.sentence || "all figures"),
       el("pre", {}, JSON.stringify({ event: event.seq, epoch: event.epoch, ...event.detail, hash: event.hash }, null, 1)));
-    return [el("time", { class: "when", datetime: event.at, title: event.at }, new Date(event.at).toLocaleString()), event.actor, spaced(event.kind),
+    return [el("time", { class: "when", datetime: event.at, title: event.at }, utc(event.at)), event.actor, spaced(event.kind),
       event.gen == null ? "–" : el("span", { title: event.revision ?? "" }, event.gen), reason ?? "–",
       el("div", {}, whole, event.gate_result ? reportButton(this.collection, event.gate_result, "Report") : null),
       airflow ? runLink({ dag: airflow.dag_id, run: airflow.run_id, task: airflow.task_id }) : "–"];
@@ -107,7 +106,7 @@ export class History {
       const whole = !broken.length;
       this.chain.className = whole ? "good" : "bad";
       this.chain.title = head ? `The newest event's hash is ${head}. Noted elsewhere, it also shows later whether events were cut off at the end.` : "";
-      this.chain.textContent = whole ? `✓ hash chain holds over ${count(events)} events${head ? ` (head ${head.slice(0, 12)}…)` : ""}, checked ${new Date(at).toLocaleTimeString()}`
+      this.chain.textContent = whole ? `✓ hash chain holds over ${count(events)} events${head ? ` (head ${head.slice(0, 12)}…)` : ""}, checked ${utc(at).slice(11)}`
         : `✗ tampered with: the chain breaks at event ${broken.slice(0, 5).map(count).join(", ")}${broken.length > 5 ? ", …" : ""}`;
     } catch (error) {
       this.chain.className = "bad";
@@ -119,11 +118,4 @@ export class History {
 function fill(select, options) {
   const known = new Set([...select.options].map((option) => option.value));
   select.append(...options.filter(([value]) => !known.has(value)).map(([value, words]) => el("option", { value }, words)));
-}
-
-// One line of a detail: nested figures and whole hashes are in what opens, but for the recall that people look for.
-function brief([key, value]) {
-  if (value?.recall?.mean != null) return `${key} recall ${ratio(value.recall.mean)}`;
-  if (typeof value === "number") return `${spaced(key)} ${Number(value.toPrecision(6))}`;
-  return value == null || typeof value === "object" ? "" : `${spaced(key)} ${String(value).replace(/\b([0-9a-f]{12})[0-9a-f]{52}\b/g, "$1…")}`;
 }

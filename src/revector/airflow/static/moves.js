@@ -2,6 +2,7 @@
 
 import { answer, follow, questions, runLink, trigger } from "./airflow.js";
 import { el, pause, spaced } from "./dom.js";
+import { isPaused, pausedNote } from "./runs.js";
 
 const AGAIN_MS = 2000;
 const PATIENCE_MS = 120000;
@@ -12,22 +13,31 @@ const reasons = new Map(); // collection -> the reason being typed
 const notes = new Map(); // collection -> {kind, text, at}: what came of the last move
 const busy = new Set(); // collections with a move under way
 
-// `read` returns the newest status, `refresh` fetches it, `draw` shows it.
+// `read` returns the newest status, `waits` the questions that wait, `refresh` fetches both, `draw` shows them.
 let page = null;
 export const begin = (hooks) => { page = hooks; };
 
+// `final`: nothing brings it back, so it stands apart, in small, and its form wants the revision typed.
 const MOVES = {
+  start: { words: "Start the migration", style: "main", right: "start", confirm: (found) => `Migrate to ${found.next?.revision}, and ask before the swap` },
   approve: { words: "Approve", style: "main", asks: "approval", right: "answer", confirm: (found) => `Swap to ${found.migration.revision}` },
   reject: { words: "Reject", asks: "approval", right: "answer", confirm: () => "Do not swap; keep the shadow index" },
   rollback: { words: "Roll back", style: "main", asks: "window", right: "move", confirm: () => "Go back to the old index" },
   swap: { words: "Go forward again", style: "main", right: "move", confirm: (found) => `Go forward to ${found.migration.revision}` },
-  retire: { words: "Retire now", style: "danger", asks: "window", right: "move",
+  retire: { words: "Retire now", style: "quiet", final: "Is the way back not wanted any more?", asks: "window", right: "move",
     confirm: (found) => `Drop the ${rolledBack(found) ? "new" : "old"} index for good` },
-  override: { words: "Override the gate", style: "danger", right: "move", confirm: () => "Let it swap although the gate did not pass" },
-  abort: { words: "Abort", style: "danger", right: "move", confirm: (found) => `Give up ${found.migration.revision} and drop its index` },
+  override: { words: "Override the gate", style: "quiet", right: "move", confirm: () => "Let it swap although the gate did not pass" },
+  abort: { words: "Abort", style: "quiet", final: "Is this revision not wanted any more?", right: "move", confirm: (found) => `Give up ${found.migration.revision} and drop its index` },
 };
 
 export const rolledBack = (found) => found.migration?.phase === "rolled_back";
+
+// The DAG that a move is done by: that of the run which waits for the answer, or the one that the page triggers.
+function doer(found, move) {
+  if (move === "start") return page.read().migrating_dag;
+  const waits = rolledBack(found) ? null : page.waits().get(found.questions[MOVES[move].asks]);
+  return waits?.task_instance.dag_id ?? page.read().moving_dag;
+}
 
 // The buttons of some moves, or, once one was pressed, its form.
 export function buttons(found, names) {
@@ -35,27 +45,41 @@ export function buttons(found, names) {
   if (move && names.includes(move)) return confirmation(found, move);
   const { may, user } = page.read();
   const mayAll = names.every((name) => may[MOVES[name].right]);
+  const paused = [...new Set(names.map((name) => doer(found, name)))].filter((dag) => isPaused(dag, page.read()));
   const shown = names.map((name) => el("button", {
-    type: "button", class: MOVES[name].style, "data-key": `${found.name} ${name}`, disabled: !may[MOVES[name].right] || busy.has(found.name),
+    type: "button", class: MOVES[name].style, "data-key": `${found.name} ${name}`,
+    disabled: !may[MOVES[name].right] || busy.has(found.name) || paused.includes(doer(found, name)),
     title: may[MOVES[name].right] ? null : denied(user, MOVES[name].right), onclick: () => choose(found.name, name),
   }, MOVES[name].words));
-  return el("div", { class: "actions", "data-key": `${found.name} buttons` },
-    mayAll ? null : el("span", { class: "soft" }, "You may look, not act."), ...shown);
+  return el("div", { class: "actions", "data-key": `${found.name} ${names[0]} buttons` },
+    mayAll ? null : el("span", { class: "soft" }, "You may look, not act."),
+    ...paused.map((dag) => pausedNote(dag, page.read(), page.refresh)), ...shown);
+}
+
+// What nobody should press by mistake, below and in small.
+export function last(found, names) {
+  const why = names.map((name) => MOVES[name].final).filter(Boolean).join(" ");
+  return el("div", { class: "last", "data-key": `${found.name} last` }, el("span", { class: "soft" }, why), buttons(found, names));
 }
 
 const denied = (user, right) => `${user} may look, not act: that needs the right to ${
-  right === "move" ? `trigger the DAG ${page.read().moving_dag}` : "answer questions of the DAG revector_migrate"}`;
+  right === "answer" ? "answer questions of the DAG revector_migrate"
+    : `trigger the DAG ${right === "start" ? page.read().migrating_dag : page.read().moving_dag}`}`;
 
 function confirmation(found, move) {
-  const { words, style, confirm } = MOVES[move];
+  const { words, style, confirm, final } = MOVES[move];
+  const { revision } = found.migration ?? {};
+  const typed = final ? el("input", { placeholder: `type ${revision} to confirm`, "aria-label": "revision", required: true, pattern: revision,
+    title: `This cannot be undone: type ${revision}`, autocomplete: "off" }) : null;
   return el("form", {
     class: "actions", "data-key": `${found.name} ${move} form`, "aria-label": words,
     onsubmit: (event) => { event.preventDefault(); act(found.name, move); },
     onkeydown: (event) => { if (event.key === "Escape") choose(found.name, null); },
   }, el("input", {
-    placeholder: "why? (for the history)", "aria-label": "reason", required: true, maxlength: 500, pattern: ".*\\S.*",
+    placeholder: move === "start" ? "why? (kept with the run)" : "why? (for the history)", "aria-label": "reason", required: true, maxlength: 500, pattern: ".*\\S.*",
     title: "a reason, for the history", oninput: (event) => reasons.set(found.name, event.target.value),
-  }), el("button", { class: style }, confirm(found)), el("button", { type: "button", onclick: () => choose(found.name, null) }, "Cancel"));
+  }), typed, el("button", { class: style === "main" ? "main" : "danger" }, confirm(found)),
+  el("button", { type: "button", onclick: () => choose(found.name, null) }, "Cancel"));
 }
 
 function choose(name, move) {
@@ -91,20 +115,25 @@ async function act(name, move) {
   let run = null;
   const told = (started) => (state) => { run = started; say(name, "soft", `${MOVES[move].words}: the run is ${state} …`, run); };
   try {
+    if (move === "start") {
+      run = await trigger(page.read().migrating_dag, { collection: name, revision: found.next.revision, approval: true }, reason);
+      say(name, "good", `The migration to ${found.next.revision} is begun. Before the swap it asks here for an approval.`, run);
+      return;
+    }
     if (!(await answerRun(found, move, reason, told))) await triggerRun(found, move, reason, told);
     say(name, "good", `${MOVES[move].words}: done.`, run);
   } catch (error) {
     say(name, "bad", error.message, run);
   } finally {
     busy.delete(name);
+    await page.refresh();
   }
-  await page.refresh();
 }
 
 async function triggerRun(found, move, reason, told) {
   const { revision, phase } = found.migration;
   const conf = { collection: found.name, action: move, revision, phase, reason };
-  const run = await trigger(page.read().moving_dag, conf);
+  const run = await trigger(page.read().moving_dag, conf, reason);
   await follow(run, told(run));
   // A run that waits for an approval would wait for ever: there is nothing left to approve.
   const waits = move === "abort" && (await questions()).get(found.questions.approval);

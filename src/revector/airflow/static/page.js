@@ -6,6 +6,7 @@ import { Charts } from "./charts.js";
 import { clock, el, morph, pause } from "./dom.js";
 import { History } from "./history.js";
 import { begin } from "./moves.js";
+import { pausedDags } from "./runs.js";
 
 const OPEN_MS = 2000; // while something moves or can be moved
 const QUIET_MS = 10000;
@@ -25,15 +26,16 @@ function draw() {
   if (!latest) return;
   const shown = latest.collections.filter((found) => !only || found.name === only);
   const own = latest.may.history ? ["charts", "history"] : ["charts", "hidden"];
-  const cards = shown.length ? shown.map((found) => card(found, waiting, found.problem ? [] : own))
+  const cards = shown.length ? shown.map((found) => card(found, latest, waiting, found.problem ? [] : own))
     : [el("p", { class: "soft" }, "No collection is configured: add one to revector.toml.")];
+  morph(document.getElementById("paused"), pausedDags(latest, refresh));
   morph(root, el("main", { id: "collections" }, ...cards));
   for (const found of shown) if (!found.problem) fill(found);
 }
 
 // What draws itself is made once, and told when there is something new.
 function fill(found) {
-  const make = { charts: () => new Charts(found.name), history: () => new History(found.name, run) };
+  const make = { charts: () => new Charts(found.name, () => latest, refresh), history: () => new History(found.name, run) };
   for (const node of document.querySelectorAll("[data-own]:empty")) {
     const [kind, name] = node.dataset.key.split(" ");
     if (name !== found.name) continue;
@@ -58,7 +60,7 @@ async function refresh() {
     latest = found;
     readAt = performance.now();
     state.className = "";
-    state.textContent = `signed in as ${latest.user}${latest.may.move || latest.may.answer ? "" : " (read only)"}`;
+    state.textContent = `signed in as ${latest.user}${latest.may.move || latest.may.answer ? "" : " (read only)"}; all times are UTC`;
     draw();
   } catch (error) {
     state.className = "lost";
@@ -77,21 +79,21 @@ async function place() {
   const query = new URLSearchParams(location.search);
   const dag = query.get("dag");
   if (!dag) return true;
-  const { tags, dag_display_name: name } = await readDag(dag);
+  const { tags, params, dag_display_name: name } = await readDag(dag);
   if (!tags.some((tag) => tag.name === OURS)) {
     state.textContent = `${name} is not a DAG of revector: there is nothing to show here.`;
     return false;
   }
   if (query.has("run")) {
     run = query.get("run");
-    only = (await readRun(dag, run)).conf?.collection ?? null;
+    only = (await readRun(dag, run)).conf?.collection ?? params?.collection?.value ?? null;
   }
   return true;
 }
 
 async function begun() {
   followTheme();
-  begin({ read: () => latest, collection: (name) => latest.collections.find((one) => one.name === name), draw, refresh });
+  begin({ read: () => latest, waits: () => waiting, collection: (name) => latest.collections.find((one) => one.name === name), draw, refresh });
   try {
     if (!(await place())) return;
   } catch (error) {
@@ -103,7 +105,7 @@ async function begun() {
   setInterval(tick, 250);
   for (;;) {
     if (!document.hidden) await refresh();
-    await pause(!latest || latest.collections.some((one) => one.migration) ? OPEN_MS : QUIET_MS);
+    await pause(!latest || latest.airflow.runs.length || latest.collections.some((one) => one.migration) ? OPEN_MS : QUIET_MS);
   }
 }
 
