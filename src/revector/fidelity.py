@@ -1,18 +1,19 @@
-"""Owns the measurement of how faithfully an encoder runs here: against the same model in float32, on real texts."""
+"""Owns the measurement of how faithfully an encoder runs here: against the model as its own files say, in float32."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from revector.encoders.check import unit_rows
+from revector.encoders.own import own_of
 from revector.errors import FidelityTooLow
 from revector.interfaces import Encoder
-from revector.spec import Revision
+from revector.spec import ModelSpec, Revision
 
 TEXTS = 128
 NEIGHBOURS = 10
@@ -21,24 +22,38 @@ TIE = 1e-6
 
 @runtime_checkable
 class Approximate(Protocol):
-    """An encoder whose vectors depend on how it runs: number format, kernels, runtime."""
+    """An encoder whose vectors depend on how it runs: number format, kernels, runtime, prompts."""
 
     def reference(self) -> Encoder | None:
-        """Return the same model run plainly in float32, or None where this is what runs already."""
+        """Return the model as its own files say, run plainly in float32, or None where this is what runs already."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Fidelity:
-    """Vectors as they are computed beside those of the reference: cosines (-1 to 1), and shared neighbours (0 to 1)."""
+    """Vectors as they are computed beside those of the reference: cosines (-1 to 1), and shared neighbours (0 to 1).
+
+    ``query_overlap_at_10`` is of the same texts as queries, and measured only where prompts of the model's files are
+    ``ignored``, one clause for each.
+    """
 
     texts: int
     cosine_mean: float
     cosine_min: float
     overlap_at_10: float
+    query_overlap_at_10: float | None = None
+    ignored: tuple[str, ...] = ()
+
+    def as_data(self) -> dict[str, Any]:
+        """Return what was measured as plain JSON data."""
+        data = {"texts": self.texts, "cosine_mean": self.cosine_mean, "cosine_min": self.cosine_min}
+        data |= {"overlap_at_10": self.overlap_at_10}
+        if not self.ignored:
+            return data
+        return data | {"query_overlap_at_10": self.query_overlap_at_10, "ignored": list(self.ignored)}
 
 
-def measure(encoder: Encoder, texts: Sequence[str]) -> Fidelity | None:
+def measure(encoder: Encoder, model: ModelSpec, texts: Sequence[str]) -> Fidelity | None:
     """Embed up to ``TEXTS`` different ``texts`` twice; None where there is nothing to compare, or fewer than two."""
     chosen = list(dict.fromkeys(texts))[:TEXTS]
     reference = encoder.reference() if isinstance(encoder, Approximate) and len(chosen) > 1 else None
@@ -47,7 +62,13 @@ def measure(encoder: Encoder, texts: Sequence[str]) -> Fidelity | None:
     found = unit_rows(encoder.encode_document(chosen).astype(np.float64))
     wanted = unit_rows(reference.encode_document(chosen).astype(np.float64))
     cosines = np.sum(found * wanted, axis=1)
-    return Fidelity(len(chosen), float(cosines.mean()), float(cosines.min()), overlap(wanted, found, NEIGHBOURS))
+    ignored, queries = own_of(encoder).ignored_by(model), None
+    if ignored:
+        asked = unit_rows(encoder.encode_query(chosen).astype(np.float64))
+        meant = unit_rows(reference.encode_query(chosen).astype(np.float64))
+        queries = _overlap(meant @ wanted.T, asked @ found.T, NEIGHBOURS)
+    shared = overlap(wanted, found, NEIGHBOURS)
+    return Fidelity(len(chosen), float(cosines.mean()), float(cosines.min()), shared, queries, ignored)
 
 
 def overlap(wanted: npt.NDArray[np.floating], found: npt.NDArray[np.floating], k: int) -> float:
@@ -55,26 +76,79 @@ def overlap(wanted: npt.NDArray[np.floating], found: npt.NDArray[np.floating], k
 
     Both hold unit vectors ``(n, dim)``. What is as near as the last by ``wanted``, but for rounding, counts as near.
     """
-    k = min(k, len(wanted) - 1)
-    by_wanted, by_found = _similarities(wanted), _similarities(found)
+    return _overlap(wanted @ wanted.T, found @ found.T, k)
+
+
+def _overlap(by_wanted: npt.NDArray[np.floating], by_found: npt.NDArray[np.floating], k: int) -> float:
+    """Return the same for two tables of similarities ``(n, n)``, of which the diagonal does not count."""
+    k = min(k, len(by_wanted) - 1)
+    np.fill_diagonal(by_wanted, -np.inf)
+    np.fill_diagonal(by_found, -np.inf)
     last = np.sort(by_wanted, axis=1)[:, -k, None] - TIE
     nearest = np.argpartition(-by_found, k - 1, axis=1)[:, :k]
     return float((np.take_along_axis(by_wanted, nearest, axis=1) >= last).mean())
 
 
-def _similarities(units: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-    similar = units @ units.T
-    np.fill_diagonal(similar, -np.inf)
-    return similar
-
-
 def check(found: Fidelity | None, revision: Revision) -> None:
-    """Raise ``FidelityTooLow`` where an encoder shares fewer neighbours with float32 than the gate demands."""
-    least = revision.gate.min_fidelity
-    if found is not None and found.overlap_at_10 < least:
-        raise FidelityTooLow(
-            f"model {revision.model.name!r} as it runs here (dtype {revision.model.dtype}) shares "
-            f"{found.overlap_at_10:.4f} of the ten nearest neighbours with float32 on {found.texts} texts of this "
-            f"collection (least cosine {found.cosine_min:.5f}); gate.min_fidelity demands {least:g}. Nothing was "
-            'registered; set model.dtype to "float32" or "bfloat16", or lower gate.min_fidelity in the migration file.'
+    """Raise ``FidelityTooLow`` where an encoder shares fewer neighbours with the reference than the gate demands."""
+    if reason := too_low(found, revision):
+        raise FidelityTooLow(reason)
+
+
+def too_low(found: Fidelity | None, revision: Revision) -> str:
+    """Return why ``check`` refuses, or nothing."""
+    least, name = revision.gate.min_fidelity, revision.model.name
+    if found is None or min(found.overlap_at_10, found.query_overlap_at_10 or 1.0) >= least:
+        return ""
+    if found.ignored:
+        return (
+            f"model {name!r}: {'; '.join(found.ignored)}. With these it shares {found.overlap_at_10:.4f} of the ten "
+            f"nearest neighbours with the model as its own files say (for queries {found.query_overlap_at_10:.4f}) on "
+            f"{found.texts} texts of this collection; gate.min_fidelity demands {least:g}. Nothing was registered; "
+            "take the prompts over into the migration file, or lower gate.min_fidelity there if yours are meant."
         )
+    return (
+        f"model {name!r} as it runs here (dtype {revision.model.dtype}) shares {found.overlap_at_10:.4f} of the ten "
+        f"nearest neighbours with float32 on {found.texts} texts of this collection (least cosine "
+        f"{found.cosine_min:.5f}); gate.min_fidelity demands {least:g}. Nothing was registered; set model.dtype to "
+        '"float32" or "bfloat16", or lower gate.min_fidelity in the migration file.'
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """That an encoder may serve a revision. ``texts`` gives chunks of the collection.
+
+    ``served``: it serves already, so its settings need no proof: another index over its vectors changes nothing.
+    """
+
+    encoder: Encoder
+    revision: Revision
+    served: bool
+    texts: Callable[[], Sequence[str]]
+
+    def refuse_similarity(self) -> None:
+        """Raise ``EncoderError`` where the model was not trained for cosine."""
+        if not self.served:
+            own_of(self.encoder).check(self.revision.model.name)
+
+    def foretell(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return what provisioning will refuse, and what it will not but a person should know."""
+        own, model = own_of(self.encoder), self.revision.model
+        ignored, notes = own.ignored_by(model), own.exceeded_by(model)
+        if not ignored or self.served:
+            return (), (*ignored, *notes)
+        reason = too_low(measure(self.encoder, model, self.texts()), self.revision)
+        return ((f"it will be refused: {reason.rstrip('.')}",), notes) if reason else ((), (*ignored, *notes))
+
+    def demand(self) -> Fidelity | None:
+        """Return what is measured; None where there is nothing to compare.
+
+        Raises ``EncoderError`` as ``refuse_similarity``, ``FidelityTooLow`` below the gate.
+        """
+        self.refuse_similarity()
+        if self.served and own_of(self.encoder).ignored_by(self.revision.model):
+            return None
+        found = measure(self.encoder, self.revision.model, self.texts())
+        check(found, self.revision)
+        return found

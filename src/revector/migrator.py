@@ -29,7 +29,7 @@ from revector.errors import (
 )
 from revector.evidence import STEP_REEMBEDDED, Evidence
 from revector.gate import Measured, QuerySet
-from revector.interfaces import NoProgress, Progress
+from revector.interfaces import Encoder, NoProgress, Progress
 from revector.labels import LabelSource
 from revector.leftovers import Leftovers
 from revector.lifecycle import BUILDING, FORWARD, STEPS, Phase, remaining
@@ -66,8 +66,9 @@ class Settings:
 
     ``shards``: parts of a backfill; None: as its plan reckons (``outcomes.shards_for``). ``archive_days``: how long
     embeddings outlive their index, for who begins anew. ``warm_wait_s``: how long a swap waits for serving processes to
-    have loaded the next encoder. ``overlap``: reading, embedding and publishing side by side, and resting for others as
-    ``bars`` says; without it, all statements of a backfill come from one thread.
+    have loaded the next encoder. ``served_encoder``: for a copy, the fingerprint of the one that serves the original:
+    it needs no proof (``fidelity.Proof``). ``overlap``: reading, embedding and publishing side by side, and resting for
+    others as ``bars`` says; without it, all statements of a backfill come from one thread.
     """
 
     migrations: Path
@@ -78,6 +79,7 @@ class Settings:
     drain_s: float = 60.0
     archive_days: float = 7.0
     warm_wait_s: float = 120.0
+    served_encoder: str | None = None
     overlap: bool = True
     bars: Bars = field(default_factory=Bars)
     costs: Costs = field(default_factory=Costs)
@@ -152,8 +154,11 @@ class Migrator:
             reembedded=STEP_REEMBEDDED,
         )
         encoder = self._encoders.fresh(target.model)
+        proof = self._proof(target, encoder)
+        proof.refuse_similarity()
         plan = make_plan(self._engine, collection, active, target, encoder, labelled_queries=labelled, means=means)
-        return replace(plan, already=already)
+        warnings, risks = proof.foretell()
+        return replace(plan, already=already, warnings=(*plan.warnings, *warnings), risks=(*plan.risks, *risks))
 
     def run(self, step: str, revision: str | None = None, *, began: int | None = None, **options: Any) -> Outcome:
         """Run one step; a step that was done before is a success that does nothing.
@@ -383,8 +388,7 @@ class Migrator:
         self._evidence.refuse_unmeasurable(target, self._standing.collection())
         analyze_grown(self._engine, ("document",))
         encoder = self._encoders.fresh(target.model)
-        found = fidelity.measure(encoder, sample_chunks(self._engine, self._cid, target, encoder))
-        fidelity.check(found, target)
+        found = self._proof(target, encoder).demand()
         ranges = sharding.plan_ranges(self._engine, self._cid, count)
         new = moves.Registration(
             target,
@@ -394,7 +398,7 @@ class Migrator:
             hours,
             approval,
             ranges,
-            fidelity={} if found is None else asdict(found),
+            fidelity={} if found is None else found.as_data(),
         )
         with self._control(self._take_over()) as held:
             if (
@@ -409,6 +413,13 @@ class Migrator:
             True,
             {"generation": made.gen, "index": made.physical_name, **({"fidelity": made.fidelity} if found else {})},
         )
+
+    def _proof(self, target: Revision, encoder: Encoder) -> fidelity.Proof:
+        with self._engine.connect() as connection:
+            active = read_collection(connection, self._name).active_gen
+            fp = None if active is None else read_generation(connection, active).encoder_fp
+        served = encoder.fingerprint in (fp, self._settings.served_encoder)
+        return fidelity.Proof(encoder, target, served, lambda: sample_chunks(self._engine, self._cid, target, encoder))
 
     def _backfill(self, generation: Generation, token: int) -> Mapping[str, Any]:
         with self._engine.connect() as connection:

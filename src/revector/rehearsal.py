@@ -154,6 +154,7 @@ class Rehearsal:
             encoders=self._encoders,
             actor=self._actor,
             progress=self._progress,
+            served=real.active,
         )
         queries, labelled = choose_queries(
             real.qrels,

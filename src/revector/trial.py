@@ -67,10 +67,21 @@ class _Written:
 
 
 class Trial:
-    """A collection in a scratch schema. Nobody else writes to it, and nobody is served by it."""
+    """A collection in a scratch schema. Nobody else writes to it, and nobody is served by it.
+
+    ``served``: the generation that serves the real one.
+    """
 
     def __init__(
-        self, scratch: Scratch, folder: Path, *, settings: Settings, encoders: Encoders, actor: str, progress: Progress
+        self,
+        scratch: Scratch,
+        folder: Path,
+        *,
+        settings: Settings,
+        encoders: Encoders,
+        actor: str,
+        progress: Progress,
+        served: Generation | None = None,
     ) -> None:
         self.engine, self._name = scratch.engine, scratch.name
         self._actor, self._progress = actor, progress
@@ -86,6 +97,7 @@ class Trial:
             archive=folder / "archive",
             labels=None,
             window_hours=WINDOW_HOURS,
+            served_encoder=None if served is None else served.encoder_fp,
             drain_s=0.0,
         )
         with self.engine.begin() as connection:

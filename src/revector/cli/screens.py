@@ -44,7 +44,10 @@ def _gate(facts: Mapping[str, Any]) -> str:
 
 
 def _fidelity(found: Mapping[str, Any] | None) -> str:
-    return "" if not found else f"; {found['overlap_at_10']:.1%} of neighbours as in plain float32"
+    if not found:
+        return ""
+    ignored = "".join(f"; {clause}" for clause in found.get("ignored", ()))
+    return f"; {found['overlap_at_10']:.1%} of neighbours as in plain float32{ignored}"
 
 
 def _served(facts: Mapping[str, Any], how: str) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from revector.encoders.check import check_vectors, fingerprint_of, settings_of, unit_rows
+from revector.encoders.own import UNLIMITED, OwnSettings, read_own, text_tokens
 from revector.encoders.pca import read_rotation
 from revector.errors import ConfigError, EncoderError
 from revector.interfaces import Vectors
@@ -95,7 +96,7 @@ class SentenceTransformerEncoder:
 
     ``model.max_tokens`` counts tokens of the text alone: the special tokens and the prompt get room on top, so that a
     chunk within ``max_tokens`` is never cut; longer texts are cut at their end. Static embeddings have no limit of
-    their own and are cut by their tokenizer. The model's own configured prompts are not used, only those of ``model``.
+    their own and are cut by their tokenizer. Only the prompts of ``model`` are used; those of its files are in ``own``.
     A width below the model's own is a cut to the first dimensions, then normalised again (Matryoshka representation
     learning, Kusupati et al., 2022). Calls from several threads wait for each other.
 
@@ -119,6 +120,8 @@ class SentenceTransformerEncoder:
         if not any(name.endswith(_TOKENIZERS) for name in files):
             # transformers would go on with an empty vocabulary: every word unknown, all texts alike.
             raise _unloadable(model, folder, "there is no tokenizer.json, vocab file or sentencepiece model.")
+        self.own: OwnSettings = read_own(model.name, folder)
+        """What the model's own files say of its use."""
         network, self._devices = _load(model, folder, device)
         self._tokenizer = _plain_tokenizer(model, network)
         own = network.get_embedding_dimension()
@@ -128,6 +131,7 @@ class SentenceTransformerEncoder:
                 f"narrower. Nothing was changed; set model.dim to at most {own}, or name another model."
             )
         self._own_dim = own
+        self.own = replace(self.own, dim=own, max_length=self.own.max_length or _length_of(network))
         self._limit_length(network)
         self._engine, self.engine = self._choose_engine(network, batch_tokens, packed=packed)
         _LOGGER.info("model %s runs on %s by %s", model.name, self.device, self.engine)
@@ -191,10 +195,16 @@ class SentenceTransformerEncoder:
         return unit_rows(checked) if self._model.normalize else checked
 
     def reference(self) -> SentenceTransformerEncoder | None:
-        """Return the same model in float32 by sentence-transformers itself, or None where that is what runs here."""
-        if self.engine != "packed" and self._model.dtype == "float32":
+        """Return the model as its own files say, in float32 by sentence-transformers itself; None where that runs here.
+
+        Prompts are those of the files, and texts are cut where the files say.
+        """
+        plain = replace(self.own.applied_to(self._model), dtype="float32")
+        if self.engine != "packed" and plain == self._model:
             return None
-        plain = replace(self._model, dtype="float32")
+        if (limit := self.own.max_length) is not None:
+            own_tokens = text_tokens(self._tokenizer, limit, plain.query_prompt, plain.document_prompt)
+            plain = replace(plain, max_tokens=min(plain.max_tokens, own_tokens))
         return SentenceTransformerEncoder(plain, folder=self._folder, device=str(self._devices[0]), packed=False)
 
     def _choose_engine(
@@ -206,7 +216,7 @@ class SentenceTransformerEncoder:
         model, dim = self._model, self.dim
         prompts = bool(model.query_prompt or model.document_prompt)
         if not packed:
-            return _Padded(network.to(self._devices[0]), model, batch_tokens), "sentence-transformers: as the reference"
+            return self._padded(network, batch_tokens), "sentence-transformers: as the reference"
         try:
             engine = PackedEngine(
                 network, devices=self._devices, dtype=model.dtype, batch_tokens=batch_tokens, prompts=prompts
@@ -218,9 +228,11 @@ class SentenceTransformerEncoder:
                     f"{reason}. Nothing was embedded; write a revision with model.dtype bfloat16 or float32."
                 ) from reason
             self._devices = self._devices[:1]
-            whole = _Padded(network.to(self._devices[0]), model, batch_tokens)
-            return whole, f"sentence-transformers: {reason}"
+            return self._padded(network, batch_tokens), f"sentence-transformers: {reason}"
         return lambda texts, _task, prompt: engine.encode([prompt + text for text in texts], dim), "packed"
+
+    def _padded(self, network: SentenceTransformer, batch_tokens: int | None) -> _Padded:
+        return _Padded(network.to(self._devices[0]), self._model, self._tokenizer, batch_tokens)
 
     def _limit_length(self, network: SentenceTransformer) -> None:
         """Make the model cut texts at ``max_tokens``, or refuse what exceeds its positions."""
@@ -245,9 +257,11 @@ class SentenceTransformerEncoder:
 class _Padded:
     """Embedding by sentence-transformers itself; where memory runs out, its batches halve for good."""
 
-    def __init__(self, network: SentenceTransformer, model: ModelSpec, batch_tokens: int | None) -> None:
-        budget = batch_tokens or (CPU_PADDED_TOKENS if network.device.type == "cpu" else GPU_PADDED_TOKENS)
-        self._network, self._rows, self._dim = network, max(1, budget // model.max_tokens), model.dim
+    def __init__(
+        self, network: SentenceTransformer, model: ModelSpec, tokenizer: Tokenizer, batch_tokens: int | None
+    ) -> None:
+        self._budget = batch_tokens or (CPU_PADDED_TOKENS if network.device.type == "cpu" else GPU_PADDED_TOKENS)
+        self._network, self._tokenizer, self._limit, self._dim = network, tokenizer, model.max_tokens, model.dim
 
     def __call__(self, texts: Sequence[str], task: str, prompt: str) -> npt.NDArray[np.float32]:
         from revector.encoders.packed import is_out_of_memory
@@ -255,14 +269,17 @@ class _Padded:
         if not len(texts):
             return np.empty((0, self._dim), dtype=np.float32)
         encode = self._network.encode_query if task == "query" else self._network.encode_document
+        encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        longest = min(self._limit, max(1, *(len(one.ids) for one in encoded)))
         while True:
+            rows = max(1, self._budget // longest)
             try:
-                found = encode(list(texts), prompt=prompt, batch_size=self._rows, show_progress_bar=False)
+                found = encode(list(texts), prompt=prompt, batch_size=rows, show_progress_bar=False)
                 return np.asarray(found, dtype=np.float32)[:, : self._dim]
             except RuntimeError as error:
-                if self._rows == 1 or not is_out_of_memory(error):
+                if rows == 1 or not is_out_of_memory(error):
                     raise
-            self._rows //= 2
+            self._budget //= 2
 
 
 def _load(model: ModelSpec, folder: Path, device: str) -> tuple[SentenceTransformer, list[torch.device]]:
@@ -346,6 +363,12 @@ def _plain_tokenizer(model: ModelSpec, network: SentenceTransformer) -> Tokenize
     copy.no_truncation()
     copy.no_padding()
     return copy
+
+
+def _length_of(network: SentenceTransformer) -> int | None:
+    """Return how many tokens the model sees where its files do not say; None where nothing limits them."""
+    limits = [network.max_seq_length, _position_limit(network)]
+    return min((one for one in limits if one is not None and one < UNLIMITED), default=None)
 
 
 def _position_limit(network: SentenceTransformer) -> int | None:

@@ -1,0 +1,316 @@
+"""Owns what a model's own files say about its use: prompts, length, width and similarity; read without loading it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
+
+from revector.encoders.pca import MANIFEST
+from revector.errors import EncoderError
+from revector.interfaces import Encoder
+from revector.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+SETTINGS = "config_sentence_transformers.json"
+_LENGTHS = tuple(
+    f"sentence_{name}_config.json"
+    for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+"""Where sentence-transformers looks for ``max_seq_length``, in its order."""
+_PADDED_POSITIONS = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "data2vec-text", "xmod"}
+"""Types of model that number positions from the padding token's id + 1, so that the first ones are never used."""
+UNLIMITED = 1_000_000
+"""Tokenizers without a limit say 10^30."""
+_SAME_WIDTH = {"Normalize", "Dropout", "LayerNorm"}
+Role: TypeAlias = Literal["query", "document"]
+_ROLES: Mapping[Role, tuple[str, ...]] = {"query": ("query",), "document": ("document", "passage", "corpus")}
+"""Names of prompts by what they are for, as sentence-transformers documents them, in its order."""
+_LIKE: Mapping[Role, set[str]] = {
+    "query": {"query", "queries", "question"},
+    "document": {"document", "documents", "doc", "passage", "passages", "corpus"},
+}
+_RETRIEVAL = {"retrieval", "search", "s2p"}
+_KIND = "SentenceTransformer"
+
+
+@dataclass(frozen=True, slots=True)
+class OwnSettings:
+    """How a model wants to be used, as far as its files say.
+
+    ``dim``: width of its vectors; ``max_length``: tokens of a text with special tokens and prompt; None where the files
+    do not say. A prompt is None where they name several for the same role. ``similarity``: ``cosine``, ``dot``,
+    ``euclidean`` or ``manhattan``. ``unit_length``: whether it normalizes its vectors itself. ``kind``: the class of
+    sentence-transformers that it was saved from.
+    """
+
+    dim: int | None = None
+    max_length: int | None = None
+    query_prompt: str | None = ""
+    document_prompt: str | None = ""
+    similarity: str = "cosine"
+    unit_length: bool = False
+    kind: str = _KIND
+
+    def check(self, name: str) -> None:
+        """Raise ``EncoderError`` where vectors of model ``name`` must not be compared by cosine.
+
+        Dot product and Euclidean distance of vectors of length 1 give the order that cosine gives.
+        """
+        if self.kind != _KIND:
+            raise EncoderError(
+                f"model {name!r} is a {self.kind}, as {SETTINGS} in its folder says, and gives no vectors that can be "
+                "compared by cosine. Nothing was changed; choose a model for embeddings."
+            )
+        if self.similarity == "cosine" or (self.unit_length and self.similarity in ("dot", "euclidean")):
+            return
+        raise EncoderError(
+            f"model {name!r} was trained for another similarity than cosine: {SETTINGS} in its folder says "
+            f'similarity_fn_name "{self.similarity}"'
+            + ("" if self.unit_length else ", and the model does not normalize its vectors")
+            + ". Only cosine indexes exist for now, and by cosine its results would be wrong. Nothing was changed; "
+            "choose a model that was trained for cosine or that normalizes its vectors."
+        )
+
+    def applied_to(self, model: ModelSpec) -> ModelSpec:
+        """Return ``model`` with the prompts that the files say, where they say one."""
+        query, document = self.query_prompt, self.document_prompt
+        return replace(
+            model,
+            query_prompt=model.query_prompt if query is None else query,
+            document_prompt=model.document_prompt if document is None else document,
+        )
+
+    def ignored_by(self, model: ModelSpec) -> tuple[str, ...]:
+        """Return a clause for each prompt of the files that ``model`` does not use."""
+        own = self.applied_to(model)
+        return tuple(
+            f"model.{name} is {used!r}, and the model's own files say {prompt!r}"
+            for name, used, prompt in (
+                ("query_prompt", model.query_prompt, own.query_prompt),
+                ("document_prompt", model.document_prompt, own.document_prompt),
+            )
+            if used != prompt
+        )
+
+    def exceeded_by(self, model: ModelSpec) -> tuple[str, ...]:
+        """Return a clause where ``model`` takes longer texts than the files say."""
+        if self.max_length is None or model.max_tokens <= self.max_length:
+            return ()
+        said = f"model.max_tokens is {model.max_tokens:,}, and the model's own files say max_seq_length"
+        return (f"{said} {self.max_length:,}: it was not trained on longer texts",)
+
+
+@runtime_checkable
+class FromFiles(Protocol):
+    """An encoder whose files say how the model wants to be used."""
+
+    own: OwnSettings
+
+
+def own_of(encoder: Encoder) -> OwnSettings:
+    """Return what the files of ``encoder``'s model say of its use; nothing where it has none."""
+    return encoder.own if isinstance(encoder, FromFiles) else OwnSettings(query_prompt=None, document_prompt=None)
+
+
+def read_own(name: str, folder: Path) -> OwnSettings:
+    """Return what the files of model ``name`` in ``folder`` say.
+
+    Raises ``EncoderError`` for a file that cannot be read and for prompts that are no texts.
+    """
+    files = _Files(name, folder)
+    said = files.read(SETTINGS)
+    prompts = _prompts(name, said)
+    dim, cut = files.width(), said.get("truncate_dim")
+    return OwnSettings(
+        dim=min(dim, cut) if dim and isinstance(cut, int) else dim,
+        max_length=files.length(),
+        query_prompt=_prompt("query", prompts, said),
+        document_prompt=_prompt("document", prompts, said),
+        similarity=str(said.get("similarity_fn_name") or "cosine"),
+        unit_length=files.unit_length(),
+        kind=str(said.get("model_type") or _KIND),
+    )
+
+
+def read_tokenizer(name: str, folder: Path) -> Tokenizer | None:
+    """Return the tokenizer in ``folder`` without truncation and padding; None where there is no tokenizer.json."""
+    from tokenizers import Tokenizer
+
+    path = _Files(name, folder).tokenizer()
+    if not path.is_file():
+        return None
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises Exception itself
+        raise _unreadable(name, path, str(error)) from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def text_tokens(tokenizer: Tokenizer, max_length: int, *prompts: str) -> int:
+    """Return how many tokens special tokens and the longest of ``prompts`` leave of ``max_length``, at least 8."""
+    taken = max(len(tokenizer.encode(prompt, add_special_tokens=False).ids) for prompt in prompts)
+    return max(8, max_length - tokenizer.num_special_tokens_to_add(False) - taken)
+
+
+# Prompts --------------------------------------------------------------------------------------------------------------
+
+
+def _prompts(name: str, said: Mapping[str, Any]) -> dict[str, str]:
+    found = said.get("prompts") or {}
+    if not isinstance(found, dict) or not all(isinstance(text, str | None) for text in found.values()):
+        raise EncoderError(
+            f"model {name!r}: prompts in {SETTINGS} is no table of names and texts. Nothing was changed; correct the "
+            "file."
+        )
+    return {prompt: text or "" for prompt, text in found.items()}
+
+
+def _prompt(role: Role, prompts: Mapping[str, str], said: Mapping[str, Any]) -> str | None:
+    """Return the prompt for a role: by the names that sentence-transformers knows, by a name like them, by default.
+
+    Empty ones are passed over, for sentence-transformers writes ``"document": ""`` beside a model's own ``passage``.
+    ``default_prompt_name`` counts where no prompt is named after this role, unless it is named after the other one.
+    """
+    named = {prompt: text for prompt, text in prompts.items() if text}
+    for known in _ROLES[role]:
+        if known in named:
+            return named[known]
+    alike = {prompt: text for prompt, text in named.items() if _is_for(role, prompt)}
+    retrieval = {prompt: text for prompt, text in alike.items() if _RETRIEVAL & set(_words(prompt))}
+    chosen = set((retrieval or alike).values())
+    if chosen:
+        return chosen.pop() if len(chosen) == 1 else None
+    default = said.get("default_prompt_name")
+    if not isinstance(default, str) or _is_for("document" if role == "query" else "query", default):
+        return ""
+    return named.get(default, "")
+
+
+def _words(prompt: str) -> list[str]:
+    return re.findall(r"[a-z0-9]+", prompt.lower())
+
+
+def _is_for(role: Role, prompt: str) -> bool:
+    """Whether a prompt's name says so: ``search_query``, ``retrieval.passage``, ``Retrieval-document``."""
+    return _words(prompt)[-1:] != [] and _words(prompt)[-1] in _LIKE[role]
+
+
+# Width, length, similarity --------------------------------------------------------------------------------------------
+
+
+class _Files:
+    """The JSON files of a model folder; what is absent is empty."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self._name, self._folder = name, folder
+        found = self._json(folder / "modules.json", list)
+        # Without modules.json sentence-transformers takes the transformer and the mean of its tokens.
+        self._modules = [("Transformer", "")] if found is None else [_module(entry) for entry in found]
+
+    def read(self, *parts: str) -> dict[str, Any]:
+        return self._json(self._folder.joinpath(*parts), dict) or {}
+
+    def _json(self, path: Path, kind: type[Any]) -> Any:
+        if not path.is_file():
+            return None
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise _unreadable(self._name, path, str(error)) from error
+        if not isinstance(found, kind):
+            raise _unreadable(self._name, path, f"it holds no {'list' if kind is list else 'table'}")
+        return found
+
+    def width(self) -> int | None:
+        for kind, path in reversed(self._modules):
+            if kind in _SAME_WIDTH:
+                continue
+            match kind:
+                case "Pooling":
+                    return _pooled(self.read(path, "config.json"))
+                case "Dense":
+                    return _positive(self.read(path, "config.json").get("out_features"))
+                case "StaticEmbedding":
+                    return _columns(self._folder / path / "model.safetensors")
+                case "Transformer":
+                    return _positive(self.read(path, "config.json").get("hidden_size"))
+            return None
+        return None
+
+    def unit_length(self) -> bool:
+        # The rotation of `revector train-pca` keeps lengths.
+        rotated = self._modules[-1:] if (self._folder / MANIFEST).is_file() else []
+        kinds = [kind for kind, _ in (self._modules[:-1] if rotated else self._modules)]
+        return bool(kinds) and kinds[-1] == "Normalize"
+
+    def length(self) -> int | None:
+        """Return how many tokens sentence-transformers lets the model see, within its positions."""
+        kind, path = self._modules[0] if self._modules else ("", "")
+        if kind != "Transformer":
+            return None
+        config = self.read(path, "config.json")
+        said = next(filter(None, (self.read(path, name) for name in _LENGTHS)), {}).get("max_seq_length")
+        if said is None:
+            said = self.read(path, "tokenizer_config.json").get("model_max_length")
+        limits = [_positive(said), _positions(config)]
+        return min((one for one in limits if one is not None and one < UNLIMITED), default=None)
+
+    def tokenizer(self) -> Path:
+        return self._folder / (self._modules[0][1] if self._modules else "") / "tokenizer.json"
+
+
+def _unreadable(name: str, path: Path, reason: str) -> EncoderError:
+    return EncoderError(
+        f"model {name!r}: {path} cannot be read: {reason}. Nothing was changed; the folder must be as "
+        "sentence-transformers saved it."
+    )
+
+
+def _module(entry: Any) -> tuple[str, str]:
+    """Return class and folder of an entry of modules.json."""
+    entry = entry if isinstance(entry, dict) else {}
+    return str(entry.get("type", "")).rpartition(".")[2], str(entry.get("path", ""))
+
+
+def _positive(value: Any) -> int | None:
+    return int(value) if isinstance(value, int | float) and 0 < value < float("inf") else None
+
+
+def _pooled(config: Mapping[str, Any]) -> int | None:
+    """Return the width after pooling: as many times that of a token as there are modes."""
+    width = _positive(config.get("embedding_dimension", config.get("word_embedding_dimension")))
+    mode = config.get("pooling_mode")
+    if mode is None:
+        modes = sum(value is True for name, value in config.items() if name.startswith("pooling_mode_"))
+    else:
+        modes = 1 if isinstance(mode, str) else len(mode)
+    return None if width is None else width * max(1, modes)
+
+
+def _positions(config: Mapping[str, Any]) -> int | None:
+    limit = _positive(config.get("max_position_embeddings"))
+    if limit is not None and config.get("model_type") in _PADDED_POSITIONS:
+        padding = config.get("pad_token_id", 1)
+        limit -= (padding if isinstance(padding, int) else 1) + 1
+    return limit
+
+
+def _columns(path: Path) -> int | None:
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="numpy") as file:
+            shape = file.get_slice("embedding.weight").get_shape()
+    except (OSError, SafetensorError):
+        return None
+    return int(shape[1]) if len(shape) == 2 else None

@@ -1,0 +1,96 @@
+"""Owns how a model's own settings become those of a migration file: taken over unless something else is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from revector.encoders import is_hub_id, model_folder, resolve_model
+from revector.encoders.own import OwnSettings, own_of, read_own, read_tokenizer, text_tokens
+from revector.errors import ConfigError, EncoderError
+from revector.interfaces import Encoder
+from revector.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+_SHORTEST = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Specified:
+    """A model for a migration file: ``taken`` says what came from its own files, ``notes`` what it does otherwise."""
+
+    model: ModelSpec
+    taken: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def specify(name: str, root: Path, load: Callable[[ModelSpec], Encoder], **given: Any) -> Specified:
+    """Return the model called ``name``; what is not ``given`` (fields of ``ModelSpec``) is as its own files say.
+
+    The model is loaded, by ``load``, only where its files do not say its width or have no tokenizer.json. Raises
+    ``ConfigError`` for a name that leads nowhere, for a model without a width of its own, and where the files name
+    several prompts for the same use; ``EncoderError`` where cosine would be the wrong similarity for it.
+    """
+    reference = resolve_model(name, root)
+    if not (is_hub_id(reference) or Path(reference).is_absolute()):
+        return Specified(ModelSpec(name, **{"dim": _loaded_width(name, load, given), **given}))
+    folder = model_folder(ModelSpec(name, 1, given.get("commit")), root)
+    own, tokenizer = read_own(name, folder), read_tokenizer(name, folder)
+    own.check(name)
+    if tokenizer is None or (own.dim is None and "dim" not in given):
+        loaded = load(ModelSpec(name, 1, given.get("commit"), _SHORTEST))
+        own, tokenizer = own_of(loaded), loaded.tokenizer
+    model = ModelSpec(name, **{**_own_fields(name, own, tokenizer, given), **given})
+    return Specified(model, _taken(own, model, given), (*own.ignored_by(model), *own.exceeded_by(model)))
+
+
+def compare(model: ModelSpec, root: Path) -> tuple[str, ...]:
+    """Return what ``model`` does otherwise than its own files say; nothing where they are not on this machine."""
+    try:
+        reference = resolve_model(model.name, root)
+        if is_hub_id(reference) or not Path(reference).is_absolute():
+            return ()
+        own = read_own(model.name, Path(reference))
+    except (ConfigError, EncoderError):
+        return ()
+    return (*own.ignored_by(model), *own.exceeded_by(model))
+
+
+def _loaded_width(name: str, load: Callable[[ModelSpec], Encoder], given: dict[str, Any]) -> int:
+    if "dim" in given:
+        return int(given["dim"])
+    if name.startswith("hashing"):
+        raise ConfigError(f"model {name!r} has no width of its own. Nothing was written; give one with --dim.")
+    loaded: Any = load(ModelSpec(name, **{"dim": 1, **given}))
+    return int(loaded.own_dim)
+
+
+def _own_fields(name: str, own: OwnSettings, tokenizer: Tokenizer, given: dict[str, Any]) -> dict[str, Any]:
+    for role, prompt in (("query", own.query_prompt), ("document", own.document_prompt)):
+        if prompt is None and f"{role}_prompt" not in given:
+            raise ConfigError(
+                f"model {name!r} names several prompts for a {role} in its own files. Nothing was written; say which "
+                f"text with --{role}-prompt."
+            )
+    prompts = {"query_prompt": own.query_prompt or "", "document_prompt": own.document_prompt or ""}
+    fields: dict[str, Any] = {**prompts, "dim": own.dim}
+    if own.max_length is not None:
+        used = ({**prompts, **given}[role] for role in prompts)
+        fields["max_tokens"] = text_tokens(tokenizer, own.max_length, *used)
+    return fields
+
+
+def _taken(own: OwnSettings, model: ModelSpec, given: dict[str, Any]) -> tuple[str, ...]:
+    said = {
+        "query_prompt": f"query prompt {model.query_prompt!r}" if model.query_prompt else "",
+        "document_prompt": f"document prompt {model.document_prompt!r}" if model.document_prompt else "",
+        "max_tokens": f"{model.max_tokens:,} tokens of text (max_seq_length {own.max_length:,})"
+        if own.max_length
+        else "",
+        "dim": f"{model.dim:,} dimensions",
+    }
+    return tuple(text for name, text in said.items() if text and name not in given)
