@@ -19,8 +19,11 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /venv
 WORKDIR /build
 COPY pyproject.toml README.md requirements.lock ./
+# torch comes first and by pip, which prefers the CPU build of an extra index; all else has the hash that the lock names.
+RUN sed -n '/^uv==/,/[^\\]$/p' requirements.lock > uv.txt && /venv/bin/pip install --require-hashes -r uv.txt \
+    && case ",${EXTRAS}," in *,embed,*|*,demo,*|*,dev,*) /venv/bin/pip install "$(grep '^torch==' requirements.lock)" ;; esac
 COPY src ./src
-RUN /venv/bin/pip install --constraint requirements.lock ".[${EXTRAS}]"
+RUN /venv/bin/uv pip install --no-cache --python /venv/bin/python --constraint requirements.lock ".[${EXTRAS}]"
 
 FROM python:${PYTHON}
 RUN useradd --uid 10001 --create-home --shell /usr/sbin/nologin revector \

@@ -29,16 +29,21 @@ clean:  ## removes everything that the targets above made
 	rm -rf .venv .revector .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# torch alone has no hashes: which of its builds there is to install (PyPI's, or one for CPUs) depends on the machine.
 lock:  ## requirements.lock anew from pyproject.toml
 	rm -f requirements.lock
-	$(BIN)/uv pip compile pyproject.toml --extra dev --python-version 3.11 --no-annotate --no-header -o requirements.lock
-	sed -i 's/^torch==\(.*\)+cpu$$/torch==\1/' requirements.lock
+	$(BIN)/uv pip compile -q pyproject.toml --extra dev --python-version 3.11 --no-annotate --no-header --generate-hashes -o requirements.lock
+	sed -i -e '/^torch==/,/[^\\]$$/{/^torch==/!d;s/+cpu//;s/ *\\$$//}' requirements.lock
 
 # torch comes through pip, which knows about local wheels; the rest through uv, ten times faster, or pip where uv fails.
+# Everything but torch has to have the hash that the lock names.
 $(INSTALLED): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "revector needs Python 3.11 or newer; name one: make PYTHON=python3.12 …")'
 	[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
-	$(BIN)/pip install -q --disable-pip-version-check uv "$$(grep '^torch==' requirements.lock)"
-	$(BIN)/uv pip install -q --python $(BIN)/python -r requirements.lock || $(BIN)/pip install -q --disable-pip-version-check -r requirements.lock
+	sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > .venv/uv.txt
+	sed '/^torch==/d' requirements.lock > .venv/hashed.txt
+	$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r .venv/uv.txt
+	$(BIN)/pip install -q --disable-pip-version-check "$$(grep '^torch==' requirements.lock)"
+	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --require-hashes -r .venv/hashed.txt || $(BIN)/pip install -q --disable-pip-version-check --no-deps --require-hashes -r .venv/hashed.txt
 	$(BIN)/pip install -q --disable-pip-version-check --no-deps -e .
 	@touch $@

@@ -193,7 +193,7 @@ def test_a_copied_model_has_the_fingerprint_of_the_original(tmp_path: Path) -> N
 
 
 def test_fingerprint_sees_every_file_that_shapes_vectors_and_no_other(tmp_path: Path) -> None:
-    from revector.encoders.sentence_transformers import file_hashes
+    from revector.encoders.files import file_hashes
 
     for name in ("model.safetensors", "1_Pooling/config.json", "README.md", ".cache/x.json", "onnx/model.json"):
         path = tmp_path / name

@@ -138,7 +138,7 @@ def _figures(project: Project, folder: Path, most: int) -> Iterator[Figure]:
 
 
 def _rotation(project: Project) -> Rotation:
-    from revector.encoders.sentence_transformers import file_hashes
+    from revector.encoders.files import file_hashes
 
     folder = project.root / PCA
     found = read_rotation(folder, {"kind": "sentence-transformers", "files": file_hashes(folder)})

@@ -110,6 +110,15 @@ class EncoderSettings(BaseModel):
     """Torch threads on CPU; default: torch's own choice."""
 
 
+class ModelSettings(BaseModel):
+    """One table of ``revector.toml`` under ``models``, by the model's name as in migration files."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    trust_code: bool = False
+    """Whether Python files in the model's folder are run. It is then part of the model's identity, and so are they."""
+
+
 class AlertSettings(BaseModel):
     """The ``[alerts]`` table."""
 
@@ -160,6 +169,8 @@ class Settings(BaseSettings):
     metrics: MetricsSettings = MetricsSettings()
     serve: ServeSettings = ServeSettings()
     collections: dict[str, CollectionSettings] = {}
+    models: dict[str, ModelSettings] = {}
+    """What is allowed to models, by name."""
     providers: dict[str, ProviderSettings] = {}
     """Embedding servers that ``model.name = "api:<provider>/<model>"`` may name."""
     hybrid: dict[str, str] = {}
@@ -291,6 +302,7 @@ class Project:
             device=self.settings.encoder.device,
             batch_tokens=self.settings.encoder.batch_tokens,
             providers=self.providers,
+            trust_code=self.settings.models.get(model.name, ModelSettings()).trust_code,
         )
 
     def init(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -18,6 +19,7 @@ from revector.cli.progress import reporting
 if TYPE_CHECKING:
     from revector.gate import Measured, QuerySet
     from revector.searcher import Answer
+    from revector.spec import ModelSpec
 
 _PANEL = "Search"
 PAGE_DOCUMENTS = 1_000
@@ -178,6 +180,11 @@ def rotate(
             f"revision {served.revision} serves {model.name!r} at {model.dim} dimensions; only a local model at its "
             "full width can be turned. Nothing was saved."
         )
+    if encoder.components.get("trust_code"):
+        raise ConfigError(
+            f"model {model.name!r} runs code of its own (trust_code), which is not copied. Nothing was saved; only a "
+            "model without can be turned."
+        )
     with opened.engine.connect() as connection:
         kept = train_pca(index_of(served).sample(connection, sample), model_folder(model, opened.root), target)
     widths = {dim: round(float(kept[dim - 1]), 4) for dim in (32, 64, 128, 256, 512, 1_024, 2_048) if dim < model.dim}
@@ -187,12 +194,20 @@ def rotate(
         console.print(f"Saved {target}. Of the squared length of the vectors is kept by a cut to:")
         pairs(console, {f"{dim:,}": f"{share:.1%}" for dim, share in widths.items()})
         console.print(
-            f"Use it: revector revision -m cut --model {reference} --dim N; with max_tokens, prompts, normalize, dtype "
-            f"and chunking as in {served.revision} nothing is embedded again.",
+            f"Use it: revector revision -m cut --model {reference} --dim N {_same_settings(model)}; with dtype and "
+            f"chunking as in {served.revision}, too, nothing is embedded again.",
             soft_wrap=True,
         )
 
     session.out.show({"folder": str(target), "model": reference, "width": model.dim, "kept": widths}, page)
+
+
+def _same_settings(model: ModelSpec) -> str:
+    """Return the options that make another model see texts as this one does."""
+    options = [f"--max-tokens {model.max_tokens}", "" if model.normalize else "--no-normalize"]
+    options += [f"--query-prompt {shlex.quote(model.query_prompt)}"]
+    options += [f"--document-prompt {shlex.quote(model.document_prompt)}"]
+    return " ".join(filter(None, options))
 
 
 # Helpers --------------------------------------------------------------------------------------------------------------

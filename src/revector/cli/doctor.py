@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from revector.config import Project
+from revector.encoders.own import own_of
 from revector.errors import ConfigError, RevectorError
 from revector.labels import check_against, load_labels
 from revector.registry.collections import read_collection, read_generation
@@ -120,7 +121,9 @@ def _labels(project: Project, name: str) -> str:
 def _head_model(project: Project, name: str) -> str:
     model = RevisionGraph.from_folder(project.migrations(name)).head.model
     encoder = project.encoders.fresh(model)
-    return f"{model.name} loads, {encoder.dim:,} dimensions, fingerprint {encoder.fingerprint[:12]}"
+    own = own_of(encoder)
+    unlike = "".join(f"; {clause}" for clause in (*own.ignored_by(model), *own.exceeded_by(model)))
+    return f"{model.name} loads, {encoder.dim:,} dimensions, fingerprint {encoder.fingerprint[:12]}{unlike}"
 
 
 def _served(project: Project, name: str) -> str:

@@ -70,12 +70,12 @@ def is_hub_id(reference: str) -> bool:
     return not (_HASHING.fullmatch(reference) or reference.startswith("api:") or Path(reference).is_absolute())
 
 
-def model_folder(model: ModelSpec, root: Path) -> Path:
+def model_folder(model: ModelSpec, root: Path, *, trust_code: bool = False) -> Path:
     """Return the folder of a local model's files, downloaded where it is a hub id. Raises as ``resolve_model``."""
-    from revector.encoders.sentence_transformers import hub_folder
+    from revector.encoders.files import hub_folder
 
     reference = resolve_model(model.name, root)
-    return hub_folder(reference, model.commit) if is_hub_id(reference) else Path(reference)
+    return hub_folder(reference, model.commit, code=trust_code) if is_hub_id(reference) else Path(reference)
 
 
 def _with_model(name: str, *folders: Path) -> Path:
@@ -95,12 +95,14 @@ def load_encoder(
     device: str = "auto",
     batch_tokens: int | None = None,
     providers: Mapping[str, Provider] | None = None,
+    trust_code: bool = False,
 ) -> Encoder:
     """Return the encoder that ``model`` describes, loaded and ready; the caller keeps it, loading takes seconds.
 
     ``device``: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``mps``, several separated by commas, which share the texts, or
     ``all`` CUDA devices. ``batch_tokens``: tokens per forward pass, at least 1 (a longer text is a pass of its own);
-    None takes what was measured best for the device. ``providers``: those that ``api:…`` may name.
+    None takes what was measured best for the device. ``providers``: those that ``api:…`` may name. ``trust_code``:
+    run the Python files that lie in the model's folder.
     Raises ``ConfigError`` for a reference, device or option that cannot be, ``EncoderError`` for a model that cannot
     be loaded as specified.
     """
@@ -122,5 +124,7 @@ def load_encoder(
         return load_api_encoder(model, providers or {}, root)
     from revector.encoders.sentence_transformers import SentenceTransformerEncoder
 
-    folder = model_folder(model, root)
-    return SentenceTransformerEncoder(model, folder=folder, device=device, batch_tokens=batch_tokens)
+    folder = model_folder(model, root, trust_code=trust_code)
+    return SentenceTransformerEncoder(
+        model, folder=folder, device=device, batch_tokens=batch_tokens, trust_code=trust_code
+    )

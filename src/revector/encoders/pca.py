@@ -84,7 +84,7 @@ def train_pca(blocks: Iterable[Vectors], base: Path, folder: Path) -> npt.NDArra
     appears whole or not at all. Raises ``ConfigError`` for an existing ``folder``, a ``base`` that is no folder of
     sentence-transformers or rotated itself, and for too few vectors.
     """
-    from revector.encoders.sentence_transformers import file_hashes
+    from revector.encoders.files import file_hashes
 
     if folder.exists():
         raise ConfigError(f"{folder} exists already and was left as it is; name another folder, or remove it first.")

@@ -1,22 +1,23 @@
-"""Owns encoding with sentence-transformers models on CPU, CUDA and MPS, and the hashes of their files."""
+"""Owns encoding with sentence-transformers models on CPU, CUDA and MPS."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from revector.encoders.check import check_vectors, fingerprint_of, settings_of, unit_rows
+from revector.encoders.code import check_code
+from revector.encoders.files import file_hashes
+from revector.encoders.libraries import first_line, missing_libraries, quiet
 from revector.encoders.own import UNLIMITED, OwnSettings, read_own, text_tokens
 from revector.encoders.pca import read_rotation
 from revector.errors import ConfigError, EncoderError
@@ -36,59 +37,7 @@ _LOGGER = logging.getLogger(__name__)
 
 _Engine = Callable[[Sequence[str], str, str], npt.NDArray[np.float32]]
 _LIBRARIES = ("torch", "sentence-transformers", "transformers", "tokenizers")
-_WEIGHTS = {".bin", ".pt", ".pth"}
-_SHAPING = {".safetensors", ".json", ".txt", ".model", ".vocab", ".bpe"} | _WEIGHTS
-_NOT_SHAPING = {"data_config.json", "trainer_state.json", "training_args.bin", "optimizer.pt", "scheduler.pt"}
-_NOT_SHAPING |= {"requirements.txt", "license.txt", "readme.txt", "train_results.json", "eval_results.json"}
 _TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", ".model")
-_OTHER_BACKENDS = {"onnx", "openvino", "coreml"}
-_NOT_DOWNLOADED = [f"{folder}/*" for folder in sorted(_OTHER_BACKENDS)] + ["*.onnx", "*.h5", "*.msgpack", "*.ot"]
-
-
-@lru_cache(maxsize=4096)
-def _file_sha256(path: Path, _mtime_ns: int, _size: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def file_hashes(folder: Path) -> dict[str, str]:
-    """Return relative path to SHA-256 of every file in ``folder`` that shapes vectors.
-
-    Weights, tokenizer and configurations; not texts about the model, hidden files, other runtimes' exports, or torch
-    pickles beside safetensors. Cached per process by path, modification time and size.
-    """
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and _shapes_vectors(path, folder))
-    hashes: dict[str, str] = {}
-    for path in files:
-        stat = path.stat()
-        hashes[path.relative_to(folder).as_posix()] = _file_sha256(path, stat.st_mtime_ns, stat.st_size)
-    return hashes
-
-
-def _shapes_vectors(path: Path, folder: Path) -> bool:
-    parts = path.relative_to(folder).parts
-    if path.suffix not in _SHAPING or path.name.lower() in _NOT_SHAPING:
-        return False
-    if any(part.startswith(".") or part in _OTHER_BACKENDS for part in parts):
-        return False
-    return path.suffix not in _WEIGHTS or not any(path.parent.glob("*.safetensors"))
-
-
-def hub_folder(name: str, commit: str | None) -> Path:
-    """Return the local snapshot of hub model ``name``, downloaded where it is not cached. Raises ``EncoderError``."""
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError as error:
-        raise _missing_libraries(name) from error
-    try:
-        with _quiet():
-            return Path(snapshot_download(name, revision=commit, ignore_patterns=_NOT_DOWNLOADED))
-    except (OSError, ValueError) as error:
-        raise EncoderError(
-            f"model {name!r} (commit {commit or 'newest'}) is neither in the hub cache nor could it be downloaded: "
-            f"{_first_line(error)} Nothing was changed; check name, network and HF_HUB_OFFLINE, or give a folder: a "
-            'local one is written "./folder".'
-        ) from error
 
 
 class SentenceTransformerEncoder:
@@ -103,6 +52,7 @@ class SentenceTransformerEncoder:
     Models of known architecture run on packed tokens (``revector.encoders.packed``), any other on sentence-transformers
     itself; ``engine`` says which, and why. In float32, bfloat16 and float16 both give the same vectors up to rounding,
     so the engine is no part of the identity, nor are ``device`` and ``batch_tokens`` (see ``load_encoder``).
+    ``trust_code``: whether Python files in the folder are run; then they are part of the identity.
     """
 
     def __init__(
@@ -113,16 +63,18 @@ class SentenceTransformerEncoder:
         device: str = "auto",
         batch_tokens: int | None = None,
         packed: bool = True,
+        trust_code: bool = False,
     ) -> None:
-        self._model, self._folder = model, folder
+        self._model, self._folder, self._trust_code = model, folder, trust_code
         self._lock = threading.Lock()
-        files = file_hashes(folder)
+        check_code(model.name, folder, trusted=trust_code)
+        files = file_hashes(folder, code=trust_code)
         if not any(name.endswith(_TOKENIZERS) for name in files):
             # transformers would go on with an empty vocabulary: every word unknown, all texts alike.
             raise _unloadable(model, folder, "there is no tokenizer.json, vocab file or sentencepiece model.")
         self.own: OwnSettings = read_own(model.name, folder)
         """What the model's own files say of its use."""
-        network, self._devices = _load(model, folder, device)
+        network, self._devices = _load(model, folder, device, trust_code=trust_code)
         self._tokenizer = _plain_tokenizer(model, network)
         own = network.get_embedding_dimension()
         if own is None or own < model.dim:
@@ -140,6 +92,7 @@ class SentenceTransformerEncoder:
             "kind": "sentence-transformers",
             "files": files,
             **settings_of(model),
+            **({"trust_code": True} if trust_code else {}),
             "libraries": libraries,
         }
         self._fingerprint = fingerprint_of(self._components)
@@ -205,7 +158,10 @@ class SentenceTransformerEncoder:
         if (limit := self.own.max_length) is not None:
             own_tokens = text_tokens(self._tokenizer, limit, plain.query_prompt, plain.document_prompt)
             plain = replace(plain, max_tokens=min(plain.max_tokens, own_tokens))
-        return SentenceTransformerEncoder(plain, folder=self._folder, device=str(self._devices[0]), packed=False)
+        device = str(self._devices[0])
+        return SentenceTransformerEncoder(
+            plain, folder=self._folder, device=device, packed=False, trust_code=self._trust_code
+        )
 
     def _choose_engine(
         self, network: SentenceTransformer, batch_tokens: int | None, *, packed: bool
@@ -282,25 +238,35 @@ class _Padded:
             self._budget //= 2
 
 
-def _load(model: ModelSpec, folder: Path, device: str) -> tuple[SentenceTransformer, list[torch.device]]:
+def _load(
+    model: ModelSpec, folder: Path, device: str, *, trust_code: bool
+) -> tuple[SentenceTransformer, list[torch.device]]:
     try:
         import torch
         from safetensors import SafetensorError
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
-        raise _missing_libraries(model.name) from error
+        raise missing_libraries(model.name) from error
 
     devices = usable_devices(device)
     # int8 is rounded from the float32 weights.
     dtype: torch.dtype = torch.float32 if model.dtype == "int8" else getattr(torch, model.dtype)
     # Loaded on the CPU first: a RuntimeError from there is the model's, one from the move is the device's (out of
     # memory) and may be retried.
-    kwargs: dict[str, Any] = {"device": "cpu", "local_files_only": True, "model_kwargs": {"dtype": dtype}}
+    kwargs: dict[str, Any] = {"device": "cpu", "local_files_only": True, "trust_remote_code": trust_code}
+    kwargs["model_kwargs"] = {"dtype": dtype, "weights_only": True}
     try:
-        with _quiet() as warnings:
+        with quiet() as warnings:
             network = SentenceTransformer(str(folder), **kwargs)
+    except UnpicklingError as error:
+        raise _unloadable(
+            model, folder, "its pickle holds more than weights, and was not unpacked (or it is damaged)."
+        ) from error
     except (OSError, ValueError, KeyError, ImportError, AttributeError, RuntimeError, SafetensorError) as error:
-        raise _unloadable(model, folder, _first_line(error)) from error
+        reason = first_line(error)
+        if "trust_remote_code" in str(error):
+            reason = f'it needs code of its own, for which [models."{model.name}"] in revector.toml has trust_code.'
+        raise _unloadable(model, folder, reason) from error
     if invented := _invented_weights(warnings):
         raise _unloadable(
             model,
@@ -383,52 +349,3 @@ def _position_limit(network: SentenceTransformer) -> int | None:
         return int(positions.num_embeddings - first)
     limit = getattr(transformer.config, "max_position_embeddings", None)
     return int(limit) if isinstance(limit, int) and limit > 0 else None
-
-
-class _Collector(logging.Handler):
-    def __init__(self) -> None:
-        super().__init__()
-        self.messages: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.messages.append(record.getMessage())
-
-
-@contextmanager
-def _quiet() -> Iterator[list[str]]:
-    """Keep the libraries' progress bars and warnings off the terminal; the warnings are collected instead."""
-    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-    from transformers.utils import logging as untyped
-
-    hf_logging: Any = untyped
-    bars, hub_bars = hf_logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
-    loggers = [logging.getLogger(name) for name in ("transformers", "sentence_transformers", "huggingface_hub")]
-    before = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
-    collector = _Collector()
-    hf_logging.disable_progress_bar()
-    disable_progress_bars()
-    for logger in loggers:
-        logger.handlers, logger.propagate = [collector], False
-        logger.setLevel(logging.WARNING)
-    try:
-        yield collector.messages
-    finally:
-        for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
-            logger.handlers, logger.propagate = handlers, propagate
-            logger.setLevel(level)
-        if bars:
-            hf_logging.enable_progress_bar()
-        if hub_bars:
-            enable_progress_bars()
-
-
-def _missing_libraries(name: str) -> ConfigError:
-    return ConfigError(
-        f"model {name!r} needs torch and sentence-transformers, which are not installed here. Nothing was changed; run "
-        "pip install 'revector[embed]'."
-    )
-
-
-def _first_line(error: BaseException) -> str:
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return line if line.endswith(".") else line + "."

@@ -108,6 +108,7 @@ def register(control: Control, new: Registration) -> Generation:
         shards=len(new.ranges),
         window_hours=new.window_hours,
         **({"fidelity": dict(new.fidelity)} if new.fidelity else {}),
+        **({"trust_code": True} if new.encoder.get("trust_code") else {}),
         **spent_at(control.connection, revision.model.name),
     )
     return generation
