@@ -35,8 +35,10 @@ def never(model: ModelSpec) -> Any:
 @pytest.mark.parametrize(
     ("settings", "query", "document"),
     [
-        ({}, "", ""),
-        ({"prompts": None}, "", ""),
+        ({}, None, None),
+        ({"prompts": None}, None, None),
+        ({"prompts": {"query": "", "document": ""}}, None, None),
+        ({"prompts": {"clustering": "cluster: "}}, None, None),
         ({"prompts": E5}, "query: ", "passage: "),
         ({"prompts": E5, "default_prompt_name": "query"}, "query: ", "passage: "),
         ({"prompts": {"query": "query: ", "passage": "passage: "}}, "query: ", "passage: "),
@@ -53,7 +55,7 @@ def never(model: ModelSpec) -> Any:
     ],
 )
 def test_the_prompts_of_a_model_are_found_under_the_names_in_use(
-    tmp_path: Path, settings: dict[str, Any], query: str | None, document: str
+    tmp_path: Path, settings: dict[str, Any], query: str | None, document: str | None
 ) -> None:
     write(tmp_path / SETTINGS, settings)
     own = read_own("m", tmp_path)
@@ -228,6 +230,31 @@ def test_revision_refuses_a_model_of_dot_products_and_writes_nothing(tmp_path: P
     assert "Only cosine indexes exist for now" in said
 
 
+def test_prompts_of_ones_own_are_no_difference_where_the_models_files_name_none(tmp_path: Path) -> None:
+    """The first E5 models say theirs only in a README."""
+    minilm(tmp_path / "m")
+    found = specify("./m", tmp_path, never, query_prompt="query: ", document_prompt="passage: ")
+    assert (found.model.query_prompt, found.model.document_prompt, found.notes) == ("query: ", "passage: ", ())
+
+
+@pytest.mark.parametrize(
+    ("name", "note"),
+    [
+        ("e5-small-v2", r"--query-prompt 'query: ' --document-prompt 'passage: '"),
+        ("multilingual-e5-large-instruct", ""),
+        ("bge-small-en-v1.5", "--query-prompt 'Represent this sentence"),
+        ("all-MiniLM-L6-v2", ""),
+        ("multi-qa-mpnet-base-dot-v1", "trained for dot products"),
+    ],
+)
+def test_what_only_the_name_of_a_model_says_is_a_note(tmp_path: Path, name: str, note: str) -> None:
+    minilm(tmp_path / name, modules=[TRANSFORMER, POOLING])
+    found = specify(f"./{name}", tmp_path, never)
+    assert (found.model.query_prompt, found.model.document_prompt) == ("", "")
+    assert bool(found.notes) == bool(note)
+    assert note in "".join(found.notes)
+
+
 def test_several_prompts_for_a_query_are_asked_about(tmp_path: Path) -> None:
     minilm(tmp_path / "m", prompts={"code_query": "code: ", "web_query": "web: "})
     with pytest.raises(ConfigError, match=r"several prompts for a query .*--query-prompt"):
@@ -250,7 +277,11 @@ def says(served: World, monkeypatch: pytest.MonkeyPatch, own: OwnSettings) -> No
 def test_a_revision_that_ignores_a_prompt_is_refused_with_what_that_changes(
     served: World, monkeypatch: pytest.MonkeyPatch, prompt: str
 ) -> None:
-    says(served, monkeypatch, OwnSettings(**{prompt: "apple1 pear2 number 3 words: "}))
+    says(
+        served,
+        monkeypatch,
+        OwnSettings(**{"query_prompt": "", "document_prompt": "", prompt: "apple1 pear2 number 3 words: "}),
+    )
     before = served.state()
     with pytest.raises(FidelityTooLow, match=rf"model\.{prompt} is '', and the model's own files say 'apple1"):
         served.upgrade("b200")

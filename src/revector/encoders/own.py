@@ -44,15 +44,16 @@ class OwnSettings:
     """How a model wants to be used, as far as its files say.
 
     ``dim``: width of its vectors; ``max_length``: tokens of a text with special tokens and prompt; None where the files
-    do not say. A prompt is None where they name several for the same role. ``similarity``: ``cosine``, ``dot``,
-    ``euclidean`` or ``manhattan``. ``unit_length``: whether it normalizes its vectors itself. ``kind``: the class of
-    sentence-transformers that it was saved from.
+    do not say. A prompt is None where they name none for either side, and where they name several for this one, which
+    is then in ``several``. ``similarity``: ``cosine``, ``dot``, ``euclidean`` or ``manhattan``. ``unit_length``:
+    whether it normalizes its vectors itself. ``kind``: the class of sentence-transformers that it was saved from.
     """
 
     dim: int | None = None
     max_length: int | None = None
-    query_prompt: str | None = ""
-    document_prompt: str | None = ""
+    query_prompt: str | None = None
+    document_prompt: str | None = None
+    several: tuple[Role, ...] = ()
     similarity: str = "cosine"
     unit_length: bool = False
     kind: str = _KIND
@@ -115,7 +116,7 @@ class FromFiles(Protocol):
 
 def own_of(encoder: Encoder) -> OwnSettings:
     """Return what the files of ``encoder``'s model say of its use; nothing where it has none."""
-    return encoder.own if isinstance(encoder, FromFiles) else OwnSettings(query_prompt=None, document_prompt=None)
+    return encoder.own if isinstance(encoder, FromFiles) else OwnSettings()
 
 
 def read_own(name: str, folder: Path) -> OwnSettings:
@@ -125,13 +126,14 @@ def read_own(name: str, folder: Path) -> OwnSettings:
     """
     files = _Files(name, folder)
     said = files.read(SETTINGS)
-    prompts = _prompts(name, said)
+    prompts: dict[Role, set[str]] = {role: _named(role, _prompts(name, said), said) for role in _ROLES}
     dim, cut = files.width(), said.get("truncate_dim")
     return OwnSettings(
         dim=min(dim, cut) if dim and isinstance(cut, int) else dim,
         max_length=files.length(),
-        query_prompt=_prompt("query", prompts, said),
-        document_prompt=_prompt("document", prompts, said),
+        query_prompt=_only(prompts["query"], "" if prompts["document"] else None),
+        document_prompt=_only(prompts["document"], "" if prompts["query"] else None),
+        several=tuple(role for role, texts in prompts.items() if len(texts) > 1),
         similarity=str(said.get("similarity_fn_name") or "cosine"),
         unit_length=files.unit_length(),
         kind=str(said.get("model_type") or _KIND),
@@ -173,7 +175,7 @@ def _prompts(name: str, said: Mapping[str, Any]) -> dict[str, str]:
     return {prompt: text or "" for prompt, text in found.items()}
 
 
-def _prompt(role: Role, prompts: Mapping[str, str], said: Mapping[str, Any]) -> str | None:
+def _named(role: Role, prompts: Mapping[str, str], said: Mapping[str, Any]) -> set[str]:
     """Return the prompt for a role: by the names that sentence-transformers knows, by a name like them, by default.
 
     Empty ones are passed over, for sentence-transformers writes ``"document": ""`` beside a model's own ``passage``.
@@ -182,16 +184,23 @@ def _prompt(role: Role, prompts: Mapping[str, str], said: Mapping[str, Any]) -> 
     named = {prompt: text for prompt, text in prompts.items() if text}
     for known in _ROLES[role]:
         if known in named:
-            return named[known]
+            return {named[known]}
     alike = {prompt: text for prompt, text in named.items() if _is_for(role, prompt)}
     retrieval = {prompt: text for prompt, text in alike.items() if _RETRIEVAL & set(_words(prompt))}
-    chosen = set((retrieval or alike).values())
-    if chosen:
-        return chosen.pop() if len(chosen) == 1 else None
+    if alike:
+        return set((retrieval or alike).values())
     default = said.get("default_prompt_name")
-    if not isinstance(default, str) or _is_for("document" if role == "query" else "query", default):
-        return ""
-    return named.get(default, "")
+    if (
+        not isinstance(default, str)
+        or default not in named
+        or _is_for("document" if role == "query" else "query", default)
+    ):
+        return set()
+    return {named[default]}
+
+
+def _only(texts: set[str], otherwise: str | None) -> str | None:
+    return otherwise if not texts else next(iter(texts)) if len(texts) == 1 else None
 
 
 def _words(prompt: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,17 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _SHORTEST = 8
+_SEARCHING = "Represent this sentence for searching relevant passages: "
+_CUSTOMARY = (
+    (r"\be5-(?!.*instruct)", "query: ", "passage: "),
+    (r"\bbge-(small|base|large)-en", _SEARCHING, ""),
+    (r"\bnomic-embed-text", "search_query: ", "search_document: "),
+    (r"\bsnowflake-arctic-embed-(xs|s|m|l)$", _SEARCHING, ""),
+    (r"\bmxbai-embed-large", _SEARCHING, ""),
+)
+"""Prompts that families of models were trained with and say in their README alone, by the model's name."""
+_DOT = r"-dot-|-tas-b\b|\bcontriever\b"
+"""Names of models that were trained for dot products, which their files do not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +57,8 @@ def specify(name: str, root: Path, load: Callable[[ModelSpec], Encoder], **given
         loaded = load(ModelSpec(name, 1, given.get("commit"), _SHORTEST))
         own, tokenizer = own_of(loaded), loaded.tokenizer
     model = ModelSpec(name, **{**_own_fields(name, own, tokenizer, given), **given})
-    return Specified(model, _taken(own, model, given), (*own.ignored_by(model), *own.exceeded_by(model)))
+    notes = (*own.ignored_by(model), *own.exceeded_by(model), *_by_name(name, own, given))
+    return Specified(model, _taken(own, model, given), notes)
 
 
 def compare(model: ModelSpec, root: Path) -> tuple[str, ...]:
@@ -70,8 +83,8 @@ def _loaded_width(name: str, load: Callable[[ModelSpec], Encoder], given: dict[s
 
 
 def _own_fields(name: str, own: OwnSettings, tokenizer: Tokenizer, given: dict[str, Any]) -> dict[str, Any]:
-    for role, prompt in (("query", own.query_prompt), ("document", own.document_prompt)):
-        if prompt is None and f"{role}_prompt" not in given:
+    for role in own.several:
+        if f"{role}_prompt" not in given:
             raise ConfigError(
                 f"model {name!r} names several prompts for a {role} in its own files. Nothing was written; say which "
                 f"text with --{role}-prompt."
@@ -82,6 +95,28 @@ def _own_fields(name: str, own: OwnSettings, tokenizer: Tokenizer, given: dict[s
         used = ({**prompts, **given}[role] for role in prompts)
         fields["max_tokens"] = text_tokens(tokenizer, own.max_length, *used)
     return fields
+
+
+def _by_name(name: str, own: OwnSettings, given: dict[str, Any]) -> list[str]:
+    """Return what a model's name says and its files do not: said to a person, never taken over."""
+    called, said = name.rsplit("/", 1)[-1].lower(), []
+    if (
+        own.query_prompt is None
+        and own.document_prompt is None
+        and not {"query_prompt", "document_prompt"} & given.keys()
+    ):
+        for family, query, document in _CUSTOMARY:
+            if re.search(family, called):
+                said.append(
+                    "its files name no prompts, and models of this name were trained with "
+                    f"--query-prompt {query!r} --document-prompt {document!r}"
+                )
+    if not own.unit_length and re.search(_DOT, called):
+        said.append(
+            "its files name no similarity, and models of this name were trained for dot products, which cosine ranks "
+            "otherwise"
+        )
+    return said
 
 
 def _taken(own: OwnSettings, model: ModelSpec, given: dict[str, Any]) -> tuple[str, ...]:
