@@ -129,12 +129,21 @@ def test_a_mapped_shard_is_resumed_by_retries_with_back_off(config: Path) -> Non
         assert isinstance(task.retry_policy, LibraryRetries)
 
 
-def test_the_window_offers_two_ways_and_retires_by_default(config: Path) -> None:
+def test_the_window_offers_two_ways_neither_as_the_usual_one_and_retires_when_nobody_answers(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     window: Any = migration_dag(config=config).get_task("rollback_window")
     assert window.options == [ROLL_BACK, RETIRE_NOW]
     assert window.options_mapping == {ROLL_BACK: "rollback", RETIRE_NOW: "retire"}
-    assert window.defaults == [RETIRE_NOW]
+    assert window.defaults is None, "Airflow makes the default the main button"
     assert window.execution_timeout is None
+    taken: list[Any] = []
+    kept: dict[str, Any] = {}
+    monkeypatch.setattr(type(window), "do_branch", lambda _self, **found: taken.append(found["branches_to_execute"]))
+    ti = SimpleNamespace(xcom_push=lambda key, value: kept.update({key: value}))
+    # What Airflow 3.3's scheduler sends when the time is over and there is no default.
+    window.execute_complete({"ti": ti}, {"error": "the response timeout has passed", "error_type": "timeout"})
+    assert (taken, kept) == ([["retire"]], {"answer": {"who": None, "why": None}})
 
 
 def test_the_form_offers_the_collections_of_the_project(config: Path) -> None:

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator, HITLBranchOperator
-from airflow.sdk import Param
+from airflow.sdk import Param, timezone
 
 from revector.airflow import RETIRE_NOW, ROLL_BACK, approval_question, window_question
 from revector.airflow.hook import RevectorHook
@@ -15,6 +15,7 @@ from revector.airflow.operators import ANSWER, PageLink
 from revector.lifecycle import Phase
 
 REASON = {"reason": Param(None, type=["null", "string"], maxLength=500, title="Why", description="For the history")}
+FINAL = f"*{RETIRE_NOW}* drops the old index for good: nothing brings it back. Left alone, the window ends by itself."
 FIELDS = ("config", "conn_id", "collection", "revision")
 
 
@@ -83,6 +84,7 @@ class MigrationApprovalOperator(_Question, ApprovalOperator):
 class RollbackWindowOperator(_Question, HITLBranchOperator):
     """Waits out the rollback window: one button goes back, one retires now, and the end of the window retires.
 
+    Airflow would show a default answer as the usual one; what cannot be undone must not look so, hence there is none.
     The tasks ``rollback`` and ``retire`` follow. How long is left is asked of the registry, on the database's clock,
     when the task starts: that is the truth, a retry or a restart of Airflow does not lengthen it.
     """
@@ -95,7 +97,6 @@ class RollbackWindowOperator(_Question, HITLBranchOperator):
             subject="Go back, or drop the old index?",
             options=[ROLL_BACK, RETIRE_NOW],
             options_mapping={ROLL_BACK: "rollback", RETIRE_NOW: "retire"},
-            defaults=RETIRE_NOW,
             **kwargs,
         )
 
@@ -109,11 +110,14 @@ class RollbackWindowOperator(_Question, HITLBranchOperator):
         # One second more, so that the window is over for the registry too when nobody answered.
         self.response_timeout = timedelta(seconds=window["seconds_left"] + 1)
         self.subject = window_question(name, self.revision)
-        self.body = figures(status)
+        self.body = f"{figures(status)}\n\n{FINAL}"
         return super().execute(context)
 
     def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
-        """Pass on who answered (nobody: the window is over) and take the branch."""
+        """Pass on who answered and take the branch; nobody: the window is over, which retires."""
+        if event.get("error_type") == "timeout":
+            nobody = {"responded_at": timezone.utcnow(), "responded_by_user": None, "params_input": {}}
+            event = {"chosen_options": [RETIRE_NOW], **nobody}
         _keep_answer(context, event)
         return super().execute_complete(context, event)
 
