@@ -4,16 +4,16 @@
 #
 # Versions are those of requirements.lock, used as constraints: the image gets what EXTRAS need and not the test tools.
 #
-# torch: on Linux the lock's torch is the CUDA build (several GB), which also runs without a GPU. For the small CPU build
-# name PyTorch's CPU wheel index (its address is in PyTorch's installation guide); pip then prefers its "+cpu" wheel:
+# torch: PyTorch's CPU wheel index is asked too, and pip prefers its small "+cpu" wheel. For the CUDA build (several GB),
+# which is PyPI's on Linux:
 #
-#   docker build --build-arg PIP_EXTRA_INDEX_URL=<PyTorch's CPU wheel index> -t revector:0.1.0 .
+#   docker build --build-arg PIP_EXTRA_INDEX_URL= -t revector:0.1.0-cuda .
 
 # The Python that requirements.lock was made for.
-ARG PYTHON=3.11-slim-bookworm
+ARG PYTHON=3.11.13-slim-bookworm@sha256:86adf8dbadc3d6e82ee5dd2c74bec2e1c2467cdad47886280501df722372d2e1
 
 FROM python:${PYTHON} AS build
-ARG PIP_EXTRA_INDEX_URL=
+ARG PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
 ARG EXTRAS=embed,airflow,serve
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /venv

@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import os
 import re
+import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +18,7 @@ import pytest
 import sqlalchemy as sa
 import yaml
 
+from places import until
 from revector.airflow.provider_info import get_provider_info
 from revector.config import Settings
 from revector.local.airflow import COMPONENTS
@@ -44,16 +46,13 @@ OTHERS = {
     "GF_ANALYTICS_REPORTING_ENABLED",
     "GF_AUTH_ANONYMOUS_ENABLED",
     "GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH",
-    "GF_SECURITY_ADMIN_PASSWORD",
+    "GF_SECURITY_ADMIN_PASSWORD__FILE",
     "GF_USERS_ALLOW_SIGN_UP",
     "HF_HOME",
     "PYTHONUNBUFFERED",
     "AIRFLOW_HOME",
     "GPU_SLOTS",
-    "POSTGRES_USER",
-    "POSTGRES_PASSWORD",
-    "POSTGRES_DB",
-    "REDISCLI_AUTH",
+    "POSTGRES_PASSWORD_FILE",
 }
 
 FOREIGN = {"postgres", "redis", "prometheus", "grafana"}
@@ -140,8 +139,11 @@ def test_the_file_is_valid_by_the_compose_specification(env: Mapping[str, str], 
     spec = pytest.importorskip("compose_spec", reason="the package compose-spec (extra `dev`) is not installed")
     text = TEXT.replace("# GPU: ", "") if gpu else TEXT
     assert text.count("deploy: *gpu") - text.count("# GPU: deploy: *gpu") == (3 if gpu else 1)
-    # Written out again, as its parser knows no YAML merge keys; compose itself does.
-    plain = yaml.safe_dump(interpolated(yaml.safe_load(text), env))
+    assert text.count("build: *cuda-build") - text.count("# GPU: build: *cuda-build") == (3 if gpu else 1)
+    # Written out again, as its parser knows no YAML merge keys, nor a tag beside a digest; compose itself does.
+    plain = re.sub(
+        r":[\w.-]+@sha256:", "@sha256:", yaml.safe_dump(interpolated(yaml.safe_load(text), env), width=1_000)
+    )
     spec.PyCompose.from_yaml(plain).validate()
     with pytest.raises(ValueError, match="restrat"):
         spec.PyCompose.from_yaml(plain.replace("restart:", "restrat:"))
@@ -149,7 +151,7 @@ def test_the_file_is_valid_by_the_compose_specification(env: Mapping[str, str], 
 
 def test_what_a_service_names_exists_and_nothing_waits_for_itself(compose: dict[str, Any]) -> None:
     services = compose["services"]
-    used: dict[str, set[str]] = {"volumes": set(), "configs": set()}
+    used: dict[str, set[str]] = {"volumes": set(), "configs": set(), "secrets": set()}
     for body in services.values():
         for volume in body.get("volumes", []):
             source, target, *mode = volume.split(":")
@@ -157,7 +159,10 @@ def test_what_a_service_names_exists_and_nothing_waits_for_itself(compose: dict[
             assert mode in ([], ["ro"])
             if not source.startswith("."):
                 used["volumes"].add(source)
-        used["configs"] |= {config["source"] for config in body.get("configs", [])}
+        for kind in ("configs", "secrets"):
+            used[kind] |= {one["source"] for one in body.get(kind, [])}
+            # Compose 2.34 and later leave an inline one without a mode to root, whom none of these programs runs as.
+            assert all(one["mode"] == 0o444 for one in body.get(kind, []))
         for other, how in body.get("depends_on", {}).items():
             assert "profiles" not in services[other]
             if how["condition"] == "service_healthy":
@@ -198,15 +203,14 @@ def test_light_tasks_and_shards_have_workers_of_their_own_and_one_with_a_device(
 
 def test_images_are_pinned_and_run_without_privileges(services: dict[str, Any]) -> None:
     for name, body in services.items():
-        image, _, tag = body["image"].rpartition(":")
-        assert image, name
-        assert re.search(r"\d", tag), name
+        digest = r"@sha256:[0-9a-f]{64}" if name in FOREIGN else ""
+        assert re.fullmatch(rf"[\w/-]+:v?\d+\.\d+\.\d+[\w-]*{digest}", body["image"]), name
         assert not {"privileged", "network_mode", "pid", "cap_add"} & body.keys()
         if name != "postgres":  # whose entry point hands its folder over to the user postgres
             assert body["cap_drop"] == ["ALL"]
             assert body["security_opt"] == ["no-new-privileges:true"]
     build = (ROOT / "Dockerfile").read_text(encoding="utf-8")
-    assert re.search(r"(?m)^ARG PYTHON=3\.11-slim-\w+$", build)
+    assert re.search(r"(?m)^ARG PYTHON=3\.11\.\d+-slim-\w+@sha256:[0-9a-f]{64}$", build)
     assert build.rindex("\nUSER revector\n") > build.rindex("\nFROM ")
     for line in re.findall(r"(?m)^COPY (?!--from)(.+) \S+$", build):
         allowed = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
@@ -215,6 +219,16 @@ def test_images_are_pinned_and_run_without_privileges(services: dict[str, Any]) 
             assert "!" + source.removeprefix("./") in allowed
     args = set(re.findall(r"(?m)^ARG (\w+)", build))
     assert set(services["serve"]["build"]["args"]) <= args
+
+
+def test_torch_is_the_cpu_build_everywhere_but_on_the_gpu_worker(services: dict[str, Any]) -> None:
+    cpu = "https://download.pytorch.org/whl/cpu"
+    ours = {name: body for name, body in services.items() if name not in FOREIGN}
+    assert {name: body["build"]["args"]["PIP_EXTRA_INDEX_URL"] for name, body in ours.items()} == {
+        name: "" if name == "airflow-worker-gpu" else cpu for name in ours
+    }
+    assert len({body["image"] for body in ours.values()}) == 2, "one tag is never two builds"
+    assert f"\nARG PIP_EXTRA_INDEX_URL={cpu}\n" in (ROOT / "Dockerfile").read_text(encoding="utf-8")
 
 
 # Settings -------------------------------------------------------------------------------------------------------------
@@ -262,11 +276,11 @@ def test_all_of_revector_use_one_database_and_one_state_folder(
             continue
         url = sa.make_url(body["environment"]["REVECTOR_DATABASE_URL"])
         assert (url.drivername, url.host, url.database) == ("postgresql+psycopg", "postgres", "revector")
-        assert url.password == env["POSTGRES_PASSWORD"]
+        assert (url.username, url.password) == ("revector", env["REVECTOR_DB_PASSWORD"])
         assert f"state:{body['environment']['REVECTOR_STATE_FOLDER']}" in body["volumes"]
         if "AIRFLOW_HOME" in body["environment"]:
             metadata = sa.make_url(body["environment"]["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"])
-            assert metadata == url.set(database="airflow")
+            assert metadata == url.set(database="airflow", username="airflow", password=env["AIRFLOW_DB_PASSWORD"])
             later = sa.make_url(body["environment"]["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC"])
             assert later == metadata.set(drivername="postgresql+psycopg_async")
             assert f"airflow:{body['environment']['AIRFLOW_HOME']}" in body["volumes"]
@@ -295,14 +309,20 @@ def test_ports_are_published_on_this_machine_only(services: dict[str, Any]) -> N
 
 def test_no_secret_is_written_down_and_none_has_a_default(services: dict[str, Any], env: Mapping[str, str]) -> None:
     used = {found["name"]: found["rule"] for found in REFERENCE.finditer(TEXT)}
-    assert used.keys() >= SECRETS
+    as_files = {one["environment"] for one in yaml.safe_load(TEXT)["secrets"].values()}  # compose refuses an unset one
+    assert used.keys() | as_files >= SECRETS
     first: dict[str, str] = {}
     for found in REFERENCE.finditer(TEXT):
         first.setdefault(found["name"], found["rule"] or "")
-    assert {name for name in SECRETS if not first[name].startswith(":?")} == set()
+    assert {name for name in SECRETS & used.keys() if not first[name].startswith(":?")} == set()
+    # Where an image reads a file, an inspected container shows no secret; ours and Celery's read the environment.
+    values = {env[name] for name in SECRETS}
+    assert not {
+        (service, name) for service, name, value in variables(services) if service in FOREIGN and value in values
+    }
     for _, name, value in variables(services):
         if re.search(r"PASSWORD$|SECRET|TOKEN|FERNET|_KEY$|_AUTH$", name):
-            assert value in {env[secret] for secret in SECRETS}, name
+            assert value in values, name
     optional = set(re.findall(r"(?m)^#? ?(\w+)=", EXAMPLE)) - SECRETS - ASKED_OF_COMPOSE
     assert optional == used.keys() - SECRETS
     known = {name: value for name, value in re.findall(r"(?m)^(\w+)=(.+)$", EXAMPLE) if name not in ASKED_OF_COMPOSE}
@@ -311,7 +331,7 @@ def test_no_secret_is_written_down_and_none_has_a_default(services: dict[str, An
 
 def test_generated_secrets_are_strong_and_different_each_time(env: Mapping[str, str]) -> None:
     values = [env[name] for name in SECRETS]
-    assert len(set(values)) == len(values) == 7
+    assert len(set(values)) == len(values) == 9
     assert len(base64.urlsafe_b64decode(env["AIRFLOW_FERNET_KEY"])) == 32
     assert all(len(env[name]) == 96 for name in SECRETS - {"AIRFLOW_FERNET_KEY"})
 
@@ -320,7 +340,7 @@ def test_generated_secrets_are_strong_and_different_each_time(env: Mapping[str, 
 
 
 def test_prometheus_scrapes_what_serves_metrics_and_grafana_shows_the_packaged_dashboard(
-    compose: dict[str, Any], env: Mapping[str, str]
+    compose: dict[str, Any],
 ) -> None:
     services, configs = compose["services"], compose["configs"]
     targets = {one["target"]: configs[one["source"]] for one in services["prometheus"]["configs"]}
@@ -332,7 +352,9 @@ def test_prometheus_scrapes_what_serves_metrics_and_grafana_shows_the_packaged_d
     assert port in services["worker"]["healthcheck"]["test"][-1]
     serve = services["serve"]["command"]
     assert jobs["revector-serve"]["static_configs"] == [{"targets": [f"serve:{serve[serve.index('--port') + 1]}"]}]
-    assert jobs["revector-serve"]["authorization"]["credentials"] == env["SERVE_TOKEN"]
+    secret = Path(jobs["revector-serve"]["authorization"]["credentials_file"]).name
+    assert compose["secrets"][secret] == {"environment": "SERVE_TOKEN"}
+    assert secret in {one["source"] for one in services["prometheus"]["secrets"]}
     assert set(prometheus["rule_files"]) == {"/etc/prometheus/alerts.yml"} < set(targets)
     assert (ROOT / targets["/etc/prometheus/alerts.yml"]["file"]).samefile(FILES["alerts"])
     rules = FILES["alerts"].read_text(encoding="utf-8")
@@ -393,3 +415,116 @@ def test_health_checks_are_python_that_compiles(services: dict[str, Any]) -> Non
             assert words[:2] == ["python", "-c"]
             compile(words[2], name, "exec")
     assert "/ready" in checks["serve"][-1]
+
+
+# The programs themselves, with what the containers mount --------------------------------------------------------------
+
+
+def program(name: str) -> str:
+    found = shutil.which(name) or shutil.which(name, path=Path(sys.executable).parent)
+    if found is None:
+        pytest.skip(f"there is no {name} on this machine")
+    return found
+
+
+@pytest.fixture
+def mounted(compose: dict[str, Any], env: Mapping[str, str], tmp_path: Path) -> Callable[[str], dict[str, Path]]:
+    """The configs and secrets of a service as files of a folder in place of the container's root, by their target."""
+
+    def mount(service: str) -> dict[str, Path]:
+        body, files = compose["services"][service], {}
+        for one in body.get("secrets", []):
+            files[f"/run/secrets/{one['source']}"] = env[compose["secrets"][one["source"]]["environment"]]
+        for one in body["configs"]:
+            given = compose["configs"][one["source"]]
+            files[one["target"]] = given.get("content") or (ROOT / given["file"]).read_text(encoding="utf-8")
+        for target, content in files.items():
+            path = Path(f"{tmp_path}{target}")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(
+                content.replace("/run/secrets/", f"{tmp_path}/run/secrets/").replace("/etc/", f"{tmp_path}/etc/")
+            )
+        return {target: Path(f"{tmp_path}{target}") for target in files}
+
+    return mount
+
+
+def test_the_first_start_of_postgresql_makes_owners_who_are_not_superusers_and_keeps_them_apart(
+    mounted: Callable[[str], dict[str, Path]], env: Mapping[str, str], databases: Any
+) -> None:
+    script = mounted("postgres")["/docker-entrypoint-initdb.d/databases.sql"]
+    server = sa.make_url(databases.url("postgres"))
+    at = ["-h", str(server.query.get("host") or server.host), "-U", str(server.username)]
+    at += ["-p", str(server.query.get("port") or server.port or 5432)]
+    # As the image's entry point calls it; other tests share the server, so the names get an ending of their own.
+    text = re.sub(
+        r"(?<!\\set )\b(revector|airflow)\b(?=[ ;,]|$)", r"\1_composed", script.read_text(), flags=re.MULTILINE
+    )
+    script.write_text(text)
+    psql = [program("psql"), "-v", "ON_ERROR_STOP=1", "--no-psqlrc", *at, "-d", "postgres"]
+    try:
+        subprocess.run([*psql, "-f", str(script)], check=True, capture_output=True, text=True)
+        engine = sa.create_engine(databases.url("revector_composed"))
+        with engine.connect() as connection:
+            roles = connection.execute(
+                sa.text(
+                    "SELECT rolname, rolsuper, rolcreaterole, rolcreatedb, "
+                    "has_database_privilege(rolname, 'revector_composed', 'CONNECT'), "
+                    "has_database_privilege(rolname, 'airflow_composed', 'CONNECT') "
+                    "FROM pg_roles WHERE rolname LIKE '%\\_composed' ORDER BY rolname"
+                )
+            ).all()
+            assert [tuple(role) for role in roles] == [
+                ("airflow_composed", False, False, False, False, True),
+                ("revector_composed", False, False, False, True, False),
+            ]
+            # What `revector init` needs, as the role that runs it.
+            connection.execute(sa.text("SET ROLE revector_composed"))
+            connection.execute(sa.text("CREATE SCHEMA revector"))
+            connection.execute(sa.text("CREATE TABLE revector.vectors (v public.vector(3))"))
+            connection.execute(sa.text("CREATE INDEX ON revector.vectors USING hnsw (v public.vector_cosine_ops)"))
+            connection.rollback()
+        engine.dispose()
+    finally:
+        for what in ("DATABASE", "ROLE"):
+            for name in ("revector_composed", "airflow_composed"):
+                subprocess.run([*psql, "-c", f"DROP {what} IF EXISTS {name}"], check=True, capture_output=True)
+    assert env["REVECTOR_DB_PASSWORD"] not in text, "it is read from a file, and not in the script"
+
+
+def test_redis_starts_with_its_file_and_lets_nobody_in_without_the_password(
+    mounted: Callable[[str], dict[str, Path]], env: Mapping[str, str], tmp_path: Path
+) -> None:
+    server = program("redis-server")
+    redis = pytest.importorskip("redis", reason="the extra `celery` is not installed")
+    file = mounted("redis")["/etc/redis.conf"]
+    socket = tmp_path / "redis.sock"
+    file.write_text(file.read_text().replace("dir /data", f"dir {tmp_path}"))
+    process = subprocess.Popen([server, str(file), "--port", "0", "--unixsocket", str(socket)])
+    try:
+        client = redis.Redis(unix_socket_path=str(socket), password=env["REDIS_PASSWORD"])
+        until(lambda: socket.exists() and answers(client), "redis answers", 60)
+        client.set("kept", 1)
+        assert client.config_get("appendonly") == {"appendonly": "yes"}
+        with pytest.raises(redis.AuthenticationError):
+            redis.Redis(unix_socket_path=str(socket)).get("kept")
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def answers(client: Any) -> bool:
+    import redis
+
+    try:
+        return bool(client.ping())
+    except redis.ConnectionError:
+        return False
+
+
+def test_prometheus_takes_its_configuration_and_the_alert_rules(mounted: Callable[[str], dict[str, Path]]) -> None:
+    promtool = program("promtool")
+    file = mounted("prometheus")["/etc/prometheus/prometheus.yml"]
+    done = subprocess.run([promtool, "check", "config", str(file)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"SUCCESS: [1-9]\d* rules found", done.stdout), done.stdout
