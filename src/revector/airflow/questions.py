@@ -116,7 +116,7 @@ class RollbackWindowOperator(_Question, HITLBranchOperator):
     def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
         """Pass on who answered and take the branch; nobody: the window is over, which retires."""
         if event.get("error_type") == "timeout":
-            nobody = {"responded_at": timezone.utcnow(), "responded_by_user": None, "params_input": {}}
+            nobody: dict[str, Any] = {"responded_at": timezone.utcnow(), "responded_by_user": None, "params_input": {}}
             event = {"chosen_options": [RETIRE_NOW], **nobody}
         _keep_answer(context, event)
         return super().execute_complete(context, event)
