@@ -369,6 +369,8 @@ REFUSED = [
     (4, "abort --reason x", "no migration to abort"),
     (4, "search x --generation 99", "is in no slot"),
     (8, "ingest absent.jsonl", "does not exist"),
+    (2, "ingest absent.csv --column-type year=str", "must be NAME=TYPE"),
+    (2, "ingest absent.jsonl --column-type year=text", "has types of its own"),
     (8, "put a --text=", "no visible characters"),
 ]
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from revector.errors import SourceError
+from revector.errors import ConfigError, SourceError
 from revector.interfaces import Document
-from revector.sources import open_source
+from revector.sources import open_source, parse_types
 
 
 def read(path: Path, data: bytes | str, **options: Any) -> list[Document]:
@@ -161,6 +161,74 @@ def test_a_query_cannot_write(tmp_path: Path) -> None:
 def test_an_absent_meta_field_of_a_table_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="meta fields lnag are missing, the fields are _id, text, lang"):
         read(tmp_path / "x.csv", "_id,text,lang\n1,one,en\n", meta_fields=["lnag"])
+
+
+COLUMNS = [
+    (["2024", "2019", ""], [2024, 2019, None]),
+    (["-3", "0.5", "0"], [-3, 0.5, 0]),
+    (["9.50", "10.25", "11.00"], [9.5, 10.25, 11.0]),
+    (["true", "False", "TRUE"], [True, False, True]),
+    (["true", "", "false"], [True, None, False]),
+    (["true", "1", "0"], None),
+    (["yes", "no", "yes"], None),
+    (["007", "8", "9"], None),
+    (["90210", "01234", "10001"], None),
+    (["NaN", "1", "2"], None),
+    (["1e5", "2e5", "3e5"], None),
+    (["inf", "1", "2"], None),
+    (["+49", "+41", "+1"], None),
+    (["1.9", "1.10", "1.11"], None),
+    (["1.50", "2", "3"], None),
+    (["1,5", "2", "3"], None),
+    (["1_000", "2", "3"], None),
+    (["-0", "1", "2"], None),
+    ([" 1", "2", "3"], None),
+    (["1234567890123456", "2", "3"], None),
+    (["0.12345678901234567", "2", "3"], None),
+    (["١٢", "2", "3"], None),
+    (["2024-01-01", "2024-01-02", ""], None),
+    (["", "", ""], None),
+    (["1", "2", "x"], None),
+]
+
+
+@pytest.mark.parametrize(("cells", "typed"), COLUMNS, ids=str)
+def test_a_csv_column_is_typed_by_all_of_its_cells_and_only_where_nothing_is_lost(
+    tmp_path: Path, cells: list[str], typed: list[Any] | None
+) -> None:
+    rows = "".join(f'{n},text,"{cell}"\n' for n, cell in enumerate(cells))
+    documents = read(tmp_path / "x.csv", f"_id,text,c\n{rows}")
+    found = [document.meta["c"] for document in documents]
+    assert found == (typed or cells)
+    assert list(map(type, found)) == list(map(type, typed or cells))
+
+
+def test_ids_texts_and_versions_of_a_csv_are_no_numbers(tmp_path: Path) -> None:
+    (document,) = read(tmp_path / "x.csv", "_id,text,v\n7,9.50,3\n", version_field="v", meta_fields=["text"])
+    assert document == Document("7", "9.50", {"text": 9.5}, 3)
+
+
+def test_types_of_csv_columns_may_be_chosen(tmp_path: Path) -> None:
+    data = "_id,text,zip,n,flag\n1,x,007,1,yes\n2,x,12,1e3,no\n"
+    chosen = {"zip": "number", "n": "number", "flag": "bool"}
+    assert [one.meta for one in read(tmp_path / "x.csv", data, column_types=chosen)] == [
+        {"zip": 7, "n": 1, "flag": True},
+        {"zip": 12, "n": 1000.0, "flag": False},
+    ]
+    data = "_id,text,year,n\n1,x,2024,1\n"
+    assert read(tmp_path / "x.csv", data, column_types={"*": "text", "n": "number"})[0].meta == {"year": "2024", "n": 1}
+    for types, says in (
+        ({"text": "number", "nope": "text"}, "columns nope that types are given for are missing"),
+        ({"year": "bool"}, r"line 2: the field 'year' holds '2024', which is not true or false"),
+    ):
+        with pytest.raises(SourceError, match=says):
+            read(tmp_path / "x.csv", data, column_types=types)
+
+
+@pytest.mark.parametrize("option", ["year", "year=str", "=text", "year=text,number"])
+def test_a_column_type_that_is_none_is_refused(option: str) -> None:
+    with pytest.raises(ConfigError, match="must be NAME=TYPE"):
+        parse_types([option])
 
 
 def test_whole_number_ids_become_strings_and_empty_lines_are_skipped(tmp_path: Path) -> None:

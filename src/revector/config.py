@@ -34,6 +34,7 @@ from revector.rehearsal import Rehearsal
 from revector.report import read_events, read_status, waiting_revision
 from revector.searcher import Offer, Searcher
 from revector.shadow import ShadowReads
+from revector.sources import ColumnType
 from revector.spec import ModelSpec
 from revector.stores.pgvector import Build
 from revector.verification import REEMBEDDED, Report, verify_live
@@ -82,6 +83,8 @@ class CollectionSettings(BaseModel):
     id_field: str = "_id"
     text_fields: list[str] = ["title", "text"]
     meta_fields: list[str] | None = None
+    column_types: dict[str, ColumnType] = {}
+    """Types of columns of a CSV source (text, number, bool; ``"*"``: all others); default: by their contents."""
     qrels: str | None = None
     """Labelled queries: a folder in BEIR layout or of TREC files, a .csv file, or ``sql:SELECT ...`` (own database)."""
     migrations: Path | None = None

@@ -24,7 +24,7 @@ from revector.interfaces import Vectors
 from revector.registry import documents
 from revector.registry.collections import Generation, read_collection, read_generation
 from revector.registry.moves import index_of
-from revector.stores.filters import compile_filter
+from revector.stores.filters import compile_filter, why_nothing
 
 EXACT_SHARE = 0.05
 """A filter that keeps less than this share is searched exactly, for HNSW filters after its scan.
@@ -68,6 +68,8 @@ class Answer:
     search_ms: float
     asked: int
     """Statements that were needed: more when a filter or duplicates called for more candidates."""
+    warnings: tuple[str, ...] = ()
+    """Where nothing was found: each field of the filter that no document has, or has only with other types."""
 
 
 class Offer(Protocol):
@@ -264,6 +266,7 @@ class Searcher:
                     exact = True  # the scan gave up before k were found
                 else:
                     candidates *= 4
+            warnings = () if found.rows else why_nothing(connection, pinned.cid, where)
         search_ms = (time.perf_counter() - started) * 1_000
         hits = tuple(
             Hit(
@@ -278,7 +281,9 @@ class Searcher:
             )
             for row in found.rows
         )
-        return Answer(hits, pinned.gen, pinned.revision, pinned.encoder_fp, exact, encode_ms, search_ms, asked)
+        return Answer(
+            hits, pinned.gen, pinned.revision, pinned.encoder_fp, exact, encode_ms, search_ms, asked, warnings
+        )
 
     def _is_selective(
         self, connection: sa.Connection, pinned: Generation, filter_sql: str, filter_params: Mapping[str, Any]

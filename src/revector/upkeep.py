@@ -16,7 +16,7 @@ from revector.registry.control import add_event
 from revector.registry.deadletters import retry_dead
 from revector.registry.documents import Documents
 from revector.registry.repair import rearm
-from revector.sources import open_source
+from revector.sources import ColumnType, open_source
 from revector.stores.database import copy_into
 from revector.text import check_id
 
@@ -159,6 +159,9 @@ class Described(Protocol):
     @property
     def meta_fields(self) -> list[str] | None: ...  # noqa: D102
 
+    @property
+    def column_types(self) -> dict[str, ColumnType]: ...  # noqa: D102
+
 
 def configured_source(collection: str, chosen: Described, root: Path) -> Source:
     """Open the source of ``revector.toml``; paths are below ``root``. Raises ``ConfigError`` without one.
@@ -173,7 +176,13 @@ def configured_source(collection: str, chosen: Described, root: Path) -> Source:
     place = chosen.source
     if place.partition(":")[0] not in ("sql", "docstrings"):
         place = str(root / Path(place).expanduser())
-    return open_source(place, id_field=chosen.id_field, text_fields=chosen.text_fields, meta_fields=chosen.meta_fields)
+    return open_source(
+        place,
+        id_field=chosen.id_field,
+        text_fields=chosen.text_fields,
+        meta_fields=chosen.meta_fields,
+        column_types=chosen.column_types,
+    )
 
 
 class _Seen:

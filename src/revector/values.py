@@ -43,6 +43,25 @@ def is_date(value: object) -> bool:
     return isinstance(value, str) and re.fullmatch(DATE, value) is not None
 
 
+def castable(text: str) -> str:
+    """Return a moment or date as PostgreSQL casts it to ``timestamptz``: in UTC where no zone is given."""
+    if is_date(text):
+        return f"{text}T00:00Z"
+    return text if re.fullmatch(ZONED, text) else f"{text}Z"
+
+
+def days_around(text: str) -> tuple[str, str]:
+    """Return the dates that bound a moment or date whatever the zones: ``(before, after)``, to compare as text.
+
+    What begins with a date below ``before`` is earlier, what begins with ``after`` or a date above it is later.
+    """
+    day = date.fromisoformat(text[:10])
+    try:
+        return str(day - timedelta(days=2)), str(day + timedelta(days=3))
+    except OverflowError:  # the last days of the calendar
+        return "", ":"
+
+
 def plain(value: Any, *, forgiving: bool = False) -> Any:
     """Return ``value`` as JSON data, with zoned times in UTC, so that one moment has one spelling.
 

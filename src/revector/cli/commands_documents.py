@@ -53,6 +53,13 @@ def ingest(
         list[str] | None, typer.Option(help="Field to keep as metadata; may be repeated; default: all others.")
     ] = None,
     version_field: Annotated[str | None, typer.Option(help="Field with your own version, a number or a time.")] = None,
+    column_type: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=TYPE",
+            help="Type of a CSV column: text, number or bool; '*': all others; may be repeated; default: by its cells.",
+        ),
+    ] = None,
     url: Annotated[str | None, typer.Option(help="SQLAlchemy URL of the database, for sql: sources.")] = None,
     collection: Collection = None,
     project: ProjectPath = None,
@@ -65,17 +72,21 @@ def ingest(
       revector ingest "sql:SELECT id, body FROM article" --url "$URL" --id-field id --text-field body
     """
     from revector.config import current_actor
-    from revector.sources import open_source
+    from revector.sources import is_csv, open_source, parse_types
 
     session = open_session(project, collection, as_json=json)
     settings = session.project.collection(session.collection)
+    place, types = source or _configured_source(session), parse_types(column_type or ())
+    if types and not is_csv(place):
+        raise ConfigError(f"--column-type is for CSV files; {place!r:.80} has types of its own. Nothing was read.")
     opened = open_source(
-        source or _configured_source(session),
+        place,
         id_field=id_field or settings.id_field,
         text_fields=text_field or settings.text_fields,
         meta_fields=meta_field or settings.meta_fields,
         version_field=version_field,
         url=url,
+        column_types=settings.column_types | types,
     )
     with reporting(quiet=json) as progress:
         report = session.project.documents(session.collection).ingest(opened, actor=current_actor(), progress=progress)

@@ -41,7 +41,9 @@ def search(
     query: Annotated[str, typer.Argument()],
     *,
     k: Annotated[int, typer.Option("-k", help="How many.")] = 10,
-    where: Annotated[str | None, typer.Option(help="Filter on metadata, as a JSON object.")] = None,
+    where: Annotated[
+        str | None, typer.Option(help="Filter on metadata, as a JSON object; 'author.name' reaches inside.")
+    ] = None,
     by: Annotated[Literal["document", "chunk"], typer.Option(help="Best chunk of each document, or every chunk.")] = (
         "document"
     ),
@@ -222,6 +224,8 @@ def _reference(session: Session, target: Path) -> str:
 def _answer_page(answer: Answer, console: Console, *, explain: bool) -> None:
     if not answer.hits:
         console.print("No document matches.")
+    for warning in answer.warnings:
+        console.print(warning, style="yellow", soft_wrap=True, markup=False)
     for rank, hit in enumerate(answer.hits, start=1):
         console.print(Text.assemble(f"{rank:>3}. {hit.score:.4f}  ", (hit.id, "bold")), soft_wrap=True)
         console.print(f"     {one_line(hit.text, 200)}", style="dim", soft_wrap=True)

@@ -21,7 +21,7 @@ reading = routes("read")
 
 
 class _Search(BaseModel):
-    """What every search takes. ``where`` as in the README: equality, one of a list, or a range."""
+    """What every search takes. ``where`` as in the README: equality, one of a list, or a range; ``a.b`` reaches in."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -98,12 +98,16 @@ _ANSWER = {
     "encode_ms": 6.1,
     "search_ms": 2.4,
     "asked": 1,
+    "warnings": [],
 }
 
 
 @reading.post("/collections/{collection}/search", response_model=Answer, responses=example(_ANSWER))
 def search(collection: Name, asked: Annotated[SearchIn, Body(openapi_examples=_EXAMPLES)], service: Shared) -> Response:
     """Search through the alias. The answer names the generation and the encoder that gave it.
+
+    Where nothing is found, `warnings` names each field of the filter that no document has, or has only with values of
+    other types.
 
     A vector is refused with 409 unless its `encoder_fp` is the active generation's: after a swap, ask by text, or embed
     anew with the model that serves now.

@@ -15,9 +15,12 @@ from uuid import UUID
 
 from revector.errors import SourceError
 from revector.interfaces import Document, Source
+from revector.sources.columns import ALL, ColumnType, column_types, parse_types, typed
 from revector.sources.files import Record, read_csv, read_jsonl, read_parquet
 from revector.sources.sql import read_sql
 from revector.values import plain, storable
+
+__all__ = ["ACCEPTED", "ColumnType", "is_csv", "open_source", "parse_types"]
 
 ACCEPTED = (
     "a folder with corpus.jsonl (BEIR), .jsonl, .ndjson, .csv (these also as .gz), .parquet, "
@@ -43,6 +46,7 @@ def open_source(
     meta_fields: Sequence[str] | None = None,
     version_field: str | None = None,
     url: str | None = None,
+    column_types: Mapping[str, ColumnType] | None = None,
 ) -> Source:
     """Return the source that ``spec`` names (``ACCEPTED``); it may be iterated again from the start.
 
@@ -50,7 +54,9 @@ def open_source(
     are. ``meta_fields`` None takes every other field, the entries of a BEIR ``metadata`` object as fields of their own.
     In JSON lines a record may lack any of them but the id and the version. ``version_field`` holds whole numbers or
     times (ISO 8601; taken as microseconds since 1970, UTC where no zone is given).
-    ``docstrings:`` has its own fields and ignores these. Raises ``SourceError`` here for what cannot be opened, and
+    The meta fields of a CSV file are typed by their contents (see ``columns``) or as ``column_types`` says; all other
+    sources have types of their own. ``docstrings:`` has its own fields and ignores all of these.
+    Raises ``SourceError`` here for what cannot be opened, and
     while iterating, with the place, for what cannot be read.
     """
     fields = _Fields(id_field, tuple(text_fields), None if meta_fields is None else tuple(meta_fields), version_field)
@@ -66,7 +72,13 @@ def open_source(
         return _RecordSource("the SQL query", partial(read_sql, url, rest.strip()), fields)
     path = _file(Path(spec).expanduser())
     read = _READERS[_extension(path)]
-    return _RecordSource(str(path), partial(read, path), fields, has_columns=read is not read_jsonl)
+    cells = column_types or {} if is_csv(spec) else None
+    return _RecordSource(str(path), partial(read, path), fields, has_columns=read is not read_jsonl, cells=cells)
+
+
+def is_csv(spec: str) -> bool:
+    """Whether ``spec`` names a CSV file, whose columns have no types of their own."""
+    return spec.partition(":")[0] != "sql" and _extension(Path(spec)).startswith(".csv")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +101,18 @@ class _RecordSource:
     read: Callable[[], Iterator[Record]]
     fields: _Fields
     has_columns: bool = True
+    cells: Mapping[str, ColumnType] | None = None
+    """Types that were chosen for columns whose cells are all text; None where values have types."""
 
     def __iter__(self) -> Iterator[Document]:
+        types: Mapping[str, ColumnType] = {}
         for number, (place, nested) in enumerate(self.read()):
             try:
                 record = _flat(nested, self.fields)
                 if number == 0:
                     self._check_first(record)
-                yield self._document(record)
+                    types = self._types(record)
+                yield self._document(record, types)
             except _Refused as refused:
                 raise SourceError(f"{self.name}, {place}: {refused} Mend it and ingest again.") from refused
 
@@ -110,7 +126,19 @@ class _RecordSource:
         if absent and self.has_columns:
             raise _Refused(f"the meta fields {_names(absent)} are missing, the fields are {_names(record)}.")
 
-    def _document(self, record: Mapping[str, Any]) -> Document:
+        absent = [name for name in self.cells or () if name not in record and name != ALL]
+        if absent:
+            raise _Refused(
+                f"the columns {_names(absent)} that types are given for are missing, the fields are {_names(record)}."
+            )
+
+    def _types(self, first: Mapping[str, Any]) -> Mapping[str, ColumnType]:
+        """Return the types of the meta fields where cells are text: the source is read once more for them."""
+        if self.cells is None:
+            return {}
+        return column_types((row for _, row in self.read()), list(self._meta_names(first)), self.cells)
+
+    def _document(self, record: Mapping[str, Any], types: Mapping[str, ColumnType]) -> Document:
         fields = self.fields
         if fields.id not in record:
             raise _Refused(f"the id field {fields.id!r} is missing, the fields are {_names(record)}.")
@@ -118,20 +146,22 @@ class _RecordSource:
         return Document(
             id=_identity(fields.id, record[fields.id]),
             text="\n".join(text for text in texts if text) or None,
-            meta=self._meta(record),
+            meta=self._meta(record, types),
             version=None if fields.version is None else _version(fields.version, record.get(fields.version)),
         )
 
-    def _meta(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        chosen = self.fields.metas
-        names: Iterable[str] = record.keys() - self.fields.all if chosen is None else chosen
+    def _meta_names(self, record: Mapping[str, Any]) -> Iterable[str]:
+        return record.keys() - self.fields.all if self.fields.metas is None else self.fields.metas
+
+    def _meta(self, record: Mapping[str, Any], types: Mapping[str, ColumnType]) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        for name in sorted(names):
+        for name in sorted(self._meta_names(record)):
             stored = storable(name)
             if stored in found:
                 raise _Refused(f"the field {stored!r} would be stored twice, and one would be lost; rename one.")
             try:
-                found[stored] = plain(record.get(name), forgiving=True)
+                value = typed(str(record[name]), types[name]) if name in types else record.get(name)
+                found[stored] = plain(value, forgiving=True)
             except ValueError as error:
                 raise _Refused(f"the field {name!r} {error}; leave it out by meta fields.") from error
         return found
