@@ -237,6 +237,14 @@ def test_prompts_of_ones_own_are_no_difference_where_the_models_files_name_none(
     assert (found.model.query_prompt, found.model.document_prompt, found.notes) == ("query: ", "passage: ", ())
 
 
+def test_a_hub_model_that_is_not_here_needs_every_setting_from_a_person(tmp_path: Path) -> None:
+    every = {"dim": 8, "max_tokens": 64, "query_prompt": "", "document_prompt": ""}
+    found = specify("org/none-of-this-name", tmp_path, never, **every)
+    assert (found.model.dim, found.notes) == (8, ("its files are not here and were not compared",))
+    with pytest.raises(EncoderError, match="neither in the hub cache"):
+        specify("org/none-of-this-name", tmp_path, never, dim=8)
+
+
 @pytest.mark.parametrize(
     ("name", "note"),
     [

@@ -17,6 +17,7 @@ from revector.spec import ModelSpec
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+_TAKEN = {"dim", "max_tokens", "query_prompt", "document_prompt"}
 _SHORTEST = 8
 _SEARCHING = "Represent this sentence for searching relevant passages: "
 _CUSTOMARY = (
@@ -50,7 +51,12 @@ def specify(name: str, root: Path, load: Callable[[ModelSpec], Encoder], **given
     reference = resolve_model(name, root)
     if not (is_hub_id(reference) or Path(reference).is_absolute()):
         return Specified(ModelSpec(name, **{"dim": _loaded_width(name, load, given), **given}))
-    folder = model_folder(ModelSpec(name, 1, given.get("commit")), root)
+    try:
+        folder = model_folder(ModelSpec(name, 1, given.get("commit")), root)
+    except EncoderError:  # not downloaded, and no way to
+        if not given.keys() >= _TAKEN:
+            raise
+        return Specified(ModelSpec(name, **given), notes=("its files are not here and were not compared",))
     own, tokenizer = read_own(name, folder), read_tokenizer(name, folder)
     own.check(name)
     if tokenizer is None or (own.dim is None and "dim" not in given):
