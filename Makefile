@@ -5,8 +5,8 @@ INSTALLED := .venv/.installed
 
 .PHONY: demo test up cluster prove prove-long clean lock
 
-demo: $(INSTALLED)  ## the main job on this machine, on a real corpus, through Airflow
-	$(BIN)/revector demo
+demo: $(INSTALLED)  ## the main job on this machine, on a real corpus, through Airflow; FULL=1: on all of it
+	$(BIN)/revector demo $(if $(FULL),--full)
 
 up: $(INSTALLED)  ## PostgreSQL, worker, Airflow and the page, until Ctrl-C
 	$(BIN)/revector up

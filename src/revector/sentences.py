@@ -85,7 +85,7 @@ def _provision(facts: Detail) -> str:
 
 
 def _backfill(facts: Detail) -> str:
-    return f"{_count(facts['embedded'], 'document')} embedded, {facts['reused']:,} copied, {facts['chunks']:,} chunks"
+    return f"{_count(facts['documents'], 'document')} in the index, {_count(facts['chunks'], 'chunk')}"
 
 
 def _gate(facts: Detail) -> str:

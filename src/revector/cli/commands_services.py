@@ -121,6 +121,9 @@ def demo(
     stay: Annotated[
         bool | None, typer.Option("--stay/--no-stay", help="Stay up afterwards; default: in a terminal.")
     ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="The whole corpus; default: what this machine embeds in about three minutes.")
+    ] = False,
     project: ProjectPath = None,
 ) -> None:
     """Migrate the quickstart corpus from a weak to a real model while an application writes, deletes and queries.
@@ -129,7 +132,7 @@ def demo(
       revector demo --json result.json
     """
     module = _module("revector.local.demo", "demo")
-    raise typer.Exit(module.run(open_project(project), port=port, json_path=json_path, wait=stay))
+    raise typer.Exit(module.run(open_project(project), port=port, json_path=json_path, wait=stay, full=full))
 
 
 def _module(name: str, extra: str) -> Any:

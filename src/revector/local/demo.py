@@ -22,12 +22,15 @@ from rich.console import Console
 from revector import embedded
 from revector.config import FILE, Project, load_project
 from revector.errors import ConfigError, RevectorError
+from revector.labels import load_labels
 from revector.local.airflow import AirflowHome
 from revector.local.airflow_client import FINISHED, AirflowClient
 from revector.local.comparison import Difference, compare, expected_texts, read_record
-from revector.local.screen import Screen, result_table
+from revector.local.demo_corpus import cut, documents_per_s, said
+from revector.local.screen import Screen, phase, result_table
 from revector.local.up import airflow_of, describe, services, stay, stoppable
 from revector.metrics import latency_ms
+from revector.revisions import RevisionGraph
 from revector.sources import open_source
 
 COLLECTION = "quickstart"
@@ -39,24 +42,26 @@ AFTER_S = 20.0
 RUN_LIMIT_S = 40 * 60.0
 
 
-def run(project: Project, *, port: int = 8080, json_path: Path | None = None, wait: bool | None = None) -> int:
+def run(
+    project: Project, *, port: int = 8080, json_path: Path | None = None, wait: bool | None = None, full: bool = False
+) -> int:
     """Run the demo; return 0 if every count is as promised, 1 if one is not.
 
-    In a terminal it stays up afterwards until Ctrl-C, unless ``wait`` says otherwise. ``json_path`` is where the
-    figures go, default ``<state>/demo/result.json``. Interrupted, it stops everything it started and raises
-    ``KeyboardInterrupt``.
+    The corpus is what this machine embeds in about three minutes, or all of it if ``full``. In a terminal the demo
+    stays up afterwards until Ctrl-C, unless ``wait`` says otherwise. ``json_path`` is where the figures go, default
+    ``<state>/demo/result.json``. Interrupted, it stops everything it started and raises ``KeyboardInterrupt``.
     """
     console = Console()
     with stoppable(), ExitStack() as stack:
         stack.callback(embedded.stop, project.state)
         _start_afresh(project)
         stack.enter_context(services(project))
-        prepare(project, console)
+        taken = prepare(project, console, full=full)
         airflow = airflow_of(project, port)
-        console.print("Starting Airflow …")
-        stack.enter_context(airflow)
+        with phase(console, "Starting Airflow, which takes half a minute to two …"):
+            stack.enter_context(airflow)
         describe(airflow, console)
-        figures = _main_job(project, airflow, console)
+        figures = _main_job(project, airflow, console) | {"corpus": taken}
         path = json_path or project.state / "demo" / "result.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
@@ -73,26 +78,50 @@ def run(project: Project, *, port: int = 8080, json_path: Path | None = None, wa
     return 0 if figures["as_promised"] else 1
 
 
-def prepare(project: Project, console: Console) -> None:
-    """Ingest the corpus and make revision 1 live."""
-    console.print("Collecting the docstrings of this environment …")
-    corpus = _corpus(project)
-    corpus.parent.mkdir(parents=True, exist_ok=True)
-    with corpus.open("w", encoding="utf-8") as file:
+def prepare(project: Project, console: Console, *, full: bool = False) -> dict[str, Any]:
+    """Ingest the corpus, or the part of it that this machine embeds in time, and make revision 1 live; return which."""
+    head = RevisionGraph.from_folder(project.migrations(COLLECTION)).head
+    with phase(console, "Collecting the docstrings of this environment …") as tell:
+        whole = []
         for document in open_source(str(project.collection(COLLECTION).source)):
-            file.write(json.dumps({"_id": document.id, "text": document.text, **document.meta}) + "\n")
-    report = project.documents(COLLECTION).ingest(open_source(str(corpus)), actor="demo")
-    console.print(f"  {report.written:,} documents, {report.rejected} rejected")
+            whole.append(document)
+            tell(f"{len(whole):,} documents")
+    with phase(console, f"Measuring how fast {head.model.name} embeds them here …") as tell:
+        rate = documents_per_s(whole, project.encoders.fresh(head.model), head.chunking)
+        tell(f"{rate:.0f} documents/s")
+    source = project.labels(COLLECTION)
+    judged = {} if source is None else load_labels(source).qrels
+    taken = cut(whole, {doc_id for found in judged.values() for doc_id in found}, rate, full=full)
+    console.print(said(taken, head.model.name, _minutes), soft_wrap=True)
+    with phase(console, "Writing them into the database …") as tell:
+        corpus = _corpus(project)
+        corpus.parent.mkdir(parents=True, exist_ok=True)
+        with corpus.open("w", encoding="utf-8") as file:
+            for document in taken.documents:
+                file.write(json.dumps({"_id": document.id, "text": document.text, **document.meta}) + "\n")
+        report = project.documents(COLLECTION).ingest(open_source(str(corpus)), actor="demo")
+        tell(f"{report.written:,} documents, {report.rejected} rejected")
     model = project.state / "models" / "quickstart-lsa"
     if not model.exists():
         from revector.encoders.lsa import train_lsa
 
-        console.print("Training the first model on them: latent semantic analysis …")
-        train_lsa((document.text or "" for document in open_source(str(corpus))), model)
+        with phase(console, "Training the first model on them: latent semantic analysis …"):
+            train_lsa((document.text or "" for document in open_source(str(corpus))), model)
     migrator = project.migrator(COLLECTION, actor="demo")
     base = migrator.base()
-    console.print(f"Migrating to revision {base} …")
-    migrator.upgrade(base)
+    with phase(console, f"Migrating to revision {base} …") as tell:
+        migrator.upgrade(base, on_step=lambda outcome: tell(f"{outcome.step} done"))
+    return {
+        "documents": len(taken.documents),
+        "judged": taken.judged,
+        "distractors": taken.distractors,
+        "of": taken.of,
+        "probed_documents_per_s": round(rate, 1),
+    }
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 def _corpus(project: Project) -> Path:
@@ -150,12 +179,12 @@ def _main_job(project: Project, airflow: AirflowHome, console: Console) -> dict[
             console.print(f"Triggered DAG {DAG} through Airflow's REST API as operator: run {run_id}\n")
             with Screen(console) as screen:
                 _watch(project, client, run_id, screen, counters)
-            console.print(f"The alias has moved; the application goes on for {AFTER_S:.0f} s …")
-            time.sleep(AFTER_S)
-        console.print("Comparing the indexes with what the application was told …")
-        _wait_until_applied(project)
-        texts, changed, unknown = expected_texts(open_source(str(_corpus(project))), record)
-        differences = compare(project, COLLECTION, texts, changed, unknown)
+            with phase(console, f"The alias has moved; the application goes on for {AFTER_S:.0f} s …"):
+                time.sleep(AFTER_S)
+        with phase(console, "Comparing the indexes with what the application was told …"):
+            _wait_until_applied(project)
+            texts, changed, unknown = expected_texts(open_source(str(_corpus(project))), record)
+            differences = compare(project, COLLECTION, texts, changed, unknown)
         return _figures(project, client, run_id, record, differences, time.monotonic() - started)
 
 

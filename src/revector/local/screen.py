@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
@@ -24,6 +27,44 @@ _MARKS = {
     "skipped": "–",
     "up_for_retry": "[yellow]↻[/]",
 }
+
+
+@contextmanager
+def phase(console: Console, words: str) -> Iterator[Callable[[str], None]]:
+    """Show from the first second that something goes on, and at the end how long it took.
+
+    Yields what takes the progress so far in words. A terminal shows a spinner with the seconds; elsewhere a line is
+    printed at the beginning, every ``QUIET_S``, and at the end.
+    """
+    begun, ended, detail = time.monotonic(), threading.Event(), [""]
+
+    def now() -> str:
+        return f"{words} {' · '.join(filter(None, [detail[0], f'{time.monotonic() - begun:.0f} s']))}"
+
+    def tell(what: str) -> None:
+        detail[0] = what
+
+    def show(live: Live | None) -> None:
+        while not ended.wait(0.25 if live else QUIET_S):
+            if live:
+                live.update(Spinner("dots", now()))
+            else:
+                console.print(f"  … {now()}", highlight=False, soft_wrap=True)
+
+    live = Live(Spinner("dots", now()), console=console, transient=True) if console.is_terminal else None
+    console.print(words, highlight=False)
+    shown = threading.Thread(target=show, args=(live,), daemon=True)
+    try:
+        if live:
+            live.start()
+        shown.start()
+        yield tell
+    finally:
+        ended.set()
+        shown.join()
+        if live:
+            live.stop()
+    console.print(f"  {now().removeprefix(words).strip()}", highlight=False)
 
 
 class Screen:
@@ -60,7 +101,7 @@ def progress_text(status: Mapping[str, Any]) -> str:
     """Return documents, rate and ETA of the backfill in one line."""
     migration = status["migration"]
     if migration is None:
-        return "no migration open"
+        return "no index is made yet"
     progress = migration["progress"]
     eta = "" if progress["eta_s"] is None else f", ETA {progress['eta_s']:.0f} s"
     return (

@@ -1,0 +1,94 @@
+"""Owns how much of the quickstart's corpus the demo takes: what this machine embeds in about three minutes."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+from revector.chunking import make_chunker
+from revector.interfaces import Document, Encoder
+from revector.spec import Chunking
+
+BUDGET_S = 180.0
+"""What a newcomer waits for the embedding."""
+
+PROBE_S = 6.0
+SHARE = 0.5
+"""Of the probed rate: Airflow, the worker and the application work on the same processor meanwhile."""
+
+LEAST_DISTRACTORS = 300
+"""Beside the judged documents, however slow the machine: without any, every answer would be right."""
+
+_BATCH = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """The documents that the demo takes, in the order of the corpus.
+
+    ``judged`` of them answer the labelled questions, the others are distractors; ``of`` is the whole corpus.
+    ``documents_per_s`` is what the probe measured, alone on the machine; ``seconds`` what embedding them should take.
+    """
+
+    documents: tuple[Document, ...]
+    judged: int
+    of: int
+    documents_per_s: float
+    seconds: float
+
+    @property
+    def distractors(self) -> int:
+        """Documents that answer no labelled question."""
+        return len(self.documents) - self.judged
+
+
+def documents_per_s(
+    documents: Sequence[Document], encoder: Encoder, chunking: Chunking, *, seconds: float = PROBE_S
+) -> float:
+    """Cut and embed documents from all over the corpus for about ``seconds``; return how many a second it did."""
+    chunker, drawn = make_chunker(chunking, encoder.tokenizer), sorted(documents, key=_draw)
+    encoder.encode_document(["The first call loads and tunes kernels, and counts for nothing."])
+    done, started = 0, time.perf_counter()
+    while done < len(drawn) and time.perf_counter() - started < seconds:
+        batch = drawn[done : done + _BATCH]
+        encoder.encode_document([chunk.text for one in batch for chunk in chunker.chunks(one.text or "")])
+        done += len(batch)
+    return done / max(1e-9, time.perf_counter() - started)
+
+
+def cut(documents: Sequence[Document], judged: Collection[str], rate: float, *, full: bool = False) -> Cut:
+    """Return as many documents as are embedded in ``BUDGET_S`` at ``rate`` (documents/s, alone), or all if ``full``.
+
+    Judged documents are always kept, and so are ``LEAST_DISTRACTORS``; the choice of the others depends on their ids
+    alone, so that a slower machine takes a part of what a faster one takes.
+    """
+    wanted, expected = set(judged), rate * SHARE
+    others = sorted((one for one in documents if one.id not in wanted), key=_draw)
+    kept = len(documents) - len(others)
+    room = max(LEAST_DISTRACTORS, int(expected * BUDGET_S) - kept)
+    chosen = wanted | {one.id for one in (others if full else others[:room])}
+    taken = tuple(one for one in documents if one.id in chosen)
+    return Cut(taken, kept, len(documents), rate, len(taken) / max(1e-9, expected))
+
+
+def _draw(document: Document) -> bytes:
+    return hashlib.sha256(document.id.encode()).digest()
+
+
+def said(found: Cut, model: str, words: Callable[[float], str]) -> str:
+    """Return one sentence on what the wait is for; ``words`` names a number of seconds."""
+    whole = len(found.documents) == found.of
+    which = (
+        f"all {found.of:,} documents"
+        if whole
+        else f"{len(found.documents):,} of {found.of:,} documents (all {found.judged:,} that answer a labelled "
+        f"question, and {found.distractors:,} distractors)"
+    )
+    rest = "" if whole else "; --full takes all of them"
+    return (
+        f"The wait is for embedding {which} with {model}, about {words(found.seconds)} at the "
+        f"{found.documents_per_s:.0f} documents/s that a probe of this machine found, "
+        f"half of it for the rest of the demo{rest}."
+    )
