@@ -5,14 +5,18 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import sys
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
 from revector import ann, gate_report
-from revector.ann import AnnReport, explain, measure_ann
+from revector.ann import AnnReport, measure_ann
+from revector.cli.commands_gate import print_lost
+from revector.cli.output import console_for
 from revector.errors import ConfigError, GateFailed
+from revector.explaining import explain
 from revector.interfaces import Document
 from revector.latency import compare_latency
 from revector.metrics import Interval
@@ -119,6 +123,44 @@ def test_the_overlap_is_that_with_an_exact_search_in_the_database(library: World
     # Documents that are alike tie, and either of them counts.
     assert reports["building"].served.overlap.mean == pytest.approx(np.mean(shares), abs=0.03)
     assert reports["building"].served.overlap.mean >= np.mean(shares) - 1e-9
+
+
+def test_the_best_documents_that_the_index_lost_are_named(library: World, searcher: Searcher, reports, capsys) -> None:
+    generation, report = library.generation("building"), reports["building"]
+    wanted = {}
+    for name, query in QUERIES.items():
+        [vector] = searcher.encode(generation, [query])
+        best, *_, next_one = searcher.search_vector(generation, vector, 11, exact=True).hits
+        served = {hit.id for hit in searcher.search_vector(generation, vector, 10).hits}
+        if best.id not in served and best.score > next_one.score + 1e-6:
+            wanted[name] = best.id
+    assert wanted, "so bad an index loses some"
+    assert {one.query: one.document for one in report.lost} == wanted
+    assert report.lost_best == len(report.lost) == report.as_data()["lost_best"]
+    assert report.lost_relevant == sum(one.relevant is True for one in report.lost)
+    [first, *_] = report.lost
+    print_lost(report.as_data(), QUERIES, console_for(sys.stdout))
+    said = capsys.readouterr().out
+    assert f"{len(wanted)} of 50 queries the index lost the document that exact search has at rank 1" in said
+    assert f"  {first.document} ({first.score:.4f}" in said
+
+
+def test_a_document_that_is_the_query_is_left_out_of_both_sides(library: World) -> None:
+    """Its loss is none, and neither its overlap nor the recall counts it."""
+    asked = {f"d{n:05d}": text(n) for n in range(301, 311)}
+    own = {query: [query, f"d{int(query[1:]) + 2_900:05d}"] for query in asked}
+    report = measure_ann(
+        library.engine,
+        library.project.searcher("docs"),
+        library.generation("building"),
+        asked,
+        qrels={query: {query: 1} for query in asked},
+        own=own,
+        sweep=(),
+    )
+    assert report.loss is not None
+    assert (report.loss.exact.mean, report.loss.served.mean) == (0, 0)
+    assert not {one.document for one in report.lost} & {doc for docs in own.values() for doc in docs}
 
 
 def test_the_demanded_overlap_decides(library: World) -> None:

@@ -12,14 +12,16 @@ import numpy as np
 import pytest
 
 from revector import gate as gates
-from revector.ann import AnnReport, Loss, Plan, Point
+from revector.ann import AnnReport, Loss, LostBest, Point
 from revector.comparison import compare
+from revector.explaining import Plan
 from revector.labels import Labels, Span, item_of
 from revector.latency import LatencyReport, Timed
 from revector.metrics import Interval, attainable_recall, evaluate
 from revector.pages.charts import Dot, Mark, Row, _ticks, bubbles, curve, intervals
 from revector.pages.gate import VERDICTS, render
 from revector.pages.markup import printable
+from revector.registry.own import Own
 from revector.slices import length_slices
 from revector.spec import Gate
 
@@ -72,7 +74,18 @@ def ranked(keep: float, seed: int) -> dict[str, list[str]]:
 QRELS = {f"q{n}": {f"d{2 * n}": 1, f"d{2 * n + 1}": 1} for n in range(QUERIES)}
 TEXTS = {f"q{n}": f"question {n} " + "word " * (n % 7) for n in range(QUERIES)}
 LABELS = Labels("set/test", TEXTS, QRELS, fingerprint="f" * 64)
-ASKED = gates.usable_queries(LABELS, set)
+
+
+class _Everything:
+    """A corpus that holds every document, none of which is a query."""
+
+    known = staticmethod(set)
+
+    def own(self, _: object) -> Own:
+        return Own({}, 0)
+
+
+ASKED = gates.usable_queries(LABELS, _Everything())
 
 
 def measured(revision: str, generation: int, keep: float, seed: int) -> gates.Measured:
@@ -145,6 +158,9 @@ def ann() -> dict[str, Any]:
         sweep=sweep,
         recommended=80,
         loss=Loss(QUERIES, half, half, Interval(0.0123, 0.01, 0.02)),
+        lost_best=2,
+        lost_relevant=1,
+        lost=(LostBest("q3", "d7", 0.8125, relevant=True), LostBest("q4", "d555", 0.7125, relevant=False)),
         reasons=("the index gives 0.9300",),
         notes=(),
     ).as_data()

@@ -35,7 +35,8 @@ def send(client: TestClient, body: Any) -> dict[str, Any]:
     answer = client.post(UPLOAD, content=body, headers=NDJSON)
     assert answer.status_code == 200, answer.text
     report = answer.json()
-    assert report["read"] == report["written"] + report["unchanged"] + len(report["rejected"])
+    kept = report["deleted"] + report["unchanged"] + report["older"]
+    assert report["read"] == report["written"] + kept + len(report["rejected"])
     return report
 
 
@@ -45,8 +46,11 @@ def test_an_upload_is_stored_and_searched(served: World) -> None:
         assert send(client, lines(new, {"id": "new/2", "text": "sloe"})) == {
             "read": 2,
             "written": 2,
+            "deleted": 0,
             "unchanged": 0,
+            "older": 0,
             "rejected": [],
+            "late": {},
         }
         assert send(client, lines(new, {"id": "new/2", "text": "sloe bullace"}))["unchanged"] == 1
         wait = client.put(f"{UPLOAD}/new/3", params={"wait": "active"}, json={"text": "damson"})
@@ -91,7 +95,8 @@ def test_of_two_lines_with_one_id_the_later_wins_and_an_older_version_never(clie
     assert report["written"] == 3
     assert client.get(f"{UPLOAD}/a").json()["text"] == "second"
     versions = ({"id": "v", "text": "new", "version": 2}, {"id": "v", "text": "old", "version": 1})
-    assert send(client, lines(*versions))["unchanged"] == 1
+    report = send(client, lines(*versions))
+    assert (report["older"], report["late"]) == (1, {"v": {"version": 1, "stored": 2, "differs": True}})
     assert client.get(f"{UPLOAD}/v").json()["text"] == "new"
 
 
@@ -168,17 +173,18 @@ def test_an_error_under_way_is_told_with_what_was_stored_before(
 ) -> None:
     put_valid, calls = Documents.put_valid, []
 
-    def failing(self: Documents, documents: Any) -> Any:
+    def failing(self: Documents, documents: Any, source: str) -> Any:
         calls.append(len(documents))
         if len(calls) == 2:
             raise DatabaseUnavailable("the database cannot be reached.")
-        return put_valid(self, documents)
+        return put_valid(self, documents, source)
 
     monkeypatch.setattr(Documents, "put_valid", failing)
     body = lines(*({"id": f"e{n:04d}", "text": f"text {n}"} for n in range(1_200)))
     answer = client.post(UPLOAD, content=body, headers=NDJSON)
     assert "report" in refused(answer, 503, "DatabaseUnavailable")
-    assert answer.json()["report"] == {"read": 500, "written": 500, "unchanged": 0, "rejected": []}
+    report = answer.json()["report"]
+    assert (report["read"], report["written"], report["unchanged"], report["rejected"]) == (500, 500, 0, [])
     assert served.value("SELECT count(*) FROM document WHERE doc_id LIKE 'e%'") == 500
     again = send(client, body)
     assert (again["written"], again["unchanged"]) == (700, 500)

@@ -165,7 +165,14 @@ def test_a_source_that_changed_without_telling_us_is_followed(served: World) -> 
     write_source(served, range(1, 121), d00005="melons instead")
     report = refresh(served, reread=True)
     assert report.reread == Reread(
-        str(served.root / "docs.jsonl"), read=120, changed=2, unchanged=118, rejected=0, absent=1, first=("d00000",)
+        str(served.root / "docs.jsonl"),
+        read=120,
+        changed=2,
+        unchanged=118,
+        older=0,
+        rejected=0,
+        absent=1,
+        first=("d00000",),
     )
     assert report.due == 0  # what was written is work of its own already
     served.settle()
@@ -198,7 +205,7 @@ def test_what_is_written_while_the_source_is_read_is_not_called_absent(served: W
             yield from (document(n) for n in range(120))
 
     report = refresh_stale(served.engine, served.collection.cid, "docs", served.documents, Slow(), actor="night")
-    assert report.reread == Reread("a source", 121, changed=0, unchanged=120, rejected=1, absent=0, first=())
+    assert report.reread == Reread("a source", 121, changed=0, unchanged=120, older=0, rejected=1, absent=0, first=())
 
 
 def test_a_source_that_cannot_be_read_changes_nothing(served: World) -> None:

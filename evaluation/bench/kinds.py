@@ -19,11 +19,11 @@ import numpy.typing as npt
 import sqlalchemy as sa
 
 from evaluation.bench.common import ROOT, Figure, machine, parser, revector, revision, temporary_project, write
-from revector.ann import explain
 from revector.config import Project, load_project
 from revector.encoders import load_encoder, probe_vectors, vectors_fp
 from revector.encoders.check import unit_rows
 from revector.encoders.pca import Rotation, read_rotation, rotation_of
+from revector.explaining import explain
 from revector.interfaces import Vectors
 from revector.labels import load_labels
 from revector.metrics import latency_ms, paired_difference, recall_at_k

@@ -189,14 +189,14 @@ def overhead(root: Path, chosen: Any) -> list[Figure]:
     """Writes per second with the gate, and without it (fan-out stays), in turns."""
     from evaluation.reliability.bugs import BUGS, changed_database
     from evaluation.reliability.mistakes import replaced
-    from revector.registry import documents
+    from revector.registry import writing
 
     project, figures = _project(root), []
     for clients in (8, 32):
         found: dict[str, list[float]] = {"gate": [], "none": []}
         for turn in range(10):
             if turn % 2:
-                with changed_database(BUGS["no_gate"], project.engine), replaced(documents.hold_shared, _nothing):
+                with changed_database(BUGS["no_gate"], project.engine), replaced(writing.hold_shared, _nothing):
                     found["none"].append(_rate(project, clients, chosen.seconds))
             else:
                 found["gate"].append(_rate(project, clients, chosen.seconds))

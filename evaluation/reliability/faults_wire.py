@@ -22,7 +22,7 @@ from evaluation.reliability.wire import Proxy, State, Toxic
 from revector.errors import DatabaseUnavailable, GateBusy, RevectorError
 from revector.interfaces import Document
 from revector.lifecycle import STEPS
-from revector.registry import documents, moves, sharding, work
+from revector.registry import ingesting, moves, sharding, work
 from revector.registry.control import control
 
 LIMIT_S = 60.0
@@ -212,11 +212,11 @@ class _Source:
 
 @contextmanager
 def _pages_of(rows: int) -> Iterator[None]:
-    before, documents.BATCH_ROWS = documents.BATCH_ROWS, rows
+    before, ingesting.BATCH_ROWS = ingesting.BATCH_ROWS, rows
     try:
         yield
     finally:
-        documents.BATCH_ROWS = before
+        ingesting.BATCH_ROWS = before
 
 
 class Striker:

@@ -5,10 +5,8 @@ Everything is asked through ``Searcher.search_vector``, as it is served; only ``
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -16,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
 
-from revector.errors import ConfigError, StateError
+from revector.errors import ConfigError
 from revector.exact import Exact, search_exact
+from revector.explaining import Plan, ask, explain
 from revector.interfaces import NoProgress, Progress, Vectors
 from revector.metrics import Interval, Qrels, latency_ms, mean_interval, paired_difference, recall_at_k
 from revector.registry.collections import Generation
@@ -31,20 +30,8 @@ DEPTH = 4
 """Exact answers are known to this multiple of k, so that whoever ties with the k-th is not taken for a loss."""
 
 WARM_QUERIES = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How PostgreSQL answers a search: ``nodes`` of its plan that read the index's table, outermost first.
-
-    ``hnsw`` is whether the HNSW index is among them; on small tables, and for ``kind="exact"``, it is not, and then
-    the answer is exact and says nothing of the index. ``ef_search`` is what was in force: never below the candidates
-    that the search wants; 0 for ``kind="exact"``.
-    """
-
-    hnsw: bool
-    nodes: tuple[str, ...]
-    ef_search: int
+NAMED = 100
+"""Lost best documents that a report names; it counts all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +61,27 @@ class Loss:
 
 
 @dataclass(frozen=True, slots=True)
+class LostBest:
+    """The document that exact search has at rank 1 for a query, with its score, and that is not among those served.
+
+    ``relevant``: whether it was judged relevant for the query; None where the query was not judged.
+    """
+
+    query: str
+    document: str
+    score: float
+    relevant: bool | None
+
+
+@dataclass(frozen=True, slots=True)
 class AnnReport:
     """What the index of a generation costs; ``reasons`` is empty where it reaches ``min_overlap``.
 
     ``notes`` say what keeps the figures from meaning much. ``served`` is the index as it is configured, ``sweep`` other
     values of ``ef_search``, rising. ``recommended`` is the least of them whose overlap is at least ``min_overlap`` down
     to the low end of its interval; None where none is, and where the planner did not use the index. ``loss`` is None
-    without labels.
+    without labels. ``lost_best``: of how many queries the index lost the best document, ``lost_relevant`` of how many
+    it was a relevant one; ``lost`` names the first ``NAMED``, relevant ones first.
     """
 
     generation: int
@@ -96,6 +97,9 @@ class AnnReport:
     sweep: tuple[Point, ...]
     recommended: int | None
     loss: Loss | None
+    lost_best: int
+    lost_relevant: int
+    lost: tuple[LostBest, ...]
     reasons: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -112,13 +116,15 @@ def measure_ann(
     k: int = 10,
     *,
     qrels: Qrels | None = None,
+    own: Mapping[str, Collection[str]] | None = None,
     sweep: Sequence[int] = SWEEP,
     min_overlap: float = MIN_OVERLAP,
     progress: Progress | None = None,
 ) -> AnnReport:
     """Compare the index of a live generation with exact search over all its vectors, as stored, of one snapshot.
 
-    ``queries``: id → text, at least one; each is encoded alone, as it is served. ``qrels`` name some or all of them.
+    ``queries``: id → text, at least one; each is encoded alone, as it is served. ``qrels`` name some or all of them,
+    ``own`` the documents that are a query themselves, which are left out of its answers.
     Documents that change meanwhile count for neither. Raises ``ConfigError`` for no queries,
     for ``k`` above the number of documents and settings out of range, ``EncoderError`` as ``Searcher.encode``.
     """
@@ -131,15 +137,17 @@ def measure_ann(
     vectors, encode_ms = _encode(searcher, generation, list(queries.values()))
     with engine.connect() as connection:
         began = connection.execute(sa.text("SELECT clock_timestamp()")).scalar_one()
+    left_out = [frozenset((own or {}).get(query, ())) for query in queries]
     truth = _truth(engine, generation, vectors, k, progress)
     configured, plans = _settings(engine, searcher, generation, vectors[0], k, sweep)
-    measured = _sweep(searcher, plans, vectors, k, progress)
+    measured = _sweep(searcher, plans, vectors, k, left_out, progress)
     met = {doc_id for ids in (*truth.doc_ids, *(ids for asked in measured for ids in asked.ids)) for doc_id in ids}
-    judge = _Judge(truth, k, changed_since(engine, generation, began, met))
+    judge = _Judge(truth, k, changed_since(engine, generation, began, met), left_out)
     points = [judge.point(asked) for asked in measured]
     served = points[configured]
     enough = (point.ef_search for point in points if point.plan.hnsw and point.overlap.low >= min_overlap)
     recommended = next(enough, None)
+    lost = judge.lost(measured[configured], list(queries), qrels or {})
     return AnnReport(
         generation=generation.gen,
         revision=generation.revision,
@@ -153,7 +161,10 @@ def measure_ann(
         served=served,
         sweep=tuple(points),
         recommended=recommended,
-        loss=None if qrels is None else _loss(qrels, list(queries), truth, measured[configured], k),
+        loss=None if qrels is None else _loss(qrels, list(queries), judge.rankings, measured[configured], k),
+        lost_best=len(lost),
+        lost_relevant=sum(one.relevant is True for one in lost),
+        lost=tuple(lost[:NAMED]),
         reasons=_reasons(generation, served, k, min_overlap, recommended),
         notes=_notes(generation, served),
     )
@@ -199,21 +210,40 @@ class _Asked:
     milliseconds: list[float] = field(default_factory=list)
     exact: list[bool] = field(default_factory=list)
 
-    def add(self, answer: Answer) -> None:
-        self.ids.append([hit.id for hit in answer.hits])
+    def add(self, answer: Answer, k: int, left_out: Collection[str]) -> None:
+        self.ids.append([hit.id for hit in answer.hits if hit.id not in left_out][:k])
         self.milliseconds.append(answer.search_ms)
         self.exact.append(answer.exact)
 
 
 class _Judge:
-    """Which answers are among the exact best k, or tie with the last of them; ``changed`` documents are left out."""
+    """Which answers are among the exact best k, or tie with the last of them.
 
-    def __init__(self, truth: Exact, k: int, changed: set[str]) -> None:
+    ``changed`` documents are left out, and of each query those in ``left_out``.
+    """
+
+    def __init__(self, truth: Exact, k: int, changed: set[str], left_out: Sequence[frozenset[str]]) -> None:
         self._k, self._changed = k, changed
         self._best = [
-            [(doc_id, float(score)) for doc_id, score in zip(ids, scores, strict=True) if doc_id not in changed]
-            for ids, scores in zip(truth.doc_ids, truth.scores, strict=True)
+            [(doc_id, float(score)) for doc_id, score in zip(ids, scores, strict=True) if doc_id not in changed | own]
+            for ids, scores, own in zip(truth.doc_ids, truth.scores, left_out, strict=True)
         ]
+
+    @property
+    def rankings(self) -> list[list[str]]:
+        """The exact answers of each query, best first."""
+        return [[doc_id for doc_id, _ in best] for best in self._best]
+
+    def lost(self, asked: _Asked, queries: Sequence[str], qrels: Qrels) -> list[LostBest]:
+        """Return the best documents that were not served, relevant ones first; none that ties with rank k + 1."""
+        found = []
+        for query, ids, best in zip(queries, asked.ids, self._best, strict=True):
+            if not best or best[0][0] in ids or (len(best) > self._k and best[0][1] <= best[self._k][1] + TIE):
+                continue
+            judged = qrels.get(query)
+            relevant = None if judged is None else judged.get(best[0][0], 0) > 0
+            found.append(LostBest(query, *best[0], relevant))
+        return sorted(found, key=lambda one: not one.relevant)
 
     def point(self, asked: _Asked) -> Point:
         """Return what is to be reported of one ``ef_search``."""
@@ -239,18 +269,19 @@ def _sweep(
     pinned: Sequence[tuple[Generation, Plan]],
     vectors: Vectors,
     k: int,
+    left_out: Sequence[frozenset[str]],
     progress: Progress,
 ) -> list[_Asked]:
     """Ask every query at every ``ef_search``, in turns, so that whatever slows the machine slows all of them."""
     generations, found = [one for one, _ in pinned], [_Asked(plan) for _, plan in pinned]
     for vector in vectors[:WARM_QUERIES]:
         for one in generations:
-            _search(searcher, one, vector, k)
+            ask(searcher, one, vector, k)
     progress.start(f"search {generations[0].revision}", len(vectors), unit="queries")
-    for n, vector in enumerate(vectors):
+    for n, (vector, own) in enumerate(zip(vectors, left_out, strict=True)):
         for turn in range(len(generations)):
             at = (n + turn) % len(generations)
-            found[at].add(_search(searcher, generations[at], vector, k))
+            found[at].add(ask(searcher, generations[at], vector, k + len(own)), k, own)
         progress.advance()
     progress.done()
     return found
@@ -278,71 +309,10 @@ def _settings(
     return place, list(found.values())
 
 
-def _search(searcher: Searcher, generation: Generation, vector: npt.NDArray[np.float32], k: int) -> Answer:
-    answer = searcher.search_vector(generation, vector, k)
-    if answer is None:
-        raise StateError(f"generation {generation.gen} did not answer; it must be live. Nothing was measured.")
-    return answer
-
-
-def explain(
-    engine: sa.Engine, searcher: Searcher, generation: Generation, vector: npt.NDArray[np.float32], k: int
-) -> Plan:
-    """Return the plan of exactly the statement that ``search_vector`` sends: it is overheard, and sent as EXPLAIN."""
-    with _overheard(engine) as said:
-        _search(searcher, generation, vector, k)
-    search = next(at for at, (statement, _) in enumerate(said) if statement.lstrip().startswith("WITH hits"))
-    with engine.connect() as connection:
-        indexes = set(
-            connection.scalars(
-                sa.text(
-                    "SELECT c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am a ON "
-                    "a.oid = c.relam WHERE i.indrelid = to_regclass(:name) AND a.amname = 'hnsw'"
-                ),
-                {"name": generation.physical_name},
-            )
-        )
-        for statement, values in said[:search]:
-            connection.exec_driver_sql(statement, values)
-        ef = connection.scalar(sa.text("SELECT current_setting('hnsw.ef_search', true)")) if search else None
-        statement, values = said[search]
-        plan = connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {statement}", values).scalar_one()
-    nodes = [node for node in _nodes(plan[0]["Plan"]) if _reads(node, generation.physical_name, indexes)]
-    named = tuple(" ".join(filter(None, (node["Node Type"], node.get("Index Name")))) for node in nodes)
-    return Plan(any(node.get("Index Name") in indexes for node in nodes), named, int(ef or 0))
-
-
-def _reads(node: Mapping[str, Any], table: str, indexes: set[str]) -> bool:
-    return node.get("Relation Name") == table or node.get("Index Name") in indexes
-
-
-def _nodes(node: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    yield node
-    for child in node.get("Plans", ()):
-        yield from _nodes(child)
-
-
-@contextmanager
-def _overheard(engine: sa.Engine) -> Iterator[list[tuple[str, Any]]]:
-    """Yield the statements that this thread sends, with their values, as the driver gets them."""
-    said: list[tuple[str, Any]] = []
-    mine = threading.get_ident()
-
-    def listen(_: Any, __: Any, statement: str, values: Any, *___: Any) -> None:
-        if threading.get_ident() == mine:
-            said.append((statement, values))
-
-    sa.event.listen(engine, "before_cursor_execute", listen)
-    try:
-        yield said
-    finally:
-        sa.event.remove(engine, "before_cursor_execute", listen)
-
-
-def _loss(qrels: Qrels, queries: Sequence[str], truth: Exact, asked: _Asked, k: int) -> Loss | None:
+def _loss(qrels: Qrels, queries: Sequence[str], exact: Sequence[Sequence[str]], asked: _Asked, k: int) -> Loss | None:
     judged = {query: qrels[query] for query in queries if query in qrels}
     served = dict(zip(queries, asked.ids, strict=True))
-    best = recall_at_k(judged, dict(zip(queries, truth.doc_ids, strict=True)), k)
+    best = recall_at_k(judged, dict(zip(queries, exact, strict=True)), k)
     found = recall_at_k(judged, served, k)
     if not best:
         return None

@@ -25,7 +25,8 @@ MAX_DROP = 0.02
 class CanaryReport:
     """What one run found; ``alerts`` are sentences for people and empty when all is well.
 
-    ``recall`` and ``baseline`` (0 to 1) are of the same generation on the same labels. ``detectable`` is the smallest
+    ``recall`` and ``baseline`` (0 to 1) are of the same generation on the same labels. ``own_documents``: queries that
+    are a document themselves, which is left out of their answers. ``detectable`` is the smallest
     fall that so many queries tell from none; where it is above the one that raises an alert, ``caution`` says so.
     """
 
@@ -36,6 +37,7 @@ class CanaryReport:
     labels_fp: str
     k: int
     queries: int
+    own_documents: int
     recall: float
     low: float
     high: float
@@ -84,6 +86,7 @@ def run(
         labels_fp=labels.fingerprint,
         k=K,
         queries=len(measured.run),
+        own_documents=queries.counts["own_documents"],
         recall=interval.mean,
         low=interval.low,
         high=interval.high,
@@ -130,6 +133,7 @@ def _keep(engine: sa.Engine, cid: int, report: CanaryReport, measured: Measured,
         "low": report.low,
         "high": report.high,
         "detectable": report.detectable,
+        "own_documents": report.own_documents,
         "latency_ms": dict(measured.latency_ms),
     }
     with engine.begin() as connection:

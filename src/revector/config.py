@@ -30,6 +30,7 @@ from revector.registry.collections import ensure_collection, read_collection
 from revector.registry.documents import Documents
 from revector.registry.engine import check_schema, make_engine, upgrade_schema
 from revector.registry.spending import SpendingMeter
+from revector.registry.writing import OnEmpty
 from revector.rehearsal import Rehearsal
 from revector.report import read_events, read_status, waiting_revision
 from revector.searcher import Offer, Searcher
@@ -85,6 +86,8 @@ class CollectionSettings(BaseModel):
     meta_fields: list[str] | None = None
     column_types: dict[str, ColumnType] = {}
     """Types of columns of a CSV source (text, number, bool; ``"*"``: all others); default: by their contents."""
+    on_empty: OnEmpty = "keep"
+    """What a document without text means: refused and the older one kept, or ``delete``: it is deleted."""
     qrels: str | None = None
     """Labelled queries: a folder in BEIR layout or of TREC files, a .csv file, or ``sql:SELECT ...`` (own database)."""
     migrations: Path | None = None
@@ -339,10 +342,10 @@ class Project:
 
     def documents(self, collection: str) -> Documents:
         """The write path of one collection."""
-        self.collection(collection)
+        chosen = self.collection(collection)
         with self.engine.begin() as connection:
             cid = ensure_collection(connection, collection).cid
-        return Documents(self.engine, cid, max_text_mib=self.settings.max_text_mib)
+        return Documents(self.engine, cid, max_text_mib=self.settings.max_text_mib, on_empty=chosen.on_empty)
 
     def searcher(self, collection: str, *, offer: Offer | None = None) -> Searcher:
         """The query path of one collection; see ``Searcher`` for ``offer``."""

@@ -36,6 +36,7 @@
     │           └── SpendCapReached  nothing more may be spent
     ├── ArchiveError             an HDF5 part is torn, foreign or not the one recorded
     ├── DocumentError            a document or id is refused; it was not stored
+    │   ├── EmptyText            it has no text at all
     │   └── UnknownDocument      there is none of that id
     ├── SourceError              a source cannot be ingested; nothing was stored
     └── LabelError               queries or judgements cannot be used
@@ -245,6 +246,10 @@ class DocumentError(RevectorError):
     """A document or its id is refused; it was not stored."""
 
     exit_code = 8
+
+
+class EmptyText(DocumentError):
+    """The document has no text, or white space only."""
 
 
 class UnknownDocument(DocumentError):

@@ -8,10 +8,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from revector import gate as gates
-from revector.ann import explain, measure_ann
+from revector.ann import measure_ann
 from revector.comparison import plain
 from revector.crash import crash_at
 from revector.errors import GateFailed, GenerationGone, LabelError, VerificationFailed
+from revector.explaining import explain
 from revector.interfaces import Progress
 from revector.labels import LabelSource, load_labels
 from revector.latency import compare_latency
@@ -129,7 +130,7 @@ class Evidence:
                 "the collection has no labelled queries, so recall cannot be measured. The alias was not moved; set "
                 "qrels in revector.toml to a folder in BEIR layout or of TREC files, a .csv file, or sql:SELECT ..."
             )
-        return gates.usable_queries(load_labels(self._labels), self._documents.known)
+        return gates.usable_queries(load_labels(self._labels), self._documents)
 
     def _compare_rows(self, generation: Generation) -> gates.Verdict:
         self._searcher.encoders.probe(generation)  # an encoder that fails now says nothing about the index
@@ -176,6 +177,7 @@ class Evidence:
             queries.texts,
             gate.k,
             qrels=queries.qrels,
+            own=queries.own,
             sweep=(),
             min_overlap=gate.min_overlap,
             progress=self._progress,

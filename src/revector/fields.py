@@ -12,7 +12,7 @@ from revector.errors import ConfigError
 from revector.interfaces import NoProgress, Progress
 from revector.registry import fields as registry
 from revector.registry.control import add_event
-from revector.registry.documents import BATCH_ROWS
+from revector.registry.ingesting import BATCH_ROWS
 
 LONGEST_FIELD = 200
 """Characters of a field's name."""

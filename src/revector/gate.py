@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from revector.judgement import Thresholds
 from revector.labels import Labels, Span, check_against, item_qrels, ranked_items
 from revector.metrics import Interval, MetricName, attainable_recall, evaluate, latency_ms, mean_interval
 from revector.registry.collections import Generation
+from revector.registry.own import Own
 from revector.searcher import Answer, Searcher
 from revector.slices import Slices, query_slices
 from revector.spec import Gate, stable_hash
@@ -46,8 +47,10 @@ class Verdict:
 class QuerySet:
     """The labelled queries that can be measured, with the judgements of documents that exist.
 
-    ``qrels`` judges documents, ``items`` what was judged: documents and spans of them (``labels.items``).
-    ``fingerprint`` changes with any text and judgement of them. ``counts`` says what was left out.
+    ``qrels`` judges documents, ``items`` what was judged: documents and spans of them (``labels.items``). ``own`` are
+    the documents that are a query themselves and not judged relevant for it: they are no answers, and are left out of
+    what is found, as BEIR does. ``fingerprint`` changes with any text and judgement of them. ``counts`` says what was
+    left out.
     """
 
     labels: Labels
@@ -55,6 +58,7 @@ class QuerySet:
     items: Mapping[str, Mapping[str, int]]
     fingerprint: str
     counts: Mapping[str, int]
+    own: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     @property
     def texts(self) -> dict[str, str]:
@@ -90,13 +94,25 @@ class Measured:
         return Scored(self.revision, self.fingerprint, self.metrics, self.run)
 
 
-def usable_queries(labels: Labels, known: Any) -> QuerySet:
+class Corpus(Protocol):
+    """The documents that labels are matched with; ``registry.documents.Documents`` is one."""
+
+    def known(self, doc_ids: Iterable[str], /) -> set[str]:
+        """Return those of ``doc_ids`` that exist."""
+        ...
+
+    def own(self, queries: Mapping[str, str], /) -> Own:
+        """Return the documents that are one of ``queries``, id → text, themselves."""
+        ...
+
+
+def usable_queries(labels: Labels, corpus: Corpus) -> QuerySet:
     """Return the queries with a relevant document that exists, and the judgements of such documents.
 
     A document that was deleted cannot be found by any model: it leaves both sides. Raises ``LabelError`` for labels
     of another corpus.
     """
-    check = check_against(labels, known)
+    check = check_against(labels, corpus.known)
     unknown, left = set(check.unknown_ids), set(check.queries_left)
     qrels = {
         query: {doc: score for doc, score in judged.items() if doc not in unknown}
@@ -104,15 +120,26 @@ def usable_queries(labels: Labels, known: Any) -> QuerySet:
         if query in left
     }
     items = item_qrels(labels, qrels)
+    texts = {query: labels.queries[query] for query in qrels}
+    found = corpus.own(texts)
+    own = {
+        query: itself
+        for query, ids in found.documents.items()
+        if (itself := frozenset(doc for doc in ids if qrels[query].get(doc, 0) < 1))
+    }
     counts = {
         "queries": len(qrels),
         "queries_lost": len(check.queries_lost),
         "pairs": check.known_pairs,
         "unknown_documents": len(unknown),
         "unjudged_queries": len(labels.unjudged),
+        "own_documents": len(own),
+        "same_ids": found.other,
     }
-    texts = {query: labels.queries[query] for query in qrels}
-    return QuerySet(labels, qrels, items, stable_hash({"qrels": items, "queries": texts}), counts)
+    told: dict[str, Any] = {"qrels": items, "queries": texts}
+    if own:
+        told["own"] = {query: sorted(ids) for query, ids in own.items()}
+    return QuerySet(labels, qrels, items, stable_hash(told), counts, own)
 
 
 def refuse_unmeasurable(gate: Gate, queries: QuerySet, documents: int) -> None:
@@ -144,16 +171,17 @@ def measure(
 ) -> Measured:
     """Search every query in one generation and score its first ``k`` items.
 
-    A query with judged spans is answered by chunks, one without by documents, as they are served.
+    A query with judged spans is answered by chunks, one without by documents, as they are served; documents that are
+    the query itself are left out.
     """
     texts = queries.texts
     progress.start(f"search {generation.revision}", len(texts), unit="queries")
     run: dict[str, list[str]] = {}
     milliseconds: list[float] = []
     for query, vector in _encoded(searcher, generation, texts):
-        spans = queries.labels.spans.get(query, ())
+        spans, own = queries.labels.spans.get(query, ()), queries.own.get(query, frozenset())
         started = time.perf_counter()
-        run[query] = _items(searcher, generation, vector, k, spans, exact=exact)
+        run[query] = _items(searcher, generation, vector, k, spans, own, exact=exact)
         milliseconds.append((time.perf_counter() - started) * 1_000)
         progress.advance()
     progress.done()
@@ -268,18 +296,21 @@ def _items(
     vector: npt.NDArray[np.float32],
     k: int,
     spans: Collection[Span],
+    own: Collection[str],
     *,
     exact: bool,
 ) -> list[str]:
     """Return the best ``k`` items; several chunks may be of one item, so for spans it asks until there are enough."""
     if not spans:
-        return [hit.id for hit in _answer(searcher.search_vector(generation, vector, k, exact=exact), generation).hits]
+        answer = searcher.search_vector(generation, vector, min(k + len(own), MOST_CHUNKS), exact=exact)
+        return [hit.id for hit in _answer(answer, generation).hits if hit.id not in own][:k]
     wanted = k
     while True:
         wanted = min(wanted * CHUNKS_PER_ITEM, MOST_CHUNKS)
         answer = searcher.search_vector(generation, vector, wanted, by="chunk", exact=exact)
         hits = _answer(answer, generation).hits
-        found: Sequence[str] = ranked_items(((hit.id, hit.start, hit.stop) for hit in hits), spans)
+        places = ((hit.id, hit.start, hit.stop) for hit in hits if hit.id not in own)
+        found: Sequence[str] = ranked_items(places, spans)
         if len(found) >= k or len(hits) < wanted or wanted == MOST_CHUNKS:
             return list(found[:k])
 

@@ -59,6 +59,7 @@ def page(project: Project, collection: str, found: Mapping[str, Any]) -> str:
     }
     items = {item for one in changed for item in (*one["old_ranking"], *one["new_ranking"])}
     items.update(item for of in relevant.values() for item in of)
+    items.update(one["document"] for one in (found.get("ann") or {}).get("lost", ()))
     return render(
         {
             **found,
@@ -69,6 +70,12 @@ def page(project: Project, collection: str, found: Mapping[str, Any]) -> str:
             "labels_changed": labels is not None and found.get("labels_fingerprint") not in (None, labels.fingerprint),
         }
     )
+
+
+def query_texts(project: Project, collection: str) -> Mapping[str, str]:
+    """Return the texts of the labelled queries as they are today; empty where the labels are gone."""
+    labels = _labels(project, collection)
+    return {} if labels is None else labels.queries
 
 
 def _labels(project: Project, collection: str) -> Labels | None:

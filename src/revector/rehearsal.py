@@ -143,7 +143,7 @@ class Rehearsal:
         evidence.refuse_unmeasurable(target, collection)
         if folder is None:
             return _Real(collection, plan, target, active, int(size or 0), None, {})
-        queries = usable_queries(load_labels(folder), Documents(self._engine, collection.cid).known)
+        queries = usable_queries(load_labels(folder), Documents(self._engine, collection.cid))
         return _Real(collection, plan, target, active, int(size or 0), queries.labels, queries.qrels)
 
     def _rehearse(self, real: _Real, scratch: Scratch, folder: Path, size: int, seed: int) -> Rehearsed:

@@ -124,6 +124,7 @@ def read_status(
         )
     }
     deadline = collection.rollback_deadline
+    letters = deadletters.open_letters(connection, collection.cid)
     return {
         "collection": name,
         "epoch": collection.epoch,
@@ -138,7 +139,8 @@ def read_status(
             "seconds_left": max(0.0, (deadline - now).total_seconds()),
             "clock_jumped": clock_jumped(connection, collection.cid),
         },
-        "dead_letters": len(deadletters.dead_letters(connection, collection.cid)),
+        "dead_letters": letters.letters,
+        "refused": {"records": letters.refused, "behind": letters.behind},
         "labels": labels,
         "spending": spent(connection),
         "shadow": [] if collection.building_gen is None else shadowing.read(connection, collection.building_gen),

@@ -17,7 +17,7 @@ from collections import Counter
 import ftfy
 import ftfy.bad_codecs
 
-from revector.errors import DocumentError
+from revector.errors import DocumentError, EmptyText
 
 MAX_ID_BYTES = 512
 _SHOWN_OF_REFUSED = 480
@@ -49,13 +49,13 @@ _UTF16_SHARE = 0.75  # of the high bytes; the rest is typographic punctuation (U
 def clean(text: str | None, *, max_mib: int = 4) -> str:
     """Return the text mended; good text comes back unchanged, and mended text as well.
 
-    Raises ``DocumentError`` when it is no string, has no visible characters, is above ``max_mib`` MiB in UTF-8, holds
-    NUL characters or lone surrogates, or is damaged by more than ``MAX_DAMAGED_SHARE``. The reason quotes at most 40
-    characters.
+    Raises ``EmptyText`` for None and for white space and zero-width characters alone. Raises ``DocumentError`` when it
+    is no string, has no visible characters, is above ``max_mib`` MiB in UTF-8, holds NUL characters or lone surrogates,
+    or is damaged by more than ``MAX_DAMAGED_SHARE``. The reason quotes at most 40 characters.
     """
     if not isinstance(text, str):
-        found = "no text" if text is None else f"text of type {type(text).__name__}"
-        raise DocumentError(f"The document has {found}; it must be a string. It was not stored; hand over its text.")
+        found, kind = ("no text", EmptyText) if text is None else (f"text of type {type(text).__name__}", DocumentError)
+        raise kind(f"The document has {found}; it must be a string. It was not stored; hand over its text.")
     if len(text) <= max_mib << 20 and not _MAY_NEED_MENDING.search(text) and not text.isspace() and text:
         return text
     text = _join_surrogates(text)
@@ -106,6 +106,15 @@ def refused_name(doc_id: object) -> str:
     return f"{shown[:_SHOWN_OF_REFUSED]}… ({digest[:16]})"
 
 
+def is_id(doc_id: str) -> bool:
+    """Whether ``doc_id`` can be the id of a document; see ``check_id``."""
+    try:
+        check_id(doc_id)
+    except DocumentError:
+        return False
+    return True
+
+
 def content_hash(text: str) -> str:
     """Return the SHA-256 (64 hex digits) of ``text`` in UTF-8."""
     return hashlib.sha256(text.encode()).hexdigest()
@@ -148,7 +157,8 @@ def _mend(text: str) -> str:
 
 def _check_content(text: str, mended: str) -> None:
     if not any(_is_visible(c) for c in mended) and "\ufffd" not in mended:
-        raise DocumentError(
+        damaged = _C0_DAMAGE.search(text) or not all(c.isspace() or unicodedata.category(c) == "Cf" for c in mended)
+        raise (DocumentError if damaged else EmptyText)(
             f"The text {_excerpt(text)} has no visible characters, so its vector would mean nothing. "
             f"The document was not stored; hand over its text or leave it out."
         )

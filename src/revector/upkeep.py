@@ -9,7 +9,7 @@ from typing import Protocol
 
 import sqlalchemy as sa
 
-from revector.errors import ConfigError, DocumentError
+from revector.errors import ConfigError
 from revector.interfaces import Document, Progress, Source
 from revector.registry import stale as registry
 from revector.registry.control import add_event
@@ -18,7 +18,7 @@ from revector.registry.documents import Documents
 from revector.registry.repair import rearm
 from revector.sources import ColumnType, open_source
 from revector.stores.database import copy_into
-from revector.text import check_id
+from revector.text import is_id
 
 PAGE_IDS = 500
 """Documents re-armed in one transaction, which holds their rows against writers."""
@@ -37,8 +37,9 @@ TRIES = 3
 
 @dataclass(frozen=True, slots=True)
 class Reread:
-    """What reading a source again found: ``read = changed + unchanged + rejected``.
+    """What reading a source again found: ``read = changed + unchanged + older + rejected``.
 
+    ``changed``: deleted ones, where empty text deletes, among them; ``older``: not newer than what is stored.
     ``absent``: documents that the source has not, gone from it or never of it; ``first`` names some. None was deleted.
     """
 
@@ -46,6 +47,7 @@ class Reread:
     read: int
     changed: int
     unchanged: int
+    older: int
     rejected: int
     absent: int
     first: tuple[str, ...]
@@ -73,7 +75,7 @@ class RetryReport:
     """What one run did with the dead letters, in documents.
 
     ``dead = retried + left + given_up + waived``: made due again; over the limit, for the next run; final and tried
-    often enough; accepted by a person. ``refused``: by ingestion, which are mended at their source.
+    often enough; accepted by a person. ``refused``: by ingestion, which are fixed at their source.
     """
 
     collection: str
@@ -141,7 +143,8 @@ def reread_source(
             connection.invalidate()  # takes its temporary table with it
             raise
         absent, first = registry.end_seen(connection, cid, began, first=FIRST)
-    return Reread(done.source, done.read, done.written, done.unchanged, done.rejected, absent, tuple(first))
+    changed = done.written + done.deleted
+    return Reread(done.source, done.read, changed, done.unchanged, done.older, done.rejected, absent, tuple(first))
 
 
 class Described(Protocol):
@@ -194,18 +197,10 @@ class _Seen:
     def __iter__(self) -> Iterator[Document]:
         with copy_into(self._connection, "COPY seen FROM STDIN") as copy:
             for document in self._source:
-                if _is_id(document.id):
+                if is_id(document.id):
                     copy.write_row((document.id,))
                 yield document
         self._connection.commit()  # no transaction stays open while the documents are written
-
-
-def _is_id(doc_id: str) -> bool:
-    try:
-        check_id(doc_id)
-    except DocumentError:
-        return False
-    return True
 
 
 def retry_dead_letters(

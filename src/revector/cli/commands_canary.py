@@ -7,6 +7,7 @@ from dataclasses import asdict
 import typer
 from rich.console import Console
 
+from revector.cli.commands_gate import own_left_out
 from revector.cli.exits import CHECK_FAILED
 from revector.cli.options import Collection, Json, ProjectPath, open_session
 from revector.cli.progress import reporting
@@ -34,7 +35,8 @@ def canary(*, collection: Collection = None, project: ProjectPath = None, json: 
     def page(console: Console) -> None:
         console.print(
             f"recall@{found.k} {found.recall:.4f} ({found.low:.4f} to {found.high:.4f}) on {found.queries:,} queries "
-            f"of {found.labels}; at first {found.baseline:.4f}. Revision {found.revision}.",
+            f"of {found.labels}; at first {found.baseline:.4f}. Revision {found.revision}."
+            f"{own_left_out(found.own_documents)}",
             soft_wrap=True,
         )
         if found.caution is not None:

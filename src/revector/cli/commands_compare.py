@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from revector.cli.commands_gate import own_left_out, print_lost
 from revector.cli.exits import CHECK_FAILED
 from revector.cli.options import Collection, Json, ProjectPath, Session, open_session
 from revector.cli.output import make_table
@@ -15,9 +16,10 @@ from revector.cli.progress import reporting
 from revector.errors import ConfigError, StateError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from revector.ann import AnnReport
+    from revector.gate import QuerySet
     from revector.interfaces import Progress
 
 ENCODE_ROWS = 64
@@ -62,12 +64,15 @@ def compare(
 
     session = open_session(project, collection, as_json=json)
     thresholds = _thresholds(cutoff or [])
-    texts = _queries(session, queries)
+    asked = _queries(session, queries)
+    own = session.project.documents(session.collection).own(asked).documents
+    texts = list(asked.values())
     with reporting(quiet=json) as progress:
         old_gen, new_gen = _generations(session, new)
-        old, other = (_ask(session, gen, texts, k, progress) for gen in (old_gen, new_gen))
+        old, other = (_ask(session, gen, asked, own, k, progress) for gen in (old_gen, new_gen))
     ids = [{query: [doc for doc, _ in hits] for query, hits in run.items()} for run in (old, other)]
     data: dict[str, Any] = {"old": old_gen, "new": new_gen, "k": k, **agree(ids[0], ids[1], k=k).as_data()}
+    data["own_documents"] = len(own)
     data["cutoffs"] = [one.as_data() for one in match_cutoffs(thresholds, old, other)] if thresholds else []
     searcher = session.project.searcher(session.collection)
     data["latency"] = compare_latency(
@@ -100,7 +105,7 @@ def ann(
     source = session.project.labels(session.collection)
     if source is None:
         raise ConfigError("no labelled queries are configured. Nothing ran; set qrels in revector.toml.")
-    queries = usable_queries(load_labels(source), session.project.documents(session.collection).known)
+    queries = usable_queries(load_labels(source), session.project.documents(session.collection))
     searcher = session.project.searcher(session.collection)
     with reporting(quiet=json) as progress:
         found = measure_ann(
@@ -110,15 +115,17 @@ def ann(
             queries.texts,
             k,
             qrels=queries.qrels,
+            own=queries.own,
             min_overlap=least,
             progress=progress,
         )
-    session.out.show(found.as_data(), lambda console: _ann_page(found, console))
+    data = found.as_data() | {"own_documents": queries.counts["own_documents"]}
+    session.out.show(data, lambda console: _ann_page(found, queries, console))
     if found.reasons:
         raise typer.Exit(CHECK_FAILED)
 
 
-def _ann_page(found: AnnReport, console: Console) -> None:
+def _ann_page(found: AnnReport, queries: QuerySet, console: Console) -> None:
     console.print(
         f"Generation {found.generation}, revision {found.revision}: {found.documents:,} documents, {found.chunks:,} "
         f"chunks, {found.queries:,} queries, overlap@{found.k} with exact search",
@@ -141,6 +148,9 @@ def _ann_page(found: AnnReport, console: Console) -> None:
     if found.loss is not None:
         lost = found.loss.lost
         console.print(f"Recall@{found.k} lost to the index: {lost.mean:.4f} ({lost.low:.4f} to {lost.high:.4f})")
+    if said := own_left_out(queries.counts["own_documents"]):
+        console.print(said.strip(), soft_wrap=True)
+    print_lost(found.as_data(), queries.texts, console)
     enough = "none of these" if found.recommended is None else f"{found.recommended:,}"
     console.print(f"ef_search that reaches {found.min_overlap:g} for sure: {enough}")
     for note in (*found.reasons, *found.notes):
@@ -158,22 +168,25 @@ def _thresholds(named: Sequence[str]) -> dict[str, float]:
     return found
 
 
-def _queries(session: Session, path: Path | None) -> list[str]:
+def _queries(session: Session, path: Path | None) -> dict[str, str]:
+    """Return the queries, each text once, by the labels' ids or by themselves."""
     if path is None:
         source = session.project.labels(session.collection)
         if source is None:
             raise ConfigError("no queries were given and no qrels are configured. Nothing ran; name --queries FILE.")
         from revector.labels import load_labels
 
-        texts = list(load_labels(source).queries.values())
+        asked = load_labels(source).queries
     else:
         try:
-            texts = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            lines = path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"--queries {path} cannot be read: {error}. Nothing ran; name a UTF-8 file.") from error
-    if not texts:
+        asked = {text: text for line in lines if (text := line.strip())}
+    if not asked:
         raise ConfigError("there are no queries to ask. Nothing ran; give a file with a query a line.")
-    return list(dict.fromkeys(texts))
+    first = {text: query for query, text in reversed(asked.items())}
+    return {query: text for query, text in asked.items() if first[text] == query}
 
 
 def _generations(session: Session, new: int | None) -> tuple[int, int]:
@@ -189,17 +202,22 @@ def _generations(session: Session, new: int | None) -> tuple[int, int]:
 
 
 def _ask(
-    session: Session, gen: int, texts: list[str], k: int, progress: Progress
+    session: Session, gen: int, asked: Mapping[str, str], own: Mapping[str, frozenset[str]], k: int, progress: Progress
 ) -> dict[str, list[tuple[str, float]]]:
+    """Return the best ``k`` documents of each query with their scores, without those that are the query itself."""
     searcher = session.project.searcher(session.collection)
     pinned = searcher.resolve(gen)
-    progress.start(f"search generation {gen}", len(texts), unit="queries")
+    queries = list(asked)
+    progress.start(f"search generation {gen}", len(queries), unit="queries")
     run: dict[str, list[tuple[str, float]]] = {}
-    for at in range(0, len(texts), ENCODE_ROWS):
-        some = texts[at : at + ENCODE_ROWS]
-        for text, vector in zip(some, searcher.encode(pinned, some), strict=True):
-            answer = searcher.search_vector(pinned, vector, k)
-            run[text] = [] if answer is None else [(hit.id, hit.score) for hit in answer.hits]
+    for at in range(0, len(queries), ENCODE_ROWS):
+        some = queries[at : at + ENCODE_ROWS]
+        vectors = searcher.encode(pinned, [asked[query] for query in some])
+        for query, vector in zip(some, vectors, strict=True):
+            itself = own.get(query, frozenset())
+            answer = searcher.search_vector(pinned, vector, k + len(itself))
+            hits = () if answer is None else answer.hits
+            run[query] = [(hit.id, hit.score) for hit in hits if hit.id not in itself][:k]
             progress.advance()
     progress.done()
     return run
@@ -210,7 +228,8 @@ def _page(data: dict[str, Any], console: Console) -> None:
     console.print(
         f"Generations {data['old']} and {data['new']} on {data['queries']:,} queries: overlap@{data['k']} "
         f"{overlap['mean']:.4f} ({overlap['low']:.4f} to {overlap['high']:.4f}), rank-biased overlap "
-        f"{rbo['mean']:.4f} ({rbo['low']:.4f} to {rbo['high']:.4f}); {data['unchanged']:,} answers are the same.",
+        f"{rbo['mean']:.4f} ({rbo['low']:.4f} to {rbo['high']:.4f}); {data['unchanged']:,} answers are the same."
+        f"{own_left_out(data['own_documents'])}",
         soft_wrap=True,
     )
     ratio = data["latency"]["ratio"]["p95"]

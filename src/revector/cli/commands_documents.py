@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -15,6 +15,10 @@ from revector.cli.options import Collection, Json, ProjectPath, Session, json_ob
 from revector.cli.output import make_table, one_line, pairs
 from revector.cli.progress import reporting
 from revector.errors import ConfigError, DocumentError
+
+if TYPE_CHECKING:
+    from revector.registry.deadletters import Refusal
+    from revector.registry.writing import Older
 
 _PANEL = "Documents"
 
@@ -92,11 +96,17 @@ def ingest(
         report = session.project.documents(session.collection).ingest(opened, actor=current_actor(), progress=progress)
 
     def page(console: Console) -> None:
+        deleted = f"{report.deleted:,} deleted (no text), " if report.deleted else ""
+        older = f"{report.older:,} older than what is stored, " if report.older else ""
         console.print(
-            f"Read {report.read:,} from {report.source}: {report.written:,} written, {report.unchanged:,} unchanged, "
-            f"{report.rejected:,} rejected.",
+            f"Read {report.read:,} from {report.source}: {report.written:,} written, {deleted}{report.unchanged:,} "
+            f"unchanged, {older}{report.rejected:,} rejected.",
             soft_wrap=True,
         )
+        for doc_id, late in report.late.items():
+            console.print(f"  {doc_id}: {_older(late)}", style="yellow", soft_wrap=True)
+        if report.differing > len(report.late):
+            console.print(f"  …; {report.differing:,} in all came too late with other content", soft_wrap=True)
         for doc_id, reason in report.reasons.items():
             console.print(f"  {doc_id}: {reason}", style="yellow", soft_wrap=True)
         if report.rejected > len(report.reasons):
@@ -129,13 +139,19 @@ def put(
     written = documents.put(doc_id, content, json_object("--meta", meta), version)
     if wait:
         documents.wait_until_served(written)
-    stored = written.versions.get(doc_id)
+    stored, late, deleted = written.versions.get(doc_id), written.older.get(doc_id), doc_id in written.deleted
+
+    def page(console: Console) -> None:
+        if stored is None:
+            line = f"{doc_id!r} is unchanged." if late is None else f"{doc_id!r} is as before: {_older(late)}."
+        elif deleted:
+            line = f"Deleted {doc_id!r} as version {stored:,}: it has no text."
+        else:
+            line = f"Stored {doc_id!r} as version {stored:,}."
+        console.print(line, soft_wrap=True)
+
     session.out.show(
-        {"id": doc_id, "changed": stored is not None, "version": stored},
-        lambda console: console.print(
-            f"Stored {doc_id!r} as version {stored:,}." if stored else f"{doc_id!r} is unchanged, or newer already.",
-            soft_wrap=True,
-        ),
+        {"id": doc_id, "changed": stored is not None, "version": stored, "deleted": deleted, "older": late}, page
     )
 
 
@@ -156,7 +172,7 @@ def delete(
     written = session.project.documents(session.collection).delete_many(doc_ids, version)
     ignored = [doc_id for doc_id in doc_ids if doc_id not in written.versions]
     session.out.show(
-        {"deleted": sorted(written.versions), "ignored": ignored},
+        {"deleted": sorted(written.versions), "ignored": ignored, "older": written.older},
         lambda console: console.print(
             f"Deleted {written.changed:,}" + (f"; not there or newer: {', '.join(ignored)}" if ignored else "") + ".",
             soft_wrap=True,
@@ -171,18 +187,23 @@ def get(
     project: ProjectPath = None,
     json: Json = False,
 ) -> None:
-    """Show a document as it stands; exit code 10 if there is none.
+    """Show a document as it stands, and whether a later version was refused; exit code 10 if there is none.
 
     For example:
       revector get guide-7
     """
     session = open_session(project, collection, as_json=json)
-    stored = session.project.documents(session.collection).get(doc_id)
-    if stored is None:
-        session.out.show(None, lambda console: console.print(f"There is no document {doc_id!r}.", soft_wrap=True))
-        raise typer.Exit(NOTHING_TO_DO)
+    documents = session.project.documents(session.collection)
+    stored = documents.get(doc_id)
+    refused = stored.refused if stored else documents.refused([doc_id]).get(doc_id)
+    behind = None if refused is None else refused_line(doc_id, refused)
 
     def page(console: Console) -> None:
+        if behind is not None:
+            console.print(behind, style="yellow", soft_wrap=True)
+        if stored is None:
+            console.print(f"There is no document {doc_id!r}.", soft_wrap=True)
+            return
         external = {} if stored.external_version is None else {"your version": str(stored.external_version)}
         values = {name: one_line(str(value), 200) for name, value in stored.meta.items()}
         pairs(console, {"id": stored.id, "version": f"{stored.version:,}", **external, **values})
@@ -190,6 +211,8 @@ def get(
         console.print(stored.text, soft_wrap=True)
 
     session.out.show(stored, page)
+    if stored is None:
+        raise typer.Exit(NOTHING_TO_DO)
 
 
 # Dead letters ---------------------------------------------------------------------------------------------------------
@@ -203,6 +226,9 @@ def list_letters(
     json: Json = False,
 ) -> None:
     """List the dead letters, newest first: refused at ingestion, or failed while being embedded.
+
+    Stage embed holds up the swap of the generation that it names, until it is cured or waived. Stage ingest does not,
+    for every index shows the same older text, or none; a later version of the document that can be stored answers it.
 
     For example:
       revector dlq list --json
@@ -218,10 +244,22 @@ def list_letters(
         if not letters:
             console.print("No dead letters.")
             return
-        table = make_table("document", "stage", "generation", "tries", "waived by", "reason", right=("tries",))
+        table = make_table(
+            "document",
+            "stage",
+            "generation",
+            "your version",
+            "served",
+            "tries",
+            "waived by",
+            "reason",
+            right=("tries",),
+        )
         for one in letters:
-            gen = "" if one.gen is None else str(one.gen)
-            table.add_row(one.doc_id, one.stage, gen, str(one.attempts), one.waived_by or "", one_line(one.reason, 300))
+            gen, own = ("" if number is None else str(number) for number in (one.gen, one.external_version))
+            served = "an older version" if one.behind else ""
+            reason = one_line(one.reason, 300)
+            table.add_row(one.doc_id, one.stage, gen, own, served, str(one.attempts), one.waived_by or "", reason)
         console.print(table)
 
     session.out.show([asdict(one) for one in letters], page)
@@ -234,7 +272,7 @@ def retry(
     project: ProjectPath = None,
     json: Json = False,
 ) -> None:
-    """Try dead letters of the embedding stage again; what ingestion refused is mended at its source.
+    """Try dead letters of the stage embed again; what ingestion refused is fixed at its source, and ingested again.
 
     For example:
       revector dlq retry
@@ -257,7 +295,9 @@ def waive(
     project: ProjectPath = None,
     json: Json = False,
 ) -> None:
-    """Accept that one dead document stays out of the generations it failed in, so that the swap may go on.
+    """Accept a dead letter: the document stays out of the generations it failed in, so that the swap may go on.
+
+    Where its latest version was refused at ingestion, that what is stored instead goes on being served.
 
     For example:
       revector dlq waive guide-9 --why "a binary dump, nobody searches for it"
@@ -271,11 +311,27 @@ def waive(
         count = deadletters.waive(connection, cid, doc_id, actor=current_actor(), why=why)
     session.out.show(
         {"id": doc_id, "generations": count},
-        lambda console: console.print(f"Waived {doc_id!r} in {count} generations.", soft_wrap=True),
+        lambda console: console.print(
+            f"Waived {doc_id!r} in {count} generations." if count else f"Waived {doc_id!r}, refused at ingestion.",
+            soft_wrap=True,
+        ),
     )
 
 
 # Helpers --------------------------------------------------------------------------------------------------------------
+
+
+def refused_line(doc_id: str, refused: Refusal) -> str:
+    """Return the sentence that a later version of a document was refused."""
+    version = "" if refused.version is None else f" (your version {refused.version})"
+    waived = f"; waived by {refused.waived_by}" if refused.waived_by else ""
+    when = f"{refused.at:%Y-%m-%d %H:%M} UTC"
+    return f"A later version of {doc_id!r}{version} was refused on {when}{waived}: {refused.reason}"
+
+
+def _older(late: Older) -> str:
+    other = ", and its content differs" if late.differs else ""
+    return f"version {late.version} is not newer than the stored {late.stored}{other}"
 
 
 def _configured_source(session: Session) -> str:

@@ -9,12 +9,17 @@ import typer
 from rich.console import Console
 
 from revector.cli.options import Collection, Json, ProjectPath, Session, open_session
-from revector.cli.output import make_table
+from revector.cli.output import make_table, one_line
 from revector.errors import ConfigError
-from revector.pages.gate import NAMES, VERDICTS
+from revector.pages.gate import NAMES, VERDICTS, lost_best
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from revector.gate import Measured, QuerySet
+
+SHOWN = 20
+"""Lost best documents that a terminal shows."""
 
 
 def register(app: typer.Typer) -> None:
@@ -40,7 +45,7 @@ def gate(
     For example:
       revector gate --html gate.html
     """
-    from revector.gate_report import kept_result, page
+    from revector.gate_report import kept_result, page, query_texts
 
     session = open_session(project, collection, as_json=json)
     check_folder(html)
@@ -48,7 +53,8 @@ def gate(
     if html is not None:
         html.write_text(page(session.project, session.collection, found), encoding="utf-8")
     data = {**found, "html": None if html is None else str(html)}
-    session.out.show(data, lambda console: _gate_page(data, console))
+    texts = query_texts(session.project, session.collection)
+    session.out.show(data, lambda console: _gate_page(data, texts, console))
 
 
 def check_folder(html: Path | None) -> None:
@@ -97,7 +103,7 @@ def measured_page(
     return page(session.project, session.collection, found)
 
 
-def _gate_page(data: dict[str, Any], console: Console) -> None:
+def _gate_page(data: dict[str, Any], texts: Mapping[str, str], console: Console) -> None:
     sides = " against ".join(f"revision {data[side]['revision']}" for side in ("new", "old") if side in data)
     head = f"{VERDICTS[data['verdict']]} for generation {data['generation']}" + (f", {sides}" if sides else "")
     console.print(f"{head}, judged {data['at']} (result {data['id']})", style="bold", soft_wrap=True)
@@ -108,13 +114,15 @@ def _gate_page(data: dict[str, Any], console: Console) -> None:
         console.print(f"- {VERDICTS[one['value']]}: {one['sentence']}", soft_wrap=True)
     if "not_measured" in data:
         console.print(f"Not measured: {data['not_measured']}", soft_wrap=True)
+    if index := data.get("ann"):
+        print_lost(index, texts, console)
     if comparison := data.get("comparison"):
-        _figures(comparison, console)
+        _figures(comparison, data.get("own_documents") or 0, console)
     if data["html"]:
         console.print(f"\nWrote {data['html']}: open it in a browser.", soft_wrap=True)
 
 
-def _figures(comparison: dict[str, Any], console: Console) -> None:
+def _figures(comparison: dict[str, Any], own: int, console: Console) -> None:
     interval = f"{comparison['confidence'] * 100:g} % interval"
     columns = ("metric", "new", "old", "difference", interval) if comparison["old"] else ("metric", "new", interval)
     table = make_table(*columns, right=("new", "old", "difference"))
@@ -129,4 +137,25 @@ def _figures(comparison: dict[str, Any], console: Console) -> None:
             cells.append(f"{new['low']:.4f} to {new['high']:.4f}")
         table.add_row(*cells)
     console.print(table)
-    console.print(f"On {comparison['queries']:,} labelled queries over {comparison['documents']:,} documents.")
+    console.print(
+        f"On {comparison['queries']:,} labelled queries over {comparison['documents']:,} documents.{own_left_out(own)}",
+        soft_wrap=True,
+    )
+
+
+def print_lost(ann: Mapping[str, Any], texts: Mapping[str, str], console: Console) -> None:
+    """Name the documents that exact search has at rank 1 and the index did not find."""
+    if not ann.get("lost_best"):
+        return
+    console.print(f"{lost_best(ann)}:", style="yellow", soft_wrap=True)
+    for one in ann["lost"][:SHOWN]:
+        relevant = ", judged relevant" if one["relevant"] else ""
+        query = one_line(texts.get(one["query"], ""), 70)
+        console.print(f"  {one['document']} ({one['score']:.4f}{relevant}) for {one['query']}: {query}", soft_wrap=True)
+    if ann["lost_best"] > SHOWN:
+        console.print("  …; --json names more", soft_wrap=True)
+
+
+def own_left_out(count: int) -> str:
+    """Return the sentence that documents which are a query themselves were left out; empty where there are none."""
+    return f" {count:,} queries are documents themselves: each was left out of its own answers." if count else ""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,13 +12,15 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from revector.cli.commands_gate import check_folder, measured_page
+from revector.cli.commands_documents import refused_line
+from revector.cli.commands_gate import check_folder, measured_page, own_left_out
 from revector.cli.options import Collection, Json, ProjectPath, Session, json_object, open_session
 from revector.cli.output import make_table, one_line, pairs
 from revector.cli.progress import reporting
 
 if TYPE_CHECKING:
     from revector.gate import Measured, QuerySet
+    from revector.registry.deadletters import Refusal
     from revector.searcher import Answer
     from revector.spec import ModelSpec
 
@@ -49,7 +52,9 @@ def search(
     ),
     generation: Generation = None,
     exact: Exact = False,
-    explain: Annotated[bool, typer.Option("--explain", help="Say who answered, how, and how fast.")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say who answered, how, how fast, and what is behind a refused version.")
+    ] = False,
     collection: Collection = None,
     project: ProjectPath = None,
     json: Json = False,
@@ -64,7 +69,9 @@ def search(
     answer = session.project.searcher(session.collection).search(
         query, k, where=json_object("--where", where) or None, by=by, generation=generation, exact=exact
     )
-    session.out.show(answer, lambda console: _answer_page(answer, console, explain=explain))
+    behind = session.project.documents(session.collection).refused([hit.id for hit in answer.hits]) if explain else {}
+    data = asdict(answer) | {"behind": behind} if explain else answer
+    session.out.show(data, lambda console: _answer_page(answer, console, behind, explain=explain))
 
 
 def evaluate(
@@ -105,6 +112,8 @@ def evaluate(
         "k": k,
         "exact": exact,
         "queries": len(measured.run),
+        "own_documents": queries.counts["own_documents"],
+        "same_ids": queries.counts["same_ids"],
         "metrics": {name: measured.interval(name)._asdict() for name in measured.metrics},
         "latency_ms": measured.latency_ms,
         "worst": rows,
@@ -221,7 +230,7 @@ def _reference(session: Session, target: Path) -> str:
     return f"./{target.relative_to(root)}" if target.is_relative_to(root) else str(target)
 
 
-def _answer_page(answer: Answer, console: Console, *, explain: bool) -> None:
+def _answer_page(answer: Answer, console: Console, behind: Mapping[str, Refusal], *, explain: bool) -> None:
     if not answer.hits:
         console.print("No document matches.")
     for warning in answer.warnings:
@@ -241,6 +250,8 @@ def _answer_page(answer: Answer, console: Console, *, explain: bool) -> None:
                 "statements": str(answer.asked),
             },
         )
+        for doc_id, refused in behind.items():
+            console.print(refused_line(doc_id, refused), style="yellow", soft_wrap=True)
 
 
 def _worst(queries: QuerySet, measured: Measured, count: int) -> list[dict[str, Any]]:
@@ -274,6 +285,11 @@ def _eval_page(data: dict[str, Any], console: Console) -> None:
     console.print(table)
     latency = ", ".join(f"{name} {value:.1f} ms" for name, value in data["latency_ms"].items())
     console.print(f"Search, without encoding: {latency}")
+    if said := own_left_out(data["own_documents"]):
+        console.print(said.strip(), soft_wrap=True)
+    if data["same_ids"]:
+        line = f"{data['same_ids']:,} queries share their id with a document of other text, which was not left out."
+        console.print(line, soft_wrap=True)
     if data["worst"]:
         console.print("\nThe worst queries:")
         table = make_table("recall", "query", "relevant, not found", right=("recall",))

@@ -72,7 +72,8 @@ def stale(
         if (found := report.reread) is not None:
             console.print(
                 f"Read {found.read:,} from {found.source}: {found.changed:,} changed, {found.unchanged:,} unchanged, "
-                f"{found.rejected:,} rejected; {found.absent:,} documents are not in it, and none was deleted.",
+                f"{found.older:,} older than stored, {found.rejected:,} rejected; {found.absent:,} documents are not "
+                "in it, and none was deleted.",
                 soft_wrap=True,
             )
             for doc_id in found.first:

@@ -109,6 +109,9 @@ def status_screen(found: Mapping[str, Any]) -> RenderableType:
         parts += [Text(), Text(_shadow(reads))]
     if found["dead_letters"]:
         parts += [Text(), Text(f"Dead letters: {found['dead_letters']:,}; see `revector dlq list`", style="yellow")]
+    if behind := found["refused"]["behind"]:
+        line = f"{behind:,} documents are served in an older version, as their latest was refused at ingestion"
+        parts += [Text(line, style="yellow")]
     for use in found["spending"]:
         used = f"{use['tokens']:,} tokens in {use['requests']:,} requests"
         parts += [Text(), Text(f"Spent on {use['provider']}: {use['usd']:,.2f} USD, {used}")]

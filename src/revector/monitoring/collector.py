@@ -45,7 +45,7 @@ _SLOT_GAUGES = {
 }
 _COLLECTION_GAUGES = {
     "documents": ("documents", "Documents as last counted by a worker: each minute, above 100,000 each hour."),
-    "rejected_records": ("rejected", "Records that ingestion refused."),
+    "rejected_records": ("rejected", "Records that ingestion refused, that nothing newer answered and nobody waived."),
     "rollback_seconds_left": ("window_s", "Time until the rollback window ends; below 0: over, not yet retired."),
     "canary_recall": ("recall", "Recall of the latest canary of the active index, 0 to 1."),
     "canary_baseline_recall": ("baseline", "Recall of the first canary of the active index, 0 to 1."),

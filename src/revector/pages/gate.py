@@ -41,7 +41,7 @@ def _figures(data: Mapping[str, Any]) -> Iterator[ET.Element]:
     if comparison.get("slices"):
         yield _slices(data, comparison)
     if data.get("ann"):
-        yield _ann(data["ann"])
+        yield _ann(data["ann"], data)
     elif "ann" in data and (data.get("gate") or {}).get("min_overlap") is not None:
         told = "Nothing: every answer was exact, for PostgreSQL's planner or the revision itself uses no HNSW index."
         yield section("What does the index lose?", tag("p", told))
@@ -91,8 +91,10 @@ def _facts(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if one := data.get(role):
             yield name, f"revision {one['revision']}, generation {one['generation']}"
     if "queries" in data:
-        lost = data.get("queries_lost") or 0
+        lost, own = data.get("queries_lost") or 0, data.get("own_documents") or 0
         yield "Labelled queries", f"{data['queries']:,}" + (f" ({lost:,} left out: documents gone)" if lost else "")
+        if own:
+            yield "Queries that are documents", f"{own:,}; a query's own document is left out of what it finds"
     if data.get("labels"):
         yield "Labels", str(data["labels"])
     if comparison := data.get("comparison"):
@@ -262,7 +264,7 @@ def _slice_figures(one: Mapping[str, Any], *, against: bool) -> list[str]:
     return sides + ([interval(recall["old"]), interval(recall["difference"], sign=True)] if against else [])
 
 
-def _ann(ann: Mapping[str, Any]) -> ET.Element:
+def _ann(ann: Mapping[str, Any], data: Mapping[str, Any]) -> ET.Element:
     served, k = ann["served"], ann["k"]
     facts = {
         f"Overlap@{k} with exact search": f"{interval(served['overlap'])}, at least {ann['min_overlap']:g} demanded",
@@ -284,8 +286,35 @@ def _ann(ann: Mapping[str, Any]) -> ET.Element:
         terms(facts),
         *notes,
         _sweep(ann, points) if len(points) > 1 else None,
+        *_lost_best(ann, data),
         table(["ef_search", f"overlap@{k} (95 % interval)", "p50", "p95", "p99"], rows),
     )
+
+
+def lost_best(ann: Mapping[str, Any]) -> str:
+    """Return the sentence that the index lost best documents."""
+    relevant = f", judged relevant for {ann['lost_relevant']:,} of them" if ann["lost_relevant"] else ""
+    return (
+        f"For {ann['lost_best']:,} of {ann['queries']:,} queries the index lost the document that exact search has at "
+        f"rank 1{relevant}"
+    )
+
+
+def _lost_best(ann: Mapping[str, Any], data: Mapping[str, Any]) -> Iterator[ET.Element]:
+    """Yield what exact search has at rank 1 and the index did not find; reports of older versions do not say it."""
+    if not ann.get("lost_best"):
+        return
+    yield tag("p", f"{lost_best(ann)}.", class_="note")
+    rows = [
+        [
+            (data.get("texts") or {}).get(one["query"], one["query"]),
+            ": ".join(filter(None, (data.get("items") or {}).get(one["document"], (one["document"], None)))),
+            f"{one['score']:.4f}",
+            "yes" if one["relevant"] else "no" if one["relevant"] is not None else "not judged",
+        ]
+        for one in ann["lost"]
+    ]
+    yield table(["query", "lost document", "score", "relevant"], rows)
 
 
 def _sweep(ann: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> ET.Element:

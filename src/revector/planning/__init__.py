@@ -27,6 +27,7 @@ from revector.planning.estimating import (
 from revector.planning.forecast import Change, Disk, Plan, Probe, Spending, Storage
 from revector.planning.probing import probe
 from revector.registry.collections import Collection, Generation
+from revector.registry.deadletters import open_letters
 from revector.report import Estimate
 from revector.reuse import count_known
 from revector.spec import Gate, Revision
@@ -94,7 +95,7 @@ def make_plan(
         labelled_queries=labelled_queries or 0,
         gate=_gate(revision),
         warnings=(*_warnings(collection, revision, labelled_queries), *_no_room(disks), *_cap(spending, paid.api_usd)),
-        risks=(*_risks(revision, storage, database, drawn), *_failed(probed)),
+        risks=(*_risks(revision, storage, database, drawn), *_failed(probed), *_refused(engine, collection)),
     )
 
 
@@ -221,6 +222,18 @@ def _failed(probed: Probe) -> tuple[str, ...]:
     return (
         f"{probed.failed} of {probed.chunks} chunks that were tried cannot be embedded: dead letters block the swap",
     )
+
+
+def _refused(engine: sa.Engine, collection: Collection) -> tuple[str, ...]:
+    with engine.connect() as connection:
+        found = open_letters(connection, collection.cid)
+    if not found.refused:
+        return ()
+    said = (
+        f"{found.refused:,} records were refused at ingestion, {found.behind:,} of them later versions of what is "
+        "served; the swap does not wait for them, as both indexes show the same (`revector dlq list`)"
+    )
+    return (said,)
 
 
 def _gate(revision: Revision) -> str:

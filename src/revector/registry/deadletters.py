@@ -1,8 +1,8 @@
-"""Dead letters: listed, tried again, or waived by a person with a reason."""
+"""Dead letters: what was refused or failed, kept with its reason, listed, tried again, or waived by a person."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -14,16 +14,67 @@ from revector.registry.control import add_event, before_event
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A record or document that could not be embedded, and why."""
+    """A record that could not be stored (stage ``ingest``) or a document that could not be embedded, and why.
+
+    ``version`` counts the document's changes (stage ``embed``); ``external_version`` is the caller's own, of the record
+    that was refused. ``behind``: an older version of the document is served meanwhile.
+    """
 
     doc_id: str
     stage: str
     gen: int | None
     version: int | None
+    external_version: int | None
+    behind: bool
     reason: str
     attempts: int
     waived_by: str | None
     at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The latest version of a document, where it was refused; what is stored is older. ``version``: the caller's."""
+
+    version: int | None
+    reason: str
+    source: str
+    at: datetime
+    waived_by: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Dead letters that nobody waived: in all, and of those ``refused`` at ingestion, ``behind``: served as before."""
+
+    letters: int
+    refused: int
+    behind: int
+
+
+_KEEP = """
+INSERT INTO rejected AS r (cid, doc_id, source, reason, external_version)
+SELECT :cid, doc_id, :source, reason, external_version FROM {rows}
+WHERE reason IS NOT NULL AND NOT EXISTS (SELECT 1 FROM document d WHERE d.cid = :cid AND d.doc_id = s.doc_id
+  AND d.external_version >= s.external_version) AND {also} ORDER BY doc_id
+ON CONFLICT (cid, doc_id) DO UPDATE
+  SET source = EXCLUDED.source, reason = EXCLUDED.reason, at = clock_timestamp(),
+      external_version = coalesce(EXCLUDED.external_version, r.external_version),
+      (waived_by, waived_why, waived_at) = (SELECT r.waived_by, r.waived_why, r.waived_at
+        WHERE (r.reason, r.external_version) IS NOT DISTINCT FROM (EXCLUDED.reason, EXCLUDED.external_version))
+  WHERE coalesce(EXCLUDED.external_version >= r.external_version, true)
+"""
+
+
+def keep_refused(
+    connection: sa.Connection, cid: int, source: str, rows: str, *, also: str = "true", **values: object
+) -> None:
+    """Make dead letters of the ``rows`` that have a reason and are newer than what is stored and than older letters.
+
+    ``rows`` is SQL, called ``s``, with the columns ``doc_id, reason, external_version``; ``also`` a further condition.
+    A waiver stays while the same version is refused for the same reason.
+    """
+    connection.execute(sa.text(_KEEP.format(rows=rows, also=also)), {"cid": cid, "source": source, **values})
 
 
 def dead_letters(connection: sa.Connection, cid: int, limit: int = 1_000) -> list[DeadLetter]:
@@ -31,18 +82,50 @@ def dead_letters(connection: sa.Connection, cid: int, limit: int = 1_000) -> lis
     rows = connection.execute(
         sa.text(
             """
-            SELECT p.doc_id, 'embed' AS stage, p.gen, p.version, coalesce(p.last_error, '') AS reason, p.attempts,
-              w.who AS waived_by, p.due_at AS at
+            SELECT p.doc_id, 'embed' AS stage, p.gen, p.version, NULL AS external_version, false AS behind,
+              coalesce(p.last_error, '') AS reason, p.attempts, w.who AS waived_by, p.due_at AS at
             FROM pending p JOIN generation g USING (gen) LEFT JOIN waiver w USING (gen, doc_id, version)
             WHERE g.cid = :cid AND p.state = 'dead'
             UNION ALL
-            SELECT doc_id, 'ingest', NULL, NULL, reason, 1, NULL, at FROM rejected WHERE cid = :cid
+            SELECT doc_id, 'ingest', NULL, NULL, external_version, behind, reason, 1, waived_by, at FROM refused
+            WHERE cid = :cid
             ORDER BY at DESC LIMIT :limit
             """
         ),
         {"cid": cid, "limit": limit},
     )
     return [DeadLetter(**row._mapping) for row in rows]
+
+
+def open_letters(connection: sa.Connection, cid: int) -> Open:
+    """Count the dead letters of both stages that nobody waived."""
+    row = connection.execute(
+        sa.text(
+            """
+            WITH embed AS (
+              SELECT count(*) AS n FROM pending p JOIN generation g USING (gen) LEFT JOIN waiver w USING
+                (gen, doc_id, version) WHERE g.cid = :cid AND p.state = 'dead' AND w.gen IS NULL),
+            ingest AS (
+              SELECT count(*) AS n, count(*) FILTER (WHERE behind) AS behind FROM refused
+              WHERE cid = :cid AND waived_by IS NULL)
+            SELECT embed.n + ingest.n AS letters, ingest.n AS refused, ingest.behind FROM embed, ingest
+            """
+        ),
+        {"cid": cid},
+    ).one()
+    return Open(**row._mapping)
+
+
+def refusals(connection: sa.Connection, cid: int, doc_ids: Sequence[str]) -> Mapping[str, Refusal]:
+    """Return, for those of ``doc_ids`` whose latest version was refused, what is known of it."""
+    rows = connection.execute(
+        sa.text(
+            "SELECT doc_id, external_version AS version, reason, source, at, waived_by FROM refused WHERE cid = :cid "
+            "AND doc_id = ANY(CAST(:ids AS text[]))"
+        ),
+        {"cid": cid, "ids": list(doc_ids)},
+    )
+    return {row.doc_id: Refusal(row.version, row.reason, row.source, row.at, row.waived_by) for row in rows}
 
 
 def retry_dead(connection: sa.Connection, cid: int, doc_ids: Sequence[str] | None, actor: str) -> int:
@@ -62,21 +145,31 @@ def retry_dead(connection: sa.Connection, cid: int, doc_ids: Sequence[str] | Non
 
 
 def waive(connection: sa.Connection, cid: int, doc_id: str, *, actor: str, why: str) -> int:
-    """Accept that a dead document stays out of the generations it failed in, at its present version; return how many.
+    """Accept a dead letter: its document stays out of the generations it failed in, at its present version.
 
-    Raises ``ConfigError`` without a reason, ``StateError`` when no dead letter of that id exists.
+    Where the latest version was refused at ingestion, that is accepted as well, until another one is refused.
+    Returns the number of generations. Raises ``ConfigError`` without a reason, ``StateError`` when no dead letter of
+    that id exists.
     """
     if not why.strip():
         raise ConfigError(f"waiving document {doc_id!r} needs a reason. Nothing was changed; give one with --why.")
+    values = {"cid": cid, "doc_id": doc_id, "who": actor, "why": why}
     changed = connection.execute(
         sa.text(
             "INSERT INTO waiver (gen, doc_id, version, who, why) SELECT p.gen, p.doc_id, p.version, :who, :why FROM "
             "pending p JOIN generation g USING (gen) WHERE g.cid = :cid AND p.doc_id = :doc_id AND p.state = 'dead' "
             "ON CONFLICT DO NOTHING"
         ),
-        {"cid": cid, "doc_id": doc_id, "who": actor, "why": why},
+        values,
     ).rowcount
-    if not changed:
+    refused = connection.execute(
+        sa.text(
+            "UPDATE rejected SET waived_by = :who, waived_why = :why, waived_at = clock_timestamp() WHERE cid = :cid "
+            "AND doc_id = :doc_id AND waived_by IS NULL"
+        ),
+        values,
+    ).rowcount
+    if not changed + refused:
         raise StateError(
             f"document {doc_id!r} has no dead letter that is not waived already. Nothing was changed; see `revector "
             "dlq list`."

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from revector.registry.documents import hold_shared
 from revector.registry.engine import repeated
+from revector.registry.writing import hold_shared
 
 # Computed outside any lock: an expression may be slow, and a waiting swap must not be held up by it.
 _LACKING = """

@@ -44,8 +44,8 @@ _VERDICTS = """
 
 _COLLECTIONS = """
     SELECT c.cid, c.name AS collection, extract(epoch FROM c.rollback_deadline - clock_timestamp())::float8 AS window_s,
-      (SELECT count(*) FROM rejected r WHERE r.cid = c.cid) AS rejected, load.documents, canary.recall, canary.baseline,
-      canary.alerts, canary.age_s
+      (SELECT count(*) FROM refused r WHERE r.cid = c.cid AND waived_by IS NULL) AS rejected, load.documents,
+      canary.recall, canary.baseline, canary.alerts, canary.age_s
     FROM collection c
       LEFT JOIN LATERAL (
         SELECT documents FROM load_sample l WHERE l.cid = c.cid ORDER BY minute DESC LIMIT 1) load ON true

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import sqlalchemy as sa
 
 from revector.registry.control import LOCK_BUDGET_MS, add_event
-from revector.registry.documents import hold_shared
 from revector.registry.engine import repeated
+from revector.registry.writing import hold_shared
 
 SHOWN_IDS = 20
 

@@ -45,7 +45,7 @@ tried AS (
 judged AS (SELECT *, NOT waived AND (passing OR tries < :tries) AS worth FROM tried)
 SELECT count(*) AS dead, count(*) FILTER (WHERE waived) AS waived,
        count(*) FILTER (WHERE NOT waived AND NOT worth) AS given_up, count(*) FILTER (WHERE worth) AS worth,
-       (SELECT count(*) FROM rejected WHERE cid = :cid) AS refused,
+       (SELECT count(*) FROM refused WHERE cid = :cid AND waived_by IS NULL) AS refused,
        ARRAY(SELECT doc_id FROM judged WHERE worth ORDER BY tries, since, doc_id LIMIT :limit) AS chosen
 FROM judged
 """
@@ -69,7 +69,7 @@ class Dead:
     """Documents that are dead letters in a live index, by what is to be done with them.
 
     ``worth``: to be tried again, of which ``chosen`` now; ``given_up``: final and tried often enough; ``refused``:
-    records that ingestion did not take, which only their source can mend.
+    records that ingestion did not take and nobody waived, which only their source can fix.
     """
 
     dead: int

@@ -13,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from revector.registry.documents import Documents, Stored, Written
+from revector.registry.writing import Older
 from revector.service.problems import example
 from revector.service.routes import DocId, Name, routes
 from revector.service.state import Service, Shared
@@ -52,14 +53,19 @@ class DocumentIn(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What a write did. ``changed`` is false when the same was stored before, or something newer."""
+    """What a write did. ``changed`` is false when the same was stored before, or something newer: then ``older`` tells.
+
+    ``deleted``: by the request, or because the text is empty and the collection deletes by that.
+    """
 
     id: str
     version: int | None
     changed: bool
+    deleted: bool = False
+    older: Older | None = None
 
 
-_RECEIPT = example({"id": "guide-7", "version": 4711, "changed": True})
+_RECEIPT = example({"id": "guide-7", "version": 4711, "changed": True, "deleted": False, "older": None})
 
 
 @reading.get(
@@ -71,11 +77,15 @@ _RECEIPT = example({"id": "guide-7", "version": 4711, "changed": True})
             "text": "Rivers carve valleys.",
             "meta": {"lang": "en"},
             "external_version": 7,
+            "refused": None,
         }
     ),
 )
 def get_document(collection: Name, doc_id: DocId, service: Shared) -> Stored:
-    """Return a document as it stands: the source of truth, not what the index shows."""
+    """Return a document as it stands: the source of truth, not what the index shows.
+
+    `refused` is there where a later version could not be stored: what is served is behind it.
+    """
     stored = service.documents(collection).get(doc_id)
     if stored is None:
         raise HTTPException(404, f"collection {collection!r} has no document {doc_id!r}.")
@@ -100,7 +110,7 @@ async def put_document(
     documents, written, found = await run_in_threadpool(put)
     if wait and found is not None:
         await _served(service, documents, Written({doc_id: found}), timeout_s)
-    return Receipt(doc_id, found, bool(written.changed))
+    return _receipt(doc_id, written, found)
 
 
 @writing.delete(_PATH, responses=_RECEIPT)
@@ -121,7 +131,11 @@ async def delete_document(
     documents, written = await run_in_threadpool(delete)
     if wait:
         await _served(service, documents, written, timeout_s)
-    return Receipt(doc_id, written.versions.get(doc_id), bool(written.changed))
+    return _receipt(doc_id, written, written.versions.get(doc_id))
+
+
+def _receipt(doc_id: str, written: Written, version: int | None) -> Receipt:
+    return Receipt(doc_id, version, bool(written.changed), doc_id in written.deleted, written.older.get(doc_id))
 
 
 async def _served(service: Service, documents: Documents, written: Written, timeout_s: float) -> None:

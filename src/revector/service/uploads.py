@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect
 from revector.errors import DocumentError, RevectorError
 from revector.interfaces import Document
 from revector.registry.documents import Documents
+from revector.registry.writing import Older, differing
 from revector.service.documents import DocumentIn
 from revector.service.problems import answer_of, example, responses
 from revector.service.routes import Name, routes
@@ -26,6 +27,11 @@ BATCH_LINES, BATCH_BYTES = 500, 4 << 20
 
 MOST_REJECTED = 1_000
 """All rejected lines are in the answer, so that none gets lost; an upload with more is of another format, and ends."""
+
+MOST_LATE = 1_000
+"""Documents that came too late which the answer names; it counts all of them."""
+
+_SOURCE = "an upload"
 
 MEDIA_TYPES = ("application/x-ndjson", "application/ndjson", "application/jsonl")
 
@@ -56,12 +62,19 @@ class Rejected:
 
 @dataclass(slots=True)
 class UploadReport:
-    """What became of an upload: ``read = written + unchanged + len(rejected)``; empty lines count as nothing."""
+    """What became of an upload: ``read = written + deleted + unchanged + older + len(rejected)``.
+
+    Empty lines count as nothing. ``deleted``: for want of text, where the collection deletes by that; ``older``: not
+    newer than what is stored, of which ``late`` names those with other content, up to 1,000.
+    """
 
     read: int = 0
     written: int = 0
+    deleted: int = 0
     unchanged: int = 0
+    older: int = 0
     rejected: list[Rejected] = field(default_factory=list)
+    late: dict[str, Older] = field(default_factory=dict)
 
 
 @writing.post(
@@ -72,8 +85,11 @@ class UploadReport:
         {
             "read": 3,
             "written": 1,
+            "deleted": 0,
             "unchanged": 1,
+            "older": 0,
             "rejected": [{"line": 3, "id": "guide-9", "reason": "The document has no text. …"}],
+            "late": {},
         }
     ),
     openapi_extra={
@@ -88,7 +104,8 @@ async def upload_documents(collection: Name, request: Request, service: Shared) 
     """Create or replace many documents, of any number, one JSON object per line; memory is flat.
 
     Lines are written in batches as they arrive, in their order: of two with one id the later wins. A line that cannot
-    be stored costs only itself, and is in the answer with its number and reason. After an error, or 1,000 rejected
+    be stored costs only itself, and is in the answer with its number and reason; where its id can be read, it is a dead
+    letter as well. After an error, or 1,000 rejected
     lines, the problem's `report` says how far it came: what was read before is stored, and sending all of it again does
     no harm.
     """
@@ -137,10 +154,14 @@ class _Upload:
         self._write(batch)
 
     def _write(self, batch: dict[str, tuple[int, Document]]) -> None:
-        written, refused = self._documents.put_valid([document for _, document in batch.values()])
-        self.report.read += len(batch) - len(refused)
-        self.report.written += written.changed
-        self.report.unchanged += len(batch) - len(refused) - written.changed
+        written, refused = self._documents.put_valid([document for _, document in batch.values()], _SOURCE)
+        report = self.report
+        report.read += len(batch) - len(refused)
+        report.deleted += len(written.deleted)
+        report.written += written.changed - len(written.deleted)
+        report.older += len(written.older)
+        report.unchanged += len(batch) - len(refused) - written.changed - len(written.older)
+        report.late.update(list(differing(written.older).items())[: MOST_LATE - len(report.late)])
         for doc_id, reason in refused.items():
             self._reject(batch[doc_id][0], doc_id, reason)
 
