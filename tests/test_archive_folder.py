@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from revector import crash
-from revector.archive import LAYOUTS, Archive, Dtype, Layout, Part, Shard
+from revector.archive import LAYOUTS, Archive, Dtype, Layout, Part, Shard, open_merged
 from revector.archive.folder import MANIFEST
 from revector.errors import ArchiveError
 from test_archive import assert_equal, part
@@ -115,25 +116,48 @@ def test_a_group_has_its_own_width_and_its_own_ids(archive: Archive) -> None:
         archive.append(named("x"), group="title")
 
 
-def test_the_merged_file_shows_everything_and_copies_no_vectors(archive: Archive, tmp_path: Path) -> None:
-    import h5py
-
+@pytest.mark.parametrize("virtual", [False, True])
+def test_the_merged_file_shows_everything(archive: Archive, *, virtual: bool) -> None:
     archive.append(named("t", dim=3), group="title")
-    merged = archive.merge(archive.folder / "all.h5")
-    with h5py.File(merged) as file:
+    with open_merged(archive.merge(archive.folder / "all.h5", virtual=virtual)) as file:
         text, documents = file["text/embeddings"], file["text/documents"]
-        assert (text.is_virtual, set(file)) == (True, {"text", "title"})
+        assert (text.is_virtual, set(file)) == (virtual, {"text", "title"})
         assert [one.decode() for one in documents["doc_id"]] == list(archive.ids())
         for row in (0, 60, 149):
             doc_id, start, count = (documents[name][row] for name in ("doc_id", "start", "count"))
             np.testing.assert_array_equal(text[start : start + count], archive.read(doc_id.decode()))
         assert file["text/chunks/end"][0] == 7
+
+
+def test_a_merged_file_copied_alone_is_whole(archive: Archive, tmp_path: Path) -> None:
+    every = np.concatenate([part.embeddings for part in archive.batches(50)])
+    alone = tmp_path / "alone.h5"
+    shutil.move(archive.merge(archive.folder / "all.h5"), alone)
+    shutil.rmtree(archive.folder)
+    with open_merged(alone) as file:
+        np.testing.assert_array_equal(file["text/embeddings"][:], every)
+        assert (file["text/chunks/start"][:] >= 0).all()
+
+
+def test_a_view_whose_shards_are_gone_or_torn_is_an_error(archive: Archive, tmp_path: Path) -> None:
+    archive.merge(archive.folder / "all.h5", virtual=True)
     moved = tmp_path / "elsewhere"
     archive.folder.rename(moved)
-    (moved / archive.shards()[1].path).unlink()
-    with h5py.File(moved / "all.h5") as file:  # what is gone reads as NaN, never as another shard's vectors
-        gone = np.isnan(file["text/embeddings"][:]).all(axis=1)
-        assert (int(gone.sum()), np.flatnonzero(gone)[0]) == (archive.shards()[1].chunks, archive.shards()[0].chunks)
+    with open_merged(moved / "all.h5"):
+        pass
+    shard = moved / archive.shards()[1].path
+    whole = shard.read_bytes()
+    for content in (None, whole[:200], b""):
+        shard.unlink() if content is None else shard.write_bytes(content)
+        with pytest.raises(ArchiveError, match=shard.name), open_merged(moved / "all.h5"):
+            pass
+    shutil.copy(moved / archive.shards()[0].path, shard)  # of fewer rows, or another shard's
+    shutil.copy(moved / "all.h5", tmp_path / "alone.h5")
+    with pytest.raises(ArchiveError, match="is a view of"), open_merged(tmp_path / "alone.h5"):
+        pass
+    for foreign in (moved / "archive.json", shard, moved / "none.h5"):
+        with pytest.raises(ArchiveError, match="merged archive"), open_merged(foreign):
+            pass
 
 
 # Writing --------------------------------------------------------------------------------------------------------------

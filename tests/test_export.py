@@ -302,6 +302,22 @@ def test_a_doubled_column_of_foreign_vectors_is_refused_with_its_name(tmp_path: 
             open_columns(tmp_path / name, tmp_path / "scratch")
 
 
+@pytest.mark.parametrize("rows", [2, 30])
+def test_a_block_of_shifted_rows_is_found_and_what_was_compared_is_said(
+    served: World, call: Call, own: dict[str, np.ndarray[Any, Any]], rows: int
+) -> None:
+    np.savez(served.root / "good.npz", **own)
+    found = call("import", "good.npz", "-r", "a100")
+    said = found["compared"]["good.npz"]
+    assert (said["compared"], said["rows"], said["finds"]) == (120, 120, 1.0)
+    assert served.events("import")[0]["detail"]["compared"] == {"good.npz": said}
+    own["vector"][40 : 40 + rows] = np.roll(own["vector"][40 : 40 + rows], 1, axis=0)
+    np.savez(served.root / "bad.npz", **own)
+    code, message = call("import", "bad.npz", "-r", "a100", fails=True)
+    assert (code, f"so are {rows} of 120 that were compared" in message) == (7, True), message
+    assert len(served.events("import")) == 1
+
+
 def test_skipped_documents_are_counted_and_named_and_the_rest_is_imported(
     served: World, call: Call, own: dict[str, np.ndarray[Any, Any]]
 ) -> None:

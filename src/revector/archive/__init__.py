@@ -5,7 +5,7 @@ archive.append(part)                              # a shard: whole or not there,
 archive.append(titles, group="title")             # other vectors of the same documents
 found = archive.read_many(["d7", "d3"])           # in that order; found.embeddings[found.starts[0] : …]
 for part in archive.batches(4096): ...
-archive.merge(archive.folder / "all.h5")          # one HDF5 file over all shards, for other tools
+archive.merge(Path("all.h5"))                     # one HDF5 file of everything, for other tools
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 from revector.archive.folder import Archive, Found, Sealed
 from revector.archive.foreign import Columns, open_columns, vectors_sha256
 from revector.archive.importing import PROBLEMS, Imported, Importer, Target
+from revector.archive.merge import open_merged
 from revector.archive.part import Part, Size, read_attributes, read_part, write_part, writing_part
 from revector.archive.shard import Shard
 from revector.archive.storage import LAYOUTS, Dtype, Layout, remove_temporary
@@ -37,6 +38,7 @@ __all__ = [
     "Target",
     "check_format",
     "open_columns",
+    "open_merged",
     "read_attributes",
     "read_part",
     "remove_temporary",

@@ -209,13 +209,16 @@ class Archive:
                 self._open(name, sealed, verify=True)
         return sum(map(len, self._groups.values()))
 
-    def merge(self, path: Path) -> Path:
-        """Make one HDF5 file of everything, for tools that read HDF5; see ``merge.write_merged``. Returns ``path``."""
+    def merge(self, path: Path, *, virtual: bool = False) -> Path:
+        """Make one HDF5 file of everything, for tools that read HDF5; see ``merge.write_merged``. Returns ``path``.
+
+        With ``virtual`` it holds no vectors but shows those of the shards: it is small, and needs this folder.
+        """
         groups = {
             name: [(self.folder / sealed.path, self._open(name, sealed)) for sealed in self._groups[name]]
             for name in self.groups
         }
-        write_merged(Path(path), groups, attributes=self.attributes)
+        write_merged(Path(path), groups, attributes=self.attributes, virtual=virtual)
         return Path(path)
 
     def _located(

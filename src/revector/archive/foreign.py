@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import lzma
+import math
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +23,17 @@ from revector.archive.storage import as_bytes
 from revector.archive.tables import NOTE_SUFFIX, PROVENANCE, ROWS_SUFFIX, NpyWriter, check_format
 from revector.errors import ArchiveError, SourceError
 from revector.strict_json import doubled
+from revector.unpacking import check_parquet, check_room, check_unpacked
+
+UNREADABLE = (
+    *(OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, MemoryError),
+    *(SyntaxError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+    tokenize.TokenError,
+)
+"""What the readers of foreign files raise for damage, or for what was made to deceive them."""
+
+WIDEST_ID = 16 << 10
+"""Bytes of one id or hash in a foreign array, with its padding; an id itself has at most 512."""
 
 _OPTIONAL = ("chunk", "start", "end", "content_hash")
 _BLOCK = 8_192
@@ -49,8 +64,9 @@ class Columns:
 def open_columns(path: Path, scratch: Path) -> Columns:
     """Open ``path``; what cannot be mapped where it lies is unpacked into the folder ``scratch``, a block at a time.
 
-    Raises ``SourceError`` for a file that is absent, cannot be read, or whose columns do not belong together, and
-    ``ArchiveError`` where the note beside an export has another checksum than its vectors.
+    Raises ``SourceError`` for a file that is absent, cannot be read, would unpack to out of all proportion, or whose
+    columns do not belong together, and ``ArchiveError`` where the note beside an export has another checksum than its
+    vectors, and for HDF5 whose columns lie elsewhere.
     """
     check_format(path)
     try:
@@ -66,10 +82,10 @@ def open_columns(path: Path, scratch: Path) -> Columns:
             columns.get("start"),
             columns.get("end"),
             None if hashes is None else _texts(hashes),
-            provenance or _noted(path).get(PROVENANCE, {}),
+            _object(provenance or _noted(path).get(PROVENANCE, {})),
         )
         _check_lengths(made)
-    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         raise SourceError(f"{path} cannot be read: {error}. Nothing was imported; hand over {_FORMS}.") from error
     _check_note(made)
     return made
@@ -120,18 +136,21 @@ def _npy(path: Path, scratch: Path) -> _Read:
     if rows.is_file():
         columns, _ = _parquet(rows, scratch)
     elif ids.is_file():
-        columns["id"] = np.load(ids)
-    return {**columns, "vector": _plain_array(np.load(path, mmap_mode="r"))}, {}
+        columns["id"] = _mapped(ids)
+    return {**columns, "vector": _mapped(path)}, {}
 
 
 def _npz(path: Path, scratch: Path) -> _Read:
     with zipfile.ZipFile(path) as archive:
         _refuse_doubled(archive.namelist())
         names = {f"{name}.npy" for name in ("id", "vector", PROVENANCE, *_OPTIONAL)} & set(archive.namelist())
+        size = sum(archive.getinfo(name).file_size for name in names)  # no more than this is unpacked
+        check_unpacked(path, size)
+        check_room(scratch, path, size)
         archive.extractall(scratch, names)
-    columns = {name.removesuffix(".npy"): np.load(scratch / name, mmap_mode="r") for name in names}
+    columns = {name.removesuffix(".npy"): _mapped(scratch / name) for name in names}
     said = columns.pop(PROVENANCE, None)
-    return {name: _plain_array(one) for name, one in columns.items()}, {} if said is None else json.loads(str(said))
+    return columns, {} if said is None else json.loads(str(said))
 
 
 def _parquet(path: Path, scratch: Path) -> _Read:
@@ -139,10 +158,12 @@ def _parquet(path: Path, scratch: Path) -> _Read:
 
     with pq.ParquetFile(path) as file:
         _refuse_doubled(file.schema_arrow.names)
+        rows = check_parquet(path, file)
         names = [name for name in ("id", *_OPTIONAL) if name in file.schema_arrow.names]
-        columns = {name: _column(file, name) for name in names}
+        columns = {}
         if "vector" in file.schema_arrow.names:
-            columns["vector"] = _spooled(file, scratch / "vector.npy")
+            columns["vector"] = _spooled(path, file, scratch / "vector.npy")
+        columns |= {name: _column(file, name, rows) for name in names}
         said = (file.schema_arrow.metadata or {}).get(PROVENANCE.encode())
     return columns, {} if said is None else json.loads(said)
 
@@ -152,22 +173,32 @@ def _refuse_doubled(names: Iterable[str]) -> None:
         raise ValueError(f"the column {twice!r} is there twice")
 
 
-def _column(file: Any, name: str) -> npt.NDArray[Any]:
-    pieces = [np.zeros(0, "S1" if name in ("id", "content_hash") else np.int64)]
-    for batch in file.iter_batches(_BLOCK, columns=[name]):
+def _column(file: Any, name: str, rows: int) -> npt.NDArray[Any]:
+    texts = name in ("id", "content_hash")
+    pieces = [np.zeros(0, "S1" if texts else np.int64)]
+    for batch in file.iter_batches(rows if texts else _BLOCK, columns=[name]):
         column = batch.column(0)
         if column.null_count:
             raise ValueError(f"{column.null_count} nulls in column `{name}`")
-        if name in ("id", "content_hash"):
+        if texts:
             pieces.append(as_bytes([str(one) for one in column.to_pylist()]))
+            _check_width(pieces[-1])
         else:
             pieces.append(column.to_numpy(zero_copy_only=False))
     return np.concatenate(pieces)
 
 
-def _spooled(file: Any, path: Path) -> npt.NDArray[Any]:
+def _spooled(source: Path, file: Any, path: Path) -> npt.NDArray[Any]:
     """Return the vectors of a Parquet file, as a mapped array: Parquet cannot be read in another order than its own."""
     writer: NpyWriter | None = None
+    numbers = sum(
+        column.num_values
+        for at in range(file.metadata.num_row_groups)
+        for n in range(file.metadata.num_columns)
+        if (column := file.metadata.row_group(at).column(n)).path_in_schema.partition(".")[0] == "vector"
+    )
+    check_unpacked(source, 4 * numbers)
+    check_room(path.parent, source, 8 * numbers)
     try:
         for batch in file.iter_batches(_BLOCK, columns=["vector"]):
             column = batch.column(0)
@@ -182,7 +213,7 @@ def _spooled(file: Any, path: Path) -> npt.NDArray[Any]:
     finally:
         if writer is not None:
             writer.__exit__()
-    return np.zeros((0, 0), np.float32) if writer is None else _plain_array(np.load(path, mmap_mode="r"))
+    return np.zeros((0, 0), np.float32) if writer is None else _mapped(path)
 
 
 def _hdf5(path: Path, scratch: Path) -> _Read:
@@ -191,10 +222,13 @@ def _hdf5(path: Path, scratch: Path) -> _Read:
     firsts = np.repeat(shard.starts, shard.counts)
     vectors = shard.mapped()
     if vectors is None:  # compressed
+        size = stop * shard.dim * shard.dtype.itemsize
+        check_unpacked(path, size)
+        check_room(scratch, path, size)
         with NpyWriter(scratch / "vector.npy", str(shard.dtype), (stop, shard.dim)) as writer:
             for row in range(0, stop, _BLOCK):
                 writer.append(shard.slice(row, min(row + _BLOCK, stop)))
-        vectors = np.load(scratch / "vector.npy", mmap_mode="r")
+        vectors = _mapped(scratch / "vector.npy")
     columns = {
         "id": np.repeat(shard.doc_ids, shard.counts),
         "chunk": np.arange(stop) - firsts,
@@ -206,13 +240,38 @@ def _hdf5(path: Path, scratch: Path) -> _Read:
     return columns, read_attributes(path)
 
 
-def _plain_array(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return a map as a plain array in C order: numpy's own class of maps is slow to index."""
-    return np.asarray(array)
+def _mapped(path: Path) -> npt.NDArray[Any]:
+    """Return an ``.npy`` file as a read-only view, as a plain array: numpy's own class of maps is slow to index.
+
+    Raises ``ValueError`` where its header promises what the file does not hold.
+    """
+    with path.open("rb") as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+        held = path.stat().st_size - file.tell()
+    wanted = math.prod(shape) * dtype.itemsize
+    if dtype.hasobject or any(side < 0 for side in shape) or wanted > held:
+        raise ValueError(f"its header promises shape {shape} of {dtype}, and {held:,} bytes follow")
+    if not wanted:
+        return np.zeros(shape, dtype)
+    return np.asarray(np.load(path, mmap_mode="r"))
+
+
+def _object(found: Any) -> Mapping[str, str | int]:
+    if not isinstance(found, dict):
+        raise ValueError("its provenance is no JSON object")  # noqa: TRY004 - one of UNREADABLE
+    return found
+
+
+def _check_width(column: npt.NDArray[Any]) -> None:
+    if column.dtype.itemsize > WIDEST_ID:
+        raise ValueError(f"ids or hashes of {column.dtype.itemsize:,} bytes each, allowed are {WIDEST_ID:,}")
 
 
 def _texts(column: npt.NDArray[Any]) -> npt.NDArray[np.bytes_]:
     """Return a column of texts as UTF-8 bytes; numbers, which some teams have for ids, as their digits."""
+    _check_width(column)
     if column.dtype.kind == "S":
         return np.asarray(column)
     if column.dtype.kind in "Uiu":

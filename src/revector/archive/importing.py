@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from revector.archive.comparing import Compared, Sample
 from revector.archive.folder import Sealed
 from revector.archive.foreign import Columns, open_columns, vectors_sha256
 from revector.archive.part import Part, write_part
@@ -29,10 +30,9 @@ PROBLEMS = {
 
 PART_DOCUMENTS, PART_CHUNKS = 4_096, 32_768
 LOOK_DOCUMENTS = 256
-SAMPLED = 4
-"""Documents of a part that are embedded and compared: a file does not prove by itself which model made it."""
+FIRST_LOOK = 4
+"""Documents of the first part that are embedded at once, so that a file of another model is refused early."""
 
-MIN_COSINE = 0.999
 NORM_TOLERANCE = 0.01
 """As in verification: what is further from length 1 would be reported as damage once it is published."""
 
@@ -81,6 +81,8 @@ class Imported:
     sealed: list[Sealed] = field(default_factory=list)
     documents: int = 0
     chunks: int = 0
+    compared: dict[str, Compared] = field(default_factory=dict)
+    """By file, how many rows were embedded and compared: a file does not prove by itself which model made it."""
     vectors_sha256: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, int] = field(default_factory=dict)
     first: dict[str, list[str]] = field(default_factory=dict)
@@ -97,7 +99,7 @@ class Importer:
     """Takes vectors for one revision into ``folder``/imports: all of the files, or nothing.
 
     ``look`` returns the documents of some ids as they are today. ``chunker`` and ``encoder`` are the revision's own:
-    vectors are taken only for the very chunks that it cuts, and a sample is embedded and compared.
+    vectors are taken only for the very chunks that it cuts, and a sample is embedded and compared (``comparing``).
     """
 
     def __init__(
@@ -120,11 +122,11 @@ class Importer:
         *,
         skip: Sequence[str] = (),
         dtype: Dtype = "float32",
-        register: Callable[[Sequence[Sealed]], None] = lambda _: None,
+        register: Callable[[Imported], None] = lambda _: None,
     ) -> Imported:
         """Import ``paths``; documents with a problem named in ``skip`` are left out, any other refuses everything.
 
-        ``register`` is called once with what was sealed, after the files have their names and before this returns.
+        ``register`` is called once with what was done, after the files have their names and before this returns.
         Raises ``SourceError`` for files and documents that do not fit, ``EncoderMismatch`` for vectors of another
         model, ``ArchiveError`` for torn files and values beyond ``dtype``; the archive is as before then.
         """
@@ -137,10 +139,17 @@ class Importer:
                 columns = open_columns(path, scratch)
                 self._check_file(columns)
                 done.vectors_sha256[str(path)] = vectors_sha256(columns.vectors)
-                for part in self._parts(columns, done, skip):
+                sample = Sample(len(columns.ids))
+                for part in self._parts(columns, done, skip, sample):
                     name = f"{self._target.revision}-{uuid.uuid4().hex}.h5"
                     sha256 = write_part(staging / name, part, attributes=self._target.attributes, dtype=dtype)
                     staged.append(Sealed.of(staging / name, sha256, part))
+                if not set(done.skipped) - set(skip):
+                    self._progress.start(f"compare {path.name}")
+                    done.compared[str(path)] = sample.compare(
+                        columns.path, columns.vectors, self._encoder, self._target.revision
+                    )
+                    self._progress.done()
                 shutil.rmtree(scratch)
             self._refuse(done, skip)
             done.sealed = [self._settle(sealed) for sealed in staged]
@@ -148,7 +157,7 @@ class Importer:
         done.documents = sum(sealed.documents for sealed in staged)
         done.chunks = sum(sealed.chunks for sealed in staged)
         try:
-            register(done.sealed)
+            register(done)
         except BaseException:
             for sealed in done.sealed:
                 Path(sealed.path).unlink(missing_ok=True)
@@ -170,7 +179,7 @@ class Importer:
                 "made them."
             )
 
-    def _parts(self, columns: Columns, done: Imported, skip: Sequence[str]) -> Iterator[Part]:
+    def _parts(self, columns: Columns, done: Imported, skip: Sequence[str], sample: Sample) -> Iterator[Part]:
         """Yield what fits, in id order; after a problem that is not to be skipped, only go on counting."""
         chunk = np.zeros(len(columns.ids), np.int8) if columns.chunk is None else columns.chunk
         order = np.lexsort((chunk, columns.ids))
@@ -183,15 +192,22 @@ class Importer:
             end = int(np.searchsorted(stops, firsts[at] + PART_CHUNKS, side="right"))
             end = min(max(end, at + 1), at + PART_DOCUMENTS)
             rows = [order[first:stop] for first, stop in zip(firsts[at:end], stops[at:end], strict=True)]
-            fitting = self._fitting(columns, [ids[first].decode() for first in firsts[at:end]], rows, done)
+            fitting = self._fitting(columns, [ids[first].decode() for first in firsts[at:end]], rows, done, sample)
             if fitting and not set(done.skipped) - set(skip):
+                if at == 0:
+                    self._look_first(columns, fitting)
                 yield self._part(columns, fitting)
             self._progress.advance(end - at)
             at = end
         self._progress.done()
 
     def _fitting(
-        self, columns: Columns, doc_ids: Sequence[str], rows: Sequence[npt.NDArray[np.int64]], done: Imported
+        self,
+        columns: Columns,
+        doc_ids: Sequence[str],
+        rows: Sequence[npt.NDArray[np.int64]],
+        done: Imported,
+        sample: Sample,
     ) -> list[_Fit]:
         found: list[_Fit] = []
         for first in range(0, len(doc_ids), LOOK_DOCUMENTS):
@@ -211,7 +227,8 @@ class Importer:
                     done.leave_out("cut", doc_id)
                     continue
                 spans = np.array([(chunk.start, chunk.end) for chunk in chunks], np.int32)
-                found.append(_Fit(doc_id, document.version, str(document.content_hash), places, spans, chunks[0].text))
+                sample.offer(doc_id, places, chunks)
+                found.append(_Fit(doc_id, document.version, str(document.content_hash), places, spans, chunks))
         return found
 
     def _part(self, columns: Columns, fitting: Sequence[_Fit]) -> Part:
@@ -220,7 +237,6 @@ class Importer:
         self._check_vectors(columns.path, fitting, vectors)
         counts = np.array([len(one.rows) for one in fitting], np.int32)
         starts = np.cumsum(counts, dtype=np.int64) - counts
-        self._compare(columns.path, fitting, vectors[starts])
         spans = np.concatenate([one.spans for one in fitting])
         return Part(
             doc_ids=[one.doc_id for one in fitting],
@@ -247,20 +263,12 @@ class Importer:
                 "imported; mend the file."
             )
 
-    def _compare(self, path: Path, fitting: Sequence[_Fit], firsts: npt.NDArray[Any]) -> None:
-        """Embed a few documents' first chunks and compare."""
-        some = sorted({int(n) for n in np.linspace(0, len(fitting) - 1, SAMPLED)})
-        ours = np.asarray(self._encoder.encode_document([fitting[n].text for n in some]), np.float64)
-        theirs = firsts[some].astype(np.float64)
-        lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
-        cosines = (ours * theirs).sum(axis=1) / lengths
-        if not cosines.min() >= MIN_COSINE:
-            worst = int(np.argmin(cosines))
-            raise EncoderMismatch(
-                f"{path}: the vector of document {fitting[some[worst]].doc_id!r} has cosine {cosines[worst]:.4f} to "
-                f"what revision {self._target.revision} embeds its text as, {MIN_COSINE} is needed: another model, "
-                "prompt or text made it. Nothing was imported; name the revision that made them, or embed anew."
-            )
+    def _look_first(self, columns: Columns, fitting: Sequence[_Fit]) -> None:
+        """Compare a few documents before any work; the whole sample is compared once the file was read."""
+        few = Sample(FIRST_LOOK)
+        for n in sorted({int(n) for n in np.linspace(0, len(fitting) - 1, FIRST_LOOK)}):
+            few.offer(fitting[n].doc_id, fitting[n].rows[:1], fitting[n].chunks)
+        few.compare(columns.path, columns.vectors, self._encoder, self._target.revision)
 
     def _refuse(self, done: Imported, skip: Sequence[str]) -> None:
         wrong = [problem for problem in done.skipped if problem not in skip]
@@ -281,14 +289,14 @@ class Importer:
 
 @dataclass(frozen=True, slots=True)
 class _Fit:
-    """A document whose vectors stand in ``rows`` of the file, with the spans of its chunks and the first one's text."""
+    """A document whose vectors stand in ``rows`` of the file, with its chunks and their spans."""
 
     doc_id: str
     version: int
     content_hash: str
     rows: npt.NDArray[np.int64]
     spans: npt.NDArray[np.int32]
-    text: str
+    chunks: Sequence[Chunk]
 
 
 def _same_chunks(columns: Columns, rows: npt.NDArray[np.int64], chunks: Sequence[Chunk]) -> bool:

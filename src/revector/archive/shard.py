@@ -12,18 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from revector.archive.part import Part, check_attributes
-from revector.archive.storage import ADVICE, as_texts, check_sha256, opened
+from revector.archive.storage import ADVICE, COLUMNS, as_texts, check_sha256, opened
 from revector.errors import ArchiveError
-
-COLUMNS = (
-    "documents/doc_id",
-    "documents/content_hash",
-    "documents/version",
-    "documents/start",
-    "documents/count",
-    "chunks/start",
-    "chunks/end",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +48,7 @@ class Shard:
             check_sha256(path, sha256)
         with opened(path) as file:
             check_attributes(path, file, attributes or {})
-            self._columns = {name: _column(path, file[name]) for name in COLUMNS}
+            self._columns = {name: _column(path, file[name]) for name in COLUMNS[:-1]}
             vectors = file["embeddings"]
             self.dim, self.dtype = int(vectors.shape[1]), vectors.dtype
             self._embeddings = _column(path, vectors) if vectors.chunks is None else None

@@ -24,6 +24,18 @@ from revector.errors import ArchiveError
 if TYPE_CHECKING:
     import h5py
 
+COLUMNS = (
+    "documents/doc_id",
+    "documents/content_hash",
+    "documents/version",
+    "documents/start",
+    "documents/count",
+    "chunks/start",
+    "chunks/end",
+    "embeddings",
+)
+"""The datasets of a part."""
+
 FORMAT = "revector-part"
 FORMAT_VERSION = 2
 
@@ -93,12 +105,17 @@ def working_folder(parent: Path, name: str) -> Iterator[Path]:
 
 @contextmanager
 def opened(path: Path) -> Iterator[h5py.File]:
-    """Open a part. Raises ``ArchiveError`` with its name where it is missing, torn, foreign or cannot be decoded."""
+    """Open a part. Raises ``ArchiveError`` with its name where it is missing, torn, foreign or cannot be decoded.
+
+    So does a part whose columns lie elsewhere: links, virtual datasets and external storage would read other files.
+    """
     import h5py
 
     try:
         with h5py.File(path, "r") as file:
             _check_format(path, file)
+            for name in COLUMNS:
+                check_own(path, file, name)
             _load_filters(file["embeddings"])
             yield file
     except (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
@@ -112,6 +129,19 @@ def _check_format(path: Path, file: h5py.File) -> None:
     found = (plain(file.attrs.get("format")), plain(file.attrs.get("format_version")))
     if found != (FORMAT, FORMAT_VERSION):
         raise ArchiveError(f"{path}: expected format {(FORMAT, FORMAT_VERSION)}, found {found}. {ADVICE}")
+
+
+def check_own(path: Path, file: h5py.File, name: str) -> None:
+    """Raise ``ArchiveError`` unless the dataset ``name`` lies in this very file, from the root to its last number."""
+    import h5py
+
+    steps, place = name.split("/"), file
+    for step in steps:
+        if not isinstance(place.get(step, getlink=True), h5py.HardLink):
+            raise ArchiveError(f"{path}: {name} is a link to elsewhere, which is not followed. {ADVICE}")
+        place = place[step]
+    if not isinstance(place, h5py.Dataset) or place.is_virtual or place.external:
+        raise ArchiveError(f"{path}: the numbers of {name} lie in other files, which are not read. {ADVICE}")
 
 
 def check_sha256(path: Path, sha256: str) -> None:

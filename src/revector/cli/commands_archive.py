@@ -16,11 +16,12 @@ from revector.cli.progress import reporting
 from revector.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     import sqlalchemy as sa
 
-    from revector.archive import Part, Sealed
+    from revector.archive import Part
+    from revector.archive.importing import Imported
     from revector.interfaces import Encoder, Progress
     from revector.registry.collections import Generation
     from revector.spec import Revision
@@ -113,9 +114,9 @@ def import_vectors(
     """Bring precomputed vectors into the archive, so that the backfill of a revision need not embed their documents.
 
     FILE is an export, or your own: X.npy with X.ids.npy, X.npz or X.parquet with id and vector, and chunk, start, end
-    and content_hash where there are some. Every vector must belong to a chunk as the revision cuts it, and a sample is
-    embedded and compared. All files, or nothing. --skip unknown: not among the documents; changed: made from another
-    text; cut: other chunks.
+    and content_hash where there are some. Every vector must belong to a chunk as the revision cuts it, and 500 rows of
+    each file (0.1 % of larger ones), drawn at random, are embedded and compared. All files, or nothing. --skip unknown:
+    not among the documents; changed: made from another text; cut: other chunks.
 
     For example:
       revector import vectors.npy -r a1b2 --skip unknown
@@ -159,6 +160,13 @@ def import_vectors(
             f"{len(done.sealed)} parts.",
             soft_wrap=True,
         )
+        for path, one in done.compared.items():
+            lowest = "" if one.lowest is None else f", lowest cosine {one.lowest:.4f}"
+            console.print(
+                f"  {path}: {one.compared:,} of {one.rows:,} rows compared with what the revision embeds{lowest}; a "
+                f"shift of any 1 % of the rows is found with {one.finds:.1%} probability",
+                soft_wrap=True,
+            )
         for problem, count in done.skipped.items():
             named = ", ".join(done.first[problem])
             console.print(f"  left out, {problem}: {count:,}, such as {named}", style="yellow", soft_wrap=True)
@@ -186,14 +194,16 @@ def _provenance(collection: str, generation: Generation) -> dict[str, Any]:
     }
 
 
-def _record(engine: sa.Engine, cid: int, revision: Revision, encoder: Encoder, every: Sequence[Sealed]) -> None:
-    """Make sealed files known to whatever looks for vectors of this model and chunker."""
+def _record(engine: sa.Engine, cid: int, revision: Revision, encoder: Encoder, done: Imported) -> None:
+    """Make sealed files known to whatever looks for vectors of this model and chunker, and keep what was compared."""
+    from revector.config import current_actor
     from revector.encoders.check import vectors_fp
     from revector.registry import archived
+    from revector.registry.control import add_event
 
     worth = vectors_fp(encoder.components)
     with engine.begin() as connection:
-        for one in every:
+        for one in done.sealed:
             archived.add_imported(
                 connection,
                 cid,
@@ -202,6 +212,9 @@ def _record(engine: sa.Engine, cid: int, revision: Revision, encoder: Encoder, e
                 chunker_fp=revision.chunker_fp,
                 dim=revision.model.dim,
             )
+        told = {"revision": revision.revision, "documents": done.documents, "skipped": done.skipped}
+        compared = {Path(path).name: asdict(one) for path, one in done.compared.items()}
+        add_event(connection, cid, current_actor(), "import", None, {**told, "compared": compared})
 
 
 def _reported(parts: Iterator[Part], progress: Progress) -> Iterator[Part]:

@@ -16,14 +16,15 @@ from typing import Any, BinaryIO, cast
 
 from revector.errors import SourceError
 from revector.strict_json import DoubledName, doubled, parse
+from revector.unpacking import check_parquet, check_unpacked
 
 Record = tuple[str, Mapping[str, Any]]
 
 MAX_LINE_BYTES = 64 << 20
 """Longest line that is read; a longer one is a file of another format."""
 
-_PARQUET_ROWS = 256  # per batch: with documents of 4 MiB a batch still fits in memory
 _RENAME = "Rename one of the two and ingest again."
+_CHECKED_LINES = 1_024
 _AGAIN = "Mend the file and ingest it again; records before this one are not harmed by being ingested twice."
 
 
@@ -73,7 +74,7 @@ def read_csv(path: Path) -> Iterator[Record]:
 
 
 def read_parquet(path: Path) -> Iterator[Record]:
-    """Yield the rows of a Parquet file, a few hundred in memory at a time."""
+    """Yield the rows of a Parquet file, a few hundred in memory at a time, fewer where they may be large."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -82,7 +83,7 @@ def read_parquet(path: Path) -> Iterator[Record]:
         with pq.ParquetFile(path) as file:
             if (twice := _doubled_column(file.schema_arrow)) is not None:
                 raise SourceError(f"{path}: the column {twice!r} is there twice. {_RENAME}")
-            for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
+            for batch in file.iter_batches(batch_size=check_parquet(path, file)):
                 for record in batch.to_pylist():
                     number += 1
                     yield f"row {number}", record
@@ -111,6 +112,8 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                     )
                 yield number, _decode(path, number, offset, line)
                 offset += len(line)
+                if number % _CHECKED_LINES == 0 and path.suffix.lower() == ".gz":
+                    check_unpacked(path, offset)
     except (OSError, EOFError, zlib.error) as error:
         raise SourceError(f"{path}, after byte {offset:,}: cannot be read ({error}). {_AGAIN}") from error
 
