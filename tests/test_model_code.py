@@ -221,7 +221,7 @@ def test_code_of_a_trusted_model_runs_and_is_part_of_its_identity(
 
 
 def test_a_migration_file_cannot_trust_code(served: World) -> None:
-    served.revision("b200", "a100", 'model = ModelSpec(name="hashing:seed2", dim=128, trust_code=True)')
+    served.revision("b200", "a100", 'model = ModelSpec(name="hashing:seed2", dim=64, trust_code=True)')
     with pytest.raises(Exception, match="trust_code"):
         served.migrator.plan("b200")
 

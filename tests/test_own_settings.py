@@ -277,7 +277,7 @@ def says(served: World, monkeypatch: pytest.MonkeyPatch, own: OwnSettings) -> No
     """The files of the next model say ``own``; its reference is the model as they say."""
     encoder = served.loader["hashing:seed2"]
     monkeypatch.setattr(encoder, "own", own, raising=False)
-    reference = type(encoder._inner)(own.applied_to(ModelSpec("hashing", 128)), seed=2)
+    reference = type(encoder._inner)(own.applied_to(ModelSpec("hashing", 64)), seed=2)
     monkeypatch.setattr(encoder, "reference", lambda: reference, raising=False)
 
 
@@ -305,7 +305,7 @@ def test_a_revision_that_means_its_own_prompts_lowers_the_bar_and_is_told(
     served.revision(
         "b200",
         "a100",
-        'model = ModelSpec(name="hashing:seed2", dim=128)',
+        'model = ModelSpec(name="hashing:seed2", dim=64)',
         "gate = Gate(max_drop=0.1, min_fidelity=0.0)",
     )
     plan = served.migrator.plan("b200")

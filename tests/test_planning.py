@@ -87,6 +87,7 @@ def test_parts_that_were_removed_from_the_archive_are_not_counted_on(served: Wor
 
 
 def test_every_setting_is_marked_as_changed_new_or_the_same(served: World) -> None:
+    served.revision("b200", "a100", 'model = ModelSpec(name="hashing:seed2", dim=128)')
     changed = {one.field: one for one in served.migrator.plan("b200").changes}
     assert {name for name, one in changed.items() if one.mark == "~"} == {"model.name", "model.dim"}
     assert changed["model.name"].means == "every document is embedded anew"
