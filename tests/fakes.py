@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from revector.encoders import PROBES
 from revector.encoders.hashing import HashingEncoder
@@ -14,6 +16,17 @@ from revector.publish import FRAME
 from revector.spec import ModelSpec
 
 Hook = Callable[[Sequence[str], Vectors], Any]
+
+
+def wordpiece() -> Tokenizer:
+    """A tokenizer as BERT's that knows every sign of ASCII and nothing else."""
+    signs = string.ascii_lowercase + string.digits + string.punctuation
+    vocabulary = ["[UNK]", *signs, *(f"##{sign}" for sign in signs), "river", "##er"]
+    tokenizer = Tokenizer(models.WordPiece({token: n for n, token in enumerate(vocabulary)}, unk_token="[UNK]"))
+    tokenizer.add_special_tokens(["[UNK]"])
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return tokenizer
 
 
 class Crash(BaseException):
@@ -69,15 +82,29 @@ class WatchedEncoder:
         return vectors
 
 
+class ReadingEncoder(WatchedEncoder):
+    """Counts tokens as BERT does: to it all scripts but ASCII, and words over 100 characters, are unknown."""
+
+    TOKENIZER = wordpiece()
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.TOKENIZER
+
+    def count_tokens(self, text: str) -> int:
+        return len(self.TOKENIZER.encode(text, add_special_tokens=False).ids)
+
+
 class Loader:
     """Loads watched encoders and keeps them, by model name, for the test to look at."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: type[WatchedEncoder] = WatchedEncoder) -> None:
         self.encoders: dict[str, WatchedEncoder] = {}
+        self.kind = kind
 
     def __call__(self, model: ModelSpec) -> WatchedEncoder:
         if model.name not in self.encoders:
-            self.encoders[model.name] = WatchedEncoder(model)
+            self.encoders[model.name] = self.kind(model)
         return self.encoders[model.name]
 
     def __getitem__(self, name: str) -> WatchedEncoder:

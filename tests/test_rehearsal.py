@@ -38,7 +38,7 @@ from revector.registry.engine import GATE_LOCK, make_engine
 from revector.registry.scratch import PREFIX, Scratch, leftovers
 from revector.rehearsal import clear_leftovers
 from revector.report import Estimate, Rehearsed
-from revector.sampling import Tally, choose_queries, draw, whole, whole_count
+from revector.sampling import Tally, choose_queries, draw, whole
 from revector.stores import ledgers
 from worlds import World
 
@@ -547,13 +547,13 @@ def test_the_interval_of_a_count_covers_it_also_where_nothing_was_found() -> Non
     covered = sum(
         found.low <= 20 + 3 <= found.high
         for _ in range(400)
-        for found in [whole_count(3, sum(draws.sample(rest, 150)), 150, len(rest))]
+        for found in [Estimate.of_count(3, sum(draws.sample(rest, 150)), 150, len(rest))]
     )
     assert covered / 400 >= 0.93
-    none = whole_count(0, 0, 100, 10_000)
+    none = Estimate.of_count(0, 0, 100, 10_000)
     assert (none.value, none.low) == (0, 0)
     assert 300 < none.high < 400, "the rule of three"
-    assert whole_count(1, 2, 50, 50) == Estimate(3, 3, 3)
+    assert Estimate.of_count(1, 2, 50, 50) == Estimate(3, 3, 3)
 
 
 def test_steps_grow_by_what_their_time_depends_on() -> None:

@@ -20,7 +20,7 @@ from revector.registry import moves, readback, work
 from revector.registry.control import control
 from revector.registry.repair import rearm
 from revector.spec import ModelSpec
-from revector.verification import Report
+from revector.verified import Report
 from worlds import World, document
 
 LONG = " ".join(f"word{n}" for n in range(600))

@@ -38,7 +38,8 @@ from revector.shadow import ShadowReads
 from revector.sources import ColumnType
 from revector.spec import ModelSpec
 from revector.stores.pgvector import Build
-from revector.verification import REEMBEDDED, Report, verify_live
+from revector.verification import REEMBEDDED, verify_live
+from revector.verified import Report
 from revector.worker import Worker
 
 if TYPE_CHECKING:

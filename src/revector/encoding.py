@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 from revector.chunking import make_chunker
 from revector.encoders import check_same_encoder
 from revector.errors import EncoderError, EncoderUnavailable
 from revector.interfaces import Chunker, Encoder
 from revector.registry.collections import Generation
-from revector.spec import ModelSpec
+from revector.spec import MAX_UNKNOWN_TOKENS, ModelSpec
+from revector.vocabulary import Vocabulary
 
 MODEL_ERRORS = (Exception,)
 """What models and their drivers raise: anything. No database call lies where it is caught."""
@@ -25,9 +27,11 @@ class Encoders:
         self._proved: set[tuple[int, str]] = set()
         self._lock = threading.Lock()
         self._loading: dict[ModelSpec, threading.Lock] = {}
+        self._vocabularies: dict[str, Vocabulary] = {}
 
     def fresh(self, model: ModelSpec) -> Encoder:
         """Return the encoder that ``model`` describes, proved by nothing yet. Waits for no other model's loading."""
+        model = replace(model, max_unknown_tokens=MAX_UNKNOWN_TOKENS)  # revisions that differ there share the model
         with self._lock:
             loading = self._loading.setdefault(model, threading.Lock())
         with loading:
@@ -54,6 +58,13 @@ class Encoders:
     def chunker_of(self, generation: Generation) -> Chunker:
         """Return the chunker of a generation, which counts in its encoder's tokens."""
         return make_chunker(generation.spec.chunking, self.of(generation).tokenizer)
+
+    def vocabulary_of(self, generation: Generation) -> Vocabulary:
+        """Return what the encoder of a generation knows of texts."""
+        encoder = self.of(generation)
+        if encoder.fingerprint not in self._vocabularies:
+            self._vocabularies[encoder.fingerprint] = Vocabulary(encoder.tokenizer)
+        return self._vocabularies[encoder.fingerprint]
 
 
 def _check(generation: Generation, encoder: Encoder, *, probe: bool) -> None:

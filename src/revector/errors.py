@@ -2,6 +2,7 @@
 
     RevectorError
     ├── ConfigError              revector.toml, an option or a name is wrong; nothing has run
+    │   └── QueryRefused         no answer to this query could mean anything; nothing was searched
     ├── SpecError                a migration file is wrong; nothing has run
     │   ├── UnknownRevision
     │   ├── GraphError           the files do not form one line of history
@@ -62,6 +63,10 @@ class ConfigError(RevectorError):
     """A setting, option or name is wrong; nothing has run."""
 
     exit_code = 2
+
+
+class QueryRefused(ConfigError):
+    """No answer to the query could mean anything: it is empty, damaged or unknown to the model; nothing was asked."""
 
 
 class SpecError(RevectorError):

@@ -119,9 +119,9 @@ class Evidence:
         asked = queries or self.queries()
         return gates.measure(self._searcher, generation, asked, k, self._progress, exact=exact)
 
-    def labelled_queries(self) -> int | None:
-        """Number of labelled queries with a document that exists; None where no labels are configured."""
-        return None if self._labels is None else len(self.queries().qrels)
+    def labelled_queries(self) -> dict[str, str] | None:
+        """Id and text of the labelled queries with a document that exists; None where no labels are configured."""
+        return None if self._labels is None else self.queries().texts
 
     def queries(self) -> gates.QuerySet:
         """Return the labelled queries that can be measured. Raises ``LabelError`` when there are none."""

@@ -17,6 +17,7 @@ from revector.interfaces import Progress
 from revector.judgement import Thresholds
 from revector.labels import Labels, Span, check_against, item_qrels, ranked_items
 from revector.metrics import Interval, MetricName, attainable_recall, evaluate, latency_ms, mean_interval
+from revector.queries import named
 from revector.registry.collections import Generation
 from revector.registry.own import Own
 from revector.searcher import Answer, Searcher
@@ -74,7 +75,8 @@ class QuerySet:
 class Measured:
     """One generation measured on labelled queries through the production search path.
 
-    ``run`` holds the first k items of each query, ``fingerprint`` is that of the ``QuerySet``.
+    ``run`` holds the first k items of each query, ``fingerprint`` is that of the ``QuerySet``. ``refused``: the queries
+    that a search refuses, and why; they found nothing.
     """
 
     generation: int
@@ -83,6 +85,7 @@ class Measured:
     run: Mapping[str, list[str]]
     latency_ms: Mapping[str, float]
     fingerprint: str
+    refused: Mapping[str, str] = field(default_factory=dict)
 
     def interval(self, metric: MetricName = "recall") -> Interval:
         """Mean and 95 % bootstrap interval over queries of one metric."""
@@ -171,12 +174,12 @@ def measure(
 ) -> Measured:
     """Search every query in one generation and score its first ``k`` items.
 
-    A query with judged spans is answered by chunks, one without by documents, as they are served; documents that are
-    the query itself are left out.
+    A query with judged spans is answered by chunks, one without by documents, as they are served; so one that would be
+    refused finds nothing. Documents that are the query itself are left out.
     """
-    texts = queries.texts
+    texts, refused = searcher.askable(generation, queries.texts)
     progress.start(f"search {generation.revision}", len(texts), unit="queries")
-    run: dict[str, list[str]] = {}
+    run: dict[str, list[str]] = {query: [] for query in queries.texts}
     milliseconds: list[float] = []
     for query, vector in _encoded(searcher, generation, texts):
         spans, own = queries.labels.spans.get(query, ()), queries.own.get(query, frozenset())
@@ -190,8 +193,9 @@ def measure(
         generation.revision,
         evaluate(queries.items, run, k),
         run,
-        latency_ms(milliseconds),
+        latency_ms(milliseconds) if milliseconds else {},
         queries.fingerprint,
+        refused,
     )
 
 
@@ -273,6 +277,7 @@ def described(comparison: Comparison, new: Measured, old: Measured | None) -> di
             "recall": plain(interval),
             "means": {metric: plain(getattr(change, role).mean) for metric, change in comparison.metrics.items()},
             "latency_ms": dict(one.latency_ms),
+            **({"refused_queries": named(one.refused)} if one.refused else {}),
         }
         for role, (one, interval) in sides.items()
     }

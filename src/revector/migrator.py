@@ -156,7 +156,7 @@ class Migrator:
         encoder = self._encoders.fresh(target.model)
         proof = self._proof(target, encoder)
         proof.refuse_similarity()
-        plan = make_plan(self._engine, collection, active, target, encoder, labelled_queries=labelled, means=means)
+        plan = make_plan(self._engine, collection, active, target, encoder, labelled=labelled, means=means)
         warnings, risks = proof.foretell()
         return replace(plan, already=already, warnings=(*plan.warnings, *warnings), risks=(*plan.risks, *risks))
 

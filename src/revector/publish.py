@@ -35,6 +35,7 @@ from revector.registry.engine import repeated, transaction
 from revector.registry.work import Item
 from revector.reuse import Known, Reuse
 from revector.stores.pgvector import MAX_HALF, PgVectorIndex, Rows
+from revector.vocabulary import Vocabulary
 
 _VERSIONS = "unnest(CAST(:ids AS text[]), CAST(:versions AS bigint[])) AS s(doc_id, version)"
 FRAME = 0, 1
@@ -81,7 +82,7 @@ class Applier:
 
     def __init__(self, engine: sa.Engine, generation: Generation, encoder: Encoder, chunker: Chunker) -> None:
         self._engine, self.generation, self._encoder, self._chunker = engine, generation, encoder, chunker
-        self._reuse = Reuse(engine, generation, rotation_of(encoder))
+        self._reuse, self._vocabulary = Reuse(engine, generation, rotation_of(encoder)), Vocabulary(encoder.tokenizer)
         self._index = PgVectorIndex(generation.physical_name, generation.spec.model.dim, generation.spec.index)
 
     def apply(self, doc_ids: Sequence[str]) -> tuple[int, int]:
@@ -111,24 +112,35 @@ class Applier:
         """Cut into chunks what must be embedded, holding no lock; ``items`` in id order.
 
         Equal content is not embedded again: neither what the generation shows already, nor what ``Reuse`` finds.
+        Whichever it is, a document with a chunk that the model knows too little of is refused.
         """
         shown = work.applied_unchanged(self._engine, self.generation.gen, items)
         tombstones = tuple(item for item in items if item.content is None)
         unchanged = tuple(item for item in items if item.doc_id in shown)
         open_items = [item for item in items if item.content is not None and item.doc_id not in shown]
-        known = self._reuse.find(open_items, archive=archive)
+        known, texts = self._reuse.find(open_items, archive=archive), dict[str, list[str]]()
         todo: list[tuple[Item, list[Chunk]]] = []
         failures: list[Failure] = []
         for item in open_items:
             if item.doc_id in known:
+                texts[item.doc_id] = known[item.doc_id].texts(item.content or "")
                 continue
             try:
                 chunks = self._chunker.chunks(item.content or "")
                 if not chunks:
                     raise DocumentError(f"document {item.doc_id!r}: the chunker found nothing to embed in its text.")
                 todo.append((item, chunks))
+                texts[item.doc_id] = [chunk.text for chunk in chunks]
             except RevectorError as error:
                 failures.append(Failure(item, str(error), final=True))
+        refused = self._vocabulary.unreadable(texts, self.generation.spec.model.max_unknown_tokens)
+        failures += [
+            Failure(item, refused[item.doc_id].reason(item.doc_id), final=True)
+            for item in open_items
+            if item.doc_id in refused
+        ]
+        todo = [one for one in todo if one[0].doc_id not in refused]
+        known = {doc_id: one for doc_id, one in known.items() if doc_id not in refused}
         return Planned(tuple(items), tuple(todo), known, unchanged, tombstones, tuple(failures))
 
     def embed(self, planned: Planned) -> Prepared:
@@ -138,7 +150,7 @@ class Applier:
         if failed and not embedded:
             self._prove_alive()
         found = [(item, planned.known[item.doc_id]) for item in planned.items if item.doc_id in planned.known]
-        found += [(item, _known(chunks, vectors)) for item, chunks, vectors in embedded]
+        found += [(item, Known.of(chunks, vectors)) for item, chunks, vectors in embedded]
         return Prepared(
             _part(sorted(found, key=lambda one: one[0].doc_id), self._encoder.dim),
             planned.unchanged,
@@ -353,11 +365,6 @@ class Applier:
         counts.add("documents_failed", dead, self.generation.cid, "dead")
         counts.add("documents_failed", len(failures) - dead, self.generation.cid, "retried")
         return dead
-
-
-def _known(chunks: Sequence[Chunk], vectors: Vectors) -> Known:
-    starts = np.array([chunk.start for chunk in chunks], dtype=np.int32)
-    return Known(starts, np.array([chunk.end for chunk in chunks], dtype=np.int32), vectors)
 
 
 def _part(found: Sequence[tuple[Item, Known]], dim: int) -> Part:

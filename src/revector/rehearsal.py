@@ -37,7 +37,6 @@ from revector.sampling import (
     copy_documents,
     draw,
     whole,
-    whole_count,
 )
 from revector.searcher import Searcher
 from revector.spec import Revision
@@ -286,7 +285,7 @@ def _exactly(value: float) -> Estimate:
 
 
 def _whole_share(certain: Stratum, drawn: Stratum, rest: int, what: str) -> Estimate:
-    return whole_count(getattr(certain, what), getattr(drawn, what), drawn.chunks.n, rest)
+    return Estimate.of_count(getattr(certain, what), getattr(drawn, what), drawn.chunks.n, rest)
 
 
 def _refusals(found: Findings, *, all_queries: bool) -> tuple[str, ...]:

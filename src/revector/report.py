@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -18,6 +19,9 @@ from revector.registry.spending import spent
 from revector.registry.throttling import read_share
 from revector.registry.watching import clock_jumped, encoder_fault
 from revector.revisions import RevisionGraph
+
+NORMAL_95 = 1.959964
+"""A normal deviate is within this on either side of 0 in 95 of 100 cases."""
 
 FIGURES = ("comparison", "scores", "findings", "ann", "latency")
 """What a gate result keeps for its page: too much for a status, or for an event."""
@@ -50,6 +54,21 @@ class Estimate:
     def times(self, factor: float) -> Estimate:
         """Return the estimate of something that is ``factor`` times as much."""
         return Estimate(self.value * factor, self.low * factor, self.high * factor)
+
+    @staticmethod
+    def of_count(certain: int, hits: int, drawn: int, rest: int) -> Estimate:
+        """Return how many of all documents are such: ``certain`` plus those among the ``rest``, with its interval.
+
+        Of the rest, ``hits`` of ``drawn`` were; Wilson's score interval (JASA 22, 1927), whose upper end is above 0
+        also where none was found.
+        """
+        if drawn == 0 or rest <= drawn:
+            return Estimate(certain + hits, certain + hits, certain + hits)
+        share, z2 = hits / drawn, NORMAL_95**2
+        middle = (share + z2 / (2 * drawn)) / (1 + z2 / drawn)
+        half = NORMAL_95 / (1 + z2 / drawn) * math.sqrt(share * (1 - share) / drawn + z2 / (4 * drawn * drawn))
+        low, high = (min(1.0, max(0.0, end)) * rest for end in (middle - half, middle + half))
+        return Estimate(certain + share * rest, certain + max(low, hits), certain + high)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from revector.archive import Part, read_part
 from revector.encoders.check import unit_rows
 from revector.encoders.pca import Rotation
 from revector.errors import ArchiveError
-from revector.interfaces import Vectors
+from revector.interfaces import Chunk, Vectors
 from revector.registry.collections import Generation, read_generation
 from revector.registry.work import Item
 from revector.spec import Revision
@@ -38,6 +38,16 @@ class Known:
     starts: npt.NDArray[np.int32]
     ends: npt.NDArray[np.int32]
     vectors: Vectors
+
+    @classmethod
+    def of(cls, chunks: Sequence[Chunk], vectors: Vectors) -> Known:
+        """Return what was embedded just now."""
+        starts = np.array([chunk.start for chunk in chunks], dtype=np.int32)
+        return cls(starts, np.array([chunk.end for chunk in chunks], dtype=np.int32), vectors)
+
+    def texts(self, content: str) -> list[str]:
+        """Return the chunks as texts; ``content`` is the whole one."""
+        return [content[start:end] for start, end in zip(self.starts, self.ends, strict=True)]
 
 
 # Of the same model, no narrower; or of the model that this one is a rotation of, at its full width.

@@ -10,13 +10,12 @@ from dataclasses import dataclass, field
 import sqlalchemy as sa
 
 from revector.interfaces import Encoder, Progress
-from revector.report import Estimate
+from revector.report import NORMAL_95, Estimate
 
 COPY_ROWS = 2_000
 READ_ROWS = 4
 """Whole documents that are held at once while they are measured: each may take megabytes."""
 
-NORMAL_95 = 1.959964
 LABELLED_SHARE = 0.5
 """Most of a sample that is given to labelled documents, unless the gate demands more queries than fit there."""
 
@@ -165,18 +164,3 @@ def whole(certain: Tally, drawn: Tally, documents: int) -> Estimate:
     half = NORMAL_95 * rest * math.sqrt(variance / drawn.n * (1 - drawn.n / rest))
     value = certain.total + rest * mean
     return Estimate(value, max(certain.total + drawn.total, value - half), value + half)
-
-
-def whole_count(certain: int, hits: int, drawn: int, rest: int) -> Estimate:
-    """Return how many of all documents are such, with its 95 % interval: ``certain`` plus those among the ``rest``.
-
-    Of the rest, ``hits`` of ``drawn`` were; Wilson's score interval (JASA 22, 1927), whose upper end is above 0 also
-    where none was found.
-    """
-    if drawn == 0 or rest <= drawn:
-        return Estimate(certain + hits, certain + hits, certain + hits)
-    share, z2 = hits / drawn, NORMAL_95**2
-    middle = (share + z2 / (2 * drawn)) / (1 + z2 / drawn)
-    half = NORMAL_95 / (1 + z2 / drawn) * math.sqrt(share * (1 - share) / drawn + z2 / (4 * drawn * drawn))
-    low, high = (min(1.0, max(0.0, end)) * rest for end in (middle - half, middle + half))
-    return Estimate(certain + share * rest, certain + max(low, hits), certain + high)

@@ -21,10 +21,12 @@ from revector.errors import (
     UnknownDocument,
 )
 from revector.interfaces import Vectors
+from revector.queries import askable, ready
 from revector.registry import documents
 from revector.registry.collections import Generation, read_collection, read_generation
 from revector.registry.moves import index_of
 from revector.stores.filters import compile_filter, why_nothing
+from revector.text import clean_query
 
 EXACT_SHARE = 0.05
 """A filter that keeps less than this share is searched exactly, for HNSW filters after its scan.
@@ -103,13 +105,12 @@ class Searcher:
         """Return the ``k`` best documents (``by="document"``, best chunk each) or chunks (``by="chunk"``).
 
         Exactly ``k`` come back whenever ``k`` match ``where``. ``generation`` asks that one instead of the alias;
-        ``exact`` bypasses the ANN index. Raises ``ConfigError`` for bad arguments, ``StateError`` when nothing is live,
-        ``EncoderMismatch`` when the encoder at hand is not the generation's.
+        ``exact`` bypasses the ANN index. Raises ``ConfigError`` for bad arguments, ``QueryRefused`` as ``ready``,
+        ``StateError`` when nothing is live, ``EncoderMismatch`` when the encoder at hand is not the generation's.
         """
-        if not isinstance(query, str) or not query.strip():
-            raise ConfigError(f"a query needs text, found {query!r}. Nothing was searched.")
+        query = clean_query(query)
         options: dict[str, Any] = {"where": where, "by": by, "exact": exact}
-        answer = self._follow(lambda pinned: self.encode(pinned, [query])[0], k, generation=generation, **options)
+        answer = self._follow(lambda pinned: self._embed(pinned, query), k, generation=generation, **options)
         if self._offer is not None and generation is None:
             self._offer(query, answer, k=k, where=where, by=by)
         return answer
@@ -187,6 +188,14 @@ class Searcher:
                 self._generations[gen] = read_generation(connection, gen)
             return self._generations[gen]
 
+    def ready(self, pinned: Generation, query: str) -> str:
+        """Return the query as the generation is asked it; see ``queries.ready``. Raises ``QueryRefused``."""
+        return ready(query, pinned.spec, self.encoders.vocabulary_of(pinned))
+
+    def askable(self, pinned: Generation, queries: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+        """Return the queries that the generation can be asked, and why not the others; see ``queries.askable``."""
+        return askable(queries, pinned.spec, self.encoders.vocabulary_of(pinned))
+
     def encode(self, pinned: Generation, queries: list[str]) -> Vectors:
         """Embed queries with exactly the generation's encoder: float32 ``(len(queries), dim)``.
 
@@ -202,6 +211,10 @@ class Searcher:
                 f"the query encoder of revision {pinned.revision} failed: {type(error).__name__}: {error}. Nothing was "
                 "searched; ask again, or mend the encoder."
             ) from error
+
+    def _embed(self, pinned: Generation, query: str) -> np.ndarray[Any, np.dtype[np.float32]]:
+        vector: np.ndarray[Any, np.dtype[np.float32]] = self.encode(pinned, [self.ready(pinned, query)])[0]
+        return vector
 
     def _stored(self, pinned: Generation, doc_id: str) -> np.ndarray[Any, np.dtype[np.float32]]:
         with self._engine.connect() as connection:

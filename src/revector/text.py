@@ -17,9 +17,10 @@ from collections import Counter
 import ftfy
 import ftfy.bad_codecs
 
-from revector.errors import DocumentError, EmptyText
+from revector.errors import DocumentError, EmptyText, QueryRefused
 
 MAX_ID_BYTES = 512
+MAX_QUERY_MIB = 4
 _SHOWN_OF_REFUSED = 480
 MAX_DAMAGED_SHARE = 0.10
 """Largest share of damage in a text that is still embedded.
@@ -53,9 +54,32 @@ def clean(text: str | None, *, max_mib: int = 4) -> str:
     is no string, has no visible characters, is above ``max_mib`` MiB in UTF-8, holds NUL characters or lone surrogates,
     or is damaged by more than ``MAX_DAMAGED_SHARE``. The reason quotes at most 40 characters.
     """
+    try:
+        return _cleaned(text, max_mib)
+    except _Unfit as unfit:
+        raise unfit.kind(f"{unfit.found} The document was not stored; {unfit.way}") from None
+
+
+def clean_query(text: str) -> str:
+    """Return the query mended as documents are. Raises ``QueryRefused`` where ``clean`` would refuse a document."""
+    try:
+        return _cleaned(text, MAX_QUERY_MIB)
+    except _Unfit as unfit:
+        raise QueryRefused(f"{unfit.found} Nothing was searched; send the query's own text, in UTF-8.") from None
+
+
+class _Unfit(Exception):
+    """What is wrong with a text, what to do about a document, and as what it is refused."""
+
+    def __init__(self, found: str, way: str, kind: type[DocumentError] = DocumentError) -> None:
+        self.found, self.way, self.kind = found, way, kind
+
+
+def _cleaned(text: str | None, max_mib: int) -> str:
     if not isinstance(text, str):
-        found, kind = ("no text", EmptyText) if text is None else (f"text of type {type(text).__name__}", DocumentError)
-        raise kind(f"The document has {found}; it must be a string. It was not stored; hand over its text.")
+        found = "There is no text" if text is None else f"The text is of type {type(text).__name__}"
+        kind = EmptyText if text is None else DocumentError
+        raise _Unfit(f"{found}; it must be a string.", "hand over its text.", kind)
     if len(text) <= max_mib << 20 and not _MAY_NEED_MENDING.search(text) and not text.isspace() and text:
         return text
     text = _join_surrogates(text)
@@ -133,18 +157,19 @@ def _join_surrogates(text: str) -> str:
     try:
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
     except UnicodeDecodeError as error:
-        raise DocumentError(
+        raise _Unfit(
             f"The text {_excerpt(text)} holds a lone surrogate near character {error.start // 2:,}, which UTF-8 cannot "
-            f"store. The document was not stored; decode its source again."
+            "store.",
+            "decode its source again.",
         ) from error
 
 
 def _check_size(text: str, max_mib: int) -> None:
     size = len(text) if len(text) > max_mib << 20 else len(text.encode())
     if size > max_mib << 20:
-        raise DocumentError(
-            f"The text {_excerpt(text)} takes at least {size / (1 << 20):.2f} MiB in UTF-8, allowed are {max_mib} MiB. "
-            f"The document was not stored; split it into several."
+        raise _Unfit(
+            f"The text {_excerpt(text)} takes at least {size / (1 << 20):.2f} MiB in UTF-8, allowed are {max_mib} MiB.",
+            "split it into several.",
         )
 
 
@@ -158,18 +183,19 @@ def _mend(text: str) -> str:
 def _check_content(text: str, mended: str) -> None:
     if not any(_is_visible(c) for c in mended) and "\ufffd" not in mended:
         damaged = _C0_DAMAGE.search(text) or not all(c.isspace() or unicodedata.category(c) == "Cf" for c in mended)
-        raise (DocumentError if damaged else EmptyText)(
-            f"The text {_excerpt(text)} has no visible characters, so its vector would mean nothing. "
-            f"The document was not stored; hand over its text or leave it out."
+        raise _Unfit(
+            f"The text {_excerpt(text)} has no visible characters, so its vector would mean nothing.",
+            "hand over its text or leave it out.",
+            DocumentError if damaged else EmptyText,
         )
     removed = len(_C0_DAMAGE.findall(_undo_utf16(text)))
     left = sum(n for c, n in Counter(mended).items() if _is_damage(c))
     share = (removed + left) / (removed + len(mended))
     if share > MAX_DAMAGED_SHARE:
-        raise DocumentError(
+        raise _Unfit(
             f"The text {_excerpt(text)} is damaged: {share:.0%} of it are control, private-use or replacement "
-            f"characters, allowed are {MAX_DAMAGED_SHARE:.0%}. The document was not stored; decode its source again "
-            f"with the right encoding."
+            f"characters, allowed are {MAX_DAMAGED_SHARE:.0%}.",
+            "decode its source again with the right encoding.",
         )
 
 
@@ -196,7 +222,7 @@ def _is_plain(text: str) -> bool:
 def _undo_utf16(text: str) -> str:
     """Return ``text``, or what it was before UTF-16 was read as single bytes or in the wrong byte order.
 
-    Raises ``DocumentError`` when NUL characters remain.
+    Raises ``_Unfit`` when NUL characters remain.
     """
     mark = next((m for m in _BYTE_ORDER_MARKS if text.startswith(m)), "")
     body = text[len(mark) :]
@@ -205,9 +231,10 @@ def _undo_utf16(text: str) -> str:
         return swapped if _is_plain(swapped) else text
     found = _from_bytes(body)
     if found is None:
-        raise DocumentError(
+        raise _Unfit(
             f"The text {_excerpt(text)} holds NUL characters ({text.count(chr(0)):,}) and is not UTF-16 that could be "
-            f"put back together. The document was not stored; decode its source with the right encoding."
+            "put back together.",
+            "decode its source with the right encoding.",
         )
     return found
 

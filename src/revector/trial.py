@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -253,9 +253,10 @@ class Trial:
                 sa.text(
                     "SELECT d.doc_id, d.content FROM document d JOIN sample s USING (doc_id) WHERE NOT EXISTS (SELECT "
                     "1 FROM slot LEFT JOIN ledger l ON l.gen = slot.gen AND l.doc_id = d.doc_id WHERE l.version IS "
-                    "DISTINCT FROM d.version) ORDER BY s.labelled, octet_length(d.content), d.doc_id LIMIT 3"
+                    "DISTINCT FROM d.version) ORDER BY s.labelled, octet_length(d.content), d.doc_id LIMIT 50"
                 )
             ).all()
+        models = self._askable(models)[:3]
         if not models:
             self._progress.done("nothing to write like")
             return _Written()
@@ -269,6 +270,13 @@ class Trial:
         self._settle(self._generation("active"), self._generation("standby"))
         self._progress.done()
         return _Written(frozenset({first, models[0].doc_id}), gone, _query(text))
+
+    def _askable(self, rows: Sequence[sa.Row[Any]]) -> list[sa.Row[Any]]:
+        """Return the documents whose beginning both models take as a query."""
+        asked = {row.doc_id: _query(row.content) for row in rows}
+        for role in ("active", "standby"):
+            asked = self._searcher.askable(self._generation(role), asked)[0]
+        return [row for row in rows if row.doc_id in asked]
 
     def _write_once_more(self, before: _Written) -> _Written:
         more = f"{self._name}-3"

@@ -10,8 +10,7 @@ import math
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,19 +22,20 @@ from revector.errors import ConfigError, DatabaseError, EncoderMismatch, GateBus
 from revector.interfaces import Chunk, Chunker, Encoder, NoProgress, Progress, Vectors
 from revector.lifecycle import Phase
 from revector.registry import readback
+from revector.registry.alike import find_alike
 from revector.registry.collections import Generation, read_collection, read_generation
 from revector.registry.control import add_event
 from revector.registry.moves import index_of
-from revector.registry.readback import NORM_TOLERANCE, WRONG, Broken, Looked, Shown
+from revector.registry.readback import NORM_TOLERANCE, WRONG, Looked, Shown
 from revector.registry.repair import rearm
 from revector.report import broken_links
+from revector.verified import FIRST, Found, Report, Wrong
 
 T = TypeVar("T")
 
 PAGE_IDS = 2_000
 BATCH_DOCUMENTS = 32
 REEMBEDDED = 500
-FIRST = 20
 MOST_SUSPECTS = 1_000
 
 LEAST_TOLERANCE = 1e-5
@@ -48,96 +48,6 @@ than 2^-23 by its rounding. One edited word moves a chunk by 1e-3 (median).
 """
 
 _MODEL_ERRORS = (RevectorError, RuntimeError, ValueError, TypeError, IndexError, MemoryError, OSError, ImportError)
-
-
-@dataclass(frozen=True, slots=True)
-class Wrong:
-    """One document that an index does not show as it is: missing, stale, extra or damaged, and why."""
-
-    kind: str
-    id: str
-    reason: str
-
-
-@dataclass(slots=True)
-class Found:
-    """What was found in one generation; ``wrong`` counts documents by kind, ``first`` names some of each."""
-
-    generation: int
-    revision: str
-    role: str
-    checked: int = 0
-    deleted: int = 0
-    in_flight: int = 0
-    dead_letters: int = 0
-    chunks: int = 0
-    reembedded: int = 0
-    tolerance: float | None = None
-    """Cosine distance allowed between a stored vector and the one embedded anew."""
-    farthest: float = 0.0
-    """Largest distance among those that passed."""
-    wrong: Counter[str] = field(default_factory=Counter)
-    first: dict[str, list[Wrong]] = field(default_factory=dict)
-    faults: list[str] = field(default_factory=list)
-    """What is wrong with the index or its encoder as a whole."""
-    rearmed: int = 0
-    through: str = ""
-    """Last id that was looked at: the next sample goes on from here."""
-
-    @property
-    def passed(self) -> bool:
-        """Whether nothing is wrong."""
-        return not self.wrong and not self.faults
-
-    @property
-    def reasons(self) -> list[str]:
-        """What is wrong, in words."""
-        some = {kind: "; ".join(f"{one.id}: {one.reason}" for one in self.first[kind][:3]) for kind in self.wrong}
-        return [f"{n:,} documents are {kind} ({some[kind]})" for kind, n in self.wrong.items()] + self.faults
-
-    @property
-    def counts(self) -> dict[str, Any]:
-        """The figures, for the history."""
-        data = {name: getattr(self, name) for name in self.__slots__ if name not in ("wrong", "first", "through")}
-        return data | {kind: self.wrong[kind] for kind in WRONG}
-
-    def note(self, one: Wrong) -> None:
-        """Count one document that is wrong."""
-        self.wrong[one.kind] += 1
-        known = self.first.setdefault(one.kind, [])
-        if len(known) < FIRST:
-            known.append(one)
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What one verification of a collection found; ``sample`` is None where every id was looked at."""
-
-    collection: str
-    sample: float | None
-    seed: int
-    broken_events: tuple[int, ...]
-    """Events at which the history's hash chain does not hold."""
-    invariants: Mapping[str, Broken]
-    """The views of ``readback.INVARIANTS`` that were not empty."""
-    generations: tuple[Found, ...]
-    left_out: Mapping[int, str]
-    """Generations that were not verified to their end, and why."""
-    wall_s: float
-
-    @property
-    def passed(self) -> bool:
-        """Whether everything equals the documents."""
-        return not self.broken_events and not self.invariants and all(found.passed for found in self.generations)
-
-    def as_data(self) -> dict[str, Any]:
-        """Return it for machines: each kind of wrong document with its count and first ids."""
-        generations = [
-            found.counts | {kind: {"count": found.wrong[kind], "first": found.first.get(kind, [])} for kind in WRONG}
-            for found in self.generations
-        ]
-        data: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
-        return data | {"passed": self.passed, "generations": generations}
 
 
 class Comparison:
@@ -185,6 +95,8 @@ class Comparison:
         self._progress.done()
         if reembed and drawn:
             self._embed_anew(sorted(drawn))
+        if most is None:
+            found.alike = self._read(find_alike, found.tolerance or LEAST_TOLERANCE)
         return found
 
     # Rows -------------------------------------------------------------------------------------------------------------
@@ -286,8 +198,12 @@ class Comparison:
         """Cut and embed texts anew; return the documents whose rows differ, text and rows being of one snapshot."""
         wrong: list[Wrong] = []
         same: list[tuple[Shown, list[Chunk]]] = []
+        limit = self._generation.spec.model.max_unknown_tokens
+        vocabulary = self._encoders.vocabulary_of(self._generation)
         for one in shown:
             chunks = chunker.chunks(one.text)
+            refused = vocabulary.unreadable({one.doc_id: [chunk.text for chunk in chunks]}, limit)
+            self.found.unreadable |= {doc_id: bad.said for doc_id, bad in refused.items()}
             if [(chunk.start, chunk.end) for chunk in chunks] == one.spans:
                 same.append((one, chunks))
             else:
@@ -376,24 +292,5 @@ def verify_live(
     wall_s = round(time.monotonic() - started, 3)
     report = Report(name, sample, seed, chain, invariants, tuple(found), left_out, wall_s)
     with engine.begin() as connection:
-        add_event(connection, collection.cid, actor, "verify_live", None, _for_history(report))
+        add_event(connection, collection.cid, actor, "verify_live", None, report.for_history())
     return report
-
-
-def _for_history(report: Report) -> dict[str, Any]:
-    detail = {
-        "passed": report.passed,
-        "sample": report.sample,
-        "seed": report.seed,
-        "wall_s": report.wall_s,
-        "broken_events": len(report.broken_events),
-        "invariants": {view: broken.count for view, broken in report.invariants.items()},
-        "left_out": report.left_out,
-        "generations": [
-            found.counts | {"first": sorted(one.id for named in found.first.values() for one in named)[:FIRST]}
-            for found in report.generations
-        ],
-    }
-    if report.sample is not None:
-        detail["cursor"] = {found.generation: found.through for found in report.generations}
-    return detail

@@ -16,7 +16,7 @@ from revector.errors import VerificationFailed
 
 if TYPE_CHECKING:
     from revector.config import Project
-    from revector.verification import Report
+    from revector.verified import Report
 
 log = logging.getLogger("revector.airflow")
 

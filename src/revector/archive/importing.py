@@ -19,12 +19,14 @@ from revector.archive.part import Part, write_part
 from revector.archive.storage import Dtype, fsync, working_folder
 from revector.errors import EncoderMismatch, SourceError
 from revector.interfaces import Chunk, Chunker, Encoder, NoProgress, Progress
+from revector.vocabulary import Vocabulary
 
 FOLDER = "imports"
 PROBLEMS = {
     "unknown": "not among the documents, or deleted",
     "changed": "made from another text than the document has today",
     "cut": "not the chunks that this revision cuts the text into",
+    "unreadable": "of more unknown tokens than this revision's max_unknown_tokens allows",
 }
 """Why a document of a file may not fit, and what that means; each can be skipped by choice."""
 
@@ -70,6 +72,7 @@ class Target:
     revision: str
     dim: int
     normalize: bool
+    max_unknown_tokens: float
     attributes: Mapping[str, str | int]
     """At least ``encoder_fp``, ``chunker_fp`` and ``dim``."""
 
@@ -114,6 +117,7 @@ class Importer:
     ) -> None:
         self._folder, self._target = folder / FOLDER, target
         self._look, self._chunker, self._encoder = look, chunker, encoder
+        self._vocabulary = Vocabulary(encoder.tokenizer)
         self._progress = progress or NoProgress()
 
     def run(
@@ -225,6 +229,10 @@ class Importer:
                 chunks = self._chunker.chunks(str(document.content))
                 if not _same_chunks(columns, places, chunks):
                     done.leave_out("cut", doc_id)
+                    continue
+                texts = {doc_id: [chunk.text for chunk in chunks]}
+                if self._vocabulary.unreadable(texts, self._target.max_unknown_tokens):
+                    done.leave_out("unreadable", doc_id)
                     continue
                 spans = np.array([(chunk.start, chunk.end) for chunk in chunks], np.int32)
                 sample.offer(doc_id, places, chunks)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from revector.cli.commands_gate import own_left_out, print_lost
+from revector.cli.commands_gate import own_left_out, print_lost, refused_queries
 from revector.cli.exits import CHECK_FAILED
 from revector.cli.options import Collection, Json, ProjectPath, Session, open_session
 from revector.cli.output import make_table
@@ -61,6 +61,7 @@ def compare(
     from revector.agreement import agree
     from revector.cutoffs import match_cutoffs
     from revector.latency import compare_latency
+    from revector.queries import named
 
     session = open_session(project, collection, as_json=json)
     thresholds = _thresholds(cutoff or [])
@@ -69,10 +70,13 @@ def compare(
     texts = list(asked.values())
     with reporting(quiet=json) as progress:
         old_gen, new_gen = _generations(session, new)
-        old, other = (_ask(session, gen, asked, own, k, progress) for gen in (old_gen, new_gen))
+        (old, old_refused), (other, refused) = (
+            _ask(session, gen, asked, own, k, progress) for gen in (old_gen, new_gen)
+        )
     ids = [{query: [doc for doc, _ in hits] for query, hits in run.items()} for run in (old, other)]
     data: dict[str, Any] = {"old": old_gen, "new": new_gen, "k": k, **agree(ids[0], ids[1], k=k).as_data()}
     data["own_documents"] = len(own)
+    data["refused_queries"] = {"old": named(old_refused), "new": named(refused)}
     data["cutoffs"] = [one.as_data() for one in match_cutoffs(thresholds, old, other)] if thresholds else []
     searcher = session.project.searcher(session.collection)
     data["latency"] = compare_latency(
@@ -203,16 +207,20 @@ def _generations(session: Session, new: int | None) -> tuple[int, int]:
 
 def _ask(
     session: Session, gen: int, asked: Mapping[str, str], own: Mapping[str, frozenset[str]], k: int, progress: Progress
-) -> dict[str, list[tuple[str, float]]]:
-    """Return the best ``k`` documents of each query with their scores, without those that are the query itself."""
+) -> tuple[dict[str, list[tuple[str, float]]], dict[str, str]]:
+    """Return the best ``k`` documents of each query with their scores, without those that are the query itself.
+
+    And why queries are refused, by id: they find nothing.
+    """
     searcher = session.project.searcher(session.collection)
     pinned = searcher.resolve(gen)
-    queries = list(asked)
+    taken, refused = searcher.askable(pinned, asked)
+    queries = list(taken)
     progress.start(f"search generation {gen}", len(queries), unit="queries")
-    run: dict[str, list[tuple[str, float]]] = {}
+    run: dict[str, list[tuple[str, float]]] = {query: [] for query in asked}
     for at in range(0, len(queries), ENCODE_ROWS):
         some = queries[at : at + ENCODE_ROWS]
-        vectors = searcher.encode(pinned, [asked[query] for query in some])
+        vectors = searcher.encode(pinned, [taken[query] for query in some])
         for query, vector in zip(some, vectors, strict=True):
             itself = own.get(query, frozenset())
             answer = searcher.search_vector(pinned, vector, k + len(itself))
@@ -220,7 +228,7 @@ def _ask(
             run[query] = [(hit.id, hit.score) for hit in hits if hit.id not in itself][:k]
             progress.advance()
     progress.done()
-    return run
+    return run, refused
 
 
 def _page(data: dict[str, Any], console: Console) -> None:
@@ -237,6 +245,8 @@ def _page(data: dict[str, Any], console: Console) -> None:
     console.print(
         f"p95 of a query, old and new: {times}: {ratio['mean']:.2f} × ({ratio['low']:.2f} to {ratio['high']:.2f})"
     )
+    for side, refused in data["refused_queries"].items():
+        refused_queries(refused, f"the {side} generation", console)
     if not data["cutoffs"]:
         return
     table = make_table("threshold", "old", "new", "decisions kept", "if nobody moves it", right=("old", "new"))

@@ -118,8 +118,25 @@ def _gate_page(data: dict[str, Any], texts: Mapping[str, str], console: Console)
         print_lost(index, texts, console)
     if comparison := data.get("comparison"):
         _figures(comparison, data.get("own_documents") or 0, console)
+    for side in ("new", "old"):
+        refused = data.get(side, {}).get("refused_queries")
+        refused_queries(refused, f"the {side} revision", console)
     if data["html"]:
         console.print(f"\nWrote {data['html']}: open it in a browser.", soft_wrap=True)
+
+
+def refused_queries(refused: dict[str, Any] | None, by: str, console: Console) -> None:
+    """Name the labelled queries that a search refuses, with the reason of the first; nothing where there are none."""
+    if not refused or not refused["count"]:
+        return
+    first = next(iter(refused["first"].values()))
+    more = f" and {refused['count'] - len(refused['first'])} more" if refused["count"] > len(refused["first"]) else ""
+    console.print(
+        f"{refused['count']:,} queries are refused by {by} and found nothing: {', '.join(refused['first'])}{more}. "
+        f"The first: {first}",
+        style="yellow",
+        soft_wrap=True,
+    )
 
 
 def _figures(comparison: dict[str, Any], own: int, console: Console) -> None:

@@ -368,8 +368,8 @@ def _pooled(
         for one in generations:
             progress.start(f"search generation {one.gen}", len(queries), unit="queries")
             for at in range(0, len(queries), ENCODE_ROWS):
-                batch = queries[at : at + ENCODE_ROWS]
-                vectors = searcher.encode(one, [asked[query] for query in batch])
+                batch, _ = searcher.askable(one, {query: asked[query] for query in queries[at : at + ENCODE_ROWS]})
+                vectors = searcher.encode(one, list(batch.values()))
                 for query, vector in zip(batch, vectors, strict=True):
                     answer = searcher.search_vector(one, vector, k)
                     found[query].extend(hit.id for hit in (answer.hits if answer else ()))

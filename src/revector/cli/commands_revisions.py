@@ -46,6 +46,13 @@ def revision(
         bool | None,
         typer.Option("--normalize/--no-normalize", help="Store vectors of length 1 (default), or as they are."),
     ] = None,
+    max_unknown_tokens: Annotated[
+        float | None,
+        typer.Option(
+            help="Largest share (0 to 1) of a chunk's tokens that the model may not know; documents above it become "
+            "dead letters, queries are refused."
+        ),
+    ] = None,
     chunk_tokens: Annotated[int | None, typer.Option(help="Most tokens of a chunk.")] = None,
     overlap: Annotated[int | None, typer.Option(help="Tokens that neighbouring chunks share.")] = None,
     unit: Annotated[
@@ -84,6 +91,7 @@ def revision(
         query_prompt=query_prompt,
         document_prompt=document_prompt,
         normalize=normalize,
+        max_unknown_tokens=max_unknown_tokens,
     )
     specified = _model(session, head, model, given)
     chosen = specified.model

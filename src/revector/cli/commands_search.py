@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from revector.cli.commands_documents import refused_line
-from revector.cli.commands_gate import check_folder, measured_page, own_left_out
+from revector.cli.commands_gate import check_folder, measured_page, own_left_out, refused_queries
 from revector.cli.options import Collection, Json, ProjectPath, Session, json_object, open_session
 from revector.cli.output import make_table, one_line, pairs
 from revector.cli.progress import reporting
@@ -94,6 +94,8 @@ def evaluate(
       revector eval -k 10 --exact
       revector eval --generation 7 --html report.html
     """
+    from revector.queries import named
+
     session = open_session(project, collection, as_json=json)
     check_folder(html)
     with reporting(quiet=json) as progress:
@@ -116,6 +118,7 @@ def evaluate(
         "same_ids": queries.counts["same_ids"],
         "metrics": {name: measured.interval(name)._asdict() for name in measured.metrics},
         "latency_ms": measured.latency_ms,
+        "refused_queries": named(measured.refused),
         "worst": rows,
         "html": None if html is None else str(html),
     }
@@ -283,8 +286,9 @@ def _eval_page(data: dict[str, Any], console: Console) -> None:
     for name, value in data["metrics"].items():
         table.add_row(f"{name}@{data['k']}", f"{value['mean']:.4f}", f"{value['low']:.4f} to {value['high']:.4f}")
     console.print(table)
-    latency = ", ".join(f"{name} {value:.1f} ms" for name, value in data["latency_ms"].items())
-    console.print(f"Search, without encoding: {latency}")
+    if latency := ", ".join(f"{name} {value:.1f} ms" for name, value in data["latency_ms"].items()):
+        console.print(f"Search, without encoding: {latency}")
+    refused_queries(data["refused_queries"], f"generation {data['generation']}", console)
     if said := own_left_out(data["own_documents"]):
         console.print(said.strip(), soft_wrap=True)
     if data["same_ids"]:

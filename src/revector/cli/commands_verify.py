@@ -15,7 +15,7 @@ from revector.cli.progress import reporting
 from revector.errors import ConfigError
 
 if TYPE_CHECKING:
-    from revector.verification import Report
+    from revector.verified import Report
 
 
 def register(app: typer.Typer) -> None:
@@ -77,6 +77,7 @@ def _sample(text: str | None) -> float | None:
 
 def _page(report: Report, console: Console, *, repair: bool) -> None:
     from revector.registry.readback import INVARIANTS, WRONG
+    from revector.verified import FIRST
 
     names = ("slot", "generation", "revision", "checked", "in flight", "dead letters", "embedded anew", *WRONG)
     table = make_table(*names, right=(names[1], *names[3:]))
@@ -93,14 +94,25 @@ def _page(report: Report, console: Console, *, repair: bool) -> None:
                 _say(console, f"generation {found.generation}, {kind}: … {found.wrong[kind]:,} in all")
         for fault in found.faults:
             _say(console, f"generation {found.generation}: {fault}")
+        for alike in found.alike:
+            some = ", ".join(alike.first) + (" …" if alike.texts > len(alike.first) else "")
+            _note(console, f"generation {found.generation}: {alike.texts:,} unlike texts have one vector: {some}")
+        for doc_id, why in list(found.unreadable.items())[:FIRST]:
+            _note(console, f"generation {found.generation}: {doc_id} cannot be told apart: {why}")
+        if len(found.unreadable) > FIRST:
+            _note(console, f"generation {found.generation}: … {len(found.unreadable):,} of {found.reembedded:,} in all")
     for view, broken in report.invariants.items():
         _say(console, f"{view}: {broken.count:,} {INVARIANTS[view]}: {', '.join(broken.first)}")
     if report.broken_events:
         events = ", ".join(map(str, report.broken_events))
         _say(console, f"the history was tampered with: the chain breaks at event {events}")
     for generation, why in report.left_out.items():
-        console.print(f"generation {generation} was left out: {why}", style="yellow", soft_wrap=True)
+        _note(console, f"generation {generation} was left out: {why}")
     console.print(_end(report, repair=repair), soft_wrap=True)
+
+
+def _note(console: Console, line: str) -> None:
+    console.print(line, style="yellow", soft_wrap=True)
 
 
 def _say(console: Console, line: str) -> None:

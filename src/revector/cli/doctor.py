@@ -9,9 +9,10 @@ import sqlalchemy as sa
 
 from revector.config import Project
 from revector.encoders.own import own_of
-from revector.errors import ConfigError, RevectorError
+from revector.errors import ConfigError, DocumentError, RevectorError
 from revector.labels import check_against, load_labels
-from revector.registry.collections import read_collection, read_generation
+from revector.planning.screening import screen
+from revector.registry.collections import Generation, read_collection, read_generation
 from revector.registry.engine import SCHEMA_VERSION, check_schema
 from revector.registry.scratch import leftovers
 from revector.rehearsal import clear_leftovers
@@ -97,6 +98,7 @@ def _collection(project: Project, name: str, *, with_tables: bool) -> Iterator[C
         yield _check(f"{name}, model of the head", lambda: _head_model(project, name))
     if with_tables:
         yield _check(f"{name}, served encoder", lambda: _served(project, name))
+        yield _check(f"{name}, unknown tokens", lambda: _unknown_tokens(project, name))
 
 
 def _files(project: Project, name: str) -> str:
@@ -127,10 +129,41 @@ def _head_model(project: Project, name: str) -> str:
 
 
 def _served(project: Project, name: str) -> str:
+    generation = _active(project, name)
+    if generation is None:
+        return "nothing is served yet"
+    project.encoders.of(generation)
+    return f"generation {generation.gen} was built with the encoder that loads here"
+
+
+def _active(project: Project, name: str) -> Generation | None:
     with project.engine.connect() as connection:
         active = read_collection(connection, name).active_gen
-        if active is None:
-            return "nothing is served yet"
-        generation = read_generation(connection, active)
-    project.encoders.of(generation)
-    return f"generation {active} was built with the encoder that loads here"
+        return None if active is None else read_generation(connection, active)
+
+
+def _unknown_tokens(project: Project, name: str) -> str:
+    """Say how much of what is indexed the served model does not know. Raises where documents cannot be told apart."""
+    generation = _active(project, name)
+    if generation is None:
+        return "nothing is served yet"
+    encoders, limit = project.encoders, generation.spec.model.max_unknown_tokens
+    found = screen(
+        project.engine,
+        generation.cid,
+        encoders.vocabulary_of(generation),
+        encoders.chunker_of(generation),
+        limit,
+        gen=generation.gen,
+    )
+    if found is None:
+        return "its encoder has no vocabulary: nothing can be unknown"
+    if not found.unreadable.value:
+        some = f": {found.examples}" if found.examples else ""
+        return f"{found.share:.2%} in {found.looked:,} of {found.documents:,} indexed documents{some}"
+    raise DocumentError(
+        f"about {found.unreadable.value:,.0f} of {found.documents:,} indexed documents have a chunk of which more than "
+        f"{limit:.0%} of the tokens are unknown to the model, so that no search can tell them from each other: "
+        f"{found.examples}. They were indexed before this was looked at, and stay served until their text changes; "
+        "delete them, or migrate to a model that knows these scripts."
+    )

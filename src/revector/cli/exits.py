@@ -13,7 +13,7 @@ BROKEN_PIPE: Final = 141
 EXITS: Final[dict[int, str]] = {
     0: "done, or done before",
     1: "an error without a code of its own",
-    2: "an option, a setting or a migration file is wrong; nothing has run",
+    2: "an option, a setting, a query or a migration file is wrong; nothing has run",
     3: "the database is down, full, of another schema version or without pgvector",
     4: "the registry disagrees: step, window, slot or waiting work; nothing was changed",
     5: "the gate or the verification failed, or would (rehearse); the alias was not moved",

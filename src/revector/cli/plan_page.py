@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from revector.cli.output import make_table, pairs, size, span
+from revector.cli.output import make_table, one_line, pairs, size, span
 from revector.costs import API_WINS_BELOW, OWN_WINS_ABOVE
 
 if TYPE_CHECKING:
     from revector.planning.forecast import Change, Plan
+    from revector.planning.screening import Screened
     from revector.report import Estimate
 
 _STYLES = {"+": "green", "~": "yellow", "=": "dim"}
@@ -36,6 +37,7 @@ def plan_page(found: Plan, console: Console) -> None:
     if found.active_revision != found.revision:
         console.print()
         pairs(console, {**_amounts(found), **_money(found), **_room(found)})
+        _scripts(found.unknown, console)
         console.print()
         _times(found, console)
     _compared(found.already, console)
@@ -71,10 +73,33 @@ def _amounts(found: Plan) -> dict[str, str]:
         "documents": f"{found.documents:,}, of which {found.reused:,} are embedded already",
         "chunks": f"{_about(found.chunks)}; {found.sampled:,} documents of {found.strata} lengths were sampled",
         "tokens": f"{_about(found.tokens)}{embedded}",
+        **_unknown(found),
         "speed here": f"{probe.tokens_per_s.value:,.0f} tokens/s{interval and f' ({interval})'} on {probe.device}"
         + (f", engine {probe.engine}" if probe.engine else "")
         + f"; {probe.tokens:,} tokens in {span(probe.seconds)}",
     }
+
+
+def _unknown(found: Plan) -> dict[str, str]:
+    unknown = found.unknown
+    if unknown is None:
+        return {}
+    return {"unknown tokens": f"{unknown.share:.2%} in {unknown.looked:,} documents that were looked at"}
+
+
+def _scripts(unknown: Screened | None, console: Console) -> None:
+    """Print the scripts of which the model does not know every token."""
+    named = [one for one in unknown.scripts if one.share > 0] if unknown else []
+    if not named:
+        return
+    table = make_table(
+        "unknown tokens of", "documents", "share", "refused", "such as", right=("documents", "share", "refused")
+    )
+    for one in named:
+        some = one_line("; ".join(one.first), 120)
+        table.add_row(one.script, f"{one.documents:,}", f"{one.share:.1%}", f"{one.unreadable:,}", some)
+    console.print()
+    console.print(table)
 
 
 def _money(found: Plan) -> dict[str, str]:

@@ -95,6 +95,10 @@ def _facts(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "Labelled queries", f"{data['queries']:,}" + (f" ({lost:,} left out: documents gone)" if lost else "")
         if own:
             yield "Queries that are documents", f"{own:,}; a query's own document is left out of what it finds"
+    for name, role in (("Refused by the new", "new"), ("Refused by the old", "old")):
+        if refused := (data.get(role) or {}).get("refused_queries"):
+            more = " …" if refused["count"] > len(refused["first"]) else ""
+            yield name, f"{refused['count']:,} queries, which found nothing: {', '.join(refused['first'])}{more}"
     if data.get("labels"):
         yield "Labels", str(data["labels"])
     if comparison := data.get("comparison"):
@@ -355,7 +359,7 @@ def _latency(latency: Mapping[str, Any], most: float | None) -> ET.Element:
 
 
 def _search_times(data: Mapping[str, Any]) -> ET.Element:
-    sides = [(role, data[role]) for role in ("old", "new") if data.get(role)]
+    sides = [(role, data[role]) for role in ("old", "new") if (data.get(role) or {}).get("latency_ms")]
     names = ("p50", "p95", "p99")
     cells = [
         [f"{role} {side['revision']}", *(f"{side['latency_ms'][name]:.2f} ms" for name in names)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import sqlalchemy as sa
 
@@ -26,12 +26,15 @@ from revector.planning.estimating import (
 )
 from revector.planning.forecast import Change, Disk, Plan, Probe, Spending, Storage
 from revector.planning.probing import probe
+from revector.planning.screening import Screened, screen
+from revector.queries import askable
 from revector.registry.collections import Collection, Generation
 from revector.registry.deadletters import open_letters
 from revector.report import Estimate
 from revector.reuse import count_known
 from revector.spec import Gate, Revision
 from revector.statistics import queries_needed
+from revector.vocabulary import Vocabulary
 
 
 def make_plan(
@@ -41,18 +44,22 @@ def make_plan(
     revision: Revision,
     encoder: Encoder,
     *,
-    labelled_queries: int | None,
+    labelled: Mapping[str, str] | None,
     means: Means,
 ) -> Plan:
     """Return the plan for ``revision``: chunks and tokens from a sample by length, time from a probe of this encoder.
 
     The probe embeds chunks of the sample here and now, so the time is that of this machine and process; where there is
     much to do for PostgreSQL, a small temporary index tells how fast it is. Nothing is written that stays; behind an
-    API, some 50 texts are paid.
+    API, some 50 texts are paid. ``labelled``: the usable labelled queries, by id; None where none are configured.
     """
     drawn = strata.draw(engine, collection.cid)
     chunks, tokens, weighted, cut_rate = _count(drawn, revision, encoder)
     probed = probe(encoder, weighted, seconds=means.probe_s, cut_tokens_per_s=cut_rate)
+    vocabulary, limit = Vocabulary(encoder.tokenizer), revision.model.max_unknown_tokens
+    unknown = screen(engine, collection.cid, vocabulary, make_chunker(revision.chunking, encoder.tokenizer), limit)
+    unreadable = askable(labelled or {}, revision, vocabulary)[1]
+    labelled_queries = None if labelled is None else len(labelled)
     reused = min(drawn.documents, _known(engine, collection, revision, encoder))
     share = 1 - reused / max(1, drawn.documents)
     to_embed, database = tokens.times(share), look(engine, collection, active, means.index_build)
@@ -94,8 +101,20 @@ def make_plan(
         window=window_of(means.window_hours, drawn, tokens, database, costs, own=spending is None),
         labelled_queries=labelled_queries or 0,
         gate=_gate(revision),
-        warnings=(*_warnings(collection, revision, labelled_queries), *_no_room(disks), *_cap(spending, paid.api_usd)),
-        risks=(*_risks(revision, storage, database, drawn), *_failed(probed), *_refused(engine, collection)),
+        warnings=(
+            *_warnings(collection, revision, labelled_queries),
+            *_unreadable(unknown),
+            *_no_room(disks),
+            *_cap(spending, paid.api_usd),
+        ),
+        risks=(
+            *_risks(revision, storage, database, drawn),
+            *_failed(probed),
+            *_refused(engine, collection),
+            *_refused_queries(unreadable),
+        ),
+        unknown=unknown,
+        unreadable_queries=unreadable,
     )
 
 
@@ -133,6 +152,7 @@ def sample_chunks(engine: sa.Engine, cid: int, revision: Revision, encoder: Enco
 _EMBEDS = "every document is embedded anew"
 _MEANS = {
     "model.query_prompt": "queries only: vectors are copied",
+    "model.max_unknown_tokens": "which documents and queries are refused: vectors are copied",
     "index.kind": "another index over copied vectors",
     "index.m": "another graph over copied vectors",
     "index.ef_construction": "another graph over copied vectors",
@@ -182,6 +202,29 @@ def _action(
 
 def _no_room(disks: Sequence[Disk]) -> tuple[str, ...]:
     return tuple(disk.said for disk in disks if disk.too_small)
+
+
+def _unreadable(unknown: Screened | None) -> tuple[str, ...]:
+    if unknown is None or not unknown.unreadable.value:
+        return ()
+    many = unknown.unreadable
+    ends = "" if many.low == many.high else f" ({many.low:,.0f} to {many.high:,.0f})"
+    return (
+        (
+            f"{many.value:,.0f}{ends} of {unknown.documents:,} documents have a chunk of which more than "
+            f"{unknown.limit:.0%} of the tokens are unknown to the model: each becomes a dead letter, and the swap "
+            f"waits until it is waived. Unknown are: {unknown.examples}. A model that knows these scripts embeds them; "
+            "a higher max_unknown_tokens lets them in, and no search can tell them apart"
+        ),
+    )
+
+
+def _refused_queries(unreadable: Mapping[str, str]) -> tuple[str, ...]:
+    if not unreadable:
+        return ()
+    some = ", ".join(sorted(unreadable)[:5]) + (" …" if len(unreadable) > 5 else "")
+    first = next(iter(unreadable.values())).removesuffix(".")
+    return (f"{len(unreadable):,} labelled queries would be refused and find nothing ({some}), for example: {first}",)
 
 
 def _cap(prices: Spending | None, usd: float) -> tuple[str, ...]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from revector.costs import Money
 from revector.errors import NoRoom
+from revector.planning.screening import Screened
 from revector.report import Estimate
 
 LEAST_FREE = 2.2
@@ -125,7 +126,9 @@ class Plan:
     """What a migration would do and need; nothing has been changed.
 
     ``reused`` documents are not embedded: their vectors are in a live index or the archive. ``warnings`` are what would
-    refuse the migration, ``risks`` what to know. ``already``: planned against actual, where this revision has run.
+    refuse the migration, ``risks`` what to know. ``unknown``: what the model cannot read of the documents; None where
+    that cannot happen. ``unreadable_queries``: labelled queries that a search would refuse, and why. ``already``:
+    planned against actual, where this revision has run.
     """
 
     collection: str
@@ -152,6 +155,8 @@ class Plan:
     gate: str
     warnings: tuple[str, ...]
     risks: tuple[str, ...]
+    unknown: Screened | None = None
+    unreadable_queries: Mapping[str, str] = field(default_factory=dict)
     already: Mapping[str, Any] | None = None
 
     def brief(self) -> dict[str, Any]:

@@ -12,8 +12,7 @@ from revector.encoding import MODEL_ERRORS
 from revector.errors import EncoderMismatch, EncoderUnavailable
 from revector.interfaces import Encoder
 from revector.planning.forecast import Probe
-from revector.planning.strata import NORMAL_95
-from revector.report import Estimate
+from revector.report import NORMAL_95, Estimate
 
 FIRST_BATCH, MOST_BATCH = 32, 1_024
 FULL_S = 0.5

@@ -9,9 +9,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from revector.report import Estimate
+from revector.report import NORMAL_95, Estimate
 
-NORMAL_95 = 1.959964
 SAMPLE_DOCUMENTS = 200
 LEAST_OF_STRATUM = 5
 SPARE = 3.0

@@ -88,7 +88,7 @@ class UploadReport:
             "deleted": 0,
             "unchanged": 1,
             "older": 0,
-            "rejected": [{"line": 3, "id": "guide-9", "reason": "The document has no text. …"}],
+            "rejected": [{"line": 3, "id": "guide-9", "reason": "There is no text; it must be a string. …"}],
             "late": {},
         }
     ),
