@@ -81,6 +81,9 @@ class _Everything:
 
     known = staticmethod(set)
 
+    def texts(self, _: object) -> dict[str, str]:
+        return {}
+
     def own(self, _: object) -> Own:
         return Own({}, 0)
 

@@ -6,7 +6,7 @@ import csv
 import gzip
 import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -19,11 +19,13 @@ from revector.labels import (
     check_against,
     label_source,
     load_labels,
+    placed,
     read_labels,
     read_queries,
     write_beir,
 )
 from revector.labels.checking import check_labels
+from revector.text import clean
 
 QUERIES = [{"_id": "q1", "text": "first"}, {"_id": "q2", "text": "zweite, größer"}, {"_id": "q3", "text": "unused"}]
 QRELS = "query-id\tcorpus-id\tscore\nq2\tb\t2\nq1\ta\t1\nq1\tc\t0\n"
@@ -252,6 +254,59 @@ def test_spans_are_judged_and_their_documents_with_them(tmp_path: Path) -> None:
     assert load_labels(tmp_path / "labels.csv").fingerprint != labels.fingerprint
 
 
+ORIGINAL = "Seals &amp; belts\r\nharden in winter.\r\nBelts slip \u201cwhen wet\u201d.\r\nBelts squeal when cold."
+CLEANED = clean(ORIGINAL)
+
+
+def quoted(tmp_path: Path, *quotes: str) -> Labels:
+    """Labels of one query whose spans quote ``quotes``, by their offsets in the text as it was handed over."""
+    starts = [ORIGINAL.index(quote) for quote in quotes]
+    rows = "".join(f'q1,first,a,1,{at},{at + len(quote)},"{quote}"\n' for at, quote in zip(starts, quotes, strict=True))
+    (tmp_path / "labels.csv").write_bytes(("query_id,query,doc_id,score,start,end,quote\n" + rows).encode())
+    return load_labels(tmp_path / "labels.csv")
+
+
+def texts(ids: Sequence[str]) -> dict[str, str]:
+    return {doc_id: CLEANED for doc_id in ids if doc_id == "a"}
+
+
+def test_a_span_of_the_text_as_it_was_handed_over_is_found_in_the_cleaned_text(tmp_path: Path) -> None:
+    quotes = ["Seals &amp; belts", "winter.\r\nBelts slip", "harden", "squeal when cold."]
+    labels = placed(quoted(tmp_path, *quotes), texts)
+    found = {CLEANED[span.start : span.end] for span in labels.spans["q1"]}
+    assert found == {"Seals & belts", "winter.\nBelts slip", "harden", "squeal when cold."}
+    again = load_labels(write_beir(tmp_path / "again", labels))
+    assert placed(again, texts).spans["q1"].keys() == {
+        span._replace(quote=" ".join(span.quote.split())) for span in labels.spans["q1"]
+    }
+    exact = quoted(tmp_path, "Seals")
+    assert placed(exact, texts).spans == exact.spans
+    assert placed(exact, lambda _: {}).spans == exact.spans
+
+
+def test_a_quote_that_is_not_in_its_document_or_at_several_places_is_refused_by_name(tmp_path: Path) -> None:
+    for labels, says in (
+        (quoted(tmp_path, "Belts"), "'Belts' stands 2 times in the document, and not at"),
+        (load_labels(rows(tmp_path, "q1,first,a,1,3,9,absent\n")), "'absent' does not stand in the document"),
+    ):
+        with pytest.raises(LabelError, match=says):
+            placed(labels, texts)
+    checked = check_labels(read_labels(tmp_path / "labels.csv"), lambda ids: dict.fromkeys(ids, 9), texts)
+    assert checked.findings["spans whose quoted text is not at one place"].count == 1
+    with pytest.raises(LabelError, match="the quoted text 'x' without start and end"):
+        load_labels(rows(tmp_path, "q1,first,a,1,,,x\n"))
+
+
+def rows(tmp_path: Path, text: str) -> Path:
+    (tmp_path / "labels.csv").write_text("query_id,query,doc_id,score,start,end,quote\n" + text)
+    return tmp_path / "labels.csv"
+
+
+def test_a_quote_is_read_from_a_sixth_column_of_a_beir_folder(tmp_path: Path) -> None:
+    folder = beir(tmp_path, qrels="query-id\tcorpus-id\tscore\tstart\tend\tquote\nq1\ta\t1\t15\t21\tharden\n")
+    assert load_labels(folder).spans == {"q1": {Span("a", 15, 21, "harden"): 1}}
+
+
 HEAD = "query_id,query,doc_id,score,start,end,lang\n"
 
 
@@ -363,7 +418,9 @@ def test_every_shared_set_is_checked_and_means_the_same_as_a_table(folder: Path,
     assert {**load_labels(table(tmp_path / "labels.csv", labels)).queries} == labels.queries
     assert load_labels(tmp_path / "labels.csv").fingerprint == labels.fingerprint
     gone = next(iter(next(iter(labels.qrels.values()))))
-    found = check_labels(read_labels(folder), lambda ids: {i: lengths[i] for i in ids if i in lengths and i != gone})
+    found = check_labels(
+        read_labels(folder), lambda ids: {i: lengths[i] for i in ids if i in lengths and i != gone}, lambda ids: {}
+    )
     rows = [line.split("\t") for line in (folder / "qrels" / "test.tsv").read_text("utf-8").splitlines()[1:]]
     alive = {query for query, doc, score in rows if int(score) > 0 and doc != gone}
     relevant = {query for query, _, score in rows if int(score) > 0}

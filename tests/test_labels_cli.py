@@ -12,7 +12,7 @@ import pytest
 
 from revector.cli import exits, run
 from revector.errors import LabelError
-from revector.labels import load_labels
+from revector.labels import load_labels, span_of
 from revector.labels.clicks import label_clicks
 from revector.labels.pool import EXAMPLE, read_pool, write_pool
 from worlds import World
@@ -59,6 +59,25 @@ def test_labels_without_fault_pass_the_check(at: World, cli: Cli) -> None:
     assert "Nothing doubtful was found" in cli.out
     assert cli("check", "--json") == 0
     assert (cli.json["found"], cli.json["usable"], cli.found()) == (False, 60, {})
+
+
+def test_spans_that_quote_their_text_are_measured_where_it_lies_and_checked(at: World, cli: Cli) -> None:
+    original = "apple &amp; pear\r\nquince and medlar\r\n"
+    at.documents.put("crlf", original)
+    start = original.index("medlar")
+    head = "query_id,query,doc_id,score,start,end,quote\n"
+    (at.root / "labels.csv").write_text(f"{head}q1,medlar,crlf,1,{start},{start + 6},medlar\n")
+    at.settings(qrels="labels.csv")
+    assert cli("check") == 0
+    [item] = at.migrator.queries().items["q1"]
+    span = span_of(item)
+    assert span is not None
+    assert at.documents.get("crlf").text[span.start : span.end] == "medlar"
+    (at.root / "labels.csv").write_text(f"{head}q1,medlar,crlf,1,{start},{start + 6},sloe\n")
+    assert cli("check", "--json") == exits.CHECK_FAILED
+    assert cli.found() == {"spans whose quoted text is not at one place": 1}
+    with pytest.raises(LabelError, match="'sloe' does not stand in the document"):
+        at.migrator.queries()
 
 
 DOUBTFUL = """\

@@ -15,7 +15,7 @@ from revector.comparison import Comparison, Scored, check_rank, compare, plain
 from revector.errors import LabelError, StateError
 from revector.interfaces import Progress
 from revector.judgement import Thresholds
-from revector.labels import Labels, Span, check_against, item_qrels, ranked_items
+from revector.labels import Labels, Span, check_against, item_qrels, placed, ranked_items
 from revector.metrics import Interval, MetricName, attainable_recall, evaluate, latency_ms, mean_interval
 from revector.queries import named
 from revector.registry.collections import Generation
@@ -104,6 +104,10 @@ class Corpus(Protocol):
         """Return those of ``doc_ids`` that exist."""
         ...
 
+    def texts(self, doc_ids: Iterable[str], /) -> Mapping[str, str]:
+        """Return the cleaned texts of those of ``doc_ids`` that exist."""
+        ...
+
     def own(self, queries: Mapping[str, str], /) -> Own:
         """Return the documents that are one of ``queries``, id → text, themselves."""
         ...
@@ -113,8 +117,9 @@ def usable_queries(labels: Labels, corpus: Corpus) -> QuerySet:
     """Return the queries with a relevant document that exists, and the judgements of such documents.
 
     A document that was deleted cannot be found by any model: it leaves both sides. Raises ``LabelError`` for labels
-    of another corpus.
+    of another corpus, and for spans whose quoted text is not in their document.
     """
+    labels = placed(labels, corpus.texts)
     check = check_against(labels, corpus.known)
     unknown, left = set(check.unknown_ids), set(check.queries_left)
     qrels = {

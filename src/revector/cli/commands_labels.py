@@ -64,7 +64,11 @@ def check(
     from revector.labels.checking import check_labels
 
     session = open_session(project, collection, as_json=json)
-    found = check_labels(read_labels(_source(session, source)), lambda ids: _lengths(session, ids))
+    found = check_labels(
+        read_labels(_source(session, source)),
+        lambda ids: _lengths(session, ids),
+        session.project.documents(session.collection).texts,
+    )
     session.out.show(
         {"found": found.found, **asdict(found)},
         lambda console: _check_page(found, console),

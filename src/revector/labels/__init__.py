@@ -15,6 +15,7 @@ from revector.labels import beir, records, trec
 from revector.labels.beir import write_beir
 from revector.labels.items import item_of, item_qrels, ranked_items, shown, span_of
 from revector.labels.model import LabelCheck, Labels, Query, Read, Span, believe, check_against
+from revector.labels.quotes import placed
 from revector.labels.records import Table
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "item_qrels",
     "label_source",
     "load_labels",
+    "placed",
     "ranked_items",
     "read_labels",
     "read_queries",

@@ -2,8 +2,8 @@
 
 A folder holds ``queries.jsonl`` (``{"_id": "q1", "text": "…"}`` per line; a ``metadata`` object and all other fields
 are kept) and ``qrels/<split>.tsv`` (query id, document id and integer score, tab-separated, with or without a header;
-two more columns, start and end, judge a span). Either may be gzipped, with ``.gz`` appended. Layout: Thakur et al.,
-*BEIR* (NeurIPS 2021); start and end are ours.
+two more columns, start and end, judge a span, and a sixth quotes its text). Either may be gzipped, with ``.gz``
+appended. Layout: Thakur et al., *BEIR* (NeurIPS 2021); start, end and quote are ours.
 """
 
 from __future__ import annotations
@@ -139,21 +139,24 @@ def _read_qrels(path: Path) -> list[Judgement]:
     judgements: list[Judgement] = []
     for i, (place, line) in enumerate(lines(path)):
         fields = line.split("\t")
-        if i == 0 and len(fields) in (3, 5) and fields[2].strip().lower() in _HEADER:
+        if i == 0 and len(fields) in (3, 5, 6) and fields[2].strip().lower() in _HEADER:
             continue
-        score = whole_number(fields[2]) if len(fields) in (3, 5) else None
+        score = whole_number(fields[2]) if len(fields) in (3, 5, 6) else None
         if score is None or not fields[0] or not fields[1]:
             raise malformed(place, repr(line[:80]), _JUDGEMENT)
-        span = span_of(place, fields[1], *fields[3:]) if len(fields) == 5 else None
+        span = span_of(place, fields[1], *fields[3:]) if len(fields) > 3 else None
         judgements.append(Judgement(place, fields[0], fields[1], score, span))
     if not judgements:
         raise LabelError(f"{path} holds no judgement; expected is {_JUDGEMENT}, per line. Nothing was measured.")
     return judgements
 
 
-def span_of(place: str, document: str, start: object, end: object) -> Span | None:
+def span_of(place: str, document: str, start: object, end: object, quote: object = None) -> Span | None:
     """Return the span between two columns; None where both are empty. Raises ``LabelError`` for anything odd."""
+    quoted = "" if quote is None else str(quote)
     if all(value is None or not str(value).strip() for value in (start, end)):
+        if quoted.strip():
+            raise malformed(place, f"the quoted text {quoted[:40]!r} without start and end", "start and end beside it")
         return None
     first, last = whole_number(start), whole_number(end)
     if first is None or last is None or not 0 <= first < last:
@@ -162,19 +165,22 @@ def span_of(place: str, document: str, start: object, end: object) -> Span | Non
             f"start {start!r} and end {end!r}",
             "both empty, or two whole numbers with 0 <= start < end (characters), such as 120 and 340",
         )
-    return Span(document, first, last)
+    return Span(document, first, last, quoted)
 
 
 def _qrels_text(labels: Labels, queries: Sequence[str]) -> str:
     """Return the rows under their header; start and end only where something was judged by spans."""
     spanned = any(query in labels.spans for query in queries)
-    empty = "\t\t" if spanned else ""
-    rows = ["query-id\tcorpus-id\tscore" + ("\tstart\tend" if spanned else "")]
+    quoted = any(span.quote for query in queries for span in labels.spans.get(query, {}))
+    empty = "\t" * (2 * spanned + quoted)
+    rows = ["query-id\tcorpus-id\tscore" + "\tstart\tend" * spanned + "\tquote" * quoted]
     for query in queries:
         spans = labels.spans.get(query, {})
         by_span = {span.doc_id for span in spans}
         rows += [f"{query}\t{doc}\t{score}{empty}" for doc, score in labels.qrels[query].items() if doc not in by_span]
-        rows += [f"{query}\t{span.doc_id}\t{score}\t{span.start}\t{span.end}" for span, score in spans.items()]
+        for span, score in spans.items():
+            quote = "\t" + " ".join(span.quote.split()) if quoted else ""
+            rows.append(f"{query}\t{span.doc_id}\t{score}\t{span.start}\t{span.end}{quote}")
     return "\n".join(rows) + "\n"
 
 

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from revector.errors import LabelError
 from revector.labels.model import Judgement, Read, believe, contradictions
+from revector.labels.quotes import Texts, placed_span
 
 NAMED = 10
 
@@ -45,8 +46,8 @@ class Checked:
         return any(finding.count for finding in self.findings.values())
 
 
-def check_labels(read: Read, look: Look) -> Checked:
-    """Check labels against themselves and against the documents; ``look`` is called once, with sorted ids."""
+def check_labels(read: Read, look: Look, contents: Texts) -> Checked:
+    """Check labels against themselves and against the documents; ``look`` and ``contents`` are asked once each."""
     judged = dict.fromkeys(one.query for one in read.judgements)
     texts = {query.id: query.text.strip() for query in read.queries}
     ids = sorted({one.document for one in read.judgements})
@@ -63,8 +64,9 @@ def check_labels(read: Read, look: Look) -> Checked:
         "spans outside their document": (
             f"{one.named} of {size:,} characters at {one.place}"
             for one in read.judgements
-            if one.span and (size := there.get(one.document)) is not None and one.span.end > size
+            if one.span and not one.span.quote and (size := there.get(one.document)) is not None and one.span.end > size
         ),
+        "spans whose quoted text is not at one place": _misquoted(read.judgements, contents),
         "judgements given twice": _repeated(read.judgements),
         "conflicting judgements": (f"{what} at {one.place}" for one, what, _ in contradictions(read.judgements)),
         "query ids given twice": _again((query.id, query.place) for query in read.queries),
@@ -100,6 +102,14 @@ def _refusal(read: Read, usable: int) -> str | None:
 def _finding(found: Iterable[str]) -> Finding:
     named = list(found)
     return Finding(len(named), tuple(named[:NAMED]))
+
+
+def _misquoted(judgements: Iterable[Judgement], texts: Texts) -> Iterable[str]:
+    quoting = [(one, one.span) for one in judgements if one.span and one.span.quote]
+    there = texts(sorted({one.document for one, _ in quoting})) if quoting else {}
+    for one, span in quoting:
+        if one.document in there and isinstance(wrong := placed_span(span, there[one.document]), str):
+            yield f"{one.named} at {one.place}: {wrong}"
 
 
 def _repeated(judgements: Iterable[Judgement]) -> Iterable[str]:

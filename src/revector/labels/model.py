@@ -12,11 +12,15 @@ from revector.spec import stable_hash
 
 
 class Span(NamedTuple):
-    """A part of a document that was judged: ``[start, end)`` in characters of the document's cleaned text."""
+    """A part of a document that was judged: ``[start, end)`` in characters of the document's cleaned text.
+
+    With ``quote``, the text of that part, the offsets may be those of the text as it was handed over (see ``quotes``).
+    """
 
     doc_id: str
     start: int
     end: int
+    quote: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +127,8 @@ def believe(read: Read) -> Labels:
     told: dict[str, Any] = {"queries": queries, "qrels": qrels}
     if spans:
         told["spans"] = {
-            query: sorted([*span, score] for span, score in found.items()) for query, found in spans.items()
+            query: sorted([*span[: 4 if span.quote else 3], score] for span, score in found.items())
+            for query, found in spans.items()
         }
     return Labels(
         name=read.name,

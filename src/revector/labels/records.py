@@ -1,7 +1,8 @@
 """Labels as rows with named columns: a CSV file, or a table that a SQL query reads.
 
 Columns: ``query_id``, ``query``, ``doc_id`` and ``score``, one judgement a row; ``start`` and ``end`` (characters, both
-or neither) judge a span. All other columns are metadata of the query, the same on each of its rows.
+or neither) judge a span, and ``quote`` beside them holds its text. All other columns are metadata of the query, the
+same on each of its rows.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from revector.sources.sql import read_sql
 NEEDED = ("query_id", "query", "doc_id", "score")
 EXAMPLE = "q1,how do I begin,d7,1"
 _OWN = {*NEEDED, "start", "end"}
+_QUOTE = "quote"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +59,11 @@ def _read(name: str, at: str, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> 
         if score is None or not is_id(query) or not is_id(document):
             found = f"query_id {query[:80]!r}, doc_id {document[:80]!r} and score {row['score']!r}"
             raise malformed(place, found, f"two ids and an integer score, such as {EXAMPLE!r}")
-        meta = {column: value for column, value in row.items() if column not in _OWN and value not in (None, "")}
+        own = _OWN | {_QUOTE} if "start" in row else _OWN
+        meta = {column: value for column, value in row.items() if column not in own and value not in (None, "")}
         read = Query(place, query, _text(row["query"]), meta)
         _check_same(queries.setdefault(query, read), read)
-        span = span_of(place, document, row.get("start"), row.get("end"))
+        span = span_of(place, document, row.get("start"), row.get("end"), row.get(_QUOTE) if _QUOTE in own else None)
         judgements.append(Judgement(place, query, document, score, span))
     if not judgements:
         raise LabelError(f"{at} holds no judgement; expected are rows such as {EXAMPLE!r}. Nothing was measured.")

@@ -160,15 +160,18 @@ class Documents:
         with self._engine.connect() as connection:
             return own_documents(connection, self._cid, queries)
 
+    def texts(self, doc_ids: Iterable[str]) -> dict[str, str]:
+        """Return the cleaned texts of those of ``doc_ids`` that exist and are not deleted."""
+        sql = "SELECT doc_id, content FROM document WHERE cid = :cid AND NOT deleted AND doc_id = ANY(:ids)"
+        with self._engine.connect() as connection:
+            rows = connection.execute(sa.text(sql), {"cid": self._cid, "ids": list(doc_ids)})
+            return {row.doc_id: row.content for row in rows}
+
     def count(self) -> int:
         """Number of documents that are not deleted."""
         with self._engine.connect() as connection:
-            return int(
-                connection.scalar(
-                    sa.text("SELECT count(*) FROM document WHERE cid = :cid AND NOT deleted"), {"cid": self._cid}
-                )
-                or 0
-            )
+            sql = sa.text("SELECT count(*) FROM document WHERE cid = :cid AND NOT deleted")
+            return int(connection.scalar(sql, {"cid": self._cid}) or 0)
 
     def wait_until_served(self, written: Written, *, timeout_s: float = 60.0) -> None:
         """Return once the active generation shows every version in ``written``: read-your-write.
