@@ -76,10 +76,16 @@ def moves_of(collection: str) -> list[dict[str, Any]]:
 # The DAGs -------------------------------------------------------------------------------------------------------------
 
 
+def test_a_run_that_asks_for_approval_goes_on_where_one_without_stopped(served: World, run: Run) -> None:
+    served.upgrade("b200", to="provision")
+    done = run(served, "revector_migrate", collection="docs", not_run="approval|rollback.*|retire")
+    assert set(done.values()) == {"success"}
+    assert served.generation().revision == "b200"
+
+
 def test_a_migration_runs_to_the_swap_and_tells_assets_and_history(served: World, run: Run) -> None:
-    done = run(
-        served, "revector_migrate", collection="docs", shards=2, rollback_hours=3, not_run="approval|rollback.*|retire"
-    )
+    form = {"collection": "docs", "approval": False, "shards": 2, "rollback_hours": 3}
+    done = run(served, "revector_migrate", **form, not_run="approval|rollback.*|retire")
     assert set(done.values()) == {"success"}
     assert served.generation().revision == "b200"
     (swap,) = [event for event in served.events("swap") if event["detail"]["revision"] == "b200"]

@@ -88,7 +88,7 @@ def prepare(project: Project, console: Console, *, full: bool = False) -> dict[s
             tell(f"{len(whole):,} documents")
     with phase(console, f"Measuring how fast {head.model.name} embeds them here …") as tell:
         rate = documents_per_s(whole, project.encoders.fresh(head.model), head.chunking)
-        tell(f"{rate:.0f} documents/s")
+        tell(f"{rate:.3g} documents/s")
     source = project.labels(COLLECTION)
     judged = {} if source is None else load_labels(source).qrels
     taken = cut(whole, {doc_id for found in judged.values() for doc_id in found}, rate, full=full)

@@ -89,6 +89,6 @@ def said(found: Cut, model: str, words: Callable[[float], str]) -> str:
     rest = "" if whole else "; --full takes all of them"
     return (
         f"The wait is for embedding {which} with {model}, about {words(found.seconds)} at the "
-        f"{found.documents_per_s:.0f} documents/s that a probe of this machine found, "
+        f"{found.documents_per_s:.3g} documents/s that a probe of this machine found, "
         f"half of it for the rest of the demo{rest}."
     )
