@@ -37,13 +37,15 @@ def test_a_written_document_is_read_back_searched_and_deleted(served: World) -> 
         path = "/collections/docs/documents/" + quote("a/b c%ü.txt")
         written = client.put(path, params={"wait": "active"}, json={"text": "quince medlar", "meta": {"n": -1}})
         assert written.status_code == 200
-        assert written.json() | {"version": 0} == {"id": "a/b c%ü.txt", "version": 0, "changed": True}
+        receipt = {"id": "a/b c%ü.txt", "version": 0, "changed": True, "deleted": False, "older": None}
+        assert written.json() | {"version": 0} == receipt
         assert client.get(path).json() == {
             "id": "a/b c%ü.txt",
             "version": written.json()["version"],
             "text": "quince medlar",
             "meta": {"n": -1},
             "external_version": None,
+            "refused": None,
         }
         answer = client.post(SEARCH, json={"query": "quince medlar", "k": 3}).json()
         active = served.generation()
@@ -65,9 +67,12 @@ def test_a_filter_and_grouping_reach_the_searcher(client: TestClient) -> None:
 
 def test_an_older_write_and_an_unchanged_one_change_nothing(client: TestClient) -> None:
     first = client.put(DOCUMENT, json={"text": "new", "version": 5}).json()
-    assert client.put(DOCUMENT, json={"text": "old", "version": 4}).json() == first | {"changed": False}
+    older = {"version": 4, "stored": 5, "differs": True}
+    late = client.put(DOCUMENT, json={"text": "old", "version": 4}).json()
+    assert late == first | {"changed": False, "older": older}
     assert client.put(DOCUMENT, json={"text": "new", "version": 5}).json() == first | {"changed": False}
-    assert client.delete(DOCUMENT, params={"version": 4}).json() == {"id": "d00007", "version": None, "changed": False}
+    gone = client.delete(DOCUMENT, params={"version": 4}).json()
+    assert gone == {"id": "d00007", "version": None, "changed": False, "deleted": False, "older": older}
     assert client.get(DOCUMENT).json()["text"] == "new"
     assert client.delete("/collections/docs/documents/nobody").json()["changed"] is False
 
