@@ -156,7 +156,7 @@ class Applying(Role):
             if self.random.random() < 0.3:
                 worker.drain(collections=[self.scene.name])
             else:
-                for generation in worker._live([self.scene.name]):
+                for generation, _ in worker._live([self.scene.name]):
                     try:
                         worker.apply_some(generation, rows=self.random.randint(1, 3))
                     except GenerationGone:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable
 
 POINTS = {
@@ -55,6 +56,7 @@ watcher: Callable[[str], None] | None = None
 """Called at every point that is passed: a simulation stops, steps or crashes its actors there."""
 
 _armed: dict[str, int] = {}
+_passing = threading.Lock()
 
 
 def arm(points: str) -> None:
@@ -72,9 +74,10 @@ def crash_at(name: str) -> None:
     if watcher is not None:
         watcher(name)
     if name in _armed:
-        _armed[name] -= 1
-        if _armed[name] <= 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+        with _passing:
+            _armed[name] -= 1
+            if _armed[name] <= 0:
+                os.kill(os.getpid(), signal.SIGKILL)
 
 
 arm(os.environ.get("REVECTOR_CRASH_AT", ""))

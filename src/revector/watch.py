@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import socket
+import threading
 import time
+from collections import defaultdict
 from datetime import datetime
 
 import sqlalchemy as sa
@@ -26,13 +28,14 @@ def running_s() -> float:
 
 
 class Watch:
-    """Belongs to one worker; each look is cheap unless something is due."""
+    """Belongs to one worker; each look is cheap unless something is due. Encoders may be looked at by many threads."""
 
     def __init__(self, engine: sa.Engine, encoders: Encoders) -> None:
         self._engine, self._encoders = engine, encoders
         self._actor = f"worker:{socket.gethostname()}"
         self._seen: tuple[float, datetime, float] | None = None
         self._probed: dict[int, float] = {}
+        self._probing: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)
         self._loaded_s = -LOAD_S
 
     def clock(self) -> None:
@@ -68,12 +71,13 @@ class Watch:
 
     def encoder(self, generation: Generation) -> None:
         """Once an hour, embed the probe texts again. Raises ``EncoderError`` where they no longer match."""
-        now = running_s()
-        if now - self._probed.get(generation.gen, -PROBE_S) < PROBE_S:
-            return
-        self._encoders.probe(generation)
-        self._probed[generation.gen] = now
-        note_encoder(self._engine, generation.cid, generation.gen, None, actor=self._actor)
+        with self._probing[generation.gen]:
+            now = running_s()
+            if now - self._probed.get(generation.gen, -PROBE_S) < PROBE_S:
+                return
+            self._encoders.probe(generation)
+            self._probed[generation.gen] = now
+            note_encoder(self._engine, generation.cid, generation.gen, None, actor=self._actor)
 
     def encoder_failed(self, generation: Generation, error: EncoderError) -> None:
         """Record a failing encoder, so that status tells it of the way back before somebody needs that way."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import sqlalchemy as sa
 
@@ -25,63 +26,104 @@ POLL_S = 0.2
 BACK_OFF_S = 2.0
 REST_S = 15.0
 """A generation whose encoder cannot be used is tried again after this long."""
+YIELD_S = 1.0
+"""So long, at most, an index that is not served waits for served ones that load their encoder or embed a batch."""
+
+DATABASE_ERRORS = DatabaseUnavailable, sa.exc.OperationalError, sa.exc.TimeoutError
+Told = Callable[[int, int], None]
+"""Called with a generation's number and how many documents a batch published."""
 
 
 class Worker:
-    """Any number of workers may run: an item is leased to save work, and publishing is safe without leases."""
+    """Any number of workers may run: an item is leased to save work, and publishing is safe without leases.
+
+    ``run`` gives every live generation threads of its own, so that none waits for another's encoder, neither while it
+    loads nor while it embeds; ``drain`` takes the generations in turn, the served ones first.
+    """
 
     def __init__(self, engine: sa.Engine, encoders: Encoders) -> None:
         self._engine, self._encoders = engine, encoders
         self._watch = Watch(engine, encoders)
         self._appliers: dict[int, Applier] = {}
         self._rest_until: dict[int, float] = {}
+        self._precedence = _Precedence()
 
     def run(
         self,
         stop: threading.Event,
         *,
         collections: Sequence[str] | None = None,
-        on_applied: Callable[[int, int], None] | None = None,
+        on_applied: Told | None = None,
+        threads: int = 1,
+        once: bool = False,
     ) -> None:
-        """Work until ``stop`` is set. A database that is down, or an encoder that does not load, is waited for."""
-        while not stop.is_set():
-            try:
-                self._watch.clock()
-                self._watch.load()
-                done = self.drain(collections=collections, on_applied=on_applied)
-            except (DatabaseUnavailable, sa.exc.OperationalError) as error:
-                log.warning("%s", error)
-                counts.add("errors", 1, type(error).__name__)
-                stop.wait(BACK_OFF_S)
-                continue
-            if not done:
-                stop.wait(POLL_S)
+        """Work until ``stop`` is set, with ``threads`` batches of each generation at a time.
 
-    def drain(
-        self, *, collections: Sequence[str] | None = None, on_applied: Callable[[int, int], None] | None = None
-    ) -> int:
+        A database that is down, or an encoder that does not load, is waited for; with ``once`` the call ends where
+        nothing more is due, and a database that is down raises ``DatabaseUnavailable``. Batches in hand are finished.
+        ``on_applied`` is called from several threads.
+        """
+        lanes: dict[int, _Lane] = {}
+
+        def look() -> None:
+            self._watch.clock()
+            self._watch.load()
+            live = self._live(collections)
+            for gone in lanes.keys() - {generation.gen for generation, _ in live}:
+                lanes.pop(gone).end()
+            for generation, served in live:
+                if generation.gen not in lanes:
+                    lanes[generation.gen] = _Lane(self, generation, on_applied, threads=threads, once=once)
+                lanes[generation.gen].served = served
+
+        try:
+            while not stop.is_set():
+                try:
+                    look()
+                except DATABASE_ERRORS as error:
+                    if once:
+                        raise
+                    _lament(error)
+                    stop.wait(BACK_OFF_S)
+                ended = once and not any(lane.is_alive() for lane in lanes.values())
+                for lane in lanes.values():
+                    lane.raise_error()
+                if ended:
+                    return
+                stop.wait(POLL_S)
+        finally:
+            for lane in lanes.values():
+                lane.end()
+            for lane in lanes.values():
+                lane.join()
+
+    def drain(self, *, collections: Sequence[str] | None = None, on_applied: Told | None = None) -> int:
         """Bring one batch per live generation up to date; return how many documents were published or dead-lettered."""
-        total = 0
-        for generation in self._live(collections):
-            if time.monotonic() < self._rest_until.get(generation.gen, 0.0):
-                continue
-            try:
+        return sum(self.batch(generation, on_applied, served=served) for generation, served in self._live(collections))
+
+    def batch(self, generation: Generation, on_applied: Told | None = None, *, served: bool = True) -> int:
+        """Bring one batch of a generation up to date; return how many documents were published or dead-lettered.
+
+        0 where the generation is gone, or while it rests because its encoder cannot be used: its lag shows that.
+        """
+        if time.monotonic() < self._rest_until.get(generation.gen, 0.0):
+            return 0
+        try:
+            with self._precedence.turn(served=served):
                 self._watch.encoder(generation)
                 published, dead = self.apply_some(generation)
-            except GenerationGone as error:
-                log.info("%s", error)
-                continue
-            except EncoderError as error:
-                # This generation waits, and its lag shows it; the others go on.
-                self._rest_until[generation.gen] = time.monotonic() + REST_S
-                self._watch.encoder_failed(generation, error)
-                counts.add("errors", 1, type(error).__name__)
-                log.warning("generation %s, revision %s: %s", generation.gen, generation.revision, error)
-                continue
-            if on_applied and (published or dead):
-                on_applied(generation.gen, published)
-            total += published + dead
-        return total
+        except GenerationGone as error:
+            log.info("%s", error)
+            return 0
+        except EncoderError as error:
+            self._rest_until[generation.gen] = time.monotonic() + REST_S
+            self._watch.encoder_failed(generation, error)
+            counts.add("errors", 1, type(error).__name__)
+            log.warning("generation %s, revision %s: %s", generation.gen, generation.revision, error)
+            return 0
+        if on_applied and (published or dead):
+            on_applied(generation.gen, published)
+        return published + dead
 
     def apply_some(
         self, generation: Generation, *, lanes: Sequence[str] = ("live",), rows: int = BATCH_DOCUMENTS
@@ -104,19 +146,93 @@ class Worker:
 
     def warm(self, collections: Sequence[str] | None = None) -> None:
         """Load the encoders of all live generations."""
-        for generation in self._live(collections):
+        for generation, _ in self._live(collections):
             self.applier(generation)
 
-    def _live(self, collections: Sequence[str] | None) -> list[Generation]:
+    def _live(self, collections: Sequence[str] | None) -> list[tuple[Generation, bool]]:
+        """Return the live generations and whether each is served, those first."""
         with self._engine.connect() as connection:
-            gens = connection.scalars(
+            slots = connection.execute(
                 sa.text(
-                    "SELECT s.gen FROM slot s JOIN collection c USING (cid) WHERE CAST(:names AS text[]) IS NULL OR "
-                    "c.name = ANY(CAST(:names AS text[])) ORDER BY s.role, s.gen"
+                    "SELECT s.gen, s.role = 'active' AS served FROM slot s JOIN collection c USING (cid) WHERE "
+                    "CAST(:names AS text[]) IS NULL OR c.name = ANY(CAST(:names AS text[])) ORDER BY served DESC, s.gen"
                 ),
                 {"names": None if collections is None else list(collections)},
             ).all()
-            known = {gen: applier.generation for gen, applier in self._appliers.items()}
-            for gone in set(known) - set(gens):
-                del self._appliers[gone]
-            return [known.get(gen) or read_generation(connection, gen) for gen in gens]
+            known = {gen: applier.generation for gen, applier in dict(self._appliers).items()}
+            for gone in known.keys() - {slot.gen for slot in slots}:
+                self._appliers.pop(gone, None)
+            return [(known.get(slot.gen) or read_generation(connection, slot.gen), slot.served) for slot in slots]
+
+
+class _Precedence:
+    """Lets served indexes go first: another one begins while none of those is at work, or after ``YIELD_S``."""
+
+    def __init__(self) -> None:
+        self._served, self._free = 0, threading.Condition()
+
+    @contextmanager
+    def turn(self, *, served: bool) -> Iterator[None]:
+        with self._free:
+            if not served:
+                self._free.wait_for(lambda: not self._served, YIELD_S)
+            self._served += served
+        try:
+            yield
+        finally:
+            with self._free:
+                self._served -= served
+                self._free.notify_all()
+
+
+class _Lane:
+    """The threads of one generation; each takes batches until it is told to end, or finds none with ``once``."""
+
+    def __init__(
+        self, worker: Worker, generation: Generation, on_applied: Told | None, *, threads: int, once: bool
+    ) -> None:
+        self._worker, self._generation, self._on_applied, self._once = worker, generation, on_applied, once
+        self._over, self._error = threading.Event(), list[BaseException]()
+        self.served = True
+        self._threads = [
+            threading.Thread(target=self._work, name=f"lane-{generation.gen}-{n}", daemon=True) for n in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _work(self) -> None:
+        try:
+            while not self._over.is_set():
+                try:
+                    done = self._worker.batch(self._generation, self._on_applied, served=self.served)
+                except DATABASE_ERRORS as error:
+                    if self._once:
+                        raise
+                    _lament(error)
+                    self._over.wait(BACK_OFF_S)
+                    continue
+                if not done and self._once:
+                    return
+                if not done:
+                    self._over.wait(POLL_S)
+        except BaseException as error:  # noqa: BLE001 - raised again where the lanes were started
+            self._error.append(error)
+
+    def end(self) -> None:
+        self._over.set()
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join()
+
+    def is_alive(self) -> bool:
+        return any(thread.is_alive() for thread in self._threads)
+
+    def raise_error(self) -> None:
+        if self._error:
+            raise self._error[0]
+
+
+def _lament(error: BaseException) -> None:
+    log.warning("%s", error)
+    counts.add("errors", 1, type(error).__name__)

@@ -18,6 +18,7 @@ from revector.migrator import Migrator
 from revector.registry import deadletters
 from revector.registry.collections import read_generation
 from revector.report import Outcome
+from revector.worker import BACK_OFF_S, DATABASE_ERRORS
 
 WORK_FATES = fates("worker.after_claim", "worker.after_embed", "publish.after_rows", "publish.after_commit")
 WORK_PLACES = paces("worker.after_claim", "worker.after_read", "worker.after_embed", "worker.after_embed")
@@ -46,27 +47,22 @@ MOVES = ("next", "next", "swap", "all", *BACK, *BACK, "abort")
 # Workers --------------------------------------------------------------------------------------------------------------
 
 
-class _Rounds:
-    """Ends a worker's loop after its first round; its pauses are the simulation's."""
-
-    def __init__(self, world: World) -> None:
-        self._world, self._left = world, 1
-
-    def is_set(self) -> bool:
-        self._left -= 1
-        return self._left < 0
-
-    def wait(self, seconds: float) -> None:
-        self._world.place.clock.sleep(seconds)
-
-
 @rule(16, WORKERS, WORK_PLACES, WORK_FATES)
 def run_worker(world: World, name: str, pace: int | str, fate: Fate | None) -> bool:
-    """One round of a worker over all live generations."""
+    """One look of a worker, and one batch of each live generation; a database that is gone is waited for."""
     if world.place.stage.place(name):
         return False
     worker = world.process(name).worker
-    world.call(name, lambda: worker.run(_Rounds(world), collections=[world.name]), pace=pace, fate=fate)  # type: ignore[arg-type]
+
+    def look() -> None:
+        try:
+            worker._watch.clock()
+            worker._watch.load()
+            worker.drain(collections=[world.name])
+        except DATABASE_ERRORS:
+            world.place.clock.sleep(BACK_OFF_S)
+
+    world.call(name, look, pace=pace, fate=fate)
     return True
 
 

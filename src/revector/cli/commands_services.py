@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -36,7 +36,7 @@ def register(app: typer.Typer) -> None:
 
 def worker(
     *,
-    threads: Annotated[int, typer.Option(min=1, max=64, help="How many batches at once.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, max=64, help="How many batches of each index at once.")] = 1,
     once: Annotated[
         bool, typer.Option("--once", help="End when nothing is due; exit code 11 if some is left.")
     ] = False,
@@ -62,9 +62,7 @@ def worker(
     _log_to_stderr()
     tally = _Tally()
     if once:
-        steady = opened.worker()
-        while steady.drain(collections=names, on_applied=tally.add):
-            pass
+        opened.worker().run(threading.Event(), collections=names, on_applied=tally.add, threads=threads, once=True)
         tally.report()
         _refuse_left_over(opened, names)
         return
@@ -184,19 +182,17 @@ def _run_until_stopped(project: Project, names: Sequence[str], threads: int, tal
         stop.set()
 
     before = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    workers = [project.worker() for _ in range(threads)]
-    log.info("working for %s with %d threads; SIGTERM or Ctrl-C stops", ", ".join(names), threads)
+    log.info("working for %s, %d batches of each index at a time; SIGTERM or Ctrl-C stops", ", ".join(names), threads)
     try:
-        with ThreadPoolExecutor(threads, thread_name_prefix="worker") as pool:
-            running = [pool.submit(one.run, stop, collections=names, on_applied=tally.add) for one in workers]
+        with ThreadPoolExecutor(1, thread_name_prefix="worker") as pool:
+            running = pool.submit(project.worker().run, stop, collections=names, on_applied=tally.add, threads=threads)
             try:
-                while not stop.is_set() and not wait(running, REPORT_EVERY_S, FIRST_EXCEPTION).done:
+                while not stop.is_set() and not wait([running], REPORT_EVERY_S).done:
                     tally.report()
             finally:
                 stop.set()
         tally.report()
-        for one in running:
-            one.result()
+        running.result()
         log.info("stopped")
     finally:
         for number, handler in before.items():

@@ -122,9 +122,10 @@ def load_encoder(
         from revector.encoders.api import load_api_encoder
 
         return load_api_encoder(model, providers or {}, root)
-    from revector.encoders.sentence_transformers import SentenceTransformerEncoder
+    from revector.encoders.sentence_transformers import LOADING, SentenceTransformerEncoder
 
     folder = model_folder(model, root, trust_code=trust_code)
-    return SentenceTransformerEncoder(
-        model, folder=folder, device=device, batch_tokens=batch_tokens, trust_code=trust_code
-    )
+    with LOADING:
+        return SentenceTransformerEncoder(
+            model, folder=folder, device=device, batch_tokens=batch_tokens, trust_code=trust_code
+        )

@@ -35,6 +35,9 @@ needs 13 % less processor time than 32, and 63 % less than 256 (padding)."""
 
 _LOGGER = logging.getLogger(__name__)
 
+LOADING = threading.Lock()
+"""Held while a model is built: transformers sets torch's default dtype for the whole process meanwhile."""
+
 _Engine = Callable[[Sequence[str], str, str], npt.NDArray[np.float32]]
 _LIBRARIES = ("torch", "sentence-transformers", "transformers", "tokenizers")
 _TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", ".model")
@@ -159,9 +162,10 @@ class SentenceTransformerEncoder:
             own_tokens = text_tokens(self._tokenizer, limit, plain.query_prompt, plain.document_prompt)
             plain = replace(plain, max_tokens=min(plain.max_tokens, own_tokens))
         device = str(self._devices[0])
-        return SentenceTransformerEncoder(
-            plain, folder=self._folder, device=device, packed=False, trust_code=self._trust_code
-        )
+        with LOADING:
+            return SentenceTransformerEncoder(
+                plain, folder=self._folder, device=device, packed=False, trust_code=self._trust_code
+            )
 
     def _choose_engine(
         self, network: SentenceTransformer, batch_tokens: int | None, *, packed: bool
