@@ -42,7 +42,7 @@ from revector.airflow.operators import LibraryRetries, RevectorOperator
 from revector.airflow.progress import LogProgress
 from revector.airflow.questions import figures
 from revector.lifecycle import FORWARD
-from worlds import World, document
+from worlds import World, document, working
 
 DAGS = Path(__file__).resolve().parent.parent / "dags"
 UPKEEP = {
@@ -406,27 +406,36 @@ def test_stale_documents_and_a_changed_source_reach_the_index(served: World, cap
     served.settings(source="docs.jsonl")
     (served.root / "docs.jsonl").write_text(f'{{"_id": "{one.id}", "text": "melons instead"}}\n')
     served.sql("UPDATE ledger SET applied_at = now() - interval '40 days' WHERE doc_id = 'd00007'")
-    run(StaleOperator, served, max_age_days=30)
-    assert {row.doc_id for row in served.sql("SELECT doc_id FROM pending")} == {"d00007"}
-    run(StaleOperator, served, reread=["docs"])
-    assert {row.doc_id for row in served.sql("SELECT doc_id FROM pending")} == {"d00005", "d00007"}
+    before = served.loader.embedded
+    with working(served):
+        run(StaleOperator, served, max_age_days=30)
+        assert served.loader.embedded - before == 1
+        run(StaleOperator, served, reread=["docs"])
     assert "absent=119" in caplog.text
     assert {event["actor"] for event in served.events("stale")} == {"airflow:StaleOperator"}
-    served.settle()
     assert served.search("melons instead")[0] == "d00005"
     assert served.differences(served.generation()) == []
+
+
+def test_a_night_without_a_worker_is_no_green_task(served: World) -> None:
+    served.sql("UPDATE ledger SET applied_at = now() - interval '40 days' WHERE doc_id = 'd00007'")
+    with pytest.raises(errors.WorkUnfinished, match="no worker was ever seen") as caught:
+        run(StaleOperator, served, max_age_days=30, patience_s=0.1)
+    assert LibraryRetries().evaluate(caught.value).action is RetryAction.FAIL
+    served.sql("UPDATE pending SET state = 'dead', attempts = 8")
+    with pytest.raises(errors.WorkUnfinished, match="no worker was ever seen"):
+        run(DeadLettersOperator, served, patience_s=0.1)
 
 
 def test_a_dead_letter_is_tried_again_within_the_bounds_of_the_form(served: World) -> None:
     served.put(2, start=500)
     served.sql("UPDATE pending SET state = 'dead', attempts = 1")
-    run(DeadLettersOperator, served, limit=1)
-    served.settle()
-    assert served.value("SELECT count(*) FROM pending WHERE state = 'dead'") == 1
-    run(DeadLettersOperator, served, tries=0)
-    assert served.value("SELECT count(*) FROM pending WHERE state = 'dead'") == 1
-    run(DeadLettersOperator, served)
-    served.settle()
+    with working(served):
+        run(DeadLettersOperator, served, limit=1)
+        assert served.value("SELECT count(*) FROM pending WHERE state = 'dead'") == 1
+        run(DeadLettersOperator, served, tries=0)
+        assert served.value("SELECT count(*) FROM pending WHERE state = 'dead'") == 1
+        run(DeadLettersOperator, served)
     assert served.value("SELECT count(*) FROM pending") == 0
     assert served.search("apple501 pear501")[0] == "d00501"
 

@@ -131,6 +131,27 @@ def test_the_oldest_come_first_and_the_next_run_goes_on(served: World) -> None:
     assert (refresh(served, max_age_days=30, limit=5).due, refresh(served, max_age_days=30).due) == (2, 0)
 
 
+def test_what_is_served_comes_first_however_old_the_others_are(swapped: World) -> None:
+    age(swapped, 400, *range(100), role="standby")
+    age(swapped, 40, *range(100), role="active")
+    report = refresh(swapped, max_age_days=30, limit=100)
+    assert (report.old, report.due, report.left) == (200, 100, 100)
+    active = swapped.generation().gen
+    assert {row.gen for row in swapped.sql("SELECT DISTINCT gen FROM pending")} == {active}
+    swapped.settle()
+    assert refresh(swapped, max_age_days=30, limit=100).due == 100
+    assert {row.gen for row in swapped.sql("SELECT DISTINCT gen FROM pending")} == {swapped.generation("standby").gen}
+
+
+def test_the_limit_counts_what_an_earlier_run_made_due_and_nobody_did(served: World) -> None:
+    age(served, 40, *range(30))
+    assert refresh(served, max_age_days=30, limit=10).due == 10
+    second = refresh(served, max_age_days=30, limit=10)
+    assert (second.due, second.left, second.waiting) == (0, 20, 10)
+    served.settle()
+    assert refresh(served, max_age_days=30, limit=10).due == 10
+
+
 def test_what_was_written_behind_our_back_is_found_without_an_age(served: World) -> None:
     served.documents.put("d00002", "quite another text")
     served.sql("DELETE FROM pending")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,32 +12,7 @@ from revector import worker as module
 from revector.encoding import Encoders
 from revector.errors import DatabaseUnavailable
 from revector.spec import ModelSpec
-from worlds import World
-
-LIMIT_S = 60.0
-
-
-@contextmanager
-def working(world: World, **options: Any) -> Iterator[threading.Event]:
-    """`revector worker` runs; its error, if any, is raised at the end."""
-    stop, errors = threading.Event(), list[BaseException]()
-
-    def run() -> None:
-        try:
-            world.project.worker().run(stop, **options)
-        except BaseException as error:  # noqa: BLE001
-            errors.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield stop
-    finally:
-        stop.set()
-        thread.join(LIMIT_S)
-        assert not thread.is_alive()
-        if errors:
-            raise errors[0]
+from worlds import LIMIT_S, World, working
 
 
 @pytest.fixture

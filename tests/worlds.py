@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from revector.registry.documents import Documents, Written
 from revector.report import Outcome
 
 QUERIES = 60
+LIMIT_S = 60.0
 GATE = "gate = Gate(max_drop=0.1)"
 """So few queries exclude no drop of 0.06, not even between equal models."""
 
@@ -169,3 +172,26 @@ class World:
             if have.shape != wanted.shape or not np.allclose(have, wanted, atol=1e-4):
                 wrong.append(f"{doc_id}: {have.shape} rows unlike its text")
         return wrong
+
+
+@contextmanager
+def working(world: World, **options: Any) -> Iterator[threading.Event]:
+    """`revector worker` runs; its error, if any, is raised at the end."""
+    stop, errors = threading.Event(), list[BaseException]()
+
+    def run() -> None:
+        try:
+            world.project.worker().run(stop, **options)
+        except BaseException as error:  # noqa: BLE001
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield stop
+    finally:
+        stop.set()
+        thread.join(LIMIT_S)
+        assert not thread.is_alive()
+        if errors:
+            raise errors[0]

@@ -242,7 +242,7 @@ class Scene:
         while not sharding.seed_page(self.engine, self.cid, shard):
             pass
         worker = Worker(self.engine, self.encoders)
-        for generation in worker._live([self.name]):
+        for generation, _ in worker._live([self.name]):
             worker.apply_some(generation, lanes=("live", "bulk"))
         if swap:
             call = self.recorder.invoke("swap", "opening")

@@ -17,6 +17,7 @@
     │   ├── MigrationOpen        another migration is open on this collection
     │   ├── StaleRun             a newer run took this step over
     │   ├── NotCaughtUp          work is waiting, so the alias was not moved
+    │   ├── WorkUnfinished       workers do not do what is due
     │   ├── EvidenceStale        verification or gate must be measured again
     │   ├── ServersCold          a serving process has not loaded the next encoder, so the alias was not moved
     │   ├── GateBusy             the gate could not be had in time; nothing was changed
@@ -133,6 +134,10 @@ class NotCaughtUp(StateError):
     """Work is waiting, so the alias was not moved; the call may be repeated."""
 
     retryable = True
+
+
+class WorkUnfinished(StateError):
+    """Workers do not do what was made due; the message says why. It stays due, and nothing need be repeated."""
 
 
 class EvidenceStale(StateError):

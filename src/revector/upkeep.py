@@ -58,7 +58,8 @@ class StaleReport:
     """What one look for stale vectors found; an entry is one document in one live index.
 
     ``entries``: looked at; ``old`` and ``behind``: older than the limit, or not at their document's version and nobody
-    at work on it; ``due``: made due again, a worker embeds them; ``left``: over the limit, for the next run.
+    at work on it; ``due``: made due again, a worker embeds them; ``left``: over the limit, for the next run;
+    ``waiting``: made due by an earlier run and not done yet, which the limit counts, too.
     """
 
     collection: str
@@ -68,6 +69,7 @@ class StaleReport:
     due: int
     left: int
     reread: Reread | None
+    waiting: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,8 @@ def refresh_stale(
 ) -> StaleReport:
     """Make every stale entry of every live index due again, up to ``limit``, and keep the counts as an event.
 
+    What is behind comes first, then what is old, of the active index before others. ``wait_until_done`` waits for it.
+
     ``source`` is read again first: what differs there is written, **also over what was written directly since**, so
     name one only where it is the truth. Entries older than ``max_age_days`` lose their hash, so that they are embedded
     anew and not taken from another index; they are served until then. None: age does not count. Raises ``ConfigError``
@@ -117,7 +121,7 @@ def refresh_stale(
     due = sum(_make_due(engine, cid, gen, kinds, actor) for gen, kinds in found.chosen.items())
     chosen = sum(len(ids) for kinds in found.chosen.values() for ids in kinds.values())
     left = found.old + found.behind - chosen
-    report = StaleReport(collection, found.entries, found.old, found.behind, due, left, reread)
+    report = StaleReport(collection, found.entries, found.old, found.behind, due, left, reread, found.waiting)
     with engine.begin() as connection:
         add_event(connection, cid, actor, "stale", None, asdict(report) | {"max_age_days": max_age_days})
     return report

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("revector.airflow")
 
+PATIENCE_S = 300.0
+"""As in ``revector.waiting``, which is imported where it runs."""
+
 
 class CollectionsOperator(RevectorOperator):
     """Returns the collections of the project, to map other operators over."""
@@ -106,17 +109,21 @@ def _wrong(report: Report) -> str:
 
 
 class DeadLettersOperator(RevectorOperator):
-    """Makes dead letters due again that are worth a try: at most ``limit``, those refused for good ``tries`` times."""
+    """Makes dead letters due again that are worth a try: at most ``limit``, those refused for good ``tries`` times.
 
-    template_fields: Sequence[str] = (*RevectorOperator.template_fields, "limit", "tries")
+    Waits until each was tried; raises ``WorkUnfinished`` where nothing is for ``patience_s`` seconds.
+    """
 
-    def __init__(self, *, limit: int = 200, tries: int = 3, **kwargs: Any) -> None:
+    template_fields: Sequence[str] = (*RevectorOperator.template_fields, "limit", "tries", "patience_s")
+
+    def __init__(self, *, limit: int = 200, tries: int = 3, patience_s: float = PATIENCE_S, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.limit, self.tries = limit, tries
+        self.limit, self.tries, self.patience_s = limit, tries, patience_s
 
     def call(self, project: Project, collection: str, context: Any) -> None:
         """Try again, and log the counts."""
         from revector.upkeep import retry_dead_letters
+        from revector.waiting import wait_until_done
 
         found = retry_dead_letters(
             project.engine,
@@ -127,25 +134,48 @@ class DeadLettersOperator(RevectorOperator):
             tries=self.tries,
         )
         log.info("%s", found)
+        if found.retried:
+            wait_until_done(
+                project.engine,
+                project.cid(collection),
+                collection,
+                patience_s=self.patience_s,
+                deaths=False,
+                progress=LogProgress(),
+            )
 
 
 class StaleOperator(RevectorOperator):
-    """Makes stale index entries due again, those ``max_age_days`` old too, up to ``limit``.
+    """Makes stale index entries due again, those ``max_age_days`` old too, up to ``limit``, and waits for them.
 
-    Collections in ``reread`` have their source read again first: what differs there overwrites what is stored.
+    Collections in ``reread`` have their source read again first: what differs there overwrites what is stored. Raises
+    ``WorkUnfinished`` where workers finish nothing for ``patience_s`` seconds, or something became a dead letter.
     """
 
-    template_fields: Sequence[str] = (*RevectorOperator.template_fields, "max_age_days", "limit", "reread")
+    template_fields: Sequence[str] = (
+        *RevectorOperator.template_fields,
+        "max_age_days",
+        "limit",
+        "reread",
+        "patience_s",
+    )
 
     def __init__(
-        self, *, max_age_days: float | None = None, limit: int = 10_000, reread: Sequence[str] = (), **kwargs: Any
+        self,
+        *,
+        max_age_days: float | None = None,
+        limit: int = 10_000,
+        reread: Sequence[str] = (),
+        patience_s: float = PATIENCE_S,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.max_age_days, self.limit, self.reread = max_age_days, limit, reread
+        self.max_age_days, self.limit, self.reread, self.patience_s = max_age_days, limit, reread, patience_s
 
     def call(self, project: Project, collection: str, context: Any) -> None:
-        """Look, and log the counts."""
+        """Look, log the counts, and wait."""
         from revector.upkeep import configured_source, refresh_stale
+        from revector.waiting import wait_until_done
 
         again = collection in self.reread
         found = refresh_stale(
@@ -160,6 +190,9 @@ class StaleOperator(RevectorOperator):
             progress=LogProgress(),
         )
         log.info("%s", found)
+        wait_until_done(
+            project.engine, project.cid(collection), collection, patience_s=self.patience_s, progress=LogProgress()
+        )
 
 
 class FillFieldOperator(RevectorOperator):

@@ -31,6 +31,13 @@ def stale(
             "written directly since: only where the source is the truth. Nothing is deleted.",
         ),
     ] = False,
+    wait: Annotated[
+        bool,
+        typer.Option("--wait", help="End once a worker has done it; exit code 4, with the reason, if none does."),
+    ] = False,
+    patience: Annotated[
+        float, typer.Option(metavar="SECONDS", help="How long --wait goes on while nothing at all is finished.")
+    ] = 300.0,
     collection: Collection = None,
     project: ProjectPath = None,
     json: Json = False,
@@ -38,14 +45,16 @@ def stale(
     """Make stale entries due again in every live index; a worker embeds them anew, and they are served until then.
 
     Stale is what is not at its document's version with nobody at work on it, and what is older than --max-age-days.
+    What the limit leaves out is first of all what only the way back or a migration shows, then what is youngest.
 
     For example:
       revector stale -c docs
-      revector stale -c docs --max-age-days 180 --limit 5000
+      revector stale -c docs --max-age-days 180 --limit 5000 --wait
       revector stale -c docs --reread --json
     """
     from revector.config import current_actor
     from revector.upkeep import configured_source, refresh_stale
+    from revector.waiting import no_worker, wait_until_done
 
     session = open_session(project, collection, as_json=json)
     opened, name = session.project, session.collection
@@ -63,12 +72,18 @@ def stale(
             progress=progress,
         )
 
+    with opened.engine.connect() as connection:
+        unseen = no_worker(connection, opened.cid(name)) if report.due or report.waiting else None
+
     def page(console: Console) -> None:
         console.print(
             f"Looked at {report.entries:,} index entries: {report.behind:,} behind their document, {report.old:,} too "
-            f"old; {report.due:,} are due again, {report.left:,} are left for the next run.",
+            f"old; {report.due:,} are due again, {report.left:,} are left for the next run"
+            + (f", {report.waiting:,} still wait from an earlier one." if report.waiting else "."),
             soft_wrap=True,
         )
+        if unseen is not None:
+            console.print(f"Nothing of it is embedded yet: {unseen}", style="yellow", soft_wrap=True, markup=False)
         if (found := report.reread) is not None:
             console.print(
                 f"Read {found.read:,} from {found.source}: {found.changed:,} changed, {found.unchanged:,} unchanged, "
@@ -79,4 +94,7 @@ def stale(
             for doc_id in found.first:
                 console.print(f"  not in the source: {doc_id}", style="yellow", soft_wrap=True, markup=False)
 
-    session.out.show(asdict(report), page)
+    session.out.show(asdict(report) | {"no_worker": unseen}, page)
+    if wait:
+        with reporting(quiet=json) as progress:
+            wait_until_done(opened.engine, opened.cid(name), name, patience_s=patience, progress=progress)

@@ -45,6 +45,18 @@ def add(connection: sa.Connection) -> int:
     return int(added)
 
 
+def worker_seen_s(connection: sa.Connection, cid: int) -> float | None:
+    """Return how many seconds ago a worker noted a collection's load, which each does every minute; None: never."""
+    found = connection.scalar(
+        sa.text(
+            "SELECT extract(epoch FROM clock_timestamp() - max(minute) - interval '1 minute')::float8 FROM load_sample "
+            "WHERE cid = :cid"
+        ),
+        {"cid": cid},
+    )
+    return None if found is None else max(0.0, float(found))
+
+
 def documents(connection: sa.Connection, cid: int, *, recount: bool) -> int:
     """Return how many documents are not deleted; unless ``recount``, of a large collection what the last hour knew."""
     return int(

@@ -27,8 +27,14 @@ FROM (
     WHERE l.gen IN ({_LIVE}) AND NOT l.deleted
       AND l.applied_at < now() - CAST(:days AS double precision) * interval '1 day'
       AND NOT EXISTS (SELECT 1 FROM pending p WHERE p.gen = l.gen AND p.doc_id = l.doc_id)) either
-  GROUP BY gen, doc_id) stale
-ORDER BY at, gen, doc_id LIMIT :limit
+  GROUP BY gen, doc_id) stale JOIN slot USING (gen)
+ORDER BY kind = 'old', role <> 'active', at, gen, doc_id LIMIT :limit
+"""
+
+# Hash '' in the ledger says that it was made due again (``repair.rearm``).
+_REARMED = f"""
+SELECT count(*) FROM pending p JOIN ledger l USING (gen, doc_id)
+WHERE gen IN ({_LIVE}) AND p.state = 'due' AND p.lane = 'live' AND l.content_hash = ''
 """
 
 # What may pass is tried 8 times before it is dead, what is final once; twice as often means that processes died of it.
@@ -55,12 +61,14 @@ FROM judged
 class Stale:
     """Entries of live indexes: how many there are, are older than asked, or are behind their document.
 
-    ``chosen``: ids by generation and kind ("behind", "old"), those behind first, then the oldest, up to the limit.
+    ``chosen``: ids by generation and kind ("behind", "old"), up to the limit less ``waiting``, which an earlier run
+    made due: those behind first, then the old ones, of the active index before others, the oldest first.
     """
 
     entries: int
     old: int
     behind: int
+    waiting: int
     chosen: Mapping[int, Mapping[str, Sequence[str]]]
 
 
@@ -85,12 +93,14 @@ def find_stale(connection: sa.Connection, cid: int, *, max_age_days: float | Non
     entries = connection.scalar(
         sa.text(f"SELECT count(*) FROM ledger WHERE gen IN ({_LIVE}) AND NOT deleted"), {"cid": cid}
     )
-    rows = connection.execute(sa.text(_STALE), {"cid": cid, "days": max_age_days, "limit": limit}).all()
+    waiting = int(connection.scalar(sa.text(_REARMED), {"cid": cid}) or 0)
+    # One row at least, for it has the counts.
+    rows = connection.execute(sa.text(_STALE), {"cid": cid, "days": max_age_days, "limit": max(1, limit)}).all()
     chosen: dict[int, dict[str, list[str]]] = {}
-    for row in rows:
+    for row in rows[: max(0, limit - waiting)]:
         chosen.setdefault(row.gen, {}).setdefault(row.kind, []).append(row.doc_id)
     old, behind = (rows[0].old, rows[0].behind) if rows else (0, 0)
-    return Stale(int(entries or 0), old, behind, chosen)
+    return Stale(int(entries or 0), old, behind, waiting, chosen)
 
 
 def find_dead(connection: sa.Connection, cid: int, *, tries: int, limit: int) -> Dead:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import sqlalchemy as sa
 
@@ -44,6 +45,17 @@ class Backlog:
     def blocking(self) -> int:
         """Items due or dead and not waived."""
         return self.due + self.bulk + self.dead - self.waived
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What a live generation still has to do: documents, how many of them a worker has in hand, an error of a try."""
+
+    gen: int
+    role: str
+    documents: int
+    leased: int
+    error: str | None
 
 
 @repeated
@@ -211,6 +223,35 @@ def backlog(connection: sa.Connection, gen: int) -> Backlog:
         {"gen": gen},
     ).one()
     return Backlog(**row._mapping)
+
+
+def left_since(connection: sa.Connection, cid: int, before: datetime) -> list[Left]:
+    """Return what each live generation has in its live lane that was due ``before``, the active one first."""
+    rows = connection.execute(
+        sa.text(
+            """
+            SELECT s.gen, s.role, count(*) AS documents, max(last_error) AS error,
+                   count(*) FILTER (WHERE lease_until > clock_timestamp()) AS leased
+            FROM slot s JOIN pending p USING (gen)
+            WHERE s.cid = :cid AND state = 'due' AND lane = 'live' AND since <= :before
+            GROUP BY s.gen, s.role ORDER BY s.role, s.gen
+            """
+        ),
+        {"cid": cid, "before": before},
+    )
+    return [Left(**row._mapping) for row in rows]
+
+
+def dead_since(connection: sa.Connection, cid: int, before: datetime) -> tuple[int, str | None]:
+    """Return how many entries of live indexes are dead letters that were due ``before``, and the reason of one."""
+    row = connection.execute(
+        sa.text(
+            "SELECT count(*) AS dead, max(last_error) AS reason FROM slot s JOIN pending p USING (gen) WHERE s.cid = "
+            ":cid AND state = 'dead' AND since <= :before"
+        ),
+        {"cid": cid, "before": before},
+    ).one()
+    return int(row.dead), row.reason
 
 
 def characters_due(connection: sa.Connection, gen: int, cid: int) -> int:
