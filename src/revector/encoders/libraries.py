@@ -10,7 +10,6 @@ from typing import Any
 
 from revector.errors import ConfigError
 
-
 _LOGGERS = ("transformers", "sentence_transformers", "huggingface_hub")
 
 _lock = threading.Lock()
