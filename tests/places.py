@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import psutil
+from evaluation.temporary import owned
 
 from revector import embedded
 from revector.config import Project, load_project
@@ -36,7 +37,7 @@ def temporary_project(*collections: str, documents: int = 300) -> Iterator[Proje
 
     It lies where the account of PostgreSQL can reach it, which pytest's own folders are not.
     """
-    root = Path(tempfile.mkdtemp(prefix="revector-place-", dir="/tmp"))
+    root = owned(Path(tempfile.mkdtemp(prefix="revector-place-", dir="/tmp")))
     root.chmod(0o755)
     lines = (json.dumps({"_id": f"d{n:05d}", "text": text_of(n)}) + "\n" for n in range(documents))
     (root / "docs.jsonl").write_text("".join(lines))

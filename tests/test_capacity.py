@@ -19,6 +19,7 @@ from revector.capacity import (
     graph_bytes,
     publish_cpu_s,
     row_bytes,
+    search_cpu_s,
     wal_bytes,
 )
 from revector.cli import run
@@ -95,10 +96,10 @@ def test_builds_are_parallel_only_from_a_size_on_and_never_beyond_the_cores() ->
 
 
 def test_a_constant_of_ones_own_replaces_ours_and_says_so() -> None:
-    known = constants({"server_memory_gb": 64})
-    assert (known["server_memory_gb"].value, known["server_memory_gb"].source) == (64, "your own")
+    known = constants({"server_cores": 64})
+    assert (known["server_cores"].value, known["server_cores"].source) == (64, "your own")
     corpus = Corpus(1e9, 768)
-    assert figures(corpus, server_memory_gb=64)["servers"] > 3 * figures(corpus)["servers"]
+    assert figures(corpus, server_cores=64)["searches_per_s"] == 2 * figures(corpus)["searches_per_s"]
     with pytest.raises(ConfigError, match="not known"):
         constants({"magic": 1})
     with pytest.raises(ConfigError, match="above 0"):
@@ -109,6 +110,28 @@ def test_a_constant_of_ones_own_replaces_ours_and_says_so() -> None:
 def test_what_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="Nothing was computed"):
         Corpus(**{"documents": 1e6, "dim": 64, **wrong})
+
+
+def test_an_index_is_on_one_server_and_one_that_nobody_has_is_said() -> None:
+    corpus = Corpus(1e9, 768)
+    found = capacity(corpus, Costs())
+    lines = {line.key: line for line in found.lines}
+    assert "servers" not in lines
+    graph = lines["graph_gb"].value
+    assert lines["server_gb"].value == math.ceil(graph / 0.75)
+    assert lines["server_gb"].name == f"one server of {math.ceil(graph / 0.75):,} GB"
+    assert not any("shard" in f"{line.key} {line.name}" for line in found.lines)
+    assert found.warning == ""
+    assert "is not spread over several" in capacity(corpus, Costs(), constants({"server_memory_gb": 512})).warning
+    assert lines["server_while_built_gb"].value > lines["server_gb"].value
+
+
+def test_searches_cost_what_their_server_costs() -> None:
+    found = figures(Corpus(1e7, 384))
+    month = found["searches_per_s"] * 730 * 3_600
+    assert found["usd_per_million_searches"] == pytest.approx(found["server_usd_month"] / month * 1e6)
+    assert found["server_usd_month"] == pytest.approx(found["server_gb"] * 0.008 * 730)
+    assert figures(Corpus(1e8, 384))["searches_per_s"] < found["searches_per_s"]
 
 
 # Against what was measured --------------------------------------------------------------------------------------------
@@ -143,6 +166,7 @@ def test_the_model_is_within_a_fifth_of_each_run(name: str, documents: int) -> N
     pairs = {
         "publish": (publish_cpu_s(documents), at("publish, processor at the best pace")),
         "copy": (documents * value["copy_cpu_s"], at("copy: backfill, processor at the best pace")),
+        "search": (300 * search_cpu_s(documents, 64), at("search, processor at the best pace")),
         "vectors": (documents * row_bytes(64, "vector", 10), at("size of vectors") + at("size of their key")),
         "ledger": (documents * value["ledger_bytes"], at("size of ledger")),
         "archive": (documents * (256 + value["archive_bytes"]), at("size of archive")),
@@ -171,6 +195,7 @@ def test_the_page_names_figures_constants_and_their_sources(
     page = capsys.readouterr().out
     assert all(name in page for name in CONSTANTS)
     assert "evaluation/scale/results/measure.json" in page
+    assert "one server of" in page
     assert run([*asked, "--set", "server_memory_gb=512", "--tokens-per-minute", "1e6", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["constants"]["server_memory_gb"]["source"] == "your own"

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from evaluation.temporary import owned
 from sqlalchemy import create_engine, text
 
 from revector import embedded
@@ -34,7 +35,7 @@ ENSURE = "import sys, pathlib, revector.embedded as e; print(e.ensure_running(pa
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
     """A folder that every user can reach; pytest's own is closed to others."""
-    folder = Path(tempfile.mkdtemp(prefix="revector-test-", dir="/tmp"))
+    folder = owned(Path(tempfile.mkdtemp(prefix="revector-test-", dir="/tmp")))
     folder.chmod(0o755)
     yield folder
     shutil.rmtree(folder)
@@ -49,7 +50,7 @@ def state(open_folder: Path) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def running() -> Iterator[Path]:
     """A server for the tests that leave it as it is."""
-    folder = Path(tempfile.mkdtemp(prefix="revector-test-", dir="/tmp"))
+    folder = owned(Path(tempfile.mkdtemp(prefix="revector-test-", dir="/tmp")))
     folder.chmod(0o755)
     embedded.ensure_running(folder / "state")
     yield folder / "state"

@@ -20,6 +20,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from evaluation.temporary import owned
+
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parent / "results"
 
@@ -101,7 +103,7 @@ def temporary_project(settings: str) -> Iterator[Path]:
     """A folder with this ``revector.toml``; at the end its PostgreSQL and its files are gone."""
     from revector import embedded
 
-    folder = Path(tempfile.mkdtemp(prefix="revector-bench-"))
+    folder = owned(Path(tempfile.mkdtemp(prefix="revector-bench-")))
     folder.chmod(0o755)
     (folder / "revector.toml").write_text(settings, encoding="utf-8")
     try:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import sqlalchemy as sa
+from evaluation.temporary import owned
 
 from revector import embedded
 from revector.registry.engine import make_engine, upgrade_schema
@@ -26,7 +27,7 @@ def server(**settings: str) -> Iterator[sa.URL]:
     if given and not settings:
         yield sa.make_url(given)
         return
-    folder = Path(tempfile.mkdtemp(prefix="revector-proof-", dir="/tmp"))
+    folder = owned(Path(tempfile.mkdtemp(prefix="revector-proof-", dir="/tmp")))
     folder.chmod(0o755)
     before = dict(embedded.SETTINGS)
     embedded.SETTINGS |= {"fsync": "off", "synchronous_commit": "off", **settings}

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psycopg
 import sqlalchemy as sa
+from evaluation.temporary import owned
 
 from revector import embedded
 
@@ -70,7 +71,7 @@ class Outages:
 @contextmanager
 def durable_server() -> Iterator[Outages]:
     """Run an embedded PostgreSQL as users do, with fsync; at the end nothing of it is left."""
-    folder = Path(tempfile.mkdtemp(prefix="revector-crashes-", dir="/tmp"))  # sockets want a short path
+    folder = owned(Path(tempfile.mkdtemp(prefix="revector-crashes-", dir="/tmp")))  # sockets want a short path
     folder.chmod(0o755)  # PostgreSQL is another user where root runs this
     try:
         yield Outages(folder / "state")

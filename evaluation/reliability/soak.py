@@ -39,6 +39,7 @@ from evaluation.reliability.soak_moves import control
 from evaluation.reliability.soak_report import CHAOS, Outcome, Plan, figures, piece_of
 from evaluation.reliability.soak_roles import Load, ask, end_backends, sample, work, write
 from evaluation.reliability.soak_site import Site, make_site
+from evaluation.temporary import owned
 
 from revector import embedded
 from revector.registry.engine import make_engine, upgrade_schema
@@ -65,7 +66,7 @@ def soak(database_url: str, plan: Plan, restart: Callable[[], None] | None = Non
 
     Processes are forked, so a bug planted in this process is in all of them.
     """
-    root = Path(tempfile.mkdtemp(prefix="revector-soak-"))
+    root = owned(Path(tempfile.mkdtemp(prefix="revector-soak-")))
     try:
         site, state = make_site(root, database_url, plan.documents)
         return Soak(site, plan, restart).run({doc_id: list(value) for doc_id, value in state.items()})

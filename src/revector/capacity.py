@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from revector.costs import Costs, Money, money
+from revector.costs import HOURS_PER_MONTH, Costs, Money, money
 from revector.errors import ConfigError
 from revector.spec import MAX_DIM, IndexSpec
 
@@ -55,8 +55,18 @@ CONSTANTS: Mapping[str, Constant] = {
     ),
     "bytes_per_token": Constant(4.5, "bytes of text", "English prose and BERT's word pieces; docs/tokens of your plan"),
     "id_bytes": Constant(10, "bytes", "assumed"),
-    "server_memory_gb": Constant(256, "10^9 bytes per index server", "assumed: a common machine of 32 cores"),
-    "server_cores": Constant(32, "cores per index server", "assumed"),
+    "search_cpu_s": Constant(
+        3.9e-3, "CPU-s per search of 50,000 chunks, k 10, without its encoder", f"{_SCALE}: search"
+    ),
+    "search_growth_cpu_s": Constant(1.3e-3, "CPU-s per search and ln(chunks / 50,000)", f"{_SCALE}: search"),
+    "search_per_dim": Constant(
+        0.0009, "of both, per dimension beyond 64", "evaluation/scale/results/wide.json: search"
+    ),
+    "search_share": Constant(0.7, "of the cores for searches", "assumed: beyond it, searches queue"),
+    "server_memory_gb": Constant(
+        24_000, "10^9 bytes, the largest server to be had", "assumed: largest for rent in 2025"
+    ),
+    "server_cores": Constant(32, "cores of the server", "assumed"),
     "memory_share": Constant(0.75, "of the memory for the graph", "assumed: the rest for buffers and backends"),
     "dead_worker_share": Constant(
         1.16, "times an even share of the embedding", "evaluation/scale/results/simulate.json: 64 GPUs, p95"
@@ -148,6 +158,15 @@ def build_cpu_s(chunks: float, dim: int, index: IndexSpec, known: Mapping[str, C
     return chunks * per * wider * index.ef_construction / 100
 
 
+def search_cpu_s(chunks: float, dim: int, known: Mapping[str, Constant] = CONSTANTS) -> float:
+    """Return the CPU-seconds of one search, of PostgreSQL and its client, where the graph is in memory.
+
+    Ten documents at the default ``ef_search``; the query's embedding is not in it. Measured to 400,000 chunks.
+    """
+    per = known["search_cpu_s"].value + known["search_growth_cpu_s"].value * math.log(max(1.0, chunks / 50_000))
+    return per * max(0.1, 1 + known["search_per_dim"].value * (dim - 64))
+
+
 def publish_cpu_s(documents: float, known: Mapping[str, Constant] = CONSTANTS) -> float:
     """Return the CPU-seconds, of PostgreSQL and its client, of making ``documents`` visible.
 
@@ -227,18 +246,31 @@ class Capacity:
     money: Money
     constants: Mapping[str, Constant]
 
+    @property
+    def warning(self) -> str:
+        """What is wrong with the answer as a whole: an index must fit into the memory of one server."""
+        server = next(line.value for line in self.lines if line.key == "server_gb")
+        largest = self.constants["server_memory_gb"].value
+        if server <= largest:
+            return ""
+        return (
+            f"No server has {server:,.0f} GB (the largest: {largest:,.0f}), and an index is not spread over several. "
+            "Fewer bytes a vector: --storage halfvec, --quantize bit, fewer --dim or --m."
+        )
+
     def as_data(self) -> dict[str, Any]:
         """Return figures by key, prices and constants as plain data."""
         return {
             "corpus": asdict(self.corpus),
             "figures": {line.key: {"value": line.value, "unit": line.unit, "by": line.by} for line in self.lines},
             "money": asdict(self.money),
+            "warning": self.warning,
             "constants": {name: asdict(one) for name, one in self.constants.items()},
         }
 
 
 def capacity(corpus: Corpus, costs: Costs, known: Mapping[str, Constant] = CONSTANTS) -> Capacity:
-    """Return what a migration of ``corpus`` would need: GPUs, PostgreSQL, index servers, network, archive and money."""
+    """Return what a migration of ``corpus`` would need: GPUs, one PostgreSQL server, network, archive and money."""
     tokens = corpus.documents * corpus.chunks_per_document * corpus.tokens_per_chunk
     spent = money(costs, tokens)
     return Capacity(
@@ -278,13 +310,17 @@ def _storing(corpus: Corpus, costs: Costs, spent: Money, known: Mapping[str, Con
     base = texts + documents * (value["document_bytes"] + value["ledger_bytes"])
     wal = wal_bytes(documents, known) + rows + graph
     archive = chunks * dim * 4 + documents * value["archive_bytes"]
-    memory = value["server_memory_gb"] * GB * value["memory_share"]
-    servers = max(1, math.ceil(graph / memory))
-    processes = build_processes(rows / servers, int(value["server_cores"]))
-    build_h = build_cpu_s(chunks / servers, dim, index, known) / processes / 3_600
+    making = chunks * build_bytes(dim, index, value["build_bytes_per_link"]) if index.kind == "hnsw" else 0.0
+    server_gb = max(1, math.ceil(graph / GB / value["memory_share"]))
+    while_built_gb = max(server_gb, math.ceil((graph + making) / GB / value["memory_share"]))
+    processes = build_processes(rows, int(value["server_cores"]))
+    build_h = build_cpu_s(chunks, dim, index, known) / processes / 3_600
+    verify_h = chunks * value["verify_cpu_s"] / 3_600
+    per_s = value["server_cores"] * value["search_share"] / search_cpu_s(chunks, dim, known)
+    server_usd = server_gb * costs.server_usd_per_gb_hour * HOURS_PER_MONTH
     publish_h = (documents * value["seed_cpu_s"] + publish_cpu_s(documents, known)) / 3_600
     network = texts + chunks * dim * 4 * 2
-    stores, servers_part, write = "storage", "index servers", "writing"
+    stores, server, query, write = "storage", "server", "queries", "writing"
     return [
         Line(write, "publish_cpu_hours", "CPU-hours to publish", publish_h, "h",
              "seed_cpu_s, publish_cpu_s, publish_growth_cpu_s"),
@@ -303,17 +339,20 @@ def _storing(corpus: Corpus, costs: Costs, spent: Money, known: Mapping[str, Con
         Line(stores, "archive_gb", "archive, float32", archive / GB, "GB", "archive_bytes"),
         Line(stores, "archive_usd_month", "archive in object storage", archive / GB * costs.storage_usd_per_gb_month,
              "USD/month", "costs.storage_usd_per_gb_month"),
-        Line(servers_part, "graph_gb", "memory that searches walk through", graph / GB, "GB", "page layout"),
-        Line(servers_part, "servers", f"index shards of {value['server_memory_gb']:g} GB", servers, "",
-             "server_memory_gb, memory_share"),
-        Line(servers_part, "shard_graph_gb", "graph of each", graph / servers / GB, "GB"),
-        Line(servers_part, "shard_build_memory_gb", "memory while it is built",
-             chunks / servers * build_bytes(dim, index, value["build_bytes_per_link"]) / GB, "GB",
-             "build_bytes_per_link; maintenance_work_mem must hold it"),
-        Line(servers_part, "build_hours", f"build, {processes} processes each, all at once", build_h, "h",
+        Line(server, "graph_gb", "memory that searches walk through", graph / GB, "GB", "page layout"),
+        Line(server, "server_gb", f"one server of {server_gb:,} GB", server_gb, "GB",
+             "memory_share; an index lives on one server"),
+        Line(server, "server_while_built_gb", "… while the next index is built in memory", while_built_gb, "GB",
+             "build_bytes_per_link; maintenance_work_mem must hold it, else twice the time"),
+        Line(server, "build_hours", f"build by {processes} processes", build_h, "h",
              "build_cpu_s and _growth, build_per_dim, server_cores"),
-        Line(servers_part, "verify_hours", "verification, one process a shard",
-             chunks / servers * value["verify_cpu_s"] / 3_600, "h", "verify_cpu_s"),
-        Line("time", "total_hours", "to the swap, without the gate",
-             max(hours, publish_h / servers) + build_h + chunks / servers * value["verify_cpu_s"] / 3_600, "h"),
+        Line(server, "verify_hours", "verification by one process", verify_h, "h", "verify_cpu_s"),
+        Line(query, "search_ms", "processor time of a search, without embedding the query",
+             search_cpu_s(chunks, dim, known) * 1_000, "ms", "search_cpu_s and _growth, search_per_dim"),
+        Line(query, "searches_per_s", f"searches on {value['server_cores']:g} cores", per_s, "/s",
+             "server_cores, search_share"),
+        Line(query, "server_usd_month", "the server", server_usd, "USD/month", "costs.server_usd_per_gb_hour"),
+        Line(query, "usd_per_million_searches", "a million searches, at that rate all month",
+             server_usd / (per_s * HOURS_PER_MONTH * 3_600) * 1e6, "USD", "server_usd_month / searches_per_s"),
+        Line("time", "total_hours", "to the swap, without the gate", max(hours, publish_h) + build_h + verify_h, "h"),
     ]  # fmt: skip

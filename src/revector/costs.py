@@ -25,6 +25,9 @@ class Costs(BaseModel):
     storage_usd_per_gb_month: float = Field(default=0.023, ge=0)
     """Object storage, per 10^9 bytes."""
 
+    server_usd_per_gb_hour: float = Field(default=0.008, ge=0)
+    """A server of much memory, per 10^9 bytes of it: 256 GB with 32 cores for 2 USD an hour."""
+
     def at(self, usd_per_million_tokens: float) -> Costs:
         """Return these costs with the price of another API."""
         return self.model_copy(update={"api_usd_per_million_tokens": usd_per_million_tokens})

@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from evaluation.reliability.simulated.clock import Clock
 from evaluation.reliability.simulated.encoders import Models
 from evaluation.reliability.simulated.stage import Stage
+from evaluation.temporary import owned
 
 import revector.backfill
 import revector.catchup
@@ -218,7 +219,7 @@ def _see_simulated(connection: Any, _: Any) -> None:
 @contextmanager
 def place(url: str) -> Iterator[Place]:
     """Prepare the database of ``url``, which has this version's tables, and live in its time with small limits."""
-    folder = Path(tempfile.mkdtemp(prefix="revector-simulated-", dir=MEMORY if MEMORY.is_dir() else None))
+    folder = owned(Path(tempfile.mkdtemp(prefix="revector-simulated-", dir=MEMORY if MEMORY.is_dir() else None)))
     before = [(module, name, getattr(module, name)) for module, name, _ in LIMITS]
     from_folder = RevisionGraph.__dict__["from_folder"]
     with ExitStack() as stack:

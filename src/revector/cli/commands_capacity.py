@@ -41,14 +41,14 @@ def capacity(
     project: ProjectPath = None,
     json: Json = False,
 ) -> None:
-    """Say what a corpus would need: GPU-hours, workers, PostgreSQL, index servers, network, archive and money.
+    """Say what a corpus would need: GPU-hours, workers, one PostgreSQL server, queries, network, archive and money.
 
     Computed from constants that benchmarks measured; each is shown with its source. Prices are those of [costs] where
     there is a revector.toml.
 
     For example:
       revector capacity --documents 1e9 --dim 768 --storage halfvec --gpus 8 --hours 48
-      revector capacity --documents 5e7 --dim 384 --set server_memory_gb=64 --json
+      revector capacity --documents 5e7 --dim 384 --set server_cores=16 --json
     """
     from revector.capacity import Corpus, constants
     from revector.capacity import capacity as reckon
@@ -106,6 +106,9 @@ def _page(found: Capacity, console: Console) -> None:
                 line.name, f"{line.value:,.4g}" if line.value < 1e4 else f"{line.value:,.0f}", line.unit, line.by
             )
         console.print(table)
+    if found.warning:
+        console.print()
+        console.print(found.warning, style="bold red", soft_wrap=True, highlight=False)
     paid = found.money
     console.print()
     console.print("Money", style="bold")

@@ -1,0 +1,252 @@
+"""Ctrl-C at random instants of every long command: each must end at once, with 130, and leave no database in disorder.
+
+``python -m evaluation.reliability.interrupts --runs 500``; the figures go to ``results/interrupts.json``. A command
+runs in a process that was forked from one with everything imported, so that its instants are those of its work; every
+tenth run is a process of its own, so that instants of the start are among them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from evaluation.reliability.arena import database, server
+
+from revector.cli import main as main_of_cli
+from revector.cli import run
+from revector.config import Project, load_project
+
+RESULTS = Path(__file__).parent / "results"
+LIMIT_S = 60.0
+"""Within this an interrupted command has ended: a statement in the server is cancelled, a batch is finished."""
+
+ALLOWED = {130, -signal.SIGINT}
+"""Exit statuses of an interrupted command; by the signal itself where Python had not begun to listen."""
+
+DOCUMENTS = 400
+PORT = 18_731
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command, for how long it is let run at most, and what makes it have something to do again."""
+
+    words: tuple[str, ...]
+    most_s: float
+    before: Callable[[Project], None] = lambda _: None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What came of one interrupted run: it ``passed``, had ``ended`` before the signal, or what was wrong."""
+
+    command: str
+    after_s: float
+    took_s: float
+    status: int | None
+    wrong: str
+
+
+def _abort(project: Project) -> None:
+    migrator = project.migrator("docs", actor="interrupts")
+    with suppress(Exception):
+        migrator.abort("the next run begins anew")
+
+
+COMMANDS: dict[str, Command] = {
+    "watch": Command(("status", "--watch", "--json", "--every", "0.2"), 2.0),
+    "upgrade": Command(("upgrade", "b200"), 4.0, _abort),
+    "worker": Command(("worker",), 2.0),
+    "ingest": Command(("ingest", "more.jsonl"), 2.0),
+    "serve": Command(("serve", "--port", str(PORT)), 3.0),
+    "up": Command(("up", "--no-ui"), 6.0),
+}
+
+
+def interrupt(root: Path, name: str, after_s: float, *, whole: bool, cwd: Path | None = None) -> Found:
+    """Run a command, send SIGINT ``after_s`` seconds later, and say what came of it; ``whole``: as a new process."""
+    words = [*COMMANDS[name].words, "--project", str(root)]
+    with tempfile.TemporaryFile("w+") as errors:
+        process = _Started(words, errors.fileno(), whole=whole, cwd=cwd)
+        time.sleep(after_s)
+        ended = process.wait(0.0)
+        if ended is not None:
+            wrong = "" if ended in (0, 3, 4, 10) else f"ended by itself with {ended}"
+            return Found(name, after_s, 0.0, ended, wrong or "ended before")
+        os.kill(process.pid, signal.SIGINT)
+        began = time.monotonic()
+        status = process.wait(LIMIT_S)
+        took = time.monotonic() - began
+        if status is None:
+            os.kill(process.pid, signal.SIGABRT)  # faulthandler writes where every thread is
+            if process.wait(5.0) is None:
+                process.kill()
+            errors.seek(0)
+            return Found(name, after_s, took, None, f"had not ended after {LIMIT_S:g} s: {errors.read()[-4000:]}")
+        errors.seek(0)
+        said = errors.read()
+    # A worker that is asked to stop ends well; so does a command whose last line was written before the signal came.
+    fine = ALLOWED | {0}
+    wrong = "" if status in fine else f"exit status {status}"
+    if "Traceback" in said and status != -signal.SIGINT and not whole:
+        wrong = (wrong + " a traceback").strip()
+    return Found(name, after_s, took, status, wrong and f"{wrong}: {said[-300:]}")
+
+
+class _Started:
+    """A command in a child process: forked from this one, or new."""
+
+    def __init__(self, words: list[str], errors: int, *, whole: bool, cwd: Path | None) -> None:
+        if whole:
+            command = [sys.executable, "-X", "faulthandler", "-m", "revector", *words]
+            self.pid = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, cwd=cwd).pid
+            return
+        sys.stdout.flush()
+        self.pid = os.fork()
+        if self.pid == 0:
+            status = 70
+            try:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+                quiet = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(quiet, 1)
+                os.dup2(errors, 2)
+                faulthandler.enable()
+                sys.argv = ["revector", *words]
+                main_of_cli()
+            except SystemExit as end:
+                status = end.code if isinstance(end.code, int) else 0
+            finally:
+                os._exit(status)
+
+    def wait(self, limit_s: float) -> int | None:
+        """Return the exit status, below 0 for a signal; None if it has not ended within ``limit_s``."""
+        deadline = time.monotonic() + limit_s
+        while True:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                return os.waitstatus_to_exitcode(status)
+            if time.monotonic() >= deadline:
+                return None
+            time.sleep(0.01)
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+
+
+@contextmanager
+def place() -> Iterator[Path]:
+    """Make a small project with a served revision and another to migrate to."""
+    with server() as at, database(at) as url, tempfile.TemporaryDirectory(prefix="revector-interrupts-") as folder:
+        root = Path(folder)
+        settings = ["drain_s = 0", "[collections.docs]", "shards = 2", 'qrels = "labels"']
+        (root / "revector.toml").write_text("\n".join([f"database_url = {json.dumps(url)}", *settings]) + "\n")
+        (root / "migrations" / "docs").mkdir(parents=True)
+        for revision, parent, seed in (("a100", None, ""), ("b200", "a100", ":seed2")):
+            (root / "migrations" / "docs" / f"{revision}.py").write_text(
+                f'"""{revision}"""\nfrom revector import Gate, ModelSpec\nrevision = {revision!r}\ndown_revision = '
+                f'{parent!r}\nmodel = ModelSpec(name="hashing{seed}", dim=64)\n'
+                "gate = Gate(max_drop=1.0, min_queries=20)\n"
+            )
+        lines = [json.dumps({"_id": f"d{n:05d}", "text": f"apple{n} pear{n} words here"}) for n in range(DOCUMENTS)]
+        (root / "docs.jsonl").write_text("\n".join(lines))
+        (root / "more.jsonl").write_text("\n".join(line.replace("words", "other words") for line in lines))
+        (root / "labels" / "qrels").mkdir(parents=True)
+        queries = [json.dumps({"_id": f"q{n}", "text": f"apple{n} pear{n}"}) for n in range(60)]
+        (root / "labels" / "queries.jsonl").write_text("\n".join(queries))
+        judged = "".join(f"q{n}\td{n:05d}\t1\n" for n in range(60))
+        (root / "labels" / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + judged)
+        for words in (("init",), ("ingest", "docs.jsonl"), ("upgrade", "a100")):
+            if run(
+                [*words[:1], *(str(root / one) if "." in one else one for one in words[1:]), "--project", str(root)]
+            ):
+                raise SystemExit(f"{words} failed")
+        os.chdir(root)
+        yield root
+
+
+def sound(root: Path) -> list[str]:
+    """Return what is wrong with the project after the runs: an invariant, or no way to finish."""
+    project = load_project(root)
+    _abort(project)
+    worker = project.worker()
+    while worker.drain():
+        pass
+    with project.engine.connect() as connection:
+        views = ("i1_lost", "i2_ahead", "i5_slots", "i13_unwaived")
+        rows = {view: connection.exec_driver_sql(f"SELECT count(*) FROM {view}").scalar_one() for view in views}
+    found = [f"{count} rows in {view}" for view, count in rows.items() if count]
+    if not project.verify("docs", reembed=0).passed:
+        found.append("verify found an index that does not equal the documents")
+    project.engine.dispose()
+    return found
+
+
+def stress(root: Path, names: list[str], runs: int, seed: int) -> list[Found]:
+    """Interrupt ``runs`` runs, the commands in turns, each at a random instant of its time."""
+    draw = random.Random(seed)  # noqa: S311 - instants, no secret
+    found = []
+    for n in range(runs):
+        name = names[n % len(names)]
+        project = load_project(root)
+        COMMANDS[name].before(project)
+        if "raw_engine" in project.__dict__:
+            project.raw_engine.dispose()
+        found.append(interrupt(root, name, draw.uniform(0, COMMANDS[name].most_s), whole=n % 10 == 9 or name == "up"))
+        if found[-1].wrong not in ("", "ended before"):
+            print(f"{n}: {found[-1]}", flush=True)
+    return found
+
+
+def main() -> int:
+    """Run it; 0 if every command ended as it should."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--commands", nargs="+", default=list(COMMANDS), choices=list(COMMANDS))
+    parser.add_argument("--output", type=Path, default=RESULTS / "interrupts.json")
+    chosen = parser.parse_args()
+    # Started in the background by a shell, this ignores SIGINT, and so would every program that it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with place() as root:
+        found = stress(root, chosen.commands, chosen.runs, chosen.seed)
+        disorder = sound(root)
+    bad = [one for one in found if one.wrong not in ("", "ended before")]
+    by_name = {name: [one for one in found if one.command == name] for name in chosen.commands}
+    report = {
+        "command": " ".join(["python -m evaluation.reliability.interrupts", *sys.argv[1:]]),
+        "load_average": os.getloadavg()[0],
+        "runs": len(found),
+        "interrupted": sum(one.wrong == "" for one in found),
+        "ended_before": sum(one.wrong == "ended before" for one in found),
+        "wrong": [asdict(one) for one in bad],
+        "disorder": disorder,
+        "commands": {
+            name: {
+                "runs": len(all_of),
+                "interrupted": sum(one.wrong == "" for one in all_of),
+                "longest_s": round(max((one.took_s for one in all_of), default=0.0), 2),
+            }
+            for name, all_of in by_name.items()
+        },
+    }
+    chosen.output.parent.mkdir(exist_ok=True)
+    chosen.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(report, indent=2))
+    return 1 if bad or disorder else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""Ctrl-C ends a command wherever it falls: in its work, in a destructor, while modules are loaded."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from evaluation.reliability.interrupts import LIMIT_S, interrupt
+
+from revector import cli
+from worlds import World
+
+IN_A_DESTRUCTOR = """
+import os, signal, sys, time
+from revector import cli
+
+class Dying:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(1_000_000):  # Python runs the signal's handler in here, and throws away what it raises
+            pass
+
+def work():
+    one = Dying()
+    del one
+    time.sleep(30)
+    print("went on")
+
+cli.run = lambda: work()
+cli.main()
+"""
+
+AT_IMPORT = """
+import builtins, os, signal, sys
+real = builtins.__import__
+def importing(name, *more):
+    if name == "revector.cli.app":
+        os.kill(os.getpid(), signal.SIGINT)
+    return real(name, *more)
+builtins.__import__ = importing
+from revector import cli
+sys.argv = ["revector", "--version"]
+cli.main()
+"""
+
+
+def ended(code: str, limit_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=limit_s, check=False)
+
+
+def test_an_interrupt_that_falls_into_a_destructor_is_not_lost() -> None:
+    done = ended(IN_A_DESTRUCTOR, 25)
+    assert "went on" not in done.stdout
+    assert done.returncode in (-signal.SIGINT, 130), done
+
+
+def test_an_interrupt_while_modules_are_loaded_is_no_traceback() -> None:
+    done = ended(AT_IMPORT)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
+def test_what_else_fails_in_a_destructor_is_still_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[Any] = []
+    monkeypatch.setattr(sys, "__unraisablehook__", shown.append)
+    lost = type("Lost", (), {"exc_type": ValueError})()
+    cli._interrupt_again(lost)
+    assert shown == [lost]
+
+
+@pytest.mark.parametrize("name", ["watch", "worker", "ingest", "upgrade"])
+def test_a_command_that_is_interrupted_at_some_instant_ends(name: str, served: World) -> None:
+    (served.root / "more.jsonl").write_text('{"_id": "m1", "text": "apple one"}\n')
+    for after_s in (0.05, 0.4, 1.1):
+        found = interrupt(served.root, name, after_s, whole=True, cwd=served.root)
+        assert found.wrong in ("", "ended before"), found
+        assert found.took_s < LIMIT_S
