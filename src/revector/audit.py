@@ -13,6 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from revector.cells import guarded
 from revector.registry.collections import read_collection
 from revector.report import broken_links
 from revector.sentences import sentence
@@ -179,12 +180,13 @@ def stream(
 
 
 def csv_lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield the lines of a CSV file with a header; times are ISO 8601."""
+    """Yield the lines of a CSV file with a header; times are ISO 8601, and no cell is a formula."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, COLUMNS)
     writer.writeheader()
     for row in rows:
-        writer.writerow({**row, "at": row["at"].isoformat(), "detail": _json(row["detail"])})
+        texts = {**row, "at": row["at"].isoformat(), "detail": _json(row["detail"])}
+        writer.writerow({name: guarded(value) for name, value in texts.items()})
         if buffer.tell() > 2**16:
             yield buffer.getvalue()
             buffer.seek(0)

@@ -16,13 +16,13 @@ class DoubledName(ValueError):
 
 
 def parse(text: str | bytes) -> Any:
-    """Return what ``text`` (bytes: UTF-8) says.
+    """Return what ``text`` (bytes: UTF-8, a byte order mark before it is none of it) says.
 
     Raises ``DoubledName`` for a key that stands twice in one object, on any level, and ``ValueError`` for all else that
     is not JSON or is nested too deeply to be read.
     """
     try:
-        return json.loads(text if isinstance(text, str) else text.decode(), object_pairs_hook=_object)
+        return json.loads(text if isinstance(text, str) else text.decode("utf-8-sig"), object_pairs_hook=_object)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 

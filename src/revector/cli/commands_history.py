@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from revector.cells import guarded
 from revector.cli.exits import CHECK_FAILED
 from revector.cli.options import Collection, Json, ProjectPath, Session, open_session
 from revector.cli.output import Output, as_json, make_table, one_line
@@ -197,7 +198,7 @@ def _write_chain(rows: Sequence[Mapping[str, Any]], form: Format, output: Path |
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, list(rows[0]) if rows else [])
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({name: guarded(value) for name, value in row.items()} for row in rows)
         _lines([buffer.getvalue()], output, out)
     elif output is not None:
         import pyarrow as pa

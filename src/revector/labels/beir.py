@@ -22,10 +22,14 @@ from revector.errors import LabelError
 from revector.labels.lines import lines, malformed, whole_number
 from revector.labels.model import Judgement, Labels, Query, Read, Span
 from revector.strict_json import DoubledName, parse
+from revector.text import as_id
 
 QUERIES = "queries.jsonl"
 _HEADER = {"score", "relevance", "rel"}
-_QUERY = 'a JSON object with strings "_id" and "text", such as {"_id": "q1", "text": "how do I begin"}'
+_QUERY = (
+    'a JSON object with "_id", a string or a whole number, and a string "text", such as {"_id": "q1", "text": "how do '
+    'I begin"}'
+)
 _JUDGEMENT = "query id, document id and an integer score, separated by tabs, such as 'q1\\td7\\t1'"
 
 
@@ -64,7 +68,7 @@ def read_queries(path: Path) -> list[Query]:
             raise malformed(place, str(error), "each key once") from error
         except ValueError as error:
             raise malformed(place, f"{line[:80]!r} ({error})", _QUERY) from error
-        query = record.get("_id") if isinstance(record, dict) else None
+        query = as_id(record.get("_id")) if isinstance(record, dict) else None
         text = (record.get("text") or "") if isinstance(record, dict) else ""
         if not (isinstance(query, str) and query and isinstance(text, str)):
             raise malformed(place, repr(line[:80]), _QUERY)

@@ -12,24 +12,23 @@ import csv
 import io
 import json
 import random
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from revector.cells import guarded, unguarded
 from revector.errors import LabelError
 from revector.labels.beir import add_to_beir, find, write_beir
 from revector.labels.lines import csv_rows, is_id, lines, malformed, some, whole_number
 from revector.labels.model import Judgement, Labels, Query, Read, believe
 from revector.strict_json import DoubledName, parse
+from revector.text import as_id
 
 COLUMNS = ("query_id", "query", "doc_id", "text", "judged", "score")
 EXAMPLE = "q1,how do I begin,d7,The text of the document.,no,1"
 ENDINGS = (".csv", ".jsonl")
 _NEEDED = ("query_id", "query", "doc_id", "score")
-# A spreadsheet runs a cell that begins so: documents and queries come from anywhere (OWASP, "CSV Injection").
-_FORMULA = re.compile(r"^'*[=+\-@\t\r]")
 
 
 class HasText(Protocol):
@@ -99,7 +98,7 @@ def write_pool(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
     made = io.StringIO()
     writer = csv.DictWriter(made, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: _guarded(value) for name, value in row.items()} for row in rows)
+    writer.writerows({name: guarded(value) for name, value in row.items()} for row in rows)
     path.write_text(made.getvalue(), "utf-8")
 
 
@@ -113,8 +112,10 @@ def read_pool(path: Path) -> tuple[list[Judged], int]:
         if row["score"] is None or not str(row["score"]).strip():
             empty += 1
             continue
-        query, document, text = row["query_id"], row["doc_id"], row["query"]
-        if score is None or not all(isinstance(one, str) and is_id(one) for one in (query, document)):
+        query, document, text = as_id(row["query_id"]), as_id(row["doc_id"]), row["query"]
+        if score is None or not (
+            isinstance(query, str) and isinstance(document, str) and is_id(query) and is_id(document)
+        ):
             found = f"query_id {query!r}, doc_id {document!r} and score {row['score']!r}"
             raise malformed(place, found, f"two ids and an integer score or none, such as {EXAMPLE!r}")
         judged.append(Judged(place, query, str(text), document, score))
@@ -200,7 +201,7 @@ def check_same_texts(labels: Labels, queries: Mapping[str, str]) -> None:
 
 def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for place, row in csv_rows(path, needs=_NEEDED, example=EXAMPLE):
-        yield place, {name: _unguarded(value) for name, value in row.items()}
+        yield place, {name: unguarded(value) for name, value in row.items()}
 
 
 def _json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -214,11 +215,3 @@ def _json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         if not isinstance(row, dict) or any(name not in row for name in _NEEDED):
             raise malformed(place, repr(line[:80]), f"a JSON object with {', '.join(_NEEDED)}")
         yield place, row
-
-
-def _guarded(value: str) -> str:
-    return f"'{value}" if _FORMULA.match(value) else value
-
-
-def _unguarded(value: str) -> str:
-    return value[1:] if value.startswith("'") and _FORMULA.match(value) else value

@@ -15,6 +15,7 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from revector.errors import ConfigError, StateError
+from revector.registry.control import add_event
 
 SCOPES = ("read", "write", "admin")
 """Search and get documents; put, delete and upload them; both, and the status."""
@@ -52,7 +53,7 @@ def id_of(secret: str) -> str:
 def create(
     connection: sa.Connection, name: str, scopes: Sequence[str], collections: Sequence[str] | None, *, actor: str
 ) -> tuple[str, Key]:
-    """Register a new key and return it, for the only time, with its row.
+    """Register a new key and return it, for the only time, with its row; the history of its collections says so.
 
     Raises ``ConfigError`` for an empty name, no scope, or one that does not exist.
     """
@@ -77,7 +78,9 @@ def create(
             "actor": actor,
         },
     )
-    return secret, next(key for key in read_keys(connection) if key.key_id == key_id)
+    key = next(key for key in read_keys(connection) if key.key_id == key_id)
+    _record(connection, "key_created", key, actor)
+    return secret, key
 
 
 def read_keys(connection: sa.Connection, *, revoked: bool = False) -> list[Key]:
@@ -103,7 +106,10 @@ def read_keys(connection: sa.Connection, *, revoked: bool = False) -> list[Key]:
 
 
 def revoke(connection: sa.Connection, key_id: str, *, actor: str) -> bool:
-    """Revoke a key for good; False if it was revoked before. Raises ``StateError`` where there is none of that id."""
+    """Revoke a key for good, and say so in the history of its collections; False if it was revoked before.
+
+    Raises ``StateError`` where there is none of that id.
+    """
     if connection.execute(
         sa.text(
             "UPDATE api_key SET revoked_by = :actor, revoked_at = clock_timestamp() WHERE key_id = :key_id AND "
@@ -111,7 +117,24 @@ def revoke(connection: sa.Connection, key_id: str, *, actor: str) -> bool:
         ),
         {"key_id": key_id, "actor": actor},
     ).rowcount:
+        key = next(key for key in read_keys(connection, revoked=True) if key.key_id == key_id)
+        _record(connection, "key_revoked", key, actor)
         return True
     if connection.scalar(sa.text("SELECT true FROM api_key WHERE key_id = :key_id"), {"key_id": key_id}):
         return False
     raise StateError(f"there is no key {key_id!r}. Nothing was revoked; see `revector keys list`.")
+
+
+def _record(connection: sa.Connection, kind: str, key: Key, actor: str) -> None:
+    """Add an event to the history of each collection that the key opens."""
+    names = None if key.collections is None else sorted(key.collections)
+    cids = connection.scalars(
+        sa.text(
+            "SELECT cid FROM collection WHERE CAST(:names AS text[]) IS NULL OR name = ANY(CAST(:names AS text[])) "
+            "ORDER BY cid"  # the same order everywhere: an event locks its collection's row
+        ),
+        {"names": names},
+    ).all()
+    detail = {"key_id": key.key_id, "name": key.name, "scopes": sorted(key.scopes), "collections": names}
+    for cid in cids:
+        add_event(connection, cid, actor, kind, None, detail)

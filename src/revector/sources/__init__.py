@@ -18,6 +18,7 @@ from revector.interfaces import Document, Source
 from revector.sources.columns import ALL, ColumnType, column_types, parse_types, typed
 from revector.sources.files import Record, read_csv, read_jsonl, read_parquet
 from revector.sources.sql import read_sql
+from revector.text import as_id
 from revector.values import plain, storable
 
 __all__ = ["ACCEPTED", "ColumnType", "is_csv", "open_source", "parse_types"]
@@ -188,9 +189,9 @@ class _Refused(ValueError):
 
 
 def _identity(name: str, value: Any) -> str:
-    allowed = isinstance(value, (str, int, UUID)) and not isinstance(value, bool)
-    if allowed and value != "":
-        return str(value)
+    found_id = str(value) if isinstance(value, UUID) else as_id(value)
+    if isinstance(found_id, str) and found_id:
+        return found_id
     found = "null or empty" if value is None or value == "" else f"{value!r:.40} ({type(value).__name__})"
     raise _Refused(f"the id field {name!r} is {found}, it must be a string or a whole number.")
 
