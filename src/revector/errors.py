@@ -9,6 +9,8 @@
     │   └── EditedRevision       the file changed after its migration started
     ├── DatabaseError            the database cannot be used as it is
     │   ├── DatabaseUnavailable  down, full, or refusing connections
+    │   ├── DatabaseReadOnly     a standby, or switched to take no writes
+    │   ├── SearchTooLong        a search was cancelled, as it took longer than one may
     │   ├── SchemaMismatch       of another revector version
     │   ├── MissingExtension     pgvector is absent or too old
     │   └── NoRoom               a migration would not fit on a disk; it was not begun
@@ -96,6 +98,18 @@ class DatabaseError(RevectorError):
 
 class DatabaseUnavailable(DatabaseError):
     """The database is down, full or refusing connections; the call may be repeated."""
+
+    retryable = True
+
+
+class DatabaseReadOnly(DatabaseError):
+    """The database takes no writes: a standby, or switched to read-only; the call may be repeated after a failover."""
+
+    retryable = True
+
+
+class SearchTooLong(DatabaseError):
+    """A search took longer than one may, and was cancelled; it may be asked again when less is going on."""
 
     retryable = True
 

@@ -75,7 +75,10 @@ COLLECTION_COLUMNS = "cid, name, epoch, active_gen, standby_gen, building_gen, r
 
 
 def ensure_collection(connection: sa.Connection, name: str) -> Collection:
-    """Return the collection, registering it if it is new. Raises ``ConfigError`` for a name that cannot be one."""
+    """Return the collection, registering it if it is new; one that is there is only read, as a standby allows.
+
+    Raises ``ConfigError`` for a name that cannot be one.
+    """
     if not (
         name
         and name[0].isascii()
@@ -88,9 +91,11 @@ def ensure_collection(connection: sa.Connection, name: str) -> Collection:
         raise ConfigError(
             f"collection {name!r}: a name is 1 to 31 of a-z, 0-9 and _, beginning with a letter. Nothing was changed."
         )
-    connection.execute(
-        sa.text("INSERT INTO collection (name) VALUES (:name) ON CONFLICT (name) DO NOTHING"), {"name": name}
-    )
+    known = connection.scalar(sa.text("SELECT true FROM collection WHERE name = :name"), {"name": name})
+    if not known:
+        connection.execute(
+            sa.text("INSERT INTO collection (name) VALUES (:name) ON CONFLICT (name) DO NOTHING"), {"name": name}
+        )
     return read_collection(connection, name)
 
 

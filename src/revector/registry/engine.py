@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import sqlalchemy as sa
 import tenacity
@@ -24,6 +24,8 @@ GATE_LOCK = 1919252067
 
 SCHEMA_VERSION = "0007"
 """Alembic's head in ``schema/versions``, spelled out because every command checks it and Alembic is slow to load."""
+
+Role = Literal["primary", "standby", "read-only"]
 
 _SCHEMA_FOLDER = Path(__file__).parent / "schema"
 
@@ -90,6 +92,14 @@ def check_schema(engine: sa.Engine) -> None:
         f"the database's schema is version {found}, this revector works with {SCHEMA_VERSION}. Nothing was "
         f"changed; {way}."
     )
+
+
+def role_of(connection: sa.Connection) -> Role:
+    """Return what the database is: ``primary`` takes writes, ``standby`` and ``read-only`` take none."""
+    row = connection.execute(
+        sa.text("SELECT pg_is_in_recovery() AS standby, current_setting('transaction_read_only') = 'on' AS fixed")
+    ).one()
+    return "standby" if row.standby else "read-only" if row.fixed else "primary"
 
 
 def upgrade_schema(engine: sa.Engine) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -9,19 +10,49 @@ import sqlalchemy as sa
 
 from revector.encoders.api.limits import Use
 from revector.encoders.api.settings import PREFIX, split_reference
+from revector.registry.engine import role_of
 
 
 class SpendingMeter:
-    """The ``Meter`` of a project: counts in the database. ``engine`` is called when something is first charged."""
+    """The ``Meter`` of a project: counts in the database. ``engine`` is called when something is first charged.
+
+    While the database takes no writes (queries that are embedded beside a standby), this process counts by itself, on
+    top of what the database knows; the next charge that can be written brings it along.
+    """
 
     def __init__(self, engine: Callable[[], sa.Engine]) -> None:
         self._engine = engine
+        self._unwritten: dict[str, Use] = {}
+        self._counting = threading.Lock()
 
     def charge(self, provider: str, use: Use, *, cap_usd: float | None = None) -> tuple[bool, Use]:
         """Add ``use`` unless that takes the provider's USD of all days beyond ``cap_usd``; see ``Meter``.
 
         Two processes at the cap are told apart by the lock: what both see is never spent twice.
         """
+        with self._counting:
+            before = self._unwritten.get(provider, Use())
+            with self._engine().connect() as connection:
+                if role_of(connection) != "primary":
+                    return self._charge_here(connection, provider, use, cap_usd)
+            added, total = self._charge(provider, _sum(use, before), cap_usd)
+            if added:
+                self._unwritten.pop(provider, None)
+            return added, total
+
+    def _charge_here(
+        self, connection: sa.Connection, provider: str, use: Use, cap_usd: float | None
+    ) -> tuple[bool, Use]:
+        paid = {one["provider"]: Use(one["requests"], one["tokens"], one["usd"]) for one in spent(connection)}
+        written = paid.get(provider, Use())
+        before = self._unwritten.get(provider, Use())
+        total = _sum(_sum(written, before), use)
+        if cap_usd is not None and total.usd > cap_usd:
+            return False, _sum(written, before)
+        self._unwritten[provider] = _sum(before, use)
+        return True, total
+
+    def _charge(self, provider: str, use: Use, cap_usd: float | None) -> tuple[bool, Use]:
         values = {"provider": provider, "requests": use.requests, "tokens": use.tokens, "usd": use.usd, "cap": cap_usd}
         with self._engine().begin() as connection:
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:provider, 1919252073))"), values)
@@ -43,6 +74,10 @@ class SpendingMeter:
                 values,
             ).one()
         return bool(added), Use(requests=total.requests, tokens=total.tokens, usd=total.usd)
+
+
+def _sum(one: Use, other: Use) -> Use:
+    return Use(one.requests + other.requests, one.tokens + other.tokens, one.usd + other.usd)
 
 
 def spent_at(connection: sa.Connection, model: str) -> dict[str, Any]:

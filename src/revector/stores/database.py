@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from pgvector.psycopg import register_vector
 from psycopg.types.array import ListBinaryDumper
 
-from revector.errors import DatabaseUnavailable, GateBusy, RevectorError, SchemaMismatch
+from revector.errors import DatabaseReadOnly, DatabaseUnavailable, GateBusy, RevectorError, SchemaMismatch
 
 
 def translated(cause: BaseException, *, disconnected: bool) -> RevectorError | None:
@@ -28,6 +28,16 @@ def translated(cause: BaseException, *, disconnected: bool) -> RevectorError | N
         return DatabaseUnavailable(
             f"the database cancelled a statement: {said}. The transaction was undone; run it again, or raise the "
             "statement_timeout of its role."
+        )
+    if state == "25006":
+        return DatabaseReadOnly(
+            f"the database takes no writes: {said}. Nothing was changed, and searches are answered; send writes to the "
+            "primary, or end what made this server read-only."
+        )
+    if state == "40001" and "conflict with recovery" in said:
+        return DatabaseUnavailable(
+            f"the standby ended a statement that held up its recovery: {said}. Nothing was changed; ask again, or "
+            "raise its max_standby_streaming_delay."
         )
     if state == "55P03":
         return GateBusy("the collection's gate was not free in time. Nothing was changed; run it again.")
