@@ -17,6 +17,7 @@ COMMANDS = (
     "datasets",
     "engine",
     "exact",
+    "flood",
     "gate",
     "kinds",
     "memory",

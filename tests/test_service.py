@@ -287,7 +287,7 @@ def test_not_ready_before_the_tables_are_made_and_ready_after(tmp_path: Path, em
     (tmp_path / "revector.toml").write_text(f'database_url = "{empty_database_url}"\n[collections.docs]\n')
     project = load_project(tmp_path)
     with serve(project) as client:
-        assert "revector init" in refused(client.get("/ready"), 503, "SchemaMismatch")
+        assert "revector init" in refused(client.get("/ready"), 503, "NotReady")
         refused(client.get(DOCUMENT), 503, "SchemaMismatch")
         project.init()
         assert client.get("/ready").status_code == 200
@@ -304,8 +304,8 @@ def test_a_database_that_is_down_is_503_and_its_password_is_told_to_nobody(
     with serve(load_project(tmp_path)) as client:
         assert client.get("/health").status_code == 200
         answers = [client.get("/ready"), client.get(DOCUMENT), client.post(SEARCH, json={"query": "x"})]
-        for answer in answers:
-            refused(answer, 503, "DatabaseUnavailable")
+        for answer, kind in zip(answers, ("NotReady", "DatabaseUnavailable", "DatabaseUnavailable"), strict=True):
+            refused(answer, 503, kind)
             assert answer.json()["retryable"]
         until(lambda: "cannot be reached" in caplog.text)
     assert "hunter2" not in caplog.text + "".join(answer.text for answer in answers)

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from revector.audit import check_chain
 from revector.cli import exits, run
 from revector.config import Project, Settings, load_project
 from revector.errors import ConfigError, StateError
 from revector.registry import keys
+from revector.registry.collections import ensure_collection
 from revector.service import access
 from revector.service import run as run_service
 from revector.service.access import Buckets
@@ -270,6 +272,35 @@ def test_keys_are_made_listed_and_revoked_by_the_command_line(
         refused(client.get(DOCUMENT, headers=header), 401, "Unauthorized")
     assert run(["keys", "create", "shop", "--scope", "read", "-c", "nope"]) == 2
     assert run(["keys", "revoke", "nothing"]) == 4
+
+
+def test_making_and_revoking_a_key_is_in_the_history_of_the_collections_that_it_opens(served: World) -> None:
+    with served.engine.begin() as connection:
+        ensure_collection(connection, "other")
+    everywhere, _ = key_for(served, "read", "write")
+    here, _ = key_for(served, "read", collections=["docs"])
+    elsewhere, _ = key_for(served, "admin", collections=["other"])
+    with served.engine.begin() as connection:
+        for key_id in (here, elsewhere, here):
+            keys.revoke(connection, key_id, actor="maria")
+    made, revoked = served.events("key_created"), served.events("key_revoked")
+    assert {one["detail"]["key_id"] for one in made} == {everywhere, here}
+    assert [(one["actor"], one["detail"]["key_id"], one["detail"]["scopes"]) for one in revoked] == [
+        ("maria", here, ["read"])
+    ]
+    assert served.value("SELECT count(*) FROM event e JOIN collection c USING (cid) WHERE c.name = 'other'") == 3
+    with served.engine.connect() as connection:
+        assert check_chain(connection, "docs").broken == ()
+
+
+def test_ready_tells_a_key_of_its_own_collections_only(
+    served: World, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client.app.state.service, "_warm", {served.generation().gen: "the model's folder is gone."})
+    docs, other = (key_for(served, "read", collections=[name])[1] for name in ("docs", "other"))
+    assert "docs" in refused(client.get("/ready", headers=docs), 503, "NotReady")
+    answer = client.get("/ready", headers=other)
+    assert (answer.status_code, "docs" in answer.text) == (200, False)
 
 
 # Rates ----------------------------------------------------------------------------------------------------------------

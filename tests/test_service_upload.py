@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
+import gzip
 import json
 import tracemalloc
 from collections.abc import Iterator
@@ -12,9 +14,10 @@ import pytest
 from fastapi.testclient import TestClient
 
 from revector.errors import DatabaseUnavailable
+from revector.registry import keys
 from revector.registry.documents import Documents
 from revector.service import create_app, uploads
-from serving import SEARCH, UPLOAD, refused, serve, working
+from serving import JSON_TYPE, SEARCH, UPLOAD, key_for, refused, serve, until, working
 from worlds import World
 
 NDJSON = {"content-type": "application/x-ndjson"}
@@ -108,20 +111,30 @@ def test_lines_may_be_cut_anywhere_and_the_last_needs_no_end(client: TestClient)
     assert send(client, b"")["read"] == 0
 
 
-def streamed(world: World, pieces: Iterator[bytes]) -> dict[str, Any]:
+def streamed(
+    world: World,
+    pieces: Iterator[bytes],
+    method: str = "POST",
+    path: str = UPLOAD,
+    *,
+    is_open: bool = True,
+    **headers: str,
+) -> dict[str, Any]:
     """Upload without a client that would collect the pieces first."""
     said: list[bytes] = []
 
     async def receive() -> dict[str, Any]:
-        piece = next(pieces, None)
+        piece = await asyncio.to_thread(next, pieces, None)
         return {"type": "http.request", "body": piece or b"", "more_body": piece is not None}
 
     async def send(message: Any) -> None:
         said.append(message.get("body", b""))
 
-    headers = [(b"host", b"localhost"), (b"content-type", b"application/x-ndjson")]
-    scope = {"type": "http", "method": "POST", "path": UPLOAD, "headers": headers, "query_string": b""}
-    asyncio.run(create_app(world.project, is_open=True)(scope, receive, send))
+    media_type = "application/x-ndjson" if method == "POST" else "application/json"
+    sent = {"host": "localhost", "content-type": media_type, **headers}
+    raw = [(name.lower().encode(), value.encode()) for name, value in sent.items()]
+    scope = {"type": "http", "method": method, "path": path, "headers": raw, "query_string": b""}
+    asyncio.run(create_app(world.project, is_open=is_open)(scope, receive, send))
     return json.loads(b"".join(said))
 
 
@@ -196,4 +209,124 @@ def test_uploads_of_another_media_type_or_to_no_collection_change_nothing(served
     for headers in ({}, {"content-type": "text/plain"}, {"content-type": "application/json"}):
         refused(client.post(UPLOAD, content=body, headers=headers), 415, "InvalidRequest")
     refused(client.post("/collections/nope/documents", content=body, headers=NDJSON), 404, "NotFound")
+    assert served.state() == before
+
+
+# Encodings and ids ----------------------------------------------------------------------------------------------------
+
+BODY = b'{"id": "a", "text": "first"}\n{"id": "b", "text": "second"}\n'
+PACKED = {**NDJSON, "content-encoding": "gzip"}
+
+
+def test_a_byte_order_mark_costs_no_line(client: TestClient) -> None:
+    report = send(client, codecs.BOM_UTF8 + BODY)
+    assert (report["written"], report["rejected"]) == (2, [])
+    pieces = (bytes([byte]) for byte in codecs.BOM_UTF8 + b'{"id": "c", "text": "third"}')
+    assert send(client, pieces)["written"] == 1
+    answer = client.put(f"{UPLOAD}/d", content=codecs.BOM_UTF8 + b'{"text": "fourth"}', headers=JSON_TYPE)
+    assert answer.status_code == 200
+
+
+def test_gzip_is_undone_in_uploads_documents_and_searches(client: TestClient) -> None:
+    members = gzip.compress(BODY[:40]) + gzip.compress(BODY[40:])  # as `cat` and bgzip make them
+    for packed in (
+        gzip.compress(BODY),
+        members,
+        members + b"\0" * 512,
+        (members[n : n + 1] for n in range(len(members))),
+    ):
+        answer = client.post(UPLOAD, content=packed, headers=PACKED)
+        assert (answer.status_code, answer.json()["read"], answer.json()["rejected"]) == (200, 2, [])
+    packed_json = {**JSON_TYPE, "content-encoding": "gzip"}
+    put = client.put(f"{UPLOAD}/c", content=gzip.compress(b'{"text": "third"}'), headers=packed_json)
+    assert put.status_code == 200
+    assert client.get(f"{UPLOAD}/c").json()["text"] == "third"
+    found = client.post(SEARCH, content=gzip.compress(b'{"query": "apple7 pear7", "k": 1}'), headers=packed_json)
+    assert found.json()["hits"][0]["id"] == "d00007"
+
+
+def test_gzip_that_is_torn_or_none_ends_the_upload_and_says_how_far_it_came(client: TestClient) -> None:
+    for body in (gzip.compress(BODY)[:-9], BODY, gzip.compress(BODY)[:-8] + b"\1" * 8):
+        answer = client.post(UPLOAD, content=body, headers=PACKED)
+        assert "gzip" in refused(answer, 400, "InvalidRequest")
+        assert answer.json()["report"]["rejected"] == []
+
+
+def test_a_gzip_that_stands_for_gigabytes_is_refused_and_memory_stays_flat(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bomb = gzip.compress(b" " * (64 << 20))
+    tracemalloc.start()
+    try:
+        answer = client.post(UPLOAD, content=bomb, headers=PACKED)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert "200 times" in refused(answer, 400, "InvalidRequest")
+    assert peak < 20 << 20
+    packed_json = {**JSON_TYPE, "content-encoding": "gzip"}
+    refused(client.put(f"{UPLOAD}/c", content=bomb, headers=packed_json), 413, "TooLarge")
+    refused(client.post(SEARCH, content=bomb, headers=packed_json), 413, "TooLarge")
+
+
+@pytest.mark.parametrize("encoding", ["br", "deflate", "zstd", "gzip, gzip"])
+def test_any_other_encoding_is_415_and_names_the_one_that_is_taken(client: TestClient, encoding: str) -> None:
+    answer = client.post(UPLOAD, content=BODY, headers={**NDJSON, "content-encoding": encoding})
+    refused(answer, 415, "InvalidRequest")
+    assert answer.headers["accept-encoding"] == "gzip"
+    refused(
+        client.put(f"{UPLOAD}/c", content=b"{}", headers={**JSON_TYPE, "content-encoding": encoding}),
+        415,
+        "InvalidRequest",
+    )
+
+
+def test_a_whole_number_is_an_id_as_in_files_and_nothing_else_is(served: World, client: TestClient) -> None:
+    report = send(client, lines({"id": 17, "text": "quince medlar"}, {"id": 2**70, "text": "large"}))
+    assert report["written"] == 2
+    assert client.get(f"{UPLOAD}/17").json()["text"] == "quince medlar"
+    wrong = [{"id": one, "text": "x"} for one in (True, 1.0, 1.5, None, ["a"], {"a": 1})]
+    assert len(send(client, lines(*wrong))["rejected"]) == len(wrong)
+    served.settle()
+    assert client.post(SEARCH, json={"like": 17, "k": 1}).status_code == 200
+    refused(client.post(SEARCH, json={"like": True}), 422, "InvalidRequest")
+
+
+# Keys -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_key_that_is_revoked_while_an_upload_is_open_writes_no_further_batch(
+    served: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("revector.service.access.FRESH_S", -1.0)
+    key_id, header = key_for(served, "write")
+
+    def body() -> Iterator[bytes]:
+        yield lines(*({"id": f"r{n:04d}", "text": f"text {n}"} for n in range(500)))
+        until(lambda: served.value("SELECT count(*) FROM document WHERE doc_id LIKE 'r%'") == 500)
+        with served.engine.begin() as connection:
+            keys.revoke(connection, key_id, actor="tester")
+        yield lines(*({"id": f"r{n:04d}", "text": f"text {n}"} for n in range(500, 1_500)))
+
+    report = streamed(served, body(), is_open=False, **header)
+    assert (report["status"], report["type"]) == (401, "urn:revector:error:Unauthorized")
+    assert report["report"] == {"read": 500, "written": 500, "unchanged": 0, "rejected": []}
+    assert served.value("SELECT count(*) FROM document WHERE doc_id LIKE 'r%'") == 500
+
+
+def test_a_key_that_is_revoked_while_a_body_comes_in_writes_nothing(
+    served: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("revector.service.access.FRESH_S", -1.0)
+    key_id, header = key_for(served, "write")
+
+    def body() -> Iterator[bytes]:
+        yield b'{"text": '
+        with served.engine.begin() as connection:
+            keys.revoke(connection, key_id, actor="tester")
+        yield b'"written too late"}'
+
+    before = served.state()
+    said = streamed(served, body(), "PUT", f"{UPLOAD}/late", is_open=False, **header)
+    assert said["status"] == 401
     assert served.state() == before

@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with temporary_project(f"[collections.{COLLECTION}]\n[encoder]\nthreads = 1\n") as root:
         project, texts = _prepare(root, chosen.documents)
         try:
-            with _serving(root) as client:
+            with serving(root) as (client, _):
                 figures = _figures(*_measure(project, client, _queries(texts, chosen.queries)), chosen)
         finally:
             project.engine.dispose()
@@ -85,19 +85,20 @@ def _queries(texts: Sequence[str], count: int) -> list[str]:
 
 
 @contextmanager
-def _serving(root: Path) -> Iterator[httpx.Client]:
-    """Run `revector serve`, and yield a client once it is ready."""
+def serving(root: Path, key: str | None = None) -> Iterator[tuple[httpx.Client, subprocess.Popen[bytes]]]:
+    """Run `revector serve`, open where there is no ``key``, and yield a client and the process once it is ready."""
     import httpx
 
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "revector", "serve", "--open", "--port", str(port)]
+    command = [sys.executable, "-m", "revector", "serve", "--port", str(port), *([] if key else ["--open"])]
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
     with (root / "serve.log").open("wb") as log:
         process = subprocess.Popen(command, cwd=root, env=environment(root), stdout=log, stderr=log)
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=60) as client:
             _until_ready(client, process, root)
-            yield client
+            yield client, process
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=60)

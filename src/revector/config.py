@@ -135,6 +135,15 @@ class AlertSettings(BaseModel):
     """Where what happens (gate, swap, rollback, alerts, …) is posted as JSON: ``text`` is a sentence, as chats read."""
 
 
+class SearchSettings(BaseModel):
+    """The ``[search]`` table: what one search may take, over HTTP, from Python and on the command line."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    timeout_s: float = Field(default=10.0, gt=0, le=3_600)
+    """Seconds that one search may take in the database; a longer one is cancelled."""
+
+
 class ServeSettings(BaseModel):
     """The ``[serve]`` table."""
 
@@ -142,6 +151,14 @@ class ServeSettings(BaseModel):
 
     requests_per_s: float | None = Field(default=None, gt=0)
     """Requests a second that each process of `revector serve` answers each key; default: any number."""
+    searches: int = Field(default=16, ge=1, le=1_000)
+    """Searches at once in each process; more wait for up to 2 s, and get 503."""
+    searches_per_key: int = Field(default=8, ge=1, le=1_000)
+    """Of them by one key; more wait likewise, and get 429."""
+    uploads: int = Field(default=8, ge=1, le=1_000)
+    """Uploads at once in each process; one more gets 503."""
+    uploads_per_key: int = Field(default=4, ge=1, le=1_000)
+    """Of them by one key; one more gets 429."""
     warm_wait_s: float = Field(default=120.0, ge=0)
     """How long a swap waits for serving processes to have loaded the next encoder."""
 
@@ -174,6 +191,7 @@ class Settings(BaseSettings):
     """Prices that plans and `revector capacity` reckon with."""
     index_build: Build = Build()
     metrics: MetricsSettings = MetricsSettings()
+    search: SearchSettings = SearchSettings()
     serve: ServeSettings = ServeSettings()
     collections: dict[str, CollectionSettings] = {}
     models: dict[str, ModelSettings] = {}
@@ -226,11 +244,21 @@ def load_project(path: Path | None = None) -> Project:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        # What stands in a table of a provider may be a key that was put there by mistake.
-        found = "" if first["loc"][0] == "providers" else f", found {first.get('input')!r}"
+        found = _shown(first["type"], first.get("input"))
         raise ConfigError(f"{file.name}: {place}: {first['msg']}{found}. Nothing has run; correct the file.") from error
     except (OSError, ValueError) as error:
         raise ConfigError(f"{file} cannot be read: {error}. Nothing has run; correct the file.") from error
+
+
+def _shown(kind: str, value: object) -> str:
+    """Return what was found in a setting, by the ``kind`` of pydantic's error, where that can be no secret.
+
+    A text is shown only where a number or a flag was wanted: elsewhere it may be an address with a password inside, or
+    a key that was put into a wrong place.
+    """
+    if isinstance(value, bool | int | float) or (isinstance(value, str) and kind.startswith(("int", "float", "bool"))):
+        return f", found {value!r:.60}"
+    return "" if value is None else f", found a {type(value).__name__}, which is not shown"
 
 
 class Project:
@@ -351,7 +379,8 @@ class Project:
     def searcher(self, collection: str, *, offer: Offer | None = None) -> Searcher:
         """The query path of one collection; see ``Searcher`` for ``offer``."""
         self.collection(collection)
-        return Searcher(self.engine, collection, self.live_encoders, offer=offer)
+        limit_s = self.settings.search.timeout_s
+        return Searcher(self.engine, collection, self.live_encoders, offer=offer, limit_s=limit_s)
 
     def shadow_reads(self, collection: str) -> ShadowReads | None:
         """Shadow reads of one collection as its settings say, not started; None where they are switched off."""

@@ -25,6 +25,7 @@ from revector.queries import askable, ready
 from revector.registry import documents
 from revector.registry.collections import Generation, read_collection, read_generation
 from revector.registry.moves import index_of
+from revector.stores.bounds import Stop, bounded, check_filter
 from revector.stores.filters import compile_filter, why_nothing
 from revector.text import clean_query
 
@@ -36,6 +37,9 @@ Measured: of a filter that kept 2 % of the rows, 0.4 of 10 came back.
 
 EXACT_ROWS = 20_000
 MOST_CANDIDATES = 1_000
+MOST_CHARACTERS = 100_000
+"""Of a query; every tokenizer cuts it far earlier."""
+
 MOVED = 5
 """How often a query is asked again because the alias moved under it; a swap needs seconds, a query milliseconds."""
 
@@ -84,10 +88,23 @@ class Offer(Protocol):
 
 
 class Searcher:
-    """Searches one collection through its alias, or a named generation; ``offer`` is told of the alias's answers."""
+    """Searches one collection through its alias, or a named generation; ``offer`` is told of the alias's answers.
 
-    def __init__(self, engine: sa.Engine, collection: str, encoders: Encoders, *, offer: Offer | None = None) -> None:
+    ``limit_s``: how long ``search``, ``search_like`` and ``search_given`` may take in the database. A ``stop`` that is
+    given to them ends them from another thread.
+    """
+
+    def __init__(
+        self,
+        engine: sa.Engine,
+        collection: str,
+        encoders: Encoders,
+        *,
+        offer: Offer | None = None,
+        limit_s: float | None = None,
+    ) -> None:
         self._engine, self._collection, self.encoders, self._offer = engine, collection, encoders, offer
+        self._limit_s = limit_s
         # Rows that stand alone need no transaction, whose beginning and end would cost two more ways to the database.
         self._reading = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._generations: dict[int, Generation] = {}
@@ -101,29 +118,43 @@ class Searcher:
         by: str = "document",
         generation: int | None = None,
         exact: bool = False,
+        stop: Stop | None = None,
     ) -> Answer:
         """Return the ``k`` best documents (``by="document"``, best chunk each) or chunks (``by="chunk"``).
 
         Exactly ``k`` come back whenever ``k`` match ``where``. ``generation`` asks that one instead of the alias;
         ``exact`` bypasses the ANN index. Raises ``ConfigError`` for bad arguments, ``QueryRefused`` as ``ready``,
-        ``StateError`` when nothing is live, ``EncoderMismatch`` when the encoder at hand is not the generation's.
+        ``StateError`` when nothing is live, ``EncoderMismatch`` when the encoder at hand is not the generation's,
+        ``SearchTooLong`` beyond ``limit_s``.
         """
+        if isinstance(query, str) and len(query) > MOST_CHARACTERS:
+            raise ConfigError(
+                f"a query may have {MOST_CHARACTERS:,} characters, found {len(query):,}. Nothing was searched."
+            )
         query = clean_query(query)
-        options: dict[str, Any] = {"where": where, "by": by, "exact": exact}
+        options: dict[str, Any] = {"where": where, "by": by, "exact": exact, "stop": stop}
         answer = self._follow(lambda pinned: self._embed(pinned, query), k, generation=generation, **options)
         if self._offer is not None and generation is None:
             self._offer(query, answer, k=k, where=where, by=by)
         return answer
 
     def search_like(
-        self, doc_id: str, k: int = 10, *, where: Mapping[str, Any] | None = None, by: str = "document"
+        self,
+        doc_id: str,
+        k: int = 10,
+        *,
+        where: Mapping[str, Any] | None = None,
+        by: str = "document",
+        stop: Stop | None = None,
     ) -> Answer:
         """Return what is most like a stored document: like the mean of its chunks in the active generation's index.
 
         Itself is not among the hits. Raises ``UnknownDocument``, ``NotCaughtUp`` where the index does not show it yet,
         ``ConfigError`` where its chunks have no common direction.
         """
-        return self._follow(lambda pinned: self._stored(pinned, doc_id), k, where=where, by=by, without=doc_id)
+        return self._follow(
+            lambda pinned: self._stored(pinned, doc_id), k, where=where, by=by, without=doc_id, stop=stop
+        )
 
     def search_given(
         self,
@@ -133,12 +164,13 @@ class Searcher:
         *,
         where: Mapping[str, Any] | None = None,
         by: str = "document",
+        stop: Stop | None = None,
     ) -> Answer:
         """Return what is nearest to a vector that the encoder of fingerprint ``encoder_fp`` made, ``(dim,)``.
 
         Raises ``StateError`` unless that is the active generation's encoder, ``ConfigError`` for an unusable vector.
         """
-        return self._follow(lambda pinned: _given(pinned, vector, encoder_fp), k, where=where, by=by)
+        return self._follow(lambda pinned: _given(pinned, vector, encoder_fp), k, where=where, by=by, stop=stop)
 
     def _follow(
         self,
@@ -150,6 +182,7 @@ class Searcher:
     ) -> Answer:
         """Search with a vector made for the generation that answers, and again where the alias moved meanwhile."""
         _check(k, options["by"])
+        check_filter(options.get("where"))
         for _ in range(MOVED):
             pinned = self.resolve(generation)
             started = time.perf_counter()
@@ -157,7 +190,13 @@ class Searcher:
                 vector = vector_for(pinned)
                 encode_ms = (time.perf_counter() - started) * 1_000
                 answer = self.search_vector(
-                    pinned, vector, k, encode_ms=encode_ms, follow_alias=generation is None, **options
+                    pinned,
+                    vector,
+                    k,
+                    encode_ms=encode_ms,
+                    follow_alias=generation is None,
+                    limit_s=self._limit_s,
+                    **options,
                 )
             except sa.exc.ProgrammingError:
                 # An index that was dropped while the query encoded: the alias had moved long before.
@@ -240,10 +279,12 @@ class Searcher:
         encode_ms: float = 0.0,
         follow_alias: bool = False,
         without: str | None = None,
+        limit_s: float | None = None,
+        stop: Stop | None = None,
     ) -> Answer | None:
         """Search with a vector of ``pinned``'s own encoder; None when ``follow_alias`` and the alias has moved on.
 
-        The document ``without`` is left out.
+        The document ``without`` is left out. ``limit_s`` and ``stop`` bound its time in the database.
         Asks for more candidates until ``k`` are found, and searches exactly where the ANN index cannot give them.
         """
         filter_sql, filter_params = compile_filter(where)
@@ -251,13 +292,14 @@ class Searcher:
         exact = exact or pinned.spec.index.kind == "exact"
         candidates, asked = (k * 4 if by == "document" else k), 0
         started = time.perf_counter()
-        with self._engine.connect() as connection:
+        with self._engine.connect() as connection, bounded(connection, limit_s, stop) as check_time:
             if filter_sql and not exact:
                 exact = self._is_selective(connection, pinned, filter_sql, filter_params)
             if without is not None:
                 filter_sql = " AND ".join(filter(None, (filter_sql, "d.doc_id <> :without")))
                 filter_params = {**filter_params, "without": without}
             while True:
+                check_time()
                 found = index.search(
                     connection,
                     cid=pinned.cid,

@@ -69,12 +69,13 @@ def json_object(option: str, text: str | None) -> dict[str, Any]:
         return {}
     try:
         found = parse(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # also numbers beyond any number of digits, and lists without end
         raise ConfigError(
-            f'{option} must be a JSON object such as \'{{"lang": "en"}}\', found {text!r} ({error}). Nothing has run.'
+            f'{option} must be a JSON object such as \'{{"lang": "en"}}\', found {text[:200]!r} ({error}). Nothing has '
+            "run."
         ) from error
     if not isinstance(found, dict):
         raise ConfigError(
-            f"{option} must be a JSON object, found {text!r}, which is a {type(found).__name__}. Nothing has run."
+            f"{option} must be a JSON object, found {text[:200]!r}, which is a {type(found).__name__}. Nothing has run."
         )
     return found

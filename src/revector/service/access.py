@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import sqlalchemy as sa
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from revector.registry.keys import Key, id_of, read_keys
@@ -70,6 +71,15 @@ class Access:
                 with self._engine().connect() as connection:
                     self._keys = {key.key_id: key for key in read_keys(connection)}
                 self._read_at = time.monotonic()
+
+    async def ask_again(self, caller: Caller) -> None:
+        """Raise 401 if the key of ``caller`` was revoked since it came in."""
+        if caller in (ANYONE, ENVIRONMENT):
+            return
+        if self.is_stale:
+            await run_in_threadpool(self.read)
+        if caller.key_id not in self._keys:
+            raise HTTPException(401, "this key was revoked meanwhile.", headers={"WWW-Authenticate": "Bearer"})
 
     @property
     def has_keys(self) -> bool:

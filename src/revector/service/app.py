@@ -15,7 +15,7 @@ from fastapi import FastAPI
 
 from revector.config import Project
 from revector.errors import ConfigError
-from revector.service import documents, measured, probes, search, uploads
+from revector.service import connections, documents, measured, probes, search, uploads
 from revector.service.access import Access, Buckets, is_loopback
 from revector.service.guard import Guard
 from revector.service.problems import HANDLERS
@@ -106,5 +106,11 @@ def run(project: Project, host: str = "127.0.0.1", port: int = 8700, *, is_open:
     with listener:
         if is_open:
             log.warning("open: anybody on this machine may read, write and delete without a key.")
-        config = uvicorn.Config(create_app(project, is_open=is_open), server_header=False, timeout_graceful_shutdown=30)
+        config = uvicorn.Config(
+            create_app(project, is_open=is_open),
+            server_header=False,
+            timeout_graceful_shutdown=30,
+            http=connections.Timed,
+            limit_concurrency=connections.MOST,
+        )
         uvicorn.Server(config).run(sockets=[listener])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import sqlalchemy as sa
 from starlette.concurrency import run_in_threadpool
@@ -12,13 +13,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from revector.errors import RevectorError
 from revector.service.access import ANYONE, Access, Buckets, Caller, is_loopback
-from revector.service.problems import answer_of, problem
+from revector.service.lanes import Full, Lane
+from revector.service.problems import answer_of, of_refusal, problem
 
 OPEN = "/health"
 FOREIGN_NAME = (
     "without a key this service answers to localhost, 127.0.0.1 and [::1] only. Nothing was done; ask under one of "
     "these names, or make a key (`revector keys create`) and send it."
 )
+MOST_REQUESTS, MOST_REQUESTS_PER_KEY = 512, 256
+"""Requests under way at once, whatever they do and however slowly they come."""
+
 NO_KEY_SENT = (
     "this needs `Authorization: Bearer` with a key of this service (`revector keys create`). Nothing was done."
 )
@@ -37,6 +42,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, *, access: Access, buckets: Buckets | None) -> None:
         self._app, self._access, self._buckets = app, access, buckets
+        self._lane = Lane("requests", MOST_REQUESTS, MOST_REQUESTS_PER_KEY)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
@@ -50,7 +56,13 @@ class Guard:
             if not isinstance(found, Caller):
                 await found(scope, receive, send)
                 return
-            scope.setdefault("state", {})["caller"] = found
+            scope.setdefault("state", {}).update(caller=found, ask_again=partial(self._access.ask_again, found))
+            try:
+                async with self._lane.place(found.key_id):
+                    await self._app(scope, receive, send)
+            except Full as error:
+                await of_refusal(error)(scope, receive, send)
+            return
         await self._app(scope, receive, send)
 
     async def _caller(self, authorization: str) -> Caller | Response:

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from revector.service.routes import routes
 
-reading = routes("read", limited=False)
+reading = routes("read", lane="searches")
 
 
 @reading.get("/metrics", response_class=PlainTextResponse)

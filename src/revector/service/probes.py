@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 
 from revector.service.problems import example, problem, responses
@@ -13,7 +13,7 @@ from revector.service.state import Shared
 
 open_to_all = APIRouter()
 any_key = APIRouter(dependencies=[Depends(BEARER)], responses=responses(401, 403, 429, 503))
-admin = routes("admin")
+admin = routes("admin", lane="searches")
 
 
 @open_to_all.get("/health", responses=example({"status": "alive"}))
@@ -22,13 +22,17 @@ async def health() -> dict[str, str]:
     return {"status": "alive"}
 
 
-@any_key.get("/ready", responses=example({"status": "ready"}))
-def ready(service: Shared) -> JSONResponse:
-    """Answer 200 when database, schema and the encoders of everything that is served are there, else 503 and why."""
-    reasons = service.unready()
+@any_key.get("/ready", responses=example({"status": "ready", "database": "primary", "writes": True}))
+def ready(request: Request, service: Shared) -> JSONResponse:
+    """Answer 200 when database, schema and the encoders of everything that is served are there, else 503 and why.
+
+    `database` is `primary`, `standby` or `read-only`; the latter two answer searches, and writes with 503. A key for
+    some collections is told of those.
+    """
+    role, reasons = service.standing(request.state.caller.collections)
     if reasons:
         return problem(503, "NotReady", " ".join(reasons), retryable=True, reasons=reasons)
-    return JSONResponse({"status": "ready"})
+    return JSONResponse({"status": "ready", "database": role, "writes": role == "primary"})
 
 
 @admin.get("/collections/{collection}", responses=example({"collection": "docs", "slots": {"active": None}}))

@@ -31,8 +31,19 @@ STATUS: dict[type[Exception], int] = {
 }
 """Status per class of error; the nearest base class counts. A name that the routes do not know is 404."""
 
-KINDS = {403: "Forbidden", 404: "NotFound", 405: "MethodNotAllowed", 413: "TooLarge"}
+KINDS = {
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "NotFound",
+    405: "MethodNotAllowed",
+    408: "TooSlow",
+    413: "TooLarge",
+    429: "TooManyRequests",
+    503: "TooBusy",
+}
 """Names of what routes and router raise."""
+
+RETRYABLE = (408, 429, 503)
 
 
 class Problem(BaseModel):
@@ -52,9 +63,10 @@ _EXAMPLES = {
     401: ("Unauthorized", "this needs `Authorization: Bearer` with a key of this service.", False),
     403: ("Forbidden", "this needs a key with the scope write; yours has read.", False),
     404: ("NotFound", "collection 'docs' has no document 'guide-7'.", False),
+    408: ("TooSlow", "the body came too slowly, and was not read to its end.", True),
     409: ("StateError", "collection 'docs' serves nothing yet. Nothing was searched; run `revector upgrade`.", False),
     413: ("TooLarge", "a body may take 13,631,488 bytes. Nothing was stored; send less.", False),
-    415: ("InvalidRequest", "documents come as application/x-ndjson. Nothing was stored.", False),
+    415: ("InvalidRequest", "bodies come as they are or as gzip, this is 'br'. Nothing was done.", False),
     422: ("InvalidRequest", "body.k: Input should be less than or equal to 1000. Nothing was changed.", False),
     429: ("TooManyRequests", "this key asks more often than the service allows. Nothing was done.", True),
     503: ("DatabaseUnavailable", "the database cannot be reached. Start it, and ask again.", True),
@@ -116,8 +128,14 @@ def first_line(error: BaseException) -> str:
 async def of_http(_: Request, error: Exception) -> JSONResponse:
     """Handle what routes and router raise."""
     assert isinstance(error, HTTPException)
-    kind = KINDS.get(error.status_code, "InvalidRequest")
-    return problem(error.status_code, kind, str(error.detail), headers=error.headers)
+    return of_refusal(error)
+
+
+def of_refusal(error: HTTPException, *, also: str = "", **more: Any) -> JSONResponse:
+    """Return what a route raised as problem details."""
+    status = error.status_code
+    kind, retryable = KINDS.get(status, "InvalidRequest"), status in RETRYABLE
+    return problem(status, kind, str(error.detail) + also, retryable=retryable, headers=error.headers, **more)
 
 
 async def of_input(_: Request, error: Exception) -> JSONResponse:

@@ -1,23 +1,35 @@
-"""Routers whose routes name the scope that they want: scope and size are checked before the body is read."""
+"""Routers whose routes name the scope that they want, and what keeps them small: places, and bodies read in bounds."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Annotated, Any
+from contextlib import AsyncExitStack
+from typing import Annotated, Any, Literal
 
+import anyio
 from fastapi import APIRouter, Depends, Path, Request, Response, Security
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
+from pydantic import BeforeValidator, WithJsonSchema
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.types import Message, Receive
+from starlette.requests import ClientDisconnect
+from starlette.types import Message, Receive, Scope, Send
 
+from revector.service import bodies
 from revector.service.problems import responses
 from revector.strict_json import DoubledName, doubled, parse
-from revector.text import check_id
+from revector.text import as_id, check_id
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 BEARER = HTTPBearer(auto_error=False, description="A key of `revector keys create`, or $REVECTOR_SERVE_TOKEN.")
+
+SEARCH_BYTES = 1 << 18
+"""Of a search. A vector of 16,000 numbers fits in float32's nine digits."""
+
+SENT_BYTES, SEND_S = 1 << 16, 60.0
+"""Answers are handed over in pieces of this size, each taken by the client before the next; all within this time."""
 
 
 async def _doc_id(
@@ -29,9 +41,23 @@ async def _doc_id(
 Name = Annotated[str, Path(description="A collection of `revector.toml`.", examples=["docs"])]
 DocId = Annotated[str, Depends(_doc_id)]
 
+GivenId = Annotated[
+    str,
+    BeforeValidator(as_id),
+    WithJsonSchema(
+        {"anyOf": [{"type": "string"}, {"type": "integer"}], "description": "A whole number is its digits."}
+    ),
+]
+"""An id inside a body."""
 
-def routes(scope: str, *, limited: bool = True) -> APIRouter:
-    """Return a router whose routes want ``scope``; ``limited``: their bodies are refused above the service's limit."""
+Body = Literal["document", "search", "stream"]
+
+
+def routes(scope: str, *, body: Body = "document", lane: Literal["searches", "uploads"] | None = None) -> APIRouter:
+    """Return a router whose routes want ``scope`` and a place in ``lane``.
+
+    A ``body`` is read before the place is taken, and refused above its limit; a ``stream`` is read by the route itself.
+    """
 
     class Scoped(APIRoute):
         """A route that knows its scope."""
@@ -40,20 +66,42 @@ def routes(scope: str, *, limited: bool = True) -> APIRouter:
             handle = super().get_route_handler()
 
             async def checked(request: Request) -> Response:
-                request.state.caller.check(scope, request.path_params.get("collection"))
+                caller, service = request.state.caller, request.app.state.service
+                caller.check(scope, request.path_params.get("collection"))
                 if (twice := doubled(name for name, _ in request.query_params.multi_items())) is not None:
                     raise HTTPException(422, f"the parameter {twice!r} stands twice. Nothing was done; keep one.")
-                if limited:
-                    request = _limited(request, request.app.state.service.body_limit)
-                return await handle(request)
+                async with AsyncExitStack() as held:
+                    if body != "stream" and request.method in ("POST", "PUT"):
+                        limit = SEARCH_BYTES if body == "search" else service.body_limit
+                        request = await _read(request, limit, held)
+                        await request.state.ask_again()  # a body may take minutes
+                    if lane is not None:
+                        await held.enter_async_context(service.lanes[lane].place(caller.key_id))
+                    return _Sent(await handle(request), held.pop_all())
 
             return checked
 
     return APIRouter(
         route_class=Scoped,
         dependencies=[Security(BEARER, scopes=[scope])],
-        responses=responses(400, 401, 403, 404, 409, 413, 422, 429, 503),
+        responses=responses(400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 503),
     )
+
+
+async def _read(request: Request, limit: int, held: AsyncExitStack) -> Request:
+    """Return the request with its body in memory, of which the service's room is given back by ``held``."""
+    room, key_id = request.app.state.service.room, request.state.caller.key_id
+
+    def hold(size: int) -> None:
+        room.take(key_id, size)
+        held.callback(room.give, key_id, size)
+
+    try:
+        raw = await bodies.read(request.receive, request.headers, limit, hold)
+    except ClientDisconnect as error:
+        raise HTTPException(400, "the body was not sent to its end. Nothing was done.") from error
+    await run_in_threadpool(bodies.check_shape, raw)
+    return _Body(request.scope, _given(raw, request.receive))
 
 
 class _Body(Request):
@@ -67,25 +115,32 @@ class _Body(Request):
             raise HTTPException(422, f"{error}. Nothing was done; keep one.") from error
 
 
-def _limited(request: Request, limit: int) -> Request:
-    def count(size: int) -> None:
-        if size > limit:
-            raise HTTPException(413, f"a body may take {limit:,} bytes. Nothing was stored; send less.")
+def _given(raw: bytes, receive: Receive) -> Receive:
+    """Return a channel that hands over ``raw``, and then tells when the client is gone."""
+    waiting: list[Message] = [{"type": "http.request", "body": raw, "more_body": False}]
 
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal():
-        count(int(declared))
-    return _Body(request.scope, _counted(request.receive, count))
+    async def given() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return given
 
 
-def _counted(receive: Receive, count: Callable[[int], None]) -> Receive:
-    seen = 0
+class _Sent(Response):
+    """An answer that gives back what its request held once the client has taken it."""
 
-    async def counted() -> Message:
-        nonlocal seen
-        message = await receive()
-        seen += len(message.get("body", b""))
-        count(seen)
-        return message
+    def __init__(self, answer: Response, held: AsyncExitStack) -> None:
+        self._answer, self._held = answer, held
 
-    return counted
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+
+        async def paced(message: Message) -> None:
+            whole = message.get("body", b"")
+            while len(whole) > SENT_BYTES:
+                await send({**message, "body": whole[:SENT_BYTES], "more_body": True})
+                whole = whole[SENT_BYTES:]
+            await send({**message, "body": whole} if whole else message)
+
+        async with self._held:
+            with anyio.move_on_after(SEND_S):  # else uvicorn says so, and closes the connection
+                await self._answer(scope, receive, paced)

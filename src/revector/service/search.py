@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+from functools import partial
 from typing import Annotated, Any, Literal
 
-from fastapi import Body, Response
+import anyio
+from fastapi import Body, Request, Response
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter
 
 from revector.searcher import Answer
 from revector.service.problems import example
-from revector.service.routes import Name, routes
-from revector.service.state import Shared
+from revector.service.routes import GivenId, Name, routes
+from revector.service.state import Service, Shared
+from revector.stores.bounds import Stop
 
 WIDEST = 16_000
 """Numbers in the widest vector that pgvector stores."""
 
 _ANSWERS = TypeAdapter(Answer)
 
-reading = routes("read")
+reading = routes("read", body="search", lane="searches")
 
 
 class _Search(BaseModel):
@@ -39,7 +43,7 @@ class ByText(_Search):
 class ByDocument(_Search):
     """Search for documents like a stored one, which is not among the hits."""
 
-    like: str = Field(description="Id of a document that the active generation shows.")
+    like: GivenId = Field(description="Id of a document that the active generation shows.")
 
 
 class ByVector(_Search):
@@ -103,22 +107,48 @@ _ANSWER = {
 
 
 @reading.post("/collections/{collection}/search", response_model=Answer, responses=example(_ANSWER))
-def search(collection: Name, asked: Annotated[SearchIn, Body(openapi_examples=_EXAMPLES)], service: Shared) -> Response:
+async def search(
+    collection: Name,
+    asked: Annotated[SearchIn, Body(openapi_examples=_EXAMPLES)],
+    request: Request,
+    service: Shared,
+) -> Response:
     """Search through the alias. The answer names the generation and the encoder that gave it.
 
     Where nothing is found, `warnings` names each field of the filter that no document has, or has only with values of
     other types.
 
     A vector is refused with 409 unless its `encoder_fp` is the active generation's: after a swap, ask by text, or embed
-    anew with the model that serves now.
+    anew with the model that serves now. A filter may have 1,000 values, a body 256 KiB. A search that takes longer than
+    the service allows is cancelled (503), as is one that nobody waits for any more.
     """
+    stop = Stop()
+    gone = asyncio.create_task(_stop_when_gone(request, stop))
+    try:
+        # In threads of their own, as many as there are places: no write waits behind a search.
+        found = await anyio.to_thread.run_sync(
+            partial(_answer, service, collection, asked, stop), limiter=service.searching
+        )
+    finally:
+        gone.cancel()
+    return Response(found, media_type="application/json")
+
+
+async def _stop_when_gone(request: Request, stop: Stop) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    await anyio.to_thread.run_sync(stop.ask)
+
+
+def _answer(service: Service, collection: str, asked: SearchIn, stop: Stop) -> bytes:
     searcher = service.searcher(collection)
+    options: dict[str, Any] = {"where": asked.where, "by": asked.by, "stop": stop}
     match asked:
         case ByText():
-            found = searcher.search(asked.query, asked.k, where=asked.where, by=asked.by)
+            found = searcher.search(asked.query, asked.k, **options)
         case ByDocument():
-            found = searcher.search_like(asked.like, asked.k, where=asked.where, by=asked.by)
+            found = searcher.search_like(asked.like, asked.k, **options)
         case ByVector():
-            found = searcher.search_given(asked.vector, asked.encoder_fp, asked.k, where=asked.where, by=asked.by)
-    # As JSON here: FastAPI would validate our own answer, in another thread.
-    return Response(_ANSWERS.dump_json(found), media_type="application/json")
+            found = searcher.search_given(asked.vector, asked.encoder_fp, asked.k, **options)
+    # As JSON here: FastAPI would validate our own answer.
+    return _ANSWERS.dump_json(found)

@@ -19,8 +19,9 @@ from revector.errors import ConfigError, RevectorError
 from revector.registry import servers
 from revector.registry.collections import Collection, read_collection, read_generation
 from revector.registry.documents import Documents
-from revector.registry.engine import check_schema
+from revector.registry.engine import Role, check_schema, role_of
 from revector.searcher import Searcher
+from revector.service.lanes import Lane, Room
 from revector.service.problems import first_line
 from revector.shadow import ShadowReads
 
@@ -35,6 +36,12 @@ BEAT_S = 2.0
 MOST_WAITING = 64
 """Writes that may wait for the index at once, in threads of their own: no search ever waits behind them."""
 
+SEARCH_WAIT_S = 2.0
+"""How long a search waits for a place before it is sent away."""
+
+ROOM_BYTES = 64 << 20
+"""Bodies in memory at once, of which a key may have half; more only where a single document may be larger."""
+
 BODY_FACTOR, BODY_SPARE_BYTES = 3, 1 << 20
 """A body may take three times the largest text, as JSON may write a two-byte letter as six, and 1 MiB for metadata."""
 
@@ -46,6 +53,13 @@ class Service:
         self.project = project
         self.body_limit = BODY_FACTOR * (project.settings.max_text_mib << 20) + BODY_SPARE_BYTES
         self.waiting = anyio.CapacityLimiter(MOST_WAITING)
+        chosen = project.settings.serve
+        self.searching = anyio.CapacityLimiter(chosen.searches)
+        self.lanes = {
+            "searches": Lane("searches", chosen.searches, chosen.searches_per_key, wait_s=SEARCH_WAIT_S),
+            "uploads": Lane("uploads", chosen.uploads, chosen.uploads_per_key),
+        }
+        self.room = Room(max(ROOM_BYTES, 2 * self.body_limit), max(ROOM_BYTES // 2, self.body_limit))
         self._opened: dict[str, tuple[Documents, Searcher]] = {}
         self._shadows: dict[str, ShadowReads] = {}
         self.shadowing = False
@@ -94,16 +108,23 @@ class Service:
         for reads in self._shadows.values():
             reads.stop()
 
-    def unready(self) -> list[str]:
-        """Return why queries cannot be answered yet; empty when they can. Loads nothing."""
+    def standing(self, names: frozenset[str] | None) -> tuple[Role | None, list[str]]:
+        """Return what the database is, and why queries cannot be answered yet; empty when they can. Loads nothing.
+
+        ``names``: the collections that are looked at and named; None: all.
+        """
         try:
             check_schema(self.project.raw_engine)
+            with self.project.raw_engine.connect() as connection:
+                role = role_of(connection)
             active = {
-                c.name: c.active_gen for c in self._collections(self.project.raw_engine) if c.active_gen is not None
+                c.name: c.active_gen
+                for c in self._collections(self.project.raw_engine)
+                if c.active_gen is not None and (names is None or c.name in names)
             }
         except (RevectorError, sa.exc.SQLAlchemyError) as error:
-            return [first_line(error)]
-        return [
+            return None, [first_line(error)]
+        return role, [
             f"collection {name!r}: {self._warm.get(gen) or f'the encoder of generation {gen} is still being loaded.'}"
             for name, gen in active.items()
             if self._warm.get(gen, "") is not None
@@ -124,25 +145,30 @@ class Service:
             stop.wait(BACK_OFF_S if any(self._warm.values()) else WARM_POLL_S)
 
     def beat_until(self, stop: threading.Event) -> None:
-        """Tell the database what is loaded, for swaps to wait for, until ``stop`` is set; then take leave."""
+        """Tell the database what is loaded, for swaps to wait for, until ``stop`` is set; then take leave.
+
+        A database that takes no writes is told nothing: no swap waits for who serves from a standby.
+        """
         name = f"revector serve, {socket.gethostname()}, process {os.getpid()}"
         while not stop.is_set():
             known = dict(self._warm)
             try:
                 with self.project.engine.begin() as connection:
-                    servers.beat(
-                        connection,
-                        self._server_id,
-                        name,
-                        warm=[gen for gen, wrong in known.items() if gen and wrong is None],
-                        problem=" ".join(wrong for wrong in known.values() if wrong) or None,
-                    )
+                    if role_of(connection) == "primary":
+                        servers.beat(
+                            connection,
+                            self._server_id,
+                            name,
+                            warm=[gen for gen, wrong in known.items() if gen and wrong is None],
+                            problem=" ".join(wrong for wrong in known.values() if wrong) or None,
+                        )
             except (RevectorError, sa.exc.SQLAlchemyError) as error:
                 log.debug("%s", first_line(error))  # the other thread says it
             stop.wait(BEAT_S)
         try:
             with self.project.engine.begin() as connection:
-                servers.leave(connection, self._server_id)
+                if role_of(connection) == "primary":
+                    servers.leave(connection, self._server_id)
         except (RevectorError, sa.exc.SQLAlchemyError) as error:
             log.debug("%s", first_line(error))  # its row ages
 

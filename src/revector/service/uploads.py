@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -16,9 +17,10 @@ from revector.errors import DocumentError, RevectorError
 from revector.interfaces import Document
 from revector.registry.documents import Documents
 from revector.registry.writing import Older, differing
+from revector.service import bodies
 from revector.service.documents import DocumentIn
-from revector.service.problems import answer_of, example, responses
-from revector.service.routes import Name, routes
+from revector.service.problems import answer_of, example, of_refusal
+from revector.service.routes import GivenId, Name, routes
 from revector.service.state import Shared
 from revector.strict_json import parse
 
@@ -40,7 +42,7 @@ _LINES = (
     '{"id": "guide-8", "text": "Glaciers carve wider ones.", "version": 3}\n'
 )
 
-writing = routes("write", limited=False)
+writing = routes("write", body="stream", lane="uploads")
 
 
 class Line(DocumentIn):
@@ -48,7 +50,7 @@ class Line(DocumentIn):
 
     model_config = ConfigDict(extra="forbid", title="Line")
 
-    id: str
+    id: GivenId
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +82,7 @@ class UploadReport:
 @writing.post(
     "/collections/{collection}/documents",
     response_model=UploadReport,
-    responses=responses(415)
-    | example(
+    responses=example(
         {
             "read": 3,
             "written": 1,
@@ -101,7 +102,7 @@ class UploadReport:
     },
 )
 async def upload_documents(collection: Name, request: Request, service: Shared) -> UploadReport | Response:
-    """Create or replace many documents, of any number, one JSON object per line; memory is flat.
+    """Create or replace many documents, of any number, one JSON object per line, plain or as gzip; memory is flat.
 
     Lines are written in batches as they arrive, in their order: of two with one id the later wins. A line that cannot
     be stored costs only itself, and is in the answer with its number and reason; where its id can be read, it is a dead
@@ -113,18 +114,25 @@ async def upload_documents(collection: Name, request: Request, service: Shared) 
         raise HTTPException(415, f"documents come as {MEDIA_TYPES[0]}, one JSON object per line. Nothing was stored.")
     upload = _Upload(await run_in_threadpool(service.documents, collection))
     lines, batch, size = _Lines(service.body_limit), list[tuple[int, bytes | None]](), 0
+
+    async def store(lines: list[tuple[int, bytes | None]]) -> None:
+        await request.state.ask_again()  # an upload may take hours
+        await run_in_threadpool(upload.store, lines)
+
+    also = " The upload ended there; `report` says what became of the lines before."
     try:
-        async for piece in request.stream():
+        async for piece in bodies.pieces(request.receive, request.headers, lambda: bodies.IDLE_S):
             for number, line in lines.feed(piece):
                 batch.append((number, line))
                 size += len(line or b"")
                 if len(batch) >= BATCH_LINES or size >= BATCH_BYTES:
-                    await run_in_threadpool(upload.store, batch)
+                    await store(batch)
                     batch, size = [], 0
-        await run_in_threadpool(upload.store, batch + lines.end())
+        await store(batch + lines.end())
     except (RevectorError, sa.exc.SQLAlchemyError) as error:
-        also = " The upload ended there; `report` says what became of the lines before."
         return answer_of(error, also=also, report=upload.data())
+    except HTTPException as error:
+        return of_refusal(error, also=also, report=upload.data())
     except ClientDisconnect as error:
         raise HTTPException(400, "the body was not sent to its end. Whole batches of it are stored.") from error
     return upload.report
@@ -210,6 +218,8 @@ class _Lines:
     def _line(self) -> tuple[int, bytes | None]:
         self._number += 1
         line = None if self._too_long else bytes(self._held)
+        if line is not None and self._number == 1:
+            line = line.removeprefix(codecs.BOM_UTF8)
         self._held.clear()
         self._too_long = False
         return self._number, line
@@ -219,7 +229,10 @@ def _parsed(line: bytes | None) -> Document:
     if line is None:
         raise DocumentError("The line is longer than any document may be. It was not stored.")
     try:
+        bodies.check_shape(line)
         found = Line.model_validate(parse(line))
+    except HTTPException as error:
+        raise DocumentError(error.detail) from error
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         place = ".".join(map(str, first["loc"]))
