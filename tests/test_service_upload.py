@@ -310,7 +310,7 @@ def test_a_key_that_is_revoked_while_an_upload_is_open_writes_no_further_batch(
 
     report = streamed(served, body(), is_open=False, **header)
     assert (report["status"], report["type"]) == (401, "urn:revector:error:Unauthorized")
-    assert report["report"] == {"read": 500, "written": 500, "unchanged": 0, "rejected": []}
+    assert (report["report"]["read"], report["report"]["written"], report["report"]["rejected"]) == (500, 500, [])
     assert served.value("SELECT count(*) FROM document WHERE doc_id LIKE 'r%'") == 500
 
 
