@@ -90,17 +90,6 @@ def _cleaned(text: str | None, max_mib: int) -> str:
     return mended
 
 
-def as_id(value: object) -> object:
-    """Return a whole number as the id that its digits are; all else as it is, for ``check_id`` to judge.
-
-    The one rule for ids that come as JSON, columns or rows: a string, or a whole number.
-
-    >>> as_id(17), as_id("17"), as_id(True), as_id(1.0)
-    ('17', '17', True, 1.0)
-    """
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
 def check_id(doc_id: str) -> str:
     """Return ``doc_id`` unchanged: ids are compared byte for byte, so letter case and Unicode form are part of them.
 

@@ -22,7 +22,7 @@ from revector.errors import LabelError
 from revector.labels.lines import lines, malformed, whole_number
 from revector.labels.model import Judgement, Labels, Query, Read, Span
 from revector.strict_json import DoubledName, parse
-from revector.text import as_id
+from revector.values import as_id
 
 QUERIES = "queries.jsonl"
 _HEADER = {"score", "relevance", "rel"}

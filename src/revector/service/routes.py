@@ -19,7 +19,8 @@ from starlette.types import Message, Receive, Scope, Send
 from revector.service import bodies
 from revector.service.problems import responses
 from revector.strict_json import DoubledName, doubled, parse
-from revector.text import as_id, check_id
+from revector.text import check_id
+from revector.values import as_id
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
