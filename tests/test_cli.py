@@ -138,7 +138,13 @@ def test_a_collection_is_made_migrated_rolled_back_and_retired_by_the_command_li
     assert cli("approve", "--reason", "looked at it").code == 0
     assert cli("upgrade", second["revision"][:6]).code == 0
     assert cli("current", "--json").json == [
-        {"collection": "notes", "active": second["revision"], "standby": first["revision"], "building": None}
+        {
+            "collection": "notes",
+            "active": second["revision"],
+            "standby": first["revision"],
+            "building": None,
+            "edited": [],
+        }
     ]
 
     assert "is served again" in cli("rollback", "--reason", "worse").out

@@ -173,11 +173,11 @@ def test_a_primary_is_said_to_be_one(served: World) -> None:
 def test_what_queries_cost_beside_a_standby_is_counted_against_the_cap_and_written_later(fixed: World) -> None:
     meter = SpendingMeter(lambda: engine)
     engine = fixed.engine
-    assert meter.charge("openai", Use(1, 10, 0.6), cap_usd=1.0) == (True, Use(1, 10, 0.6))
-    assert meter.charge("openai", Use(1, 10, 0.6), cap_usd=1.0) == (False, Use(1, 10, 0.6))
-    assert meter.charge("openai", Use(1, 10, 0.3), cap_usd=1.0)[0]
+    assert meter.charge("openai", Use(1, 10, 0.6), caps={"max_spend_usd": 1.0}) == (None, Use(1, 10, 0.6))
+    assert meter.charge("openai", Use(1, 10, 0.6), caps={"max_spend_usd": 1.0}) == ("max_spend_usd", Use(1, 10, 0.6))
+    assert meter.charge("openai", Use(1, 10, 0.3), caps={"max_spend_usd": 1.0})[0] is None
     engine = writable(fixed)
-    assert meter.charge("openai", Use(1, 10, 0.05), cap_usd=1.0)[0]
+    assert meter.charge("openai", Use(1, 10, 0.05), caps={"max_spend_usd": 1.0})[0] is None
     with engine.connect() as connection:
         assert spent(connection)[0]["usd"] == pytest.approx(0.95)
         assert spent(connection)[0]["requests"] == 3

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -13,15 +14,14 @@ from typer.testing import CliRunner
 
 from revector.cli import commands_upkeep
 from revector.cli.app import app
-from revector.errors import BadVectors, ConfigError, SourceError
+from revector.errors import BadVectors, ConfigError, SourceError, TooManyMissing
 from revector.interfaces import Document, Vectors
 from revector.registry.deadletters import waive
+from revector.rereading import Reread, allowed_missing, configured_source
 from revector.upkeep import (
     MOST_ENTRIES,
-    Reread,
     RetryReport,
     StaleReport,
-    configured_source,
     refresh_stale,
     retry_dead_letters,
 )
@@ -30,8 +30,12 @@ from worlds import World, document
 
 def refresh(world: World, *, reread: bool = False, **options: Any) -> StaleReport:
     project, cid = world.project, world.collection.cid
-    source = configured_source("docs", project.collection("docs"), project.root) if reread else None
-    return refresh_stale(world.engine, cid, "docs", world.documents, source, actor="night", **options)
+    chosen = project.collection("docs")
+    source = configured_source("docs", chosen, project.root, lambda: world.database_url) if reread else None
+    missing = allowed_missing(chosen)
+    return refresh_stale(
+        world.engine, cid, "docs", world.documents, source, actor="night", max_missing=missing, **options
+    )
 
 
 def retry(world: World, **options: Any) -> RetryReport:
@@ -48,13 +52,15 @@ def age(world: World, days: int, *numbers: int, role: str = "active") -> None:
     )
 
 
-def write_source(world: World, numbers: Iterable[int], **changed: str) -> None:
+def write_source(
+    world: World, numbers: Iterable[int], settings: Mapping[str, Any] = MappingProxyType({}), **changed: str
+) -> None:
     """Write docs.jsonl with these documents as they were put, but for the texts in ``changed``."""
     records = [
         {"_id": one.id, "text": changed.get(one.id, one.text), **one.meta} for one in (document(n) for n in numbers)
     ]
     (world.root / "docs.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    world.settings(source="docs.jsonl")
+    world.settings(source="docs.jsonl", **settings)
 
 
 class Stubborn:
@@ -245,7 +251,94 @@ def test_a_source_that_cannot_be_read_changes_nothing(served: World) -> None:
 
 def test_a_collection_without_a_source_is_told_so(served: World) -> None:
     with pytest.raises(ConfigError, match="names none"):
-        configured_source("docs", served.project.collection("docs"), Path())
+        configured_source("docs", served.project.collection("docs"), Path(), str)
+
+
+DELETE = {"on_missing": "delete"}
+
+
+def test_what_is_gone_from_the_source_is_deleted_where_that_is_wanted(served: World) -> None:
+    write_source(served, range(5, 120), DELETE)
+    reread = refresh(served, reread=True).reread
+    assert reread is not None
+    assert (reread.absent, reread.deleted) == (5, 5)
+    served.settle()
+    assert served.documents.count() == 115
+    assert served.search("apple3 pear3")[0] != "d00003"
+    assert served.events("missing")[0]["detail"]["documents"] == [f"d{n:05d}" for n in range(5)]
+    assert served.differences(served.generation()) == []
+
+
+def test_more_than_the_bound_is_not_deleted_unless_a_person_says_so(served: World) -> None:
+    write_source(served, range(7, 120), DELETE, d00050="melons instead")
+    before = served.state()
+    with pytest.raises(TooManyMissing, match=r"7 of 120 documents .*5.8%, 5.0% are allowed.*'d00000'.*--max-missing"):
+        refresh(served, reread=True)
+    assert served.state() == before
+    words = ["ingest", "--project", str(served.root), "--max-missing", "0.1", "--json"]
+    found = json.loads(CliRunner().invoke(app, words).stdout)
+    assert (found["written"], found["missing_deleted"], served.documents.count()) == (1, 7, 113)
+
+
+def test_another_source_than_the_configured_one_deletes_nothing_unless_it_is_asked_to(served: World) -> None:
+    write_source(served, range(1, 120), DELETE)
+    (served.root / "few.jsonl").write_text('{"_id": "new", "text": "some text"}\n')
+    words = ["ingest", str(served.root / "few.jsonl"), "--project", str(served.root), "--json"]
+    assert json.loads(CliRunner().invoke(app, words).stdout)["missing_deleted"] == 0
+    refused = CliRunner().invoke(app, [*words, "--on-missing", "delete"])
+    assert refused.exit_code == SourceError.exit_code
+    assert served.documents.count() == 121
+    done = CliRunner().invoke(app, [*words, "--on-missing", "delete", "--max-missing", "1"])
+    assert json.loads(done.stdout)["missing_deleted"] == 120
+
+
+def test_what_is_written_while_the_source_is_read_is_not_deleted(served: World) -> None:
+    class Slow:
+        name = "a source"
+
+        def __iter__(self) -> Iterator[Document]:
+            served.put(1, start=700)
+            served.documents.put("d00119", "written again meanwhile")
+            yield from (document(n) for n in range(119))
+
+    refresh_stale(
+        served.engine, served.collection.cid, "docs", served.documents, Slow(), actor="night", max_missing=1.0
+    )
+    assert served.documents.known(["d00700", "d00119"]) == {"d00700", "d00119"}
+
+
+def test_a_row_that_comes_back_with_the_number_that_it_had_is_taken_and_an_older_one_is_not(served: World) -> None:
+    def read(*rows: tuple[str, int]) -> None:
+        lines = [json.dumps({"_id": doc_id, "text": f"text {at}", "at": at}) + "\n" for doc_id, at in rows]
+        (served.root / "docs.jsonl").write_text("".join(lines))
+        done = CliRunner().invoke(app, ["ingest", "--project", str(served.root)])
+        assert done.exit_code == 0, done.output
+
+    served.settings(source="docs.jsonl", version_field="at", on_missing="delete", max_missing=1.0)
+    read(("a", 5), ("b", 5))
+    read(("b", 5))
+    assert served.documents.get("a") is None
+    served.documents.put("a", "an old message", version=4)
+    assert served.documents.get("a") is None
+    read(("a", 5), ("b", 5))
+    assert str(served.documents.get("a").text) == "text 5"
+
+
+def test_a_query_on_the_own_or_another_database_is_read_again_by_night(served: World, database_url: str) -> None:
+    served.sql("CREATE TABLE public.article (id text, body text, at bigint)")
+    served.sql("INSERT INTO public.article VALUES ('a', 'melons instead', 1)")
+    fields = {"id_field": "id", "text_fields": ["body"], "version_field": "at"}
+    served.settings(source="sql:SELECT id, body, at FROM public.article", **fields)
+    reread = refresh(served, reread=True).reread
+    assert reread is not None
+    assert reread.changed == 1
+    stored = served.documents.get("a")
+    assert stored is not None
+    assert (stored.text, stored.external_version) == ("melons instead", 1)
+    query = "sql:SELECT 'b' AS id, current_database() AS body, 7 AS at"
+    served.settings(source=query, source_url=database_url, **fields)
+    refresh(served, reread=True)
+    assert str(served.documents.get("b").text) == database_url.rpartition("/")[2].partition("?")[0]
 
 
 # Dead letters ---------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import socket
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from revector import canary, notices
+from revector.collection_settings import CollectionSettings
 from revector.costs import Costs
 from revector.encoders.api import Hybrid, Provider, ProviderSettings
 from revector.encoding import Encoders
@@ -30,12 +32,11 @@ from revector.registry.collections import ensure_collection, read_collection
 from revector.registry.documents import Documents
 from revector.registry.engine import check_schema, make_engine, upgrade_schema
 from revector.registry.spending import SpendingMeter
-from revector.registry.writing import OnEmpty
+from revector.registry.watching import windows_over
 from revector.rehearsal import Rehearsal
 from revector.report import read_events, read_status, waiting_revision
 from revector.searcher import Offer, Searcher
 from revector.shadow import ShadowReads
-from revector.sources import ColumnType
 from revector.spec import ModelSpec
 from revector.stores.pgvector import Build
 from revector.verification import REEMBEDDED, verify_live
@@ -46,62 +47,6 @@ if TYPE_CHECKING:
     from revector.monitoring import Metrics
 
 FILE = "revector.toml"
-
-
-class ShadowSettings(BaseModel):
-    """The ``[collections.<name>.shadow]`` table: live queries that are asked of the generation being built, too."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    share: float = Field(default=0.0, ge=0, le=1)
-    """Sampled share of the queries, such as 0.01; 0 switches shadow reads off. Behind an API, each one is paid."""
-    k: int = Field(default=10, ge=1, le=100)
-    """Depth of the comparison; queries for fewer documents are not compared."""
-    keep_queries: bool = False
-    """Whether the newest compared queries are kept with their text, in the memory of `revector serve`."""
-
-
-class BulkSettings(BaseModel):
-    """The ``[collections.<name>.bulk]`` table: what a backfill must not do to the index that answers.
-
-    Beyond a bar it works less of the time, down to an eighth. ``inf`` switches a bar off.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-
-    max_lag_s: float = Field(default=Bars().lag_s, gt=0)
-    """Seconds that a change may wait for the active index, while a worker is busy with it."""
-    max_search_ms: float = Field(default=Bars().search_ms, gt=0)
-    """Milliseconds that searches of the active index may take at p95, in the database."""
-
-
-class CollectionSettings(BaseModel):
-    """One table of ``revector.toml`` under ``collections``."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    source: str | None = None
-    """Where ``revector ingest`` reads when no source is named."""
-    id_field: str = "_id"
-    text_fields: list[str] = ["title", "text"]
-    meta_fields: list[str] | None = None
-    column_types: dict[str, ColumnType] = {}
-    """Types of columns of a CSV source (text, number, bool; ``"*"``: all others); default: by their contents."""
-    on_empty: OnEmpty = "keep"
-    """What a document without text means: refused and the older one kept, or ``delete``: it is deleted."""
-    qrels: str | None = None
-    """Labelled queries: a folder in BEIR layout or of TREC files, a .csv file, or ``sql:SELECT ...`` (own database)."""
-    migrations: Path | None = None
-    """Folder of migration files; default ``migrations/<collection>``."""
-    canary: str | None = None
-    """Labelled queries of the daily canary; default: those of ``qrels``."""
-    canary_drop: float = Field(default=0.02, gt=0, le=1)
-    """Fall of recall@10 below the first canary of an index that raises an alert."""
-    window_hours: float = Field(default=48.0, gt=0)
-    shards: int | None = Field(default=None, ge=1)
-    """Parts of a backfill; default: what the plan reckons, in parts of 45 minutes, at least 4."""
-    bulk: BulkSettings = BulkSettings()
-    shadow: ShadowSettings = ShadowSettings()
 
 
 class EncoderSettings(BaseModel):
@@ -399,7 +344,15 @@ class Project:
 
     def worker(self) -> Worker:
         """The live lane of all collections."""
-        return Worker(self.engine, self.live_encoders)
+        return Worker(self.engine, self.live_encoders, tend=self._close_windows)
+
+    def _close_windows(self, collections: Sequence[str] | None) -> None:
+        """Retire what is past its rollback window, where no scheduler does; see ``windows_over``."""
+        with self.engine.connect() as connection:
+            over = windows_over(connection, drain_s=self.settings.drain_s)
+        for name in over:
+            if name in (self.settings.collections if collections is None else collections):
+                self.migrator(name, actor=f"worker:{socket.gethostname()}").retire_due(wait=False)
 
     def metrics(self) -> Metrics:
         """What `/metrics` tells; works, and says so, while the database is down."""
@@ -452,6 +405,7 @@ class Project:
             index_build=self.settings.index_build,
             providers=self.settings.providers,
             warm_wait_s=self.settings.serve.warm_wait_s,
+            shadow_share=chosen.shadow.share,
         )
 
     def verify(

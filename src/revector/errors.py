@@ -43,6 +43,7 @@
     │   ├── EmptyText            it has no text at all
     │   └── UnknownDocument      there is none of that id
     ├── SourceError              a source cannot be ingested; nothing was stored
+    │   └── TooManyMissing       it has fewer documents than may be deleted at once
     └── LabelError               queries or judgements cannot be used
 
 Every message says what was asked, what was found against what is allowed, what state the world is in, and what to do
@@ -284,6 +285,10 @@ class SourceError(RevectorError):
     """A source cannot be ingested; nothing was stored."""
 
     exit_code = 8
+
+
+class TooManyMissing(SourceError):
+    """More documents are gone from a source than may be deleted at once: a person must say that it is right."""
 
 
 class LabelError(RevectorError):

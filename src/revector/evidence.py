@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
 
 from revector import gate as gates
+from revector import shadow_time
 from revector.ann import measure_ann
 from revector.comparison import plain
 from revector.crash import crash_at
@@ -95,6 +97,9 @@ class Evidence:
             verdict = gates.Verdict("pass", (), detail)
         else:
             verdict = self._compare(target, generation, collection.active_gen)
+            with self._engine.connect() as connection:
+                shadow = shadow_time.told(connection, generation, target.gate.shadow_hours)
+            verdict = replace(verdict, detail={**verdict.detail, **shadow})
         self._keep(generation, "gate", verdict, seen, token)
         if not verdict.passed:
             raise GateFailed(

@@ -12,8 +12,9 @@ from typing import Any
 import sqlalchemy as sa
 import tenacity
 
-from revector import fidelity
+from revector import fidelity, shadow_time
 from revector.backfill import Backfill
+from revector.backmoves import BackMoves
 from revector.catchup import CatchUp
 from revector.costs import Costs
 from revector.crash import crash_at
@@ -52,7 +53,7 @@ from revector.report import Outcome, read_status
 from revector.revisions import RevisionGraph
 from revector.searcher import Searcher
 from revector.spec import Revision
-from revector.standing import Standing
+from revector.standing import Standing, edited_files
 from revector.stores.pgvector import Build
 from revector.worker import Worker
 
@@ -68,7 +69,8 @@ class Settings:
     embeddings outlive their index, for who begins anew. ``warm_wait_s``: how long a swap waits for serving processes to
     have loaded the next encoder. ``served_encoder``: for a copy, the fingerprint of the one that serves the original:
     it needs no proof (``fidelity.Proof``). ``overlap``: reading, embedding and publishing side by side, and resting for
-    others as ``bars`` says; without it, all statements of a backfill come from one thread.
+    others as ``bars`` says; without it, all statements of a backfill come from one thread. ``shadow_share``: of live
+    queries, those that are read twice.
     """
 
     migrations: Path
@@ -85,6 +87,7 @@ class Settings:
     costs: Costs = field(default_factory=Costs)
     index_build: Build = field(default_factory=Build)
     providers: Mapping[str, ProviderSettings] = field(default_factory=dict)
+    shadow_share: float = 0.0
 
 
 class Migrator:
@@ -118,6 +121,7 @@ class Migrator:
         )
         self._worker = Worker(engine, encoders)
         self._catch_up = CatchUp(engine, self._worker)
+        self._back = BackMoves(engine, self._standing, self._leftovers, self._catch_up, cid=self._cid, actor=actor)
         self._searcher = Searcher(engine, collection, encoders)
         self._evidence = Evidence(
             engine, self._cid, self._searcher, settings.labels, actor=self._actor, progress=self._progress
@@ -157,13 +161,16 @@ class Migrator:
         proof = self._proof(target, encoder)
         proof.refuse_similarity()
         plan = make_plan(self._engine, collection, active, target, encoder, labelled=labelled, means=means)
-        warnings, risks = proof.foretell()
-        return replace(plan, already=already, warnings=(*plan.warnings, *warnings), risks=(*plan.risks, *risks))
+        foretold, known = proof.foretell()
+        unread = shadow_time.unread(target, collection, share=self._settings.shadow_share)
+        risks = (*(said.rstrip(".") for said in self.edited()), *plan.risks, *known)
+        return replace(plan, already=already, warnings=(*plan.warnings, *foretold, *unread), risks=risks)
 
     def run(self, step: str, revision: str | None = None, *, began: int | None = None, **options: Any) -> Outcome:
         """Run one step; a step that was done before is a success that does nothing.
 
-        Options: ``provision(shards, window_hours, approval)``, ``approve(reason, by)``, ``swap(reason)``,
+        Options: ``plan(swaps)``, False where the run ends before the swap; ``provision(shards, window_hours,
+        approval)``, ``approve(reason, by)``, ``swap(reason)``,
         ``rollback(reason, force, epoch)``, ``retire(reason, now, epoch)``, ``abort(reason)``. ``began`` and ``epoch``
         are what ``epoch()`` gave when the run began, or when the caller decided: what was moved since is left as it is.
         Raises what the step raises; nothing half-done is left behind. ``tell`` is called at the end, also of a failure.
@@ -177,15 +184,15 @@ class Migrator:
         if step not in STEPS:
             raise IllegalStep(f"step {step!r} was asked for; steps are {', '.join(STEPS)}. Nothing was changed.")
         if step in ("rollback", "retire", "abort"):
-            return self._move(step, **options)
+            return self._back.run(step, **options)
         epoch = self.epoch()
         target = self._standing.target(revision)
         generation = self._standing.generation_of(target)
         phase = Phase.NONE if generation is None else generation.phase
-        if step == "plan" and generation is not None:
-            return Outcome(step, target.revision, phase, False)
         if step == "plan":
-            return Outcome(step, target.revision, phase, False, asdict(self._keep_plan(target)))
+            self._back.clear_way(target, generation, swaps=options.get("swaps", True))
+            planned = asdict(self._keep_plan(target)) if generation is None else {}
+            return Outcome(step, target.revision, phase, False, planned)
         if step == "provision":
             return self._provision(target, generation, epoch, **options)
         if generation is None:
@@ -221,15 +228,17 @@ class Migrator:
     ) -> list[Outcome]:
         """Run all forward steps up to and including ``to``; after a kill or an error, calling it again resumes.
 
-        Raises ``ApprovalWanted`` where a person must approve first.
+        A rollback window that is over is closed first. Raises ``WindowOpen``, before any work, where one is open that
+        the swap would meet, and ``ApprovalWanted`` where a person must approve.
         """
         target = self._standing.target(revision).revision
         steps = FORWARD if to is None else FORWARD[: FORWARD.index(to) + 1] if to in FORWARD else None
         if steps is None:
             raise IllegalStep(f"--to {to!r}: the forward steps are {', '.join(FORWARD)}. Nothing was changed.")
         outcomes, began = [], self.epoch()
+        given = {"provision": options, "plan": {"swaps": "swap" in steps}}
         for step in steps:
-            outcomes.append(self.run(step, target, began=began, **(options if step == "provision" else {})))
+            outcomes.append(self.run(step, target, began=began, **given.get(step, {})))
             if on_step:
                 on_step(outcomes[-1])
         return outcomes
@@ -301,17 +310,16 @@ class Migrator:
         """
         return self.run("retire", reason=reason, now=now)
 
-    def retire_due(self) -> Outcome:
-        """Retire what is past its window, by the database's clock; doing nothing is a success, for schedulers."""
-        with self._engine.connect() as connection:
-            over = connection.scalar(
-                sa.text("SELECT rollback_deadline <= clock_timestamp() FROM collection WHERE cid = :cid"),
-                {"cid": self._cid},
-            )
-        if over:
-            return self.retire()
-        dropped = self._leftovers.drop(wait=False)
-        return Outcome("retire", "", Phase.COMPLETED, bool(dropped), {"dropped": dropped})
+    def retire_due(self, *, wait: bool = True) -> Outcome:
+        """Retire what is past its window, by the database's clock; doing nothing is a success, for schedulers.
+
+        Raises ``ClockJumped`` where only a person may end the window. ``wait``: as in ``retire``; else the next call
+        drops what was retired.
+        """
+        try:
+            return self._back.retire_due(wait=wait)
+        finally:
+            self._tell()
 
     def epoch(self) -> int:
         """Return the number of moves of the slots so far: a run that begins now remembers it (see ``run``)."""
@@ -320,6 +328,10 @@ class Migrator:
     def base(self) -> str:
         """Return the id of the first revision."""
         return RevisionGraph.from_folder(self._settings.migrations).base.revision
+
+    def edited(self) -> list[str]:
+        """Return a sentence for each slot whose migration file was edited since; see ``edited_files``."""
+        return edited_files(self._engine, self._name, self._settings.migrations)
 
     def status(self) -> dict[str, Any]:
         """Return where the collection stands; see ``report.read_status``."""
@@ -336,16 +348,6 @@ class Migrator:
     ) -> Measured:
         """Measure one live generation (default: the active one) on ``queries`` (default: all that are usable)."""
         return self._evidence.measure(self._searcher.resolve(generation), k, exact=exact, queries=queries)
-
-    def _move(
-        self, step: str, *, reason: str | None = None, force: bool = False, now: bool = False, epoch: int | None = None
-    ) -> Outcome:
-        why = (reason or "").strip()
-        if not why:
-            raise StateError(f"{step} needs a reason for the history. Nothing was changed; give one.")
-        if step == "rollback":
-            return self._rollback(why, force=force, epoch=epoch)
-        return self._abort(why) if step == "abort" else self._retire(why, now=now, epoch=epoch)
 
     # Steps ------------------------------------------------------------------------------------------------------------
 
@@ -385,7 +387,9 @@ class Migrator:
                 f"provision takes at least 1 shard and a window of up to {MOST_WINDOW_HOURS:,} hours; found {count} "
                 f"and {hours}. Nothing was changed."
             )
-        self._evidence.refuse_unmeasurable(target, self._standing.collection())
+        collection = self._standing.collection()
+        self._evidence.refuse_unmeasurable(target, collection)
+        shadow_time.refuse_unread(target, collection, share=self._settings.shadow_share)
         analyze_grown(self._engine, ("document",))
         encoder = self._encoders.fresh(target.model)
         found = self._proof(target, encoder).demand()
@@ -448,9 +452,10 @@ class Migrator:
         return self._evidence.verify(generation, token)
 
     def _gate(self, generation: Generation, token: int) -> Mapping[str, Any]:
-        return self._evidence.gate(
-            generation, self._standing.target(generation.revision), self._standing.collection(), token
-        )
+        target, collection = self._standing.target(generation.revision), self._standing.collection()
+        if target.gate.shadow_hours and collection.active_gen is not None:
+            shadow_time.wait_out(self._engine, generation, target.gate.shadow_hours, self._progress)
+        return self._evidence.gate(generation, target, collection, token)
 
     def _approve(
         self, generation: Generation, token: int, *, reason: str | None = None, by: str | None = None
@@ -494,47 +499,6 @@ class Migrator:
                 times = 2 ** (attempt.retry_state.attempt_number - 1)
                 facts = self._catch_up.then(generation, partial(move, times))
         return Outcome("swap", target.revision, self._standing.phase(generation), True, facts)
-
-    # Moves out of the forward line ------------------------------------------------------------------------------------
-
-    def _rollback(self, reason: str, *, force: bool, epoch: int | None) -> Outcome:
-        with self._engine.connect() as connection:
-            collection = read_collection(connection, self._name)
-            back = None if collection.standby_gen is None else read_generation(connection, collection.standby_gen)
-
-        def move() -> Mapping[str, Any]:
-            with control(
-                self._engine, self._cid, actor=self._actor, epoch=collection.epoch if epoch is None else epoch
-            ) as held:
-                if back is not None and not force:
-                    self._catch_up.finish_under_gate(back)
-                return moves.rollback(held, reason=reason, force=force)
-
-        facts = move() if back is None or force else self._catch_up.then(back, move)
-        with self._engine.connect() as connection:
-            left = read_generation(connection, int(facts["from"]))
-        return Outcome("rollback", left.revision, left.phase, not facts.get("already"), facts)
-
-    def _abort(self, reason: str) -> Outcome:
-        if self._standing.collection().building_gen is None and (last := self._standing.last_aborted()) is not None:
-            dropped = self._leftovers.drop(wait=False)
-            return Outcome("abort", last.revision, last.phase, bool(dropped), {"generation": last.gen})
-        with self._control(self._take_over()) as held:
-            ended = moves.abort(held, reason=reason)
-        self._leftovers.drop(wait=False)
-        return Outcome("abort", ended.revision, ended.phase, True, {"generation": ended.gen})
-
-    def _retire(self, reason: str, *, now: bool, epoch: int | None) -> Outcome:
-        ended = None
-        collection = self._standing.collection()
-        if collection.standby_gen is not None:
-            with control(
-                self._engine, self._cid, actor=self._actor, epoch=collection.epoch if epoch is None else epoch
-            ) as held:
-                ended = moves.retire(held, reason=reason, now=now)
-        dropped = self._leftovers.drop(wait=True)
-        revision = "" if ended is None else ended.revision
-        return Outcome("retire", revision, Phase.COMPLETED, bool(ended or dropped), {"dropped": dropped})
 
     # Helpers ----------------------------------------------------------------------------------------------------------
 

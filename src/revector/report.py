@@ -23,7 +23,7 @@ from revector.revisions import RevisionGraph
 NORMAL_95 = 1.959964
 """A normal deviate is within this on either side of 0 in 95 of 100 cases."""
 
-FIGURES = ("comparison", "scores", "findings", "ann", "latency")
+FIGURES = ("comparison", "scores", "findings", "ann", "latency", "shadow")
 """What a gate result keeps for its page: too much for a status, or for an event."""
 
 _RESULTS = (

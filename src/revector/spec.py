@@ -193,7 +193,8 @@ class Gate:
     ``max_slice_drop``: the largest drop of recall in any of these slices. ``min_overlap``: the least overlap@k of the
     HNSW index with exact search. ``max_latency_ratio``: the p95 of a query over that of the old revision. None: not
     demanded. ``min_fidelity``: the least overlap@10 of the model as it runs with the same model in plain float32,
-    demanded before anything is embedded.
+    demanded before anything is embedded. ``shadow_hours`` (0 to 720): so long are live queries asked of the new index
+    too, by shadow reads, before the gate judges; their agreement is in its report.
     """
 
     min_recall: float = 0.0
@@ -206,8 +207,10 @@ class Gate:
     max_slice_drop: float | None = None
     min_overlap: float | None = 0.95
     max_latency_ratio: float | None = None
+    shadow_hours: float = 0.0
 
     def __post_init__(self) -> None:
+        _require(0 <= self.shadow_hours <= 720, "gate.shadow_hours", "0 to 720", self.shadow_hours)
         for name in ("min_recall", "max_drop", "min_fidelity"):
             _require(0 <= getattr(self, name) <= 1, f"gate.{name}", "0 to 1", getattr(self, name))
         for name in ("max_slice_drop", "min_overlap"):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import sqlalchemy as sa
 
-from revector.errors import EditedRevision, GenerationGone
+from revector.errors import EditedRevision, GenerationGone, SpecError
 from revector.lifecycle import Phase
 from revector.registry.collections import (
     Collection,
@@ -38,7 +39,7 @@ class Standing:
                 if same and generation.config_hash != target.config_hash:
                     raise EditedRevision(
                         f"revision {target.revision} was edited after generation {generation.gen} was registered from "
-                        "it: model, chunking or index differ. Nothing was changed; restore "
+                        f"it: {differing(generation.spec, target)}. Nothing was changed; restore "
                         f"{target.path or 'the file'}, or write a new revision with `revector revision`."
                     )
             if collection.active_gen is not None:
@@ -90,3 +91,38 @@ class Standing:
         """Return the collection's row as it is now."""
         with self._engine.connect() as connection:
             return read_collection(connection, self._name)
+
+
+def differing(built: Revision, file: Revision) -> str:
+    """Return what differs in model, chunking and index, as ``model.dim 64 → 128``, at most three; else their names."""
+    found = []
+    for part in ("model", "chunking", "index"):
+        before, after = asdict(getattr(built, part)), asdict(getattr(file, part))
+        found += [f"{part}.{name} {before[name]!r} → {after[name]!r}" for name in before if before[name] != after[name]]
+    more = [f"{len(found) - 3} more"] if len(found) > 3 else []
+    return ", ".join([*found[:3], *more]) or "model, chunking or index differ"
+
+
+def edited_files(engine: sa.Engine, name: str, migrations: Path) -> list[str]:
+    """Return a sentence for each generation in a slot that its migration file no longer describes, active first.
+
+    What is served stays as it was built, but nobody could build it again from the files. Where the files cannot be
+    read there is nothing to say: who needs them is told.
+    """
+    try:
+        files = {one.revision: one for one in RevisionGraph.from_folder(migrations)}
+    except SpecError:
+        return []
+    found = []
+    with engine.connect() as connection:
+        collection = read_collection(connection, name)
+        for gen in collection.live:
+            built = read_generation(connection, gen)
+            file = files.get(built.revision)
+            if file is not None and file.config_hash != built.config_hash:
+                found.append(
+                    f"the file of revision {file.revision} ({collection.role(gen)}) was edited since generation {gen} "
+                    f"was built from it: {differing(built.spec, file)}. What is served stays as it was built; restore "
+                    f"{file.path or 'the file'}, or keep the change as a new revision (`revector revision`)."
+                )
+    return found

@@ -7,13 +7,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import sqlalchemy as sa
 
 from revector import counts
 from revector.crash import crash_at
 from revector.encoding import Encoders
-from revector.errors import DatabaseUnavailable, EncoderError, GenerationGone
+from revector.errors import DatabaseUnavailable, EncoderError, GenerationGone, RevectorError
 from revector.publish import Applier
 from revector.registry import work
 from revector.registry.collections import Generation, read_generation
@@ -26,6 +27,7 @@ POLL_S = 0.2
 BACK_OFF_S = 2.0
 REST_S = 15.0
 """A generation whose encoder cannot be used is tried again after this long."""
+TEND_S = 60.0
 YIELD_S = 1.0
 """So long, at most, an index that is not served waits for served ones that load their encoder or embed a batch."""
 
@@ -41,8 +43,11 @@ class Worker:
     loads nor while it embeds; ``drain`` takes the generations in turn, the served ones first.
     """
 
-    def __init__(self, engine: sa.Engine, encoders: Encoders) -> None:
-        self._engine, self._encoders = engine, encoders
+    def __init__(
+        self, engine: sa.Engine, encoders: Encoders, *, tend: Callable[[Sequence[str] | None], None] | None = None
+    ) -> None:
+        """``tend`` is called once a minute by ``run``, with the names of its collections, for what else is due."""
+        self._engine, self._encoders, self._tend = engine, encoders, tend
         self._watch = Watch(engine, encoders)
         self._appliers: dict[int, Applier] = {}
         self._rest_until: dict[int, float] = {}
@@ -63,23 +68,14 @@ class Worker:
         nothing more is due, and a database that is down raises ``DatabaseUnavailable``. Batches in hand are finished.
         ``on_applied`` is called from several threads.
         """
-        lanes: dict[int, _Lane] = {}
-
-        def look() -> None:
-            self._watch.clock()
-            self._watch.load()
-            live = self._live(collections)
-            for gone in lanes.keys() - {generation.gen for generation, _ in live}:
-                lanes.pop(gone).end()
-            for generation, served in live:
-                if generation.gen not in lanes:
-                    lanes[generation.gen] = _Lane(self, generation, on_applied, threads=threads, once=once)
-                lanes[generation.gen].served = served
-
+        lanes, over = dict[int, _Lane](), threading.Event()
+        tending = threading.Thread(target=self._tend_until, args=(over, collections), name="tend", daemon=True)
+        if self._tend is not None and not once:
+            tending.start()
         try:
             while not stop.is_set():
                 try:
-                    look()
+                    self._look(lanes, collections, partial(_Lane, self, on_applied, threads=threads, once=once))
                 except DATABASE_ERRORS as error:
                     if once:
                         raise
@@ -92,10 +88,36 @@ class Worker:
                     return
                 stop.wait(POLL_S)
         finally:
+            over.set()
             for lane in lanes.values():
                 lane.end()
             for lane in lanes.values():
                 lane.join()
+            if tending.is_alive():  # what it was at goes on another time
+                tending.join(BACK_OFF_S)
+
+    def _look(
+        self, lanes: dict[int, _Lane], collections: Sequence[str] | None, begin: Callable[[Generation], _Lane]
+    ) -> None:
+        """Watch, begin a lane for each generation that is new, and end those of generations that are gone."""
+        self._watch.clock()
+        self._watch.load()
+        live = self._live(collections)
+        for gone in lanes.keys() - {generation.gen for generation, _ in live}:
+            lanes.pop(gone).end()
+        for generation, served in live:
+            if generation.gen not in lanes:
+                lanes[generation.gen] = begin(generation)
+            lanes[generation.gen].served = served
+
+    def _tend_until(self, over: threading.Event, collections: Sequence[str] | None) -> None:
+        assert self._tend is not None
+        while not over.is_set():
+            try:
+                self._tend(collections)
+            except (RevectorError, sa.exc.SQLAlchemyError) as error:  # it is due again in a minute
+                _lament(error)
+            over.wait(TEND_S)
 
     def drain(self, *, collections: Sequence[str] | None = None, on_applied: Told | None = None) -> int:
         """Bring one batch per live generation up to date; return how many documents were published or dead-lettered."""
@@ -189,7 +211,7 @@ class _Lane:
     """The threads of one generation; each takes batches until it is told to end, or finds none with ``once``."""
 
     def __init__(
-        self, worker: Worker, generation: Generation, on_applied: Told | None, *, threads: int, once: bool
+        self, worker: Worker, on_applied: Told | None, generation: Generation, *, threads: int, once: bool
     ) -> None:
         self._worker, self._generation, self._on_applied, self._once = worker, generation, on_applied, once
         self._over, self._error = threading.Event(), list[BaseException]()

@@ -202,6 +202,8 @@ class PlanOperator(MigrationOperator):
         """Plan, and remember the epoch."""
         migrator = self.migrator(project, collection, context)
         context["ti"].xcom_push(key=EPOCH, value=migrator.epoch())
+        for sentence in migrator.edited():
+            log.warning("%s", sentence)
         outcome = migrator.run("plan", self.wanted)
         report(outcome)
         return str(outcome.revision)

@@ -188,7 +188,7 @@ def stale_dag(
         "entries due again that are not at their document's version with nobody at work on it, or that are older than "
         "the limit. A worker embeds them anew; they are served until then. The task ends when that is done, and fails, "
         "naming the reason, where workers finish nothing for five minutes. What is gone from a source is told in the "
-        "log, never deleted. The history keeps the counts.",
+        "log, and deleted only where `on_missing` in revector.toml says so. The history keeps the counts.",
         "params": {
             "max_age_days": Param(
                 max_age_days,

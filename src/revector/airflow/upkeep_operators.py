@@ -174,19 +174,23 @@ class StaleOperator(RevectorOperator):
 
     def call(self, project: Project, collection: str, context: Any) -> None:
         """Look, log the counts, and wait."""
-        from revector.upkeep import configured_source, refresh_stale
+        from revector.rereading import allowed_missing, configured_source
+        from revector.upkeep import refresh_stale
         from revector.waiting import wait_until_done
 
-        again = collection in self.reread
+        settings, source = project.collection(collection), None
+        if collection in self.reread:
+            source = configured_source(collection, settings, project.root, lambda: project.database_url)
         found = refresh_stale(
             project.engine,
             project.cid(collection),
             collection,
             project.documents(collection),
-            configured_source(collection, project.collection(collection), project.root) if again else None,
+            source,
             actor=actor(context),
             max_age_days=self.max_age_days,
             limit=self.limit,
+            max_missing=allowed_missing(settings),
             progress=LogProgress(),
         )
         log.info("%s", found)

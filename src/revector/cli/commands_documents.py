@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,6 +31,13 @@ dlq = typer.Typer(
     no_args_is_help=True,
     help="Documents that could not be stored or embedded, and why.\n\nFor example:\n  revector dlq list",
 )
+
+
+class OnMissing(StrEnum):
+    """What becomes of documents that a source has not."""
+
+    KEEP = "keep"
+    DELETE = "delete"
 
 
 def register(app: typer.Typer) -> None:
@@ -64,7 +72,20 @@ def ingest(
             help="Type of a CSV column: text, number or bool; '*': all others; may be repeated; default: by its cells.",
         ),
     ] = None,
-    url: Annotated[str | None, typer.Option(help="SQLAlchemy URL of the database, for sql: sources.")] = None,
+    url: Annotated[
+        str | None, typer.Option(help="SQLAlchemy URL of a sql: source; default: source_url, else the own database.")
+    ] = None,
+    on_missing: Annotated[
+        OnMissing | None,
+        typer.Option(
+            help="What becomes of documents that the source has not: keep, or delete where it is the truth; default: "
+            "revector.toml's for its own source, else keep."
+        ),
+    ] = None,
+    max_missing: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, metavar="SHARE", help="Most that may be deleted so; default: revector.toml, 0.05."),
+    ] = None,
     collection: Collection = None,
     project: ProjectPath = None,
     json: Json = False,
@@ -76,31 +97,45 @@ def ingest(
       revector ingest "sql:SELECT id, body FROM article" --url "$URL" --id-field id --text-field body
     """
     from revector.config import current_actor
+    from revector.rereading import reread_source
     from revector.sources import is_csv, open_source, parse_types
 
     session = open_session(project, collection, as_json=json)
-    settings = session.project.collection(session.collection)
+    opened, name = session.project, session.collection
+    settings = opened.collection(name)
     place, types = source or _configured_source(session), parse_types(column_type or ())
     if types and not is_csv(place):
         raise ConfigError(f"--column-type is for CSV files; {place!r:.80} has types of its own. Nothing was read.")
-    opened = open_source(
+    read = open_source(
         place,
         id_field=id_field or settings.id_field,
         text_fields=text_field or settings.text_fields,
         meta_fields=meta_field or settings.meta_fields,
-        version_field=version_field,
-        url=url,
+        version_field=version_field or settings.version_field,
+        url=(url or settings.source_url or opened.database_url) if place.startswith("sql:") else None,
         column_types=settings.column_types | types,
     )
+    deletes = (on_missing or (OnMissing.KEEP if source else settings.on_missing)) == OnMissing.DELETE
     with reporting(quiet=json) as progress:
-        report = session.project.documents(session.collection).ingest(opened, actor=current_actor(), progress=progress)
+        found = reread_source(
+            opened.engine,
+            opened.cid(name),
+            opened.documents(name),
+            read,
+            actor=current_actor(),
+            max_missing=(settings.max_missing if max_missing is None else max_missing) if deletes else None,
+            progress=progress,
+        )
+    report = found.ingested
+    assert report is not None
 
     def page(console: Console) -> None:
         deleted = f"{report.deleted:,} deleted (no text), " if report.deleted else ""
         older = f"{report.older:,} older than what is stored, " if report.older else ""
         console.print(
             f"Read {report.read:,} from {report.source}: {report.written:,} written, {deleted}{report.unchanged:,} "
-            f"unchanged, {older}{report.rejected:,} rejected.",
+            f"unchanged, {older}{report.rejected:,} rejected"
+            + (f"; {found.deleted:,} not in it were deleted." if deletes else "."),
             soft_wrap=True,
         )
         for doc_id, late in report.late.items():
@@ -112,7 +147,7 @@ def ingest(
         if report.rejected > len(report.reasons):
             console.print("  …; all of them: revector dlq list", soft_wrap=True)
 
-    session.out.show(report, page)
+    session.out.show(asdict(report) | {"missing_deleted": found.deleted}, page)
 
 
 def put(

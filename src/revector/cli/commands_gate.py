@@ -10,6 +10,7 @@ from rich.console import Console
 
 from revector.cli.options import Collection, Json, ProjectPath, Session, open_session
 from revector.cli.output import make_table, one_line
+from revector.cli.screens import shadow_line
 from revector.errors import ConfigError
 from revector.pages.gate import NAMES, VERDICTS, lost_best
 
@@ -121,6 +122,11 @@ def _gate_page(data: dict[str, Any], texts: Mapping[str, str], console: Console)
     for side in ("new", "old"):
         refused = data.get(side, {}).get("refused_queries")
         refused_queries(refused, f"the {side} revision", console)
+    if shadow := data.get("shadow"):
+        for reads in shadow["reads"]:
+            console.print(shadow_line(reads), soft_wrap=True)
+        if not any(reads["compared"] for reads in shadow["reads"]):
+            console.print(f"Shadow reads: no live query was compared in {shadow['hours']:g} h.", soft_wrap=True)
     if data["html"]:
         console.print(f"\nWrote {data['html']}: open it in a browser.", soft_wrap=True)
 

@@ -116,6 +116,8 @@ def upgrade(
 ) -> None:
     """Migrate to a revision in this process, step by step; run it again to resume after whatever stopped it.
 
+    A rollback window that is over is closed first; while one is open, an upgrade that would swap is refused at once.
+
     For example:
       revector upgrade
       revector upgrade --to gate
@@ -137,11 +139,14 @@ def upgrade(
     options = {"shards": shards, "window_hours": window_hours, "approval": approval}
     with reporting(quiet=json) as progress:
         migrator = session.project.migrator(session.collection, progress=progress)
+        edited = migrator.edited()
+        for sentence in edited:
+            session.out.say(sentence, style="yellow")
         try:
             migrator.upgrade(rev, to=to, on_step=tell, **options)
         finally:
             if json:
-                session.out.json({"collection": session.collection, "steps": done})
+                session.out.json({"collection": session.collection, "steps": done, "edited": edited})
     if to is None:
         _say_way_back(session, migrator)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from rich.console import Console
 
 from revector.cli.options import Collection, Json, ProjectPath, Session, open_project, open_session
 from revector.cli.output import Output, make_table
@@ -129,20 +130,31 @@ def revision(
 
 
 def current(*, project: ProjectPath = None, json: Json = False) -> None:
-    """Show which revision each collection serves, and what stands by or is being built.
+    """Show which revision each collection serves, what stands by or is being built, and files edited since.
 
     For example:
       revector current
     """
+    from revector.standing import edited_files
+
     opened, out = open_project(project), Output(as_json=json)
     found = []
     for name in sorted(opened.settings.collections):
         slots = opened.status(name)["slots"]
-        found.append({"collection": name} | {role: slot and slot["revision"] for role, slot in slots.items()})
+        roles = {role: slot and slot["revision"] for role, slot in slots.items()}
+        found.append(
+            {"collection": name, **roles, "edited": edited_files(opened.engine, name, opened.migrations(name))}
+        )
+
+    def page(console: Console) -> None:
+        console.print(table)
+        for said in (said for row in found for said in row["edited"]):
+            console.print(f"Note: {said}", style="yellow", soft_wrap=True, markup=False)
+
     table = make_table("collection", "active", "standby", "building")
     for row in found:
         table.add_row(*(row[name] or "-" for name in ("collection", "active", "standby", "building")))
-    out.show(found, lambda console: console.print(table))
+    out.show(found, page)
 
 
 def heads(*, project: ProjectPath = None, json: Json = False) -> None:

@@ -28,7 +28,7 @@ def stale(
         typer.Option(
             "--reread",
             help="Read the source of revector.toml again first and write what differs there, also over what was "
-            "written directly since: only where the source is the truth. Nothing is deleted.",
+            "written directly since: only where the source is the truth. Nothing is deleted, unless by on_missing.",
         ),
     ] = False,
     wait: Annotated[
@@ -53,12 +53,14 @@ def stale(
       revector stale -c docs --reread --json
     """
     from revector.config import current_actor
-    from revector.upkeep import configured_source, refresh_stale
+    from revector.rereading import allowed_missing, configured_source
+    from revector.upkeep import refresh_stale
     from revector.waiting import no_worker, wait_until_done
 
     session = open_session(project, collection, as_json=json)
     opened, name = session.project, session.collection
-    source = configured_source(name, opened.collection(name), opened.root) if reread else None
+    settings = opened.collection(name)
+    source = configured_source(name, settings, opened.root, lambda: opened.database_url) if reread else None
     with reporting(quiet=json) as progress:
         report = refresh_stale(
             opened.engine,
@@ -69,6 +71,7 @@ def stale(
             actor=current_actor(),
             max_age_days=max_age_days,
             limit=limit,
+            max_missing=allowed_missing(settings),
             progress=progress,
         )
 
@@ -88,7 +91,7 @@ def stale(
             console.print(
                 f"Read {found.read:,} from {found.source}: {found.changed:,} changed, {found.unchanged:,} unchanged, "
                 f"{found.older:,} older than stored, {found.rejected:,} rejected; {found.absent:,} documents are not "
-                "in it, and none was deleted.",
+                "in it, and " + (f"{found.deleted:,} were deleted." if found.deleted else "none was deleted."),
                 soft_wrap=True,
             )
             for doc_id in found.first:

@@ -17,6 +17,7 @@ from revector.registry.engine import SCHEMA_VERSION, check_schema
 from revector.registry.scratch import leftovers
 from revector.rehearsal import clear_leftovers
 from revector.revisions import RevisionGraph
+from revector.standing import edited_files
 
 TURNING_DISKS = 2.0
 """A ``random_page_cost`` above it is meant for disks that turn; PostgreSQL's own default is 4."""
@@ -94,6 +95,8 @@ def _collection(project: Project, name: str, *, with_tables: bool) -> Iterator[C
     if with_tables:
         yield _check(f"{name}, registered", lambda: _registered(project, name))
         yield _check(f"{name}, labels", lambda: _labels(project, name))
+    if files.ok and with_tables:
+        yield _check(f"{name}, files of what is built", lambda: _as_built(project, name))
     if files.ok:
         yield _check(f"{name}, model of the head", lambda: _head_model(project, name))
     if with_tables:
@@ -104,6 +107,12 @@ def _collection(project: Project, name: str, *, with_tables: bool) -> Iterator[C
 def _files(project: Project, name: str) -> str:
     graph = RevisionGraph.from_folder(project.migrations(name))
     return f"{len(graph)} in one line, head {graph.head.revision}"
+
+
+def _as_built(project: Project, name: str) -> str:
+    if edited := edited_files(project.engine, name, project.migrations(name)):
+        raise ConfigError(" ".join(edited))
+    return "no file was edited since an index was built from it"
 
 
 def _registered(project: Project, name: str) -> str:

@@ -116,8 +116,8 @@ def _money(found: Plan) -> dict[str, str]:
         "break-even": even,
     }
     if found.spending is not None:
-        cap = "no cap" if found.spending.cap_usd is None else f"cap {_usd(found.spending.cap_usd)}"
-        rows["spent so far"] = f"{_usd(found.spending.spent_usd)} on {where}, {cap}"
+        left = ", ".join(f"{_usd(usd)} left of {cap}" for cap, usd in found.spending.left_usd.items())
+        rows["spent so far"] = f"{_usd(found.spending.spent_usd)} on {where}, {left or 'no cap'}"
     rows["way back"] = (
         f"for {window.hours:g} h the old index stays ({size(window.storage_bytes)}, {_usd(window.storage_usd)}) and "
         f"each of about {window.writes_per_day:,} writes a day is embedded for it too "

@@ -106,7 +106,7 @@ def status_screen(found: Mapping[str, Any]) -> RenderableType:
             lost = "; no rollback while it lasts" if role == "standby" else ""
             parts += [Text(), Text(f"Encoder of {slot['revision']} fails{lost}: {slot['encoder_fault']}", style="red")]
     for reads in found["shadow"]:
-        parts += [Text(), Text(_shadow(reads))]
+        parts += [Text(), Text(shadow_line(reads))]
     if found["dead_letters"]:
         parts += [Text(), Text(f"Dead letters: {found['dead_letters']:,}; see `revector dlq list`", style="yellow")]
     if behind := found["refused"]["behind"]:
@@ -125,7 +125,8 @@ def _waiting(following: Mapping[str, Any], *, open_one: bool) -> Text:
     return Text(f"Revision {following['revision']} ({following['model']}) waits: {then}", style="yellow")
 
 
-def _shadow(reads: Mapping[str, Any]) -> str:
+def shadow_line(reads: Mapping[str, Any]) -> str:
+    """Return a sentence on the shadow reads against one generation."""
     lost = ", ".join(f"{reads[what]:,} {what}" for what in ("shed", "errors") if reads[what])
     if not reads["compared"]:
         return f"Shadow reads against generation {reads['against']}: nothing compared yet{lost and '; ' + lost}"

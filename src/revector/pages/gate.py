@@ -49,6 +49,8 @@ def _figures(data: Mapping[str, Any]) -> Iterator[ET.Element]:
         yield _latency(data["latency"], (data.get("gate") or {}).get("max_latency_ratio"))
     elif data.get("new"):
         yield _search_times(data)
+    if data.get("shadow"):
+        yield _shadow(data["shadow"])
 
 
 # The verdict ----------------------------------------------------------------------------------------------------------
@@ -319,6 +321,20 @@ def _lost_best(ann: Mapping[str, Any], data: Mapping[str, Any]) -> Iterator[ET.E
         for one in ann["lost"]
     ]
     yield table(["query", "lost document", "score", "relevant"], rows)
+
+
+def _shadow(shadow: Mapping[str, Any]) -> ET.Element:
+    facts = {"Asked for": f"{shadow['hours']:g} h"} if shadow["hours"] else {}
+    for reads in shadow["reads"]:
+        facts[f"Live queries compared with generation {reads['against']}"] = f"{reads['compared']:,}"
+        if reads["compared"]:
+            old, new = reads["old_latency_ms"], reads["new_latency_ms"]
+            facts[f"Overlap@{reads['k']}"] = interval(reads["overlap"])
+            facts["Rank-biased overlap"] = interval(reads["rbo"])
+            facts["p95, old and new"] = f"{old['p95']:.0f} ms, {new['p95']:.0f} ms"
+        facts["Shed, failed"] = f"{reads['shed']:,}, {reads['errors']:,}"
+    none = None if any(reads["compared"] for reads in shadow["reads"]) else tag("p", "No live query was compared.")
+    return section("Do live queries find the same?", none, terms(facts))
 
 
 def _sweep(ann: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> ET.Element:

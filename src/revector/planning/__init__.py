@@ -28,8 +28,9 @@ from revector.planning.forecast import Change, Disk, Plan, Probe, Spending, Stor
 from revector.planning.probing import probe
 from revector.planning.screening import Screened, screen
 from revector.queries import askable
-from revector.registry.collections import Collection, Generation
+from revector.registry.collections import Collection, Generation, read_generation
 from revector.registry.deadletters import open_letters
+from revector.registry.watching import clock_jumped
 from revector.report import Estimate
 from revector.reuse import count_known
 from revector.spec import Gate, Revision
@@ -104,6 +105,7 @@ def make_plan(
         warnings=(
             *_warnings(collection, revision, labelled_queries),
             *_unreadable(unknown),
+            *_window(engine, collection, revision),
             *_no_room(disks),
             *_cap(spending, paid.api_usd),
         ),
@@ -228,14 +230,13 @@ def _refused_queries(unreadable: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _cap(prices: Spending | None, usd: float) -> tuple[str, ...]:
-    if prices is None or prices.cap_usd is None or prices.spent_usd + usd <= prices.cap_usd:
+    if prices is None:
         return ()
-    left = prices.cap_usd - prices.spent_usd
-    return (
-        (
-            f"embedding would cost about {usd:,.2f} USD, and {prices.provider} has {left:,.2f} USD left of its "
-            f"max_spend_usd {prices.cap_usd:,.2f}: it would stop before the batch that passes it"
-        ),
+    return tuple(
+        f"embedding would cost about {usd:,.2f} USD, and {prices.provider} has {left:,.2f} USD left of its {cap}: it "
+        "would stop before the batch that passes it"
+        for cap, left in prices.left_usd.items()
+        if usd > left
     )
 
 
@@ -285,6 +286,7 @@ def _gate(revision: Revision) -> str:
         f"overlap with exact search at least {gate.min_overlap}": gate.min_overlap,
         f"at most {gate.max_slice_drop} below in any slice": gate.max_slice_drop,
         f"p95 of a query at most {gate.max_latency_ratio} times as long": gate.max_latency_ratio,
+        f"judged after {gate.shadow_hours:g} h of shadow reads": gate.shadow_hours or None,
     }
     recall = (
         f"recall@{gate.k} at least {gate.min_recall:g}, at most {gate.max_drop:g} below the active revision, at "
@@ -306,12 +308,21 @@ def _warnings(collection: Collection, revision: Revision, labelled_queries: int 
             f"{labelled_queries} labelled queries cannot exclude a drop of {revision.gate.max_drop:g}, about {least} "
             "can: unless the new revision finds more than the active one, the gate will be inconclusive"
         )
-    if collection.standby_gen is not None:
-        warnings.append(
-            f"generation {collection.standby_gen} is still on standby: the swap waits until its window is over or "
-            "given up (`revector retire --now`)"
-        )
     return tuple(warnings)
+
+
+def _window(engine: sa.Engine, collection: Collection, revision: Revision) -> tuple[str, ...]:
+    """Say that the way back of the last migration is still kept; one that is over is closed when an upgrade begins."""
+    if collection.standby_gen is None or collection.rollback_deadline is None:
+        return ()
+    with engine.connect() as connection:
+        over = connection.scalar(sa.text("SELECT clock_timestamp() >= :end"), {"end": collection.rollback_deadline})
+        standby = read_generation(connection, collection.standby_gen).revision
+        if standby == revision.revision or (over and not clock_jumped(connection, collection.cid)):
+            return ()
+    until = f"{collection.rollback_deadline:%Y-%m-%d %H:%M %Z}"
+    kept = f"generation {collection.standby_gen} (revision {standby}) is kept for a rollback until {until}"
+    return (f"{kept}: an upgrade is refused until that window is over, or given up (`revector retire --now`)",)
 
 
 def _queries_of_an_equal_model(gate: Gate) -> int:

@@ -56,6 +56,7 @@ class Database:
     folder: str | None
     cores: int
     spent_usd: Mapping[str, float]
+    month_usd: Mapping[str, float]
 
 
 def look(engine: sa.Engine, collection: Collection, active: Generation | None, build: Build) -> Database:
@@ -77,7 +78,7 @@ def look(engine: sa.Engine, collection: Collection, active: Generation | None, b
             ),
             {"served": "" if active is None else active.physical_name, "cid": collection.cid},
         ).one()
-        paid = {use["provider"]: float(use["usd"]) for use in spent(connection)}
+        paid = spent(connection)
     host = engine.url.query.get("host") or engine.url.host or "localhost"
     here = str(host).startswith("/") or host in ("localhost", "127.0.0.1", "::1")
     return Database(
@@ -89,7 +90,8 @@ def look(engine: sa.Engine, collection: Collection, active: Generation | None, b
         here=here,
         folder=row.folder if here and row.folder and Path(row.folder).exists() else None,
         cores=len(os.sched_getaffinity(0)) if here and hasattr(os, "sched_getaffinity") else 1 + int(row.workers),
-        spent_usd=paid,
+        spent_usd={use["provider"]: use["usd"] for use in paid},
+        month_usd={use["provider"]: use["month_usd"] for use in paid},
     )
 
 
@@ -212,8 +214,10 @@ def spending_of(revision: Revision, means: Means, database: Database) -> Spendin
     name = split_reference(revision.model.name)[0]
     if (chosen := means.providers.get(name)) is None:
         return None
-    price, used = chosen.price_per_million_tokens_usd, database.spent_usd.get(name, 0.0)
-    return Spending(name, price, used, chosen.max_spend_usd)
+    used, month = database.spent_usd.get(name, 0.0), database.month_usd.get(name, 0.0)
+    so_far = {"max_spend_usd": used, "max_spend_usd_per_month": month, "max_spend_usd_per_migration": 0.0}
+    left = {cap: usd - so_far[cap] for cap, usd in chosen.caps.items()}
+    return Spending(name, chosen.price_per_million_tokens_usd, used, chosen.max_spend_usd, left)
 
 
 def window_of(hours: float, drawn: Drawn, tokens: Estimate, database: Database, costs: Costs, *, own: bool) -> Window:

@@ -101,12 +101,16 @@ class Disk:
 
 @dataclass(frozen=True, slots=True)
 class Spending:
-    """The provider of an API model: its price, what was spent on it so far, and its cap (None: no cap)."""
+    """The provider of an API model: its price, what was spent on it so far, and what its caps leave.
+
+    ``cap_usd``: over all time, None without one; ``left_usd``: what each cap leaves for a migration that begins now.
+    """
 
     provider: str
     usd_per_million_tokens: float
     spent_usd: float
     cap_usd: float | None
+    left_usd: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,14 +70,16 @@ def register(control: Control, new: Registration) -> Generation:
             f"{other.revision} is open (phase {other.phase}). Nothing was changed; finish it with `revector upgrade "
             f"{other.revision}` or end it with `revector abort`."
         )
+    spent = spent_at(control.connection, revision.model.name)
     gen = int(control.scalar("SELECT nextval(pg_get_serial_sequence('generation', 'gen'))"))
     control.must_hit_one(
         """
         INSERT INTO generation (gen, cid, revision, physical_name, spec, config_hash, chunker_fp, encoder_fp, encoder,
-          probes, vectors_fp, fidelity, phase, window_hours, needs_approval)
+          probes, vectors_fp, fidelity, phase, window_hours, needs_approval, spent)
         OVERRIDING SYSTEM VALUE
         VALUES (:gen, :cid, :revision, :name, CAST(:spec AS jsonb), :config_hash, :chunker_fp, :encoder_fp,
-          CAST(:encoder AS jsonb), :probes, :vectors_fp, CAST(:fidelity AS jsonb), 'provisioned', :window, :approval)
+          CAST(:encoder AS jsonb), :probes, :vectors_fp, CAST(:fidelity AS jsonb), 'provisioned', :window, :approval,
+          CAST(:spent AS jsonb))
         """,
         gen=gen,
         cid=collection.cid,
@@ -93,6 +95,7 @@ def register(control: Control, new: Registration) -> Generation:
         fidelity=json.dumps(new.fidelity),
         window=new.window_hours,
         approval=new.needs_approval,
+        spent=json.dumps(spent.get("spent", {})),
     )
     generation = read_generation(control.connection, gen)
     index_of(generation).create(control.connection, new.encoder_fp)
@@ -109,7 +112,7 @@ def register(control: Control, new: Registration) -> Generation:
         window_hours=new.window_hours,
         **({"fidelity": dict(new.fidelity)} if new.fidelity else {}),
         **({"trust_code": True} if new.encoder.get("trust_code") else {}),
-        **spent_at(control.connection, revision.model.name),
+        **spent,
     )
     return generation
 
@@ -390,8 +393,8 @@ def retire(control: Control, *, reason: str, now: bool) -> Generation:
     if not over and not now:
         raise WindowOpen(
             f"the rollback window of {collection.name!r} is open until "
-            f"{collection.rollback_deadline:%Y-%m-%d %H:%M %Z}. Nothing was changed; wait, or give it up with --now "
-            "and a reason."
+            f"{collection.rollback_deadline:%Y-%m-%d %H:%M %Z}. Nothing was changed; wait, or give it up with "
+            "`revector retire --now --reason …`."
         )
     if not now and clock_jumped(control.connection, collection.cid):
         raise ClockJumped(

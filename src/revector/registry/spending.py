@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -25,8 +25,8 @@ class SpendingMeter:
         self._unwritten: dict[str, Use] = {}
         self._counting = threading.Lock()
 
-    def charge(self, provider: str, use: Use, *, cap_usd: float | None = None) -> tuple[bool, Use]:
-        """Add ``use`` unless that takes the provider's USD of all days beyond ``cap_usd``; see ``Meter``.
+    def charge(self, provider: str, use: Use, *, caps: Mapping[str, float] | None = None) -> tuple[str | None, Use]:
+        """Add ``use`` unless that takes the provider's USD beyond one of ``caps``; see ``Meter``.
 
         Two processes at the cap are told apart by the lock: what both see is never spent twice.
         """
@@ -34,46 +34,69 @@ class SpendingMeter:
             before = self._unwritten.get(provider, Use())
             with self._engine().connect() as connection:
                 if role_of(connection) != "primary":
-                    return self._charge_here(connection, provider, use, cap_usd)
-            added, total = self._charge(provider, _sum(use, before), cap_usd)
-            if added:
+                    return self._charge_here(connection, provider, use, caps or {})
+            refused, total = self._charge(provider, _sum(use, before), caps or {})
+            if refused is None:
                 self._unwritten.pop(provider, None)
-            return added, total
+            return refused, total
 
     def _charge_here(
-        self, connection: sa.Connection, provider: str, use: Use, cap_usd: float | None
-    ) -> tuple[bool, Use]:
-        paid = {one["provider"]: Use(one["requests"], one["tokens"], one["usd"]) for one in spent(connection)}
-        written = paid.get(provider, Use())
+        self, connection: sa.Connection, provider: str, use: Use, caps: Mapping[str, float]
+    ) -> tuple[str | None, Use]:
         before = self._unwritten.get(provider, Use())
-        total = _sum(_sum(written, before), use)
-        if cap_usd is not None and total.usd > cap_usd:
-            return False, _sum(written, before)
+        for name, cap in caps.items():
+            written = _use(connection, name, provider)
+            if written is not None and written.usd + before.usd + use.usd > cap:
+                return name, _sum(written, before)
         self._unwritten[provider] = _sum(before, use)
-        return True, total
+        return None, _sum(_use(connection, "max_spend_usd", provider) or Use(), _sum(before, use))
 
-    def _charge(self, provider: str, use: Use, cap_usd: float | None) -> tuple[bool, Use]:
-        values = {"provider": provider, "requests": use.requests, "tokens": use.tokens, "usd": use.usd, "cap": cap_usd}
+    def _charge(self, provider: str, use: Use, caps: Mapping[str, float]) -> tuple[str | None, Use]:
+        values = {"provider": provider, "requests": use.requests, "tokens": use.tokens, "usd": use.usd}
         with self._engine().begin() as connection:
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:provider, 1919252073))"), values)
-            added = connection.execute(
+            for name, cap in caps.items():
+                so_far = _use(connection, name, provider)
+                if so_far is not None and so_far.usd + use.usd > cap:
+                    return name, so_far
+            connection.execute(
                 sa.text(
-                    "INSERT INTO spending AS s (provider, day, requests, tokens, usd) SELECT :provider, "
-                    "(clock_timestamp() AT TIME ZONE 'UTC')::date, :requests, :tokens, :usd WHERE CAST(:cap AS float8) "
-                    "IS NULL OR (SELECT coalesce(sum(usd), 0) FROM spending WHERE provider = :provider) + :usd <= :cap "
+                    "INSERT INTO spending AS s (provider, day, requests, tokens, usd) VALUES (:provider, "
+                    "(clock_timestamp() AT TIME ZONE 'UTC')::date, :requests, :tokens, :usd) "
                     "ON CONFLICT (provider, day) DO UPDATE SET requests = s.requests + EXCLUDED.requests, "
                     "tokens = s.tokens + EXCLUDED.tokens, usd = s.usd + EXCLUDED.usd"
                 ),
                 values,
-            ).rowcount
-            total = connection.execute(
-                sa.text(
-                    "SELECT coalesce(sum(requests), 0)::bigint AS requests, coalesce(sum(tokens), 0)::bigint "
-                    "AS tokens, coalesce(sum(usd), 0)::float8 AS usd FROM spending WHERE provider = :provider"
-                ),
-                values,
-            ).one()
-        return bool(added), Use(requests=total.requests, tokens=total.tokens, usd=total.usd)
+            )
+            return None, _use(connection, "max_spend_usd", provider) or Use()
+
+
+_SINCE = {
+    "max_spend_usd": "day >= '-infinity'",
+    "max_spend_usd_per_month": "day >= date_trunc('month', clock_timestamp() AT TIME ZONE 'UTC')::date",
+}
+# Less what was spent when the oldest of its open migrations was provisioned.
+_MIGRATION = """
+SELECT requests - was_requests AS requests, tokens - was_tokens AS tokens, usd - was_usd AS usd
+FROM (SELECT sum(requests) AS requests, sum(tokens) AS tokens, sum(usd) AS usd FROM spending
+      WHERE provider = :provider) s,
+  (SELECT coalesce((spent->>'requests')::bigint, 0) AS was_requests, coalesce((spent->>'tokens')::bigint, 0)
+     AS was_tokens, coalesce((spent->>'usd')::float8, 0) AS was_usd
+   FROM collection c JOIN generation g ON g.gen = c.building_gen
+   WHERE starts_with(g.spec->'model'->>'name', 'api:' || :provider || '/') ORDER BY g.gen LIMIT 1) m
+"""
+
+
+def _use(connection: sa.Connection, cap: str, provider: str) -> Use | None:
+    """Return what counts towards a cap of ``CAPS``; None where it does not apply, as no migration is open."""
+    statement = (
+        f"SELECT sum(requests) AS requests, sum(tokens) AS tokens, sum(usd) AS usd FROM spending WHERE provider = "
+        f":provider AND {_SINCE[cap]}"
+        if cap in _SINCE
+        else _MIGRATION
+    )
+    row = connection.execute(sa.text(statement), {"provider": provider}).one_or_none()
+    return None if row is None else Use(int(row.requests or 0), int(row.tokens or 0), float(row.usd or 0.0))
 
 
 def _sum(one: Use, other: Use) -> Use:
@@ -81,20 +104,24 @@ def _sum(one: Use, other: Use) -> Use:
 
 
 def spent_at(connection: sa.Connection, model: str) -> dict[str, Any]:
-    """Return ``spent``: ``tokens`` and ``usd`` so far at the provider of an API ``model``; nothing for a local one."""
+    """Return ``spent``: ``requests``, ``tokens`` and ``usd`` so far at the provider of an API model, else nothing."""
     if not model.startswith(PREFIX):
         return {}
     provider = split_reference(model)[0]
-    found = next((use for use in spent(connection) if use["provider"] == provider), {"tokens": 0, "usd": 0.0})
-    return {"spent": {"tokens": found["tokens"], "usd": found["usd"]}}
+    return {"spent": (_use(connection, "max_spend_usd", provider) or Use())._asdict()}
 
 
 def spent(connection: sa.Connection) -> list[dict[str, Any]]:
-    """Return what each provider was paid over all days: ``provider``, ``requests``, ``tokens``, ``usd``."""
+    """Return what each provider was paid over all days: ``provider``, ``requests``, ``tokens``, ``usd``.
+
+    ``month_usd``: in this calendar month, UTC.
+    """
     rows = connection.execute(
         sa.text(
             "SELECT provider, sum(requests)::bigint AS requests, sum(tokens)::bigint AS tokens, "
-            "sum(usd)::float8 AS usd FROM spending GROUP BY provider ORDER BY provider"
+            "sum(usd)::float8 AS usd, coalesce(sum(usd) FILTER (WHERE "
+            f"{_SINCE['max_spend_usd_per_month']}), 0)::float8 AS month_usd "
+            "FROM spending GROUP BY provider ORDER BY provider"
         )
     )
     return [dict(row._mapping) for row in rows]

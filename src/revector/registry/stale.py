@@ -1,10 +1,9 @@
-"""What upkeep looks for in the registry: index entries out of date, dead letters worth a try, ids a source has not."""
+"""What upkeep looks for in the registry: index entries out of date, and dead letters worth a try."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
 import sqlalchemy as sa
 
@@ -109,29 +108,3 @@ def find_dead(connection: sa.Connection, cid: int, *, tries: int, limit: int) ->
         sa.text(_DEAD), {"cid": cid, "most": MAX_ATTEMPTS, "kind": RETRIED, "tries": tries, "limit": limit}
     ).one()
     return Dead(**row._mapping)
-
-
-def begin_seen(connection: sa.Connection) -> datetime:
-    """Make the connection's table ``seen`` of a source's ids and return the database's time, to compare writes with."""
-    connection.execute(sa.text('CREATE TEMP TABLE seen (doc_id text COLLATE "C")'))
-    began: datetime = connection.execute(sa.text("SELECT clock_timestamp()")).scalar_one()
-    connection.commit()
-    return began
-
-
-def end_seen(connection: sa.Connection, cid: int, began: datetime, *, first: int) -> tuple[int, list[str]]:
-    """Return how many documents the source has not, and the ``first`` ids; what was written since ``began`` is spared.
-
-    The table ``seen`` is dropped.
-    """
-    connection.execute(sa.text("ANALYZE seen"))
-    rows = connection.execute(
-        sa.text(
-            "SELECT doc_id, count(*) OVER () AS total FROM document d WHERE cid = :cid AND NOT deleted AND changed_at "
-            "< :began AND NOT EXISTS (SELECT 1 FROM seen WHERE seen.doc_id = d.doc_id) ORDER BY doc_id LIMIT :first"
-        ),
-        {"cid": cid, "began": began, "first": first},
-    ).all()
-    connection.execute(sa.text("DROP TABLE seen"))
-    connection.commit()
-    return (rows[0].total if rows else 0), [row.doc_id for row in rows]

@@ -9,6 +9,8 @@ from revector.registry.control import add_event
 JUMP_S = 60.0
 """A clock that gained or lost more than this against a worker's own is not trusted to end a rollback window."""
 
+CLOSED_AFTER_S = 300
+
 _MOVED = "SELECT coalesce(max(m.seq), 0) FROM event m WHERE m.cid = c.cid AND m.kind IN ('swap', 'rollback')"
 _JUMPED = f"SELECT 1 FROM event j WHERE j.cid = c.cid AND j.kind = 'clock_jump' AND j.seq > ({_MOVED})"
 
@@ -33,6 +35,29 @@ def clock_jumped(connection: sa.Connection, cid: int) -> bool:
         connection.scalar(
             sa.text(f"SELECT EXISTS (SELECT 1 FROM collection c WHERE c.cid = :cid AND EXISTS ({_JUMPED}))"),
             {"cid": cid},
+        )
+    )
+
+
+def windows_over(connection: sa.Connection, *, drain_s: float) -> list[str]:
+    """Return the collections that have something to retire or to drop, and nobody needs to be asked.
+
+    A rollback window that has been over for 5 minutes (the run that opened it closes it first, where there is one) and
+    in which the clock did not jump; or an index whose generation left its slot more than ``drain_s`` ago.
+    """
+    return list(
+        connection.scalars(
+            sa.text(
+                f"""
+                SELECT name FROM collection c
+                WHERE standby_gen IS NOT NULL AND NOT EXISTS ({_JUMPED})
+                    AND rollback_deadline < clock_timestamp() - interval '{CLOSED_AFTER_S} s'
+                  OR EXISTS (SELECT 1 FROM generation g WHERE g.cid = c.cid AND NOT g.live AND NOT g.dropped
+                             AND g.ended_at < clock_timestamp() - :drain_s * interval '1 s')
+                ORDER BY name
+                """
+            ),
+            {"drain_s": drain_s},
         )
     )
 

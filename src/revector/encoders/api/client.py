@@ -32,6 +32,11 @@ LONGEST_RETRY_AFTER_S = 60.0
 
 _REFUSES_ALL = {401: "the key", 402: "the account", 403: "the key", 404: "the model or base_url"}
 _PASSING = {408, 409, 425, 429}
+_SPANS = {
+    "max_spend_usd": "",
+    "max_spend_usd_per_month": " this month",
+    "max_spend_usd_per_migration": " since the open migration to its model was provisioned",
+}
 _RATE, _SERVER, _TIMEOUT, _CONNECTION = "rate_limited", "server_errors", "timeouts", "connection_errors"
 _SAID_CHARS = 300
 
@@ -231,13 +236,13 @@ class Provider:
 
     def _pay(self, tokens: int) -> None:
         """Charge the estimate before the request, so that no number of threads or processes together overspends."""
-        cap, usd = self.settings.max_spend_usd, self.settings.usd(tokens)
-        granted, total = self._meter.charge(self.name, Use(1, tokens, usd), cap_usd=cap)
-        if not granted:
+        caps, usd = self.settings.caps, self.settings.usd(tokens)
+        cap, spent = self._meter.charge(self.name, Use(1, tokens, usd), caps=caps)
+        if cap is not None:
             raise SpendCapReached(
-                f"provider {self.name!r} has cost {total.usd:.6f} USD ({total.tokens:,} tokens in {total.requests:,} "
-                f"requests), and the next request, about {usd:.6f} USD, would exceed the cap of {cap:g} USD. Nothing "
-                f"was sent and all work stays due; raise providers.{self.name}.max_spend_usd."
+                f"provider {self.name!r} has cost {spent.usd:.6f} USD ({spent.tokens:,} tokens in {spent.requests:,} "
+                f"requests){_SPANS[cap]}, and the next request, about {usd:.6f} USD, would exceed the cap of "
+                f"{caps[cap]:g} USD. Nothing was sent and all work stays due; raise providers.{self.name}.{cap}."
             )
 
     def _failure(self, error: APIStatusError) -> Exception:

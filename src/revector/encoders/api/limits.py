@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 BURST_S = 1.0
@@ -113,27 +114,28 @@ class Use(NamedTuple):
 class Meter(Protocol):
     """Counts what each provider has been used for, over all time and, where it can, over all processes."""
 
-    def charge(self, provider: str, use: Use, *, cap_usd: float | None = None) -> tuple[bool, Use]:
-        """Add ``use``, in one atomic step, unless that takes the provider's USD beyond ``cap_usd``.
+    def charge(self, provider: str, use: Use, *, caps: Mapping[str, float] | None = None) -> tuple[str | None, Use]:
+        """Add ``use``, in one atomic step, unless that takes the provider's USD beyond one of ``caps``, by ``CAPS``.
 
-        Return whether it was added, and the total as it is now.
+        Return the cap that refuses it and what counts towards that one; None and the total where it was added.
         """
         ...
 
 
 class MemoryMeter:
-    """A meter for one process."""
+    """A meter for one process, whose whole life is one month and one migration."""
 
     def __init__(self) -> None:
         self._total: dict[str, Use] = defaultdict(Use)
         self._lock = threading.Lock()
 
-    def charge(self, provider: str, use: Use, *, cap_usd: float | None = None) -> tuple[bool, Use]:
-        """Add ``use`` unless that takes the provider's USD beyond ``cap_usd``; see ``Meter``."""
+    def charge(self, provider: str, use: Use, *, caps: Mapping[str, float] | None = None) -> tuple[str | None, Use]:
+        """Add ``use`` unless that takes the provider's USD beyond a cap; see ``Meter``."""
         with self._lock:
             before = self._total[provider]
-            if cap_usd is not None and before.usd + use.usd > cap_usd:
-                return False, before
+            for name, cap in (caps or {}).items():
+                if before.usd + use.usd > cap:
+                    return name, before
             total = Use(before.requests + use.requests, before.tokens + use.tokens, before.usd + use.usd)
             self._total[provider] = total
-            return True, total
+            return None, total

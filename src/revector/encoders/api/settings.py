@@ -6,11 +6,13 @@ import os
 from typing import Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from revector.errors import ConfigError
 
 PREFIX = "api:"
+
+CAPS = ("max_spend_usd", "max_spend_usd_per_month", "max_spend_usd_per_migration")
 
 
 class ProviderSettings(BaseModel):
@@ -51,7 +53,26 @@ class ProviderSettings(BaseModel):
     """Ask the server itself for ``model.dim`` dimensions; otherwise its vectors are cut here."""
     price_per_million_tokens_usd: float = Field(default=0.0, ge=0)
     max_spend_usd: float | None = Field(default=None, ge=0)
-    """No request is sent that would take what this provider has cost beyond this."""
+    """No request is sent that would take what this provider has cost, since it was first used, beyond this."""
+    max_spend_usd_per_month: float | None = Field(default=None, ge=0)
+    """… what it has cost in this calendar month, UTC."""
+    max_spend_usd_per_migration: float | None = Field(default=None, ge=0)
+    """… what it has cost, also for queries and writes, since the open migration to one of its models was provisioned;
+    of several open ones, the oldest."""
+
+    @model_validator(mode="after")
+    def _caps_need_a_price(self) -> ProviderSettings:
+        if self.caps and not self.price_per_million_tokens_usd:
+            raise ValueError(
+                f"{', '.join(self.caps)} would never stop anything without a price; set price_per_million_tokens_usd"
+            )
+        return self
+
+    @property
+    def caps(self) -> dict[str, float]:
+        """The caps that are set, in USD, by the names of their settings."""
+        found = {name: getattr(self, name) for name in CAPS}
+        return {name: cap for name, cap in found.items() if cap is not None}
 
     @field_validator("base_url")
     @classmethod

@@ -33,3 +33,8 @@ CREATE TRIGGER d_refused_insert AFTER INSERT ON revector.document REFERENCING NE
 CREATE TRIGGER d_refused_update AFTER UPDATE ON revector.document REFERENCING OLD TABLE AS stale NEW TABLE AS fresh
   FOR EACH STATEMENT EXECUTE FUNCTION revector.document_answers_refused();
 ALTER TABLE revector.document ENABLE ALWAYS TRIGGER d_refused_insert, ENABLE ALWAYS TRIGGER d_refused_update;
+
+-- What the provider had cost when a generation was registered: the cap of its migration counts from there.
+ALTER TABLE revector.generation ADD COLUMN spent jsonb NOT NULL DEFAULT '{}';
+UPDATE revector.generation g SET spent = e.detail->'spent' FROM revector.event e
+  WHERE (e.cid, e.gen, e.kind) = (g.cid, g.gen, 'provision') AND e.detail ? 'spent';
