@@ -79,7 +79,7 @@ def found(world: World, where: Mapping[str, Any]) -> set[str]:
     return {row.doc_id for row in world.sql(f"SELECT doc_id FROM document d WHERE NOT deleted AND {sql}", **params)}
 
 
-@pytest.mark.parametrize(("where", "wanted"), FOUND, ids=str)
+@pytest.mark.parametrize(("where", "wanted"), FOUND)
 def test_a_filter_finds_elements_nested_fields_and_moments(stored: World, where: Any, wanted: set[str]) -> None:
     assert found(stored, where) == wanted
 
