@@ -331,6 +331,22 @@ def test_a_tampered_history_is_found(served: World, at: Any, cli: Cli) -> None:
     assert ended.json["broken"] == [2]
 
 
+def test_a_head_that_was_noted_elsewhere_is_looked_for_in_the_history(served: World, at: Any, cli: Cli) -> None:
+    at(served)
+    noted = cli("history", "--check", "--json").json["head"]
+    assert "noted elsewhere is among them" in cli("history", "--check", "--head", noted).out
+    ended = cli("history", "--check", "--head", "0" * 64)
+    assert ended.code == exits.CHECK_FAILED
+    assert "was rewritten, or its end was cut off" in ended.out
+    assert (cli("history", "--check", "--head", "abc").code, cli("history", "--head", noted).code) == (2, 2)
+
+
+def test_the_rights_of_an_application_are_printed_for_its_role(cli: Cli) -> None:
+    printed = cli("db", "grants", 'odd"role').out
+    assert 'ON SCHEMA revector TO "odd""role";' in printed
+    assert cli("db", "grants", "x" * 64).code == 2
+
+
 def test_history_marks_a_file_that_was_edited_after_it_was_used(served: World, at: Any, cli: Cli) -> None:
     at(served).revision("a100", None, 'model = ModelSpec(name="hashing", dim=32)')
     assert "active, file edited since" in cli("history").out

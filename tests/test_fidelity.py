@@ -11,8 +11,8 @@ import pytest
 from revector.encoders import load_encoder
 from revector.encoders.hashing import HashingEncoder
 from revector.errors import FidelityTooLow
-from revector.fidelity import Approximate, measure, overlap
-from revector.spec import ModelSpec
+from revector.fidelity import TEXTS_FLOAT32, Approximate, drawn, measure, overlap
+from revector.spec import ModelSpec, Revision
 from worlds import World
 
 TEXTS = [f"apple{n} pear{n} some words here number {n}" for n in range(60)]
@@ -30,6 +30,16 @@ class Rough(HashingEncoder):
 
     def reference(self):
         return HashingEncoder(ModelSpec("hashing", self.dim))
+
+
+def test_float32_is_compared_on_fewer_texts_of_every_length() -> None:
+    texts = [f"text {n}" for n in range(1_000)]
+    for dtype, count in (("float32", TEXTS_FLOAT32), ("bfloat16", 128)):
+        chosen = drawn(texts + texts, Revision("a", None, ModelSpec("hashing", 64, dtype=dtype)))
+        assert len(chosen) == count == len(set(chosen))
+        assert chosen[0] == "text 0"
+        assert int(chosen[-1].split()[1]) > 880
+    assert drawn(["a", "b", "a"], Revision("a", None, ModelSpec("hashing", 64))) == ["a", "b"]
 
 
 def test_what_is_measured_agrees_with_a_count_by_hand() -> None:
@@ -57,7 +67,7 @@ def test_an_encoder_without_a_reference_and_a_single_text_are_not_measured() -> 
 
 def test_too_rough_an_encoder_opens_no_migration(served: World, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = served.loader["hashing:seed2"]
-    other = HashingEncoder(ModelSpec("hashing", 128), seed=7)
+    other = HashingEncoder(ModelSpec("hashing", 64), seed=7)
     monkeypatch.setattr(encoder, "reference", lambda: other, raising=False)
     before = served.state()
     with pytest.raises(FidelityTooLow, match=r"of the ten nearest neighbours .* gate\.min_fidelity demands 0\.99"):
@@ -73,7 +83,7 @@ def test_what_was_measured_is_kept_with_the_generation_and_in_the_history(
     served.upgrade("b200")
     kept = dict(served.generation().fidelity)
     assert kept["overlap_at_10"] == 1.0
-    assert kept["texts"] == 120
+    assert kept["texts"] == TEXTS_FLOAT32
     assert served.events("provision")[0]["detail"]["fidelity"] == kept
 
 

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from revector import planning
 from revector.capacity import CONSTANTS
 from revector.cli import exits, run
-from revector.config import load_project
+from revector.config import Project, load_project
 from revector.costs import Costs, money
 from revector.encoders.hashing import HashingEncoder
 from revector.errors import NoRoom
@@ -201,6 +202,43 @@ def test_a_server_with_little_to_do_is_not_probed(served: World, monkeypatch: py
     monkeypatch.setattr(estimating, "measure", lambda *_: pytest.fail("120 documents are no work"))
     plan = served.migrator.plan("b200")
     assert "times as long" not in "".join(step.by for step in plan.steps)
+
+
+def test_nothing_is_tried_where_every_vector_is_there_already(served: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    served.revision("b200", "a100", MODEL, "index = IndexSpec(m=24)")
+    monkeypatch.setattr(planning, "probe", lambda *_, **__: pytest.fail("the model was tried"))
+    monkeypatch.setattr(estimating, "WORTH_S", 0.01)
+    monkeypatch.setattr(estimating, "measure", lambda *_: pytest.fail("the server was tried"))
+    plan = served.migrator.plan("b200")
+    assert (plan.reused, plan.probe.chunks, plan.tokens_to_embed.value) == (120, 0, 0)
+    assert 0 < plan.seconds.value < 600
+    assert math.isfinite(plan.probe.tokens_per_s.value)
+
+
+def test_a_plan_names_what_it_does_from_the_start_also_into_a_pipe(
+    served: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(served.root)
+    load = Project.load_encoder
+
+    def loaded(self: Project, model: ModelSpec) -> Any:
+        said = capsys.readouterr().err
+        assert said.splitlines() == [
+            "plan: read the migration files and the labelled queries …",
+            "plan: load the model hashing:seed2 …",
+        ]
+        return load(self, model)
+
+    monkeypatch.setattr(Project, "load_encoder", loaded)
+    run(["plan", "b200", "--probe-seconds", "0.2", "--json"])
+    out, err = capsys.readouterr()
+    assert json.loads(out)["revision"] == "b200"
+    assert [line.split(",")[0] for line in err.splitlines()] == [
+        "plan: read a sample of the documents",
+        "plan: look for vectors that are there already …",
+        "plan: try the model on this machine",
+        "plan: ask PostgreSQL …",
+    ]
 
 
 def test_a_probe_of_the_server_measures_it_and_leaves_nothing_behind(served: World) -> None:

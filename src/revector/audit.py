@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
@@ -14,6 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from revector.cells import guarded
+from revector.errors import ConfigError
 from revector.registry.collections import read_collection
 from revector.report import broken_links
 from revector.sentences import sentence
@@ -36,6 +38,8 @@ COLUMNS = (
 """Of an export; ``detail`` is JSON text, and what precedes it was taken out of it or of the generation's row."""
 
 BATCH = 2_000
+
+_HEAD = re.compile(r"(?:(?P<seq>[0-9]{1,18}):)?(?P<hash>[0-9a-f]{64})")
 
 _TESTS = {
     "kinds": "e.kind = ANY(CAST(:kinds AS text[]))",
@@ -83,13 +87,20 @@ class Chain:
     """What a check of the whole chain found.
 
     ``broken`` are the events that do not follow from the one before. ``head`` is the newest event's hash: noted
-    elsewhere, it also proves later that nothing was cut off at the end, which no chain shows by itself.
+    elsewhere, it shows later that nothing up to it was rewritten and nothing cut off, which no chain shows by itself.
+    ``missing`` is such a head, if one was given and no event has it.
     """
 
     events: int
     head: str | None
     broken: tuple[int, ...]
+    missing: str | None
     at: datetime
+
+    @property
+    def intact(self) -> bool:
+        """Whether every event follows from the one before, and the given head is among them."""
+        return not self.broken and self.missing is None
 
 
 def newest(connection: sa.Connection, name: str) -> int:
@@ -144,8 +155,11 @@ def choices(connection: sa.Connection, name: str) -> dict[str, list[Any]]:
     }
 
 
-def check_chain(connection: sa.Connection, name: str) -> Chain:
-    """Compute every hash of a collection's history again."""
+def check_chain(connection: sa.Connection, name: str, *, head: str | None = None) -> Chain:
+    """Compute every hash of a collection's history again, and look for ``head``, a hash that was noted elsewhere.
+
+    ``head`` is ``HASH`` or ``SEQ:HASH``, 64 hexadecimal digits. Raises ``ConfigError`` for any other.
+    """
     cid = read_collection(connection, name).cid
     row = connection.execute(
         sa.text(
@@ -154,7 +168,20 @@ def check_chain(connection: sa.Connection, name: str) -> Chain:
         ),
         {"cid": cid},
     ).one()
-    return Chain(row.events, row.head, tuple(broken_links(connection, name)), row.at)
+    missing = None if head is None or _is_there(connection, cid, head) else head
+    return Chain(row.events, row.head, tuple(broken_links(connection, name)), missing, row.at)
+
+
+def _is_there(connection: sa.Connection, cid: int, head: str) -> bool:
+    given = _HEAD.fullmatch(head.strip().lower())
+    if given is None:
+        raise ConfigError(
+            f"{head!r} is no head of a history. Nothing was checked; give the 64 hexadecimal digits that a webhook, "
+            "the metric revector_history_head or `revector history --check` named, or SEQ:HASH."
+        )
+    seq = None if given["seq"] is None else int(given["seq"])
+    there = "SELECT 1 FROM event WHERE cid = :cid AND hash = :hash AND seq = coalesce(CAST(:seq AS numeric), seq)"
+    return connection.scalar(sa.text(there), {"cid": cid, "hash": given["hash"], "seq": seq}) is not None
 
 
 # Exports --------------------------------------------------------------------------------------------------------------

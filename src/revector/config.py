@@ -20,7 +20,7 @@ from revector.collection_settings import CollectionSettings
 from revector.costs import Costs
 from revector.encoders.api import Hybrid, Provider, ProviderSettings
 from revector.encoding import Encoders
-from revector.errors import ConfigError
+from revector.errors import ConfigError, DatabaseUnavailable
 from revector.evidence import Evidence
 from revector.interfaces import Encoder, NoProgress, Progress
 from revector.labels import LabelSource, label_source
@@ -38,7 +38,9 @@ from revector.report import read_events, read_status, waiting_revision
 from revector.searcher import Offer, Searcher
 from revector.shadow import ShadowReads
 from revector.spec import ModelSpec
+from revector.stores.database import KEPT
 from revector.stores.pgvector import Build
+from revector.urls import database_url
 from revector.verification import REEMBEDDED, verify_live
 from revector.verified import Report
 from revector.worker import Worker
@@ -224,9 +226,12 @@ class Project:
 
     @property
     def database_url(self) -> str:
-        """The configured database, or the embedded one, which is started if it is not running."""
-        if self.settings.database_url:
-            return self.settings.database_url
+        """The configured database, or the embedded one, which is started if it is not running.
+
+        Raises ``ConfigError`` for a setting that is no URL of PostgreSQL.
+        """
+        if self.settings.database_url is not None:
+            return database_url(self.settings.database_url)
         from revector.embedded import ensure_running
 
         return ensure_running(self.state)
@@ -287,7 +292,10 @@ class Project:
 
     def init(self) -> bool:
         """Make or upgrade the tables and register the configured collections; return whether tables were made."""
-        made = upgrade_schema(self.raw_engine)
+        try:
+            made = upgrade_schema(self.raw_engine)
+        except DatabaseUnavailable as error:
+            raise DatabaseUnavailable(str(error).replace(KEPT, "No table was made or changed")) from error
         with self.engine.begin() as connection:
             for name in self.settings.collections:
                 ensure_collection(connection, name)

@@ -12,6 +12,7 @@
     │   ├── DatabaseReadOnly     a standby, or switched to take no writes
     │   ├── SearchTooLong        a search was cancelled, as it took longer than one may
     │   ├── SchemaMismatch       of another revector version
+    │   ├── NotAllowed           its role lacks a right
     │   ├── MissingExtension     pgvector is absent or too old
     │   └── NoRoom               a migration would not fit on a disk; it was not begun
     ├── StateError               the registry disagrees with the request
@@ -117,6 +118,10 @@ class SearchTooLong(DatabaseError):
 
 class SchemaMismatch(DatabaseError):
     """The tables belong to another version of revector."""
+
+
+class NotAllowed(DatabaseError):
+    """The role that revector works as lacks a right; nothing of the transaction was kept."""
 
 
 class MissingExtension(DatabaseError):

@@ -141,6 +141,7 @@ class Migrator:
 
         The encoder is tried on texts of the collection for about ``probe_s`` seconds at most.
         """
+        self._progress.start("plan: read the migration files and the labelled queries")
         target = self._standing.target(revision)
         self._refuse_empty()
         labelled = self._evidence.labelled_queries()
@@ -157,10 +158,20 @@ class Migrator:
             probe_s=probe_s,
             reembedded=STEP_REEMBEDDED,
         )
+        self._progress.start(f"plan: load the model {target.model.name}")
         encoder = self._encoders.fresh(target.model)
         proof = self._proof(target, encoder)
         proof.refuse_similarity()
-        plan = make_plan(self._engine, collection, active, target, encoder, labelled=labelled, means=means)
+        plan = make_plan(
+            self._engine,
+            collection,
+            active,
+            target,
+            encoder,
+            labelled=labelled,
+            means=means,
+            progress=self._progress,
+        )
         foretold, known = proof.foretell()
         unread = shadow_time.unread(target, collection, share=self._settings.shadow_share)
         risks = (*(said.rstrip(".") for said in self.edited()), *plan.risks, *known)

@@ -42,36 +42,36 @@ def tell(engine: sa.Engine, collection: str, webhook: str) -> int:
 
 def _tell(connection: sa.Connection, cid: int, collection: str, webhook: str) -> int:
     found = news.read_news(connection, cid, list(MESSAGES), closing_hours=CLOSING_HOURS)
+
+    def post(text: str, event: Mapping[str, Any]) -> bool:
+        # The head outside the database is what a rewritten history is found by: `revector history --check --head HASH`.
+        notice = {"text": f"{collection}: {text}.", "collection": collection, "event": event, "history": found.head}
+        return alerts.post(webhook, notice)
+
     sent, through = 0, None
     for event in found.events:
         text = MESSAGES[event.kind](event)
         if text is not None:
             facts = {name: value for name, value in asdict(event).items() if name != "needs_approval"}
-            if not _post(webhook, collection, text, facts | {"at": event.at.isoformat()}):
+            if not post(text, facts | {"at": event.at.isoformat()}):
                 break
             sent += 1
         through = event.seq
     facts = {}
-    if found.closing is not None and _post(
-        webhook,
-        collection,
+    if found.closing is not None and post(
         f"the rollback window closes at {found.closing}; after that the old index is dropped",
         {"kind": "closing", "deadline": found.closing},
     ):
         facts["closing"] = found.closing
     grew = found.dead > found.dead_told
     if found.dead < found.dead_told or (
-        grew and _post(webhook, collection, _dead(found.dead), {"kind": "dead_letters", "documents": found.dead})
+        grew and post(_dead(found.dead), {"kind": "dead_letters", "documents": found.dead})
     ):
         facts["dead"] = found.dead
     sent += ("closing" in facts) + (grew and "dead" in facts)
     if through is not None or facts:
         news.remember(connection, cid, actor=ACTOR, through=through, sent=sent, **facts)
     return sent
-
-
-def _post(webhook: str, collection: str, text: str, event: Mapping[str, Any]) -> bool:
-    return alerts.post(webhook, {"text": f"{collection}: {text}.", "collection": collection, "event": dict(event)})
 
 
 def _dead(count: int) -> str:

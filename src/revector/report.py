@@ -310,14 +310,18 @@ def read_events(connection: sa.Connection, name: str, *, limit: int = 100, after
 
 
 def broken_links(connection: sa.Connection, name: str) -> list[int]:
-    """Return the sequence numbers where the history's hash chain does not hold; empty if nothing was tampered with."""
+    """Return the sequence numbers where the history's hash chain does not hold; empty if nothing was tampered with.
+
+    Each link is checked by the rule that its event names; an older rule after a newer one is broken, too.
+    """
     collection = read_collection(connection, name)
     return list(
         connection.scalars(
             sa.text(
                 "SELECT seq FROM (SELECT e.seq, e.hash, event_hash(coalesce(lag(e.hash) OVER (ORDER BY "
-                "seq), ''), e) AS expected, seq - lag(seq, 1, 0::bigint) OVER (ORDER BY seq) AS gap FROM event e "
-                "WHERE e.cid = :cid) c WHERE hash <> expected OR gap <> 1 ORDER BY seq"
+                "seq), ''), e) AS expected, seq - lag(seq, 1, 0::bigint) OVER (ORDER BY seq) AS gap, chain - "
+                "lag(chain, 1, chain) OVER (ORDER BY seq) AS rule FROM event e "
+                "WHERE e.cid = :cid) c WHERE hash <> expected OR gap <> 1 OR rule < 0 ORDER BY seq"
             ),
             {"cid": collection.cid},
         )

@@ -16,6 +16,7 @@ from revector.registry.documents import Documents
 from revector.registry.ingesting import IngestReport
 from revector.sources import ColumnType, open_source
 from revector.stores.database import copy_into
+from revector.stores.sessions import end_step
 from revector.text import check_id
 
 FIRST = 20
@@ -158,7 +159,7 @@ class _Noted:
                 if _is_id(document.id):
                     copy.write_row((document.id,))
                 yield document
-        self._connection.commit()  # no transaction stays open while the documents are written
+        end_step(self._connection)  # no transaction stays open while the documents are written
         if self._max_missing is not None:
             self._refuse_gaps(self._max_missing)
 

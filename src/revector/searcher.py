@@ -27,6 +27,7 @@ from revector.registry.collections import Generation, read_collection, read_gene
 from revector.registry.moves import index_of
 from revector.stores.bounds import Stop, bounded, check_filter
 from revector.stores.filters import compile_filter, why_nothing
+from revector.stores.sessions import alone
 from revector.text import clean_query
 
 EXACT_SHARE = 0.05
@@ -105,8 +106,6 @@ class Searcher:
     ) -> None:
         self._engine, self._collection, self.encoders, self._offer = engine, collection, encoders, offer
         self._limit_s = limit_s
-        # Rows that stand alone need no transaction, whose beginning and end would cost two more ways to the database.
-        self._reading = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._generations: dict[int, Generation] = {}
 
     def search(
@@ -211,7 +210,7 @@ class Searcher:
 
     def resolve(self, generation: int | None = None) -> Generation:
         """Return the active generation, index and encoder in one read; or the named live one."""
-        with self._reading.connect() as connection:
+        with alone(self._engine) as connection:
             collection = read_collection(connection, self._collection)
             gen = collection.active_gen if generation is None else generation
             if gen is None:

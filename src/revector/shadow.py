@@ -19,7 +19,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple, Self
 
 import sqlalchemy as sa
-from sqlalchemy import event
 
 from revector.agreement import Tally, overlap_at_k, rank_biased_overlap
 from revector.encoding import MODEL_ERRORS, Encoders
@@ -36,7 +35,7 @@ SEARCHABLE = frozenset({Phase.INDEXED, Phase.VERIFIED, Phase.GATED, Phase.APPROV
 
 POLL_S = 2.0
 SAVE_S = 30.0
-STATEMENT_MS = 5_000
+STATEMENT_S = 5
 KEPT = 1_000
 FAILURES = 5
 """So many errors in a row open the circuit; after ``REST_S`` one query tries again."""
@@ -387,12 +386,8 @@ class ShadowReads:
 
 def _own_engine(engine: sa.Engine) -> sa.Engine:
     """Return an engine on the same database whose statements give up soon; one thread uses it, so it connects once."""
-    own = make_engine(engine.url.render_as_string(hide_password=False))
-
-    @event.listens_for(own, "connect")
-    def _settings(connection: Any, _: Any) -> None:
-        connection.execute(f"SET statement_timeout = {STATEMENT_MS}")
-        connection.execute("SET application_name = 'revector shadow'")
-        connection.commit()
-
-    return own
+    return make_engine(
+        engine.url.render_as_string(hide_password=False),
+        name="revector shadow",
+        statement_timeout=f"{STATEMENT_S}s",
+    )

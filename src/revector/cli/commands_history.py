@@ -23,7 +23,7 @@ from revector.errors import ConfigError
 from revector.sentences import sentence
 
 if TYPE_CHECKING:
-    from revector.audit import Wanted
+    from revector.audit import Chain, Wanted
     from revector.revisions import RevisionGraph
 
 NEWEST_EVENTS = 100
@@ -62,6 +62,9 @@ def history(
     form: Annotated[Format, typer.Option("--format", help="How to write it.")] = Format.TABLE,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write to; needed for parquet.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Verify the hash chain of the events.")] = False,
+    head: Annotated[
+        str | None, typer.Option(metavar="[SEQ:]HASH", help="With --check: a hash noted elsewhere that must be there.")
+    ] = None,
     collection: Collection = None,
     project: ProjectPath = None,
     json: Json = False,
@@ -72,7 +75,7 @@ def history(
       revector history
       revector history --kind swap --kind rollback --since 2026-11-01
       revector history --events --format parquet --output events.parquet
-      revector history --check
+      revector history --check --head 41:9f2c…
     """
     from revector.audit import Wanted
 
@@ -81,8 +84,10 @@ def history(
         tuple(kind) if kind else None, actor, generation, _time("--since", since), _time("--until", until), run, text
     )
     session = open_session(project, collection, as_json=form == Format.JSON)
+    if head is not None and not check:
+        raise ConfigError("--head is for --check. Nothing was read; give both.")
     if check:
-        _check_chain(session)
+        _check_chain(session, head)
         return
     if form == Format.PARQUET and output is None:
         raise ConfigError("--format parquet is no text. Nothing was written; name a file with --output.")
@@ -105,24 +110,34 @@ def _time(option: str, given: str | None) -> datetime | None:
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
-def _check_chain(session: Session) -> None:
+def _check_chain(session: Session, head: str | None) -> None:
     from revector.audit import check_chain
 
     with session.project.engine.connect() as connection:
-        found = check_chain(connection, session.collection)
+        found = check_chain(connection, session.collection, head=head)
     session.out.show(
-        {"collection": session.collection, "intact": not found.broken, **asdict(found)},
+        {"collection": session.collection, "intact": found.intact, **asdict(found)},
         lambda console: console.print(
-            f"The history is intact: each of {found.events:,} events carries the hash of the one before. The newest is "
-            f"{found.head}; noted elsewhere, it also shows later that nothing was cut off at the end."
-            if not found.broken
-            else f"The history was tampered with: the chain breaks at event {', '.join(map(str, found.broken))}.",
-            style="red" if found.broken else None,
-            soft_wrap=True,
+            _verdict(found, head), style=None if found.intact else "red", soft_wrap=True, highlight=False
         ),
     )
-    if found.broken:
+    if not found.intact:
         raise typer.Exit(CHECK_FAILED)
+
+
+def _verdict(found: Chain, head: str | None) -> str:
+    if found.broken:
+        return f"The history was tampered with: the chain breaks at event {', '.join(map(str, found.broken))}."
+    if found.missing:
+        return (
+            f"The history was rewritten, or its end was cut off: none of its {found.events:,} events has "
+            f"{found.missing}, the hash that was noted elsewhere. What there is now is a whole chain by itself."
+        )
+    known = "" if head is None else " The hash that was noted elsewhere is among them."
+    return (
+        f"The history is intact: each of {found.events:,} events carries the hash of the one before.{known} The newest "
+        f"is {found.head}; noted elsewhere, it shows later (--head) that nothing was rewritten or cut off."
+    )
 
 
 # Events ---------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +15,7 @@ from rich.text import Text
 from revector.cli.exits import CHECK_FAILED
 from revector.cli.options import Json, ProjectPath, open_project
 from revector.cli.output import Output, pairs
-from revector.errors import ConfigError
+from revector.errors import ConfigError, RevectorError
 
 if TYPE_CHECKING:
     from revector.config import Project
@@ -41,7 +43,8 @@ TEMPLATE = """\
 
 db = typer.Typer(
     no_args_is_help=True,
-    help="The embedded PostgreSQL of this project.\n\nFor example:\n  revector db status",
+    help="The database of this project: the embedded PostgreSQL, and rights on your own.\n\nFor example:\n"
+    "  revector db status",
 )
 
 
@@ -49,7 +52,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command(rich_help_panel="Start")(init)
     app.command(rich_help_panel="Start")(doctor)
-    for command in (start, stop, status, remove):
+    for command in (start, stop, status, remove, grants):
         db.command()(command)
     app.add_typer(db, name="db", rich_help_panel="Start")
 
@@ -67,20 +70,18 @@ def init(
     For example:
       mkdir search && cd search && revector init
     """
-    out, made = Output(as_json=json), list[str]()
-    file = _find_or_write(project, collection)
-    opened = open_project(file[0])
-    if file[1]:
-        made.append(str(file[0]))
-    for name in opened.settings.collections:
-        folder = opened.migrations(name)
-        if not folder.is_dir():
-            folder.mkdir(parents=True)
-            made.append(f"{folder}/")
-    if opened.settings.database_url is None:
-        _ignore_state(opened, made)
-    if opened.init():
-        made.append("database tables")
+    out = Output(as_json=json)
+    with _undone_if_it_fails() as new:
+        file = _find_or_write(project, collection, new)
+        opened = open_project(file)
+        for name in opened.settings.collections:
+            _make_folder(opened.migrations(name), new)
+        if opened.settings.database_url is None:
+            _ignore_state(opened, new)
+        tables = opened.init()
+    began = file in new
+    ends = [path for path in new if not any(path in other.parents for other in new)]
+    made = [f"{path}/" if path.is_dir() else str(path) for path in ends] + ["database tables"] * tables
     names = sorted(opened.settings.collections)
     where = "embedded" if opened.settings.database_url is None else opened.raw_engine.url.render_as_string()
     data = {"project": str(opened.root), "database": where, "collections": names, "made": made}
@@ -93,7 +94,7 @@ def init(
             f"{', '.join(names) or 'none'}.",
             soft_wrap=True,
         )
-        if file[1]:
+        if began:
             console.print("Next: revector ingest SOURCE, then revector revision -m first --model …", soft_wrap=True)
 
     out.show(data, page)
@@ -196,20 +197,67 @@ def remove(
     Output(as_json=json).show({"removed": str(opened.state)}, lambda console: console.print("Removed."))
 
 
+def grants(
+    role: Annotated[str, typer.Argument(metavar="ROLE", help="Role that the application will work as.")],
+) -> None:
+    """Print the SQL that lets a role do everyday work on tables that it does not own: no change of the history.
+
+    For example:
+      revector db grants revector_app | psql "$OWNER_URL"
+    """
+    from revector.registry.grants import grants_for
+
+    typer.echo(grants_for(role), nl=False)
+
+
 # Helpers --------------------------------------------------------------------------------------------------------------
 
 
-def _find_or_write(path: Path | None, collection: str) -> tuple[Path, bool]:
-    """Return the project's revector.toml and whether it was written just now."""
+@contextmanager
+def _undone_if_it_fails() -> Iterator[list[Path]]:
+    """Collect what is made, parents first; a failure removes it again, and its message names what had to stay."""
+    new = list[Path]()
+    try:
+        yield new
+    except BaseException as error:
+        stayed = [path for path in reversed(new) if not _removed(path)]
+        if new and isinstance(error, RevectorError):
+            left = ", ".join(map(str, reversed(stayed)))
+            what = f"Left behind: {left}" if stayed else "The files that this init had made were removed again"
+            error.args = (f"{error} {what}.", *error.args[1:])
+        raise
+
+
+def _removed(path: Path) -> bool:
+    try:
+        path.rmdir() if path.is_dir() else path.unlink()
+    except OSError:  # a folder that holds something: data of a database, say
+        return False
+    return True
+
+
+def _make_folder(folder: Path, new: list[Path]) -> None:
+    """Make a folder and the parents that are missing. Raises ``ConfigError``."""
+    missing = [one for one in (folder, *folder.parents) if not one.is_dir()]
+    try:
+        for one in reversed(missing):
+            one.mkdir()
+            new.append(one)
+    except OSError as error:
+        raise ConfigError(f"{one} cannot be made: {error.strerror}. Nothing was made.") from error
+
+
+def _find_or_write(path: Path | None, collection: str, new: list[Path]) -> Path:
+    """Return the project's revector.toml, which is written where there is none."""
     from revector.config import FILE, find_file
 
     if path is not None:
         file = path if path.name == FILE else path / FILE
         if file.is_file():
-            return file, False
+            return file
     else:
         try:
-            return find_file(), False
+            return find_file()
         except ConfigError:
             if os.environ.get("REVECTOR_CONFIG"):
                 raise
@@ -218,19 +266,20 @@ def _find_or_write(path: Path | None, collection: str) -> tuple[Path, bool]:
         raise ConfigError(
             f"collection {collection!r}: a name is 1 to 31 of a-z, 0-9 and _, from a letter on. Nothing was made."
         )
+    _make_folder(file.parent, new)
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("x", encoding="utf-8") as opened:
+            new.append(file)
             opened.write(TEMPLATE.format(name=collection))
     except OSError as error:
         raise ConfigError(f"{file} cannot be written: {error.strerror}. Nothing was made.") from error
-    return file, True
+    return file
 
 
-def _ignore_state(project: Project, made: list[str]) -> None:
+def _ignore_state(project: Project, new: list[Path]) -> None:
     """Keep the embedded database out of version control, as virtual environments do."""
     ignore = project.state / ".gitignore"
     if project.state.is_relative_to(project.root) and not ignore.exists():
-        project.state.mkdir(parents=True, exist_ok=True)
+        _make_folder(project.state, new)
+        new.append(ignore)
         ignore.write_text("*\n", encoding="utf-8")
-        made.append(f"{project.state}/")

@@ -18,9 +18,16 @@ from revector.registry.scratch import leftovers
 from revector.rehearsal import clear_leftovers
 from revector.revisions import RevisionGraph
 from revector.standing import edited_files
+from revector.stores.sessions import is_pooled
 
 TURNING_DISKS = 2.0
 """A ``random_page_cost`` above it is meant for disks that turn; PostgreSQL's own default is 4."""
+
+POOLED = (
+    "; reached through a pooler that lends another session to each transaction: all settings are made in each, but a "
+    "build of HNSW takes the role's maintenance_work_mem, max_parallel_maintenance_workers and statement_timeout "
+    "(`ALTER ROLE … SET …`) instead of index_build"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +66,17 @@ def _server(project: Project) -> str:
         version, cost = connection.execute(
             sa.text("SELECT current_setting('server_version'), CAST(current_setting('random_page_cost') AS float8)")
         ).one()
+        pooled = is_pooled(connection)
     embedded = project.settings.database_url is None
-    return f"PostgreSQL {version}, {'embedded' if embedded else project.raw_engine.url.render_as_string()}" + (
-        f"; its random_page_cost is {cost:g}: unless its disks turn, 1.1 keeps batches from reading whole tables "
-        "(`ALTER SYSTEM SET random_page_cost = 1.1; SELECT pg_reload_conf();`)"
-        if cost > TURNING_DISKS
-        else ""
+    return (
+        f"PostgreSQL {version}, {'embedded' if embedded else project.raw_engine.url.render_as_string()}"
+        + (
+            f"; its random_page_cost is {cost:g}: unless its disks turn, 1.1 keeps batches from reading whole tables "
+            "(`ALTER SYSTEM SET random_page_cost = 1.1; SELECT pg_reload_conf();`)"
+            if cost > TURNING_DISKS
+            else ""
+        )
+        + (POOLED if pooled else "")
     )
 
 

@@ -74,7 +74,9 @@ def _amounts(found: Plan) -> dict[str, str]:
         "chunks": f"{_about(found.chunks)}; {found.sampled:,} documents of {found.strata} lengths were sampled",
         "tokens": f"{_about(found.tokens)}{embedded}",
         **_unknown(found),
-        "speed here": f"{probe.tokens_per_s.value:,.0f} tokens/s{interval and f' ({interval})'} on {probe.device}"
+        "speed here": "not tried: nothing is to be embedded"
+        if not probe.chunks
+        else f"{probe.tokens_per_s.value:,.0f} tokens/s{interval and f' ({interval})'} on {probe.device}"
         + (f", engine {probe.engine}" if probe.engine else "")
         + f"; {probe.tokens:,} tokens in {span(probe.seconds)}",
     }

@@ -20,8 +20,11 @@ LINE_EVERY_S = 5.0
 
 
 @contextmanager
-def reporting(*, quiet: bool = False) -> Iterator[Progress]:
-    """Yield the progress that suits stderr; nothing if ``quiet``. The terminal is left in order whatever happens."""
+def reporting(*, quiet: bool = False, eager: bool = False) -> Iterator[Progress]:
+    """Yield the progress that suits stderr; nothing if ``quiet``. The terminal is left in order whatever happens.
+
+    ``eager``: where lines are written, each task is named when it begins, however short it is.
+    """
     if quiet:
         from revector.interfaces import NoProgress
 
@@ -33,7 +36,7 @@ def reporting(*, quiet: bool = False) -> Iterator[Progress]:
         finally:
             bar.stop()
     else:
-        yield LineProgress(sys.stderr)
+        yield LineProgress(sys.stderr, eager=eager)
 
 
 class BarProgress:
@@ -90,10 +93,10 @@ class _Count(ProgressColumn):
 
 
 class LineProgress:
-    """Lines without escape codes, at most one every five seconds; work that is shorter says nothing."""
+    """Lines without escape codes, at most one every five seconds; shorter work says nothing, unless ``eager``."""
 
-    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
-        self._stream, self._clock = stream, clock
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic, *, eager: bool = False) -> None:
+        self._stream, self._clock, self._eager = stream, clock, eager
         self._what, self._unit = "work", "documents"
         self._total: int | None = None
         self._done = 0
@@ -105,6 +108,9 @@ class LineProgress:
         self._what, self._total, self._unit = what, total, unit
         self._done, self._said = 0, False
         self._spoke = self._began = self._clock()
+        if self._eager:
+            self._stream.write(f"{what} …\n")
+            self._stream.flush()
 
     def advance(self, n: int = 1) -> None:
         """Count ``n`` more, and say so if the last line is five seconds old."""

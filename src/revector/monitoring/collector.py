@@ -185,6 +185,15 @@ def _verdicts(found: Gauges) -> Iterator[Metric]:
 
 def _collections(found: Gauges) -> Iterator[Metric]:
     yield from _rows(_COLLECTION_GAUGES, ("collection",), found.collections)
+    head = GaugeMetricFamily(
+        "revector_history_head",
+        "Number of the newest event of the history; hash is its link, for `revector history --check --head`.",
+        labels=["collection", "hash"],
+    )
+    for row in found.collections:
+        if row["head_seq"] is not None:
+            head.add_metric([row["collection"], row["head_hash"]], row["head_seq"])
+    yield head
 
 
 def _memory(found: Gauges, limit: int | None) -> Iterator[Metric]:

@@ -9,9 +9,9 @@ import sqlalchemy as sa
 
 from revector.chunking import make_chunker
 from revector.costs import money
-from revector.encoders import probe_vectors, vectors_fp
+from revector.encoders import PROBES, probe_vectors, vectors_fp
 from revector.encoders.pca import rotation_of
-from revector.interfaces import Encoder
+from revector.interfaces import Encoder, NoProgress, Progress
 from revector.planning import strata
 from revector.planning.estimating import (
     Database,
@@ -25,7 +25,7 @@ from revector.planning.estimating import (
     window_of,
 )
 from revector.planning.forecast import Change, Disk, Plan, Probe, Spending, Storage
-from revector.planning.probing import probe
+from revector.planning.probing import probe, untried
 from revector.planning.screening import Screened, screen
 from revector.queries import askable
 from revector.registry.collections import Collection, Generation, read_generation
@@ -47,22 +47,33 @@ def make_plan(
     *,
     labelled: Mapping[str, str] | None,
     means: Means,
+    progress: Progress | None = None,
 ) -> Plan:
     """Return the plan for ``revision``: chunks and tokens from a sample by length, time from a probe of this encoder.
 
     The probe embeds chunks of the sample here and now, so the time is that of this machine and process; where there is
-    much to do for PostgreSQL, a small temporary index tells how fast it is. Nothing is written that stays; behind an
-    API, some 50 texts are paid. ``labelled``: the usable labelled queries, by id; None where none are configured.
+    much to do for PostgreSQL, a small temporary index tells how fast it is. Where every vector is there already, the
+    encoder is not tried. Nothing is written that stays; behind an API, some 50 texts are paid. ``labelled``: the usable
+    labelled queries, by id; None where none are configured.
     """
+    progress = progress or NoProgress()
+    progress.start("plan: read a sample of the documents, cut it and count tokens")
     drawn = strata.draw(engine, collection.cid)
     chunks, tokens, weighted, cut_rate = _count(drawn, revision, encoder)
-    probed = probe(encoder, weighted, seconds=means.probe_s, cut_tokens_per_s=cut_rate)
     vocabulary, limit = Vocabulary(encoder.tokenizer), revision.model.max_unknown_tokens
     unknown = screen(engine, collection.cid, vocabulary, make_chunker(revision.chunking, encoder.tokenizer), limit)
     unreadable = askable(labelled or {}, revision, vocabulary)[1]
     labelled_queries = None if labelled is None else len(labelled)
-    reused = min(drawn.documents, _known(engine, collection, revision, encoder))
+    progress.start("plan: look for vectors that are there already")
+    reused, rate = _known(engine, collection, revision, encoder)
+    reused = min(drawn.documents, reused)
     share = 1 - reused / max(1, drawn.documents)
+    if share:
+        progress.start(f"plan: try the model on this machine, for {means.probe_s:g} s at most")
+        probed = probe(encoder, weighted, seconds=means.probe_s, cut_tokens_per_s=cut_rate)
+    else:
+        probed = untried(encoder, rate, cut_tokens_per_s=cut_rate)
+    progress.start("plan: ask PostgreSQL")
     to_embed, database = tokens.times(share), look(engine, collection, active, means.index_build)
     storage, spending = storage_of(drawn, revision, chunks, share), spending_of(revision, means, database)
     steps = step_plans(
@@ -79,6 +90,7 @@ def make_plan(
     costs = means.costs if spending is None else means.costs.at(spending.usd_per_million_tokens)
     paid, disks = money(costs, to_embed.value), disks_of(drawn, storage, database, means.archive)
     changes = diff(active, revision)
+    progress.done()
     return Plan(
         collection=collection.name,
         revision=revision.revision,
@@ -120,9 +132,12 @@ def make_plan(
     )
 
 
-def _known(engine: sa.Engine, collection: Collection, revision: Revision, encoder: Encoder) -> int:
-    model, probes = vectors_fp(encoder.components), probe_vectors(encoder)
-    return count_known(engine, collection.cid, revision, model, rotation_of(encoder), probes=probes)
+def _known(engine: sa.Engine, collection: Collection, revision: Revision, encoder: Encoder) -> tuple[int, float]:
+    """Return how many documents have their vectors already, and tokens per second of the probe texts."""
+    model, started = vectors_fp(encoder.components), time.perf_counter()
+    probes = probe_vectors(encoder)
+    rate = sum(map(encoder.count_tokens, PROBES)) / max(1e-6, time.perf_counter() - started)
+    return count_known(engine, collection.cid, revision, model, rotation_of(encoder), probes=probes), rate
 
 
 def _count(

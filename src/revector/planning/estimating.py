@@ -25,6 +25,9 @@ from revector.stores.pgvector import Build
 
 PROBE_S = 2.0
 
+WORTH_ALONE_S = 20 * WORTH_S
+"""The same where nothing is embedded: somebody who copies vectors waits for nothing but the server."""
+
 SEARCH_S = 0.01
 """Of one labelled query on one index, besides its embedding; measured 2 to 12 ms."""
 
@@ -122,7 +125,7 @@ def step_plans(
         for end in (chunks.value, chunks.low, chunks.high)
     ]
     checks = chunks.value * value["verify_cpu_s"]
-    worth = rows + build[0] + checks >= WORTH_S
+    worth = rows + build[0] + checks >= (WORTH_S if embedded else WORTH_ALONE_S)
     slower = measure(engine, processes if build[0] else 1) if worth else Slowdown()
     said = f" (PostgreSQL could not be probed: {slower.refused})" if slower.refused else ""
     cut = to_embed.value / max(probed.cut_tokens_per_s, 1.0)

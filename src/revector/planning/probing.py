@@ -77,6 +77,20 @@ def probe(encoder: Encoder, chunks: Sequence[tuple[str, float]], *, seconds: flo
     )
 
 
+def untried(encoder: Encoder, tokens_per_s: float, *, cut_tokens_per_s: float) -> Probe:
+    """Return what stands for a probe where nothing is to be embedded: a rough rate that was seen anyway."""
+    return Probe(
+        device="api" if encoder.components.get("kind") == "api" else str(getattr(encoder, "device", "cpu")),
+        engine=str(getattr(encoder, "engine", "")),
+        chunks=0,
+        failed=0,
+        tokens=0,
+        seconds=0.0,
+        tokens_per_s=Estimate(tokens_per_s, tokens_per_s, tokens_per_s),
+        cut_tokens_per_s=cut_tokens_per_s,
+    )
+
+
 def _rate(took: Sequence[tuple[int, float]]) -> Estimate:
     """Return tokens per second with the 95 % interval of a ratio (Cochran, section 2.11); none below three batches."""
     tokens = max(1, sum(count for count, _ in took))

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 
 import sqlalchemy as sa
 
+from revector.stores.database import analyze
+
 GROWN = 2.0
 LEAST_PAGES = 64
 """A table below half a megabyte is read whole in no time."""
@@ -19,7 +21,7 @@ def analyze_grown(engine: sa.Engine, tables: Iterable[str]) -> list[str]:
 
     Returns which. One that somebody else is analyzing or vacuuming is left to them.
     """
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+    with engine.connect() as connection:
         grown = connection.scalars(
             sa.text(
                 """
@@ -33,9 +35,5 @@ def analyze_grown(engine: sa.Engine, tables: Iterable[str]) -> list[str]:
             ),
             {"names": list(tables), "least": LEAST_PAGES, "grown": GROWN},
         ).all()
-        if grown:
-            connection.exec_driver_sql("SET statement_timeout = 0")  # a role's own may be meant for queries
-            for name in grown:
-                connection.exec_driver_sql(f"ANALYZE (SKIP_LOCKED) {name}")
-            connection.exec_driver_sql("RESET statement_timeout")
+    analyze(engine, grown, skip_locked=True)
     return list(grown)

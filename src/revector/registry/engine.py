@@ -11,8 +11,10 @@ import sqlalchemy as sa
 import tenacity
 from sqlalchemy import event
 
-from revector.errors import MissingExtension, SchemaMismatch
+from revector.errors import MissingExtension, NotAllowed, SchemaMismatch
 from revector.stores.database import first_line, translated
+from revector.stores.sessions import settle
+from revector.urls import database_url
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -29,21 +31,31 @@ Role = Literal["primary", "standby", "read-only"]
 
 _SCHEMA_FOLDER = Path(__file__).parent / "schema"
 
+SEARCH_PATH = "revector,public,extensions"
+"""``extensions`` is where some hosted PostgreSQL installs pgvector."""
 
-def make_engine(url: str) -> sa.Engine:
-    """Return an engine whose sessions see the ``revector`` schema first and never idle in a transaction for long."""
+
+def make_engine(url: str, *, search_path: str = SEARCH_PATH, name: str = "revector", **more: str) -> sa.Engine:
+    """Return an engine whose transactions see the ``revector`` schema first and never idle for long.
+
+    ``name`` is what PostgreSQL lists its sessions under; ``more``: further settings, as PostgreSQL spells them.
+    Raises ``ConfigError`` for a URL that is none of PostgreSQL.
+    """
     engine = sa.create_engine(
-        url,
+        database_url(url),
         pool_size=5,
         max_overflow=20,
         pool_pre_ping=True,
         isolation_level="READ COMMITTED",  # whatever the database's default: a swap's test must see what its lock saw
-        connect_args={
-            "connect_timeout": 10,
-            "application_name": "revector",
-            # "extensions" is where some hosted PostgreSQL installs pgvector.
-            "options": "-csearch_path=revector,public,extensions -cplan_cache_mode=force_custom_plan "
-            "-cidle_in_transaction_session_timeout=30s",
+        connect_args={"connect_timeout": 10, "application_name": name},
+    )
+    settle(
+        engine,
+        {
+            "search_path": search_path,
+            "plan_cache_mode": "force_custom_plan",
+            "idle_in_transaction_session_timeout": "30s",
+            **more,
         },
     )
     event.listen(engine, "handle_error", _translate)
@@ -142,23 +154,15 @@ def _check_server(connection: sa.Connection) -> None:
         try:
             connection.execute(sa.text("CREATE EXTENSION vector"))
             connection.commit()
-        except sa.exc.DBAPIError as error:
+        except (sa.exc.DBAPIError, NotAllowed) as error:
             connection.rollback()
             if connection.scalar(sa.text("SELECT 1 FROM pg_extension WHERE extname = 'vector'")):
                 _check_server(connection)  # another installer was faster
                 return
-            available = connection.scalar(
-                sa.text("SELECT default_version FROM pg_available_extensions WHERE name = 'vector'")
-            )
-            way = (
-                "run `CREATE EXTENSION vector;` in this database as its owner or a superuser"
-                if available
-                else "install pgvector on the server (Debian: `apt-get install postgresql-NN-pgvector`), then `CREATE "
-                "EXTENSION vector;`"
-            )
             raise MissingExtension(
-                f"the extension vector is absent and could not be created: {first_line(error.orig or error)}. Nothing "
-                f"was changed; {way}."
+                "the extension vector is absent and could not be created: "
+                f"{first_line(getattr(error, 'orig', None) or error.__cause__ or error)}. Nothing was changed; "
+                f"{_way_to_extension(connection)}."
             ) from error
         found = connection.scalar(sa.text("SELECT extversion FROM pg_extension WHERE extname = 'vector'"))
     if tuple(int(part) for part in str(found).split(".")[:2]) < MIN_PGVECTOR:
@@ -167,6 +171,31 @@ def _check_server(connection: sa.Connection) -> None:
             f"pgvector {found} was found, {wanted} or newer is needed. Nothing was changed; install it and run `ALTER "
             "EXTENSION vector UPDATE;`."
         )
+
+
+def _way_to_extension(connection: sa.Connection) -> str:
+    """Say who may create the extension here: most packages of pgvector do not mark it as trusted."""
+    offered = connection.execute(
+        sa.text(
+            "SELECT v.trusted, v.superuser, quote_ident(current_database()) AS database, quote_ident(current_user) AS "
+            "role FROM pg_available_extensions e JOIN pg_available_extension_versions v ON (v.name, v.version) = "
+            "(e.name, e.default_version) WHERE e.name = 'vector'"
+        )
+    ).one_or_none()
+    if offered is None:
+        return (
+            "install pgvector on the server (Debian: `apt-get install postgresql-NN-pgvector`), then run `CREATE "
+            "EXTENSION vector;` in this database as a superuser"
+        )
+    if offered.superuser and not offered.trusted:
+        return (
+            f"run `CREATE EXTENSION vector;` in the database {offered.database} as a superuser: it is not marked as "
+            "trusted on this server, so the database's owner may not"
+        )
+    return (
+        f"run `CREATE EXTENSION vector;` in the database {offered.database} as its owner, or `GRANT CREATE ON DATABASE "
+        f"{offered.database} TO {offered.role};`"
+    )
 
 
 def _asked_to_repeat(error: BaseException) -> bool:

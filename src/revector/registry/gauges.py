@@ -45,8 +45,9 @@ _VERDICTS = """
 _COLLECTIONS = """
     SELECT c.cid, c.name AS collection, extract(epoch FROM c.rollback_deadline - clock_timestamp())::float8 AS window_s,
       (SELECT count(*) FROM refused r WHERE r.cid = c.cid AND waived_by IS NULL) AS rejected, load.documents,
-      canary.recall, canary.baseline, canary.alerts, canary.age_s
+      canary.recall, canary.baseline, canary.alerts, canary.age_s, head.seq AS head_seq, head.hash AS head_hash
     FROM collection c
+      LEFT JOIN LATERAL (SELECT seq, hash FROM event WHERE event.cid = c.cid ORDER BY seq DESC LIMIT 1) head ON true
       LEFT JOIN LATERAL (
         SELECT documents FROM load_sample l WHERE l.cid = c.cid ORDER BY minute DESC LIMIT 1) load ON true
       LEFT JOIN LATERAL (SELECT recall, baseline, jsonb_array_length(alerts) AS alerts,

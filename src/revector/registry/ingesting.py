@@ -15,8 +15,9 @@ from revector.registry.analyzing import analyze_grown
 from revector.registry.control import add_event
 from revector.registry.deadletters import keep_refused
 from revector.registry.engine import repeated
-from revector.registry.writing import Older, Row, differing, hold_shared, older, refused_row, upsert
+from revector.registry.writing import Older, Row, differing, hold_shared, older, refused_row, upsert, values_of
 from revector.stores.database import copy_into
+from revector.stores.sessions import end_step, is_pooled
 from revector.text import refused_name
 
 BATCH_ROWS = 2_000
@@ -93,7 +94,7 @@ class Ingestion:
                 )
             )
             connection.execute(sa.text("TRUNCATE ingest"))
-            connection.commit()
+            end_step(connection)
             progress.start(f"read {self.source.name}")
             read = self._stage(connection, progress)
             tally = _Tally(read, self._check_stage(connection, read))
@@ -121,7 +122,7 @@ class Ingestion:
                 copy.write_row(astuple(row))
                 read += 1
                 progress.advance()
-        connection.commit()
+        end_step(connection)
         return read
 
     def _check_stage(self, connection: sa.Connection, read: int) -> int:
@@ -153,7 +154,7 @@ class Ingestion:
                 f"all {read:,} records of {self.source.name} have no text, and on_empty = 'delete' would delete every "
                 "one. Nothing was changed; check the text fields, or name the documents to `revector delete`."
             )
-        connection.commit()
+        end_step(connection)
         return int(found.rejected)
 
     def _nothing_usable(self, connection: sa.Connection, read: int) -> SourceError:
@@ -176,12 +177,14 @@ class Ingestion:
     def _write_stage(self, connection: sa.Connection, progress: Progress, tally: _Tally) -> None:
         connection.execute(sa.text("CREATE INDEX ON ingest (doc_id) WHERE reason IS NULL"))
         connection.execute(sa.text("ANALYZE ingest"))
-        connection.commit()
+        end_step(connection)
         cursor = ""
         page = f"(SELECT * FROM ingest WHERE reason IS NULL AND doc_id > :after ORDER BY doc_id LIMIT {BATCH_ROWS}) s"
 
         @repeated
         def write_page() -> tuple[Sequence[Any], Mapping[str, Older], int, str | None]:
+            if is_pooled(connection):
+                return self._send_page(connection.execute(sa.text(f"SELECT * FROM {page}"), {"after": cursor}).all())
             with connection.begin():
                 hold_shared(connection, self.cid)
                 changed = upsert(connection, self.cid, page, after=cursor)
@@ -203,20 +206,28 @@ class Ingestion:
             tally.came_late(late)
             progress.advance(rows)
 
+    def _send_page(self, page: Sequence[Any]) -> tuple[Sequence[Any], Mapping[str, Older], int, str | None]:
+        """Write a page of a stage that only its own transaction sees: the rows take the way over here."""
+        values = values_of(page)
+        with self.engine.begin() as connection:
+            hold_shared(connection, self.cid)
+            changed = upsert(connection, self.cid, **values)
+            late = older(connection, self.cid, **values)
+        return changed, late, len(page), page[-1].doc_id if page else None
+
     def _keep_rejected(self, connection: sa.Connection, tally: _Tally) -> dict[str, str]:
         refused = "(SELECT * FROM ingest WHERE reason IS NOT NULL) s"
-        with connection.begin():
-            late = older(connection, self.cid, refused)
-            keep_refused(connection, self.cid, self.source.name, refused)
-            first = connection.execute(
-                sa.text(
-                    "SELECT doc_id, reason FROM ingest WHERE reason IS NOT NULL AND NOT doc_id = ANY(CAST(:late AS "
-                    "text[])) ORDER BY doc_id LIMIT 5"
-                ),
-                {"late": list(late)},
-            ).all()
-            tally.came_late(late)
-            tally.rejected -= len(late)
-            told = {name: value for name, value in asdict(tally).items() if value or name in ALWAYS_TOLD}
-            add_event(connection, self.cid, self.actor, "ingest", None, {"source": self.source.name, **told})
+        late = older(connection, self.cid, refused)
+        keep_refused(connection, self.cid, self.source.name, refused)
+        first = connection.execute(
+            sa.text(
+                "SELECT doc_id, reason FROM ingest WHERE reason IS NOT NULL AND NOT doc_id = ANY(CAST(:late AS "
+                "text[])) ORDER BY doc_id LIMIT 5"
+            ),
+            {"late": list(late)},
+        ).all()
+        tally.came_late(late)
+        tally.rejected -= len(late)
+        told = {name: value for name, value in asdict(tally).items() if value or name in ALWAYS_TOLD}
+        add_event(connection, self.cid, self.actor, "ingest", None, {"source": self.source.name, **told})
         return {row.doc_id: row.reason for row in first}

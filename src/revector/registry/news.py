@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from revector.registry.control import add_event
 from revector.registry.engine import GATE_LOCK
+from revector.stores.sessions import holder, try_hold
 
 NOTICE = "notice"
 """Kind of the event that says through which event others have been told."""
@@ -57,13 +58,14 @@ class Event:
 class News:
     """What nobody was told: ``events``; ``closing``, the end of a window that is near; ``dead`` letters in all.
 
-    ``dead_told``: how many there were at the last notice.
+    ``dead_told``: how many there were at the last notice. ``head``: ``seq`` and ``hash`` of the history's newest event.
     """
 
     events: Sequence[Event]
     closing: str | None
     dead: int
     dead_told: int
+    head: Mapping[str, Any]
 
 
 @contextmanager
@@ -72,16 +74,8 @@ def only_teller(engine: sa.Engine, cid: int) -> Iterator[sa.Connection | None]:
 
     Another one has begun to read already, so what is missed here waits for the next move or the hourly DAG.
     """
-    with engine.connect() as connection:
-        values = {"key": _TELLER, "cid": cid}
-        mine = connection.scalar(sa.text("SELECT pg_try_advisory_lock(:key, :cid)"), values)
-        connection.commit()
-        try:
-            yield connection if mine else None
-        finally:
-            if mine:
-                connection.execute(sa.text("SELECT pg_advisory_unlock(:key, :cid)"), values)
-                connection.commit()
+    with holder(engine) as held, engine.connect() as connection:
+        yield connection if try_hold(held, _TELLER, cid) else None
 
 
 def read_news(connection: sa.Connection, cid: int, kinds: Sequence[str], *, closing_hours: float) -> News:
@@ -95,8 +89,13 @@ def read_news(connection: sa.Connection, cid: int, kinds: Sequence[str], *, clos
     deadline = connection.scalar(sa.text(_CLOSING), {"cid": cid, "hours": closing_hours})
     closing = None if deadline is None else deadline.isoformat()
     dead = int(connection.scalar(sa.text(_DEAD), {"cid": cid}) or 0)
+    head = connection.execute(
+        sa.text("SELECT seq, hash FROM event WHERE cid = :cid ORDER BY seq DESC LIMIT 1"), {"cid": cid}
+    ).first()
     connection.commit()
-    return News(events, None if closing == told["closing"] else closing, dead, told["dead"])
+    return News(
+        events, None if closing == told["closing"] else closing, dead, told["dead"], dict(head._mapping) if head else {}
+    )
 
 
 def remember(connection: sa.Connection, cid: int, *, actor: str, through: int | None, **facts: Any) -> None:

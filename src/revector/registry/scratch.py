@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import sqlalchemy as sa
-from sqlalchemy import event
 
 from revector.errors import DatabaseError
 from revector.registry.engine import make_engine
+from revector.stores.sessions import holder, try_hold
 
 PREFIX = "revector_rehearsal_"
 ALIVE_LOCK = 1919252073
-"""First key of the session lock that a schema's maker holds: without it, the maker has ended, however it ended."""
+"""First key of the lock that a schema's maker holds: without it, the maker has ended, however it ended."""
 
 _ABOUT = "revector rehearsal of "
 _KEPT = ", kept"
@@ -45,20 +44,18 @@ class Scratch:
         self.name = f"rehearsal_{number:08x}"
         self.schema = f"revector_{self.name}"
         self._about = _ABOUT + collection
-        self._holder = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-        self._holder.detach()
+        self._maker, self._holder = engine, holder(engine)
         try:
-            self._holder.execute(
-                sa.text("SELECT pg_advisory_lock(:key, hashtext(:schema))"), {"key": ALIVE_LOCK, "schema": self.schema}
-            )
+            try_hold(self._holder, ALIVE_LOCK, self.schema)
             with engine.begin() as connection:
                 vector = self._create(connection, first_cid=(1 << 30) + number)
         except BaseException:
             self._holder.close()
             raise
-        self.engine = make_engine(engine.url.render_as_string(hide_password=False))
         # Without the schema of the real tables: what is not found here is an error, never a real row.
-        event.listen(self.engine, "connect", _sees(f'{self.schema}, "{vector}"'))
+        self.engine = make_engine(
+            engine.url.render_as_string(hide_password=False), search_path=f'{self.schema}, "{vector}"'
+        )
 
     def _create(self, connection: sa.Connection, *, first_cid: int) -> str:
         """Make the tables; return the schema that holds pgvector's types."""
@@ -94,21 +91,14 @@ class Scratch:
 
     def keep(self) -> None:
         """Mark the schema as kept on purpose."""
-        self._holder.exec_driver_sql(f"COMMENT ON SCHEMA {self.schema} IS '{self._about}{_KEPT}'")
+        with self._maker.begin() as connection:
+            connection.exec_driver_sql(f"COMMENT ON SCHEMA {self.schema} IS '{self._about}{_KEPT}'")
 
     def drop(self) -> None:
         """Remove the schema with everything in it."""
         self.engine.dispose()
-        self._holder.exec_driver_sql(f"DROP SCHEMA IF EXISTS {self.schema} CASCADE")
-
-
-def _sees(path: str) -> Callable[[Any, Any], None]:
-    def connected(driver: Any, _record: Any) -> None:
-        driver.autocommit = True  # a setting made in a transaction would go with its rollback
-        driver.execute(f"SET search_path = {path}")
-        driver.autocommit = False
-
-    return connected
+        with self._maker.begin() as connection:
+            connection.exec_driver_sql(f"DROP SCHEMA IF EXISTS {self.schema} CASCADE")
 
 
 def leftovers(engine: sa.Engine) -> list[Leftover]:

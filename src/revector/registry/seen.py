@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import sqlalchemy as sa
 
 from revector.registry.control import add_event, before_event
 from revector.registry.engine import repeated
 from revector.registry.writing import hold_shared
+from revector.stores.sessions import end_step
 
 PAGE_IDS = 500
 
@@ -27,7 +30,7 @@ def begin(connection: sa.Connection) -> object:
     """Make the connection's table ``seen`` of a source's ids and return the database's time, to compare writes with."""
     connection.execute(sa.text('CREATE TEMP TABLE seen (doc_id text COLLATE "C")'))
     began: object = connection.execute(sa.text("SELECT clock_timestamp()")).scalar_one()
-    connection.commit()
+    end_step(connection)
     return began
 
 
@@ -40,14 +43,14 @@ def absent(connection: sa.Connection, cid: int, began: object, *, first: int) ->
         ),
         {"cid": cid, "began": began, "first": first},
     ).all()
-    connection.commit()
+    end_step(connection)
     return (rows[0].total if rows else 0), [row.doc_id for row in rows]
 
 
 def stored(connection: sa.Connection, cid: int) -> int:
     """Return how many documents are not deleted."""
     found = connection.scalar(sa.text("SELECT count(*) FROM document WHERE cid = :cid AND NOT deleted"), {"cid": cid})
-    connection.commit()
+    end_step(connection)
     return int(found or 0)
 
 
@@ -57,7 +60,8 @@ def bury_absent(connection: sa.Connection, cid: int, began: object, *, actor: st
 
     @repeated
     def page() -> list[str]:
-        with connection.begin():
+        # Behind a pooler the transaction that has the table ``seen`` is open, and all pages are of it.
+        with nullcontext() if connection.in_transaction() else connection.begin():
             hold_shared(connection, cid)
             before_event(connection, cid)
             found = sorted(connection.scalars(sa.text(_BURY), {"cid": cid, "began": began, "after": after}))

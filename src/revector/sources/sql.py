@@ -10,6 +10,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from revector.errors import SourceError
 from revector.sources.files import Record
 from revector.strict_json import doubled
+from revector.urls import NAMES, database_url
 
 _ROWS = 256
 
@@ -21,11 +22,14 @@ def read_sql(url: str, query: str) -> Iterator[Record]:
     holds the password.
     """
     try:
-        place = make_url(url).render_as_string(hide_password=True)
-    except ArgumentError as error:
+        made = make_url(url)
+        if made.drivername in NAMES:
+            url = database_url(url, what="the URL of the SQL source")
+    except (ArgumentError, ValueError):
         raise SourceError(
-            "The url of the SQL source is no SQLAlchemy URL, such as postgresql://user@host/db."
-        ) from error
+            "the URL of the SQL source is no SQLAlchemy URL, such as postgresql://user@host/db. Nothing was read."
+        ) from None
+    place = made.render_as_string(hide_password=True)
     number = 0
     try:
         engine = create_engine(url)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,7 +11,18 @@ import sqlalchemy as sa
 from pgvector.psycopg import register_vector
 from psycopg.types.array import ListBinaryDumper
 
-from revector.errors import DatabaseReadOnly, DatabaseUnavailable, GateBusy, RevectorError, SchemaMismatch
+from revector.errors import (
+    ConfigError,
+    DatabaseReadOnly,
+    DatabaseUnavailable,
+    GateBusy,
+    NotAllowed,
+    RevectorError,
+    SchemaMismatch,
+)
+
+KEPT = "Committed work is kept"
+"""What is said of the state of the world where the database went away."""
 
 
 def translated(cause: BaseException, *, disconnected: bool) -> RevectorError | None:
@@ -45,6 +56,11 @@ def translated(cause: BaseException, *, disconnected: bool) -> RevectorError | N
         return SchemaMismatch(
             f"the database has no revector tables of this version ({said}). Nothing was changed; run `revector init`."
         )
+    if state == "42501":
+        return NotAllowed(
+            f"the database refused it to this role: {said}. The transaction was undone; run it as the owner of the "
+            "tables, or give the role what `revector db grants ROLE` prints."
+        )
     if disconnected or isinstance(cause, psycopg.errors.ConnectionTimeout) or state[:2] in ("08", "53"):
         return _unreachable(said)
     if state[:3] == "57P" or (isinstance(cause, psycopg.OperationalError) and not state):
@@ -52,9 +68,11 @@ def translated(cause: BaseException, *, disconnected: bool) -> RevectorError | N
     return None
 
 
-def _unreachable(said: str) -> DatabaseUnavailable:
+def _unreachable(said: str) -> RevectorError:
+    if said.startswith("connection is bad: invalid "):  # libpq could not even begin
+        return ConfigError(f"database_url cannot be used: {said}. Nothing has run; correct it in revector.toml.")
     return DatabaseUnavailable(
-        f"the database cannot be reached: {said}. Committed work is kept; start the database, or mend database_url in "
+        f"the database cannot be reached: {said}. {KEPT}; start the database, or correct database_url in "
         "revector.toml, and run it again."
     )
 
@@ -75,6 +93,23 @@ def bind_vectors(connection: sa.Connection) -> None:
             register_vector(driver)
             driver.adapters.register_dumper(BinaryArray, ListBinaryDumper)
         connection.info["vectors"] = True
+
+
+def analyze(engine: sa.Engine, tables: Iterable[str], *, skip_locked: bool = False) -> None:
+    """Tell the planner how large ``tables`` are, each in a transaction of its own.
+
+    A table of another owner is analyzed by the owner's function: PostgreSQL itself would pass it over with a warning.
+    ``skip_locked``: one that somebody else is analyzing or vacuuming is left to them.
+    """
+    for name in tables:
+        with engine.begin() as connection:
+            connection.exec_driver_sql("SET LOCAL statement_timeout = 0")  # a role's own may be meant for queries
+            own = "SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = CAST(:name AS regclass)"
+            if connection.scalar(sa.text(own), {"name": name}):
+                connection.exec_driver_sql(f"ANALYZE (SKIP_LOCKED {skip_locked}) {name}")
+            else:
+                values = {"name": name, "skip": skip_locked}
+                connection.execute(sa.text("SELECT analyze_table(CAST(:name AS regclass), :skip)"), values)
 
 
 @contextmanager

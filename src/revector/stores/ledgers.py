@@ -7,7 +7,7 @@ import math
 import sqlalchemy as sa
 import tenacity
 
-from revector.errors import GateBusy
+from revector.stores.sessions import alone
 
 PART_DOCUMENTS = 100_000_000
 """A larger generation's ledger is spread by hash: a table is vacuumed by one process at a time."""
@@ -24,12 +24,6 @@ _WAITS = tenacity.retry(
     retry_error_callback=lambda _: False,
 )
 
-VACUUM = (
-    "autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02, "
-    "autovacuum_vacuum_insert_scale_factor = 0.05"
-)
-"""PostgreSQL's own share of a fifth would let 200 million dead lines of a billion lie about."""
-
 
 def table(gen: int) -> str:
     """Return the name of the table that holds a generation's ledger."""
@@ -37,22 +31,9 @@ def table(gen: int) -> str:
 
 
 def create(connection: sa.Connection, gen: int, documents: int) -> None:
-    """Make the ledger of a generation of about ``documents`` documents; no reader, writer or publisher waits.
-
-    Attached, not created in place: that would need the whole ledger for itself.
-    """
-    run, name = connection.exec_driver_sql, table(gen)
+    """Make the ledger of a generation of about ``documents`` documents; no reader, writer or publisher waits."""
     parts = min(MOST_PARTS, math.ceil(documents / PART_DOCUMENTS))
-    if parts <= 1:
-        run(f"CREATE TABLE {name} (LIKE ledger INCLUDING ALL) WITH ({VACUUM})")
-    else:
-        run(f"CREATE TABLE {name} (LIKE ledger INCLUDING ALL) PARTITION BY HASH (doc_id)")
-        for part in range(parts):
-            run(
-                f"CREATE TABLE {name}_h{part} PARTITION OF {name} FOR VALUES WITH (MODULUS {parts}, REMAINDER {part}) "
-                f"WITH ({VACUUM})"
-            )
-    run(f"ALTER TABLE ledger ATTACH PARTITION {name} FOR VALUES IN ({gen})")
+    connection.execute(sa.text("SELECT ledger_make(:gen, :parts)"), {"gen": gen, "parts": parts})
 
 
 def sweep(engine: sa.Engine) -> list[int]:
@@ -70,11 +51,6 @@ def sweep(engine: sa.Engine) -> list[int]:
 @_WAITS
 def _drop(engine: sa.Engine, gen: int) -> bool:
     # One statement and no transaction: a process that stops here must not keep the whole ledger to itself.
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.detach()  # the setting ends with the session
-        connection.exec_driver_sql(f"SET lock_timeout = '{DROP_WAIT_MS}ms'")
-        try:
-            connection.exec_driver_sql(f"DROP TABLE IF EXISTS {table(gen)}")
-        except GateBusy:  # a lock that did not come in time
-            return False
-    return True
+    with alone(engine) as connection:
+        values = {"gen": gen, "wait": DROP_WAIT_MS}
+        return bool(connection.scalar(sa.text("SELECT ledger_drop(:gen, :wait)"), values))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,8 @@ from revector.errors import DatabaseUnavailable
 from revector.interfaces import NoProgress, Progress, Vectors
 from revector.spec import IndexSpec
 from revector.stores import ledgers
-from revector.stores.database import BinaryArray, bind_vectors
+from revector.stores.database import BinaryArray, analyze, bind_vectors
+from revector.stores.sessions import holder, is_pooled, try_hold
 
 INSERT_ROWS = 1_000
 MAX_HALF = float(np.finfo(np.float16).max)
@@ -31,6 +32,10 @@ MAX_EF_SEARCH = 1_000
 
 BUILD_LOCK = 1919252071
 BUILD_POLL_S = 0.2
+_SCHEMAS = """
+SELECT CAST(CAST(relnamespace AS regnamespace) AS text), CAST(CAST(extnamespace AS regnamespace) AS text)
+FROM pg_class, pg_extension WHERE pg_class.oid = to_regclass(:name) AND extname = 'vector'"""
+
 MAX_SCAN_TUPLES = 40_000
 """Where an iterative scan gives up; the caller then searches exactly, so that a filter never starves the result."""
 
@@ -205,43 +210,47 @@ class PgVectorIndex:
         """Build the HNSW index over the loaded rows without blocking writes; return whether there was anything to do.
 
         A build that was killed leaves an invalid index: it is dropped and built again. Two builders meet on a lock.
+        Behind a pooler, which keeps no setting for a statement outside a transaction, it takes the memory, processes
+        and time-out that the role has, not those of ``given``.
         """
         progress, given = progress or NoProgress(), given or Build()
-        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.detach()  # lock and settings end with the session, also where the server was killed
-            run = connection.exec_driver_sql
+        with holder(engine) as held:
             # Asked for again and again rather than waited for: a waiting statement holds a snapshot, for which a
             # concurrent build waits in turn.
-            while not connection.scalar(
-                sa.text("SELECT pg_try_advisory_lock(:key, hashtext(:name))"), {"key": BUILD_LOCK, "name": self.name}
-            ):
+            while not try_hold(held, BUILD_LOCK, self.name) or self._is_being_built(engine):
                 time.sleep(BUILD_POLL_S)
-            if self.is_built(connection):
-                return False
-            run(f"DROP INDEX IF EXISTS {self._ann}")
-            crash_at("index.after_drop")
-            run("SET statement_timeout = 0")
-            run(f"SET maintenance_work_mem = '{given.memory_mib}MB'")
-            run(f"SET max_parallel_maintenance_workers = {given.workers}")
-            nodes = f"embedding {self.spec.storage}_cosine_ops"
+            with engine.connect() as connection:
+                if self.is_built(connection):
+                    return False
+                here, there = connection.execute(sa.text(_SCHEMAS), {"name": self.name}).one()
+            nodes = f"embedding {there}.{self.spec.storage}_cosine_ops"
             if self.spec.graph == "bit":
-                nodes = f"({self._bits('embedding')}) bit_hamming_ops"
-            with _WatchBuild(engine, self.name, progress):
+                nodes = f"(CAST({there}.binary_quantize(embedding) AS bit({self.dim}))) {there}.bit_hamming_ops"
+            with _session(engine, held) as run, _WatchBuild(engine, self.name, progress):
+                run(f"DROP INDEX IF EXISTS {here}.{self._ann}")
+                crash_at("index.after_drop")
+                if not is_pooled(held):
+                    run("SET statement_timeout = 0")
+                    run(f"SET maintenance_work_mem = '{given.memory_mib}MB'")
+                    run(f"SET max_parallel_maintenance_workers = {given.workers}")
                 run(
-                    f"CREATE INDEX CONCURRENTLY {self._ann} ON {self.name} USING hnsw ({nodes}) WITH (m = "
+                    f"CREATE INDEX CONCURRENTLY {self._ann} ON {here}.{self.name} USING hnsw ({nodes}) WITH (m = "
                     f"{self.spec.m}, ef_construction = {self.spec.ef_construction})"
                 )
             return True
+
+    def _is_being_built(self, engine: sa.Engine) -> bool:
+        """Whether a builder that died behind a pooler, which holds its lock no longer, has left a build running."""
+        running = "SELECT 1 FROM pg_stat_progress_create_index WHERE relid = to_regclass(:name)"
+        with engine.connect() as connection:
+            return is_pooled(connection) and connection.scalar(sa.text(running), {"name": self.name}) is not None
 
     def analyze(self, engine: sa.Engine, gen: int) -> None:
         """Tell the planner how large the tables of a search in generation ``gen`` are now.
 
         After a load it takes the documents for few, and would read them all instead of asking the ANN index.
         """
-        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.exec_driver_sql("SET statement_timeout = 0")
-            connection.exec_driver_sql(f"ANALYZE {self.name}, document, {ledgers.table(gen)}")
-            connection.exec_driver_sql("RESET statement_timeout")
+        analyze(engine, (self.name, "document", ledgers.table(gen)))
 
     def search(
         self,
@@ -311,6 +320,16 @@ class PgVectorIndex:
                 "scan": str(MAX_SCAN_TUPLES),
             },
         )
+
+
+@contextmanager
+def _session(engine: sa.Engine, held: sa.Connection) -> Iterator[Callable[[str], object]]:
+    """Give what runs a statement outside any transaction: ``held`` itself, or another where that is a transaction."""
+    if not is_pooled(held):
+        yield held.exec_driver_sql
+        return
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as other:
+        yield other.exec_driver_sql
 
 
 class _WatchBuild:

@@ -38,3 +38,65 @@ ALTER TABLE revector.document ENABLE ALWAYS TRIGGER d_refused_insert, ENABLE ALW
 ALTER TABLE revector.generation ADD COLUMN spent jsonb NOT NULL DEFAULT '{}';
 UPDATE revector.generation g SET spent = e.detail->'spent' FROM revector.event e
   WHERE (e.cid, e.gen, e.kind) = (g.cid, g.gen, 'provision') AND e.detail ? 'spent';
+
+-- The history's chain, rule 2: every field carries its length, so that no two events have one hash. Links that were made
+-- before keep the rule they were made by.
+ALTER TABLE revector.event ADD COLUMN chain smallint NOT NULL DEFAULT 1 CHECK (chain IN (1, 2));
+
+CREATE FUNCTION revector.framed(field text) RETURNS bytea LANGUAGE sql STABLE AS $$
+  SELECT coalesce(int4send(octet_length(convert_to(field, 'UTF8'))) || convert_to(field, 'UTF8'), int4send(-1)) $$;
+CREATE OR REPLACE FUNCTION revector.event_hash(previous text, e revector.event) RETURNS text LANGUAGE sql STABLE AS $$
+  SELECT encode(sha256(CASE e.chain
+    WHEN 1 THEN convert_to(concat_ws(E'\x1f', previous, e.cid, e.seq, extract(epoch FROM e.at), e.epoch, e.actor, e.kind,
+      coalesce(e.gen::text, '-'), e.detail::text), 'UTF8')
+    ELSE (SELECT string_agg(revector.framed(field), ''::bytea ORDER BY place) FROM unnest(ARRAY[e.chain::text, previous,
+      e.cid::text, e.seq::text, extract(epoch FROM e.at)::text, e.epoch::text, e.actor, e.kind, e.gen::text,
+      e.detail::text]) WITH ORDINALITY AS part(field, place)) END), 'hex') $$;
+CREATE OR REPLACE FUNCTION revector.event_chain() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE last revector.event;
+BEGIN
+  -- The row that a control step holds, and only then the chain: the foreign key would ask for it last, and deadlock.
+  PERFORM 1 FROM revector.collection WHERE cid = NEW.cid FOR KEY SHARE;
+  PERFORM pg_advisory_xact_lock(1919252069, NEW.cid);
+  SELECT * INTO last FROM revector.event WHERE cid = NEW.cid ORDER BY seq DESC LIMIT 1;
+  NEW.seq := coalesce(last.seq, 0) + 1;
+  NEW.at := clock_timestamp();
+  NEW.chain := 2;
+  NEW.hash := revector.event_hash(coalesce(last.hash, ''), NEW);
+  RETURN NEW;
+END $$;
+
+-- What only the owner of the tables may do, for an application whose role does not own them (grants.sql).
+CREATE FUNCTION revector.ledger_make(of_gen int, parts int) RETURNS void LANGUAGE plpgsql SECURITY DEFINER
+  SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  vacuum CONSTANT text := 'WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02, '
+    'autovacuum_vacuum_insert_scale_factor = 0.05)';  -- a fifth, PostgreSQL's own share, is 200 million of a billion
+BEGIN
+  IF parts <= 1 THEN
+    EXECUTE format('CREATE TABLE revector.ledger_g%s (LIKE revector.ledger INCLUDING ALL) %s', of_gen, vacuum);
+  ELSE
+    EXECUTE format('CREATE TABLE revector.ledger_g%s (LIKE revector.ledger INCLUDING ALL) PARTITION BY HASH (doc_id)', of_gen);
+    FOR part IN 0 .. parts - 1 LOOP
+      EXECUTE format('CREATE TABLE revector.ledger_g%1$s_h%2$s PARTITION OF revector.ledger_g%1$s FOR VALUES WITH (MODULUS '
+        '%3$s, REMAINDER %2$s) %4$s', of_gen, part, parts, vacuum);
+    END LOOP;
+  END IF;
+  -- Attached, not created in place: that would need the whole ledger for itself.
+  EXECUTE format('ALTER TABLE revector.ledger ATTACH PARTITION revector.ledger_g%1$s FOR VALUES IN (%1$s)', of_gen);
+END $$;
+CREATE FUNCTION revector.ledger_drop(of_gen int, wait_ms int) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER
+  SET search_path = pg_catalog, pg_temp AS $$
+BEGIN  -- false: somebody reads or writes it for longer than wait_ms
+  IF NOT EXISTS (SELECT 1 FROM revector.generation WHERE gen = of_gen AND dropped) THEN
+    RAISE EXCEPTION 'generation % is not dropped, and its ledger stays', of_gen;
+  END IF;
+  PERFORM set_config('lock_timeout', wait_ms::text, true);
+  EXECUTE format('DROP TABLE IF EXISTS revector.ledger_g%s', of_gen);
+  RETURN true;
+EXCEPTION WHEN lock_not_available THEN RETURN false;
+END $$;
+CREATE FUNCTION revector.analyze_table(name regclass, skip_locked boolean) RETURNS void LANGUAGE plpgsql SECURITY DEFINER
+  SET search_path = pg_catalog, pg_temp AS $$
+BEGIN EXECUTE format('ANALYZE (SKIP_LOCKED %s) %s', skip_locked::text, name); END $$;
+REVOKE EXECUTE ON FUNCTION revector.ledger_make, revector.ledger_drop, revector.analyze_table FROM PUBLIC;
