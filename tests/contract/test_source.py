@@ -21,16 +21,16 @@ Records = list[dict[str, Any]]
 Make = Callable[[Path, Records], tuple[str, str | None]]
 
 RECORDS: Records = [
-    {"_id": "a", "title": "First", "text": 'Körper, "quoted"\nsecond line', "lang": "de", "stamp": "7"},
-    {"_id": "B", "title": "", "text": "漢字 🙂", "lang": "ja", "stamp": "8"},
-    {"_id": "3", "title": None, "text": None, "lang": "", "stamp": "9"},
-    {"_id": "e\u0301", "title": "Only a title", "text": None, "lang": "fr", "stamp": "10"},
+    {"_id": "a", "title": "First", "text": 'Körper, "quoted"\nsecond line', "lang": "de", "stamp": 7},
+    {"_id": "B", "title": "", "text": "漢字 🙂", "lang": "ja", "stamp": 8},
+    {"_id": "3", "title": None, "text": None, "lang": "", "stamp": 9},
+    {"_id": "e\u0301", "title": "Only a title", "text": None, "lang": "fr", "stamp": 10},
 ]
 EXPECTED = [
-    Document("a", 'First\nKörper, "quoted"\nsecond line', {"lang": "de", "stamp": "7"}),
-    Document("B", "漢字 🙂", {"lang": "ja", "stamp": "8"}),
-    Document("3", None, {"lang": "", "stamp": "9"}),
-    Document("e\u0301", "Only a title", {"lang": "fr", "stamp": "10"}),
+    Document("a", 'First\nKörper, "quoted"\nsecond line', {"lang": "de", "stamp": 7}),
+    Document("B", "漢字 🙂", {"lang": "ja", "stamp": 8}),
+    Document("3", None, {"lang": "", "stamp": 9}),
+    Document("e\u0301", "Only a title", {"lang": "fr", "stamp": 10}),
 ]
 
 
