@@ -198,7 +198,7 @@ def test_put_waits_until_a_running_worker_serves_it_and_sigterm_ends_the_worker_
     at(served)
     worker = started("worker", "--threads", "2", cwd=served.root)
     assert worker.stderr is not None
-    assert "working for docs with 2 threads" in worker.stderr.readline()
+    assert "working for docs, 2 batches of each index at a time" in worker.stderr.readline()
     assert cli("put", "new", "--text", "zebra quagga", "--wait").code == 0
     assert cli("search", "zebra quagga", "--json").json["hits"][0]["id"] == "new"
     worker.send_signal(signal.SIGTERM)
