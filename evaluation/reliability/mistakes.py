@@ -14,9 +14,9 @@ import numpy as np
 import sqlalchemy as sa
 
 from revector import archive, publish, searcher
+from revector.backmoves import BackMoves
 from revector.encoders import check
 from revector.lifecycle import Phase
-from revector.migrator import Migrator
 from revector.publish import check_vectors
 from revector.registry import control as controls
 from revector.registry import documents, moves, sharding, work
@@ -137,8 +137,8 @@ def cache_by_text() -> Iterator[None]:
 def retire_without_lock() -> Iterator[None]:
     """Decide on a retirement first, and take the gate then."""
 
-    def retire(self: Any, why: str, *, now: bool, epoch: int | None) -> Outcome:
-        del now, epoch
+    def retire(self: Any, why: str, *, now: bool = False, epoch: int | None = None, wait: bool = True) -> Outcome:
+        del now, epoch, wait
         decided = self._standing.collection().standby_gen
         if decided is None:
             return Outcome("retire", "", Phase.COMPLETED, bool(self._leftovers.drop(wait=True)), {"dropped": []})
@@ -162,7 +162,7 @@ def retire_without_lock() -> Iterator[None]:
         control.record("retire", decided, revision=unused.revision, reason=reason, window_given_up=True)
         return read_generation(control.connection, decided)
 
-    with _attribute(Migrator, "_retire", retire), replaced(moves.retire, retire_move):
+    with _attribute(BackMoves, "_retire", retire), replaced(moves.retire, retire_move):
         yield
 
 
