@@ -56,7 +56,7 @@ def plan(
     from revector.cli.plan_page import plan_page
 
     session = open_session(project, collection, as_json=json)
-    with reporting(eager=True) as progress:
+    with reporting(quiet=json, eager=True) as progress:
         found = session.project.migrator(session.collection, progress=progress).plan(rev, probe_s=probe_seconds)
     session.out.show(found, lambda console: plan_page(found, console))
     if found.active_revision == found.revision:
