@@ -341,7 +341,7 @@ def test_options_reach_every_task_of_the_upkeep(config: Path) -> None:
     def told(context: Any) -> None: ...
 
     for dag in upkeep_dags(config=config, notifiers=[told], default_args={"queue": "slow"}, tags=["night"]):
-        assert dag.tags == {"night"}
+        assert dag.tags == {"revector", "night"}
         assert {task.queue for task in dag.tasks} == {"slow"}
         assert all(task.on_failure_callback == [told] for task in dag.tasks)
 
