@@ -108,7 +108,7 @@ def test_a_missing_file_says_what_is_expected_and_what_is_there(tmp_path: Path) 
         ('{"_id": "q1", "text": "x", "text": "y"}', r"queries\.jsonl:1: found the key 'text' stands twice"),
         ('{"_id": "q1", "text": "x", "a": 1, "metadata": {"a": 2}}', r"queries\.jsonl:1: found 'a' in `metadata` and"),
         ('["q1", "x"]', r"queries\.jsonl:1: found .*expected a JSON object"),
-        ('{"_id": 1, "text": "x"}', r"queries\.jsonl:1: found"),
+        ('{"_id": 1.5, "text": "x"}', r"queries\.jsonl:1: found"),
         ('{"_id": "", "text": "x"}', r"queries\.jsonl:1: found"),
         ('{"_id": "q1", "text": ["x"]}', r"queries\.jsonl:1: found"),
         ('{"_id": "q1", "text": "\\ud800"}', r"queries\.jsonl:1: found half of a surrogate pair"),

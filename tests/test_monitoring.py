@@ -150,22 +150,22 @@ class NoWaiting(Clock):
 
 def test_429_is_told_apart_from_5xx_and_what_was_paid_is_told(world: World, tmp_path: Path) -> None:
     pytest.importorskip("openai", reason="the api extra is not installed")
-    model = ModelSpec("api:far/words", dim=64, max_tokens=32)
+    model = ModelSpec("api:paid/words", dim=64, max_tokens=32)
     file = tmp_path / "tokenizer.json"
     HashingEncoder(model).tokenizer.save(str(file))
     with FakeServer() as server:
         server.script += [status(429), status(429), status(503)]
         chosen = ProviderSettings(base_url=server.base_url, tokenizer=str(file), price_per_million_tokens_usd=1e6)
-        far = Provider("far", chosen, meter=SpendingMeter(lambda: world.engine), clock=NoWaiting())
-        load_api_encoder(model, {"far": far}, tmp_path).encode_document(["three small words"])
-    found = scraped(Metrics(lambda: world.engine, {"far": far}))
-    assert value(found, "provider_requests_total", provider="far") == 4
-    assert value(found, "provider_failed_requests_total", provider="far", kind="rate_limited") == 2
-    assert value(found, "provider_failed_requests_total", provider="far", kind="server_errors") == 1
+        far = Provider("paid", chosen, meter=SpendingMeter(lambda: world.engine), clock=NoWaiting())
+        load_api_encoder(model, {"paid": far}, tmp_path).encode_document(["three small words"])
+    found = scraped(Metrics(lambda: world.engine, {"paid": far}))
+    assert value(found, "provider_requests_total", provider="paid") == 4
+    assert value(found, "provider_failed_requests_total", provider="paid", kind="rate_limited") == 2
+    assert value(found, "provider_failed_requests_total", provider="paid", kind="server_errors") == 1
     tokens = world.value("SELECT tokens FROM spending")
-    assert value(found, "provider_paid_tokens", provider="far") == tokens > 0
-    assert value(found, "provider_spent_usd", provider="far") == pytest.approx(tokens)
-    assert value(found, "tokens_embedded_total", provider="far") == tokens
+    assert value(found, "provider_paid_tokens", provider="paid") == tokens > 0
+    assert value(found, "provider_spent_usd", provider="paid") == pytest.approx(tokens)
+    assert value(found, "tokens_embedded_total", provider="paid") == tokens
 
 
 def test_totals_count_what_workers_publish_and_what_fails(served: World) -> None:

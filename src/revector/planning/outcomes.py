@@ -106,7 +106,10 @@ def planned_and_actual(connection: sa.Connection, cid: int, revision: str) -> di
     }
     began, ended = first["provision"].detail.get("spent"), actual.get("spent")
     if began and ended:
-        found |= {name: {"planned": planned[name], "actual": round(ended[name] - began[name], 6)} for name in began}
+        found |= {
+            name: {"planned": planned[name], "actual": round(ended[name] - began[name], 6)}
+            for name in ("tokens", "usd")
+        }
     before = first["provision"].at
     for step in STEPS:
         if step not in first:
