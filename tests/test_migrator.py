@@ -371,7 +371,7 @@ def test_a_collection_emptied_while_it_migrates_ends_empty(world: World) -> None
         ("DELETE FROM {index} WHERE doc_id = 'd00001'", "chunks unlike ledger"),
         ("DELETE FROM ledger WHERE gen = {gen} AND doc_id = 'd00001'", "lost"),
         ("UPDATE {index} SET doc_id = 'nobody' WHERE doc_id = 'd00001'", "chunks unlike ledger"),
-        ("UPDATE {index} SET embedding = (embedding::real[])[:127] || 9::real WHERE doc_id = 'd00001'", "bad vectors"),
+        ("UPDATE {index} SET embedding = (embedding::real[])[:63] || 9::real WHERE doc_id = 'd00001'", "bad vectors"),
         ("COMMENT ON TABLE {index} IS 'revector encoder other'", "fingerprint"),
         ("DROP INDEX {index}_hnsw", "HNSW"),
     ],

@@ -75,6 +75,10 @@ COMMANDS: dict[str, Command] = {
 }
 
 
+BEFORE_OURS = 'File "<frozen site>"'
+"""In the traceback of an interrupt that came while Python itself was starting."""
+
+
 def interrupt(root: Path, name: str, after_s: float, *, whole: bool, cwd: Path | None = None) -> Found:
     """Run a command, send SIGINT ``after_s`` seconds later, and say what came of it; ``whole``: as a new process."""
     words = [*COMMANDS[name].words, "--project", str(root)]
@@ -98,7 +102,8 @@ def interrupt(root: Path, name: str, after_s: float, *, whole: bool, cwd: Path |
         errors.seek(0)
         said = errors.read()
     # A worker that is asked to stop ends well; so does a command whose last line was written before the signal came.
-    fine = ALLOWED | {0}
+    # Before the first line of ours, Python is still reading its packages: that it ends is all that can be asked.
+    fine = ALLOWED | ({0, 1} if BEFORE_OURS in said else {0})
     wrong = "" if status in fine else f"exit status {status}"
     if "Traceback" in said and status != -signal.SIGINT and not whole:
         wrong = (wrong + " a traceback").strip()
