@@ -263,11 +263,14 @@ def test_paused_dags_are_named_and_those_that_people_start_arrive_unpaused(table
     tables.execute(sa.update(DagModel).where(DagModel.dag_id == "revector_retire").values(is_paused=True))
     tables.commit()
     dags = {one["dag"]: (one["paused"], one["scheduled"]) for one in airflow_of(client())["dags"]}
-    assert dags.items() >= {
-        "revector_migrate": (False, False),
-        "revector_rollback": (False, False),
-        "revector_retire": (True, True),
-    }.items()
+    assert (
+        dags.items()
+        >= {
+            "revector_migrate": (False, False),
+            "revector_rollback": (False, False),
+            "revector_retire": (True, True),
+        }.items()
+    )
 
 
 def test_a_run_shows_before_its_migration_is_open_with_what_its_form_said(tables: Session, client: Client) -> None:
