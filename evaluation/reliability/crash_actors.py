@@ -121,7 +121,8 @@ def write(site: Site, log: Log, *, seed: int, count: int | None, pause_s: float 
         if doomed:
             log.answered("delete", dict.fromkeys(doomed), lambda ids=doomed: documents.delete_many(ids).versions)
         else:
-            contents = {doc_id: f"{log.process}.{log.calls + number}" for number, doc_id in enumerate(ids)}
+            author = log.process.replace("-", "_")  # one word to every chunker
+            contents = {doc_id: f"{author}.{log.calls + number}" for number, doc_id in enumerate(ids)}
             log.answered("put", contents, lambda new=contents: documents.put_many(list(_documents(new))).versions)
         time.sleep(pause_s)
 
