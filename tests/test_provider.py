@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -170,16 +172,29 @@ def test_the_hourly_dag_retires_what_is_past_its_window(swapped: World, run: Run
     assert swapped.value("SELECT to_regclass(:name)", name=old.physical_name) is None
 
 
+@contextmanager
+def working(world: World) -> Iterator[None]:
+    """Have a worker at work beside a task that waits for one."""
+    stop = threading.Event()
+    worker = threading.Thread(target=world.project.worker().run, args=(stop,), daemon=True)
+    worker.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        worker.join()
+
+
 def test_the_upkeep_cures_what_is_stale_and_dead_and_fills_a_new_field(served: World, run: Run) -> None:
     served.sql("UPDATE ledger SET applied_at = now() - interval '40 days' WHERE doc_id = 'd00007'")
     before = served.loader.embedded
-    assert run(served, "revector_stale", max_age_days=30)["stale"] == "success"
-    served.settle()
+    with working(served):
+        assert run(served, "revector_stale", max_age_days=30)["stale"] == "success"
     assert served.loader.embedded == before + 1
     served.put(1, start=500)
     served.sql("UPDATE pending SET state = 'dead', attempts = 8")
-    assert run(served, "revector_dead_letters")["dead_letters"] == "success"
-    served.settle()
+    with working(served):
+        assert run(served, "revector_dead_letters")["dead_letters"] == "success"
     assert served.search("apple500 pear500")[0] == "d00500"
     asked = {"collection": "docs", "field": "number", "path": "$.meta.n", "value": "none"}
     assert run(served, "revector_metadata_backfill", **asked)["fill"] == "success"
