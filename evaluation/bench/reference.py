@@ -194,11 +194,12 @@ def independent_space(folder: Path, keep: Path) -> Space:
 
 
 def our_space(project: Project, name: str, queries: independent.Texts) -> Space:
-    """Return what PostgreSQL holds, and the vectors of the queries as revector encodes them, batch by batch."""
+    """Return what PostgreSQL holds, and the vectors of the queries as revector cleans and encodes them."""
     from revector.gate import ENCODE_ROWS
     from revector.registry.exporting import reading_vectors
+    from revector.text import clean_query
 
-    searcher, texts = project.searcher(name), list(queries.texts)
+    searcher, texts = project.searcher(name), [clean_query(text) for text in queries.texts]
     pinned, asked = searcher.resolve(), list[npt.NDArray[np.float32]]()
     for at in range(0, len(texts), ENCODE_ROWS):
         asked.append(searcher.encode(pinned, texts[at : at + ENCODE_ROWS]))
