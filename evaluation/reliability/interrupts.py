@@ -62,7 +62,7 @@ class Found:
 def _abort(project: Project) -> None:
     migrator = project.migrator("docs", actor="interrupts")
     with suppress(Exception):
-        migrator.abort("the next run begins anew")
+        migrator.abort("the next run starts over")
 
 
 COMMANDS: dict[str, Command] = {

@@ -92,7 +92,7 @@ class Sample:
                 f"{path}: the vector of document {held[worst].doc_id!r} (row {held[worst].row:,}) has cosine "
                 f"{cosines[worst]:.4f} to what revision {revision} embeds its text as, {MIN_COSINE} is needed; so are "
                 f"{off:,} of {len(held):,} that were compared: another model, prompt or text made it, or rows are "
-                "shifted. Nothing was imported; name the revision that made them, or embed anew."
+                "shifted. Nothing was imported; name the revision that made them, or embed again."
             )
         return Compared(len(held), self._seen, float(cosines.min()), found_with(len(held), self._seen))
 

@@ -42,7 +42,7 @@ def stale(
     project: ProjectPath = None,
     json: Json = False,
 ) -> None:
-    """Make stale entries due again in every live index; a worker embeds them anew, and they are served until then.
+    """Make stale entries due again in every live index; a worker embeds them again, and they are served until then.
 
     Stale is what is not at its document's version with nobody at work on it, and what is older than --max-age-days.
     What the limit leaves out is first of all what only the way back or a migration shows, then what is youngest.

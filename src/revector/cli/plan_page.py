@@ -74,7 +74,7 @@ def _amounts(found: Plan) -> dict[str, str]:
         "chunks": f"{_about(found.chunks)}; {found.sampled:,} documents of {found.strata} lengths were sampled",
         "tokens": f"{_about(found.tokens)}{embedded}",
         **_unknown(found),
-        "speed here": "not tried: nothing is to be embedded"
+        "speed here": "not tried: there is nothing to embed"
         if not probe.chunks
         else f"{probe.tokens_per_s.value:,.0f} tokens/s{interval and f' ({interval})'} on {probe.device}"
         + (f", engine {probe.engine}" if probe.engine else "")

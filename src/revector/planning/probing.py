@@ -78,7 +78,7 @@ def probe(encoder: Encoder, chunks: Sequence[tuple[str, float]], *, seconds: flo
 
 
 def untried(encoder: Encoder, tokens_per_s: float, *, cut_tokens_per_s: float) -> Probe:
-    """Return what stands for a probe where nothing is to be embedded: a rough rate that was seen anyway."""
+    """Return what stands for a probe where there is nothing to embed: a rough rate that was seen anyway."""
     return Probe(
         device="api" if encoder.components.get("kind") == "api" else str(getattr(encoder, "device", "cpu")),
         engine=str(getattr(encoder, "engine", "")),
