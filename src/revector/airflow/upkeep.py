@@ -186,9 +186,9 @@ def stale_dag(
         "description": "Embed anew what is stale, in every live index",
         "doc_md": "One task a collection: reads the source again where the form names the collection, then makes index "
         "entries due again that are not at their document's version with nobody at work on it, or that are older than "
-        "the limit. A worker embeds them again; they are served until then. The task ends when that is done, and fails, "
-        "naming the reason, where workers finish nothing for five minutes. What is gone from a source is told in the "
-        "log, and deleted only where `on_missing` in revector.toml says so. The history keeps the counts.",
+        "the limit. A worker embeds them again; they are served until then. The task ends when that is done, and "
+        "fails, naming the reason, where workers finish nothing for five minutes. What is gone from a source is in "
+        "the log, and deleted only where `on_missing` in revector.toml says so. The history keeps the counts.",
         "params": {
             "max_age_days": Param(
                 max_age_days,
