@@ -20,10 +20,10 @@ import yaml
 
 from places import until
 from revector.airflow.provider_info import get_provider_info
-from revector.config import Settings
 from revector.local.airflow import COMPONENTS
 from revector.local.cluster import LIGHT_TASKS, AirflowCluster, _worker
 from revector.monitoring import FILES
+from revector.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docker-compose.yaml").read_text(encoding="utf-8")

@@ -1,9 +1,8 @@
-"""Settings from revector.toml and environment, and the project that wires everything: only here classes are chosen."""
+"""The project that wires everything by its settings: only here classes are chosen."""
 
 from __future__ import annotations
 
 import getpass
-import os
 import socket
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,13 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from revector import canary, notices
-from revector.collection_settings import CollectionSettings
-from revector.costs import Costs
-from revector.encoders.api import Hybrid, Provider, ProviderSettings
+from revector.encoders.api import Hybrid, Provider
 from revector.encoding import Encoders
 from revector.errors import ConfigError, DatabaseUnavailable
 from revector.evidence import Evidence
@@ -36,10 +31,10 @@ from revector.registry.watching import windows_over
 from revector.rehearsal import Rehearsal
 from revector.report import read_events, read_status, waiting_revision
 from revector.searcher import Offer, Searcher
+from revector.settings import FILE, CollectionSettings, ModelSettings, Settings, find_file, read_settings
 from revector.shadow import ShadowReads
 from revector.spec import ModelSpec
 from revector.stores.database import KEPT
-from revector.stores.pgvector import Build
 from revector.urls import database_url
 from revector.verification import REEMBEDDED, verify_live
 from revector.verified import Report
@@ -48,164 +43,13 @@ from revector.worker import Worker
 if TYPE_CHECKING:
     from revector.monitoring import Metrics
 
-FILE = "revector.toml"
-
-
-class EncoderSettings(BaseModel):
-    """The ``[encoder]`` table: how models run here; what they are stands in the migration files."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    device: str = "auto"
-    """``cpu``, ``cuda:0``, …; several, separated by commas, share the texts; ``all``: every CUDA device."""
-    batch_tokens: int | None = Field(default=None, ge=1)
-    """Tokens per forward pass; default: what was measured best for the device."""
-    threads: int | None = Field(default=None, ge=1)
-    """Torch threads on CPU; default: torch's own choice."""
-
-
-class ModelSettings(BaseModel):
-    """One table of ``revector.toml`` under ``models``, by the model's name as in migration files."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    trust_code: bool = False
-    """Whether Python files in the model's folder are run. It is then part of the model's identity, and so are they."""
-
-
-class AlertSettings(BaseModel):
-    """The ``[alerts]`` table."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    webhook: str | None = None
-    """Where what happens (gate, swap, rollback, alerts, …) is posted as JSON: ``text`` is a sentence, as chats read."""
-
-
-class SearchSettings(BaseModel):
-    """The ``[search]`` table: what one search may take, over HTTP, from Python and on the command line."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    timeout_s: float = Field(default=10.0, gt=0, le=3_600)
-    """Seconds that one search may take in the database; a longer one is cancelled."""
-
-
-class ServeSettings(BaseModel):
-    """The ``[serve]`` table."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    requests_per_s: float | None = Field(default=None, gt=0)
-    """Requests a second that each process of `revector serve` answers each key; default: any number."""
-    searches: int = Field(default=16, ge=1, le=1_000)
-    """Searches at once in each process; more wait for up to 2 s, and get 503."""
-    searches_per_key: int = Field(default=8, ge=1, le=1_000)
-    """Of them by one key; more wait likewise, and get 429."""
-    uploads: int = Field(default=8, ge=1, le=1_000)
-    """Uploads at once in each process; one more gets 503."""
-    uploads_per_key: int = Field(default=4, ge=1, le=1_000)
-    """Of them by one key; one more gets 429."""
-    warm_wait_s: float = Field(default=120.0, ge=0)
-    """How long a swap waits for serving processes to have loaded the next encoder."""
-
-
-class MetricsSettings(BaseModel):
-    """The ``[metrics]`` table."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    index_memory_gib: float | None = Field(default=None, gt=0)
-    """Memory that HNSW graphs may take; default: PostgreSQL's ``effective_cache_size``. The alert is at 80 % of it."""
-
-
-class Settings(BaseSettings):
-    """All settings; variables such as ``REVECTOR_DATABASE_URL`` and ``REVECTOR_ENCODER__DEVICE`` win over the file."""
-
-    model_config = SettingsConfigDict(extra="forbid", env_prefix="REVECTOR_", env_nested_delimiter="__")
-
-    database_url: str | None = None
-    state_folder: Path = Path(".revector")
-    archive_folder: Path | None = None
-    """Where HDF5 parts go; default ``<state_folder>/archive``. Must be shared by all GPU workers."""
-    archive_days: float = Field(default=7.0, ge=0)
-    """How long embeddings outlive their index: what is begun anew within that time is not embedded again."""
-    max_text_mib: int = Field(default=4, ge=1)
-    drain_s: float = Field(default=60.0, ge=0)
-    encoder: EncoderSettings = EncoderSettings()
-    alerts: AlertSettings = AlertSettings()
-    costs: Costs = Costs()
-    """Prices that plans and `revector capacity` reckon with."""
-    index_build: Build = Build()
-    metrics: MetricsSettings = MetricsSettings()
-    search: SearchSettings = SearchSettings()
-    serve: ServeSettings = ServeSettings()
-    collections: dict[str, CollectionSettings] = {}
-    models: dict[str, ModelSettings] = {}
-    """What is allowed to models, by name."""
-    providers: dict[str, ProviderSettings] = {}
-    """Embedding servers that ``model.name = "api:<provider>/<model>"`` may name."""
-    hybrid: dict[str, str] = {}
-    """Local model's name to ``api:<provider>/<model>``: queries and the live lane go there, bulk stays here."""
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Environment over file over defaults."""
-        toml_file = init_settings().pop("toml_file")
-        return env_settings, TomlConfigSettingsSource(settings_cls, toml_file)
-
-
-def find_file(start: Path | None = None) -> Path:
-    """Return ``$REVECTOR_CONFIG`` or the nearest revector.toml from ``start`` upwards. Raises ``ConfigError``."""
-    named = os.environ.get("REVECTOR_CONFIG")
-    if named:
-        path = Path(named).expanduser().resolve()
-        path = path / FILE if path.is_dir() else path
-        if not path.is_file():
-            raise ConfigError(f"REVECTOR_CONFIG names {named}, and there is no such file. Nothing has run; correct it.")
-        return path
-    here = (start or Path.cwd()).resolve()
-    for folder in (here, *here.parents):
-        if (folder / FILE).is_file():
-            return folder / FILE
-    raise ConfigError(
-        f"no {FILE} was found in {here} or above. Nothing has run; go to your project's folder, or make one with "
-        "`revector init`."
-    )
-
 
 def load_project(path: Path | None = None) -> Project:
     """Return the project of ``path`` (a revector.toml or its folder), or the nearest one. Raises ``ConfigError``."""
     file = find_file() if path is None else (path / FILE if path.is_dir() else path)
     if not file.is_file():
         raise ConfigError(f"there is no {file}. Nothing has run; name your project's folder or its {FILE}.")
-    try:
-        return Project(file.resolve().parent, Settings(toml_file=file))  # type: ignore[call-arg]
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        found = _shown(first["type"], first.get("input"))
-        raise ConfigError(f"{file.name}: {place}: {first['msg']}{found}. Nothing has run; correct the file.") from error
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{file} cannot be read: {error}. Nothing has run; correct the file.") from error
-
-
-def _shown(kind: str, value: object) -> str:
-    """Return what was found in a setting, by the ``kind`` of pydantic's error, where that can be no secret.
-
-    A text is shown only where a number or a flag was wanted: elsewhere it may be an address with a password inside, or
-    a key that was put into a wrong place.
-    """
-    if isinstance(value, bool | int | float) or (isinstance(value, str) and kind.startswith(("int", "float", "bool"))):
-        return f", found {value!r:.60}"
-    return "" if value is None else f", found a {type(value).__name__}, which is not shown"
+    return Project(file.resolve().parent, read_settings(file))
 
 
 class Project:

@@ -322,19 +322,7 @@ class Searcher:
                     candidates *= 4
             warnings = () if found.rows else why_nothing(connection, pinned.cid, where)
         search_ms = (time.perf_counter() - started) * 1_000
-        hits = tuple(
-            Hit(
-                row["doc_id"],
-                1.0 - float(row["distance"]),
-                row["chunk"],
-                row["start"],
-                row["stop"],
-                row["text"],
-                row["version"],
-                row["meta"],
-            )
-            for row in found.rows
-        )
+        hits = tuple(map(_hit, found.rows))
         return Answer(
             hits, pinned.gen, pinned.revision, pinned.encoder_fp, exact, encode_ms, search_ms, asked, warnings
         )
@@ -355,6 +343,11 @@ class Searcher:
             {"cid": pinned.cid, **filter_params},
         )
         return int(kept or 0) < limit
+
+
+def _hit(row: Mapping[str, Any]) -> Hit:
+    score = 1.0 - float(row["distance"])
+    return Hit(row["doc_id"], score, row["chunk"], row["start"], row["stop"], row["text"], row["version"], row["meta"])
 
 
 def _given(pinned: Generation, vector: Sequence[float], encoder_fp: str) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -249,7 +249,7 @@ def _make_folder(folder: Path, new: list[Path]) -> None:
 
 def _find_or_write(path: Path | None, collection: str, new: list[Path]) -> Path:
     """Return the project's revector.toml, which is written where there is none."""
-    from revector.config import FILE, find_file
+    from revector.settings import FILE, find_file
 
     if path is not None:
         file = path if path.name == FILE else path / FILE

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from revector.config import FILE, Project
+from revector.config import Project
 from revector.embedded import stop
 from revector.local.airflow import AirflowHome
 from revector.local.processes import Supervisor
+from revector.settings import FILE
 
 WORKER_THREADS = "1"
 """The live lane needs little, and leaves the processor to the shards."""
