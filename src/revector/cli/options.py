@@ -40,7 +40,8 @@ class Session:
 
 def open_project(path: Path | None) -> Project:
     """Return the project of ``--project``, of ``$REVECTOR_CONFIG``, or of the folder one is in."""
-    from revector.config import FILE, load_project
+    from revector.config import load_project
+    from revector.settings import FILE
 
     if path is not None and not (path / FILE if path.is_dir() else path).is_file():
         raise ConfigError(f"--project {path}: there is no {FILE}. Nothing has run; correct it, or run `revector init`.")

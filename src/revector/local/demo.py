@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from rich.console import Console
 
 from revector import embedded
-from revector.config import FILE, Project, load_project
+from revector.config import Project, load_project
 from revector.errors import ConfigError, RevectorError
 from revector.labels import load_labels
 from revector.local.airflow import AirflowHome
@@ -31,6 +31,7 @@ from revector.local.screen import Screen, phase, result_table
 from revector.local.up import airflow_of, describe, services, stay, stoppable
 from revector.metrics import latency_ms
 from revector.revisions import RevisionGraph
+from revector.settings import FILE
 from revector.sources import open_source
 
 COLLECTION = "quickstart"
