@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from fastapi.testclient import TestClient
 from starlette.exceptions import HTTPException
 
@@ -18,7 +19,7 @@ from revector.cli import run
 from revector.errors import ConfigError, SearchTooLong
 from revector.service import bodies, create_app
 from revector.service.lanes import Full, Lane, Room
-from revector.stores.bounds import Stop
+from revector.stores.bounds import Stop, bounded
 from serving import DOCUMENT, JSON_TYPE, SEARCH, UPLOAD, key_for, refused, serve, until
 from worlds import World
 
@@ -352,3 +353,11 @@ def test_uploads_beyond_the_places_are_sent_away_at_once_and_a_place_is_free_aga
 
         asyncio.run(taken())
         assert client.post(UPLOAD, content=b'{"id": "b", "text": "b"}', headers=header).status_code == 200
+
+
+@pytest.mark.parametrize(("of_the_role", "kept"), [("0", "2500ms"), ("100ms", "100ms"), ("1min", "2500ms")])
+def test_a_search_never_outlasts_a_shorter_time_out_of_its_role(served: World, of_the_role: str, kept: str) -> None:
+    with served.engine.connect() as connection:
+        connection.exec_driver_sql(f"SET statement_timeout = '{of_the_role}'")
+        with bounded(connection, 2.5, None):
+            assert connection.scalar(sa.text("SHOW statement_timeout")) == kept

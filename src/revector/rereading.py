@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 import sqlalchemy as sa
 
-from revector.errors import ConfigError, DocumentError, TooManyMissing
+from revector.errors import ConfigError, TooManyMissing
 from revector.interfaces import Document, Progress, Source
 from revector.registry import seen
 from revector.registry.documents import Documents
@@ -17,7 +17,7 @@ from revector.registry.ingesting import IngestReport
 from revector.sources import ColumnType, open_source
 from revector.stores.database import copy_into
 from revector.stores.sessions import end_step
-from revector.text import check_id
+from revector.text import is_id
 
 FIRST = 20
 """So many ids that a source has not are named."""
@@ -156,7 +156,7 @@ class _Noted:
     def __iter__(self) -> Iterator[Document]:
         with copy_into(self._connection, "COPY seen FROM STDIN") as copy:
             for document in self._source:
-                if _is_id(document.id):
+                if is_id(document.id):
                     copy.write_row((document.id,))
                 yield document
         end_step(self._connection)  # no transaction stays open while the documents are written
@@ -173,11 +173,3 @@ class _Noted:
                 "Nothing was stored or deleted; if that is right, allow it once with `revector ingest --max-missing`, "
                 "or raise max_missing."
             )
-
-
-def _is_id(doc_id: str) -> bool:
-    try:
-        check_id(doc_id)
-    except DocumentError:
-        return False
-    return True
