@@ -356,4 +356,4 @@ def test_a_raw_error_of_the_driver_is_found(clean: Scene) -> None:
 
 def test_a_planted_bug_is_found_by_its_promise(database_url: str) -> None:
     found = faults.run_faults(database_url, seed=1, only="disk", plant=partial(plant, "torn_part_accepted"))
-    assert [finding.promise for finding in found] == ["stale"]
+    assert [finding.promise for finding in found] == ["stale"], found

@@ -149,12 +149,14 @@ def test_exactly_one_way_to_search_is_taken_and_vectors_must_be_usable(served: W
         {"vector": [5e-324] * 64, "encoder_fp": fp},
         {"vector": [[1]] * 64, "encoder_fp": fp},
         {"like": ""},
-        {"like": 7},
+        {"like": 7.5},
+        {"like": True},
     ]
     with serve(served.project) as client:
         for body in wrong:
             answer = client.post(SEARCH, json=body)
-            assert answer.status_code == (404 if "like" in body and body["like"] == "" else 422), answer.text
+            assert answer.status_code == (404 if body.get("like") == "" else 422), answer.text
+        assert client.post(SEARCH, json={"like": 7}).status_code == 404, "an integer id is its digits, as in a source"
         for raw in ("NaN", "Infinity", "1e400", "null"):
             sent = f'{{"vector": [{", ".join([raw] * 64)}], "encoder_fp": "{fp}"}}'
             answer = client.post(SEARCH, content=sent, headers=JSON_TYPE)
