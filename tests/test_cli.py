@@ -221,11 +221,32 @@ def test_a_dead_letter_is_listed_retried_and_waived(served: World, at: Any, cli:
         "UPDATE pending SET state = 'dead', attempts = 8, last_error = 'the encoder choked' WHERE doc_id = 'd00900'"
     )
     assert "the encoder choked" in cli("dlq", "list").out
-    assert cli("dlq", "waive", "d00900", "--why", "a dump", "--json").json == {"id": "d00900", "generations": 1}
+    assert cli("dlq", "waive", "d00900", "--why", "a dump", "--json").json == {"documents": 1, "generations": 1}
     assert cli("dlq", "list", "--json").json[0]["waived_by"]
     assert cli("dlq", "waive", "d00900", "--why", "again").code == 4
     assert cli("dlq", "retry", "--json").json == {"retried": 1}
     assert "No dead letters" in cli("dlq", "list").out
+
+
+def test_many_dead_letters_are_waived_by_their_reason_and_none_where_one_has_none(
+    served: World, at: Any, cli: Cli
+) -> None:
+    at(served).put(3, start=900)
+    for doc_id, error in (
+        ("d00900", "unknown tokens: 71%"),
+        ("d00901", "unknown tokens: 80%"),
+        ("d00902", "it choked"),
+    ):
+        served.sql(f"UPDATE pending SET state = 'dead', last_error = '{error}' WHERE doc_id = '{doc_id}'")
+    assert cli("dlq", "waive", "--why", "nothing named").code == 2
+    assert cli("dlq", "waive", "d00900", "--all", "--why", "both named").code == 2
+    assert cli("dlq", "waive", "d00900", "d00001", "--why", "one has none").code == 4
+    assert cli("dlq", "waive", "--all", "--reason", "no such reason", "--why", "x").code == 4
+    assert not any(one["waived_by"] for one in cli("dlq", "list", "--json").json)
+    waived = cli("dlq", "waive", "--all", "--reason", "unknown tokens", "--why", "Thai", "--json").json
+    assert waived == {"documents": 2, "generations": 2}
+    assert {one["doc_id"] for one in cli("dlq", "list", "--json").json if one["waived_by"]} == {"d00900", "d00901"}
+    assert served.events("dlq_waive")[0]["detail"]["doc_ids"] == ["d00900", "d00901"]
 
 
 # Search and measure ---------------------------------------------------------------------------------------------------

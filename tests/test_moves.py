@@ -224,17 +224,17 @@ def test_a_swap_with_a_dead_letter_is_refused_at_once(approved: World) -> None:
 def test_a_waived_dead_letter_lets_the_swap_pass(approved: World) -> None:
     kill(approved, "d00001")
     with approved.engine.begin() as connection:
-        deadletters.waive(connection, approved.collection.cid, "d00001", actor="tester", why="not needed")
+        deadletters.waive(connection, approved.collection.cid, ["d00001"], actor="tester", why="not needed")
     approved.upgrade("b200")
     assert approved.generation().revision == "b200"
     assert approved.sql("SELECT * FROM i13_unwaived") == []
-    assert approved.events("dlq_waive")[0]["detail"] == {"doc_id": "d00001", "why": "not needed"}
+    assert approved.events("dlq_waive")[0]["detail"] == {"documents": 1, "doc_ids": ["d00001"], "why": "not needed"}
 
 
 def test_a_new_version_voids_the_waiver(approved: World) -> None:
     kill(approved, "d00001")
     with approved.engine.begin() as connection:
-        deadletters.waive(connection, approved.collection.cid, "d00001", actor="tester", why="not needed")
+        deadletters.waive(connection, approved.collection.cid, ["d00001"], actor="tester", why="not needed")
     kill(approved, "d00001")
     refuses(approved, NotCaughtUp, lambda: approved.upgrade("b200"), "1 dead not waived")
 
@@ -242,9 +242,9 @@ def test_a_new_version_voids_the_waiver(approved: World) -> None:
 def test_a_waiver_needs_a_reason_and_a_dead_letter(approved: World) -> None:
     with approved.engine.begin() as connection:
         with pytest.raises(RevectorError, match="reason"):
-            deadletters.waive(connection, approved.collection.cid, "d00001", actor="tester", why=" ")
+            deadletters.waive(connection, approved.collection.cid, ["d00001"], actor="tester", why=" ")
         with pytest.raises(StateError, match="no dead letter"):
-            deadletters.waive(connection, approved.collection.cid, "d00001", actor="tester", why="because")
+            deadletters.waive(connection, approved.collection.cid, ["d00001"], actor="tester", why="because")
 
 
 @pytest.mark.parametrize(

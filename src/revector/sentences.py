@@ -144,6 +144,13 @@ def _field(facts: Detail) -> str:
     return f"field {facts['field']} set in {_count(facts['filled'], 'document')}{rest}"
 
 
+def _waived(facts: Detail) -> str:
+    if facts.get("documents", 1) > 1:
+        return f"{_count(facts['documents'], 'document')} may stay out: {facts['why']}"
+    (doc_id,) = facts.get("doc_ids") or [facts["doc_id"]]  # older releases waived one at a time
+    return f"document {doc_id} may stay out: {facts['why']}"
+
+
 def _told(facts: Detail) -> str:
     return (
         f"{_count(facts['sent'], 'notice')} sent to the webhook" if facts.get("sent") else "the webhook is up to date"
@@ -182,7 +189,7 @@ SENTENCES: dict[str, Callable[[Detail], str]] = {
     "throttle": lambda facts: f"the backfill may work {facts['share']:.0%} of the time",
     "dlq_retry": lambda facts: f"{_count(facts['items'], 'dead letter')} made due again",
     "dlq_upkeep": lambda facts: f"{_count(len(facts['documents']), 'dead letter')} made due again",
-    "dlq_waive": lambda facts: f"document {facts['doc_id']} may stay out: {facts['why']}",
+    "dlq_waive": _waived,
     "clock_jump": lambda facts: f"the database's clock jumped by {facts['jump_s']:+g} s",
     "encoder_failed": lambda _: "the encoder cannot be used",
     "encoder_restored": lambda _: "the encoder works again",

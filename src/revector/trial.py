@@ -195,8 +195,9 @@ class Trial:
                 for letter in deadletters.dead_letters(connection, self.cid, limit=2**31 - 1)
                 if letter.gen == generation.gen
             ]
-            for letter in letters:
-                deadletters.waive(connection, self.cid, letter.doc_id, actor=self._actor, why=WHY)
+            if letters:
+                dead = [letter.doc_id for letter in letters]
+                deadletters.waive(connection, self.cid, dead, actor=self._actor, why=WHY)
         migrator.run("backfill", revision)
         return letters
 

@@ -101,7 +101,7 @@ def _finish(world: World) -> None:
     waiting = world.seen.pending.items()
     for doc_id in sorted({doc_id for (gen, doc_id), item in waiting if gen == building and not item.waived}):
         with world.place.engine.begin() as connection:
-            deadletters.waive(connection, world.cid, doc_id, actor="healer", why="to finish")
+            deadletters.waive(connection, world.cid, [doc_id], actor="healer", why="to finish")
     if "standby" in world.seen.slots:
         _must(world, "retire", lambda: migrator.retire("to finish", now=True))
     if world.seen.generations[building]["phase"] != Phase.APPROVED:

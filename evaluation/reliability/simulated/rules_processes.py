@@ -247,9 +247,9 @@ def waive(world: World, doc_id: str) -> bool:
     if not any(key[1] == doc_id and item.state == "dead" for key, item in world.seen.pending.items()):
         return False
 
-    def accept() -> int:
+    def accept() -> deadletters.Waived:
         with world.place.engine.begin() as connection:
-            return deadletters.waive(connection, world.cid, doc_id, actor="a person", why="a rule says so")
+            return deadletters.waive(connection, world.cid, [doc_id], actor="a person", why="a rule says so")
 
     world.call("person", accept)
     return True

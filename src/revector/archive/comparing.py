@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from revector.errors import EncoderMismatch
-from revector.interfaces import Chunk, Encoder
+from revector.interfaces import Chunk, Encoder, NoProgress, Progress
 
 COMPARED = 500
 """Rows of a file that are embedded and compared: drawn at random, they miss a block of 1 % once in 150 times."""
@@ -24,6 +24,9 @@ BLOCK_SHARE = 0.01
 """The block that a comparison is meant to find."""
 
 MIN_COSINE = 0.999
+
+BATCH = 64
+"""Texts that are embedded between two words of progress."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,9 @@ class Sample:
             else:
                 heapq.heappushpop(self._held, drawn)
 
-    def compare(self, path: Path, vectors: npt.NDArray[Any], encoder: Encoder, revision: str) -> Compared:
+    def compare(
+        self, path: Path, vectors: npt.NDArray[Any], encoder: Encoder, revision: str, progress: Progress | None = None
+    ) -> Compared:
         """Embed the sample and compare it with ``vectors``, all of the file's, ``(n, dim)``.
 
         Raises ``EncoderMismatch`` naming the row that is furthest off.
@@ -81,7 +86,14 @@ class Sample:
         held = sorted(self._held, key=lambda one: one.row)
         if not held:
             return Compared(0, self._seen, None, 0.0)
-        ours = np.asarray(encoder.encode_document([one.text for one in held]), np.float64)
+        progress = progress or NoProgress()
+        progress.start(f"compare {path.name} with what revision {revision} embeds", len(held), "vectors")
+        embedded = []
+        for at in range(0, len(held), BATCH):
+            embedded.append(encoder.encode_document([one.text for one in held[at : at + BATCH]]))
+            progress.advance(len(embedded[-1]))
+        progress.done()
+        ours = np.concatenate(embedded).astype(np.float64)
         theirs = np.asarray(vectors[[one.row for one in held]], np.float64)
         lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
         cosines = np.divide((ours * theirs).sum(axis=1), lengths, out=np.full(len(held), -1.0), where=lengths > 0)

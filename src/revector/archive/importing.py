@@ -149,11 +149,9 @@ class Importer:
                     sha256 = write_part(staging / name, part, attributes=self._target.attributes, dtype=dtype)
                     staged.append(Sealed.of(staging / name, sha256, part))
                 if not set(done.skipped) - set(skip):
-                    self._progress.start(f"compare {path.name}")
                     done.compared[str(path)] = sample.compare(
-                        columns.path, columns.vectors, self._encoder, self._target.revision
+                        columns.path, columns.vectors, self._encoder, self._target.revision, self._progress
                     )
-                    self._progress.done()
                 shutil.rmtree(scratch)
             self._refuse(done, skip)
             done.sealed = [self._settle(sealed) for sealed in staged]

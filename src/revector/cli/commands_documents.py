@@ -1,4 +1,4 @@
-"""Commands that move documents: ingest, put, delete, get, and the dead letters."""
+"""Commands that move documents: ingest, put, delete and get."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.console import Console
 
 from revector.cli.exits import NOTHING_TO_DO
 from revector.cli.options import Collection, Json, ProjectPath, Session, json_object, open_session
-from revector.cli.output import make_table, one_line, pairs
+from revector.cli.output import one_line, pairs
 from revector.cli.progress import reporting
 from revector.errors import ConfigError, DocumentError
 
@@ -27,11 +27,6 @@ Version = Annotated[
     int | None, typer.Option("--version", help="Your own version: an older write that arrives late is ignored.")
 ]
 
-dlq = typer.Typer(
-    no_args_is_help=True,
-    help="Documents that could not be stored or embedded, and why.\n\nFor example:\n  revector dlq list",
-)
-
 
 class OnMissing(StrEnum):
     """What becomes of documents that a source has not."""
@@ -44,10 +39,6 @@ def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     for command in (ingest, put, delete, get):
         app.command(rich_help_panel=_PANEL)(command)
-    dlq.command("list")(list_letters)
-    dlq.command()(retry)
-    dlq.command()(waive)
-    app.add_typer(dlq, name="dlq", rich_help_panel=_PANEL)
 
 
 def ingest(
@@ -251,106 +242,6 @@ def get(
 
 
 # Dead letters ---------------------------------------------------------------------------------------------------------
-
-
-def list_letters(
-    *,
-    limit: Annotated[int, typer.Option(min=1, help="Most to show.")] = 1_000,
-    collection: Collection = None,
-    project: ProjectPath = None,
-    json: Json = False,
-) -> None:
-    """List the dead letters, newest first: refused at ingestion, or failed while being embedded.
-
-    Stage embed holds up the swap of the generation that it names, until it is cured or waived. Stage ingest does not,
-    for every index shows the same older text, or none; a later version of the document that can be stored answers it.
-
-    For example:
-      revector dlq list --json
-    """
-    from revector.registry.deadletters import dead_letters
-
-    session = open_session(project, collection, as_json=json)
-    cid = session.project.cid(session.collection)
-    with session.project.engine.connect() as connection:
-        letters = dead_letters(connection, cid, limit)
-
-    def page(console: Console) -> None:
-        if not letters:
-            console.print("No dead letters.")
-            return
-        table = make_table(
-            "document",
-            "stage",
-            "generation",
-            "your version",
-            "served",
-            "tries",
-            "waived by",
-            "reason",
-            right=("tries",),
-        )
-        for one in letters:
-            gen, own = ("" if number is None else str(number) for number in (one.gen, one.external_version))
-            served = "an older version" if one.behind else ""
-            reason = one_line(one.reason, 300)
-            table.add_row(one.doc_id, one.stage, gen, own, served, str(one.attempts), one.waived_by or "", reason)
-        console.print(table)
-
-    session.out.show([asdict(one) for one in letters], page)
-
-
-def retry(
-    doc_ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Default: all.")] = None,
-    *,
-    collection: Collection = None,
-    project: ProjectPath = None,
-    json: Json = False,
-) -> None:
-    """Try dead letters of the stage embed again; what ingestion refused is fixed at its source, and ingested again.
-
-    For example:
-      revector dlq retry
-    """
-    from revector.config import current_actor
-    from revector.registry.deadletters import retry_dead
-
-    session = open_session(project, collection, as_json=json)
-    cid = session.project.cid(session.collection)
-    with session.project.engine.begin() as connection:
-        count = retry_dead(connection, cid, doc_ids or None, current_actor())
-    session.out.show({"retried": count}, lambda console: console.print(f"{count:,} dead letters are due again."))
-
-
-def waive(
-    doc_id: Annotated[str, typer.Argument(metavar="ID")],
-    *,
-    why: Annotated[str, typer.Option("--why", help="Why it may stay out, for the history.")],
-    collection: Collection = None,
-    project: ProjectPath = None,
-    json: Json = False,
-) -> None:
-    """Accept a dead letter: the document stays out of the generations it failed in, so that the swap may go on.
-
-    Where its latest version was refused at ingestion, that what is stored instead goes on being served.
-
-    For example:
-      revector dlq waive guide-9 --why "a binary dump, nobody searches for it"
-    """
-    from revector.config import current_actor
-    from revector.registry import deadletters
-
-    session = open_session(project, collection, as_json=json)
-    cid = session.project.cid(session.collection)
-    with session.project.engine.begin() as connection:
-        count = deadletters.waive(connection, cid, doc_id, actor=current_actor(), why=why)
-    session.out.show(
-        {"id": doc_id, "generations": count},
-        lambda console: console.print(
-            f"Waived {doc_id!r} in {count} generations." if count else f"Waived {doc_id!r}, refused at ingestion.",
-            soft_wrap=True,
-        ),
-    )
 
 
 # Helpers --------------------------------------------------------------------------------------------------------------

@@ -11,6 +11,9 @@ import sqlalchemy as sa
 from revector.errors import ConfigError, StateError
 from revector.registry.control import add_event, before_event
 
+NAMED = 20
+"""Documents that an event names when many are waived at once; each one's waiver names it anyway."""
+
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
@@ -50,6 +53,14 @@ class Open:
     letters: int
     refused: int
     behind: int
+
+
+@dataclass(frozen=True, slots=True)
+class Waived:
+    """How many ``documents`` were waived, and in how many places one had failed to be embedded (``generations``)."""
+
+    documents: int
+    generations: int
 
 
 _KEEP = """
@@ -144,35 +155,60 @@ def retry_dead(connection: sa.Connection, cid: int, doc_ids: Sequence[str] | Non
     return int(changed)
 
 
-def waive(connection: sa.Connection, cid: int, doc_id: str, *, actor: str, why: str) -> int:
-    """Accept a dead letter: its document stays out of the generations it failed in, at its present version.
+_WAIVE = """
+WITH chosen AS (
+  SELECT p.gen, p.doc_id, p.version FROM pending p JOIN generation g USING (gen)
+  LEFT JOIN waiver w USING (gen, doc_id, version)
+  WHERE g.cid = :cid AND p.state = 'dead' AND w.gen IS NULL
+    AND (CAST(:ids AS text[]) IS NULL OR p.doc_id = ANY(CAST(:ids AS text[])))
+    AND (CAST(:containing AS text) IS NULL OR strpos(coalesce(p.last_error, ''), :containing) > 0)
+), embed AS (
+  INSERT INTO waiver (gen, doc_id, version, who, why) SELECT gen, doc_id, version, :who, :why FROM chosen
+  ON CONFLICT DO NOTHING RETURNING doc_id
+), ingest AS (
+  UPDATE rejected SET waived_by = :who, waived_why = :why, waived_at = clock_timestamp()
+  WHERE cid = :cid AND waived_by IS NULL
+    AND (CAST(:ids AS text[]) IS NULL OR doc_id = ANY(CAST(:ids AS text[])))
+    AND (CAST(:containing AS text) IS NULL OR strpos(reason, :containing) > 0)
+  RETURNING doc_id
+)
+SELECT doc_id, count(*) FILTER (WHERE stage = 'embed') AS generations
+FROM (SELECT doc_id, 'embed' AS stage FROM embed UNION ALL SELECT doc_id, 'ingest' FROM ingest) done
+GROUP BY doc_id
+"""
+
+
+def waive(
+    connection: sa.Connection,
+    cid: int,
+    doc_ids: Sequence[str] | None,
+    *,
+    actor: str,
+    why: str,
+    containing: str | None = None,
+) -> Waived:
+    """Accept dead letters: their documents stay out of the generations they failed in, at their present versions.
 
     Where the latest version was refused at ingestion, that is accepted as well, until another one is refused.
-    Returns the number of generations. Raises ``ConfigError`` without a reason, ``StateError`` when no dead letter of
-    that id exists.
+    ``doc_ids``: None for all; ``containing``: only those whose reason contains this. The history has one event.
+    Raises ``ConfigError`` without a reason, ``StateError`` when one of ``doc_ids`` has no dead letter to waive, or
+    there is none at all.
     """
     if not why.strip():
-        raise ConfigError(f"waiving document {doc_id!r} needs a reason. Nothing was changed; give one with --why.")
-    values = {"cid": cid, "doc_id": doc_id, "who": actor, "why": why}
-    changed = connection.execute(
-        sa.text(
-            "INSERT INTO waiver (gen, doc_id, version, who, why) SELECT p.gen, p.doc_id, p.version, :who, :why FROM "
-            "pending p JOIN generation g USING (gen) WHERE g.cid = :cid AND p.doc_id = :doc_id AND p.state = 'dead' "
-            "ON CONFLICT DO NOTHING"
-        ),
-        values,
-    ).rowcount
-    refused = connection.execute(
-        sa.text(
-            "UPDATE rejected SET waived_by = :who, waived_why = :why, waived_at = clock_timestamp() WHERE cid = :cid "
-            "AND doc_id = :doc_id AND waived_by IS NULL"
-        ),
-        values,
-    ).rowcount
-    if not changed + refused:
+        raise ConfigError("waiving dead letters needs a reason. Nothing was changed; give one with --why.")
+    asked = None if doc_ids is None else list(dict.fromkeys(doc_ids))
+    before_event(connection, cid)
+    rows = connection.execute(
+        sa.text(_WAIVE), {"cid": cid, "ids": asked, "containing": containing, "who": actor, "why": why}
+    ).all()
+    found = {row.doc_id: row.generations for row in rows}
+    missing = [doc_id for doc_id in asked or () if doc_id not in found]
+    if missing or not found:
+        which = f"document {missing[0]!r} has" if missing else "there is"
+        about = "" if containing is None else f" with a reason that contains {containing!r}"
         raise StateError(
-            f"document {doc_id!r} has no dead letter that is not waived already. Nothing was changed; see `revector "
-            "dlq list`."
+            f"{which} no dead letter that is not waived already{about}. Nothing was changed; see `revector dlq list`."
         )
-    add_event(connection, cid, actor, "dlq_waive", None, {"doc_id": doc_id, "why": why})
-    return int(changed)
+    facts = {"documents": len(found), "doc_ids": sorted(found)[:NAMED], "why": why}
+    add_event(connection, cid, actor, "dlq_waive", None, facts)
+    return Waived(len(found), sum(found.values()))
