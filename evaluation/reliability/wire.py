@@ -14,6 +14,7 @@ PostgreSQL's manual, "Frontend/Backend Protocol", message formats. No TLS, no GS
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
 import re
 import socket
@@ -32,7 +33,11 @@ CHUNK = 1 << 16
 READY = re.compile(rb"Z\x00\x00\x00\x05[ITE]$", re.DOTALL)
 COMMIT = "COMMIT"
 
-Action = Literal["", "close", "reset", "stall", "answer", "refuse"]
+SO_ATTACH_FILTER, SO_DETACH_FILTER = 26, 27
+NOTHING = struct.pack("HBBI", 0x06, 0, 0, 0)
+"""A filter of Linux that lets no packet in: source `man 7 socket` and linux/filter.h, one instruction, ``ret #0``."""
+
+Action = Literal["", "close", "reset", "stall", "answer", "refuse", "drop"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +52,9 @@ class Toxic:
     * ``close``: that connection ends before the statement passes; ``reset``: all do, with RST;
     * ``stall``: nothing passes on any connection until the toxic is cleared;
     * ``answer``: the statement passes, its answer does not: reset once the server has given it;
-    * ``refuse``: as ``reset``, and new connections end at once until the toxic is cleared.
+    * ``refuse``: as ``reset``, and new connections end at once until the toxic is cleared;
+    * ``drop``: the cable is out until the toxic is cleared: every packet of clients is dropped unanswered, their FIN
+      and RST included, so that the server goes on with what it has. Linux only.
     """
 
     latency_ms: float = 0.0
@@ -161,6 +168,7 @@ class Wire:
         self.flowing = asyncio.Event()
         self.flowing.set()
         self._server, self._seen, self._refusing = server, 0, False
+        self.listening: asyncio.Server | None = None
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Carry one connection until either end or a toxic ends it."""
@@ -210,13 +218,26 @@ class Wire:
             case "stall":
                 self.flowing.clear()
                 await self.flowing.wait()
+            case "drop":
+                self.flowing.clear()
+                self._pull_the_cable(out=True)
+                await self.flowing.wait()
             case "close":
                 link.end()
             case _:
                 self._refusing = self.toxic.action == "refuse"
                 for one in self.links:
                     one.end(reset=True)
-        return self.toxic.action in ("answer", "stall", "")
+        return self.toxic.action in ("answer", "stall", "drop", "")
+
+    def _pull_the_cable(self, *, out: bool) -> None:
+        """Let the kernel drop what clients send, or let it in again."""
+        instruction = ctypes.create_string_buffer(NOTHING)
+        program = struct.pack("HL", 1, ctypes.addressof(instruction))
+        ends = [link.client[1].get_extra_info("socket") for link in self.links]
+        for sock in (*ends, *(self.listening.sockets if self.listening else ())):
+            with suppress(OSError):  # it has ended
+                sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER if out else SO_DETACH_FILTER, program)
 
     def fire(self, where: str) -> None:
         """Note that the toxic acted."""
@@ -230,6 +251,8 @@ class Wire:
             self.toxic, self.state, self._seen, self._refusing = Toxic(**words), State(), 0, False
             for link in self.links:
                 link.passed = 0
+            if not self.flowing.is_set():
+                self._pull_the_cable(out=False)
             self.flowing.set()
         return before
 
@@ -237,7 +260,7 @@ class Wire:
 async def _run(server: str) -> None:
     wire, loop, commands = Wire(server), asyncio.get_running_loop(), asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
-    listening = await asyncio.start_server(wire.serve, "127.0.0.1", 0)
+    listening = wire.listening = await asyncio.start_server(wire.serve, "127.0.0.1", 0)
     print(listening.sockets[0].getsockname()[1], flush=True)
     while line := await commands.readline():
         print(json.dumps(asdict(wire.command(line.decode()))), flush=True)

@@ -1,4 +1,4 @@
-"""Which URLs name a PostgreSQL: as people write them, turned into the one form that the driver is opened with."""
+"""Which URLs name a PostgreSQL, as people write them, and how long their connections wait for the server."""
 
 from __future__ import annotations
 
@@ -10,6 +10,13 @@ from revector.errors import ConfigError
 
 DRIVER = "postgresql+psycopg"
 NAMES = ("postgresql", "postgres", DRIVER)
+
+LOST_S = 60
+"""A connection whose other end has been silent for so long counts as lost."""
+
+KEEPALIVES = {"keepalives_idle": LOST_S // 2, "keepalives_interval": LOST_S // 6, "keepalives_count": 3}
+"""How TCP asks whether the other end is there: by default after 2 hours. Its kernel answers, however long a statement
+takes."""
 
 
 def database_url(text: str, *, what: str = "database_url") -> str:
@@ -41,3 +48,9 @@ def database_url(text: str, *, what: str = "database_url") -> str:
     if not options.get("connect_timeout", "0").isdigit():
         raise ConfigError(f"{what} has a connect_timeout that is no number of seconds. Nothing has run; correct it.")
     return url.set(drivername=DRIVER).render_as_string(hide_password=False)
+
+
+def waits(url: sa.URL) -> dict[str, int]:
+    """Return how long a connection of ``url`` waits for its server, as libpq's parameters; what the URL says stays."""
+    ours = {"connect_timeout": 10, **KEEPALIVES, "tcp_user_timeout": LOST_S * 1_000}
+    return {name: value for name, value in ours.items() if name not in url.query}

@@ -25,6 +25,8 @@ log = logging.getLogger("revector.worker")
 BATCH_DOCUMENTS = 32
 POLL_S = 0.2
 BACK_OFF_S = 2.0
+TELL_S = 60.0
+"""A database that stays away is told of so often."""
 REST_S = 15.0
 """A generation whose encoder cannot be used is tried again after this long."""
 TEND_S = 60.0
@@ -52,6 +54,7 @@ class Worker:
         self._appliers: dict[int, Applier] = {}
         self._rest_until: dict[int, float] = {}
         self._precedence = _Precedence()
+        self.outage = _Outage()
 
     def run(
         self,
@@ -76,10 +79,11 @@ class Worker:
             while not stop.is_set():
                 try:
                     self._look(lanes, collections, partial(_Lane, self, on_applied, threads=threads, once=once))
+                    self.outage.over()
                 except DATABASE_ERRORS as error:
                     if once:
                         raise
-                    _lament(error)
+                    self.outage.met(error)
                     stop.wait(BACK_OFF_S)
                 ended = once and not any(lane.is_alive() for lane in lanes.values())
                 for lane in lanes.values():
@@ -207,6 +211,41 @@ class _Precedence:
                 self._free.notify_all()
 
 
+class _Outage:
+    """Tells the log that the database does not answer, or takes no work: at first, each minute, and when it does again.
+
+    Each thread meets it and gets over it for itself; told are the first that meets it and the last that gets over it.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._in_it = threading.Lock(), set[int]()
+        self._since = self._told = 0.0
+
+    def met(self, error: BaseException) -> None:
+        """The calling thread failed with ``error`` and will try again."""
+        counts.add("errors", 1, type(error).__name__)
+        with self._lock:
+            now, first = time.monotonic(), not self._in_it
+            self._in_it.add(threading.get_ident())
+            if not first and now - self._told < TELL_S:
+                return
+            self._since, self._told = now if first else self._since, now
+        log.warning("%s This worker tries again every %g s and goes on by itself.", error, BACK_OFF_S)
+
+    def over(self) -> None:
+        """The calling thread succeeded."""
+        if self.left():
+            log.info("the database does its part again, after %.0f s", time.monotonic() - self._since)
+
+    def left(self) -> bool:
+        """The calling thread is no longer in it; return whether it was the last one."""
+        if threading.get_ident() not in self._in_it:
+            return False
+        with self._lock:
+            self._in_it.discard(threading.get_ident())
+            return not self._in_it
+
+
 class _Lane:
     """The threads of one generation; each takes batches until it is told to end, or finds none with ``once``."""
 
@@ -227,10 +266,11 @@ class _Lane:
             while not self._over.is_set():
                 try:
                     done = self._worker.batch(self._generation, self._on_applied, served=self.served)
+                    self._worker.outage.over()
                 except DATABASE_ERRORS as error:
                     if self._once:
                         raise
-                    _lament(error)
+                    self._worker.outage.met(error)
                     self._over.wait(BACK_OFF_S)
                     continue
                 if not done and self._once:
@@ -239,6 +279,8 @@ class _Lane:
                     self._over.wait(POLL_S)
         except BaseException as error:  # noqa: BLE001 - raised again where the lanes were started
             self._error.append(error)
+        finally:
+            self._worker.outage.left()
 
     def end(self) -> None:
         self._over.set()

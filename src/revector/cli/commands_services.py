@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -174,21 +174,25 @@ def _log_to_stderr() -> None:
 
 
 def _run_until_stopped(project: Project, names: Sequence[str], threads: int, tally: _Tally) -> None:
-    stop = threading.Event()
+    stop, awake = threading.Event(), threading.Event()
 
     def ask_to_stop(number: int, _frame: object) -> None:
         # A second signal ends at once: published work is safe, the rest stays due.
         signal.signal(number, signal.SIG_DFL)
         stop.set()
+        awake.set()
 
     before = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGTERM, signal.SIGINT)}
     log.info("working for %s, %d batches of each index at a time; SIGTERM or Ctrl-C stops", ", ".join(names), threads)
     try:
         with ThreadPoolExecutor(1, thread_name_prefix="worker") as pool:
             running = pool.submit(project.worker().run, stop, collections=names, on_applied=tally.add, threads=threads)
+            running.add_done_callback(lambda _: awake.set())
             try:
-                while not stop.is_set() and not wait([running], REPORT_EVERY_S).done:
+                while not awake.wait(REPORT_EVERY_S):
                     tally.report()
+                if stop.is_set():
+                    log.info("stopping once the batches in hand are finished; a second Ctrl-C ends at once")
             finally:
                 stop.set()
         tally.report()

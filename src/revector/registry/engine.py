@@ -14,7 +14,7 @@ from sqlalchemy import event
 from revector.errors import MissingExtension, NotAllowed, SchemaMismatch
 from revector.stores.database import first_line, translated
 from revector.stores.sessions import settle
-from revector.urls import database_url
+from revector.urls import database_url, waits
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -41,13 +41,14 @@ def make_engine(url: str, *, search_path: str = SEARCH_PATH, name: str = "revect
     ``name`` is what PostgreSQL lists its sessions under; ``more``: further settings, as PostgreSQL spells them.
     Raises ``ConfigError`` for a URL that is none of PostgreSQL.
     """
+    given = sa.make_url(database_url(url))
     engine = sa.create_engine(
-        database_url(url),
+        given,
         pool_size=5,
         max_overflow=20,
         pool_pre_ping=True,
         isolation_level="READ COMMITTED",  # whatever the database's default: a swap's test must see what its lock saw
-        connect_args={"connect_timeout": 10, "application_name": name},
+        connect_args={**waits(given), "application_name": name},
     )
     settle(
         engine,

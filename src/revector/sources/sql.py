@@ -10,7 +10,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from revector.errors import SourceError
 from revector.sources.files import Record
 from revector.strict_json import doubled
-from revector.urls import NAMES, database_url
+from revector.urls import NAMES, database_url, waits
 
 _ROWS = 256
 
@@ -23,8 +23,10 @@ def read_sql(url: str, query: str) -> Iterator[Record]:
     """
     try:
         made = make_url(url)
+        patience = dict[str, int]()
         if made.drivername in NAMES:
             url = database_url(url, what="the URL of the SQL source")
+            patience = waits(made)
     except (ArgumentError, ValueError):
         raise SourceError(
             "the URL of the SQL source is no SQLAlchemy URL, such as postgresql://user@host/db. Nothing was read."
@@ -32,7 +34,7 @@ def read_sql(url: str, query: str) -> Iterator[Record]:
     place = made.render_as_string(hide_password=True)
     number = 0
     try:
-        engine = create_engine(url)
+        engine = create_engine(url, connect_args=patience)
         try:
             with engine.connect() as connection:
                 options = {"stream_results": True, "yield_per": _ROWS, "no_parameters": True}

@@ -16,6 +16,11 @@ import psycopg
 import sqlalchemy as sa
 from sqlalchemy import event
 
+from revector.urls import KEEPALIVES
+
+_ALIVE = " ".join(f"-ctcp_{name}={value}" for name, value in KEEPALIVES.items())
+"""The server, too, asks whether we are there, so that a machine that is cut off holds no advisory lock for hours."""
+
 _POOLED = "revector_pooled"
 
 
@@ -29,7 +34,7 @@ def settle(engine: sa.Engine, settings: Mapping[str, str]) -> None:
     def connect(_dialect: Any, _record: Any, given: Any, named: dict[str, Any]) -> Any:
         nonlocal refused
         if not refused:
-            own = f"{named.get('options') or ''} {options}".strip()
+            own = " ".join(filter(None, (_ALIVE, named.get("options"), options)))
             try:
                 return psycopg.connect(*given, **{**named, "options": own})
             except psycopg.OperationalError as error:
