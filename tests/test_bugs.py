@@ -27,7 +27,10 @@ def test_there_are_the_32_bugs_of_the_catalogue() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, bug in BUGS.items() if bug.test])
-def test_a_bug_is_named_by_the_fast_test_that_catches_it(name: str) -> None:
+def test_a_bug_is_named_by_the_fast_test_that_catches_it(
+    name: str, server: sa.URL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REVECTOR_TEST_DATABASE_URL", server.render_as_string(hide_password=False))
     assert hunt_bug(name, seed=0, effort=1).caught_by == "test"
 
 

@@ -116,11 +116,11 @@ def _directed(bug: Bug, _url: str, _seed: int, _effort: int) -> Sighting | None:
     return (1, DIRECTED[bug.name]) if done.returncode == 0 and " passed" in done.stdout else None
 
 
-def _test(bug: Bug, _url: str, _seed: int, _effort: int) -> Sighting | None:
+def _test(bug: Bug, url: str, _seed: int, _effort: int) -> Sighting | None:
     """Run the test that names the promise, without the bug and with it: it must pass, and then fail."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/{bug.test}"]
     for planted, wanted in ((), 0), (("-p", "evaluation.reliability.planted"), 1):
-        environment = os.environ | {"REVECTOR_PLANT": bug.name}
+        environment = os.environ | {"REVECTOR_PLANT": bug.name, "REVECTOR_TEST_DATABASE_URL": url}
         done = subprocess.run(
             [*command, *planted], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
         )

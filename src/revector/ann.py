@@ -30,6 +30,8 @@ DEPTH = 4
 """Exact answers are known to this multiple of k, so that whoever ties with the k-th is not taken for a loss."""
 
 WARM_QUERIES = 3
+TIMED_QUERIES, BATCH = 100, 32
+"""So many queries are encoded alone, as they are served, which is slow; the others so many at once."""
 NAMED = 100
 """Lost best documents that a report names; it counts all of them."""
 
@@ -123,7 +125,8 @@ def measure_ann(
 ) -> AnnReport:
     """Compare the index of a live generation with exact search over all its vectors, as stored, of one snapshot.
 
-    ``queries``: id → text, at least one; each is encoded alone, as it is served. ``qrels`` name some or all of them,
+    ``queries``: id → text, at least one; the first ``TIMED_QUERIES`` are encoded alone, as they are served, and timed.
+    ``qrels`` name some or all of them,
     ``own`` the documents that are a query themselves, which are left out of its answers.
     Documents that change meanwhile count for neither. Raises ``ConfigError`` for no queries,
     for ``k`` above the number of documents and settings out of range, ``EncoderError`` as ``Searcher.encode``.
@@ -134,7 +137,7 @@ def measure_ann(
             f"{len(queries)} queries, {min_overlap:g} and {list(sweep)}. Nothing was measured."
         )
     progress = progress or NoProgress()
-    vectors, encode_ms = _encode(searcher, generation, list(queries.values()))
+    vectors, encode_ms = _encode(searcher, generation, list(queries.values()), progress)
     with engine.connect() as connection:
         began = connection.execute(sa.text("SELECT clock_timestamp()")).scalar_one()
     left_out = [frozenset((own or {}).get(query, ())) for query in queries]
@@ -170,16 +173,24 @@ def measure_ann(
     )
 
 
-def _encode(searcher: Searcher, generation: Generation, texts: Sequence[str]) -> tuple[Vectors, list[float]]:
-    """Encode queries one by one; the milliseconds of each."""
+def _encode(
+    searcher: Searcher, generation: Generation, texts: list[str], progress: Progress
+) -> tuple[Vectors, list[float]]:
+    """Encode queries, the first ``TIMED_QUERIES`` one by one; the milliseconds of each of these."""
+    progress.start(f"encode for {generation.revision}", len(texts), "queries")
     for text in texts[:WARM_QUERIES]:
         searcher.encode(generation, [text])
     vectors, spent = [], []
-    for text in texts:
+    for text in texts[:TIMED_QUERIES]:
         started = time.perf_counter()
-        vectors.append(searcher.encode(generation, [text])[0])
+        vectors.append(searcher.encode(generation, [text]))
         spent.append((time.perf_counter() - started) * 1_000)
-    return np.stack(vectors), spent
+        progress.advance()
+    for at in range(TIMED_QUERIES, len(texts), BATCH):
+        vectors.append(searcher.encode(generation, texts[at : at + BATCH]))
+        progress.advance(len(vectors[-1]))
+    progress.done()
+    return np.concatenate(vectors), spent
 
 
 def _truth(engine: sa.Engine, generation: Generation, vectors: Vectors, k: int, progress: Progress) -> Exact:

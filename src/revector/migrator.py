@@ -402,8 +402,10 @@ class Migrator:
         self._evidence.refuse_unmeasurable(target, collection)
         shadow_time.refuse_unread(target, collection, share=self._settings.shadow_share)
         analyze_grown(self._engine, ("document",))
+        self._progress.start("provision: load the model and compare it with what its own files say")
         encoder = self._encoders.fresh(target.model)
         found = self._proof(target, encoder).demand()
+        self._progress.done()
         ranges = sharding.plan_ranges(self._engine, self._cid, count)
         new = moves.Registration(
             target,

@@ -146,6 +146,8 @@ def _verdict(found: Chain, head: str | None) -> str:
 def _events(session: Session, wanted: Wanted, limit: int | None, form: Format, output: Path | None) -> None:
     from revector.audit import csv_lines, stream, write_parquet
 
+    if form == Format.PARQUET:
+        import pyarrow as pa  # noqa: F401 - takes seconds to load, which the transaction below must not wait for
     most = limit or (NEWEST_EVENTS if form == Format.TABLE else None)
     with (
         session.project.engine.connect() as connection,

@@ -138,7 +138,7 @@ def upgrade(
         session.out.say(step_line(outcome, wall_s))
 
     options = {"shards": shards, "window_hours": window_hours, "approval": approval}
-    with reporting(quiet=json) as progress:
+    with reporting(quiet=json, eager=True) as progress:
         migrator = session.project.migrator(session.collection, progress=progress)
         edited = migrator.edited()
         for sentence in edited:
