@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import httpx
@@ -69,3 +73,30 @@ def refused(answer: httpx.Response, status: int, kind: str) -> str:
     assert body["title"]
     assert "Traceback" not in body["detail"]
     return body["detail"]
+
+
+@contextmanager
+def revector_serve(world: World) -> Iterator[tuple[httpx.Client, int]]:
+    """A process of `revector serve`, as it is started by people: a client, and its number."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "revector", "serve", "--port", str(port)]
+    log = world.root / "serve.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, cwd=world.root, stdout=file, stderr=file)
+
+    def listening() -> bool:
+        assert process.poll() is None, log.read_text()
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            return True
+        return False
+
+    try:
+        until(listening, 60)
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+            yield client, process.pid
+    finally:
+        process.terminate()
+        ended = process.wait(timeout=30)
+    assert ended in (0, -signal.SIGTERM), log.read_text()  # uvicorn ends by the signal, once all is answered
+    assert "Traceback" not in log.read_text()

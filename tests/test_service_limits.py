@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from evaluation.bench import flood
 from fastapi.testclient import TestClient
 from starlette.exceptions import HTTPException
 
@@ -20,7 +22,7 @@ from revector.errors import ConfigError, SearchTooLong
 from revector.service import bodies, create_app
 from revector.service.lanes import Full, Lane, Room
 from revector.stores.bounds import Stop, bounded
-from serving import DOCUMENT, JSON_TYPE, SEARCH, UPLOAD, key_for, refused, serve, until
+from serving import DOCUMENT, JSON_TYPE, SEARCH, UPLOAD, key_for, refused, revector_serve, serve, until
 from worlds import World
 
 NDJSON = {"content-type": "application/x-ndjson"}
@@ -361,3 +363,26 @@ def test_a_search_never_outlasts_a_shorter_time_out_of_its_role(served: World, o
         connection.exec_driver_sql(f"SET statement_timeout = '{of_the_role}'")
         with bounded(connection, 2.5, None):
             assert connection.scalar(sa.text("SHOW statement_timeout")) == kept
+
+
+# A flood --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_200_slow_and_40_costly_requests_of_one_caller_leave_others_their_answers_and_memory_small(
+    served: World,
+) -> None:
+    served.put(2_000, start=1_000)  # not indexed: what a filter is compared with
+    greedy, normal = (
+        key_for(served, "read", "write")[1]["Authorization"].removeprefix("Bearer "),
+        key_for(served, "read")[1],
+    )
+    with revector_serve(served) as (client, pid):
+        client.headers.update(normal)
+        until(lambda: client.get("/ready").status_code == 200, 120)
+        secret = normal["Authorization"].removeprefix("Bearer ")
+        felt = flood.flood(client.base_url.port or 0, pid, greedy, secret, for_s=8.0)
+    assert set(felt.statuses) == {200}, felt
+    assert felt.flood[429] > 0
+    assert set(felt.flood) <= {200, 400, 408, 413, 429, 503}, felt
+    assert felt.peak_mib < flood.MOST_MIB

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import signal
-import socket
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
-import httpx
 import pytest
 
 from revector.config import load_project
@@ -21,7 +14,7 @@ from revector.encoding import Encoders
 from revector.errors import ConfigError, ServersCold
 from revector.migrator import Migrator
 from revector.registry import servers
-from serving import key_for, serve, until
+from serving import key_for, revector_serve, serve, until
 from worlds import World
 
 
@@ -177,38 +170,12 @@ def test_a_service_that_cannot_load_the_next_encoder_says_why_and_goes_on_servin
 # A real process -------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def revector_serve(world: World) -> Iterator[httpx.Client]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "revector", "serve", "--port", str(port)]
-    log = world.root / "serve.log"
-    with log.open("wb") as file:
-        process = subprocess.Popen(command, cwd=world.root, stdout=file, stderr=file)
-
-    def listening() -> bool:
-        assert process.poll() is None, log.read_text()
-        with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-            return True
-        return False
-
-    try:
-        until(listening, 60)
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-            yield client
-    finally:
-        process.terminate()
-        ended = process.wait(timeout=30)
-    assert ended in (0, -signal.SIGTERM), log.read_text()  # uvicorn ends by the signal, once all is answered
-    assert "Traceback" not in log.read_text()
-
-
 def test_a_real_process_serves_writes_uploads_and_is_waited_for(served: World) -> None:
     _, header = key_for(served, "read", "write")
     # What is uploaded shares no word with the documents: no graph would lead a query through it to them.
     model, index = 'model = ModelSpec(name="hashing:seed2", dim=64)', 'index = IndexSpec(kind="exact")'
     served.revision("b200", "a100", model, index)
-    with revector_serve(served) as client:
+    with revector_serve(served) as (client, _):
         assert client.get("/health").json() == {"status": "alive"}
         assert client.get("/ready").status_code == 401
         client.headers.update(header)
