@@ -57,7 +57,7 @@ def closed(connection: socket.socket) -> bool:
     return True
 
 
-@pytest.mark.parametrize("begun", [b"", b"GET / HTTP/1.1\r\nHost: x\r\n", b"GET / HTTP/1.1\r\nHost: x\r\n\r\nGET / HT"])
+@pytest.mark.parametrize("begun", [b"", b"GET / HTTP/1.1\r\nHost: x\r\n"])
 def test_a_connection_whose_headers_do_not_end_is_closed(begun: bytes) -> None:
     with listening() as port, socket.create_connection(("127.0.0.1", port)) as connection:
         connection.sendall(begun)
