@@ -29,6 +29,7 @@ from revector.labels import load_labels
 from revector.registry.documents import Documents
 from revector.revisions import RevisionGraph
 from revector.searcher import Answer, Searcher
+from revector.text import clean_query
 
 WRITES_PER_S = 2.0
 QUERIES_PER_S = 4.0
@@ -147,7 +148,7 @@ class Reader:
         if stored is None:  # nothing to compare with
             return True
         vector = np.array(json.loads(stored), dtype=np.float32)
-        fresh = own.encode_query([query])[0]
+        fresh = own.encode_query([clean_query(query)])[0]
         if vector.shape != fresh.shape:
             return False
         score = float(vector @ fresh / (np.linalg.norm(vector) * np.linalg.norm(fresh)))
