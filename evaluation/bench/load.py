@@ -156,9 +156,11 @@ def _is_right(project: Project, encoder: Encoder, query: str, answer: Answer, ho
 
     A hit that is being written says nothing: its version is the document's, and its score may be of the row before.
     """
+    from revector.text import clean_query
+
     if answer.encoder_fp != encoder.fingerprint:
         return False
-    fresh = encoder.encode_query([query])[0]
+    fresh = encoder.encode_query([clean_query(query)])[0]
     for hit in answer.hits:
         stored = None if hit.id in hot else stored_vector(project, answer.generation, hit)
         if stored is None:
