@@ -2,7 +2,8 @@
 
 ``python -m evaluation.reliability.interrupts --runs 500``; the figures go to ``results/interrupts.json``. A command
 runs in a process that was forked from one with everything imported, so that its instants are those of its work; every
-tenth run is a process of its own, so that instants of the start are among them.
+tenth run is a process of its own, so that instants of the start are among them. The process that is forked does nothing
+else: a thread of its own, or a lock held by one, would hang its children, and prove nothing.
 """
 
 from __future__ import annotations
@@ -17,16 +18,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
+from evaluation.bench.common import Figure, machine, write
 from evaluation.reliability.arena import database, server
 
 from revector.cli import main as main_of_cli
 from revector.cli import run
-from revector.config import Project, load_project
+from revector.config import load_project
+from revector.errors import StateError
 
 RESULTS = Path(__file__).parent / "results"
 LIMIT_S = 60.0
@@ -45,7 +48,7 @@ class Command:
 
     words: tuple[str, ...]
     most_s: float
-    before: Callable[[Project], None] = lambda _: None
+    before: Callable[[Path], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +62,24 @@ class Found:
     wrong: str
 
 
-def _abort(project: Project) -> None:
-    migrator = project.migrator("docs", actor="interrupts")
-    with suppress(Exception):
-        migrator.abort("the next run starts over")
+def _abort(root: Path) -> None:
+    with suppress(StateError):
+        load_project(root).migrator("docs", actor="interrupts").abort("the next run starts over")
+
+
+def _apart(act: Callable[[Path], object], root: Path) -> None:
+    """Do it in a process of its own. Raises ``SystemExit`` where it failed."""
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            act(root)
+            status = 0
+        finally:
+            os._exit(status)
+    if os.waitpid(pid, 0)[1]:
+        raise SystemExit(f"{act.__name__} failed")
 
 
 COMMANDS: dict[str, Command] = {
@@ -173,19 +190,21 @@ def place() -> Iterator[Path]:
         (root / "labels" / "queries.jsonl").write_text("\n".join(queries))
         judged = "".join(f"q{n}\td{n:05d}\t1\n" for n in range(60))
         (root / "labels" / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + judged)
-        for words in (("init",), ("ingest", "docs.jsonl"), ("upgrade", "a100")):
-            if run(
-                [*words[:1], *(str(root / one) if "." in one else one for one in words[1:]), "--project", str(root)]
-            ):
-                raise SystemExit(f"{words} failed")
         os.chdir(root)
+        _apart(_serve_first, root)
         yield root
+
+
+def _serve_first(root: Path) -> None:
+    for words in (["init"], ["ingest", "docs.jsonl"], ["upgrade", "a100"]):
+        if run([*words, "--project", str(root)]):
+            raise SystemExit(f"{words} failed")
 
 
 def sound(root: Path) -> list[str]:
     """Return what is wrong with the project after the runs: an invariant, or no way to finish."""
+    _abort(root)
     project = load_project(root)
-    _abort(project)
     worker = project.worker()
     while worker.drain():
         pass
@@ -205,10 +224,8 @@ def stress(root: Path, names: list[str], runs: int, seed: int) -> list[Found]:
     found = []
     for n in range(runs):
         name = names[n % len(names)]
-        project = load_project(root)
-        COMMANDS[name].before(project)
-        if "raw_engine" in project.__dict__:
-            project.raw_engine.dispose()
+        if before := COMMANDS[name].before:
+            _apart(before, root)
         found.append(interrupt(root, name, draw.uniform(0, COMMANDS[name].most_s), whole=n % 10 == 9 or name == "up"))
         if found[-1].wrong not in ("", "ended before"):
             print(f"{n}: {found[-1]}", flush=True)
@@ -225,32 +242,30 @@ def main() -> int:
     chosen = parser.parse_args()
     # Started in the background by a shell, this ignores SIGINT, and so would every program that it starts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    before = machine()
     with place() as root:
         found = stress(root, chosen.commands, chosen.runs, chosen.seed)
         disorder = sound(root)
-    bad = [one for one in found if one.wrong not in ("", "ended before")]
-    by_name = {name: [one for one in found if one.command == name] for name in chosen.commands}
-    report = {
-        "command": " ".join(["python -m evaluation.reliability.interrupts", *sys.argv[1:]]),
-        "load_average": os.getloadavg()[0],
-        "runs": len(found),
-        "interrupted": sum(one.wrong == "" for one in found),
-        "ended_before": sum(one.wrong == "ended before" for one in found),
-        "wrong": [asdict(one) for one in bad],
-        "disorder": disorder,
-        "commands": {
-            name: {
-                "runs": len(all_of),
-                "interrupted": sum(one.wrong == "" for one in all_of),
-                "longest_s": round(max((one.took_s for one in all_of), default=0.0), 2),
-            }
-            for name, all_of in by_name.items()
-        },
-    }
-    chosen.output.parent.mkdir(exist_ok=True)
-    chosen.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(report, indent=2))
-    return 1 if bad or disorder else 0
+    command = " ".join(["python -m evaluation.reliability.interrupts", *sys.argv[1:]])
+    return write(chosen.output, command, before, figures(found, disorder))
+
+
+def figures(found: Sequence[Found], disorder: Sequence[str]) -> list[Figure]:
+    """Return what came of the runs; what was wrong stands in words, each with its command and instant."""
+    wrong = [one for one in found if one.wrong not in ("", "ended before")]
+    interrupted = [one for one in found if not one.wrong]
+    return [
+        Figure("runs that were sent SIGINT", len(found) - sum(one.wrong == "ended before" for one in found), "runs"),
+        Figure("runs that ended as they should", len(interrupted), "runs"),
+        Figure("runs that did not", len(wrong), "runs", "0", not wrong),
+        *(Figure(f"{one.command}, {one.after_s:.3f} s after its start", one.wrong, "", "none", False) for one in wrong),
+        Figure("disorder in the database afterwards", "; ".join(disorder) or "none", "", "none", not disorder),
+        *(
+            Figure(f"longest time from SIGINT to the end of {name}", round(max(took), 2), "s")
+            for name in COMMANDS
+            if (took := [one.took_s for one in interrupted if one.command == name])
+        ),
+    ]
 
 
 if __name__ == "__main__":
