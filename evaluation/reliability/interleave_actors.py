@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +33,7 @@ FOREIGN_ATTEMPTS = 6
 
 
 @dataclass
-class Role:
+class Role(ABC):
     """What an actor does, by its own random numbers, so that its choices do not depend on when it is chosen."""
 
     scene: Scene
@@ -41,9 +42,9 @@ class Role:
     def __post_init__(self) -> None:
         self.random = random.Random(f"{self.scene.seed} {self.name}")  # noqa: S311 - a simulation
 
+    @abstractmethod
     def __call__(self) -> None:
         """Run; called again after a kill, it goes on as a new process would."""
-        raise NotImplementedError
 
     def wait_for(self, needs: Callable[[], bool]) -> None:
         """Wait for something outside the database, or for the end of the run."""

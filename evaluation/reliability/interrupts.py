@@ -136,8 +136,12 @@ class _Started:
             self.pid = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, cwd=cwd).pid
             return
         sys.stdout.flush()
+        # Python throws away what a signal raises in what it does itself after a fork; until then, it waits.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         self.pid = os.fork()
-        if self.pid == 0:
+        if self.pid:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        else:
             status = 70
             try:
                 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -146,9 +150,12 @@ class _Started:
                 os.dup2(errors, 2)
                 faulthandler.enable()
                 sys.argv = ["revector", *words]
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
                 main_of_cli()
             except SystemExit as end:
                 status = end.code if isinstance(end.code, int) else 0
+            except KeyboardInterrupt:  # before the first line of ours
+                status = 130
             finally:
                 os._exit(status)
 

@@ -27,7 +27,7 @@ from revector.unpacking import check_parquet, check_room, check_unpacked
 
 UNREADABLE = (
     *(OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, MemoryError),
-    *(SyntaxError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+    *(SyntaxError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
     tokenize.TokenError,
 )
 """What the readers of foreign files raise for damage, or for what was made to deceive them."""
