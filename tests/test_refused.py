@@ -149,13 +149,13 @@ def test_a_waived_record_is_out_of_the_count_until_another_version_is_refused(be
 
     assert counted() == (1, 1, 1)
     with behind.engine.begin() as connection:
-        waive(connection, cid, "refund", actor="maria", why="the page is gone")
+        waive(connection, cid, ["refund"], actor="maria", why="the page is gone")
     assert counted() == (0, 0, 0)
     ingest(behind, refund(DAMAGED, 30), OPENING)
     assert counted() == (0, 0, 0), "the same record, refused again by night"
     assert [letter.waived_by for letter in letters(behind)] == ["maria"]
     with behind.engine.begin() as connection, pytest.raises(StateError, match="not waived already"):
-        waive(connection, cid, "refund", actor="maria", why="again")
+        waive(connection, cid, ["refund"], actor="maria", why="again")
     ingest(behind, refund(DAMAGED, 31), OPENING)
     assert counted() == (1, 1, 1)
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from revector import Chunking, Gate, IndexSpec, ModelSpec
 from revector.errors import GraphError, SpecError, StateError, UnknownRevision
-from revector.revisions import RevisionGraph, _call, load_revision, write_revision
+from revector.migration_files import _call, load_revision
+from revector.revisions import RevisionGraph, write_revision
 
 MODEL = ModelSpec("hashing", 64, max_tokens=512)
 GOOD = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,52 +12,47 @@ from typing import Any
 import sqlalchemy as sa
 import tenacity
 
-from revector import fidelity, shadow_time
+from revector import shadow_time
 from revector.backfill import Backfill
 from revector.backmoves import BackMoves
 from revector.catchup import CatchUp
 from revector.costs import Costs
 from revector.crash import crash_at
-from revector.encoders import probe_vectors
 from revector.encoders.api.settings import ProviderSettings
 from revector.encoding import Encoders
 from revector.errors import (
     ApprovalWanted,
     EvidenceStale,
     IllegalStep,
-    SourceError,
     StateError,
 )
 from revector.evidence import STEP_REEMBEDDED, Evidence
 from revector.gate import Measured, QuerySet
-from revector.interfaces import Encoder, NoProgress, Progress
+from revector.interfaces import NoProgress, Progress
 from revector.labels import LabelSource
 from revector.leftovers import Leftovers
 from revector.lifecycle import BUILDING, FORWARD, STEPS, Phase, remaining
+from revector.opening import Opening
 from revector.pace import Bars, Pace
-from revector.planning import make_plan, outcomes, sample_chunks
+from revector.planning import outcomes
 from revector.planning.estimating import PROBE_S, Means
 from revector.planning.forecast import Plan
 from revector.registry import moves, sharding
-from revector.registry.analyzing import analyze_grown
 from revector.registry.collections import (
     Generation,
     ensure_collection,
-    read_collection,
     read_generation,
 )
 from revector.registry.control import Control, control, take_lease
-from revector.registry.documents import Documents
 from revector.registry.servers import wait_until_warm
 from revector.report import Outcome, read_status
 from revector.revisions import RevisionGraph
 from revector.searcher import Searcher
 from revector.spec import Revision
-from revector.standing import Standing, edited_files
+from revector.standing import Standing
 from revector.stores.pgvector import Build
 from revector.worker import Worker
 
-MOST_WINDOW_HOURS = 24 * 365
 MEASURE_ATTEMPTS = 5
 
 
@@ -126,6 +121,26 @@ class Migrator:
         self._evidence = Evidence(
             engine, self._cid, self._searcher, settings.labels, actor=self._actor, progress=self._progress
         )
+        self._opening = Opening(
+            engine,
+            self._standing,
+            self._evidence,
+            encoders,
+            cid=self._cid,
+            actor=actor,
+            means=Means(
+                settings.archive,
+                settings.costs,
+                settings.providers,
+                settings.index_build,
+                window_hours=settings.window_hours,
+                reembedded=STEP_REEMBEDDED,
+            ),
+            shards=settings.shards,
+            served_encoder=settings.served_encoder,
+            shadow_share=settings.shadow_share,
+            progress=self._progress,
+        )
         self._steps: dict[str, Callable[..., Mapping[str, Any]]] = {
             "backfill": self._backfill,
             "index": self._index,
@@ -141,41 +156,7 @@ class Migrator:
 
         The encoder is tried on texts of the collection for about ``probe_s`` seconds at most.
         """
-        self._progress.start("plan: read the migration files and the labelled queries")
-        target = self._standing.target(revision)
-        self._refuse_empty()
-        labelled = self._evidence.labelled_queries()
-        with self._engine.connect() as connection:
-            collection = read_collection(connection, self._name)
-            active = None if collection.active_gen is None else read_generation(connection, collection.active_gen)
-            already = outcomes.planned_and_actual(connection, self._cid, target.revision)
-        means = Means(
-            self._settings.archive,
-            self._settings.costs,
-            self._settings.providers,
-            self._settings.index_build,
-            window_hours=self._settings.window_hours,
-            probe_s=probe_s,
-            reembedded=STEP_REEMBEDDED,
-        )
-        self._progress.start(f"plan: load the model {target.model.name}")
-        encoder = self._encoders.fresh(target.model)
-        proof = self._proof(target, encoder)
-        proof.refuse_similarity()
-        plan = make_plan(
-            self._engine,
-            collection,
-            active,
-            target,
-            encoder,
-            labelled=labelled,
-            means=means,
-            progress=self._progress,
-        )
-        foretold, known = proof.foretell()
-        unread = shadow_time.unread(target, collection, share=self._settings.shadow_share)
-        risks = (*(said.rstrip(".") for said in self.edited()), *plan.risks, *known)
-        return replace(plan, already=already, warnings=(*plan.warnings, *foretold, *unread), risks=risks)
+        return self._opening.plan(lambda: self._standing.target(revision), probe_s=probe_s)
 
     def run(self, step: str, revision: str | None = None, *, began: int | None = None, **options: Any) -> Outcome:
         """Run one step; a step that was done before is a success that does nothing.
@@ -202,10 +183,10 @@ class Migrator:
         phase = Phase.NONE if generation is None else generation.phase
         if step == "plan":
             self._back.clear_way(target, generation, swaps=options.get("swaps", True))
-            planned = asdict(self._keep_plan(target)) if generation is None else {}
+            planned = asdict(self._opening.keep_plan(target)) if generation is None else {}
             return Outcome(step, target.revision, phase, False, planned)
         if step == "provision":
-            return self._provision(target, generation, epoch, **options)
+            return self._opening.provision(target, generation, epoch, **options)
         if generation is None:
             raise IllegalStep(
                 f"step {step} of revision {target.revision}: no generation of it is in a slot. Nothing was changed; "
@@ -341,8 +322,8 @@ class Migrator:
         return RevisionGraph.from_folder(self._settings.migrations).base.revision
 
     def edited(self) -> list[str]:
-        """Return a sentence for each slot whose migration file was edited since; see ``edited_files``."""
-        return edited_files(self._engine, self._name, self._settings.migrations)
+        """Return a sentence for each slot whose migration file was edited since; see ``Standing.edited``."""
+        return self._standing.edited()
 
     def status(self) -> dict[str, Any]:
         """Return where the collection stands; see ``report.read_status``."""
@@ -361,82 +342,6 @@ class Migrator:
         return self._evidence.measure(self._searcher.resolve(generation), k, exact=exact, queries=queries)
 
     # Steps ------------------------------------------------------------------------------------------------------------
-
-    def _keep_plan(self, target: Revision) -> Plan:
-        """Plan, refuse what would fill a disk, and keep the estimates in the history."""
-        plan = self.plan(target.revision)
-        for disk in plan.disks:
-            disk.check()
-        outcomes.keep_plan(self._engine, self._cid, self._actor, plan)
-        return plan
-
-    def _provision(
-        self,
-        target: Revision,
-        generation: Generation | None,
-        epoch: int,
-        *,
-        shards: int | None = None,
-        window_hours: float | None = None,
-        approval: bool = False,
-    ) -> Outcome:
-        if generation is not None:
-            if approval and not generation.needs_approval and generation.phase in BUILDING:
-                raise StateError(
-                    f"revision {target.revision} was to wait for approval, but its migration was opened without. "
-                    "Nothing was changed; `revector abort` it and begin again, or go on without asking for approval."
-                )
-            return Outcome("provision", target.revision, generation.phase, False, {"generation": generation.gen})
-        self._refuse_empty()
-        count = shards if shards is not None else self._settings.shards
-        if count is None:
-            with self._engine.connect() as connection:
-                count = outcomes.shards_for(connection, self._cid, target.revision)
-        hours = self._settings.window_hours if window_hours is None else window_hours
-        if count < 1 or not 0 < hours <= MOST_WINDOW_HOURS:
-            raise StateError(
-                f"provision takes at least 1 shard and a window of up to {MOST_WINDOW_HOURS:,} hours; found {count} "
-                f"and {hours}. Nothing was changed."
-            )
-        collection = self._standing.collection()
-        self._evidence.refuse_unmeasurable(target, collection)
-        shadow_time.refuse_unread(target, collection, share=self._settings.shadow_share)
-        analyze_grown(self._engine, ("document",))
-        self._progress.start("provision: load the model and compare it with what its own files say")
-        encoder = self._encoders.fresh(target.model)
-        found = self._proof(target, encoder).demand()
-        self._progress.done()
-        ranges = sharding.plan_ranges(self._engine, self._cid, count)
-        new = moves.Registration(
-            target,
-            encoder.fingerprint,
-            encoder.components,
-            probe_vectors(encoder),
-            hours,
-            approval,
-            ranges,
-            fidelity={} if found is None else found.as_data(),
-        )
-        with self._control(self._take_over()) as held:
-            if (
-                held.collection.epoch != epoch
-            ):  # while the encoder was loaded, another run may have passed this revision
-                self._standing.target(target.revision)
-            made = moves.register(held, new)
-        return Outcome(
-            "provision",
-            target.revision,
-            made.phase,
-            True,
-            {"generation": made.gen, "index": made.physical_name, **({"fidelity": made.fidelity} if found else {})},
-        )
-
-    def _proof(self, target: Revision, encoder: Encoder) -> fidelity.Proof:
-        with self._engine.connect() as connection:
-            active = read_collection(connection, self._name).active_gen
-            fp = None if active is None else read_generation(connection, active).encoder_fp
-        served = encoder.fingerprint in (fp, self._settings.served_encoder)
-        return fidelity.Proof(encoder, target, served, lambda: sample_chunks(self._engine, self._cid, target, encoder))
 
     def _backfill(self, generation: Generation, token: int) -> Mapping[str, Any]:
         with self._engine.connect() as connection:
@@ -529,13 +434,6 @@ class Migrator:
             overlap=self._settings.overlap,
             pace=Pace(self._engine, generation, self._settings.bars) if self._settings.overlap else None,
         )
-
-    def _refuse_empty(self) -> None:
-        if Documents(self._engine, self._cid).count() == 0:
-            raise SourceError(
-                f"collection {self._name!r} holds no documents, so there is nothing to migrate. Nothing was changed; "
-                "run `revector ingest` first."
-            )
 
     def _take_over(self) -> int:
         return take_lease(self._engine, self._cid, self._actor)

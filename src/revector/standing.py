@@ -26,14 +26,15 @@ class Standing:
     """One collection, its migration files and its generations; nothing is remembered between two calls."""
 
     def __init__(self, engine: sa.Engine, name: str, cid: int, migrations: Path) -> None:
-        self._engine, self._name, self._cid, self._migrations = engine, name, cid, migrations
+        self.name = name
+        self._engine, self._cid, self._migrations = engine, cid, migrations
 
     def target(self, revision: str | None) -> Revision:
         """Return the migration file asked for, refused if it was edited or does not follow what is served."""
         graph = RevisionGraph.from_folder(self._migrations)
         target = graph[revision] if revision else graph.head
         with self._engine.connect() as connection:
-            collection = read_collection(connection, self._name)
+            collection = read_collection(connection, self.name)
             for generation in read_generations(connection, self._cid):
                 same = generation.revision == target.revision and generation.phase != Phase.ABORTED
                 if same and generation.config_hash != target.config_hash:
@@ -49,7 +50,7 @@ class Standing:
     def generation_of(self, target: Revision) -> Generation | None:
         """Return the generation of a revision that is in a slot, or None."""
         with self._engine.connect() as connection:
-            collection = read_collection(connection, self._name)
+            collection = read_collection(connection, self.name)
             for gen in (collection.building_gen, collection.active_gen, collection.standby_gen):
                 if gen is not None and (found := read_generation(connection, gen)).revision == target.revision:
                     return found
@@ -90,7 +91,11 @@ class Standing:
     def collection(self) -> Collection:
         """Return the collection's row as it is now."""
         with self._engine.connect() as connection:
-            return read_collection(connection, self._name)
+            return read_collection(connection, self.name)
+
+    def edited(self) -> list[str]:
+        """Return a sentence for each slot whose migration file was edited since; see ``edited_files``."""
+        return edited_files(self._engine, self.name, self._migrations)
 
 
 def differing(built: Revision, file: Revision) -> str:

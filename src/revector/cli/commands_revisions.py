@@ -80,7 +80,8 @@ def revision(
       revector revision -m "smaller chunks" --chunk-tokens 128 --overlap 0
       revector revision -m "e5" --model ./models/e5 --query-prompt "query: " --document-prompt "passage: "
     """
-    from revector.revisions import RevisionGraph, load_revision, write_revision
+    from revector.migration_files import load_revision
+    from revector.revisions import RevisionGraph, write_revision
     from revector.spec import Chunking, Gate, IndexSpec
 
     session = open_session(project, collection, as_json=json)
