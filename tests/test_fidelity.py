@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from revector.cli import doctor
 from revector.encoders import load_encoder
 from revector.encoders.hashing import HashingEncoder
 from revector.errors import FidelityTooLow
-from revector.fidelity import TEXTS_FLOAT32, Approximate, drawn, measure, overlap
+from revector.fidelity import TEXTS_FLOAT32, Approximate, Proof, drawn, measure, overlap
 from revector.spec import ModelSpec, Revision
 from worlds import World
 
@@ -63,6 +65,26 @@ def test_rounding_costs_neighbours_and_is_seen() -> None:
 def test_an_encoder_without_a_reference_and_a_single_text_are_not_measured() -> None:
     assert measure(HashingEncoder(ModelSpec("hashing", 64)), ModelSpec("hashing", 64), TEXTS) is None
     assert measure(Rough(ModelSpec("hashing", 64), 3.0), ModelSpec("hashing", 64), TEXTS[:1] * 5) is None
+
+
+def test_a_setting_that_makes_the_model_no_faster_here_is_foretold() -> None:
+    model = ModelSpec("hashing", 64)
+    encoder = HashingEncoder(model)
+    for served in (True, False):
+        assert Proof(encoder, Revision("a", None, model), served, list).foretell() == ((), ())
+    vars(encoder)["slow"] = ("model.dtype: bfloat16 is computed in float32 on this CPU",)
+    for served in (True, False):
+        assert Proof(encoder, Revision("a", None, model), served, list).foretell() == ((), encoder.slow)
+
+
+def test_doctor_says_what_a_product_costs_in_each_number_format(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {"float32": 1.0, "bfloat16": 1.0, "int8": None, "int7": 1.74}
+    monkeypatch.setattr("revector.encoders.packed.product_speeds", lambda: found)
+    monkeypatch.setattr("revector.encoders.packed.instructions", lambda: "AVX2")
+    packed, fallback = SimpleNamespace(engine="packed", device="cpu"), SimpleNamespace(engine="other", device="cpu")
+    said = "products here (AVX2), times float32: float32 1.0, bfloat16 1.0, int8 refused, int7 1.7"
+    assert doctor._speeds(packed) == (said,)
+    assert doctor._speeds(fallback) == doctor._speeds(SimpleNamespace(engine="packed", device="cuda:0")) == ()
 
 
 def test_too_rough_an_encoder_opens_no_migration(served: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from revector.encoders import PROBES, load_encoder
-from revector.encoders.packed import PackedEngine, attention, engine, layout, network
+from revector.encoders.packed import PackedEngine, attention, choosing, engine, layout, linears, network, speeds
 from revector.encoders.sentence_transformers import SentenceTransformerEncoder
 from revector.errors import ConfigError
 from revector.interfaces import Vectors
@@ -396,6 +396,52 @@ def test_the_fallback_too_survives_scarce_memory(folders: Callable[[str], Path],
 
     whole._network.forward = scarce
     np.testing.assert_allclose(made.encode_document(TEXTS), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("activation", ["gelu", "gelu_tanh"])
+def test_gelu_inside_the_product_or_apart_gives_the_same(activation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not linears._has_onednn():
+        pytest.skip("this torch has no oneDNN")
+    torch.manual_seed(3)
+    weight, bias, x, residual = (torch.randn(*size) for size in ((48, 64), (48,), (33, 64), (33, 48)))
+    found = {}
+    for apart in (True, False):
+        monkeypatch.setattr(linears, "gelu_is_faster_apart", lambda *_, apart=apart: apart)
+        made = linears.make_linear(weight, bias, dtype="float32", role="layer0.ffn.up", activation=activation)
+        found[apart] = [made(x), made(x, residual)]
+        assert (made._gelu is not None) == apart
+    for one, other in zip(*found.values(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("faster", [True, False])
+def test_bfloat16_is_computed_in_float32_where_it_is_no_faster(faster: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not linears._has_onednn():
+        pytest.skip("this torch has no oneDNN")
+    monkeypatch.setattr(linears, "bfloat16_is_faster", lambda: faster)
+    cpu = torch.device("cpu")
+    assert linears.compute_dtype("bfloat16", cpu) == (torch.bfloat16 if faster else torch.float32)
+    assert linears.compute_dtype("int8", cpu) == (torch.bfloat16 if faster else torch.float32)
+    assert {linears.compute_dtype(dtype, cpu) for dtype in ("float32", "float16", "int7")} == {torch.float32}
+
+
+def test_an_encoder_says_where_its_dtype_makes_it_no_faster(
+    folders: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linears, "bfloat16_is_faster", lambda: False)
+    (said,) = encoder(folders("bert"), spec={"dtype": "bfloat16"}).slow
+    assert said.startswith("model.dtype: bfloat16 is computed in float32 on this CPU (")
+    assert encoder(folders("bert")).slow == ()
+    monkeypatch.setattr(linears, "bfloat16_is_faster", lambda: True)
+    assert speeds.no_faster("bfloat16", "cpu") == speeds.no_faster("float32", "cpu") == ""
+    assert speeds.no_faster("bfloat16", "cuda:0") == speeds.no_faster("float16", "cuda:0") == ""
+    assert speeds.no_faster("float16", "cpu").startswith("float16 is computed in float32")
+
+
+def test_the_way_that_took_the_least_time_is_told_by_its_least_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0, 9, 0, 2, 0, 3, 0, 8, *[0, 9] * 6])
+    monkeypatch.setattr(choosing.time, "thread_time", lambda: next(clock))
+    assert choosing.least_seconds({"one": lambda: None, "other": lambda: None}) == {"one": 3, "other": 2}
 
 
 @pytest.mark.parametrize(("dtype", "least"), [("float32", 0.99999), ("bfloat16", 0.999), ("float16", 0.9999)])

@@ -56,6 +56,7 @@ def machine() -> dict[str, Any]:
     return {
         "system": platform.platform(),
         "processor": _processor(),
+        "instructions": _instructions(),
         "cpus": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "python": platform.python_version(),
@@ -79,6 +80,28 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor()
+
+
+_INSTRUCTIONS = {
+    "avx2": "AVX2",
+    "avx512f": "AVX-512",
+    "avx512_vnni": "AVX-512 VNNI",
+    "avx_vnni": "AVX-VNNI",
+    "avx512_bf16": "AVX-512 BF16",
+    "amx_tile": "AMX",
+}
+
+
+def _instructions() -> str | None:
+    """Return the vector instructions that matter for speed, and oneDNN's own limit where one is set."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("flags"):
+                flags = set(line.partition(":")[2].split())
+                limit = os.environ.get("ONEDNN_MAX_CPU_ISA")
+                found = [shown for flag, shown in _INSTRUCTIONS.items() if flag in flags]
+                return ", ".join(found) + (f"; ONEDNN_MAX_CPU_ISA={limit}" if limit else "")
+    return None
 
 
 def write(path: Path, command: str, before: Mapping[str, Any], figures: Sequence[Figure]) -> int:

@@ -7,6 +7,9 @@ seconds of the path's process, kernel included, so that a busy machine changes l
 time. MFU: arithmetic of the real tokens, padding not counted, over the fp32 matrix product that torch reaches beside
 them (bf16 on CUDA). Fidelity is against sentence-transformers in float32. "Best batch" is tried out beforehand.
 
+Figures hold for one kind of CPU: the file says which instructions it has, and ``--output`` keeps those of another
+beside it. ``ONEDNN_MAX_CPU_ISA=AVX2`` in the environment makes oneDNN alone work as on a CPU without AVX-512.
+
 Peers that cannot live in this environment (their pins conflict) run by interpreters of their own; one that is not there
 is reported with no value:
 
@@ -55,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.add_argument("--dtype", default="bfloat16", help="with --device cuda; default: %(default)s")
     options.add_argument("--model", default=MODEL, help="a local model; default: %(default)s")
     options.add_argument("--peers-python", default=sys.executable, metavar="PATH", help="interpreter with the peers")
+    options.add_argument("--skip", action="append", default=[], metavar="WORDS", help="a way to leave out, by its name")
     options.add_argument("--infinity-python", default=sys.executable, metavar="PATH", help="interpreter with Infinity")
     chosen = options.parse_args(argv)
     before = machine()
@@ -72,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = (
         f"python -m evaluation.bench.engine --texts {chosen.texts} --rounds {chosen.rounds} --device {chosen.device} "
         f"--max-tokens {chosen.max_tokens} --threads {chosen.threads} --model {chosen.model}"
+        + "".join(f" --skip {words!r}" for words in chosen.skip)
     )
     missed = write(chosen.output, command, before, figures)
     bars = [Bar(path.name, path.ours, rows.get(path.name), seen[path.name].missing) for path in paths]
@@ -159,6 +164,9 @@ def _run(paths: Sequence[Way], chosen: Namespace, texts: Sequence[str], folder: 
     with ExitStack() as stack:
         workers: dict[str, _Worker] = {}
         for path in every:
+            if any(words in path.name for words in chosen.skip):
+                seen[path.name].missing = "left out by --skip"
+                continue
             worker = _Worker(_python(path, chosen), _task(path, chosen, folder, files[0]), folder / "log")
             stack.callback(worker.close)
             if _accept(path, seen[path.name], worker.answer()):

@@ -27,8 +27,9 @@ class Way:
 
 
 ONNX, OPENVINO = "sentence-transformers[onnx]", "sentence-transformers[openvino] nncf"
+OURS = ("float32", "bfloat16", "int8", "int7")
 CPU_WAYS = (
-    *(Way(f"revector {dtype}", "revector", {"dtype": dtype, "batch": 1}) for dtype in ("float32", "bfloat16", "int8")),
+    *(Way(f"revector {dtype}", "revector", {"dtype": dtype, "batch": 1}) for dtype in OURS),
     Way(DEFAULT, "sentence_transformers", {"dtype": "float32", "batch": 32}),
     Way("sentence-transformers float32, best batch", "sentence_transformers", {"dtype": "float32"}),
     Way("sentence-transformers bfloat16, best batch", "sentence_transformers", {"dtype": "bfloat16"}),

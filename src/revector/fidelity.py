@@ -32,6 +32,18 @@ class Approximate(Protocol):
         ...
 
 
+@runtime_checkable
+class Paced(Protocol):
+    """An encoder that knows which of its settings make it no faster on this machine, one clause each."""
+
+    slow: tuple[str, ...]
+
+
+def slow_of(encoder: Encoder) -> tuple[str, ...]:
+    """Return what of the settings of ``encoder`` makes it no faster on this machine, one clause each."""
+    return encoder.slow if isinstance(encoder, Paced) else ()
+
+
 @dataclass(frozen=True, slots=True)
 class Fidelity:
     """Vectors as they are computed beside those of the reference: cosines (-1 to 1), and shared neighbours (0 to 1).
@@ -145,7 +157,7 @@ class Proof:
     def foretell(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Return what provisioning will refuse, and what it will not but a person should know."""
         own, model = own_of(self.encoder), self.revision.model
-        ignored, notes = own.ignored_by(model), own.exceeded_by(model)
+        ignored, notes = own.ignored_by(model), (*own.exceeded_by(model), *slow_of(self.encoder))
         if not ignored or self.served:
             return (), (*ignored, *notes)
         reason = too_low(measure(self.encoder, model, self.texts()), self.revision)

@@ -54,7 +54,7 @@ class ModelSpec:
     query_prompt: str = ""
     document_prompt: str = ""
     normalize: bool = True
-    dtype: Literal["float32", "bfloat16", "float16", "int8"] = "float32"
+    dtype: Literal["float32", "bfloat16", "float16", "int8", "int7"] = "float32"
     max_unknown_tokens: float = MAX_UNKNOWN_TOKENS
 
     def as_identity(self) -> dict[str, object]:
@@ -73,9 +73,9 @@ class ModelSpec:
             isinstance(self.max_tokens, int) and self.max_tokens >= 8, "model.max_tokens", "at least 8", self.max_tokens
         )
         _require(
-            self.dtype in ("float32", "bfloat16", "float16", "int8"),
+            self.dtype in ("float32", "bfloat16", "float16", "int8", "int7"),
             "model.dtype",
-            "float32, bfloat16, float16 or int8",
+            "float32, bfloat16, float16, int8 or int7",
             self.dtype,
         )
         _require(

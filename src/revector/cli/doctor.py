@@ -10,6 +10,8 @@ import sqlalchemy as sa
 from revector.config import Project
 from revector.encoders.own import own_of
 from revector.errors import ConfigError, DocumentError, RevectorError
+from revector.fidelity import slow_of
+from revector.interfaces import Encoder
 from revector.labels import check_against, load_labels
 from revector.planning.screening import screen
 from revector.registry.collections import Generation, read_collection, read_generation
@@ -145,8 +147,20 @@ def _head_model(project: Project, name: str) -> str:
     model = RevisionGraph.from_folder(project.migrations(name)).head.model
     encoder = project.encoders.fresh(model)
     own = own_of(encoder)
-    unlike = "".join(f"; {clause}" for clause in (*own.ignored_by(model), *own.exceeded_by(model)))
-    return f"{model.name} loads, {encoder.dim:,} dimensions, fingerprint {encoder.fingerprint[:12]}{unlike}"
+    notes = (*own.ignored_by(model), *own.exceeded_by(model), *slow_of(encoder), *_speeds(encoder))
+    said = "".join(f"; {clause}" for clause in notes)
+    return f"{model.name} loads, {encoder.dim:,} dimensions, fingerprint {encoder.fingerprint[:12]}{said}"
+
+
+def _speeds(encoder: Encoder) -> tuple[str, ...]:
+    """Return what a product costs in each number format on this CPU, for a model that can run in any."""
+    if (getattr(encoder, "engine", ""), getattr(encoder, "device", "")) != ("packed", "cpu"):
+        return ()
+    from revector.encoders.packed import instructions, product_speeds
+
+    found = product_speeds().items()
+    said = ", ".join(f"{dtype} {'refused' if times is None else f'{times:.1f}'}" for dtype, times in found)
+    return (f"products here ({instructions()}), times float32: {said}",)
 
 
 def _served(project: Project, name: str) -> str:

@@ -40,6 +40,7 @@ LOADING = threading.Lock()
 
 _Engine = Callable[[Sequence[str], str, str], npt.NDArray[np.float32]]
 _LIBRARIES = ("torch", "sentence-transformers", "transformers", "tokenizers")
+_INTEGERS = ("int8", "int7")
 _TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", ".model")
 
 
@@ -89,6 +90,8 @@ class SentenceTransformerEncoder:
         self.own = replace(self.own, dim=own, max_length=self.own.max_length or _length_of(network))
         self._limit_length(network)
         self._engine, self.engine = self._choose_engine(network, batch_tokens, packed=packed)
+        self.slow = self._slow()
+        """What of its settings does not make it faster on this machine, one clause each."""
         _LOGGER.info("model %s runs on %s by %s", model.name, self.device, self.engine)
         libraries = {name: version(name) for name in _LIBRARIES}
         self._components = {
@@ -182,14 +185,21 @@ class SentenceTransformerEncoder:
                 network, devices=self._devices, dtype=model.dtype, batch_tokens=batch_tokens, prompts=prompts
             )
         except Unsupported as reason:
-            if model.dtype == "int8":
+            if model.dtype in _INTEGERS:
                 raise EncoderError(
-                    f"int8 was asked for by model.dtype, but the packed engine cannot run model {model.name!r}: "
-                    f"{reason}. Nothing was embedded; write a revision with model.dtype bfloat16 or float32."
+                    f"{model.dtype} was asked for by model.dtype, but the packed engine cannot run model "
+                    f"{model.name!r}: {reason}. Nothing was embedded; write a revision with model.dtype bfloat16 or "
+                    "float32."
                 ) from reason
             self._devices = self._devices[:1]
             return self._padded(network, batch_tokens), f"sentence-transformers: {reason}"
         return lambda texts, _task, prompt: engine.encode([prompt + text for text in texts], dim), "packed"
+
+    def _slow(self) -> tuple[str, ...]:
+        from revector.encoders.packed import no_faster
+
+        clause = no_faster(self._model.dtype, self.device) if self.engine == "packed" else ""
+        return (f"model.dtype: {clause}",) if clause else ()
 
     def _padded(self, network: SentenceTransformer, batch_tokens: int | None) -> _Padded:
         return _Padded(network.to(self._devices[0]), self._model, self._tokenizer, batch_tokens)
@@ -253,8 +263,8 @@ def _load(
         raise missing_libraries(model.name) from error
 
     devices = usable_devices(device)
-    # int8 is rounded from the float32 weights.
-    dtype: torch.dtype = torch.float32 if model.dtype == "int8" else getattr(torch, model.dtype)
+    # Integers are rounded from the float32 weights.
+    dtype: torch.dtype = torch.float32 if model.dtype in _INTEGERS else getattr(torch, model.dtype)
     # Loaded on the CPU first: a RuntimeError from there is the model's, one from the move is the device's (out of
     # memory) and may be retried.
     kwargs: dict[str, Any] = {"device": "cpu", "local_files_only": True, "trust_remote_code": trust_code}

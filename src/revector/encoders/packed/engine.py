@@ -18,7 +18,7 @@ import numpy.typing as npt
 from revector import counts
 from revector.encoders.packed.families import check_supported, extract, padding_id
 from revector.encoders.packed.layout import Batch, Window, make_batch, make_window, to_device
-from revector.encoders.packed.linears_int8 import calibrate
+from revector.encoders.packed.linears_int8 import LARGEST, calibrate
 from revector.encoders.packed.network import Network
 from revector.interfaces import Vectors
 
@@ -76,7 +76,7 @@ class PackedEngine:
         self._pad_id = padding_id(network)
         networks = {device: extract(network, device=device, dtype=dtype) for device in dict.fromkeys(devices)}
         self._replicas = [_Replica(networks[device], device, batch_tokens) for device in devices]
-        if dtype == "int8":
+        if dtype in LARGEST:
             layers = chain.from_iterable(one.transformer.layers for one in networks.values())
             maps = (each for layer in layers for each in (layer.qkv, layer.out, layer.up, layer.down, layer.gate))
             calibrate(maps, lambda texts: self.encode(texts, 1))

@@ -1,8 +1,11 @@
-"""Owns the int8 linear map for CPUs: its calibration on fixed texts, its rounding, and the proof that the CPU can.
+"""Owns the linear map in 8-bit integers for CPUs: calibration on fixed texts, rounding, and the proof that the CPU can.
 
 Weights are rounded per output, inputs by one step per channel that is settled once, on ``CALIBRATION``: a vector
 depends on its own text alone. Channels with large values would spend the range of all others, so a part of their size
 moves into the weights (SmoothQuant: Xiao et al., 2023, arXiv:2211.10438).
+
+x86 CPUs without VNNI add two products of an unsigned and a signed byte in 16 bits, which overflow with weights of 8
+bits and never with 7. Hence two dtypes: int8 for CPUs with VNNI, and int7, whose products are exact on every x86 CPU.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from revector.encoders.check import PROBES
+from revector.encoders.packed.choosing import gelu_is_faster_apart
 from revector.errors import EncoderError
 
 if TYPE_CHECKING:
@@ -100,6 +104,9 @@ Quarterly revenue: $4.2bn (+7% y/y); operating margin 18.3%; free cash flow $610
 CALIBRATION: tuple[str, ...] = (*PROBES, *_TEXTS.split("\n\n"))
 """Texts that settle the steps of all inputs. Never edit: int8 generations that are stored would no longer match."""
 
+LARGEST = {"int8": 127, "int7": 64}
+"""Largest weight by dtype. int7: 2 * 255 * 64 = 32,640 is the largest sum of two products, and 16 bits hold 32,767."""
+
 MIGRATION = 0.5
 """Power of a channel's largest value that moves into the weights: 0 none, 1 all of it."""
 
@@ -107,11 +114,11 @@ _POST = {"gelu": ("gelu", "none"), "gelu_tanh": ("gelu", "tanh"), "relu": ("relu
 
 
 def is_int8(role: str) -> bool:
-    """Whether the map of ``role`` is rounded for a model of dtype int8; the others stay in bfloat16.
+    """Whether the map of ``role`` is rounded for a model of dtype int8 or int7; the others stay in floating point.
 
     All but ``ffn.down``: its inputs, behind GELU, hold rare values a hundred times the usual one, and its weights
     single entries of 50 times their neighbours. Measured on all-MiniLM-L6-v2 and 300 docstrings: overlap@10 with
-    float32 is .956 with it and .972 without, for 3 % more time.
+    float32 is .956 with it and .972 without, for 3 % more time; in int7 .947 and .968.
     """
     return not role.endswith("ffn.down")
 
@@ -119,14 +126,15 @@ def is_int8(role: str) -> bool:
 class Int8Linear:
     """A linear map that watches its inputs in float32 until ``settle``, and multiplies in int8 from then on.
 
-    ``weight`` ``(out, in)`` and ``bias`` ``(out,)`` in float32 on the CPU; ``activation`` as in ``linears``. Raises
-    ``EncoderError`` where ``require_int8`` does.
+    ``weight`` ``(out, in)`` and ``bias`` ``(out,)`` in float32 on the CPU; ``activation`` as in ``linears``; ``dtype``
+    int8 or int7. Raises ``EncoderError`` where ``require_int8`` does.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, activation: str) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, activation: str, dtype: str = "int8") -> None:
         import torch
 
-        require_int8(weight.device.type)
+        require_int8(weight.device.type, dtype)
+        self._largest = LARGEST[dtype]
         self._weight: Tensor | None = weight.float()
         self._bias = torch.zeros(len(weight)) if bias is None else bias.float()
         self._post = _POST[activation]
@@ -148,10 +156,14 @@ class Int8Linear:
         # oneDNN is fast for unsigned inputs alone: signed ones fall back to its reference code, 10,000 times slower.
         unsigned = rounded.view(torch.uint8).bitwise_xor_(128)
         name, algorithm = self._post
+        apart = name == "gelu" and gelu_is_faster_apart(x.dtype, algorithm)
         map_: Any = torch.ops.onednn.qlinear_pointwise
         packed = (unsigned, 1.0, self._zero, self._packed, self._steps, self._zeros)
         if residual is None or name != "none":
-            done: Tensor = map_(*packed, self._bias, 1.0, 0, x.dtype, name, [], algorithm)
+            post: Any = ("none", [], "") if apart else (name, [], algorithm)
+            done: Tensor = map_(*packed, self._bias, 1.0, 0, x.dtype, *post)
+            if apart:
+                torch.ops.aten.gelu_(done, approximate=algorithm)
             return done if residual is None else done.add_(residual)
         added: Tensor = map_.binary(*packed, residual, self._bias, 1.0, 0, x.dtype, 1.0, 0, "add", 1.0, "none", [], "")
         return added
@@ -183,7 +195,7 @@ class Int8Linear:
         least, most = float((self._least / moved).min()), float((self._most / moved).max())
         step = max(most - least, 1e-6) / 255
         weight = self._weight * moved
-        steps = weight.abs().amax(dim=1).clamp_(min=1e-12) / 127
+        steps = weight.abs().amax(dim=1).clamp_(min=1e-12) / self._largest
         rounded = (weight / steps[:, None]).round_().to(torch.int8)
         self._packed: Any = torch.ops.onednn.qlinear_prepack(rounded, None)
         self._steps, self._zeros = steps * step, torch.zeros(len(weight), dtype=torch.int64)
@@ -199,34 +211,38 @@ def calibrate(maps: Iterable[object], embed: Callable[[Sequence[str]], object]) 
             one.settle()
 
 
-def require_int8(device: str) -> None:
-    """Raise ``EncoderError`` unless ``device`` is ``cpu``, and this torch and CPU multiply int8 exactly.
+def require_int8(device: str, dtype: str = "int8") -> None:
+    """Raise ``EncoderError`` unless ``device`` is ``cpu``, and this torch and CPU multiply ``dtype`` exactly.
 
     x86 CPUs without VNNI add pairs of products in 16 bits, which overflow; a product of the largest values shows it.
     """
+    other = "bfloat16 or float32"
     if device != "cpu":
         found = f"the device is {device}"
-    elif not _multiplies_exactly():
-        found = "this CPU (no AVX-512 VNNI or AVX-VNNI?) or this build of torch does not multiply int8 exactly"
+    elif not multiplies_exactly(dtype):
+        lacks = "this CPU (no AVX-512 VNNI or AVX-VNNI?)" if dtype == "int8" else "this CPU"
+        found = f"{lacks} or this build of torch does not multiply {dtype} exactly"
+        other = "int7 (weights of 7 bits: exact here) or float32" if multiplies_exactly("int7") else other
     else:
         return
+    where = "CPUs with VNNI" if dtype == "int8" else "x86 CPUs"
     raise EncoderError(
-        f"int8 was asked for by model.dtype, but {found}. It is for CPUs with VNNI alone. Nothing was embedded; use "
-        "such a CPU, or write a revision with model.dtype bfloat16 or float32."
+        f"{dtype} was asked for by model.dtype, but {found}. It is for {where} alone. Nothing was embedded; use "
+        f"such a CPU, or write a revision with model.dtype {other}."
     )
 
 
 @cache
-def _multiplies_exactly() -> bool:
+def multiplies_exactly(dtype: str) -> bool:
+    """Whether the largest weights of ``dtype`` times the largest inputs give the right sums on this CPU."""
     import torch
 
+    largest = LARGEST[dtype]
     try:
         ones = torch.ones(64), torch.zeros(64, dtype=torch.int64), torch.zeros(64)
-        packed: Any = torch.ops.onednn.qlinear_prepack(torch.full((64, 64), 127, dtype=torch.int8), None)
+        packed: Any = torch.ops.onednn.qlinear_prepack(torch.full((64, 64), largest, dtype=torch.int8), None)
         inputs = torch.full((16, 64), 255, dtype=torch.uint8)
-        done = torch.ops.onednn.qlinear_pointwise(
-            inputs, 1.0, 128, packed, *ones, 1.0, 0, torch.float32, "none", [], ""
-        )
+        done = torch.ops.onednn.qlinear_pointwise(inputs, 1.0, 0, packed, *ones, 1.0, 0, torch.float32, "none", [], "")
     except (AttributeError, RuntimeError):
         return False
-    return bool((done == 64 * 127 * 127).all())
+    return bool((done == 64 * largest * 255).all())
