@@ -12,13 +12,21 @@ from revector.errors import CanaryAlert, EncoderError
 from revector.evidence import Evidence
 from revector.gate import Measured
 from revector.registry import series
+from revector.registry.collections import Generation
 from revector.registry.control import add_event
 from revector.searcher import Searcher
-from revector.statistics import detectable_drop, queries_needed
 
 K = 10
 MAX_DROP = 0.02
-"""Fall of recall@10 below the first canary of a generation that raises an alert."""
+"""Fall of recall@10 below the first canary of a generation that raises an alert, as does any larger one."""
+
+POWER = 0.8
+"""A fall counts as noticed where so many of all sets of queries show it."""
+
+COARSE = 1.5
+"""A canary of which only falls of more than so many times ``max_drop`` are noticed says so."""
+
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +34,8 @@ class CanaryReport:
     """What one run found; ``alerts`` are sentences for people and empty when all is well.
 
     ``recall`` and ``baseline`` (0 to 1) are of the same generation on the same labels. ``own_documents``: queries that
-    are a document themselves, which is left out of their answers. ``detectable`` is the smallest
-    fall that so many queries tell from none; where it is above the one that raises an alert, ``caution`` says so.
+    are a document themselves, which is left out of their answers. ``detectable`` is the smallest true fall that so
+    many queries notice (``resolution``); where it is far above the one that raises an alert, ``caution`` says so.
     """
 
     collection: str
@@ -62,7 +70,8 @@ def run(
     """Measure the active generation, have its encoder prove itself, keep both, and say what is wrong.
 
     ``evidence`` names the canary's labels. The first run of a generation, or on other labels, is what later ones are
-    compared with. Raises ``StateError`` where nothing is served, ``LabelError`` for unusable labels.
+    compared with. Raises ``StateError`` where nothing is served, ``LabelError`` for unusable labels, ``CanaryAlert``
+    where the encoder does not load any more, so that nothing can be measured.
     """
     pinned = searcher.resolve(None)
     fault = None
@@ -71,7 +80,13 @@ def run(
     except EncoderError as error:
         fault = str(error)
     queries = evidence.queries()
-    measured, labels = evidence.measure(pinned, K, queries=queries), queries.labels
+    labels = queries.labels
+    try:
+        measured = evidence.measure(pinned, K, queries=queries)
+    except EncoderError as error:
+        if error.retryable:
+            raise
+        raise _unmeasured(engine, cid, collection, pinned, fault or str(error), actor) from error
     interval = measured.interval()
     with engine.connect() as connection:
         before = series.baseline(connection, pinned.gen, labels.fingerprint, K)
@@ -101,31 +116,64 @@ def run(
 
 
 def resolution(queries: int, max_drop: float) -> tuple[float, str | None]:
-    """Return the smallest fall that so many queries tell from none, and a warning where ``max_drop`` is below it.
+    """Return the smallest true fall that alerts in 4 of 5 sets of ``queries``, and a warning where that is coarse.
 
-    Before a fall there are no differences to take a deviation of. That of a fall by ``max_drop`` is at most that of so
-    many queries losing everything: ``sqrt(d (1 - d))``.
+    The alert compares what was measured with ``max_drop``, and a true fall of just that is measured as less by about
+    half of all sets, however many queries they have. A set varies most where single queries lose all: binomially.
     """
-    deviation = math.sqrt(max_drop * (1 - max_drop))
-    detectable = detectable_drop(deviation, queries)
-    if detectable <= max_drop:
-        return detectable, None
-    return detectable, (
-        f"{queries:,} queries cannot tell a fall of {max_drop:g} from chance, only one of {detectable:.4f} or more; "
-        f"{max_drop:g} takes {queries_needed(deviation, max_drop):,} queries"
+    low, high = 0.0, 1.0
+    while high - low > 1e-6:
+        middle = (low + high) / 2
+        low, high = (low, middle) if _noticed(middle, queries, max_drop) >= POWER else (middle, high)
+    wanted = COARSE * max_drop
+    if wanted >= 1 or _noticed(wanted, queries, max_drop) >= POWER:
+        return high, None
+    needed = queries
+    while _noticed(wanted, needed, max_drop) < POWER:
+        needed += 1
+    return high, (
+        f"of {queries:,} queries a fall of {high:.4f} is noticed in 4 of 5 cases, and one of {max_drop:g} in about "
+        f"half; {needed:,} queries notice {wanted:g}"
     )
+
+
+def _noticed(fall: float, queries: int, max_drop: float) -> float:
+    """Return the probability that a true ``fall`` is measured as ``max_drop`` or more: a binomial tail."""
+    least = math.ceil((max_drop - _ROUNDING) * queries)
+    logs = (
+        math.lgamma(queries + 1)
+        - math.lgamma(lost + 1)
+        - math.lgamma(queries - lost + 1)
+        + lost * math.log(fall)
+        + (queries - lost) * math.log1p(-fall)
+        for lost in range(least)
+    )
+    return 1 - sum(map(math.exp, logs))
 
 
 def _alerts(measured: Measured, recall: float, baseline: float, fault: str | None, max_drop: float) -> tuple[str, ...]:
     alerts = []
-    if baseline - recall > max_drop:
+    if baseline - recall >= max_drop - _ROUNDING:
         alerts.append(
             f"recall@{K} of revision {measured.revision} fell from {baseline:.4f} to {recall:.4f} on "
-            f"{len(measured.run)} queries, at most {max_drop:g} is allowed"
+            f"{len(measured.run)} queries; {max_drop:g} or more alerts"
         )
     if fault is not None:
         alerts.append(f"its encoder is no longer what the index was built with: {fault}")
     return tuple(alerts)
+
+
+def _unmeasured(
+    engine: sa.Engine, cid: int, collection: str, pinned: Generation, fault: str, actor: str
+) -> CanaryAlert:
+    """Keep as an event that the encoder does not even load, and return the alert."""
+    alert = f"recall@{K} of revision {pinned.revision} cannot be measured, as its encoder cannot be used: {fault}"
+    with engine.begin() as connection:
+        add_event(connection, cid, actor, "canary_alert", pinned.gen, {"alerts": [alert]})
+    return CanaryAlert(
+        f"canary of {collection}: {alert} Nothing was measured; restore the model's files or settings, or write a new "
+        "revision."
+    )
 
 
 def _keep(engine: sa.Engine, cid: int, report: CanaryReport, measured: Measured, actor: str) -> None:

@@ -301,9 +301,10 @@ class Project:
             actor=who,
             progress=progress or NoProgress(),
         )
-        found = canary.run(self.engine, cid, collection, searcher, evidence, max_drop=chosen.canary_drop, actor=who)
-        self.tell(collection)
-        return found
+        try:
+            return canary.run(self.engine, cid, collection, searcher, evidence, max_drop=chosen.canary_drop, actor=who)
+        finally:
+            self.tell(collection)
 
     def status(self, collection: str, *, recount: bool = False) -> dict[str, Any]:
         """Where a collection stands, and the revision that waits (``next``); needs no model. See ``read_status``."""
