@@ -318,6 +318,12 @@ def test_a_full_database_disk_refuses_writes_whole_and_comes_back_with_everythin
     assert mounted(lambda: faults_disk.full_server(tmp_path, random.Random(1))) == []
 
 
+def test_each_step_of_a_migration_on_a_full_database_disk_is_done_or_not_done_and_goes_on_with_room(
+    tmp_path: Path,
+) -> None:
+    assert mounted(lambda: faults_disk.full_at_each_step(tmp_path, random.Random(1))) == []
+
+
 def test_a_sealed_part_that_was_changed_is_embedded_again(clean: Scene) -> None:
     assert faults_disk.changed_part(clean.place, random.Random(1)) == []
 

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -23,7 +24,7 @@ from evaluation.reliability.project import COLLECTION, NEW
 
 from revector import crash, embedded
 from revector.config import Project
-from revector.errors import ArchiveError, DatabaseUnavailable, RevectorError
+from revector.errors import ArchiveError, DatabaseUnavailable, NoRoom, RevectorError
 from revector.interfaces import Document
 
 ARCHIVE_MIB, SERVER_MIB = 64, 256
@@ -211,6 +212,70 @@ def _full_log(place: Place, disk: Disk, draw: random.Random, start: Callable[[],
     return found + place.compare(scenario)
 
 
+STEPS = ("plan", "provision", "backfill", "index", "verify", "gate", "approve", "swap", "rollback", "retire")
+
+
+def full_at_each_step(root: Path, draw: random.Random) -> list[Finding]:
+    """Fill PostgreSQL's disk before each step of a migration, and a worker beside it.
+
+    What runs ends with the reason or is done; nothing is done by half, and the same call succeeds once there is room.
+    Raises ``NoMountError``.
+    """
+    with small_disk(SERVER_MIB) as disk, _server_on(disk) as start:
+        place = Place(root, start())
+        try:
+            migrator = place.wired.migrator(COLLECTION, actor="struck")
+            calls: dict[str, Callable[[], object]] = {
+                step: partial(migrator.run, step, NEW) for step in STEPS if step not in ("rollback", "retire")
+            }
+            calls |= {"rollback": partial(migrator.rollback, "a trial")}
+            calls |= {"retire": partial(migrator.retire, "a trial", now=True)}
+            found = list[Finding]()
+            for step in STEPS:
+                found += _full_during(place, disk, draw, start, step, calls[step])
+                if found:
+                    return found
+            place.settle()
+            return place.compare("at the end")
+        finally:
+            place.close()
+
+
+def _full_during(
+    place: Place, disk: Disk, draw: random.Random, start: Callable[[], str], name: str, call: Callable[[], object]
+) -> list[Finding]:
+    scenario = f"disk: PostgreSQL's tables full × {name}"
+    seen, events = place.collection(), place.events()
+    written = Writes(place, draw).some(3)
+    place.wired.documents(COLLECTION).put_many([Document(*one) for one in written.items()])
+    for doc_id, text in written.items():
+        place.application.truth.acknowledged(doc_id, text)
+    disk.fill()
+    found = _expect((DatabaseUnavailable, NoRoom), call, scenario, surely=name in WRITING)
+    found += _expect(DatabaseUnavailable, lambda: place.wired.worker().drain(), f"{scenario}, a worker")
+    disk.free()
+    start()
+    found += place.invariants(scenario) + _answers(place, scenario)
+    place.let_time_pass()
+    try:
+        call()
+    except RevectorError as error:
+        return [*found, Finding("with room again the same call succeeds", scenario, repr(error))]
+    new = place.events().get(name, 0) - events.get(name, 0)
+    if name != "plan" and new != 1:
+        found.append(Finding("one intended step, one event", scenario, f"{new}"))
+    moved = place.collection().epoch - seen.epoch
+    if moved != EPOCHS.get(name, 0):
+        found.append(Finding("one intended move, one epoch", scenario, f"{moved}"))
+    return found
+
+
+WRITING = ("plan", "provision", "backfill", "index")
+"""Steps that cannot be done without room, or refuse to begin; what others write may find a free line in a page."""
+
+EPOCHS = {"provision": 1, "swap": 1, "rollback": 1, "retire": 1}
+
+
 @contextmanager
 def _server_on(disk: Disk) -> Iterator[Callable[[], str]]:
     before = dict(embedded.SETTINGS)
@@ -252,7 +317,12 @@ def _answers(place: Place, scenario: str) -> list[Finding]:
 
 
 def _expect(
-    kind: type[RevectorError], call: Callable[[], object], scenario: str, *, saying: str = "", surely: bool = True
+    kind: type[RevectorError] | tuple[type[RevectorError], ...],
+    call: Callable[[], object],
+    scenario: str,
+    *,
+    saying: str = "",
+    surely: bool = True,
 ) -> list[Finding]:
     try:
         call()
@@ -274,7 +344,8 @@ def strike_all(place: Place, draw: random.Random) -> tuple[list[Finding], Counte
             "part changed": lambda: changed_part(place, draw),
             "archive full before a part": lambda: full_archive(place, draw, warned=True),
             "archive full within a part": lambda: full_archive(place, draw, warned=False),
-            "server full": lambda: full_server(Path(folder), draw),
+            "server full": lambda: full_server(Path(folder) / "server", draw),
+            "server full at each step": lambda: full_at_each_step(Path(folder) / "steps", draw),
         }
         for name, scenario in scenarios.items():
             found = scenario()
