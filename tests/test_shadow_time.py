@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 from typer.testing import CliRunner
 
-from revector import shadow_time
+from revector import shadow_time, watch
 from revector.agreement import Tally
 from revector.cli.app import app
 from revector.errors import ConfigError, GenerationGone, SpecError
@@ -36,14 +37,15 @@ def age_index(world: World, hours: float) -> None:
 
 
 class Sleeps:
-    """Stands in for the module ``time``: a sleep makes the index older, or does what it is told to."""
+    """Stands in for the module ``time``: an hour passes in each sleep, and what it is told to do is done."""
 
     def __init__(self, world: World) -> None:
-        self.world, self.slept = world, list[float]()
-        self.instead = lambda: age_index(world, 1.0)
+        self.world, self.slept, self.now_s = world, list[float](), 0.0
+        self.instead: Callable[[], object] = lambda: None
 
     def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
+        self.now_s += 3_600
         self.instead()
 
 
@@ -51,13 +53,13 @@ class Sleeps:
 def sleeps(asking: World, monkeypatch: pytest.MonkeyPatch) -> Sleeps:
     made = Sleeps(asking)
     monkeypatch.setattr(shadow_time, "time", made)
+    monkeypatch.setattr(watch, "running_s", lambda: made.now_s)
     return made
 
 
 def test_an_upgrade_waits_the_time_out_before_its_gate_judges(asking: World, sleeps: Sleeps) -> None:
     def still_verified() -> None:
         assert asking.generation("building").phase == "verified"
-        age_index(asking, 1.0)
 
     sleeps.instead = still_verified
     asking.upgrade("b200")
@@ -72,6 +74,16 @@ def test_so_does_the_step_of_a_dag_and_a_killed_one_waits_for_the_rest_only(aski
     assert len(sleeps.slept) == 1
     asking.migrator.run("approve", "b200")
     assert len(sleeps.slept) == 1
+
+
+@pytest.mark.parametrize("hours", [-30, 30])
+def test_a_step_of_the_databases_clock_neither_ends_the_wait_nor_makes_it_longer(
+    asking: World, sleeps: Sleeps, hours: float
+) -> None:
+    asking.upgrade("b200", to="verify")
+    sleeps.instead = lambda: age_index(asking, hours)
+    asking.migrator.run("gate", "b200")
+    assert len(sleeps.slept) == 2
 
 
 def test_an_abort_ends_the_wait(asking: World, sleeps: Sleeps) -> None:

@@ -19,7 +19,7 @@ from revector.interfaces import Progress
 from revector.labels import LabelSource, load_labels
 from revector.latency import compare_latency
 from revector.lifecycle import STEPS
-from revector.registry import moves
+from revector.registry import moves, work
 from revector.registry.collections import Collection, Generation, read_generation
 from revector.registry.control import control
 from revector.registry.documents import Documents
@@ -197,7 +197,7 @@ class Evidence:
                     f"revision {generation.revision} was aborted meanwhile; its generation {generation.gen} was not "
                     "measured. Nothing was changed; begin anew with `revector upgrade`."
                 )
-            return moves.Seen(moves.newest_version(held), documents)
+            return moves.Seen(work.newest_version(held.connection), documents)
 
     def _keep(self, generation: Generation, step: str, verdict: gates.Verdict, seen: moves.Seen, token: int) -> None:
         """Save a verdict and, when it passed, move the phase with it, in one transaction."""

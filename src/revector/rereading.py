@@ -148,7 +148,7 @@ class _Noted:
     """A source that notes the ids that pass by, in a connection's table ``seen``; at its end it looks for gaps."""
 
     def __init__(
-        self, source: Source, connection: sa.Connection, cid: int, began: object, max_missing: float | None
+        self, source: Source, connection: sa.Connection, cid: int, began: int, max_missing: float | None
     ) -> None:
         self.name, self._source, self._connection = source.name, source, connection
         self._cid, self._began, self._max_missing = cid, began, max_missing

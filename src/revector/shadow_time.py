@@ -7,6 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from revector import watch
 from revector.errors import ConfigError, GenerationGone
 from revector.interfaces import Progress
 from revector.registry import shadowing
@@ -34,19 +35,22 @@ def refuse_unread(target: Revision, collection: Collection, *, share: float) -> 
 
 
 def wait_out(engine: sa.Engine, generation: Generation, hours: float, progress: Progress) -> None:
-    """Return once a generation could be read for ``hours`` since its index was built, by the database's clock.
+    """Return once a generation could be read for ``hours`` since its index was built.
 
-    A run that was killed meanwhile waits for the rest only. Raises ``GenerationGone`` where it is not built any more.
+    What is left is read off the database's clock once, so that a run that was killed meanwhile waits for the rest only;
+    from there on a clock counts that nobody sets. Raises ``GenerationGone`` where it is not built any more.
     """
-    left_s = _left_s(engine, generation, hours)
+    left_s = min(_left_s(engine, generation, hours), hours * 3_600)
     if left_s <= 0:
         return
     progress.start(f"shadow reads of live queries for {hours:g} h", int(left_s), "s")
+    before = watch.running_s()
     while left_s > 0:
         time.sleep(min(left_s, POLL_S))
-        now_s = _left_s(engine, generation, hours)
-        progress.advance(max(0, int(left_s) - int(now_s)))
-        left_s = now_s
+        _left_s(engine, generation, hours)  # whether it is still built
+        now = watch.running_s()
+        progress.advance(max(0, int(left_s) - int(left_s - (now - before))))
+        left_s, before = left_s - (now - before), now
     progress.done()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from datetime import datetime
 
 import sqlalchemy as sa
 
@@ -40,8 +39,8 @@ def wait_until_done(
         raise ConfigError(f"patience_s must be above 0, found {patience_s}. Nothing was waited for.")
     progress = progress or NoProgress()
     with engine.connect() as connection:
-        began: datetime = connection.execute(sa.text("SELECT clock_timestamp()")).scalar_one()
-        dead_before, _ = work.dead_since(connection, cid, began)
+        began = work.newest_version(connection)
+        dead_before, _ = work.dead_up_to(connection, cid, began)
     left = first = _left(engine, cid, began)
     progress.start("wait for the worker", _count(first), "index entries")
     moved = time.monotonic()
@@ -61,7 +60,7 @@ def wait_until_done(
             )
     progress.done()
     with engine.connect() as connection:
-        dead, reason = work.dead_since(connection, cid, began)
+        dead, reason = work.dead_up_to(connection, cid, began)
     if deaths and dead > dead_before:
         raise WorkUnfinished(
             f"of {_count(first):,} index entries of collection {collection!r} that were due {dead - dead_before:,} "
@@ -80,9 +79,9 @@ def no_worker(connection: sa.Connection, cid: int) -> str | None:
     return f"no worker {when}; is `revector worker` running?"
 
 
-def _left(engine: sa.Engine, cid: int, before: datetime) -> list[work.Left]:
+def _left(engine: sa.Engine, cid: int, newest: int) -> list[work.Left]:
     with engine.connect() as connection:
-        return work.left_since(connection, cid, before)
+        return work.left_up_to(connection, cid, newest)
 
 
 def _count(left: Sequence[work.Left]) -> int:

@@ -23,14 +23,14 @@ from revector.errors import (
 )
 from revector.interfaces import Vectors
 from revector.lifecycle import STEPS, Phase
-from revector.registry import archived, sharding, work
+from revector.registry import archived, sharding, tables, work
 from revector.registry.collections import Generation, read_generation
 from revector.registry.control import Control, add_event, before_event
 from revector.registry.spending import spent_at
+from revector.registry.tables import index_of
 from revector.registry.watching import clock_jumped
 from revector.spec import Revision
 from revector.stores import ledgers
-from revector.stores.pgvector import PgVectorIndex
 
 EVIDENCE_HOURS = 24
 EVIDENCE_CHANGED_SHARE = 0.01
@@ -50,11 +50,6 @@ class Registration:
     needs_approval: bool
     ranges: Sequence[sharding.Range]
     fidelity: Mapping[str, Any] = field(default_factory=dict)
-
-
-def index_of(generation: Generation) -> PgVectorIndex:
-    """Return the physical index of a generation."""
-    return PgVectorIndex(generation.physical_name, generation.spec.model.dim, generation.spec.index)
 
 
 def register(control: Control, new: Registration) -> Generation:
@@ -156,14 +151,6 @@ class Seen:
     documents: int
 
 
-def newest_version(control: Control) -> int:
-    """Return the newest version of any document: what is measured from now on has seen all up to it.
-
-    Under the gate, where no write is in flight: every number drawn so far is committed, or never will be.
-    """
-    return int(control.scalar("SELECT last_value FROM version_seq"))
-
-
 def stale_evidence(
     connection: sa.Connection,
     generation: Generation,
@@ -184,7 +171,8 @@ def stale_evidence(
                   SELECT *, :times * greatest(:floor, floor(:share * coalesce((detail->>'documents_seen')::bigint, 0))
                     )::bigint AS allowed FROM gate_result WHERE gen = :gen AND kind = :kind ORDER BY id DESC LIMIT 1)
                 SELECT r.verdict, EXISTS (SELECT 1 FROM gate_override o WHERE o.result_id = r.id) AS overridden,
-                  r.config_hash, r.at < clock_timestamp() - interval '{EVIDENCE_HOURS} hours' AS old,
+                  r.config_hash, r.at NOT BETWEEN clock_timestamp() - interval '{EVIDENCE_HOURS} hours'
+                    AND clock_timestamp() AS old,  -- from the future: the clock was set back
                   r.allowed, (SELECT count(*) FROM (SELECT 1 FROM document d WHERE d.cid = :cid
                               AND d.version > r.changes_seen LIMIT r.allowed + 1) x) AS changed
                 FROM r
@@ -205,7 +193,7 @@ def stale_evidence(
             said = "a failure" if row.verdict == "fail" else "inconclusive"
             return f"its latest {kind} result is {said}"
         if row.old:
-            return f"its {kind} result is older than {EVIDENCE_HOURS} h"
+            return f"its {kind} result is older than {EVIDENCE_HOURS} h, or the database's clock was set back since"
         # Verification speaks of work items and rows, which the swap itself tests again; recall ages with the corpus.
         # Who overrides it has taken that on, too.
         if kind == "recall" and row.changed > row.allowed and not row.overridden:
@@ -328,6 +316,7 @@ def _refuse_swap(
             f"until {collection.rollback_deadline:%Y-%m-%d %H:%M %Z}. The alias was not moved; wait, or give that "
             "window up with `revector retire --now`."
         )
+    tables.check(control.connection, generation, "swap")
     _refuse_waiting(control, generation, "swap")
     stale = stale_evidence(control.connection, generation, allowed_times=allowed_times)
     if stale is not None:
@@ -362,6 +351,7 @@ def rollback(control: Control, *, reason: str, force: bool) -> Mapping[str, Any]
     left = read_generation(control.connection, collection.active_gen)
     if back.phase == Phase.ROLLED_BACK:  # a retry after a lost reply must not move the alias forward again
         return {"from": back.gen, "to": left.gen, "revision": left.revision, "already": True}
+    tables.check(control.connection, back, "rollback")
     waiting = work.backlog(control.connection, back.gen)
     if not force:
         _refuse_waiting(control, back, "rollback")

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 
 import sqlalchemy as sa
 
+from revector.registry import work
 from revector.registry.control import add_event, before_event
 from revector.registry.engine import repeated
 from revector.registry.writing import hold_shared
@@ -13,9 +14,10 @@ from revector.stores.sessions import end_step
 
 PAGE_IDS = 500
 
-# What was written since the reading began may be newer than what was read, and is spared.
+# What was written since the reading began may be newer than what was read, and is spared: by its version, for the
+# database's clock may be set back meanwhile.
 _UNSEEN = "NOT EXISTS (SELECT 1 FROM seen WHERE seen.doc_id = d.doc_id)"
-_ABSENT = f"cid = :cid AND NOT deleted AND changed_at < :began AND {_UNSEEN}"
+_ABSENT = f"cid = :cid AND NOT deleted AND version <= :began AND {_UNSEEN}"
 # Asked again on each row under its lock. The caller's number goes one back, so that the same row may come back upstream
 # with the number that it had, and nothing older.
 _BURY = f"""
@@ -26,15 +28,15 @@ FROM page WHERE page.doc_id = d.doc_id AND {_ABSENT} RETURNING d.doc_id
 """
 
 
-def begin(connection: sa.Connection) -> object:
-    """Make the connection's table ``seen`` of a source's ids and return the database's time, to compare writes with."""
+def begin(connection: sa.Connection) -> int:
+    """Make the connection's table ``seen`` of a source's ids and return the newest version, to compare writes with."""
     connection.execute(sa.text('CREATE TEMP TABLE seen (doc_id text COLLATE "C")'))
-    began: object = connection.execute(sa.text("SELECT clock_timestamp()")).scalar_one()
+    began = work.newest_version(connection)
     end_step(connection)
     return began
 
 
-def absent(connection: sa.Connection, cid: int, began: object, *, first: int) -> tuple[int, list[str]]:
+def absent(connection: sa.Connection, cid: int, began: int, *, first: int) -> tuple[int, list[str]]:
     """Return how many documents the source has not, and the ``first`` ids; what was written since is spared."""
     connection.execute(sa.text("ANALYZE seen"))
     rows = connection.execute(
@@ -54,7 +56,7 @@ def stored(connection: sa.Connection, cid: int) -> int:
     return int(found or 0)
 
 
-def bury_absent(connection: sa.Connection, cid: int, began: object, *, actor: str, source: str) -> int:
+def bury_absent(connection: sa.Connection, cid: int, began: int, *, actor: str, source: str) -> int:
     """Delete what the source has not, in pages, each with its event; return how many. A repetition goes on."""
     deleted, after = 0, ""
 

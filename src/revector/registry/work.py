@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
 import sqlalchemy as sa
 
@@ -225,31 +224,39 @@ def backlog(connection: sa.Connection, gen: int) -> Backlog:
     return Backlog(**row._mapping)
 
 
-def left_since(connection: sa.Connection, cid: int, before: datetime) -> list[Left]:
-    """Return what each live generation has in its live lane that was due ``before``, the active one first."""
+def newest_version(connection: sa.Connection) -> int:
+    """Return the newest version of any document: what is written from now on has a higher one, whatever a clock says.
+
+    A write that is in flight may have a lower one; under the gate there is none.
+    """
+    return int(connection.scalar(sa.text("SELECT last_value FROM version_seq")) or 0)
+
+
+def left_up_to(connection: sa.Connection, cid: int, newest: int) -> list[Left]:
+    """Return what each live generation has in its live lane of versions up to ``newest``, the active one first."""
     rows = connection.execute(
         sa.text(
             """
             SELECT s.gen, s.role, count(*) AS documents, max(last_error) AS error,
                    count(*) FILTER (WHERE lease_until > clock_timestamp()) AS leased
             FROM slot s JOIN pending p USING (gen)
-            WHERE s.cid = :cid AND state = 'due' AND lane = 'live' AND since <= :before
+            WHERE s.cid = :cid AND state = 'due' AND lane = 'live' AND version <= :newest
             GROUP BY s.gen, s.role ORDER BY s.role, s.gen
             """
         ),
-        {"cid": cid, "before": before},
+        {"cid": cid, "newest": newest},
     )
     return [Left(**row._mapping) for row in rows]
 
 
-def dead_since(connection: sa.Connection, cid: int, before: datetime) -> tuple[int, str | None]:
-    """Return how many entries of live indexes are dead letters that were due ``before``, and the reason of one."""
+def dead_up_to(connection: sa.Connection, cid: int, newest: int) -> tuple[int, str | None]:
+    """Return how many entries of live indexes are dead letters of versions up to ``newest``, and the reason of one."""
     row = connection.execute(
         sa.text(
             "SELECT count(*) AS dead, max(last_error) AS reason FROM slot s JOIN pending p USING (gen) WHERE s.cid = "
-            ":cid AND state = 'dead' AND since <= :before"
+            ":cid AND state = 'dead' AND version <= :newest"
         ),
-        {"cid": cid, "before": before},
+        {"cid": cid, "newest": newest},
     ).one()
     return int(row.dead), row.reason
 

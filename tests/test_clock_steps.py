@@ -1,0 +1,185 @@
+"""The database's clock is set by hours and days, forward and back, wherever something waits or is decided by it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from evaluation.reliability.faults_clock import INSTALL, PATH
+
+import revector
+from revector import waiting
+from revector.errors import WindowOpen
+from revector.interfaces import Document
+from revector.registry.engine import make_engine
+from revector.rereading import reread_source
+from revector.waiting import wait_until_done
+from worlds import World, working
+
+SOURCE = Path(revector.__file__).parent
+HOUR_S = 3_600.0
+STEPS_S = [-72 * HOUR_S, -3 * HOUR_S, 3 * HOUR_S, 72 * HOUR_S]
+
+BY_THE_CLOCK = {
+    "ann.py": "measures which documents changed meanwhile",
+    "audit.py": "shown",
+    "backfill.py": "shown: when a part was published",
+    "backmoves.py": "end of a window: test_faults, stepped.window",
+    "leftovers.py": "wait before a drop: test_faults, stepped.drop_waits",
+    "overtime.py": "charts",
+    "planning/__init__.py": "end of a window, said in a plan",
+    "planning/estimating.py": "an estimate of the daily change",
+    "publish.py": "age of an entry, for `stale`: another embedding",
+    "registry/archived.py": "how long embeddings are kept: another embedding",
+    "registry/control.py": "shown: who took a lease, when; the time of an event",
+    "registry/deadletters.py": "due now, whatever the clock says later: stepped.work_goes_on",
+    "registry/gauges.py": "metrics",
+    "registry/keys.py": "shown: when a key was revoked",
+    "registry/loads.py": "charts, and whether a worker was seen, said where a wait gave up",
+    "registry/moves.py": "windows: stepped.window; evidence: here",
+    "registry/news.py": "which events are still news: a notice may be left out after a step of a day",
+    "registry/repair.py": "due now: stepped.work_goes_on",
+    "registry/servers.py": "which processes answer: each says so again in seconds",
+    "registry/shadowing.py": "the hour of a sum that is shown",
+    "registry/sharding.py": "rate of a backfill, shown",
+    "registry/spending.py": "the month of a cap",
+    "registry/stale.py": "age of an entry: another embedding",
+    "registry/throttling.py": "how long the oldest item waits: a backfill slows down until it is done",
+    "registry/watching.py": "windows: stepped.window",
+    "registry/work.py": "leases and pauses: stepped.lease, stepped.work_goes_on",
+    "report.py": "shown",
+    "shadow_time.py": "hours of shadow reads: test_shadow_time",
+    "trial.py": "a rehearsal's own rows are due now",
+    "watch.py": "notices a step: stepped.window",
+}
+"""Every file that asks the database for its time, and what a step does there or which test steps it."""
+
+
+def test_every_use_of_the_databases_clock_is_known_with_what_a_step_does() -> None:
+    asks = re.compile(r"clock_timestamp\(\)|\bnow\(\) [-+](?!>)|\bnow\(\), epoch|current_timestamp", re.IGNORECASE)
+    found = {
+        str(path.relative_to(SOURCE))
+        for path in SOURCE.rglob("*.py")
+        if asks.search(path.read_text(encoding="utf-8")) and "schema" not in path.parts
+    }
+    assert found == BY_THE_CLOCK.keys()
+
+
+@dataclass
+class Stepped:
+    """A world whose database has a clock that can be set."""
+
+    world: World
+
+    def set(self, seconds: float) -> None:
+        self.world.sql("UPDATE simulated.clock SET ahead = make_interval(secs => :seconds)", seconds=seconds)
+
+
+@pytest.fixture
+def stepped(served: World) -> Iterator[Stepped]:
+    with served.engine.begin() as connection:
+        connection.connection.cursor().execute(INSTALL)
+    engine = make_engine(served.database_url, search_path=PATH)
+    served.project.__dict__["raw_engine"].dispose()
+    served.project.__dict__["raw_engine"] = served.project.__dict__["engine"] = engine
+    yield Stepped(served)
+    engine.dispose()
+
+
+class Source:
+    """Documents of which the last comes after something else happened."""
+
+    name = "a source"
+
+    def __init__(self, documents: list[Document], meanwhile: object) -> None:
+        self.documents, self.meanwhile = documents, meanwhile
+
+    def __iter__(self) -> Iterator[Document]:
+        *first, last = self.documents
+        yield from first
+        self.meanwhile()  # type: ignore[operator]
+        yield last
+
+
+@pytest.mark.parametrize("seconds", STEPS_S)
+def test_a_document_written_while_a_source_is_read_is_never_deleted_as_missing_whatever_the_clock_did(
+    stepped: Stepped, seconds: float
+) -> None:
+    world = stepped.world
+    rows = [Document(row.doc_id, row.content) for row in world.sql("SELECT doc_id, content FROM document")]
+
+    def write() -> None:
+        stepped.set(seconds)
+        world.documents.put("mine", "written by another application meanwhile")
+        world.documents.put(rows[0].id, "and this was changed by it")
+
+    with world.engine.connect() as connection:
+        cid = connection.scalar(sa.text("SELECT cid FROM collection"))
+    kept, gone = [one for one in rows if one.id not in (rows[0].id, rows[1].id)], rows[1].id
+    done = reread_source(world.engine, cid, world.documents, Source(kept, write), max_missing=0.5, actor="tester")
+    assert done.deleted == 1
+    assert world.documents.get("mine").text == "written by another application meanwhile"
+    assert world.documents.get(rows[0].id).text == "and this was changed by it"
+    assert world.value("SELECT deleted FROM document WHERE doc_id = :id", id=gone)
+
+
+@pytest.mark.parametrize("seconds", STEPS_S)
+def test_a_wait_for_workers_ends_with_what_was_due_whatever_the_clock_did(
+    stepped: Stepped, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """… though somebody goes on writing: what comes later is not waited for."""
+    world, number = stepped.world, iter(range(1_000, 100_000))
+    world.put(5, start=500)
+    polls = list[float]()
+
+    class Time:
+        monotonic = staticmethod(lambda: float(len(polls)))
+
+        @staticmethod
+        def sleep(seconds_: float) -> None:
+            polls.append(seconds_)
+            assert len(polls) < 20, "it waits for what came later"
+            if len(polls) == 1:
+                stepped.set(seconds)
+            world.settle()
+            world.put(1, start=next(number))
+
+    monkeypatch.setattr(waiting, "time", Time)
+    assert wait_until_done(world.engine, world.collection.cid, "docs", patience_s=60) == 5
+
+
+@pytest.mark.parametrize("seconds", STEPS_S)
+def test_evidence_of_another_time_is_measured_again_before_a_swap(stepped: Stepped, seconds: float) -> None:
+    world = stepped.world
+    world.upgrade("b200", to="approve")
+    measured = world.value("SELECT count(*) FROM gate_result")
+    stepped.set(seconds)
+    world.upgrade("b200")
+    assert world.generation().revision == "b200"
+    again = world.value("SELECT count(*) FROM gate_result") - measured
+    assert (again > 0) == (seconds < 0 or seconds > 24 * HOUR_S), "within a day ahead it is current"
+
+
+@pytest.mark.parametrize("seconds", STEPS_S)
+def test_a_migration_and_its_worker_go_on_while_the_clock_steps_before_each_of_its_steps(
+    stepped: Stepped, seconds: float
+) -> None:
+    world, ahead = stepped.world, 0.0
+    for step in ("plan", "provision", "backfill", "index", "verify", "gate", "approve", "swap"):
+        ahead = 0.0 if ahead else seconds
+        world.put(2, start=700)
+        stepped.set(ahead)
+        with working(world):
+            world.upgrade("b200", to=step)
+            world.documents.wait_until_served(world.put(2, start=800), timeout_s=30)
+    assert world.generation().revision == "b200"
+    with pytest.raises(WindowOpen):
+        world.migrator.retire("it is not over")
+    stepped.set(ahead)
+    world.settle()
+    for role in ("active", "standby"):
+        assert world.differences(world.generation(role)) == []
