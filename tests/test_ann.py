@@ -21,7 +21,7 @@ from revector.interfaces import Document
 from revector.latency import compare_latency
 from revector.metrics import Interval
 from revector.registry.collections import Generation
-from revector.registry.moves import index_of
+from revector.registry.tables import index_of
 from revector.searcher import Searcher
 from worlds import World
 

@@ -33,6 +33,7 @@ from revector.interfaces import Document
 from revector.lifecycle import FORWARD, Phase
 from revector.registry import deadletters, moves, sharding
 from revector.registry.control import Control, add_event, control, take_lease
+from revector.registry.tables import index_of
 from revector.report import Outcome, broken_links
 from revector.stores import ledgers
 from revector.stores.pgvector import PgVectorIndex
@@ -266,7 +267,7 @@ def test_a_waiver_needs_a_reason_and_a_dead_letter(approved: World) -> None:
     ],
 )
 def test_a_swap_needs_current_evidence(approved: World, spoil: str, error: type[RevectorError], match: str) -> None:
-    approved.sql(spoil)
+    approved.unguarded(spoil)
     refuses(approved, error, lambda: bare_swap(approved), match)
     approved.upgrade("b200")
     assert approved.generation().revision == "b200", "the migrator measures again what has aged"
@@ -651,7 +652,7 @@ def test_a_gate_may_be_edited_until_the_swap(served: World) -> None:
 
 def test_two_builders_of_one_index_meet_without_a_deadlock(served: World) -> None:
     served.upgrade("b200", to="backfill")
-    index = moves.index_of(served.generation("building"))
+    index = index_of(served.generation("building"))
     with ThreadPoolExecutor(3) as pool:
         built = list(pool.map(lambda _: index.build(served.engine), range(3)))
     assert sorted(built) == [False, False, True]

@@ -29,7 +29,7 @@ from revector.labels import load_labels
 from revector.metrics import latency_ms, paired_difference, recall_at_k
 from revector.registry.collections import Generation
 from revector.registry.exporting import reading_vectors
-from revector.registry.moves import index_of
+from revector.registry.tables import index_of
 from revector.reuse import count_known
 from revector.searcher import Searcher
 from revector.spec import IndexSpec

@@ -11,7 +11,8 @@
     │   ├── DatabaseUnavailable  down, full, or refusing connections
     │   ├── DatabaseReadOnly     a standby, or switched to take no writes
     │   ├── SearchTooLong        a search was cancelled, as it took longer than one may
-    │   ├── SchemaMismatch       of another revector version
+    │   ├── SchemaMismatch       of another revector version, or parts of it are missing
+    │   ├── IndexGone            the table of a generation is not there
     │   ├── NotAllowed           its role lacks a right
     │   ├── MissingExtension     pgvector is absent or too old
     │   └── NoRoom               a migration would not fit on a disk; it was not begun
@@ -117,7 +118,11 @@ class SearchTooLong(DatabaseError):
 
 
 class SchemaMismatch(DatabaseError):
-    """The tables belong to another version of revector."""
+    """The tables belong to another version of revector, or somebody dropped some."""
+
+
+class IndexGone(DatabaseError):
+    """A table of a generation is not there: it was retired meanwhile, or somebody dropped the table by hand."""
 
 
 class NotAllowed(DatabaseError):

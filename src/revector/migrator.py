@@ -45,6 +45,7 @@ from revector.registry.collections import (
 )
 from revector.registry.control import Control, control, take_lease
 from revector.registry.servers import wait_until_warm
+from revector.registry.tables import index_of
 from revector.report import Outcome, read_status
 from revector.revisions import RevisionGraph
 from revector.searcher import Searcher
@@ -360,7 +361,7 @@ class Migrator:
         return self._advance(generation, "backfill", token, **facts, **outcomes.backfilled(self._engine, generation))
 
     def _index(self, generation: Generation, token: int) -> Mapping[str, Any]:
-        index = moves.index_of(generation)
+        index = index_of(generation)
         built = index.build(self._engine, self._progress, self._settings.index_build)
         index.analyze(self._engine, generation.gen)
         crash_at("index.after_build")

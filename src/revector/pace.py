@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from revector.errors import GenerationGone
 from revector.registry.collections import Generation, read_generation
-from revector.registry.moves import index_of
+from revector.registry.tables import index_of
 from revector.registry.throttling import read_share, worked_lag_s
 
 log = logging.getLogger("revector.backfill")

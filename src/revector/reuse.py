@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from revector.archive import Part, read_part
 from revector.encoders.check import unit_rows
 from revector.encoders.pca import Rotation
-from revector.errors import ArchiveError
+from revector.errors import ArchiveError, IndexGone
 from revector.interfaces import Chunk, Vectors
 from revector.registry.collections import Generation, read_generation
 from revector.registry.work import Item
@@ -204,7 +204,7 @@ class Reuse:
         by_id = {row.doc_id: row for row in shown}
         try:
             read = list(index.read(connection, sorted(by_id)))
-        except sa.exc.ProgrammingError:  # retired and dropped since the snapshot began
+        except IndexGone:  # retired and dropped since the snapshot began
             connection.rollback()
             return {}
         return {

@@ -16,6 +16,7 @@ from revector.errors import (
     ConfigError,
     EncoderError,
     EncoderUnavailable,
+    IndexGone,
     NotCaughtUp,
     StateError,
     UnknownDocument,
@@ -24,7 +25,7 @@ from revector.interfaces import Vectors
 from revector.queries import askable, ready
 from revector.registry import documents
 from revector.registry.collections import Generation, read_collection, read_generation
-from revector.registry.moves import index_of
+from revector.registry.tables import index_of
 from revector.stores.bounds import Stop, bounded, check_filter
 from revector.stores.filters import compile_filter, why_nothing
 from revector.stores.sessions import alone
@@ -197,7 +198,7 @@ class Searcher:
                     limit_s=self._limit_s,
                     **options,
                 )
-            except sa.exc.ProgrammingError:
+            except IndexGone:
                 # An index that was dropped while the query encoded: the alias had moved long before.
                 if self.resolve(generation).gen == pinned.gen:
                     raise

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from revector.errors import EditedRevision, GenerationGone, SpecError
+from revector.errors import EditedRevision, GenerationGone, IndexGone, SpecError
 from revector.lifecycle import Phase
 from revector.registry.collections import (
     Collection,
@@ -75,7 +75,7 @@ class Standing:
         """Say it as an error of ours when an abort takes the index away from under a step."""
         try:
             yield
-        except sa.exc.ProgrammingError as error:
+        except IndexGone as error:
             if self.phase(generation) not in (Phase.ABORTED, Phase.RETIRED):
                 raise
             raise GenerationGone(

@@ -18,14 +18,12 @@ import sqlalchemy as sa
 
 from revector.encoders import PROBES, check_vectors
 from revector.encoding import Encoders
-from revector.errors import ConfigError, DatabaseError, EncoderMismatch, GateBusy, RevectorError
+from revector.errors import ConfigError, DatabaseError, EncoderMismatch, GateBusy, IndexGone, RevectorError
 from revector.interfaces import Chunk, Chunker, Encoder, NoProgress, Progress, Vectors
-from revector.lifecycle import Phase
-from revector.registry import readback
+from revector.registry import readback, tables
 from revector.registry.alike import find_alike
 from revector.registry.collections import Generation, read_collection, read_generation
 from revector.registry.control import add_event
-from revector.registry.moves import index_of
 from revector.registry.readback import NORM_TOLERANCE, WRONG, Looked, Shown
 from revector.registry.repair import rearm
 from revector.report import broken_links
@@ -103,16 +101,8 @@ class Comparison:
 
     def _has_rows(self, connection: sa.Connection) -> bool:
         """Note what is wrong with the table as a whole; return whether there is one to read."""
-        index, generation = index_of(self._generation), self._generation
-        fingerprint = index.encoder_fp(connection)
-        if fingerprint != generation.encoder_fp:
-            self.found.faults.append(f"the fingerprint inside {index.name} is not the generation's")
-        if generation.phase not in (Phase.PROVISIONED, Phase.BACKFILLED) and not index.is_built(connection):
-            self.found.faults.append(f"the HNSW index of {index.name} is missing or invalid")
-        if readback.has_table(connection, generation):
-            return True
-        self.found.faults.append(f"the table {index.name} is missing")
-        return False
+        self.found.faults += (faults := tables.faults(connection, self._generation))
+        return not any(one.endswith(tables.MISSING) for one in faults)
 
     def _pages(self, after: str, most: int | None) -> Iterator[list[Looked]]:
         """Yield pages in key order; only a page that was read and is empty is the end."""
@@ -134,7 +124,7 @@ class Comparison:
         try:
             with self._engine.connect() as connection:
                 return read(connection, self._generation, *what)
-        except sa.exc.ProgrammingError:
+        except IndexGone:
             with self._engine.connect() as connection:
                 if readback.is_live(connection, self._generation.gen):
                     raise

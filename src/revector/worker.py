@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from revector import counts
 from revector.crash import crash_at
 from revector.encoding import Encoders
-from revector.errors import DatabaseUnavailable, EncoderError, GenerationGone, RevectorError
+from revector.errors import DatabaseUnavailable, EncoderError, GenerationGone, IndexGone, RevectorError
 from revector.publish import Applier
 from revector.registry import work
 from revector.registry.collections import Generation, read_generation
@@ -130,7 +130,8 @@ class Worker:
     def batch(self, generation: Generation, on_applied: Told | None = None, *, served: bool = True) -> int:
         """Bring one batch of a generation up to date; return how many documents were published or dead-lettered.
 
-        0 where the generation is gone, or while it rests because its encoder cannot be used: its lag shows that.
+        0 where the generation is gone, or while it rests because its encoder or its table cannot be used: its lag
+        shows that.
         """
         if time.monotonic() < self._rest_until.get(generation.gen, 0.0):
             return 0
@@ -140,6 +141,10 @@ class Worker:
                 published, dead = self.apply_some(generation)
         except GenerationGone as error:
             log.info("%s", error)
+            return 0
+        except IndexGone as error:
+            self._rest_until[generation.gen] = time.monotonic() + REST_S
+            _lament(error)
             return 0
         except EncoderError as error:
             self._rest_until[generation.gen] = time.monotonic() + REST_S

@@ -183,7 +183,7 @@ def rotate(
     from revector.encoders import model_folder
     from revector.encoders.pca import train_pca
     from revector.errors import ConfigError
-    from revector.registry.moves import index_of
+    from revector.registry.tables import index_of
 
     session = open_session(project, collection, as_json=json)
     opened, target = session.project, session.project.root / folder.expanduser()

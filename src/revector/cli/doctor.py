@@ -9,11 +9,12 @@ import sqlalchemy as sa
 
 from revector.config import Project
 from revector.encoders.own import own_of
-from revector.errors import ConfigError, DocumentError, RevectorError
+from revector.errors import ConfigError, DocumentError, RevectorError, StateError
 from revector.fidelity import slow_of
 from revector.interfaces import Encoder
 from revector.labels import check_against, load_labels
 from revector.planning.screening import screen
+from revector.registry import tables
 from revector.registry.collections import Generation, read_collection, read_generation
 from revector.registry.engine import SCHEMA_VERSION, check_schema
 from revector.registry.scratch import leftovers
@@ -91,7 +92,7 @@ def _extension(project: Project) -> str:
 
 
 def _tables(project: Project) -> str:
-    check_schema(project.raw_engine)
+    check_schema(project.raw_engine, whole=True)
     return f"schema version {SCHEMA_VERSION}"
 
 
@@ -114,6 +115,7 @@ def _collection(project: Project, name: str, *, with_tables: bool) -> Iterator[C
     if files.ok:
         yield _check(f"{name}, model of the head", lambda: _head_model(project, name))
     if with_tables:
+        yield _check(f"{name}, tables of its indexes", lambda: _indexes(project, name))
         yield _check(f"{name}, served encoder", lambda: _served(project, name))
         yield _check(f"{name}, unknown tokens", lambda: _unknown_tokens(project, name))
 
@@ -169,6 +171,28 @@ def _served(project: Project, name: str) -> str:
         return "nothing is served yet"
     project.encoders.of(generation)
     return f"generation {generation.gen} was built with the encoder that loads here"
+
+
+CURES = {
+    "active": "Go back while the window is open (`revector rollback --force`), or restore the table from a backup",
+    "standby": "There is no way back any more: give it up with `revector retire --now`",
+    "building": "End this migration with `revector abort` and begin it again with `revector upgrade`",
+}
+"""What is to be done about the table of a generation that somebody dropped, by its slot."""
+
+
+def _indexes(project: Project, name: str) -> str:
+    """Look whether each live generation has its tables, with vectors of its encoder inside."""
+    wrong = []
+    with project.engine.connect() as connection:
+        collection = read_collection(connection, name)
+        for gen in collection.live:
+            generation, role = read_generation(connection, gen), str(collection.role(gen))
+            faults = tables.faults(connection, generation)
+            wrong += [f"generation {gen} ({role}): {'; '.join(faults)}. {CURES[role]}."] if faults else []
+    if wrong:
+        raise StateError(f"somebody changed tables by hand: {' '.join(wrong)}")
+    return f"{len(collection.live)} are there"
 
 
 def _active(project: Project, name: str) -> Generation | None:

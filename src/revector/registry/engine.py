@@ -12,6 +12,7 @@ import tenacity
 from sqlalchemy import event
 
 from revector.errors import MissingExtension, NotAllowed, SchemaMismatch
+from revector.registry.catalogue import check_parts, is_part
 from revector.stores.database import first_line, translated
 from revector.stores.sessions import settle
 from revector.urls import database_url, waits
@@ -26,6 +27,9 @@ GATE_LOCK = 1919252067
 
 SCHEMA_VERSION = "0007"
 """Alembic's head in ``schema/versions``, spelled out because every command checks it and Alembic is slow to load."""
+
+MISSING = ("42P01", "42703", "42883", "3F000")
+"""SQLSTATEs of a relation, column, function or schema that is not there."""
 
 Role = Literal["primary", "standby", "read-only"]
 
@@ -56,6 +60,7 @@ def make_engine(url: str, *, search_path: str = SEARCH_PATH, name: str = "revect
             "search_path": search_path,
             "plan_cache_mode": "force_custom_plan",
             "idle_in_transaction_session_timeout": "30s",
+            "revector_session.own": "on",  # rows of indexes and of the work on them are deleted by no other session
             **more,
         },
     )
@@ -67,6 +72,13 @@ def _translate(context: Any) -> None:
     if context.is_pre_ping:  # the pool replaces that connection itself
         return
     error = translated(context.original_exception, disconnected=context.is_disconnect)
+    state = getattr(context.original_exception, "sqlstate", None)
+    if state in MISSING and is_part(str(context.original_exception)):
+        error = SchemaMismatch(
+            f"the database lacks what this version works with ({first_line(context.original_exception)}). The "
+            "transaction was undone; run `revector init` if it was never run here, else `revector doctor`, which names "
+            "all that is missing."
+        )
     if error is not None:
         raise error from context.original_exception
 
@@ -88,10 +100,12 @@ def _schema_found(connection: sa.Connection) -> str | None:
     return None if found is None else str(found)
 
 
-def check_schema(engine: sa.Engine) -> None:
-    """Raise ``SchemaMismatch`` unless the tables are of exactly this version."""
+def check_schema(engine: sa.Engine, *, whole: bool = False) -> None:
+    """Raise ``SchemaMismatch`` unless the tables are of exactly this version; ``whole``: all of them."""
     with engine.connect() as connection:
         found = _schema_found(connection)
+        if found == SCHEMA_VERSION and whole:
+            check_parts(connection)
     if found == SCHEMA_VERSION:
         return
     if found is None:
@@ -131,6 +145,11 @@ def upgrade_schema(engine: sa.Engine) -> bool:
             raise SchemaMismatch(
                 f"the database's schema is version {found}, newer than this revector's {SCHEMA_VERSION}. Nothing was "
                 "changed; upgrade this installation."
+            )
+        if found is None and connection.scalar(sa.text("SELECT to_regclass('revector.collection')")) is not None:
+            raise SchemaMismatch(
+                "the database has revector's tables, but not which version they are of: somebody deleted that by hand. "
+                "Nothing was changed; restore the table schema_version from a backup (`pg_restore --schema revector`)."
             )
         # One installer at a time; held until the connection's transaction ends.
         connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key, 0)"), {"key": GATE_LOCK})

@@ -15,7 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from revector.registry.collections import Generation
-from revector.registry.moves import index_of
+from revector.registry.tables import index_of
 
 NORM_TOLERANCE = 0.01
 """Stored vectors may differ from their length by this share: float16 storage rounds to about 0.0005."""
@@ -221,11 +221,6 @@ def sample_ends(connection: sa.Connection, cid: int) -> Mapping[str, str]:
 def is_live(connection: sa.Connection, gen: int) -> bool:
     """Whether the generation is in a slot."""
     return bool(connection.scalar(sa.text("SELECT EXISTS (SELECT 1 FROM slot WHERE gen = :gen)"), {"gen": gen}))
-
-
-def has_table(connection: sa.Connection, generation: Generation) -> bool:
-    """Whether the physical index exists."""
-    return connection.scalar(sa.text("SELECT to_regclass(:name)"), {"name": generation.physical_name}) is not None
 
 
 def count_documents(connection: sa.Connection, cid: int) -> int:

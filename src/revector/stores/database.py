@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,9 +17,9 @@ from revector.errors import (
     DatabaseReadOnly,
     DatabaseUnavailable,
     GateBusy,
+    IndexGone,
     NotAllowed,
     RevectorError,
-    SchemaMismatch,
 )
 
 KEPT = "Committed work is kept"
@@ -52,14 +53,16 @@ def translated(cause: BaseException, *, disconnected: bool) -> RevectorError | N
         )
     if state == "55P03":
         return GateBusy("the collection's gate was not free in time. Nothing was changed; run it again.")
-    if state in ("42P01", "3F000") and "revector" in str(cause):
-        return SchemaMismatch(
-            f"the database has no revector tables of this version ({said}). Nothing was changed; run `revector init`."
-        )
     if state == "42501":
         return NotAllowed(
             f"the database refused it to this role: {said}. The transaction was undone; run it as the owner of the "
             "tables, or give the role what `revector db grants ROLE` prints."
+        )
+    missing = re.search(r'"(?:revector\.)?((?:idx|ledger)_\w*g\d+\w*)"', said) if state == "42P01" else None
+    if missing or (state == "23514" and "no partition" in said):
+        return IndexGone(
+            f"the table {missing[1] if missing else 'of a ledger'} is not there: its generation was retired meanwhile, "
+            "or somebody dropped it by hand. The transaction was undone; `revector doctor` says which and what to do."
         )
     if disconnected or isinstance(cause, psycopg.errors.ConnectionTimeout) or state[:2] in ("08", "53"):
         return _unreachable(said)

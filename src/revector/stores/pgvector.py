@@ -16,7 +16,7 @@ from pgvector import HalfVector, Vector
 from pydantic import BaseModel, ConfigDict, Field
 
 from revector.crash import crash_at
-from revector.errors import DatabaseUnavailable
+from revector.errors import DatabaseUnavailable, IndexGone
 from revector.interfaces import NoProgress, Progress, Vectors
 from revector.spec import IndexSpec
 from revector.stores import ledgers
@@ -105,6 +105,10 @@ class PgVectorIndex:
             f"{'PLAIN' if self._fits_in_page else 'EXTERNAL'}"
         )
         run(f"COMMENT ON TABLE {self.name} IS 'revector encoder {encoder_fp}'")
+        run(
+            f"CREATE TRIGGER not_by_hand BEFORE DELETE OR TRUNCATE ON {self.name} FOR EACH STATEMENT EXECUTE FUNCTION "
+            "not_by_hand()"
+        )
 
     @property
     def _fits_in_page(self) -> bool:
@@ -222,7 +226,10 @@ class PgVectorIndex:
             with engine.connect() as connection:
                 if self.is_built(connection):
                     return False
-                here, there = connection.execute(sa.text(_SCHEMAS), {"name": self.name}).one()
+                schemas = connection.execute(sa.text(_SCHEMAS), {"name": self.name}).one_or_none()
+            if schemas is None:
+                raise IndexGone(f"the table {self.name} is not there. Nothing was built; see `revector doctor`.")
+            here, there = schemas
             nodes = f"embedding {there}.{self.spec.storage}_cosine_ops"
             if self.spec.graph == "bit":
                 nodes = f"(CAST({there}.binary_quantize(embedding) AS bit({self.dim}))) {there}.bit_hamming_ops"

@@ -28,7 +28,8 @@ def settle(engine: sa.Engine, settings: Mapping[str, str]) -> None:
     """Have every transaction of ``engine`` run under ``settings``; names and values are ours, never input."""
     options = " ".join(f"-c{name}={_escaped(value)}" for name, value in settings.items())
     each = ", ".join(f"set_config({_quoted(name)}, {_quoted(value)}, true)" for name, value in settings.items())
-    kept = " AND ".join(f"current_setting({_quoted(name)}) = {_quoted(value)}" for name, value in settings.items())
+    found = {name: f"current_setting({_quoted(name)}, true)" for name in settings}
+    kept = " AND ".join(f"{found[name]} = {_quoted(value)}" for name, value in settings.items())
     refused = False
 
     def connect(_dialect: Any, _record: Any, given: Any, named: dict[str, Any]) -> Any:

@@ -82,6 +82,8 @@ BEGIN
         '%3$s, REMAINDER %2$s) %4$s', of_gen, part, parts, vacuum);
     END LOOP;
   END IF;
+  EXECUTE format('CREATE TRIGGER not_by_hand BEFORE DELETE OR TRUNCATE ON revector.ledger_g%s FOR EACH STATEMENT EXECUTE '
+    'FUNCTION revector.not_by_hand()', of_gen);
   -- Attached, not created in place: that would need the whole ledger for itself.
   EXECUTE format('ALTER TABLE revector.ledger ATTACH PARTITION revector.ledger_g%1$s FOR VALUES IN (%1$s)', of_gen);
 END $$;
@@ -100,3 +102,40 @@ CREATE FUNCTION revector.analyze_table(name regclass, skip_locked boolean) RETUR
   SET search_path = pg_catalog, pg_temp AS $$
 BEGIN EXECUTE format('ANALYZE (SKIP_LOCKED %s) %s', skip_locked::text, name); END $$;
 REVOKE EXECUTE ON FUNCTION revector.ledger_make, revector.ledger_drop, revector.analyze_table FROM PUBLIC;
+
+-- What somebody deletes by hand is refused: records that others rest on are kept, whoever asks; rows of indexes and of the
+-- work on them fall only by sessions of revector, which say that they are (stores/sessions.py).
+CREATE FUNCTION revector.not_by_hand() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  IF current_setting('revector_session.own', true) IS DISTINCT FROM 'on' THEN
+    RAISE EXCEPTION '% on revector.% is not allowed by hand, as the index would no longer be what its records say: write to '
+      'revector.document instead (or restart this process, if it is a revector of before schema version 0007)', TG_OP,
+      TG_TABLE_NAME;
+  END IF;
+  RETURN NULL;
+END $$;
+
+DO $$ DECLARE name text; BEGIN
+  FOREACH name IN ARRAY ARRAY['collection', 'generation', 'gate_result', 'canary', 'spending', 'api_key', 'lease',
+                              'schema_version'] LOOP
+    IF to_regclass('revector.' || name) IS NOT NULL THEN  -- a rehearsal has no schema_version
+      EXECUTE format('CREATE TRIGGER kept BEFORE DELETE ON revector.%I FOR EACH ROW EXECUTE FUNCTION '
+        'revector.refuse(''a record that others rest on is kept'')', name);
+    END IF;
+  END LOOP;
+  FOREACH name IN ARRAY ARRAY['collection', 'generation', 'gate_result', 'gate_override', 'canary', 'spending', 'api_key',
+                              'lease', 'schema_version', 'rejected'] LOOP
+    IF to_regclass('revector.' || name) IS NOT NULL THEN
+      EXECUTE format('CREATE TRIGGER kept_whole BEFORE TRUNCATE ON revector.%I FOR EACH STATEMENT EXECUTE FUNCTION '
+        'revector.refuse(''a record that others rest on is kept'')', name);
+    END IF;
+  END LOOP;
+  FOR name IN SELECT unnest(ARRAY['ledger', 'pending', 'shard', 'part', 'archived', 'waiver', 'shadow_read'])
+              UNION ALL SELECT physical_name FROM revector.generation WHERE NOT dropped
+              UNION ALL SELECT 'ledger_g' || gen FROM revector.generation WHERE NOT dropped LOOP
+    IF to_regclass('revector.' || quote_ident(name)) IS NOT NULL THEN
+      EXECUTE format('CREATE TRIGGER not_by_hand BEFORE DELETE OR TRUNCATE ON revector.%I FOR EACH STATEMENT EXECUTE '
+        'FUNCTION revector.not_by_hand()', name);
+    END IF;
+  END LOOP;
+END $$;
