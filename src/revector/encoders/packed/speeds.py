@@ -18,8 +18,8 @@ def no_faster(dtype: str, device: str) -> str:
     if compute_dtype(dtype, torch.device("cpu")) != torch.float32:
         return ""
     other = "int8" if multiplies_exactly("int8") else "int7" if multiplies_exactly("int7") else ""
-    instead = f"; {other} is, and keeps fewer neighbours" if other else ""
-    return f"{dtype} is computed in float32 on this CPU ({instructions()}) and is no faster than it{instead}"
+    instead = f"; {other} is faster, and keeps fewer neighbours" if other else ""
+    return f"{dtype} is computed in float32 on this CPU ({instructions()}) and saves no time{instead}"
 
 
 def instructions() -> str:
