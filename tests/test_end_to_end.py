@@ -234,6 +234,7 @@ def test_a_person_migrates_approves_and_rolls_back_in_the_browser(browser: Any, 
     shown.locator("li.current", has_text="approve").wait_for()
     assert "300 of 300 documents (100 %)" in shown.inner_text()
     assert shown.locator("li.done").all_inner_texts() == ["plan", "provision", "backfill", "index", "verify", "gate"]
+    a_viewer_moves_nothing(browser, site)
 
     move(shown, "Approve", "the figures are good", f"Swap to {NEW}")
     shown.get_by_text("Rollback window").wait_for()
@@ -258,6 +259,55 @@ def test_a_person_migrates_approves_and_rolls_back_in_the_browser(browser: Any, 
     assert (last["actor"], last["detail"]["airflow"]["dag_id"]) == ("operator", MOVES)
     assert last["detail"]["reason"] == "it was the wrong complaint"
     read_and_export(page, shown, site)
+
+
+def a_viewer_moves_nothing(browser: Any, site: Site) -> None:
+    """Press what is disabled nevertheless, and send what it would send, from a viewer's own session."""
+    run_id = newest(site, "gate")["detail"]["airflow"]["run_id"]
+    site.wait_for_question(run_id, "approval")
+    page = open_airflow(browser, site, "viewer", "/plugin/revector")
+    shown = card(page, "viewer", ASKED)
+    shown.get_by_role("button", name="Approve").wait_for()
+    for name in ("Approve", "Reject", "Abort"):
+        assert shown.get_by_role("button", name=name).is_disabled(), name
+    events, slots = site.project.events(ASKED, 1_000), site.project.status(ASKED)["slots"]
+
+    press = "node => { const one = [...node.querySelectorAll('button')].find((b) => b.textContent === 'Approve'); "
+    shown.evaluate(press + "one.disabled = false; one.click(); }")
+    shown.get_by_label("reason").fill("no right to")
+    shown.get_by_role("button", name=f"Swap to {NEW}").click()
+    shown.locator(".note.bad").wait_for()
+
+    run = f"dags/{DAG}/dagRuns/{run_id}"
+    task = f"{run}/taskInstances/approval"
+    conf = {"collection": ASKED, "revision": NEW, "action": "abort", "phase": "gated", "reason": "no right to"}
+    forged: list[tuple[str, str, dict[str, Any] | None]] = [
+        ("POST", f"dags/{DAG}/dagRuns", {"logical_date": None, "conf": {"collection": ASKED, "revision": NEW}}),
+        *(
+            ("POST", f"dags/{MOVES}/dagRuns", {"logical_date": None, "conf": {**conf, "action": action}})
+            for action in ("abort", "override", "rollback", "retire", "swap")
+        ),
+        ("PATCH", f"{task}/-1/hitlDetails", {"chosen_options": ["Approve"], "params_input": {"reason": "no right to"}}),
+        ("PATCH", f"dags/{DAG}", {"is_paused": True}),
+        ("PATCH", task, {"new_state": "success"}),
+        ("PATCH", run, {"state": "success"}),
+        ("DELETE", run, None),
+        ("POST", f"dags/{DAG}/clearTaskInstances", {"dry_run": False, "dag_run_id": run_id}),
+        ("DELETE", f"dags/{DAG}", None),
+    ]
+    send = (
+        "async ([url, method, body]) => (await fetch(url, {method, headers: {'Content-Type': 'application/json'}, "
+        "body: body && JSON.stringify(body)})).status"
+    )
+    answers = {
+        f"{method} {path}": page.evaluate(send, [f"{site.airflow.url}/api/v2/{path}", method, body])
+        for method, path, body in forged
+    }
+    assert answers == dict.fromkeys(answers, 403)
+    assert page.evaluate(send, [f"{site.airflow.url}/api/v2/{run}", "GET", None]) == 200, "its session is one"
+    assert (site.project.events(ASKED, 1_000), site.project.status(ASKED)["slots"]) == (events, slots)
+    assert site.operator.state(DAG, run_id) not in FINISHED
+    page.context.close()
 
 
 def newest(site: Site, kind: str) -> dict[str, Any]:
