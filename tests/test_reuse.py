@@ -142,6 +142,7 @@ def test_a_generation_that_is_being_dropped_is_not_read_half(served: World) -> N
     (served.root / "migrations" / "docs" / "b200.py").unlink()
     served.revision("c300", "a100", MODEL, "index = IndexSpec(m=8)")
     served.unguarded(f"DELETE FROM revector.{served.generation().physical_name} WHERE doc_id = 'd00007'")
+    served.unguarded("UPDATE revector.part SET path = path || '.gone'")  # nor does the archive know it
     assert embedded_by(served, "c300") == 1
     assert served.differences(served.generation()) == []
 

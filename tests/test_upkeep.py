@@ -395,7 +395,7 @@ def test_a_document_that_kills_processes_counts_as_final(served: World) -> None:
 def test_what_a_person_waived_is_left_alone_and_refused_records_are_counted(served: World) -> None:
     bury(served, 3, final=False)
     with served.engine.begin() as connection:
-        waive(connection, served.collection.cid, "d00003", actor="tester", why="a dump")
+        waive(connection, served.collection.cid, ["d00003"], actor="tester", why="a dump")
     write_source(served, range(4, 120), d00005="")
     refresh(served, reread=True)
     assert retry(served) == RetryReport("docs", 1, 0, 0, 0, 1, 1)
