@@ -40,3 +40,15 @@ def test_an_answer_by_another_model_of_the_same_name_is_found_wrong(
     served: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert asked(served, monkeypatch, other_model=True)["wrong_model"]
+
+
+def test_what_answers_a_labelled_question_is_never_deleted(served: World) -> None:
+    ids = [f"d{n:05d}" for n in range(10)]
+    kept, file = frozenset(ids[:5]), io.StringIO()
+    writer = application.Writer(served.documents, list(ids), application.Record(file), seed=2, judged=kept)
+    for _ in range(60):
+        writer.step()
+    lines = [json.loads(line) for line in file.getvalue().splitlines()]
+    assert {line["id"] for line in lines if line["op"] == "delete"} & set(ids)
+    assert not {line["id"] for line in lines if line["op"] == "delete"} & kept
+    assert {line["id"] for line in lines if line["op"] == "put"} & kept

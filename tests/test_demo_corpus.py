@@ -12,41 +12,59 @@ from rich.console import Console
 from revector.encoders import load_encoder
 from revector.interfaces import Document
 from revector.local import screen
-from revector.local.demo_corpus import BUDGET_S, LEAST_DISTRACTORS, SHARE, cut, documents_per_s, said
+from revector.local.demo_corpus import (
+    BUDGET_S,
+    LEAST_DISTRACTORS,
+    LEAST_QUESTIONS,
+    SHARE,
+    cut,
+    documents_per_s,
+    said,
+)
 from revector.spec import Chunking, ModelSpec
 
 CORPUS = [Document(f"d{n:04d}", f"words of number {n} and some more", {}) for n in range(4_000)]
-JUDGED = {f"d{n:04d}" for n in range(0, 4_000, 10)}
+QUESTIONS = [{f"d{n:04d}"} for n in range(0, 4_000, 10)] + [{"d0000", "d0007"}, {"no longer there"}]
+ANSWERS = set().union(*QUESTIONS) - {"no longer there"}
 
 
-@pytest.mark.parametrize("rate", [0.1, 5.0, 12.0, 30.0, 500.0])
-def test_the_corpus_is_what_the_machine_embeds_in_time_and_keeps_every_judged_document(rate: float) -> None:
-    found = cut(CORPUS, JUDGED, rate)
+@pytest.mark.parametrize("rate", [0.1, 5.0, 6.5, 12.0, 30.0, 500.0])
+def test_the_corpus_is_what_the_machine_embeds_in_time_and_answers_enough_questions(rate: float) -> None:
+    found = cut(CORPUS, QUESTIONS, rate)
     ids = [one.id for one in found.documents]
-    assert set(ids) >= JUDGED
     assert ids == sorted(ids), "in the order of the corpus"
-    assert (found.judged, found.of) == (len(JUDGED), len(CORPUS))
-    assert found.distractors == len(ids) - len(JUDGED) >= LEAST_DISTRACTORS
-    least = len(JUDGED) + LEAST_DISTRACTORS
-    assert len(ids) == min(len(CORPUS), max(least, int(rate * SHARE * BUDGET_S)))
-    assert found.seconds <= BUDGET_S or len(ids) == least
-    assert set(ids) <= {one.id for one in cut(CORPUS, JUDGED, 2 * rate).documents}, "a part of what a faster one takes"
+    assert (found.asked, found.of) == (len(QUESTIONS) - 1, len(CORPUS))
+    assert sum(question <= set(ids) for question in QUESTIONS) == found.questions >= LEAST_QUESTIONS
+    assert len(set(ids) & ANSWERS) == found.judged
+    assert found.distractors == len(ids) - found.judged >= LEAST_DISTRACTORS
+    assert found.seconds <= BUDGET_S or (found.questions, found.distractors) == (LEAST_QUESTIONS, LEAST_DISTRACTORS)
+    assert len(ids) == len(CORPUS) or len(ids) >= int(rate * SHARE * BUDGET_S)
+    assert found.questions == found.asked or len(ids) - LEAST_DISTRACTORS == found.judged, "questions go last"
+    assert set(ids) <= {one.id for one in cut(CORPUS, QUESTIONS, 2 * rate).documents}, (
+        "a part of what a faster one takes"
+    )
 
 
 def test_all_of_it_is_taken_when_asked_for() -> None:
-    found = cut(CORPUS, JUDGED, 1.0, full=True)
+    found = cut(CORPUS, QUESTIONS, 1.0, full=True)
     assert list(found.documents) == CORPUS
     assert said(found, "m", str).startswith(
         "The wait is for embedding all 4,000 documents with m, about 8000.0 at the 1 "
     )
 
 
-def test_one_sentence_says_what_the_wait_is_for_with_the_numbers() -> None:
-    found = cut(CORPUS, JUDGED, 10.0)
+@pytest.mark.parametrize(
+    ("rate", "which"),
+    [
+        (10.0, "900 of 4,000 documents (401 that answer all 401 labelled questions, and 499 distractors)"),
+        (0.1, "520 of 4,000 documents (320 that answer 320 of the 401 labelled questions, and 200 distractors)"),
+    ],
+)
+def test_one_sentence_says_what_the_wait_is_for_with_the_numbers(rate: float, which: str) -> None:
+    found = cut(CORPUS, QUESTIONS, rate)
     assert said(found, "bge", lambda seconds: f"{seconds:.0f} s") == (
-        "The wait is for embedding 900 of 4,000 documents (all 400 that answer a labelled question, and 500 "
-        "distractors) with bge, about 180 s at the 10 documents/s that a probe of this machine found, half of it for "
-        "the rest of the demo; --full takes all of them."
+        f"The wait is for embedding {which} with bge, about {found.seconds:.0f} s at the {rate:g} documents/s that a "
+        "probe of this machine found, half of it for the rest of the demo; --full takes all of them."
     )
 
 

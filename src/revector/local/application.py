@@ -53,10 +53,15 @@ class Record:
 
 
 class Writer:
-    """Changes documents: half updates, a third new ones, the rest deletes; each text is unique."""
+    """Changes documents: half updates, a third new ones, the rest deletes; each text is unique.
 
-    def __init__(self, documents: Documents, ids: list[str], record: Record, seed: int) -> None:
-        self._documents, self._ids, self._record = documents, ids, record
+    What answers a labelled question, ``judged``, is changed instead of deleted: the gate needs enough of them.
+    """
+
+    def __init__(
+        self, documents: Documents, ids: list[str], record: Record, seed: int, judged: frozenset[str] = frozenset()
+    ) -> None:
+        self._documents, self._ids, self._record, self._judged = documents, ids, record, judged
         self._random, self._count = random.Random(seed), 0  # noqa: S311 - a simulation
 
     def step(self) -> None:
@@ -66,7 +71,7 @@ class Writer:
         if 0.5 <= draw < 0.8:
             doc_id = f"demo.note.{self._count:06d}"
         try:
-            if draw < 0.8:
+            if draw < 0.8 or doc_id in self._judged:
                 self._put(doc_id)
             else:
                 self._documents.delete(doc_id)
@@ -179,7 +184,10 @@ def main() -> None:
                 )
             )
         reader = Reader(project, collection, record, seed=1)
-        writer = Writer(project.documents(collection), ids, record, seed=2)
+        labels = project.labels(collection)
+        qrels = {} if labels is None else load_labels(labels).qrels
+        judged = frozenset(doc_id for relevant in qrels.values() for doc_id in relevant)
+        writer = Writer(project.documents(collection), ids, record, seed=2, judged=judged)
         record.add(op="ready")
         threads = [
             threading.Thread(target=_every, args=(1 / WRITES_PER_S, writer.step, ending)),

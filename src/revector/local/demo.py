@@ -92,7 +92,7 @@ def prepare(project: Project, console: Console, *, full: bool = False) -> dict[s
         tell(f"{rate:.3g} documents/s")
     source = project.labels(COLLECTION)
     judged = {} if source is None else load_labels(source).qrels
-    taken = cut(whole, {doc_id for found in judged.values() for doc_id in found}, rate, full=full)
+    taken = cut(whole, judged.values(), rate, full=full)
     console.print(said(taken, head.model.name, _minutes), soft_wrap=True)
     with phase(console, "Writing them into the database …") as tell:
         corpus = _corpus(project)

@@ -18,8 +18,11 @@ PROBE_S = 6.0
 SHARE = 0.5
 """Of the probed rate: Airflow, the worker and the application work on the same processor meanwhile."""
 
-LEAST_DISTRACTORS = 300
+LEAST_DISTRACTORS = 200
 """Beside the judged documents, however slow the machine: without any, every answer would be right."""
+
+LEAST_QUESTIONS = 320
+"""So many labelled questions stay answerable, however slow the machine: the gate demands 300."""
 
 _BATCH = 16
 
@@ -28,12 +31,15 @@ _BATCH = 16
 class Cut:
     """The documents that the demo takes, in the order of the corpus.
 
-    ``judged`` of them answer the labelled questions, the others are distractors; ``of`` is the whole corpus.
+    ``judged`` of them answer ``questions`` of the ``asked`` labelled questions, the others are distractors; ``of`` is
+    the whole corpus.
     ``documents_per_s`` is what the probe measured, alone on the machine; ``seconds`` what embedding them should take.
     """
 
     documents: tuple[Document, ...]
     judged: int
+    questions: int
+    asked: int
     of: int
     documents_per_s: float
     seconds: float
@@ -48,7 +54,7 @@ def documents_per_s(
     documents: Sequence[Document], encoder: Encoder, chunking: Chunking, *, seconds: float = PROBE_S
 ) -> float:
     """Cut and embed documents from all over the corpus for about ``seconds``; return how many a second it did."""
-    chunker, drawn = make_chunker(chunking, encoder.tokenizer), sorted(documents, key=_draw)
+    chunker, drawn = make_chunker(chunking, encoder.tokenizer), sorted(documents, key=lambda one: _draw(one.id))
     encoder.encode_document(["The first call loads and tunes kernels, and counts for nothing."])
     done, started = 0, time.perf_counter()
     while done < len(drawn) and time.perf_counter() - started < seconds:
@@ -58,23 +64,33 @@ def documents_per_s(
     return done / max(1e-9, time.perf_counter() - started)
 
 
-def cut(documents: Sequence[Document], judged: Collection[str], rate: float, *, full: bool = False) -> Cut:
+def cut(documents: Sequence[Document], answers: Collection[Collection[str]], rate: float, *, full: bool = False) -> Cut:
     """Return as many documents as are embedded in ``BUDGET_S`` at ``rate`` (documents/s, alone), or all if ``full``.
 
-    Judged documents are always kept, and so are ``LEAST_DISTRACTORS``; the choice of the others depends on their ids
+    ``answers``: the ids that answer each labelled question. Where not even these fit, questions are given up down to
+    ``LEAST_QUESTIONS``, with what answers only them; ``LEAST_DISTRACTORS`` are always kept. The choice depends on ids
     alone, so that a slower machine takes a part of what a faster one takes.
     """
-    wanted, expected = set(judged), rate * SHARE
-    others = sorted((one for one in documents if one.id not in wanted), key=_draw)
-    kept = len(documents) - len(others)
-    room = max(LEAST_DISTRACTORS, int(expected * BUDGET_S) - kept)
-    chosen = wanted | {one.id for one in (others if full else others[:room])}
+    there = {one.id for one in documents}
+    questions = sorted((found for ids in answers if (found := there & set(ids))), key=_draw_of)
+    expected = rate * SHARE
+    budget = int(expected * BUDGET_S)
+    asked, wanted = len(questions), set[str]().union(*questions)
+    while not full and len(questions) > LEAST_QUESTIONS and len(wanted) + LEAST_DISTRACTORS > budget:
+        questions.pop()
+        wanted = set().union(*questions)
+    others = sorted(there - set[str]().union(*answers), key=_draw)
+    chosen = there if full else wanted | set(others[: max(LEAST_DISTRACTORS, budget - len(wanted))])
     taken = tuple(one for one in documents if one.id in chosen)
-    return Cut(taken, kept, len(documents), rate, len(taken) / max(1e-9, expected))
+    return Cut(taken, len(wanted), len(questions), asked, len(documents), rate, len(taken) / max(1e-9, expected))
 
 
-def _draw(document: Document) -> bytes:
-    return hashlib.sha256(document.id.encode()).digest()
+def _draw(doc_id: str) -> bytes:
+    return hashlib.sha256(doc_id.encode()).digest()
+
+
+def _draw_of(doc_ids: Collection[str]) -> bytes:
+    return min(map(_draw, doc_ids))
 
 
 def said(found: Cut, model: str, words: Callable[[float], str]) -> str:
@@ -83,8 +99,9 @@ def said(found: Cut, model: str, words: Callable[[float], str]) -> str:
     which = (
         f"all {found.of:,} documents"
         if whole
-        else f"{len(found.documents):,} of {found.of:,} documents (all {found.judged:,} that answer a labelled "
-        f"question, and {found.distractors:,} distractors)"
+        else f"{len(found.documents):,} of {found.of:,} documents ({found.judged:,} that answer "
+        f"{'all' if found.questions == found.asked else f'{found.questions:,} of the'} {found.asked:,} labelled "
+        f"questions, and {found.distractors:,} distractors)"
     )
     rest = "" if whole else "; --full takes all of them"
     return (
