@@ -92,8 +92,8 @@ COMMANDS: dict[str, Command] = {
 }
 
 
-BEFORE_OURS = 'File "<frozen site>"'
-"""In the traceback of an interrupt that came while Python itself was starting."""
+OURS = "/revector/"
+"""In the traceback of an interrupt that came after the first line of ours was run."""
 
 
 def interrupt(root: Path, name: str, after_s: float, *, whole: bool, cwd: Path | None = None) -> Found:
@@ -120,7 +120,7 @@ def interrupt(root: Path, name: str, after_s: float, *, whole: bool, cwd: Path |
         said = errors.read()
     # A worker that is asked to stop ends well; so does a command whose last line was written before the signal came.
     # Before the first line of ours, Python is still reading its packages: that it ends is all that can be asked.
-    fine = ALLOWED | ({0, 1} if BEFORE_OURS in said else {0})
+    fine = ALLOWED | ({0, 1} if "Traceback" in said and OURS not in said else {0})
     wrong = "" if status in fine else f"exit status {status}"
     if "Traceback" in said and status != -signal.SIGINT and not whole:
         wrong = (wrong + " a traceback").strip()
