@@ -122,26 +122,6 @@ class Migrator:
         self._evidence = Evidence(
             engine, self._cid, self._searcher, settings.labels, actor=self._actor, progress=self._progress
         )
-        self._opening = Opening(
-            engine,
-            self._standing,
-            self._evidence,
-            encoders,
-            cid=self._cid,
-            actor=actor,
-            means=Means(
-                settings.archive,
-                settings.costs,
-                settings.providers,
-                settings.index_build,
-                window_hours=settings.window_hours,
-                reembedded=STEP_REEMBEDDED,
-            ),
-            shards=settings.shards,
-            served_encoder=settings.served_encoder,
-            shadow_share=settings.shadow_share,
-            progress=self._progress,
-        )
         self._steps: dict[str, Callable[..., Mapping[str, Any]]] = {
             "backfill": self._backfill,
             "index": self._index,
@@ -420,6 +400,30 @@ class Migrator:
         return Outcome("swap", target.revision, self._standing.phase(generation), True, facts)
 
     # Helpers ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def _opening(self) -> Opening:
+        settings = self._settings
+        return Opening(
+            self._engine,
+            self._standing,
+            self._evidence,
+            self._encoders,
+            cid=self._cid,
+            actor=self._actor,
+            means=Means(
+                settings.archive,
+                settings.costs,
+                settings.providers,
+                settings.index_build,
+                window_hours=settings.window_hours,
+                reembedded=STEP_REEMBEDDED,
+            ),
+            shards=settings.shards,
+            served_encoder=settings.served_encoder,
+            shadow_share=settings.shadow_share,
+            progress=self._progress,
+        )
 
     def _advance(self, generation: Generation, step: str, token: int, **detail: Any) -> Mapping[str, Any]:
         with self._control(token) as held:
