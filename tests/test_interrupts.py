@@ -57,6 +57,15 @@ def test_an_interrupt_that_falls_into_a_destructor_is_not_lost() -> None:
     assert done.returncode in (-signal.SIGINT, 130), done
 
 
+def test_next_to_nothing_is_loaded_before_the_command_listens() -> None:
+    """An interrupt that falls into a callback of the import system is lost until ``main`` has set its hook."""
+    loaded = "import revector.cli, sys; print(*sorted(one for one in sys.modules if one.startswith('revector')))"
+    assert ended(loaded).stdout.split() == ["revector", "revector.cli", "revector.cli.exits"]
+    heavy = "import revector.cli, sys; print(len(sys.modules))"
+    bare = "import threading, typing, signal, collections.abc, sys; print(len(sys.modules))"
+    assert int(ended(heavy).stdout) - int(ended(bare).stdout) < 20
+
+
 def test_an_interrupt_while_modules_are_loaded_is_no_traceback() -> None:
     done = ended(AT_IMPORT)
     assert (done.returncode, done.stderr) == (130, "")

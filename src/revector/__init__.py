@@ -1,11 +1,28 @@
-"""What a migration file imports: the four spec classes, and nothing heavy."""
+"""What a migration file imports: the four spec classes, and nothing heavy.
+
+They are loaded when they are asked for. The command learns of a lost Ctrl-C from the first line of ``revector.cli`` on;
+until then, an interrupt that falls into a callback of Python's import system is thrown away by Python.
+"""
 
 from __future__ import annotations
 
-from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
-from revector.spec import Chunking, Gate, IndexSpec, ModelSpec
+if TYPE_CHECKING:
+    from revector.spec import Chunking, Gate, IndexSpec, ModelSpec
+
+    __version__: str
 
 __all__ = ["Chunking", "Gate", "IndexSpec", "ModelSpec", "__version__"]
 
-__version__ = version("revector")
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("revector")
+    if name in __all__:
+        from revector import spec
+
+        return getattr(spec, name)
+    raise AttributeError(f"module 'revector' has no attribute {name!r}")
