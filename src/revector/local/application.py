@@ -31,7 +31,7 @@ from revector.revisions import RevisionGraph
 from revector.searcher import Answer, Searcher
 from revector.text import clean_query
 
-WRITES_PER_S = 2.0
+WRITES_PER_S = 1.0
 QUERIES_PER_S = 4.0
 SCORE_TOLERANCE = 0.01
 """A stored vector against a fresh encoding of the query: an encoder of another model is off by far more."""
