@@ -14,10 +14,10 @@ from worlds import World
 
 DELETED = {
     "load_sample": "a chart has a gap",
-    "rejected": "a source that is read again is refused again; a write clears it, whoever makes it",
+    "rejected": "reading the source again refuses it again; any later write clears it",
     "server": "a process that serves says so again within seconds",
 }
-"""What may be deleted by hand, and why; who adds a table decides it here."""
+"""What may be deleted by hand, and why. A new table must be listed here or be protected."""
 
 EMPTIED = {"load_sample", "server"}
 """What may be emptied by TRUNCATE."""

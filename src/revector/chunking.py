@@ -39,7 +39,7 @@ def make_chunker(chunking: Chunking, tokenizer: Tokenizer) -> Chunker:
     if capacity <= chunking.overlap_tokens:
         raise SpecError(
             f"chunking.max_tokens is {chunking.max_tokens}, of which the model's special tokens leave {capacity}; that "
-            f"must be above overlap_tokens ({chunking.overlap_tokens}). Nothing was changed; mend the migration file."
+            f"must be above overlap_tokens ({chunking.overlap_tokens}). Nothing was changed; fix the migration file."
         )
     overlap = chunking.overlap_tokens if chunking.unit == "tokens" else 0
     windows = _Windows(TextSplitter.from_huggingface_tokenizer(own, capacity, overlap), capacity)

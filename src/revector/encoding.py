@@ -75,6 +75,6 @@ def _check(generation: Generation, encoder: Encoder, *, probe: bool) -> None:
     except MODEL_ERRORS as error:
         raise EncoderUnavailable(
             f"the encoder of generation {generation.gen} (revision {generation.revision}) fails on the probe texts: "
-            f"{type(error).__name__}: {error}. Nothing was embedded and all work stays due; mend the encoder or its "
+            f"{type(error).__name__}: {error}. Nothing was embedded and all work stays due; fix the encoder or its "
             "device, then run it again."
         ) from error

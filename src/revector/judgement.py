@@ -73,11 +73,11 @@ class Thresholds:
         for name in ("max_drop", "min_recall", "max_slice_drop", "min_overlap"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
-                raise ConfigError(f"gate.{name} must be 0 to 1, found {value}. Nothing was judged; mend it.")
+                raise ConfigError(f"gate.{name} must be 0 to 1, found {value}. Nothing was judged; fix it.")
         if self.min_queries is not None and self.min_queries < 1:
             raise ConfigError(f"gate.min_queries must be at least 1, found {self.min_queries}. Nothing was judged.")
         if self.max_latency_ratio is not None and not 0 < self.max_latency_ratio < math.inf:
-            raise ConfigError(f"gate.max_latency_ratio must be above 0, found {self.max_latency_ratio}; mend it.")
+            raise ConfigError(f"gate.max_latency_ratio must be above 0, found {self.max_latency_ratio}; fix it.")
 
 
 def judge(

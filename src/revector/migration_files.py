@@ -94,7 +94,7 @@ def source_of(revision: Revision) -> bytes:
 
 
 def _refuse(path: Path, line: int, found: str, allowed: str = _ALLOWED) -> SpecError:
-    return SpecError(f"{path}:{line}: found {found}; allowed: {allowed}. Nothing was changed; mend the migration file.")
+    return SpecError(f"{path}:{line}: found {found}; allowed: {allowed}. Nothing was changed; fix the migration file.")
 
 
 def _parse(source: bytes, path: Path) -> Revision:

@@ -221,7 +221,7 @@ class Applier:
                 f"the encoder of generation {self.generation.gen} (revision {self.generation.revision}) was given "
                 f"{len(texts)} texts between two probe texts, and what came back in their places has cosine "
                 f"{cosines.min():.4f} to what is stored for them, {MIN_COSINE} is allowed: replies are reordered, or "
-                "the model changed. Nothing was published and all work stays due; mend the encoder."
+                "the model changed. Nothing was published and all work stays due; fix the encoder."
             )
         return reply[1:-1]
 
@@ -232,7 +232,7 @@ class Applier:
         except MODEL_ERRORS as error:
             raise EncoderUnavailable(
                 f"the encoder of generation {self.generation.gen} (revision {self.generation.revision}) fails on every "
-                f"text: {type(error).__name__}: {error}. Nothing was published and all work stays due; mend the "
+                f"text: {type(error).__name__}: {error}. Nothing was published and all work stays due; fix the "
                 "encoder or its device, then run it again."
             ) from error
 

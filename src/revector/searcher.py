@@ -248,7 +248,7 @@ class Searcher:
         except MODEL_ERRORS as error:
             raise EncoderUnavailable(
                 f"the query encoder of revision {pinned.revision} failed: {type(error).__name__}: {error}. Nothing was "
-                "searched; ask again, or mend the encoder."
+                "searched; ask again, or fix the encoder."
             ) from error
 
     def _embed(self, pinned: Generation, query: str) -> np.ndarray[Any, np.dtype[np.float32]]:

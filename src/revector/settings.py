@@ -163,7 +163,7 @@ class Settings(BaseSettings):
     archive_folder: Path | None = None
     """Where HDF5 parts go; default ``<state_folder>/archive``. Must be shared by all GPU workers."""
     archive_days: float = Field(default=7.0, ge=0)
-    """How long embeddings outlive their index: what is begun anew within that time is not embedded again."""
+    """Days that embeddings are kept after their index is dropped: a migration that starts again by then reuses them."""
     max_text_mib: int = Field(default=4, ge=1)
     drain_s: float = Field(default=60.0, ge=0)
     encoder: EncoderSettings = EncoderSettings()

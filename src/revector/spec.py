@@ -28,7 +28,7 @@ NO_INT8 = (
 
 def _require(ok: bool, what: str, allowed: str, found: object) -> None:
     if not ok:
-        raise SpecError(f"{what} must be {allowed}, found {found!r}. Nothing was changed; mend the migration file.")
+        raise SpecError(f"{what} must be {allowed}, found {found!r}. Nothing was changed; fix the migration file.")
 
 
 def stable_hash(data: object) -> str:

@@ -95,7 +95,7 @@ def weighted_interval(
     if shares.keys() != slices.keys() or not all(0 < share < math.inf for share in shares.values()):
         raise ConfigError(
             f"shares {dict(shares)} were given for the slices {sorted(slices)}; each slice needs one share above 0. "
-            "Nothing was compared; mend the shares."
+            "Nothing was compared; fix the shares."
         )
     found = {name: differences(old, new) for name, (old, new) in slices.items()}
     return bounded_interval(found, -1.0, shares=shares, confidence=confidence, draws=draws, seed=seed)

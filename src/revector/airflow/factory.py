@@ -41,7 +41,7 @@ def make_dag(
     """Return an empty DAG; every factory passes its ``common`` arguments on to here, and the rest to ``DAG``.
 
     ``place``: ``config`` and ``conn_id`` of its tasks. ``retries``: of every task, with exponential back-off; errors
-    that a repetition cannot mend fail at once. ``deadline``: a run that takes longer shows in Airflow's list of
+    that a repetition cannot fix fail at once. ``deadline``: a run that takes longer shows in Airflow's list of
     deadlines and is told to the webhook of ``revector.toml``; None: however long. ``notifiers`` hear of each task that
     failed. ``default_args`` (queue, pool, executor, ...) are those of every task.
 

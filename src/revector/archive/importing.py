@@ -266,7 +266,7 @@ class Importer:
             raise SourceError(
                 f"{path}: {int(bad.sum()):,} of {len(vectors):,} vectors looked at are not {wanted} (NaN, infinite, "
                 f"zero or not normalised), such as those of {', '.join(map(repr, of[:5].tolist()))}. Nothing was "
-                "imported; mend the file."
+                "imported; fix the file."
             )
 
     def _look_first(self, columns: Columns, fitting: Sequence[_Fit]) -> None:

@@ -117,8 +117,7 @@ def import_vectors(
     FILE is an export, or your own: X.npy with X.ids.npy, X.npz or X.parquet with id and vector, and chunk, start, end
     and content_hash where there are some. Every vector must belong to a chunk as the revision cuts it, and 500 rows of
     each file (0.1 % of larger ones), drawn at random, are embedded and compared. All files, or nothing. --skip unknown:
-    not among the documents; changed: made from another text; cut: other chunks;
-    unreadable: too many unknown tokens.
+    not among the documents; changed: made from another text; cut: other chunks; unreadable: too many unknown tokens.
 
     For example:
       revector import vectors.npy -r a1b2 --skip unknown

@@ -178,7 +178,7 @@ CURES = {
     "standby": "There is no way back any more: give it up with `revector retire --now`",
     "building": "End this migration with `revector abort` and begin it again with `revector upgrade`",
 }
-"""What is to be done about the table of a generation that somebody dropped, by its slot."""
+"""What a person can do about a dropped table of a generation, by its slot."""
 
 
 def _indexes(project: Project, name: str) -> str:

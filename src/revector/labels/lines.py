@@ -22,7 +22,7 @@ _WHOLE = re.compile(r"-?[0-9]{1,9}")
 
 def malformed(place: str, found: str, allowed: str) -> LabelError:
     """Return the refusal of what stands at ``place``."""
-    return LabelError(f"{place}: found {found}; expected {allowed}. Nothing was measured or written; mend the line.")
+    return LabelError(f"{place}: found {found}; expected {allowed}. Nothing was measured or written; fix the line.")
 
 
 def lines(path: Path) -> Iterator[tuple[str, str]]:

@@ -58,13 +58,7 @@ def register(control: Control, new: Registration) -> Generation:
     Raises ``MigrationOpen`` if another generation is being built.
     """
     collection, revision = control.collection, new.revision
-    if collection.building_gen is not None:
-        other = read_generation(control.connection, collection.building_gen)
-        raise MigrationOpen(
-            f"revision {revision.revision} was to be provisioned for {collection.name!r}, but the migration to "
-            f"{other.revision} is open (phase {other.phase}). Nothing was changed; finish it with `revector upgrade "
-            f"{other.revision}` or end it with `revector abort`."
-        )
+    _refuse_second(control, revision)
     spent = spent_at(control.connection, revision.model.name)
     gen = int(control.scalar("SELECT nextval(pg_get_serial_sequence('generation', 'gen'))"))
     control.must_hit_one(
@@ -110,6 +104,17 @@ def register(control: Control, new: Registration) -> Generation:
         **spent,
     )
     return generation
+
+
+def _refuse_second(control: Control, revision: Revision) -> None:
+    collection = control.collection
+    if collection.building_gen is not None:
+        other = read_generation(control.connection, collection.building_gen)
+        raise MigrationOpen(
+            f"revision {revision.revision} was to be provisioned for {collection.name!r}, but the migration to "
+            f"{other.revision} is open (phase {other.phase}). Nothing was changed; finish it with `revector upgrade "
+            f"{other.revision}` or end it with `revector abort`."
+        )
 
 
 def advance(control: Control, gen: int, step: str, **detail: Any) -> Phase:

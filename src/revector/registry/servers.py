@@ -80,7 +80,7 @@ def wait_until_warm(engine: sa.Engine, gen: int, *, serving: int | None, limit_s
             why = waiting[0].problem or "it is still being loaded."
             raise ServersCold(
                 f"{len(waiting)} serving processes have no encoder of generation {gen} after {limit_s:g} s; "
-                f"{waiting[0].name}: {why} The alias was not moved and everything serves as before; mend or stop them, "
+                f"{waiting[0].name}: {why} The alias was not moved and everything serves as before; fix or stop them, "
                 "then swap again."
             )
         time.sleep(POLL_S)

@@ -55,5 +55,5 @@ def read_sql(url: str, query: str) -> Iterator[Record]:
         reason = getattr(error, "orig", None) or error
         raise SourceError(
             f"{place}, after row {number}: the query failed ({str(reason).strip()}). Nothing was written there; "
-            f"mend the query or the url and run this again."
+            f"fix the query or the url and run this again."
         ) from error

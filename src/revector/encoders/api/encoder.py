@@ -222,7 +222,7 @@ class ApiEncoder:
     def _refusal(self, call: _Call) -> TextsRefused:
         count, first = len(call.refused), next(iter(call.refused.values()))
         return TextsRefused(
-            f"{count} of {count + len(call.found)} texts are refused; the first: {first}. Nothing was stored; mend or "
+            f"{count} of {count + len(call.found)} texts are refused; the first: {first}. Nothing was stored; fix or "
             "leave out these texts.",
             call.refused,
         )

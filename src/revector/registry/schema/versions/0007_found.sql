@@ -1,7 +1,7 @@
 -- Closes faults of the shipped product that need a change of tables, one part for each fault.
 
 -- An older message never removes the trace of a newer one that was refused: a refused record keeps its version, and
--- falls by a later write, whoever makes it, or is waived by a person.
+-- ends with a later write by anyone, or when a person waives it.
 ALTER TABLE revector.rejected
   ADD COLUMN external_version bigint,
   ADD COLUMN waived_by text CHECK (waived_by <> ''), ADD COLUMN waived_why text CHECK (waived_why <> ''),
@@ -103,8 +103,8 @@ CREATE FUNCTION revector.analyze_table(name regclass, skip_locked boolean) RETUR
 BEGIN EXECUTE format('ANALYZE (SKIP_LOCKED %s) %s', skip_locked::text, name); END $$;
 REVOKE EXECUTE ON FUNCTION revector.ledger_make, revector.ledger_drop, revector.analyze_table FROM PUBLIC;
 
--- What somebody deletes by hand is refused: records that others rest on are kept, whoever asks; rows of indexes and of the
--- work on them fall only by sessions of revector, which say that they are (stores/sessions.py).
+-- Deleting by hand is refused. Records that other records depend on are never deleted. Rows of indexes, and of the work on
+-- them, are deleted only in sessions of revector, which identify themselves (stores/sessions.py).
 CREATE FUNCTION revector.not_by_hand() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
   IF current_setting('revector_session.own', true) IS DISTINCT FROM 'on' THEN
@@ -120,14 +120,14 @@ DO $$ DECLARE name text; BEGIN
                               'schema_version'] LOOP
     IF to_regclass('revector.' || name) IS NOT NULL THEN  -- a rehearsal has no schema_version
       EXECUTE format('CREATE TRIGGER kept BEFORE DELETE ON revector.%I FOR EACH ROW EXECUTE FUNCTION '
-        'revector.refuse(''a record that others rest on is kept'')', name);
+        'revector.refuse(''other records depend on these rows'')', name);
     END IF;
   END LOOP;
   FOREACH name IN ARRAY ARRAY['collection', 'generation', 'gate_result', 'gate_override', 'canary', 'spending', 'api_key',
                               'lease', 'schema_version', 'rejected'] LOOP
     IF to_regclass('revector.' || name) IS NOT NULL THEN
       EXECUTE format('CREATE TRIGGER kept_whole BEFORE TRUNCATE ON revector.%I FOR EACH STATEMENT EXECUTE FUNCTION '
-        'revector.refuse(''a record that others rest on is kept'')', name);
+        'revector.refuse(''other records depend on these rows'')', name);
     END IF;
   END LOOP;
   FOR name IN SELECT unnest(ARRAY['ledger', 'pending', 'shard', 'part', 'archived', 'waiver', 'shadow_read'])
