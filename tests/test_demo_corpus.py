@@ -63,8 +63,9 @@ def test_all_of_it_is_taken_when_asked_for() -> None:
 def test_one_sentence_says_what_the_wait_is_for_with_the_numbers(rate: float, which: str) -> None:
     found = cut(CORPUS, QUESTIONS, rate)
     assert said(found, "bge", lambda seconds: f"{seconds:.0f} s") == (
-        f"The wait is for embedding {which} with bge, about {found.seconds:.0f} s at the {rate:g} documents/s that a "
-        "probe of this machine found, half of it for the rest of the demo; --full takes all of them."
+        f"The wait is for embedding {which} with bge, about {found.seconds:.0f} s at a third of the {rate:g} "
+        "documents/s that a probe of this machine found, as the rest of the demo works beside it; --full takes all of "
+        "them."
     )
 
 

@@ -15,8 +15,9 @@ BUDGET_S = 180.0
 """What a newcomer waits for the embedding."""
 
 PROBE_S = 6.0
-SHARE = 0.5
-"""Of the probed rate: Airflow, the worker and the application work on the same processor meanwhile."""
+SHARE = 1 / 3
+"""Of the probed rate: Airflow, the worker and the application work on the same processor meanwhile. Measured on two
+cores with AVX2: 11.6 documents/s alone, 1,058 in 273 s within the demo."""
 
 LEAST_DISTRACTORS = 200
 """Beside the judged documents, however slow the machine: without any, every answer would be right."""
@@ -105,7 +106,7 @@ def said(found: Cut, model: str, words: Callable[[float], str]) -> str:
     )
     rest = "" if whole else "; --full takes all of them"
     return (
-        f"The wait is for embedding {which} with {model}, about {words(found.seconds)} at the "
-        f"{found.documents_per_s:.3g} documents/s that a probe of this machine found, "
-        f"half of it for the rest of the demo{rest}."
+        f"The wait is for embedding {which} with {model}, about {words(found.seconds)} at a third of the "
+        f"{found.documents_per_s:.3g} documents/s that a probe of this machine found, as the rest of the demo works "
+        f"beside it{rest}."
     )
