@@ -49,14 +49,14 @@ def test_all_of_it_is_taken_when_asked_for() -> None:
     found = cut(CORPUS, QUESTIONS, 1.0, full=True)
     assert list(found.documents) == CORPUS
     assert said(found, "m", str).startswith(
-        "The wait is for embedding all 4,000 documents with m, about 8000.0 at the 1 "
+        "The wait is for embedding all 4,000 documents with m, about 12000.0 at a third of the 1 "
     )
 
 
 @pytest.mark.parametrize(
     ("rate", "which"),
     [
-        (10.0, "900 of 4,000 documents (401 that answer all 401 labelled questions, and 499 distractors)"),
+        (15.0, "900 of 4,000 documents (401 that answer all 401 labelled questions, and 499 distractors)"),
         (0.1, "520 of 4,000 documents (320 that answer 320 of the 401 labelled questions, and 200 distractors)"),
     ],
 )
