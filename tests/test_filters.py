@@ -46,6 +46,7 @@ FOUND: list[tuple[dict[str, Any], set[str]]] = [
     ({"n": {"gt": 10, "lt": 20}}, set()),
     ({"n": [*range(26, 26 + MANY), 5]}, {"dots"}),
     ({"authors.name": [*map(str, range(MANY)), "Ann"]}, {"dots"}),
+    ({"name": [*map(str, range(MANY)), "NULL", "{,}", "", 'a "b" \\ $.c']}, {"list"}),
     ({"flag": True}, {"deep"}),
     ({"flag": 1}, set()),
     ({"none": None}, {"deep"}),

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from evaluation.bench import flood
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from starlette.exceptions import HTTPException
 
@@ -138,7 +139,7 @@ def test_a_search_is_ended_from_another_thread_and_its_connection_goes_on_servin
     assert searcher.search("apple7 pear7", 1).hits[0].id == "d00007"
 
 
-def asked(world: World, path: str, pieces: Callable[[], AsyncIterator[dict[str, Any]]], **headers: str) -> list[Any]:
+def asked(app: FastAPI, path: str, pieces: Callable[[], AsyncIterator[dict[str, Any]]], **headers: str) -> list[Any]:
     """Ask the application as a server does, message by message; what it sent."""
     said: list[Any] = []
     messages = pieces()
@@ -156,7 +157,7 @@ def asked(world: World, path: str, pieces: Callable[[], AsyncIterator[dict[str, 
         "query_string": b"",
         "headers": [(name.encode(), value.encode()) for name, value in {"host": "localhost", **headers}.items()],
     }
-    asyncio.run(create_app(world.project, is_open=True)(scope, receive, send))
+    asyncio.run(app(scope, receive, send))
     return said
 
 
@@ -169,7 +170,7 @@ def test_a_search_whose_client_is_gone_is_cancelled_in_the_database(served: Worl
 
     served.project.settings.search.timeout_s = 50
     began = time.monotonic()
-    asked(served, SEARCH, pieces, **{"content-type": "application/json"})
+    asked(create_app(served.project, is_open=True), SEARCH, pieces, **{"content-type": "application/json"})
     assert time.monotonic() - began < 40
     assert sleeping(served) == 0
 
@@ -186,7 +187,9 @@ def test_a_body_that_stops_coming_is_answered_408_and_forgotten(
         await asyncio.sleep(3_600)
 
     before = served.state()
-    start, body = asked(served, path, pieces, **{"content-type": "application/x-ndjson"})
+    start, body = asked(
+        create_app(served.project, is_open=True), path, pieces, **{"content-type": "application/x-ndjson"}
+    )
     assert start["status"] == 408
     assert (b"connection", b"close") in start["headers"]
     assert json.loads(body["body"])["retryable"]
@@ -303,6 +306,21 @@ def test_bodies_in_memory_are_counted_by_key_and_in_all() -> None:
     room.give("a", 60)
     room.give("b", 40)
     assert (room.held, room._of) == (0, {})
+
+
+def test_a_body_that_will_not_fit_is_refused_before_a_byte_of_it_is_read(served: World) -> None:
+    app = create_app(served.project, is_open=True)
+    room = app.state.service.room
+    room.take("anyone", room.most_per_key - 100)
+
+    async def pieces() -> AsyncIterator[dict[str, Any]]:
+        raise AssertionError("it was read")
+        yield {}
+
+    start, body = asked(app, SEARCH, pieces, **JSON_TYPE, **{"content-length": "101"})
+    assert start["status"] == 429
+    assert "bytes of bodies under way" in json.loads(body["body"])["detail"]
+    assert room.held == room.most_per_key - 100
 
 
 @pytest.mark.usefixtures("slow_filters")

@@ -61,6 +61,10 @@ class SearchSettings(BaseModel):
     """Seconds that one search may take in the database; a longer one is cancelled."""
 
 
+def _cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class ServeSettings(BaseModel):
     """The ``[serve]`` table."""
 
@@ -68,10 +72,11 @@ class ServeSettings(BaseModel):
 
     requests_per_s: float | None = Field(default=None, gt=0)
     """Requests a second that each process of `revector serve` answers each key; default: any number."""
-    searches: int = Field(default=16, ge=1, le=1_000)
+    searches: int = Field(default_factory=lambda: min(16, 4 * _cpus()), ge=1, le=1_000)
     """Searches at once in each process; more wait for up to 2 s, and get 503."""
-    searches_per_key: int = Field(default=8, ge=1, le=1_000)
-    """Of them by one key; more wait likewise, and get 429."""
+    searches_per_key: int = Field(default_factory=lambda: min(8, max(2, _cpus())), ge=1, le=1_000)
+    """Of them by one key; more wait likewise, and get 429. With more costly ones than CPUs, each takes longer, and
+    everybody else's wait with them (evaluation/bench/flood.py)."""
     uploads: int = Field(default=8, ge=1, le=1_000)
     """Uploads at once in each process; one more gets 503."""
     uploads_per_key: int = Field(default=4, ge=1, le=1_000)

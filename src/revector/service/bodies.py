@@ -60,13 +60,19 @@ def check_shape(raw: bytes) -> None:
             )
 
 
+def declared_bytes(headers: Headers) -> int:
+    """Return how many bytes a body will have, as it comes; 0 where its headers do not say."""
+    said = headers.get("content-length", "")
+    return int(said) if said.isdecimal() else 0
+
+
 async def read(receive: Receive, headers: Headers, limit: int, hold: Callable[[int], None]) -> bytes:
     """Return a whole body, unpacked. ``hold`` is told of each piece's size, and may raise.
 
     Raises 408 where it comes too slowly, 413 above ``limit`` bytes, 400 and 415 as ``pieces`` does.
     """
-    declared = headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > limit:
+    declared = declared_bytes(headers)
+    if declared > limit:
         raise _too_large(limit)
     body, began = bytearray(), time.monotonic()
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 import anyio
 from starlette.exceptions import HTTPException
 
-QUEUE = 4
-"""So many times the places of a lane may wait for one; more are sent away at once."""
+QUEUE_PER_KEY, QUEUE = 32, 64
+"""So many requests of a key, and in all, may wait for a place of a lane where waiting is allowed; more are sent away at
+once."""
 
 RETRY_S = 1
 
@@ -55,10 +56,10 @@ class Lane:
     def _counted(self, key_id: str) -> Iterator[_Key]:
         """Count those that have a place or wait for one, and forget a key that has none."""
         mine = self._keys.setdefault(key_id, _Key(anyio.Semaphore(self._per_key)))
-        waiting = QUEUE if self._wait_s else 0
-        if mine.asked >= self._per_key * (1 + waiting):
+        waiting_per_key, waiting = (QUEUE_PER_KEY, QUEUE) if self._wait_s else (0, 0)
+        if mine.asked >= self._per_key + waiting_per_key:
             raise _busy(429, f"this key has {mine.asked} {self._what} under way or waiting")
-        if self._asked >= self._most * (1 + waiting):
+        if self._asked >= self._most + waiting:
             raise _busy(503, f"the service has {self._asked} {self._what} under way or waiting")
         mine.asked += 1
         self._asked += 1
@@ -91,15 +92,19 @@ class Room:
     held: int = 0
     _of: dict[str, int] = field(default_factory=dict)
 
-    def take(self, key_id: str, size: int) -> None:
-        """Count ``size`` bytes more. Raises 429 or 503 where that is too much; nothing is counted then."""
+    def check(self, key_id: str, size: int) -> None:
+        """Raise 429 or 503 where ``size`` bytes more are too much; counts nothing."""
         mine = self._of.get(key_id, 0) + size
         if mine > self.most_per_key:
             raise _busy(429, f"this key has {mine - size:,} bytes of bodies under way, of {self.most_per_key:,}")
         if self.held + size > self.most:
             raise _busy(503, f"the service has {self.held:,} bytes of bodies under way, of {self.most:,}")
+
+    def take(self, key_id: str, size: int) -> None:
+        """Count ``size`` bytes more. Raises 429 or 503 where that is too much; nothing is counted then."""
+        self.check(key_id, size)
         self.held += size
-        self._of[key_id] = mine
+        self._of[key_id] = self._of.get(key_id, 0) + size
 
     def give(self, key_id: str, size: int) -> None:
         """Count ``size`` bytes less."""
