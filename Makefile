@@ -30,7 +30,7 @@ clean:  ## removes everything that the targets above made
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch alone has no hashes: which of its builds there is to install (PyPI's, or one for CPUs) depends on the machine.
-lock:  ## requirements.lock anew from pyproject.toml
+lock:  ## renew requirements.lock from pyproject.toml
 	rm -f requirements.lock
 	$(BIN)/uv pip compile -q pyproject.toml --extra dev --python-version 3.11 --no-annotate --no-header --generate-hashes -o requirements.lock
 	sed -i -e '/^torch==/,/[^\\]$$/{/^torch==/!d;s/+cpu//;s/ *\\$$//}' requirements.lock

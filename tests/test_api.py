@@ -169,7 +169,7 @@ def test_a_narrower_width_is_asked_of_the_server_or_cut_here(made: Made) -> None
 def test_the_key_goes_to_the_server_and_is_never_shown(
     made: Made, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-somebody-else")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-someone-else")
     made.encoder().encode_query(["no key wanted"])
     monkeypatch.setenv("FAKE_KEY", "sk-right")
     with FakeServer(key="sk-right") as locked:

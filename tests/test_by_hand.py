@@ -116,7 +116,7 @@ def test_doctor_names_what_of_the_schema_is_missing_or_off(
     monkeypatch.chdir(served.root)
     assert run(["doctor"]) == 11
     said = " ".join(capsys.readouterr().out.split())
-    assert "somebody changed the tables of this database by hand" in said
+    assert "someone changed the tables of this database by hand" in said
     assert BROKEN[statement].replace(" ", "") in said.replace(" ", "").replace("│", "")
 
 
@@ -211,7 +211,7 @@ WITHIN = {
 def test_a_migration_whose_rows_were_deleted_never_serves_less_and_can_be_begun_again(
     served: World, what: str, to: str
 ) -> None:
-    """… also by somebody who calls himself revector; what a verification saw is believed for a day."""
+    """… also by someone who calls himself revector; what a verification saw is believed for a day."""
     served.upgrade("b200", to=to)
     if to == "provision":
         served.migrator.embed_shard("b200", 0)

@@ -346,7 +346,7 @@ def test_history_shows_the_events_that_are_asked_for(served: World, at: Any, cli
 
 
 def test_a_tampered_history_is_found(served: World, at: Any, cli: Cli) -> None:
-    at(served).unguarded("UPDATE revector.event SET actor = 'somebody else' WHERE seq = 2")
+    at(served).unguarded("UPDATE revector.event SET actor = 'someone else' WHERE seq = 2")
     ended = cli("history", "--check", "--json")
     assert ended.code == exits.CHECK_FAILED
     assert ended.json["broken"] == [2]

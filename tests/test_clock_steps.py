@@ -131,7 +131,7 @@ def test_a_document_written_while_a_source_is_read_is_never_deleted_as_missing_w
 def test_a_wait_for_workers_ends_with_what_was_due_whatever_the_clock_did(
     stepped: Stepped, seconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """… though somebody goes on writing: what comes later is not waited for."""
+    """… though someone goes on writing: what comes later is not waited for."""
     world, number = stepped.world, iter(range(1_000, 100_000))
     world.put(5, start=500)
     polls = list[float]()

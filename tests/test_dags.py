@@ -217,7 +217,7 @@ def test_the_form_offers_the_revisions_that_there_are_in_words(world: World) -> 
     assert param.resolve("a100") == "a100"
     with pytest.raises(ParamValidationError):
         param.resolve("c300")
-    assert "mended" not in str(dag.doc_md)
+    assert "fixed" not in str(dag.doc_md)
 
 
 def test_dags_that_only_people_start_are_not_paused_and_each_has_our_tag(config: Path) -> None:

@@ -255,7 +255,7 @@ def test_binaries_that_the_account_cannot_reach_are_copied(
 
 @pytest.mark.skipif(not AS_ROOT, reason="not root: every other test here already runs as an ordinary user")
 def test_it_works_as_an_ordinary_user(open_folder: Path) -> None:
-    """Forked, not started anew: the ordinary user may be unable to run this Python (one below /root)."""
+    """Forked, not started again: the ordinary user may be unable to run this Python (one below /root)."""
     if subprocess.run([embedded.binaries() / "postgres", "-V"], check=False, user="nobody", cwd="/").returncode:
         pytest.skip("nobody cannot reach the binaries of this virtual environment")
     home = open_folder / "home"

@@ -86,7 +86,7 @@ def test_a_filter_finds_elements_nested_fields_and_moments(stored: World, where:
 
 
 def spellings(moment: datetime, rng: random.Random) -> str:
-    """The moment, spelled as somebody might; some without zone, which is UTC."""
+    """The moment, spelled as someone might; some without zone, which is UTC."""
     zone = timezone(timedelta(minutes=15 * rng.randint(-47, 56)))
     if rng.random() < 0.2:
         local, ending = moment, rng.choice(["", "Z", "z", "+00", "+0000", "-00:00"])

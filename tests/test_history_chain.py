@@ -116,7 +116,7 @@ def test_a_middle_that_its_owner_rewrote_is_found_by_a_head_that_was_noted_outsi
     assert checked(swapped, noted).intact
     assert checked(swapped, f"{seq}:{noted}").intact
     assert not checked(swapped, f"{seq - 1}:{noted}").intact
-    swapped.unguarded("UPDATE event SET actor = 'somebody else' WHERE seq = 3")
+    swapped.unguarded("UPDATE event SET actor = 'someone else' WHERE seq = 3")
     rehash(swapped, 3)
     assert head(swapped) != noted, "the chain alone holds again"
     assert checked(swapped, noted).missing == noted

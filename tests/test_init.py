@@ -85,7 +85,7 @@ def test_a_failed_init_keeps_what_was_there_before_and_names_what_it_left(
     (root / "migrations" / "mine.txt").write_text("mine")
 
     def fill(*_: object) -> bool:
-        (root / "migrations" / "docs" / "late.py").write_text("by somebody else")
+        (root / "migrations" / "docs" / "late.py").write_text("by someone else")
         raise ConfigError("no.")
 
     monkeypatch.setattr("revector.config.upgrade_schema", fill)

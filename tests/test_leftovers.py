@@ -83,7 +83,7 @@ def test_servers_of_a_killed_run_are_removed_and_those_of_a_living_one_are_not(r
 
 
 def test_a_server_in_pytests_own_folder_goes_with_the_run_that_made_it(root: Path) -> None:
-    folder = root / "pytest-of-somebody" / "pytest-7"
+    folder = root / "pytest-of-someone" / "pytest-7"
     process = started(folder, "plain")
     (folder / ".lock").write_text(str(process.pid))
     try:

@@ -103,7 +103,7 @@ def evil_pickle_of_a_module(folder: Path, mark: Path) -> None:
 
 def kernels_of_a_repository(folder: Path, mark: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
-    write(folder / "config.json", {**config, "attn_implementation": "somebody/kernel"})
+    write(folder / "config.json", {**config, "attn_implementation": "someone/kernel"})
 
 
 @pytest.mark.parametrize(

@@ -783,7 +783,7 @@ def test_a_swap_that_is_retried_after_a_person_rolled_back_stays_back(approved: 
     with pytest.raises(StaleRun, match="rolled back after this run began"):
         approved.migrator.run("swap", "b200", began=began)
     assert approved.generation().gen == old.gen
-    assert approved.upgrade("b200")[-1].changed, "who begins anew goes forward again"
+    assert approved.upgrade("b200")[-1].changed, "who starts again goes forward again"
 
 
 def test_an_upgrade_that_slept_through_a_swap_and_a_rollback_does_not_undo_the_rollback(served: World) -> None:
@@ -816,7 +816,7 @@ def test_evidence_is_not_measured_while_a_write_with_a_lower_number_is_in_flight
 
 def test_a_decision_that_was_overtaken_moves_nothing(swapped: World) -> None:
     decided = swapped.migrator.epoch()
-    swapped.migrator.rollback("somebody was faster")
+    swapped.migrator.rollback("someone was faster")
     with pytest.raises(StaleRun):
         swapped.migrator.run("retire", reason="the window's question was answered", now=True, epoch=decided)
     assert swapped.collection.standby_gen is not None

@@ -95,7 +95,7 @@ Client = Callable[..., TestClient]
 
 @pytest.fixture
 def client(manager: object, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
-    """The page below Airflow's own app, for somebody with a role, or for nobody."""
+    """The page below Airflow's own app, for someone with a role, or for nobody."""
 
     def make(role: str | None = "viewer", prefix: str = "") -> TestClient:
         around = FastAPI(root_path=prefix)
@@ -223,7 +223,7 @@ def test_a_slot_says_what_it_is_for_and_not_how_far_its_migration_came(shown: Wo
 
 @pytest.fixture
 def tables(shown: World) -> Iterator[Session]:
-    """Airflow's tables with our DAGs, as its DAG processor leaves them, and one of somebody else."""
+    """Airflow's tables with our DAGs, as its DAG processor leaves them, and one of someone else."""
     made = [migration_dag(), rollback_dag(), retire_dag(), DAG("foreign", schedule=None)]
     lazy = [LazyDeserializedDAG.from_dag(dag) for dag in made]
     with create_session(scoped=False) as session:
@@ -480,7 +480,7 @@ def test_the_chain_is_checked_when_asked(shown: World, client: Client) -> None:
     found = asked.get(f"{HISTORY}/check").json()
     assert (found["broken"], found["events"], found["head"]) == ([], newest["seq"], newest["hash"])
     assert datetime.fromisoformat(found["at"]) - datetime.now(UTC) < timedelta(hours=1)
-    shown.unguarded("UPDATE revector.event SET actor = 'somebody else' WHERE seq = 2")
+    shown.unguarded("UPDATE revector.event SET actor = 'someone else' WHERE seq = 2")
     assert asked.get(f"{HISTORY}/check").json()["broken"] == [2]
 
 

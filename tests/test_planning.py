@@ -72,7 +72,7 @@ def test_what_was_written_since_is_embedded_whatever_is_reused(served: World) ->
 
 def test_an_aborted_migration_is_reused_from_the_archive(served: World) -> None:
     served.upgrade("b200", to="backfill")
-    served.migrator.abort("begun anew")
+    served.migrator.abort("started again")
     served.documents.put("d00003", "quite another text")
     plan = served.migrator.plan("b200")
     assert plan.reused == 119
@@ -81,7 +81,7 @@ def test_an_aborted_migration_is_reused_from_the_archive(served: World) -> None:
 
 def test_parts_that_were_removed_from_the_archive_are_not_counted_on(served: World) -> None:
     served.upgrade("b200", to="backfill")
-    served.migrator.abort("begun anew")
+    served.migrator.abort("started again")
     for part in served.project.archive.rglob("*.h5"):
         part.unlink()
     assert served.migrator.plan("b200").reused == 0
@@ -91,7 +91,7 @@ def test_every_setting_is_marked_as_changed_new_or_the_same(served: World) -> No
     served.revision("b200", "a100", 'model = ModelSpec(name="hashing:seed2", dim=128)')
     changed = {one.field: one for one in served.migrator.plan("b200").changes}
     assert {name for name, one in changed.items() if one.mark == "~"} == {"model.name", "model.dim"}
-    assert changed["model.name"].means == "every document is embedded anew"
+    assert changed["model.name"].means == "every document is re-embedded"
     assert {one.mark for name, one in changed.items() if not name.startswith("model.")} == {"="}
 
 

@@ -74,7 +74,7 @@ def test_bits_can_be_tried_gone_back_from_and_kept_without_embedding(served: Wor
     assert served.migrator.plan("c300").reused == 120
     before = served.loader.embedded
     assert embedded_by(served, "c300") == 0
-    served.documents.put("d00007", "apple7 pear7 written anew")
+    served.documents.put("d00007", "apple7 pear7 written again")
     served.settle()
     served.migrator.rollback("to compare")
     assert served.generation().revision == "a100"
@@ -124,7 +124,7 @@ def test_equal_texts_are_embedded_once(world: World) -> None:
     assert world.differences(world.generation()) == []
 
 
-def test_what_a_repair_took_back_is_embedded_anew_though_equal_text_is_shown_elsewhere(served: World) -> None:
+def test_what_a_repair_took_back_is_embedded_again_though_equal_text_is_shown_elsewhere(served: World) -> None:
     served.documents.put("twin", "apple7 pear7 some words here number 7")
     served.settle()
     name = served.generation().physical_name
@@ -133,7 +133,7 @@ def test_what_a_repair_took_back_is_embedded_anew_though_equal_text_is_shown_els
     report = served.project.verify("docs", reembed=1_000, repair=True)
     served.settle()
     assert not report.passed
-    assert served.loader["hashing"].embedded[before:], "nothing was embedded anew"
+    assert served.loader["hashing"].embedded[before:], "nothing was re-embedded"
     assert served.differences(served.generation()) == []
 
 

@@ -201,7 +201,7 @@ def test_a_revoked_key_opens_nothing_within_seconds(served: World, client: TestC
     assert client.get(DOCUMENT, headers=header).status_code == 200
     with served.engine.begin() as connection:
         assert keys.revoke(connection, key_id, actor="tester")
-        assert not keys.revoke(connection, key_id, actor="somebody else")
+        assert not keys.revoke(connection, key_id, actor="someone else")
     refused(client.get(DOCUMENT, headers=header), 401, "Unauthorized")
     assert served.value("SELECT revoked_by FROM api_key WHERE key_id = :key_id", key_id=key_id) == "tester"
 

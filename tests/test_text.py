@@ -1,4 +1,4 @@
-"""What ``clean`` mends, what it leaves alone, and what it refuses with a reason a person can act on."""
+"""What ``clean`` fixes, what it leaves alone, and what it refuses with a reason a person can act on."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ NEWER_THAN_PYTHON = [
     "\u1c89\ua7cb\u0cf3",  # letters: Cyrillic, Latin, Kannada
 ]
 
-MENDED = [
+FIXED = [
     ("cafÃ© and naÃ¯ve", "café and naïve"),
     ("itâ€™s", "it’s"),
     ("caf&eacute; &quot;x&quot; &#233;", 'café "x" é'),
@@ -90,30 +90,30 @@ def test_a_character_newer_than_pythons_unicode_is_no_damage(text: str) -> None:
     assert clean(text) == text
 
 
-@pytest.mark.parametrize(("text", "mended"), MENDED)
-def test_damage_that_can_be_undone_is_mended(text: str, mended: str) -> None:
-    assert clean(text) == mended
+@pytest.mark.parametrize(("text", "fixed"), FIXED)
+def test_damage_that_can_be_undone_is_fixed(text: str, fixed: str) -> None:
+    assert clean(text) == fixed
 
 
 @pytest.mark.parametrize("text", UTF16)
 @pytest.mark.parametrize("codec", ["utf-16-le", "utf-16-be"])
 @pytest.mark.parametrize("read_as", ["latin-1", "sloppy-windows-1252"])
-def test_utf16_read_as_single_bytes_is_mended(text: str, codec: str, read_as: str) -> None:
+def test_utf16_read_as_single_bytes_is_fixed(text: str, codec: str, read_as: str) -> None:
     assert clean(text.encode(codec).decode(read_as)) == text
 
 
 @pytest.mark.parametrize("read_as", ["latin-1", "utf-8"])
-def test_utf16_with_a_byte_order_mark_is_mended(read_as: str) -> None:
+def test_utf16_with_a_byte_order_mark_is_fixed(read_as: str) -> None:
     assert clean("hello".encode("utf-16").decode(read_as, "replace")) == "hello"
 
 
-def test_utf16_that_lost_its_last_byte_is_mended() -> None:
+def test_utf16_that_lost_its_last_byte_is_fixed() -> None:
     assert clean("h\x00e\x00l\x00l\x00o") == "hello"
 
 
 @pytest.mark.parametrize(("written", "read"), [("utf-16-le", "utf-16-be"), ("utf-16-be", "utf-16-le")])
 @pytest.mark.parametrize("text", ["Hello there, this is text.", "Hello there, with love 🩷"])
-def test_utf16_in_the_wrong_byte_order_is_mended(written: str, read: str, text: str) -> None:
+def test_utf16_in_the_wrong_byte_order_is_fixed(written: str, read: str, text: str) -> None:
     assert clean(text.encode(written).decode(read)) == text
 
 

@@ -1,4 +1,4 @@
-"""Upkeep: stale entries are embedded anew, a changed source is noticed, dead letters are tried within their bounds."""
+"""Upkeep: stale entries are re-embedded, a changed source is noticed, dead letters are tried within their bounds."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_a_sound_collection_has_nothing_stale(served: World) -> None:
     assert refresh(served, max_age_days=30) == StaleReport("docs", 120, 0, 0, 0, 0, None)
 
 
-def test_old_entries_are_embedded_anew_and_served_meanwhile(served: World) -> None:
+def test_old_entries_are_reembedded_and_served_meanwhile(served: World) -> None:
     age(served, 40, 3, 4)
     age(served, 20, 5)
     before = served.loader.embedded

@@ -1,4 +1,4 @@
-"""Verification of the live system: every kind of damage is found and mended, and nothing else is ever reported."""
+"""Verification of the live system: every kind of damage is found and fixed, and nothing else is ever reported."""
 
 from __future__ import annotations
 
@@ -211,38 +211,38 @@ DAMAGE = {
 
 
 @pytest.fixture(scope="module")
-def mended(tmp_path_factory: pytest.TempPathFactory, databases: Databases, served_template: str) -> Iterator[World]:
-    """One system for all kinds of damage: each is mended before the next, or it fails."""
+def fixed(tmp_path_factory: pytest.TempPathFactory, databases: Databases, served_template: str) -> Iterator[World]:
+    """One system for all kinds of damage: each is fixed before the next, or it fails."""
     name = databases.create(served_template)
-    made = World(tmp_path_factory.mktemp("mended"), databases.url(name))
+    made = World(tmp_path_factory.mktemp("fixed"), databases.url(name))
     yield made
     made.engine.dispose()
     databases.drop(name)
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_damage_is_found_named_repaired_and_then_gone(mended: World, damage: str) -> None:
+def test_damage_is_found_named_repaired_and_then_gone(fixed: World, damage: str) -> None:
     spoil, kind, ids, reason = DAMAGE[damage]
-    mended.sql("DROP TABLE IF EXISTS kept")
-    mended.put(1, start=7)
-    mended.documents.put("long", LONG)
-    mended.settle()
-    spoil(mended)
-    documents = mended.sql("SELECT doc_id, version FROM document WHERE doc_id NOT LIKE 'no%' ORDER BY doc_id")
-    [one] = verify(mended, repair=True).generations
+    fixed.sql("DROP TABLE IF EXISTS kept")
+    fixed.put(1, start=7)
+    fixed.documents.put("long", LONG)
+    fixed.settle()
+    spoil(fixed)
+    documents = fixed.sql("SELECT doc_id, version FROM document WHERE doc_id NOT LIKE 'no%' ORDER BY doc_id")
+    [one] = verify(fixed, repair=True).generations
     assert {kind: [wrong.id for wrong in named] for kind, named in one.first.items()} == {kind: ids}
     assert reason in one.first[kind][0].reason
     assert one.rearmed == len(ids)
-    repair = mended.events("repair")[0]
+    repair = fixed.events("repair")[0]
     assert (repair["actor"], repair["detail"]) == ("tester", {"documents": len(ids), kind: len(ids), "first": ids})
     for view in readback.INVARIANTS:
-        assert mended.sql(f"SELECT * FROM {view}") == []
-    mended.settle()
-    again = verify(mended)
+        assert fixed.sql(f"SELECT * FROM {view}") == []
+    fixed.settle()
+    again = verify(fixed)
     assert again.passed, again
-    assert again.generations[0].reembedded == mended.documents.count()
-    assert mended.differences(mended.generation()) == []
-    after = mended.sql("SELECT doc_id, version FROM document WHERE doc_id NOT LIKE 'no%' ORDER BY doc_id")
+    assert again.generations[0].reembedded == fixed.documents.count()
+    assert fixed.differences(fixed.generation()) == []
+    after = fixed.sql("SELECT doc_id, version FROM document WHERE doc_id NOT LIKE 'no%' ORDER BY doc_id")
     assert after == documents, "a repair changes no version"
 
 
@@ -337,7 +337,7 @@ def test_broken_invariants_are_found_that_no_row_shows(served: World) -> None:
 
 
 def test_a_tampered_history_is_found(served: World) -> None:
-    served.unguarded("UPDATE revector.event SET actor = 'somebody else' WHERE seq = 2")
+    served.unguarded("UPDATE revector.event SET actor = 'someone else' WHERE seq = 2")
     report = verify(served, reembed=0)
     assert (report.passed, report.broken_events) == (False, (2,))
 
@@ -375,13 +375,13 @@ def test_a_generation_that_is_still_filled_is_left_out_and_verified_once_it_is_s
     assert report.passed
 
 
-def test_verifying_waits_for_nobody_and_holds_nobody_up(mended: World) -> None:
+def test_verifying_waits_for_nobody_and_holds_nobody_up(fixed: World) -> None:
     """Another transaction holds the gate and every table against all but plain reads."""
-    name = mended.generation().physical_name
-    with mended.engine.connect() as other, ThreadPoolExecutor(1) as pool:
+    name = fixed.generation().physical_name
+    with fixed.engine.connect() as other, ThreadPoolExecutor(1) as pool:
         other.execute(sa.text("SELECT pg_advisory_xact_lock(1919252067, 1)"))
         other.execute(sa.text(f"LOCK TABLE document, ledger, pending, generation, {name} IN EXCLUSIVE MODE"))
-        done = pool.submit(verify, mended)
+        done = pool.submit(verify, fixed)
         try:
             assert done.result(30).passed
         finally:
@@ -533,16 +533,16 @@ def test_a_sample_looks_first_at_what_the_invariants_name(served: World) -> None
     assert verify(served).passed
 
 
-def test_the_documents_that_are_embedded_anew_are_drawn_by_the_seed(mended: World) -> None:
-    encoder = mended.loader["hashing"]
+def test_the_documents_that_are_reembedded_are_drawn_by_the_seed(fixed: World) -> None:
+    encoder = fixed.loader["hashing"]
     drawn = []
     for seed in (1, 1, 2):
         encoder.embedded.clear()
-        assert verify(mended, reembed=10, seed=seed).generations[0].reembedded == 10
+        assert verify(fixed, reembed=10, seed=seed).generations[0].reembedded == 10
         drawn.append([text for text in encoder.embedded if text.startswith("apple")])
     assert drawn[0] == drawn[1] != drawn[2]
     with pytest.raises(ConfigError, match="above 0"):
-        verify(mended, sample=0)
+        verify(fixed, sample=0)
 
 
 # The migration's own step, and the command line -----------------------------------------------------------------------
@@ -584,11 +584,11 @@ def test_the_command_ends_with_11_where_something_is_wrong_and_says_what(
 
 
 def test_the_command_refuses_a_sample_that_is_none(
-    mended: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    fixed: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(mended.root)
-    before = len(mended.events("verify_live"))
+    monkeypatch.chdir(fixed.root)
+    before = len(fixed.events("verify_live"))
     for sample in ("0", "0%", "101%", "some", "-1", "2.5"):
         assert run(["verify", f"--sample={sample}"]) == 2, sample
         assert "--sample takes a share such as 2%" in capsys.readouterr().err
-    assert len(mended.events("verify_live")) == before
+    assert len(fixed.events("verify_live")) == before

@@ -79,7 +79,7 @@ def test_a_person_ends_a_window_in_which_the_clock_jumped(swapped: World, clock:
     seen = watching(swapped)
     clock.pass_by(60, jump_s=HOUR)
     seen.clock()
-    assert swapped.migrator.retire("the clock was mended", now=True).changed
+    assert swapped.migrator.retire("the clock was fixed", now=True).changed
 
 
 def test_a_jump_takes_nobody_the_way_back(swapped: World, clock: Clock) -> None:

@@ -120,7 +120,7 @@ def test_a_worker_leaves_open_windows_and_other_collections_alone(swapped: World
 
 @pytest.fixture
 def edited(swapped: World) -> World:
-    """Somebody changed the file of what is served."""
+    """Someone changed the file of what is served."""
     swapped.revision("b200", "a100", 'model = ModelSpec(name="hashing:seed2", dim=64)', "index = IndexSpec(m=8)")
     swapped.revision("c300", "b200", C300)
     return swapped

@@ -227,7 +227,7 @@ def _infinity(task: Task) -> Encode:
     return lambda texts, _batch: np.stack(loop.run_until_complete(engine.embed(sentences=texts))[0])
 
 
-# Exports, each in a process of its own so that it counts in nobody's memory -------------------------------------------
+# Exports, each in a process of its own so that it counts in no one's memory -------------------------------------------
 
 
 def _exported(kind: str, task: Task) -> Path:

@@ -1,7 +1,7 @@
 """How often the gate is wrong: verdicts on simulated pairs of models whose true difference in recall is known.
 
 A query has some relevant documents and a chance that a model finds each: 0 for some queries, 1 for others, Beta(2, 2)
-for the rest. Old and new find the same documents for a share of the queries and draw anew for the others. A drop is
+for the rest. Old and new find the same documents for a share of the queries and draw again for the others. A drop is
 planted in two ways: whole queries are lost, or single documents all over. The same samples are judged by percentile and
 by BCa bootstrap intervals (Efron & Tibshirani, 1993, chapters 13 and 14).
 """

@@ -162,8 +162,8 @@ def _set(root: Path, folder: Path) -> Iterator[Figure]:
             f"the {len(documents.ids)} of the file",
             _same(ours, theirs),
         )
-        mended = sum(clean(text) != text for text in documents.texts)
-        yield Figure(f"{name}: texts that ingestion mended (byte order marks, HTML entities)", mended, "documents")
+        fixed = sum(clean(text) != text for text in documents.texts)
+        yield Figure(f"{name}: texts that ingestion fixed (byte order marks, HTML entities)", fixed, "documents")
         yield Figure(f"{name}: least cosine of a document's two vectors", _least(ours, theirs), "cosine")
         languages = {doc: meta.get("lang") for doc, meta in zip(documents.ids, documents.meta, strict=True)}
         for view in views(folder, queries):
@@ -186,7 +186,7 @@ def _model_folder() -> Path:
 
 
 def independent_space(folder: Path, keep: Path) -> Space:
-    """Return a set's own texts, mended as ingestion does, as sentence-transformers encodes them, kept in ``keep``."""
+    """Return a set's own texts, fixed as ingestion does, as sentence-transformers encodes them, kept in ``keep``."""
     documents, queries = (independent.read_texts(folder / f"{what}.jsonl") for what in ("corpus", "queries"))
     vectors = independent.encode(_model_folder(), tuple(clean(text) for text in documents.texts), keep)
     asked = independent.encode(_model_folder(), queries.texts, keep)

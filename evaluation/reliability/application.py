@@ -1,7 +1,7 @@
 """The simulated application of the kill trials, and what it was told: the truth that the indexes are compared with.
 
 Neither ledger, work set nor registry is trusted: expected texts come from the source and from acknowledged writes,
-encoders from the migration files; every document of every live index and every hit of every answer is embedded anew.
+encoders from the migration files; every document of every live index and every hit of every answer is re-embedded.
 """
 
 from __future__ import annotations

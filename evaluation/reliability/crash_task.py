@@ -35,7 +35,7 @@ TASKS = (*FORWARD[:2], "embed 0", "embed 1", *FORWARD[2:])
 """What passes the point, in order."""
 
 PEOPLE = "approval|rollback_window|rollback|retire"
-"""Tasks that ask somebody, or follow the answer: they count as done."""
+"""Tasks that ask someone, or follow the answer: they count as done."""
 
 LIMIT_S = 180.0
 

@@ -187,7 +187,7 @@ class Struck:
             found = self._ends_in_our_tree(worker.drain, scenario)
         self.fired[f"encoder: {name}", "worker"] += 1
         found += self._heal("worker", worker.drain, scenario)
-        self.write_again(ids)  # nothing else would mend what is shown wrong
+        self.write_again(ids)  # nothing else would fix what is shown wrong
         return found
 
     def other_model(self) -> list[Finding]:

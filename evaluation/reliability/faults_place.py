@@ -216,7 +216,7 @@ class Place:
         return [Finding("the pool gets its connections back", scenario, f"{out} are out")] if out else []
 
     def compare(self, scenario: str) -> list[Finding]:
-        """Compare table and live indexes, whole, with what was acknowledged; every text is embedded anew."""
+        """Compare table and live indexes, whole, with what was acknowledged; every text is re-embedded."""
         found = []
         for place in self.application.compare():
             for promise, ids in (("lost", place.lost), ("stale", place.stale), ("resurrected", place.resurrected)):

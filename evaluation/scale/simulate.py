@@ -2,7 +2,7 @@
 
 As revector does it: a free worker takes the next shard; what a worker sealed before it died is kept, the rest of its
 shard is taken up by the next free worker once Airflow has noticed (heartbeat timeout and retry delay); nobody helps a
-slow worker with the shard that it has. Each run draws its deaths and its workers' speeds anew.
+slow worker with the shard that it has. Each run draws its deaths and its workers' speeds again.
 
 Machines of one's own die more seldom than the default says: 2e-5 an hour (The Llama 3 Herd of Models, 2024, section
 3.3.4: 419 unexpected interruptions of 16,384 GPUs in 54 days).

@@ -31,7 +31,7 @@ DEPTH = 4
 
 WARM_QUERIES = 3
 TIMED_QUERIES, BATCH = 100, 32
-"""So many queries are encoded alone, as they are served, which is slow; the others so many at once."""
+"""How many queries are encoded alone, as they are served, which is slow, and the batch size for the others."""
 NAMED = 100
 """Lost best documents that a report names; it counts all of them."""
 

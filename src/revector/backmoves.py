@@ -65,7 +65,7 @@ class BackMoves:
         if generation is not None and generation.gen in (collection.active_gen, collection.standby_gen):
             return  # it is through, or goes forward again into its own window
         try:
-            with suppress(RollbackUnavailable, StaleRun):  # somebody else was quicker
+            with suppress(RollbackUnavailable, StaleRun):  # someone else was quicker
                 self._retire(WINDOW_OVER, wait=False)
         except WindowOpen as error:
             if swaps:

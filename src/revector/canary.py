@@ -21,10 +21,10 @@ MAX_DROP = 0.02
 """Fall of recall@10 below the first canary of a generation that raises an alert, as does any larger one."""
 
 POWER = 0.8
-"""A fall counts as noticed where so many of all sets of queries show it."""
+"""The share of all sets of queries that must show a fall for it to count as noticed."""
 
 COARSE = 1.5
-"""A canary of which only falls of more than so many times ``max_drop`` are noticed says so."""
+"""A canary that only notices falls larger than this multiple of ``max_drop`` says so."""
 
 _ROUNDING = 1e-9
 

@@ -37,7 +37,7 @@ CHANGED = 20
 """Queries shown that lost most, and that won most."""
 
 MORE_DRAWS = 10
-"""At most so many times the usual draws for the end that holds for all slices."""
+"""The most draws, as a multiple of the usual number, for the bound that holds for all slices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +58,8 @@ class Change:
     """One metric of old and new over the same queries; all but ``queries`` and ``new`` are None without an old one.
 
     ``difference`` is new minus old, ``p`` that of no change at all, ``deviation`` that of the paired differences.
-    ``detectable`` is the smallest drop that so many queries can tell, ``needed`` how many the demanded one takes (None
-    where none is demanded): both with 80 % power.
+    ``detectable`` is the smallest drop that this number of queries can tell, ``needed`` how many the demanded one takes
+    (None where none is demanded): both with 80 % power.
     """
 
     queries: int
@@ -217,7 +217,7 @@ def compare(
 
 
 def check_rank(k: int, documents: int) -> None:
-    """Raise ``ConfigError`` unless recall@``k`` over so many documents can tell anything."""
+    """Raise ``ConfigError`` unless recall@``k`` over that number of documents can tell anything."""
     if not 1 <= k <= documents:
         raise ConfigError(
             f"recall@{k} was asked for over {documents} documents; k must be 1 to the number of documents, or every "

@@ -49,7 +49,7 @@ class Encoders:
         return encoder
 
     def probe(self, generation: Generation) -> None:
-        """Embed the probe texts anew. Raises ``EncoderError`` unless they still are what the generation was built with.
+        """Re-embed the probe texts. Raises ``EncoderError`` unless they still are what the generation was built with.
 
         A model behind an API, or a device, may change while its settings stay the same.
         """

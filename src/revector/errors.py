@@ -118,11 +118,11 @@ class SearchTooLong(DatabaseError):
 
 
 class SchemaMismatch(DatabaseError):
-    """The tables belong to another version of revector, or somebody dropped some."""
+    """The tables belong to another version of revector, or someone dropped some."""
 
 
 class IndexGone(DatabaseError):
-    """A table of a generation is not there: it was retired meanwhile, or somebody dropped the table by hand."""
+    """A table of a generation is not there: it was retired meanwhile, or someone dropped the table by hand."""
 
 
 class NotAllowed(DatabaseError):

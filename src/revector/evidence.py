@@ -30,7 +30,7 @@ from revector.spec import Gate, Revision
 from revector.verification import Comparison
 
 STEP_REEMBEDDED = 64
-"""Documents that the step verify embeds anew: a few seconds on a CPU, on top of reading every row."""
+"""Documents that the step verify re-embeds: a few seconds on a CPU, on top of reading every row."""
 
 KINDS = {"verify": "verify", "gate": "recall"}
 
@@ -195,7 +195,7 @@ class Evidence:
             if generation.gen not in held.collection.live:
                 raise GenerationGone(
                     f"revision {generation.revision} was aborted meanwhile; its generation {generation.gen} was not "
-                    "measured. Nothing was changed; begin anew with `revector upgrade`."
+                    "measured. Nothing was changed; start again with `revector upgrade`."
                 )
             return moves.Seen(work.newest_version(held.connection), documents)
 

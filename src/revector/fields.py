@@ -65,7 +65,7 @@ def fill_field(
         done = registry.set_field(engine, cid, field, found) if found else 0
         filled += done
         progress.advance(done)
-        if done == len(found):  # else somebody was faster: the page is looked at again
+        if done == len(found):  # else someone was faster: the page is looked at again
             after, without = page[-1].doc_id, without + len(page) - len(found)
     else:
         with engine.connect() as connection:

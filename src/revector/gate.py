@@ -151,7 +151,7 @@ def usable_queries(labels: Labels, corpus: Corpus) -> QuerySet:
 
 
 def refuse_unmeasurable(gate: Gate, queries: QuerySet, documents: int) -> None:
-    """Refuse a gate that these labels over so many documents could never pass: before the work, not after it.
+    """Refuse a gate that these labels over that number of documents could never pass: before the work, not after it.
 
     Raises ``LabelError`` for fewer queries than it demands, a slice that no query is in, and a recall that no ranking
     reaches; ``ConfigError`` for ``k`` above the number of documents.

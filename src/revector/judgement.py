@@ -171,7 +171,7 @@ def _drop(comparison: Comparison, max_drop: float) -> Finding:
 
 
 def _advice(change: Change) -> str:
-    can = f"So many queries can tell a drop of {change.detectable:.4f}"
+    can = f"This number of queries can tell a drop of {change.detectable:.4f}"
     if change.needed is None:
         return f"{can}; only a gain can exclude a drop of 0."
     if change.needed > change.queries:

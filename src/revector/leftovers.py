@@ -17,7 +17,7 @@ from revector.stores import ledgers
 class Leftovers:
     """What the ended generations of one collection left. ``drain_s`` is longer than any query runs.
 
-    ``archive_days``: how long embeddings outlive their index, for who begins anew.
+    ``archive_days``: how long embeddings outlive their index, so that a restart can reuse them.
     """
 
     def __init__(

@@ -62,11 +62,11 @@ class Settings:
     """What a migrator needs to know; ``drain_s`` lies between emptying a slot and dropping its index.
 
     ``shards``: parts of a backfill; None: as its plan reckons (``outcomes.shards_for``). ``archive_days``: how long
-    embeddings outlive their index, for who begins anew. ``warm_wait_s``: how long a swap waits for serving processes to
-    have loaded the next encoder. ``served_encoder``: for a copy, the fingerprint of the one that serves the original:
-    it needs no proof (``fidelity.Proof``). ``overlap``: reading, embedding and publishing side by side, and resting for
-    others as ``bars`` says; without it, all statements of a backfill come from one thread. ``shadow_share``: of live
-    queries, those that are read twice.
+    embeddings outlive their index, so that a restart can reuse them. ``warm_wait_s``: how long a swap waits for
+    serving processes to have loaded the next encoder. ``served_encoder``: for a copy, the fingerprint of the one that
+    serves the original: it needs no proof (``fidelity.Proof``). ``overlap``: reading, embedding and publishing side by
+    side, and resting for others as ``bars`` says; without it, all statements of a backfill come from one thread.
+    ``shadow_share``: of live queries, those that are read twice.
     """
 
     migrations: Path
@@ -387,7 +387,7 @@ class Migrator:
                 return moves.swap(held, generation, began=began, reason=reason, allowed_times=allowed_times)
 
         # Writers go on while recall is measured. Where so much changes meanwhile that the evidence is old when it is
-        # there, twice as many changes are allowed each time that it was measured anew, or no swap would ever come.
+        # there, twice as many changes are allowed each time that it was measured again, or no swap would ever come.
         for attempt in tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(EvidenceStale),
             stop=tenacity.stop_after_attempt(MEASURE_ATTEMPTS),

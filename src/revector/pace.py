@@ -25,7 +25,7 @@ LEAST_SHARE, FASTER = 0.125, 0.125
 """However much suffers, an eighth of the time is worked; each look at which nothing does gives one back."""
 
 LOOKS, K = 2, 10
-"""Of so many looks the searches count, and so many documents each wants."""
+"""Searches of the last two looks count; each asks for ten documents."""
 
 
 @dataclass(frozen=True, slots=True)

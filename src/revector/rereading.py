@@ -20,7 +20,7 @@ from revector.stores.sessions import end_step
 from revector.text import is_id
 
 FIRST = 20
-"""So many ids that a source has not are named."""
+"""How many of the ids missing from a source are named."""
 
 MOST_MISSING = 0.05
 """Share of a collection's documents that may be deleted at once because its source has them no more, unless said."""

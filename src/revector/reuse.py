@@ -155,7 +155,7 @@ class Reuse:
     def find(self, items: Sequence[Item], *, archive: bool = False) -> dict[str, Known]:
         """Return what is known of the documents in ``items`` (sorted by id), by id; with ``archive`` also from there.
 
-        What a repair took back is not looked for: it is embedded anew.
+        What a repair took back is not looked for: it is re-embedded.
         """
         if not items or not self._generation.vectors_fp:
             return {}

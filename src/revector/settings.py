@@ -75,7 +75,7 @@ class ServeSettings(BaseModel):
     searches: int = Field(default_factory=lambda: min(16, 4 * _cpus()), ge=1, le=1_000)
     """Searches at once in each process; more wait for up to 2 s, and get 503."""
     searches_per_key: int = Field(default_factory=lambda: min(8, max(2, _cpus())), ge=1, le=1_000)
-    """Of them by one key; more wait likewise, and get 429. With more costly ones than CPUs, each takes longer, and
+    """Of them by one key; more wait too, and get 429. With more costly ones than CPUs, each takes longer, and
     everybody else's wait with them (evaluation/bench/flood.py)."""
     uploads: int = Field(default=8, ge=1, le=1_000)
     """Uploads at once in each process; one more gets 503."""

@@ -38,7 +38,7 @@ SAVE_S = 30.0
 STATEMENT_S = 5
 KEPT = 1_000
 FAILURES = 5
-"""So many errors in a row open the circuit; after ``REST_S`` one query tries again."""
+"""How many errors in a row open the circuit; after ``REST_S`` one query tries again."""
 
 REST_S = 60.0
 

@@ -80,7 +80,7 @@ class Standing:
                 raise
             raise GenerationGone(
                 f"revision {generation.revision} was aborted meanwhile, and its generation {generation.gen} dropped. "
-                "Nothing more was changed; begin anew with `revector upgrade`."
+                "Nothing more was changed; start again with `revector upgrade`."
             ) from error
 
     def phase(self, generation: Generation) -> Phase:

@@ -30,7 +30,7 @@ BLOCK = 1 << 20
 """Random numbers held at once (8 MiB)."""
 
 EXACT_FLIPS = 16
-"""Up to so many queries that differ, all sign flips are counted instead of drawn (65,536)."""
+"""Up to this many queries that differ, all sign flips (65,536) are counted instead of drawn."""
 
 NEAR_CEILING = 0.05
 """How near to the best possible mean a score counts as being at the ceiling (our choice)."""

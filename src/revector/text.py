@@ -1,4 +1,4 @@
-"""Text that is fit to be embedded: mends what was decoded wrongly, refuses what would give meaningless vectors.
+"""Text that is fit to be embedded: fixes what was decoded wrongly, refuses what would give meaningless vectors.
 
 Mending is ftfy's, set so that good text is left alone: the Unicode form stays, and so do ligatures, full-width forms
 and curly quotes. What is changed: mojibake ("cafÃ©"), HTML entities (also escaped several times, so a text that quotes
@@ -29,7 +29,7 @@ Damage are replacement characters, private use (no font can be assumed), nonchar
 were taken out. A character that is newer than this Python's Unicode tables is none.
 """
 
-_MEND = ftfy.TextFixerConfig(
+_FIXES = ftfy.TextFixerConfig(
     unescape_html=True,
     fix_latin_ligatures=False,
     fix_character_width=False,
@@ -48,7 +48,7 @@ _UTF16_SHARE = 0.75  # of the high bytes; the rest is typographic punctuation (U
 
 
 def clean(text: str | None, *, max_mib: int = 4) -> str:
-    """Return the text mended; good text comes back unchanged, and mended text as well.
+    """Return the text fixed; good text comes back unchanged, and fixed text as well.
 
     Raises ``EmptyText`` for None and for white space and zero-width characters alone. Raises ``DocumentError`` when it
     is no string, has no visible characters, is above ``max_mib`` MiB in UTF-8, holds NUL characters or lone surrogates,
@@ -61,7 +61,7 @@ def clean(text: str | None, *, max_mib: int = 4) -> str:
 
 
 def clean_query(text: str) -> str:
-    """Return the query mended as documents are. Raises ``QueryRefused`` where ``clean`` would refuse a document."""
+    """Return the query fixed as documents are. Raises ``QueryRefused`` where ``clean`` would refuse a document."""
     try:
         return _cleaned(text, MAX_QUERY_MIB)
     except _Unfit as unfit:
@@ -84,10 +84,10 @@ def _cleaned(text: str | None, max_mib: int) -> str:
         return text
     text = _join_surrogates(text)
     _check_size(text, max_mib)
-    mended = _mend(text)
-    _check_content(text, mended)
-    _check_size(mended, max_mib)
-    return mended
+    fixed = _fixed(text)
+    _check_content(text, fixed)
+    _check_size(fixed, max_mib)
+    return fixed
 
 
 def check_id(doc_id: str) -> str:
@@ -173,24 +173,24 @@ def _check_size(text: str, max_mib: int) -> None:
         )
 
 
-def _mend(text: str) -> str:
+def _fixed(text: str) -> str:
     # To the fixed point: ftfy repeats itself per line, but its work on line breaks can make new lines.
-    while (mended := ftfy.fix_text(_undo_utf16(text), _MEND)) != text:
-        text = mended
-    return mended
+    while (fixed := ftfy.fix_text(_undo_utf16(text), _FIXES)) != text:
+        text = fixed
+    return fixed
 
 
-def _check_content(text: str, mended: str) -> None:
-    if not any(_is_visible(c) for c in mended) and "\ufffd" not in mended:
-        damaged = _C0_DAMAGE.search(text) or not all(c.isspace() or unicodedata.category(c) == "Cf" for c in mended)
+def _check_content(text: str, fixed: str) -> None:
+    if not any(_is_visible(c) for c in fixed) and "\ufffd" not in fixed:
+        damaged = _C0_DAMAGE.search(text) or not all(c.isspace() or unicodedata.category(c) == "Cf" for c in fixed)
         raise _Unfit(
             f"The text {_excerpt(text)} has no visible characters, so its vector would mean nothing.",
             "hand over its text or leave it out.",
             DocumentError if damaged else EmptyText,
         )
     removed = len(_C0_DAMAGE.findall(_undo_utf16(text)))
-    left = sum(n for c, n in Counter(mended).items() if _is_damage(c))
-    share = (removed + left) / (removed + len(mended))
+    left = sum(n for c, n in Counter(fixed).items() if _is_damage(c))
+    share = (removed + left) / (removed + len(fixed))
     if share > MAX_DAMAGED_SHARE:
         raise _Unfit(
             f"The text {_excerpt(text)} is damaged: {share:.0%} of it are control, private-use or replacement "

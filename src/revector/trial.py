@@ -35,7 +35,7 @@ MARK = "revector_rehearsal"
 
 QUERY_CHARACTERS = 500
 REEMBEDDED = 16
-"""Documents of each index that are embedded anew after a move, to compare."""
+"""Documents of each index that are re-embedded after a move, to compare."""
 
 WHY = "rehearsal"
 LANES = ("live", "bulk")
@@ -306,7 +306,7 @@ class Trial:
         return wrong
 
     def _not_served(self, generation: Generation, written: _Written) -> list[str]:
-        """Say what is not as it must be for somebody who searches through the alias."""
+        """Say what is not as it must be for someone who searches through the alias."""
         wrong = []
         answer = self._searcher.search(written.query, len(written.there) + 2, where={MARK: self._name})
         found = {hit.id for hit in answer.hits}

@@ -1,4 +1,4 @@
-"""Upkeep by night: stale index entries are embedded anew, a source is read again, dead letters are tried again."""
+"""Upkeep by night: stale index entries are re-embedded, a source is read again, dead letters are tried again."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def refresh_stale(
 
     ``source`` is read again first: what differs there is written, **also over what was written directly since**, so
     name one only where it is the truth; ``max_missing``: see ``reread_source``. Entries above ``max_age_days`` lose
-    their hash, so that they are embedded anew and not taken from another index; they are served until then. None: age
+    their hash, so that they are re-embedded and not taken from another index; they are served until then. None: age
     does not count. Raises ``ConfigError`` for numbers out of range, as ``reread_source``, and ``GateBusy`` when
     documents are held by others; what was done before stays done, and the call may be repeated.
     """
@@ -121,7 +121,7 @@ def retry_dead_letters(
 
     Always where the failure may pass: it was of a kind that is tried 8 times (device, connection, memory). Up to
     ``tries`` times for one text where it was final, or where processes died of it; how often is counted from the
-    history, and a new version of the document begins anew. What a person waived is left alone. Raises ``ConfigError``
+    history, and a new version of the document starts again. What a person waived is left alone. Raises ``ConfigError``
     for numbers out of range.
     """
     if limit < 1 or tries < 0:

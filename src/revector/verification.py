@@ -1,7 +1,7 @@
 """Proof, at any time and without holding anybody up, that the live indexes equal the documents; and their repair.
 
 What "equal" means stands here and in ``registry.readback``: the registry's invariants, every id's rows against its
-document, and a sample cut and embedded anew. No count, statistic or earlier verdict is trusted.
+document, and a sample re-chunked and re-embedded. No count, statistic or earlier verdict is trusted.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MOST_SUSPECTS = 1_000
 
 LEAST_TOLERANCE = 1e-5
 NOISE_FACTOR = 10.0
-"""A vector embedded anew may differ by this cosine distance, or by so many times what the probe texts differ.
+"""A re-embedded vector may differ by this cosine distance, or by this multiple of what the probe texts differ.
 
 Measured with all-MiniLM-L6-v2 on a CPU, 150 texts alone and in batches: chunks differ by 4e-13 in float32, 7e-7 in
 float16 and 5e-5 in bfloat16; the probe texts by 7e-13, 9e-7 and 6e-5. Storage as halfvec adds 5e-8, and never more
@@ -69,7 +69,7 @@ class Comparison:
         self.found = Found(generation.gen, generation.revision, role)
 
     def run(self, *, reembed: int, after: str = "", sample: float | None = None) -> Found:
-        """Look at every id, or at a ``sample`` from ``after`` on and round again; embed up to ``reembed`` anew."""
+        """Look at every id, or at a ``sample`` from ``after`` on and round again; re-embed up to ``reembed``."""
         found = self.found
         with self._engine.connect() as connection:
             if not self._has_rows(connection):
@@ -151,13 +151,13 @@ class Comparison:
             try:
                 self.found.rearmed += rearm(self._engine, cid, gen, ids, actor=self._repair_as)
             except GateBusy:
-                return  # somebody writes these documents at length; the next repair has them
+                return  # someone writes these documents at length; the next repair has them
 
     # Vectors ----------------------------------------------------------------------------------------------------------
 
     def _embed_anew(self, doc_ids: Sequence[str]) -> None:
         found = self.found
-        self._progress.start(f"embed {found.revision} anew", len(doc_ids))
+        self._progress.start(f"re-embed {found.revision}", len(doc_ids))
         try:
             encoder, chunker = self._encoder()
             for at in range(0, len(doc_ids), BATCH_DOCUMENTS):
@@ -185,7 +185,7 @@ class Comparison:
         return encoder, self._encoders.chunker_of(generation)
 
     def _unlike(self, encoder: Encoder, chunker: Chunker, shown: Sequence[Shown]) -> list[Wrong]:
-        """Cut and embed texts anew; return the documents whose rows differ, text and rows being of one snapshot."""
+        """Re-chunk and re-embed texts; return the documents whose rows differ, text and rows being of one snapshot."""
         wrong: list[Wrong] = []
         same: list[tuple[Shown, list[Chunk]]] = []
         limit = self._generation.spec.model.max_unknown_tokens
@@ -253,7 +253,7 @@ def verify_live(
 
     ``sample``: a share below 1 or a number of ids per generation, going on where the newest sample in the history
     ended and round again, so that successive runs come across every id; None looks at all. ``reembed``: how many of
-    those are embedded anew per generation; 0 loads no model. ``repair`` makes the wrong documents due again: a worker
+    those are re-embedded per generation; 0 loads no model. ``repair`` makes the wrong documents due again: a worker
     replaces their rows, which are served until then. Raises ``ConfigError`` for numbers out of range.
     """
     if reembed < 0 or (sample is not None and not sample > 0):

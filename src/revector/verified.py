@@ -37,7 +37,7 @@ class Found:
     chunks: int = 0
     reembedded: int = 0
     tolerance: float | None = None
-    """Cosine distance allowed between a stored vector and the one embedded anew."""
+    """Cosine distance allowed between a stored vector and the one re-embedded."""
     farthest: float = 0.0
     """Largest distance among those that passed."""
     wrong: Counter[str] = field(default_factory=Counter)
@@ -45,7 +45,7 @@ class Found:
     alike: list[Alike] = field(default_factory=list)
     """Vectors of unlike texts: no damage, but nothing can tell these apart."""
     unreadable: dict[str, str] = field(default_factory=dict)
-    """Documents that were embedded anew and would be refused today, and why: too many unknown tokens."""
+    """Documents that were re-embedded and would be refused today, and why: too many unknown tokens."""
     faults: list[str] = field(default_factory=list)
     """What is wrong with the index or its encoder as a whole."""
     rearmed: int = 0

@@ -80,6 +80,6 @@ class Watch:
             note_encoder(self._engine, generation.cid, generation.gen, None, actor=self._actor)
 
     def encoder_failed(self, generation: Generation, error: EncoderError) -> None:
-        """Record a failing encoder, so that status tells it of the way back before somebody needs that way."""
+        """Record a failing encoder, so that status tells it of the way back before someone needs that way."""
         self._probed.pop(generation.gen, None)
         note_encoder(self._engine, generation.cid, generation.gen, str(error), actor=self._actor)

@@ -304,7 +304,7 @@ class ClassB(ClassA):
         version, content, _, truly = state[self.doc[d] : self.doc[d] + 4]
         item, _, ledger, shown, named = state[self.cell[g][d] : self.cell[g][d] + 5]
         if item > version or ledger > version:
-            return "ahead: an item or a ledger row is newer than its document, and nothing can mend it (I2)"
+            return "ahead: an item or a ledger row is newer than its document, and nothing can fix it (I2)"
         shown_deleted = not content and not shown
         if state[self.phase + g] >= SEEDED and item < version and ledger != version and not shown_deleted:
             return "lost: the index is behind and no work waits (I1)"

@@ -269,7 +269,7 @@ class ControlA(DataA):
                 t = bytearray(s)
                 self._abort(t)
                 t[self.token] = OTHER
-                out.append(("ABORT by somebody else", bytes(t)))
+                out.append(("ABORT by someone else", bytes(t)))
         if not g:
             return
         t = bytearray(s)

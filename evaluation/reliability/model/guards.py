@@ -143,7 +143,7 @@ ASKED_FOR = ("forward_again_epoch", "rollback_again_counts", "changes_seen_under
 """Guards of class A that revector lacked when this model showed what happens without them.
 
 It has the first and the third since. The second it does not follow: a rollback that finds itself done already does not
-call off a run that somebody else began before; that run goes forward again as if it had been asked for afterwards.
+call off a run that someone else began before; that run goes forward again as if it had been asked for afterwards.
 """
 
 

@@ -206,7 +206,7 @@ class StateA:
         if not version:
             return None  # never written, or removed without a tombstone: the views join the document
         if item > version or ledger > version:
-            return "ahead: an item or a ledger row is newer than its document, and nothing can mend it (I2)"
+            return "ahead: an item or a ledger row is newer than its document, and nothing can fix it (I2)"
         shown_deleted = not content and not shown
         if state[self.phase + g] >= SEEDED and item < version and ledger != version and not shown_deleted:
             return "lost: the index is behind and no work waits (I1)"

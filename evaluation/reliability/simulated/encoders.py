@@ -17,7 +17,7 @@ from revector.spec import ModelSpec
 
 LASTING = ("unavailable", "busy")
 FAULTS = (*LASTING, "hiccup", "short", "short", "nan", "reversed")
-"""Of embedding documents: some last until they are mended, the others befall one call."""
+"""Of embedding documents: some last until they are fixed, the others befall one call."""
 
 POISON, VENOM = "poison", "venom"
 """Words that no model survives: for the one it raises something of its own, for the other it answers with NaN."""

@@ -95,7 +95,7 @@ class Oracle:
     # Sessions ---------------------------------------------------------------------------------------------------------
 
     def forget(self, doc_ids: Collection[str]) -> None:
-        """Sessions may see older states of these from now on: somebody moved the alias over them, knowingly."""
+        """Sessions may see older states of these from now on: someone moved the alias over them, knowingly."""
         for floor in self._floors.values():
             for doc_id in doc_ids:
                 floor.pop(doc_id, None)

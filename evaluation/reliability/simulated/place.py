@@ -137,7 +137,7 @@ class Place:
         return int(row[0]), name
 
     def end(self, cid: int) -> None:
-        """Leave a collection behind, in nobody's way."""
+        """Leave a collection behind, in no one's way."""
         for standing in self.stage.standing:
             self.stage.kill(standing)
         self.database.execute(

@@ -1,4 +1,4 @@
-"""What a rule is, and how rules are chosen: by a seed, or by whoever looks for the shortest failing history."""
+"""What a rule is, and how rules are chosen: by a seed, or by a caller who looks for the shortest failing history."""
 
 from __future__ import annotations
 

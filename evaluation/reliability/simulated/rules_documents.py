@@ -32,7 +32,7 @@ SESSIONS = ("reader 1", "reader 2", "reader 3")
 
 @rule(9, DOCS, WORDS, LANGUAGES, EXTRAS, FATES)
 def put(world: World, doc_id: str, words: int, lang: str, extra: str, fate: Fate | None) -> bool:
-    """Create, replace or create anew."""
+    """Create, replace or create again."""
     text, meta = world.text(words, extra), {"lang": lang}
     world.write([Write(doc_id, text, meta)], lambda: world.documents.put(doc_id, text, meta), fate)
     return True

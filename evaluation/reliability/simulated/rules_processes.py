@@ -295,7 +295,7 @@ def jump_clock(world: World, seconds: float) -> bool:
 
 @rule(6, ("active", "building", "standby", "b200", "c300"), (*FAULTS, None, None))
 def break_encoder(world: World, of: str, fault: str | None) -> bool:
-    """The model server of a live generation, or of a revision to come, begins to fail or is mended."""
+    """The model server of a live generation, or of a revision to come, begins to fail or is fixed."""
     revision = world.place.revisions.get(of)
     if revision is None:
         if of not in world.seen.slots:
@@ -312,7 +312,7 @@ def break_encoder(world: World, of: str, fault: str | None) -> bool:
 
 @rule(1, tuple(MODELS)[:3])
 def replace_model(world: World, revision: str) -> bool:
-    """Another model lies under a model's name, or the old one again; all processes start anew with what is there."""
+    """Another model lies under a model's name, or the old one again; all processes start again with what is there."""
     world.place.models.replaced ^= {world.place.revisions[revision].model.name}
     world.restart_all()
     return True

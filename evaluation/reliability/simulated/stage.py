@@ -29,7 +29,7 @@ class Killed(BaseException):
 
 
 class Hang(Exception):
-    """A call did not come back: it waits for a lock that somebody who stands still holds."""
+    """A call did not come back: it waits for a lock that someone who stands still holds."""
 
 
 @dataclass(frozen=True, slots=True)

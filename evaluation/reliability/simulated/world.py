@@ -75,7 +75,7 @@ class World:
         return self._processes[name]
 
     def restart_all(self) -> None:
-        """Kill all processes; they start anew when they are needed."""
+        """Kill all processes; they start again when they are needed."""
         for name in self.place.stage.standing:
             self.place.stage.kill(name)
         self._processes.clear()

@@ -46,7 +46,7 @@ def make_dag(
     failed. ``default_args`` (queue, pool, executor, ...) are those of every task.
 
     A DAG without a schedule is not paused when Airflow first sees it, whatever Airflow's default: it runs only when
-    somebody starts it, and a run of a paused DAG waits for ever. Those with a schedule arrive as Airflow is set.
+    someone starts it, and a run of a paused DAG waits for ever. Those with a schedule arrive as Airflow is set.
     """
     arguments = {
         "owner": owner,
@@ -146,5 +146,5 @@ def collection_param(names: Collection[str], problem: str | None) -> Param:
 
 def warning(*problems: str | None) -> str:
     """Return the lines that a DAG's documentation begins with while the project's files cannot be read."""
-    lines = [f"**{problem}** Runs fail at their first task until it is mended.\n\n" for problem in problems if problem]
+    lines = [f"**{problem}** Runs fail at their first task until it is fixed.\n\n" for problem in problems if problem]
     return "".join(lines)

@@ -124,7 +124,7 @@ class RevectorOperator(BaseOperator):
 class MigrationOperator(RevectorOperator):
     """Base of the operators that work on the migration to one revision.
 
-    ``question``: the task that asked a person; where somebody answered, this is done under that name, for that reason.
+    ``question``: the task that asked a person; where someone answered, this is done under that name, for that reason.
     """
 
     template_fields: Sequence[str] = (*RevectorOperator.template_fields, "revision", "question")
@@ -236,7 +236,7 @@ class MoveOperator(MigrationOperator):
 
     ``action``: one of ``MOVES``. ``phase`` "": any. What was moved between the look and the move is left alone too.
     ``skip_if_moved``: a migration that is not there any more skips the task, instead of a ``StateError``, and a
-    retirement on nobody's word waits for the end of the window.
+    retirement on no one's word waits for the end of the window.
     """
 
     template_fields: Sequence[str] = (*MigrationOperator.template_fields, "action", "phase", "reason")

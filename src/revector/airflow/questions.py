@@ -58,7 +58,7 @@ class MigrationApprovalOperator(_Question, ApprovalOperator):
         self.wanted = wanted
 
     def execute(self, context: Any) -> Any:
-        """Ask, with the gate's figures, if the step before was the gate and somebody must approve."""
+        """Ask, with the gate's figures, if the step before was the gate and someone must approve."""
         name, status, phase = self._look()
         wanted = self.wanted or (status["migration"] or {}).get("needs_approval")
         if not wanted or phase is not Phase.GATED:

@@ -94,7 +94,7 @@ def verify_dag(
     """Return the DAG that proves that every live index equals the documents, and fails when one does not.
 
     ``sample``: a share below 1 or a number of documents of each index, going on where the last one ended; None: all.
-    ``reembed``: how many of those are cut and embedded anew. Both are what the form begins with.
+    ``reembed``: how many of those are re-chunked and re-embedded. Both are what the form begins with.
     """
     options = {
         "schedule": schedule,
@@ -114,8 +114,8 @@ def verify_dag(
                 reembed,
                 type="integer",
                 minimum=0,
-                title="Embed anew",
-                description="Documents of each index to cut and embed anew; 0 loads no model",
+                title="Re-embed",
+                description="Documents of each index to re-chunk and re-embed; 0 loads no model",
             ),
             "repair": Param(
                 False,
@@ -142,7 +142,7 @@ def dead_letters_dag(
         "description": "Try dead letters again, within bounds",
         "doc_md": "One task a collection. A document that failed in a way that may pass (device, connection, memory) "
         "is made due again each time; one that was refused for good, or that processes died of, so many times for one "
-        "text. What a person waived is left alone, and what ingestion refused is mended at its source. The log has the "
+        "text. What a person waived is left alone, and what ingestion refused is fixed at its source. The log has the "
         "counts, and the history names what was tried.",
         "params": {
             "limit": Param(
@@ -183,7 +183,7 @@ def stale_dag(
     names, _ = collections_of(place_of(common.get("config"), common.get("conn_id"))["config"])
     options = {
         "schedule": schedule,
-        "description": "Embed anew what is stale, in every live index",
+        "description": "Re-embed what is stale, in every live index",
         "doc_md": "One task a collection: reads the source again where the form names the collection, then makes index "
         "entries due again that are not at their document's version with nobody at work on it, or that are older than "
         "the limit. A worker embeds them again; they are served until then. The task ends when that is done, and "
@@ -195,7 +195,7 @@ def stale_dag(
                 type=["null", "number"],
                 exclusiveMinimum=0,
                 title="Oldest (days)",
-                description="Embed anew what was embedded longer ago; empty: age does not count",
+                description="Re-embed what was embedded longer ago; empty: age does not count",
             ),
             "limit": Param(
                 limit,

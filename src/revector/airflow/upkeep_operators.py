@@ -66,7 +66,7 @@ class VerifyOperator(RevectorOperator):
     """Proves that every live index equals the documents; raises ``VerificationFailed`` when something is wrong.
 
     ``sample``: a share below 1 or a number of documents of each index; None: all. ``reembed``: how many of those are
-    cut and embedded anew. ``repair``: make what is wrong due again.
+    re-chunked and re-embedded. ``repair``: make what is wrong due again.
     """
 
     template_fields: Sequence[str] = (*RevectorOperator.template_fields, "sample", "reembed", "repair")
@@ -100,10 +100,10 @@ def _wrong(report: Report) -> str:
     ]
     reasons += [f"the history was tampered with at event {event}" for event in report.broken_events[:3]]
     rearmed = sum(one.rearmed for one in report.generations)
-    mended = f"{rearmed:,} documents are due again; a worker replaces them" if rearmed else "nothing was repaired"
+    fixed = f"{rearmed:,} documents are due again; a worker replaces them" if rearmed else "nothing was repaired"
     return (
         f"not everything in {report.collection} equals the documents: {'. '.join(reasons)}. Searches are still "
-        f"answered; {mended}. See `revector verify`; with --repair, or with repair in this DAG's form, wrong documents "
+        f"answered; {fixed}. See `revector verify`; with --repair, or with repair in this DAG's form, wrong documents "
         "become due again."
     )
 

@@ -87,7 +87,8 @@ def from_clicks(
         int, typer.Option(min=1, metavar="N", help="A document is relevant for a query from N clicks on.")
     ] = 3,
     days: Annotated[
-        float | None, typer.Option(min=0, max=36_500, help="Only clicks so many days before the newest; default: all.")
+        float | None,
+        typer.Option(min=0, max=36_500, help="Only clicks of the last DAYS days before the newest; default: all."),
     ] = None,
     json: Json = False,
 ) -> None:

@@ -166,7 +166,7 @@ def train(
 def rotate(
     folder: Annotated[Path, typer.Argument(help="New folder of the model, from the project folder.")],
     *,
-    sample: Annotated[int, typer.Option(min=1, help="About so many stored vectors are looked at.")] = 50_000,
+    sample: Annotated[int, typer.Option(min=1, help="Roughly how many stored vectors to look at.")] = 50_000,
     collection: Collection = None,
     project: ProjectPath = None,
     json: Json = False,

@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
 def stale(
     *,
     max_age_days: Annotated[
-        float | None, typer.Option(metavar="DAYS", help="Embed anew what is older; default: age does not count.")
+        float | None, typer.Option(metavar="DAYS", help="Re-embed what is older; default: age does not count.")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Index entries made due at most; the next run goes on.")] = 10_000,
     reread: Annotated[

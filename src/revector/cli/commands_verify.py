@@ -1,4 +1,4 @@
-"""The command that proves, on the live system, that every index equals the documents; and mends what does not."""
+"""The command that proves, on the live system, that every index equals the documents; and fixes what does not."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def verify(
         bool, typer.Option("--repair", help="Make what is wrong due again; a worker replaces it, served until then.")
     ] = False,
     reembed: Annotated[
-        int, typer.Option(min=0, help="Documents of each index to cut and embed anew; 0 loads no model.")
+        int, typer.Option(min=0, help="Documents of each index to re-chunk and re-embed; 0 loads no model.")
     ] = 500,
     seed: Annotated[int | None, typer.Option(help="Draws the documents to embed; default: another each time.")] = None,
     collection: Collection = None,
@@ -79,7 +79,7 @@ def _page(report: Report, console: Console, *, repair: bool) -> None:
     from revector.registry.readback import INVARIANTS, WRONG
     from revector.verified import FIRST
 
-    names = ("slot", "generation", "revision", "checked", "in flight", "dead letters", "embedded anew", *WRONG)
+    names = ("slot", "generation", "revision", "checked", "in flight", "dead letters", "re-embedded", *WRONG)
     table = make_table(*names, right=(names[1], *names[3:]))
     for found in report.generations:
         counts = (found.checked, found.in_flight, found.dead_letters, found.reembedded)

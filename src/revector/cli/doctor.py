@@ -191,7 +191,7 @@ def _indexes(project: Project, name: str) -> str:
             faults = tables.faults(connection, generation)
             wrong += [f"generation {gen} ({role}): {'; '.join(faults)}. {CURES[role]}."] if faults else []
     if wrong:
-        raise StateError(f"somebody changed tables by hand: {' '.join(wrong)}")
+        raise StateError(f"someone changed tables by hand: {' '.join(wrong)}")
     return f"{len(collection.live)} are there"
 
 

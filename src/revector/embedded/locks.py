@@ -88,7 +88,7 @@ def give(file: int, home: Path) -> None:
 
 
 def until(condition: Callable[[], bool], limit_s: float) -> bool:
-    """Wait for a condition, at most so many seconds; return whether it came."""
+    """Wait for a condition, at most that many seconds; return whether it came."""
     deadline = time.monotonic() + limit_s
     while not condition():
         if time.monotonic() > deadline:

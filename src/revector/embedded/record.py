@@ -35,7 +35,7 @@ class Server:
 
     @property
     def log(self) -> Path:
-        """What the server says; begun anew after 16 MiB."""
+        """What the server says; started again after 16 MiB."""
         return Path(self.home, "log")
 
     @property

@@ -116,6 +116,6 @@ def _save(tokenizer: Tokenizer, weights: Vectors, folder: Path) -> None:
 
     modules: list[Module] = [StaticEmbedding(tokenizer, embedding_weights=weights), Normalize()]
     SentenceTransformer(modules=modules, device="cpu").save(str(folder), create_model_card=False)
-    # safetensors writes for the owner alone; workers may run as somebody else.
+    # safetensors writes for the owner alone; workers may run as someone else.
     for path in folder.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)

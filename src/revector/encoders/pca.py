@@ -102,7 +102,7 @@ def train_pca(blocks: Iterable[Vectors], base: Path, folder: Path) -> npt.NDArra
             (temporary / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(base / name, temporary / name)
         _add_rotation(temporary, axes, {"base": files})
-        for path in (temporary, *temporary.rglob("*")):  # workers may run as somebody else
+        for path in (temporary, *temporary.rglob("*")):  # workers may run as someone else
             path.chmod(0o755 if path.is_dir() else 0o644)
         temporary.rename(folder)
     finally:

@@ -1,7 +1,7 @@
 """The independent comparison of the demo: what the application was told, against what the indexes hold.
 
 It trusts neither ledger nor work set: the expected texts come from the source and the application's own record; they
-are cut and embedded anew and compared with the rows of every live index.
+are re-chunked and re-embedded and compared with the rows of every live index.
 """
 
 from __future__ import annotations

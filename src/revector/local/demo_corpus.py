@@ -23,7 +23,7 @@ LEAST_DISTRACTORS = 200
 """Beside the judged documents, however slow the machine: without any, every answer would be right."""
 
 LEAST_QUESTIONS = 320
-"""So many labelled questions stay answerable, however slow the machine: the gate demands 300."""
+"""Labelled questions that stay answerable however slow the machine is: the gate demands 300."""
 
 _BATCH = 16
 

@@ -62,7 +62,7 @@ def _looks_like(process: psutil.Process, words: list[str]) -> bool:
 def clean_leftovers(state: Path) -> None:
     """Kill what an earlier guard of this state file left behind.
 
-    The file names a session and the time its leader started. A number that the system has given to somebody else since
+    The file names a session and the time its leader started. A number that the system has given to someone else since
     is told by that time, and each process must still look like the program that was started.
     """
     try:

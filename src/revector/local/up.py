@@ -40,7 +40,7 @@ def services(project: Project) -> Iterator[Supervisor]:
     with Supervisor(project.state / "services") as supervisor:
         try:
             if embedded_one:
-                # Before the server is first used: from then on somebody is there who stops it.
+                # Before the server is first used: from then on someone is there who stops it.
                 keeper = [sys.executable, "-m", "revector.local.keeper", str(project.state)]
                 supervisor.start("postgres", keeper, env=environment, cwd=project.root)
             project.init()

@@ -26,7 +26,7 @@ from revector.registry import gauges
 from revector.registry.gauges import Gauges
 
 FRESH_S = 1.0
-"""However many scrape, the database is read once in so many seconds."""
+"""The database is read once in this number of seconds, however many scrape."""
 
 VERDICTS = ("pass", "fail", "inconclusive")
 

@@ -166,7 +166,7 @@ def sample_chunks(engine: sa.Engine, cid: int, revision: Revision, encoder: Enco
 
 # What changes ---------------------------------------------------------------------------------------------------------
 
-_EMBEDS = "every document is embedded anew"
+_EMBEDS = "every document is re-embedded"
 _MEANS = {
     "model.query_prompt": "queries only: vectors are copied",
     "model.max_unknown_tokens": "which documents and queries are refused: vectors are copied",
@@ -197,7 +197,7 @@ def _means(name: str, before: object, after: object) -> str:
     if name == "model.dim" and isinstance(before, int) and isinstance(after, int):
         return "copied vectors are cut, if it is the same model" if after < before else _EMBEDS
     if name == "index.storage":
-        return "copied vectors are rounded" if after == "halfvec" else "embedded anew unless the archive holds float32"
+        return "copied vectors are rounded" if after == "halfvec" else "re-embedded unless the archive holds float32"
     return _MEANS.get(name, _EMBEDS)
 
 
@@ -207,7 +207,7 @@ def _action(
     if active is not None and active.revision == revision.revision:
         return "nothing: this revision is what is served"
     embedded = documents - reused
-    what = f"re-embed {embedded:,} documents" if embedded else "embed nothing anew: copy every vector"
+    what = f"re-embed {embedded:,} documents" if embedded else "re-embed nothing: copy every vector"
     what = what.removeprefix("re-") if active is None else what
     copied = f", copy {reused:,}," if embedded and reused else ""
     same = all(change.mark == "=" for change in changes)

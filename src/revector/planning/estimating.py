@@ -26,7 +26,7 @@ from revector.stores.pgvector import Build
 PROBE_S = 2.0
 
 WORTH_ALONE_S = 20 * WORTH_S
-"""The same where nothing is embedded: somebody who copies vectors waits for nothing but the server."""
+"""The same where nothing is embedded: someone who copies vectors waits for nothing but the server."""
 
 SEARCH_S = 0.01
 """Of one labelled query on one index, besides its embedding; measured 2 to 12 ms."""
@@ -43,7 +43,7 @@ class Means:
     window_hours: float = 48.0
     probe_s: float = PROBE_S
     reembedded: int = 64
-    """Documents that the step verify embeds anew."""
+    """Documents that the step verify re-embeds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,7 @@ def step_plans(
         StepPlan(
             "verify",
             _exactly(checks * slower.alone + again),
-            f"{_by(slower.alone)}; {reembedded} documents are embedded anew",
+            f"{_by(slower.alone)}; {reembedded} documents are re-embedded",
         ),
         StepPlan("gate", _exactly(2 * queries * SEARCH_S * slower.alone), f"{queries:,} queries on two indexes"),
     )
@@ -175,7 +175,7 @@ def total_of(parts: Sequence[Estimate]) -> Estimate:
 
 
 def storage_of(drawn: Drawn, revision: Revision, chunks: Estimate, share: float) -> Storage:
-    """Return the bytes of ``chunks``; the ``share`` of the documents that is embedded anew goes to the archive too."""
+    """Return the bytes of ``chunks``; the ``share`` of the documents that is re-embedded goes to the archive too."""
     dim, index, value = revision.model.dim, revision.index, {k: one.value for k, one in capacity.CONSTANTS.items()}
     graph = capacity.graph_bytes(dim, index)
     rows = capacity.row_bytes(dim, index.storage, drawn.id_bytes)

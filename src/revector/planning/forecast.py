@@ -12,7 +12,7 @@ from revector.planning.screening import Screened
 from revector.report import Estimate
 
 LEAST_FREE = 2.2
-"""A migration is begun on a disk with at least so many times the room that it needs."""
+"""A migration starts only on a disk with at least this multiple of the space that it needs."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ def step_times(
     """Return the time of each rehearsed step for the whole collection.
 
     ``ranges_s`` is what it takes to cut the real ids into shards; ``drain_s`` lies before the drop of an index;
-    ``reembedded_s`` of the step verify go into a fixed number of documents that are embedded anew. What else a step
+    ``reembedded_s`` of the step verify go into a fixed number of documents that are re-embedded. What else a step
     takes however small the collection is (connections, locks) is scaled with the rest, so a small copy overstates.
     """
     times = []

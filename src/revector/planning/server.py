@@ -16,7 +16,7 @@ REFERENCE_S = 0.23
 documents by one process that took 1.30 times what ``capacity.build_cpu_s`` says."""
 
 WORTH_S = 3.0
-"""Below so many seconds of a server's work, by the constants, it is not worth its probe of one or two."""
+"""Less work for the server than this, by the constants, is not worth a probe of a second or two."""
 
 MOST_SESSIONS = 8
 

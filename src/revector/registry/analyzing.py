@@ -19,7 +19,7 @@ LEAST_PAGES = 64
 def analyze_grown(engine: sa.Engine, tables: Iterable[str]) -> list[str]:
     """Analyze those of ``tables`` (and of their partitions) that are ``GROWN`` times as large as when last analyzed.
 
-    Returns which. One that somebody else is analyzing or vacuuming is left to them.
+    Returns which. One that someone else is analyzing or vacuuming is left to them.
     """
     with engine.connect() as connection:
         grown = connection.scalars(

@@ -1,4 +1,4 @@
-"""Owns what a database of this schema version is made of, and names what somebody dropped or switched off by hand."""
+"""Owns what a database of this schema version is made of, and names what someone dropped or switched off by hand."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def check_parts(connection: sa.Connection) -> None:
     if off:
         said.append(f"triggers are off: run `{' '.join(map(_switch_on, off))}`, then `revector verify`")
     raise SchemaMismatch(
-        f"somebody changed the tables of this database by hand, and what keeps writes safe may not hold: "
+        f"someone changed the tables of this database by hand, and what keeps writes safe may not hold: "
         f"{'; '.join(said)}."
     )
 

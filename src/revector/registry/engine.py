@@ -132,7 +132,7 @@ def role_of(connection: sa.Connection) -> Role:
 def upgrade_schema(engine: sa.Engine) -> bool:
     """Create or upgrade the tables; return whether anything was done.
 
-    Raises ``MissingExtension`` with the statement that mends it, or ``SchemaMismatch`` for a newer schema.
+    Raises ``MissingExtension`` with the statement that fixes it, or ``SchemaMismatch`` for a newer schema.
     """
     with engine.connect() as connection:
         _check_server(connection)
@@ -148,7 +148,7 @@ def upgrade_schema(engine: sa.Engine) -> bool:
             )
         if found is None and connection.scalar(sa.text("SELECT to_regclass('revector.collection')")) is not None:
             raise SchemaMismatch(
-                "the database has revector's tables, but not which version they are of: somebody deleted that by hand. "
+                "the database has revector's tables, but not which version they are of: someone deleted that by hand. "
                 "Nothing was changed; restore the table schema_version from a backup (`pg_restore --schema revector`)."
             )
         # One installer at a time; held until the connection's transaction ends.

@@ -312,7 +312,7 @@ def _refuse_swap(
     if forward_again and began not in (None, collection.epoch):
         raise StaleRun(
             f"swap to revision {generation.revision}: it was rolled back after this run began (epoch {began}, now "
-            f"{collection.epoch}). The alias was not moved; to go forward again, begin anew with `revector upgrade "
+            f"{collection.epoch}). The alias was not moved; to go forward, start again with `revector upgrade "
             f"{generation.revision}`."
         )
     if collection.standby_gen is not None and not forward_again:

@@ -32,7 +32,7 @@ ON CONFLICT (gen, doc_id) DO UPDATE
       since = CASE WHEN p.lane = 'live' AND p.state = 'due' THEN p.since ELSE clock_timestamp() END,
       lease_until = NULL, lease_token = NULL, last_error = NULL
 """
-# The ledger never goes back by an update, so what is ahead of its document is written anew.
+# The ledger never goes back by an update, so what is ahead of its document is written again.
 _BRING_BACK = """
 WITH ahead AS (
   DELETE FROM ledger l USING document d

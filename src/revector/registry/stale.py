@@ -14,7 +14,7 @@ RETRIED = "dlq_upkeep"
 
 _LIVE = "SELECT gen FROM slot WHERE cid = :cid"
 
-# What waits in the work set is somebody's work already, or a dead letter's.
+# What waits in the work set is someone's work already, or a dead letter's.
 _STALE = f"""
 SELECT gen, doc_id, kind, count(*) FILTER (WHERE kind = 'old') OVER () AS old,
        count(*) FILTER (WHERE kind = 'behind') OVER () AS behind
@@ -37,7 +37,7 @@ WHERE gen IN ({_LIVE}) AND p.state = 'due' AND p.lane = 'live' AND l.content_has
 """
 
 # What may pass is tried 8 times before it is dead, what is final once; twice as often means that processes died of it.
-# A new version of a document sets ``since`` anew, so only tries of the present text are counted.
+# A new version of a document resets ``since``, so only tries of the present text are counted.
 _DEAD = """
 WITH dead AS (
   SELECT p.doc_id, min(p.since) AS since, bool_and(p.attempts >= :most AND p.attempts < 2 * :most) AS passing,

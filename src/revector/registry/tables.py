@@ -1,4 +1,4 @@
-"""Owns the tables of a generation as wholes: which they are, and what somebody broke by hand."""
+"""Owns the tables of a generation as wholes: which they are, and what someone broke by hand."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def check(connection: sa.Connection, generation: Generation, what: str) -> None:
     """Raise ``IndexGone`` where something is wrong; ``what`` was asked."""
     if wrong := faults(connection, generation):
         raise IndexGone(
-            f"{what} to revision {generation.revision}: somebody changed the tables of generation {generation.gen} by "
+            f"{what} to revision {generation.revision}: someone changed the tables of generation {generation.gen} by "
             f"hand: {'; '.join(wrong)}. The alias was not moved; see `revector doctor`."
         )
 

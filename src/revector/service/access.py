@@ -65,7 +65,7 @@ class Access:
         return time.monotonic() - self._read_at > FRESH_S
 
     def read(self) -> None:
-        """Read the keys anew. Raises what the database raises; nobody is let in by what was known before."""
+        """Read the keys again. Raises what the database raises; nobody is let in by what was known before."""
         with self._reading:
             if self.is_stale:
                 with self._engine().connect() as connection:
@@ -87,7 +87,7 @@ class Access:
         return self._token is not None or bool(self._keys)
 
     def find(self, secret: str) -> Caller | None:
-        """Return whose key this is; None for nobody's."""
+        """Return whose key this is; None for no one's."""
         key = self._keys.get(id_of(secret))
         return Caller(key.key_id, key.scopes, key.collections) if key and key.opens_with(secret) else None
 

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive
 
 GRACE_S, SLOWEST_BYTES_PER_S = 15.0, 1 << 16
-"""A body must be there after so many seconds, and a second more for so many bytes of it."""
+"""A body must be there within this many seconds, plus one second for each this many bytes."""
 
 IDLE_S = 30.0
 """How long an upload, which may go on for hours, may send nothing."""
@@ -26,7 +26,7 @@ UNPACKED_BYTES = 1 << 18
 """Gzip is undone in pieces of this size: a few bytes may stand for any number."""
 
 MOST_RATIO, RATIO_BYTES = 200, 16 << 20
-"""A gzip that is more than this many times as long unpacked is no text, beyond so many bytes of it."""
+"""A gzip that is more than this many times as long unpacked is no text; looked at from this many unpacked bytes on."""
 
 # A string, or what begins, parts or ends values outside strings.
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[{]|[\]}]|,', re.DOTALL)

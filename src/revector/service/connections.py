@@ -8,7 +8,7 @@ from typing import Any
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 LOOK_S = 15.0
-"""A connection that is found waiting twice in a row, so many seconds apart, is closed."""
+"""A connection that is found waiting twice in a row, this many seconds apart, is closed."""
 
 MOST = 1_000
 """Connections at once; one more is answered 503 and closed."""

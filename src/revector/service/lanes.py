@@ -10,8 +10,7 @@ import anyio
 from starlette.exceptions import HTTPException
 
 QUEUE_PER_KEY, QUEUE = 32, 64
-"""So many requests of a key, and in all, may wait for a place of a lane where waiting is allowed; more are sent away at
-once."""
+"""Requests of one key, and in all, that may wait for a place where a lane lets them wait; more are refused at once."""
 
 RETRY_S = 1
 

@@ -120,7 +120,7 @@ def _content(status: int, kind: str, detail: str, *, retryable: bool) -> dict[st
 
 
 def first_line(error: BaseException) -> str:
-    """Return what is wrong, without the SQL and its parameters, which may hold somebody's text."""
+    """Return what is wrong, without the SQL and its parameters, which may hold someone's text."""
     cause = getattr(error, "orig", None) or error
     return (str(cause).strip().splitlines() or [type(error).__name__])[0]
 

@@ -118,9 +118,9 @@ async def search(
     Where nothing is found, `warnings` names each field of the filter that no document has, or has only with values of
     other types.
 
-    A vector is refused with 409 unless its `encoder_fp` is the active generation's: after a swap, ask by text, or embed
-    anew with the model that serves now. A filter may have 1,000 values, a body 256 KiB. A search that takes longer than
-    the service allows is cancelled (503), as is one that nobody waits for any more.
+    A vector is refused with 409 unless its `encoder_fp` is the active generation's: after a swap, ask by text, or
+    embed again with the model that serves now. A filter may have 1,000 values, a body 256 KiB. A search that takes
+    longer than the service allows is cancelled (503), as is one that nobody waits for any more.
     """
     stop = Stop()
     gone = asyncio.create_task(_stop_when_gone(request, stop))

@@ -62,7 +62,7 @@ def translated(cause: BaseException, *, disconnected: bool) -> RevectorError | N
     if missing or (state == "23514" and "no partition" in said):
         return IndexGone(
             f"the table {missing[1] if missing else 'of a ledger'} is not there: its generation was retired meanwhile, "
-            "or somebody dropped it by hand. The transaction was undone; `revector doctor` says which and what to do."
+            "or someone dropped it by hand. The transaction was undone; `revector doctor` says which and what to do."
         )
     if disconnected or isinstance(cause, psycopg.errors.ConnectionTimeout) or state[:2] in ("08", "53"):
         return _unreachable(said)
@@ -102,7 +102,7 @@ def analyze(engine: sa.Engine, tables: Iterable[str], *, skip_locked: bool = Fal
     """Tell the planner how large ``tables`` are, each in a transaction of its own.
 
     A table of another owner is analyzed by the owner's function: PostgreSQL itself would pass it over with a warning.
-    ``skip_locked``: one that somebody else is analyzing or vacuuming is left to them.
+    ``skip_locked``: one that someone else is analyzing or vacuuming is left to them.
     """
     for name in tables:
         with engine.begin() as connection:

@@ -54,7 +54,7 @@ def compile_filter(where: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]
 def why_nothing(connection: sa.Connection, cid: int, where: Mapping[str, Any] | None) -> tuple[str, ...]:
     """Return a sentence for each field of a filter that no document has, or has only with values of other types.
 
-    Looks at so many documents that it stays short, and says at how many where those are not all.
+    Looks at few enough documents to stay quick, and says at how many where those are not all.
     """
     asked = dict(_fields(where))
     paths = [(name, path) for name in asked for path in _paths(name)]

@@ -39,7 +39,7 @@ def create(connection: sa.Connection, gen: int, documents: int) -> None:
 def sweep(engine: sa.Engine) -> list[int]:
     """Drop the ledgers of dropped generations and return their numbers.
 
-    One that somebody reads or writes longer than ``DROP_WAIT_MS`` stays for the next sweep; nothing asks it.
+    One that someone reads or writes longer than ``DROP_WAIT_MS`` stays for the next sweep; nothing asks it.
     """
     with engine.connect() as connection:
         left = connection.scalars(

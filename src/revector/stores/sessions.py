@@ -1,7 +1,7 @@
 """What a session of the database has set, also behind a pooler that lends another session to each transaction.
 
 A direct connection gets its settings once, when it is made. A pooler (PgBouncer in transaction mode, and its like)
-drops them or hands them to somebody else; it is known by a session that is not the one that was greeted, or that lacks
+drops them or hands them to someone else; it is known by a session that is not the one that was greeted, or that lacks
 them. There every transaction sets them for itself, nothing is prepared, and locks that outlive a statement are held by
 an open transaction.
 """

@@ -43,7 +43,7 @@ export function clock(seconds) {
 }
 
 // A button under the pointer, the focus and the scrolling stay as they are. What has a data-key is matched by it; inside
-// of what has data-own somebody else draws.
+// of what has data-own someone else draws.
 export function morph(shown, wanted) {
   if (shown.nodeName !== wanted.nodeName) {
     shown.replaceWith(wanted);

@@ -29,8 +29,8 @@ export function pausedDags(status, refresh) {
   const rows = paused.map(({ dag, does }) => el("li", { "data-key": dag }, airflowLink(dag), does ? `: ${does} ` : " ",
     el("button", { type: "button", class: "small", disabled: !status.may.unpause, "aria-label": `Unpause ${dag}`,
       onclick: async () => { await unpause(dag); await refresh(); } }, "Unpause")));
-  return el("aside", { id: "paused" }, el("h3", {}, paused.length === 1 ? "A DAG is paused in Airflow: until somebody unpauses it, nobody does this"
-    : `${paused.length} DAGs are paused in Airflow: until somebody unpauses them, nobody does this`), el("ul", {}, ...rows));
+  return el("aside", { id: "paused" }, el("h3", {}, paused.length === 1 ? "A DAG is paused in Airflow: until someone unpauses it, nobody does this"
+    : `${paused.length} DAGs are paused in Airflow: until someone unpauses them, nobody does this`), el("ul", {}, ...rows));
 }
 
 // The steps of a run whose migration is not open yet: it is planning, which takes minutes on a large corpus.
@@ -44,7 +44,7 @@ export function begun(found, status) {
   return el("section", { "data-key": "begun" }, el("h3", {}, `Migration to ${meant(run, found)}: under way, no index is made yet`),
     el("ol", { class: "steps" }, ...steps),
     el("p", { class: "note" }, at >= 0 ? `The step ${status.steps[at].name} ` : "The run ", `${doing}. `, who(run), " ", runLink(run, "Look at the run")),
-    run.state === "queued" && isPaused(run.dag, status) ? el("p", { class: "note warn" }, `The DAG ${run.dag} is paused: this run waits until somebody unpauses it.`) : null);
+    run.state === "queued" && isPaused(run.dag, status) ? el("p", { class: "note warn" }, `The DAG ${run.dag} is paused: this run waits until someone unpauses it.`) : null);
 }
 
 const since = (run) => (run.since ? span((Date.now() - Date.parse(run.since)) / 1000) : "a moment");

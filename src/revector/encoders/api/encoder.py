@@ -63,7 +63,7 @@ class ApiEncoder:
     Texts are cut here, at ``model.max_tokens`` tokens of their own, so that every server sees the same; prompts are put
     before them here. Equal texts of a call are sent once. A width below the model's own is asked of the server
     (``send_dimensions``) or cut here. The identity is model name, tokenizer and settings. The address is no part of
-    it but counts as a library version does: where it changed, ``check_same_encoder`` has the probe texts embedded anew.
+    it but counts as a library version does: where it changed, ``check_same_encoder`` has the probe texts re-embedded.
     """
 
     def __init__(self, model: ModelSpec, provider: Provider, *, root: Path) -> None:

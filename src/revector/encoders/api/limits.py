@@ -12,7 +12,7 @@ BURST_S = 1.0
 """A budget per minute may be used this far ahead of an even pace, in seconds."""
 
 FAILURES, COOL_DOWN_S = 3, 60.0
-"""So many requests in a row given up open a circuit, for so long."""
+"""How many requests given up in a row open the circuit, and for how long."""
 
 
 class Clock:
@@ -65,7 +65,7 @@ class CircuitOpen(Exception):
 class Breaker:
     """Stops requests to a provider that fails: closed, open for a while, then one trial decides.
 
-    Counts requests that were given up after all their tries, not tries: a hiccup that a second try mends opens nothing.
+    Counts requests that were given up after all their tries, not tries: a hiccup that a second try fixes opens nothing.
     """
 
     def __init__(self, clock: Clock) -> None:

@@ -103,7 +103,7 @@ def extract(network: SentenceTransformer, *, device: torch.device, dtype: str) -
     """Return the packed network of a supported ``network``, on ``device``, for texts up to its ``max_seq_length``.
 
     Tensors are shared where device and layout allow; the caller drops ``network`` afterwards, so that nothing fused
-    or laid out anew is kept twice.
+    or laid out again is kept twice.
     """
     modules: list[Any] = list(network)
     model, pooling = modules[0].model, modules[1]

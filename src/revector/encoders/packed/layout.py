@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ALIGNMENT = 16
-"""Batches hold a multiple of this many tokens: oneDNN prepares its code anew for every number of rows (about 0.4 ms
+"""Batches hold a multiple of this many tokens: oneDNN prepares its code again for every number of rows (about 0.4 ms
 each, the newest 1,024 are kept), and tensor cores want multiples of 8."""
 
 Ints = npt.NDArray[np.int32]
