@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -54,3 +55,33 @@ def test_every_module_says_what_it_owns() -> None:
         if not path.read_text(encoding="utf-8").lstrip("r").startswith('"""')
     ]
     assert silent == []
+
+
+# What reads as translated, and what to write instead.
+PLAIN = {
+    "anew": "again, or re-",
+    "mend": "fix",
+    "mends": "fix",
+    "mended": "fix",
+    "somebody": "someone",
+    "nobody's": "no one's",
+    "hitherto": "so far",
+    "thereof": "of it",
+    "needs not": "does not need",
+}
+
+
+def test_nothing_that_people_read_uses_a_word_of_the_list() -> None:
+    words = re.compile(rf"\b({'|'.join(PLAIN)})\b", re.IGNORECASE)
+    files = [
+        ROOT / "README.md",
+        *(path for folder in ("src", "dags", "plugins") for path in (ROOT / folder).rglob("*")),
+    ]
+    said = [
+        f"{path.relative_to(ROOT)}:{number}: {found}, rather {PLAIN[found.lower()]}"
+        for path in files
+        if path.suffix in {".py", ".js", ".html", ".md"}
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        for found in words.findall(line)
+    ]
+    assert said == []

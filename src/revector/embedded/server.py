@@ -74,7 +74,7 @@ def bring_up(server: Server) -> None:
     if failed and not answers(server, "postgres"):
         raise DatabaseUnavailable(
             f"The embedded PostgreSQL of {server.state} does not start (limit {START_LIMIT_S:.0f} s). Its data in "
-            f"{server.data} is as it was. Mend what its log names, then repeat the call. End of {server.log}:\n"
+            f"{server.data} is as it was. Fix what its log names, then repeat the call. End of {server.log}:\n"
             f"{_tail(server.log, since)}"
         )
     if spawned and not lives(Path(server.home)):

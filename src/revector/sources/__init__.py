@@ -114,7 +114,7 @@ class _RecordSource:
                     types = self._types(record)
                 yield self._document(record, types)
             except _Refused as refused:
-                raise SourceError(f"{self.name}, {place}: {refused} Mend it and ingest again.") from refused
+                raise SourceError(f"{self.name}, {place}: {refused} Fix it and ingest again.") from refused
 
     def _check_first(self, record: Mapping[str, Any]) -> None:
         if not any(name in record for name in self.fields.texts):

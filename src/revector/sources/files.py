@@ -25,7 +25,7 @@ MAX_LINE_BYTES = 64 << 20
 
 _RENAME = "Rename one of the two and ingest again."
 _CHECKED_LINES = 1_024
-_AGAIN = "Mend the file and ingest it again; records before this one are not harmed by being ingested twice."
+_AGAIN = "Fix the file and ingest it again; records before this one are not harmed by being ingested twice."
 
 
 def read_jsonl(path: Path) -> Iterator[Record]:
