@@ -31,7 +31,7 @@ from revector.errors import (
 from revector.evidence import Evidence
 from revector.interfaces import Document
 from revector.lifecycle import FORWARD, Phase
-from revector.registry import deadletters, moves, sharding
+from revector.registry import deadletters, moves, sharding, verdicts
 from revector.registry.control import Control, add_event, control, take_lease
 from revector.registry.tables import index_of
 from revector.report import Outcome, broken_links
@@ -811,7 +811,7 @@ def test_evidence_is_not_measured_while_a_write_with_a_lower_number_is_in_flight
     served.migrator.run("gate", "b200")
     served.sql(rewritten)
     with served.engine.connect() as connection:
-        assert "more than 10" in str(moves.stale_evidence(connection, served.generation("building")))
+        assert "more than 10" in str(verdicts.stale_evidence(connection, served.generation("building")))
 
 
 def test_a_decision_that_was_overtaken_moves_nothing(swapped: World) -> None:

@@ -31,7 +31,7 @@ from evaluation.reliability.crash_site import Site, shrink
 
 from revector import crash
 from revector.errors import DatabaseUnavailable
-from revector.registry.moves import EVIDENCE_CHANGED_FLOOR
+from revector.registry.verdicts import EVIDENCE_CHANGED_FLOOR
 
 QUIET = {
     "OMP_NUM_THREADS": "1",

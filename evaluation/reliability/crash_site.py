@@ -16,7 +16,7 @@ from evaluation.reliability.truth import Truth
 
 from revector import backfill, catchup, worker
 from revector.config import Project, load_project
-from revector.registry import ingesting, moves, sharding, work
+from revector.registry import ingesting, sharding, verdicts, work
 from revector.revisions import RevisionGraph
 
 COLLECTION = "docs"
@@ -58,7 +58,7 @@ def shrink(changed_floor: int) -> None:
     ``changed_floor``: so many changed documents age the evidence for a swap; where writers never rest, the product's
     10 would let no evidence of a tiny corpus live long enough.
     """
-    moves.EVIDENCE_CHANGED_FLOOR = changed_floor
+    verdicts.EVIDENCE_CHANGED_FLOOR = changed_floor
     ingesting.BATCH_ROWS = sharding.SEED_ROWS = backfill.PART_DOCUMENTS = PAGE_ROWS
     work.LEASE_S = LEASE_S  # type: ignore[assignment]
     worker.POLL_S, worker.BACK_OFF_S, catchup.GATE_BUDGET_S = 0.1, 0.1, 0.5

@@ -34,7 +34,7 @@ from evaluation.reliability.crash_task import TASKS, run_tasks
 from evaluation.reliability.pieces import RESULTS, add_piece
 
 from revector.errors import DatabaseUnavailable
-from revector.registry.moves import EVIDENCE_CHANGED_FLOOR
+from revector.registry.verdicts import EVIDENCE_CHANGED_FLOOR
 
 MODULE = "evaluation.reliability.crashes"
 COUNTS = {"points": 600, "random": 1_400, "postgres": 50, "task": len(TASKS)}

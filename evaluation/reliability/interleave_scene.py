@@ -26,7 +26,7 @@ from revector.evidence import Evidence
 from revector.gate import Verdict
 from revector.interfaces import Chunk, Chunker, NoProgress, Vectors
 from revector.migrator import Migrator, Settings
-from revector.registry import moves, sharding, work
+from revector.registry import moves, sharding, verdicts, work
 from revector.registry.collections import Collection, Generation, ensure_collection, read_collection, read_generation
 from revector.registry.control import Control, control, take_lease
 from revector.registry.documents import Documents
@@ -249,9 +249,9 @@ class Scene:
         with control(self.engine, self.cid, actor="opening", token=token) as held:
             sharding.mark_shard_done(held.connection, shard)
             sharding.mark_seeded(held.connection, made.gen)
-            seen = moves.Seen(work.newest_version(held.connection), len(self.ids))
+            seen = verdicts.Seen(work.newest_version(held.connection), len(self.ids))
             for kind in ("verify", "recall"):
-                moves.save_result(held, made, kind, verdict="pass", detail={"gate": asdict(spec.gate)}, seen=seen)
+                verdicts.save_result(held, made, kind, verdict="pass", detail={"gate": asdict(spec.gate)}, seen=seen)
             for step in ("backfill", "index", "verify", "gate", "approve"):
                 moves.advance(held, made.gen, step)
             if swap:

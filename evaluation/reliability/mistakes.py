@@ -19,7 +19,7 @@ from revector.encoders import check
 from revector.lifecycle import Phase
 from revector.publish import check_vectors
 from revector.registry import control as controls
-from revector.registry import documents, moves, sharding, work
+from revector.registry import documents, moves, sharding, verdicts, work
 from revector.registry.collections import read_generation
 from revector.report import Outcome
 
@@ -264,7 +264,7 @@ def old_gate_accepted() -> Iterator[None]:
         )
         return None if passed >= set(kinds) else "there is no result for it"
 
-    with replaced(moves.stale_evidence, stale_evidence):
+    with replaced(verdicts.stale_evidence, stale_evidence):
         yield
 
 

@@ -19,7 +19,7 @@ from revector.interfaces import Progress
 from revector.labels import LabelSource, load_labels
 from revector.latency import compare_latency
 from revector.lifecycle import STEPS
-from revector.registry import moves, work
+from revector.registry import moves, verdicts, work
 from revector.registry.collections import Collection, Generation, read_generation
 from revector.registry.control import control
 from revector.registry.documents import Documents
@@ -58,7 +58,7 @@ class Evidence:
         Changes are those of the documents and, for the gate, of its thresholds in the migration file.
         """
         with self._engine.connect() as connection:
-            if moves.stale_evidence(connection, generation, (KINDS[step],)) is not None:
+            if verdicts.stale_evidence(connection, generation, (KINDS[step],)) is not None:
                 return True
             judged = (latest_result(connection, generation.gen, KINDS[step]) or {}).get("gate")
         return judged is not None and judged != plain(target.gate)
@@ -188,7 +188,7 @@ class Evidence:
             progress=self._progress,
         ).as_data()
 
-    def _see(self, generation: Generation, token: int) -> moves.Seen:
+    def _see(self, generation: Generation, token: int) -> verdicts.Seen:
         documents = self._documents.count()
         with control(self._engine, self._cid, actor=self._actor, token=token) as held:
             # Whoever aborts from now on takes the token, and no verdict is kept; who did before took the index.
@@ -197,15 +197,15 @@ class Evidence:
                     f"revision {generation.revision} was aborted meanwhile; its generation {generation.gen} was not "
                     "measured. Nothing was changed; start again with `revector upgrade`."
                 )
-            return moves.Seen(work.newest_version(held.connection), documents)
+            return verdicts.Seen(work.newest_version(held.connection), documents)
 
-    def _keep(self, generation: Generation, step: str, verdict: gates.Verdict, seen: moves.Seen, token: int) -> None:
+    def _keep(self, generation: Generation, step: str, verdict: gates.Verdict, seen: verdicts.Seen, token: int) -> None:
         """Save a verdict and, when it passed, move the phase with it, in one transaction."""
         crash_at("evidence.after_measure")
         brief = {key: value for key, value in verdict.detail.items() if key not in ("gate", *FIGURES)}
         detail = {**verdict.detail, "reasons": verdict.reasons}
         with control(self._engine, self._cid, actor=self._actor, token=token) as held:
-            moves.save_result(held, generation, KINDS[step], verdict=verdict.value, detail=detail, seen=seen)
+            verdicts.save_result(held, generation, KINDS[step], verdict=verdict.value, detail=detail, seen=seen)
             now = read_generation(held.connection, generation.gen)
             if verdict.passed and now.phase in STEPS[step].needs:
                 moves.advance(held, generation.gen, step, **brief)

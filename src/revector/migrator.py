@@ -37,7 +37,7 @@ from revector.pace import Bars, Pace
 from revector.planning import outcomes
 from revector.planning.estimating import PROBE_S, Means
 from revector.planning.forecast import Plan
-from revector.registry import moves, sharding
+from revector.registry import moves, sharding, verdicts
 from revector.registry.collections import (
     Generation,
     ensure_collection,
@@ -272,7 +272,7 @@ class Migrator:
             if building is None:
                 raise StateError("no migration is open, so there is no gate to override. Nothing was changed.")
             generation = read_generation(held.connection, building)
-            facts = moves.override(held, generation, by=by or self._actor, reason=why)
+            facts = verdicts.override(held, generation, by=by or self._actor, reason=why)
         self._tell()
         return Outcome("gate", generation.revision, self._standing.phase(generation), "already" not in facts, facts)
 

@@ -19,7 +19,7 @@ ROUNDS = 30
 
 
 def heal(world: World, *, finish: bool) -> None:
-    """Mend everything, let all work end, and compare; with ``finish``, an open migration must come to its end too."""
+    """Fix everything, let all work end, and compare; with ``finish``, an open migration must come to its end too."""
     place = world.place
     place.models.faults.clear()
     place.models.replaced.clear()

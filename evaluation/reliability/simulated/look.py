@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import psycopg
 
 from revector.migrator import MEASURE_ATTEMPTS
-from revector.registry import moves
+from revector.registry import verdicts
 from revector.text import content_hash
 
 MOVES = ("provision", "swap", "rollback", "retire", "abort")
@@ -241,7 +241,7 @@ def _check_swap(event: Event, new: Look) -> None:
         found = [result for result in new.results if (result.gen, result.kind) == (event.gen, kind)]
         demand(found, "evidence", event, "without any", kind)
         result = found[-1]
-        current = result.passed and result.same_configuration and result.age_h <= moves.EVIDENCE_HOURS
+        current = result.passed and result.same_configuration and result.age_h <= verdicts.EVIDENCE_HOURS
         changed = sum((document.version or 0) > result.changes_seen for document in new.documents.values())
-        current = current and (kind == "verify" or changed <= times * moves.EVIDENCE_CHANGED_FLOOR)
+        current = current and (kind == "verify" or changed <= times * verdicts.EVIDENCE_CHANGED_FLOOR)
         demand(current, "evidence", event, "with", result, "and documents changed since:", changed)

@@ -27,7 +27,7 @@ from revector import crash, gate
 from revector.encoding import Encoders
 from revector.evidence import Evidence
 from revector.migrator import Migrator, Settings
-from revector.registry import moves, sharding, work
+from revector.registry import sharding, verdicts, work
 from revector.registry.collections import Collection
 from revector.registry.documents import Documents
 from revector.registry.engine import make_engine
@@ -47,7 +47,7 @@ LIMITS: tuple[tuple[Any, str, int], ...] = (
     (revector.backfill, "PART_DOCUMENTS", 2),
     (revector.catchup, "FEW_WAITING", 2),
     (revector.catchup, "MOVE_ATTEMPTS", 4),
-    (moves, "EVIDENCE_CHANGED_FLOOR", 3),
+    (verdicts, "EVIDENCE_CHANGED_FLOOR", 3),
 )
 """Limits of the library, small enough that four documents meet them."""
 
