@@ -489,7 +489,11 @@ def test_the_collection_must_be_named_where_there_are_several(served: World, at:
 def test_an_unforeseen_error_is_one_line_unless_debugging(
     served: World, at: Any, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    at(served).unguarded("DROP FUNCTION revector.event_hash CASCADE")
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("nobody thought of this")
+
+    at(served)
+    monkeypatch.setattr("revector.audit.check_chain", broken)
     short = cli("history", "--check")
     assert (short.code, short.err.count("\n")) == (exits.UNEXPECTED, 1)
     assert "REVECTOR_DEBUG=1" in short.err
