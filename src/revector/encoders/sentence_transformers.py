@@ -17,7 +17,7 @@ import numpy.typing as npt
 from revector.encoders.check import check_vectors, fingerprint_of, settings_of, unit_rows
 from revector.encoders.code import check_code
 from revector.encoders.files import file_hashes
-from revector.encoders.libraries import first_line, missing_libraries, quiet
+from revector.encoders.libraries import first_line, import_sentence_transformers, missing_libraries, quiet
 from revector.encoders.own import UNLIMITED, OwnSettings, read_own, text_tokens
 from revector.encoders.pca import read_rotation
 from revector.errors import ConfigError, EncoderError
@@ -258,9 +258,11 @@ def _load(
     try:
         import torch
         from safetensors import SafetensorError
-        from sentence_transformers import SentenceTransformer
+
+        import_sentence_transformers()
     except ImportError as error:
         raise missing_libraries(model.name) from error
+    from sentence_transformers import SentenceTransformer
 
     devices = usable_devices(device)
     # Integers are rounded from the float32 weights.
