@@ -19,7 +19,7 @@ from revector.registry import control as controls
 from revector.registry import moves
 from worlds import World
 
-RUNS = 60
+RUNS = 40
 
 
 # Steps ----------------------------------------------------------------------------------------------------------------
