@@ -11,6 +11,7 @@ import pytest
 from evaluation.reliability.interrupts import LIMIT_S, interrupt
 
 from revector import cli
+from revector.errors import StateError
 from worlds import World
 
 IN_A_DESTRUCTOR = """
@@ -69,6 +70,21 @@ def test_next_to_nothing_is_loaded_before_the_command_listens() -> None:
 def test_an_interrupt_while_modules_are_loaded_is_no_traceback() -> None:
     done = ended(AT_IMPORT)
     assert (done.returncode, done.stderr) == (130, "")
+
+
+@pytest.mark.parametrize("error", [StateError("the transaction was undone."), ZeroDivisionError("cleaning up")])
+def test_an_interrupt_whose_cleaning_up_fails_is_an_interrupt(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise error
+
+    monkeypatch.setattr("revector.config.load_project", interrupted)
+    assert cli.run(["status"]) == 130
+    assert capsys.readouterr().err == ""
 
 
 def test_what_else_fails_in_a_destructor_is_still_shown(monkeypatch: pytest.MonkeyPatch) -> None:

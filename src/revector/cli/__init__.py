@@ -9,7 +9,7 @@ import threading
 from collections.abc import Sequence
 from typing import NoReturn
 
-from revector.cli.exits import INTERRUPTED, UNEXPECTED
+from revector.cli.exits import INTERRUPTED, UNEXPECTED, is_interrupted
 
 
 def main() -> NoReturn:
@@ -29,6 +29,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:  # outside any command: while modules are loaded, or at the very end
         return INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the outermost boundary: a defect becomes an exit code
+        if is_interrupted(error):
+            return INTERRUPTED
         if os.environ.get("REVECTOR_DEBUG"):
             sys.excepthook(type(error), error, error.__traceback__)
         else:

@@ -31,7 +31,7 @@ from revector.cli import (
     commands_upkeep,
     commands_verify,
 )
-from revector.cli.exits import BROKEN_PIPE, INTERRUPTED, epilog
+from revector.cli.exits import BROKEN_PIPE, INTERRUPTED, epilog, is_interrupted
 from revector.cli.output import Output
 from revector.errors import RevectorError
 
@@ -56,6 +56,8 @@ class _Commands(TyperGroup):
             result = super().invoke(ctx)
             sys.stdout.flush()
         except RevectorError as error:
+            if is_interrupted(error):
+                raise typer.Exit(INTERRUPTED) from error
             sys.stdout.flush()
             sys.stderr.write(f"revector: {error}\n")
             raise typer.Exit(error.exit_code) from error

@@ -35,3 +35,13 @@ EXITS: Final[dict[int, str]] = {
 def epilog() -> str:
     """Return the table as it stands under ``revector --help``."""
     return "\n".join(("Exit codes:", *(f"{code:>3}  {meaning}" for code, meaning in EXITS.items())))
+
+
+def is_interrupted(error: BaseException) -> bool:
+    """Whether Ctrl-C is behind an error: what it cut short may fail again while it is cleaned up."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, KeyboardInterrupt):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
