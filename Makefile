@@ -18,8 +18,9 @@ cluster: $(INSTALLED)  ## the same with Celery, Redis and two GPU workers
 test: $(INSTALLED)  ## the whole test suite
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-prove: $(INSTALLED)  ## tries to break the promises, for minutes; its report is .revector/proof/REPORT.md
+prove: $(INSTALLED)  ## tries to break the promises, for minutes, and runs the long tests; its report is .revector/proof/REPORT.md
 	$(BIN)/python -m evaluation.reliability.prove
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m long
 
 prove-long: $(INSTALLED)  ## the same for an hour or more; its report is evaluation/reliability/REPORT.md
 	$(BIN)/python -m evaluation.reliability.prove --size long

@@ -21,6 +21,7 @@ DOCUMENTS = 1_000
 """A minute of MiniLM on one core: several parts in each of two shards."""
 
 
+@pytest.mark.long
 def test_a_gpu_worker_killed_in_mid_shard_loses_nothing_and_its_shard_goes_on_where_it_was() -> None:
     from evaluation.scale.cluster import migrate
 
