@@ -341,7 +341,7 @@ def test_without_the_wheel_the_message_names_the_command(monkeypatch: pytest.Mon
         embedded.ensure_running(tmp_path / "state")
 
 
-def test_a_moved_state_folder_keeps_its_rows_and_its_old_place_begins_anew(tmp_path: Path) -> None:
+def test_a_moved_state_folder_keeps_its_rows_and_its_old_place_starts_again(tmp_path: Path) -> None:
     """For root the data is outside the state folder here, named after its old path."""
     tmp_path.chmod(0o700)
     old, new = tmp_path / "old", tmp_path / "new"

@@ -80,7 +80,7 @@ def test_an_interrupt_whose_cleaning_up_fails_is_an_interrupt(
         try:
             raise KeyboardInterrupt
         finally:
-            raise error
+            raise error from OSError("another")
 
     monkeypatch.setattr("revector.config.load_project", interrupted)
     assert cli.run(["status"]) == 130

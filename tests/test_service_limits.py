@@ -199,6 +199,18 @@ def test_a_body_that_stops_coming_is_answered_408_and_forgotten(
 # Sizes ----------------------------------------------------------------------------------------------------------------
 
 
+def test_a_body_that_could_never_fit_is_413_and_not_to_be_sent_again(served: World) -> None:
+    async def pieces() -> AsyncIterator[dict[str, Any]]:
+        raise AssertionError("it was read")
+        yield {}
+
+    app = create_app(served.project, is_open=True)
+    length = str(app.state.service.room.most * 2)
+    start, body = asked(app, SEARCH, pieces, **JSON_TYPE, **{"content-length": length})
+    assert start["status"] == 413
+    assert not json.loads(body["body"])["retryable"]
+
+
 def test_a_search_above_256_kib_is_413_whether_its_length_is_declared_or_not(client: TestClient) -> None:
     large = json.dumps({"query": "x", "where": {"n": " " * (1 << 18)}}).encode()
     assert "262,144" in refused(client.post(SEARCH, content=large, headers=JSON_TYPE), 413, "TooLarge")

@@ -88,7 +88,7 @@ def from_clicks(
     ] = 3,
     days: Annotated[
         float | None,
-        typer.Option(min=0, max=36_500, help="Only clicks of the last DAYS days before the newest; default: all."),
+        typer.Option(min=0, max=36_500, help="Only clicks within this many days of the newest; default: all."),
     ] = None,
     json: Json = False,
 ) -> None:

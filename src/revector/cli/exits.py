@@ -38,10 +38,9 @@ def epilog() -> str:
 
 
 def is_interrupted(error: BaseException) -> bool:
-    """Whether Ctrl-C is behind an error: what it cut short may fail again while it is cleaned up."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, KeyboardInterrupt):
-            return True
-        seen = seen.__cause__ or seen.__context__
-    return False
+    """Whether Ctrl-C is behind an error: what it cut short may fail again while it is cleaned up.
+
+    SQLAlchemy's ping, for one, switches autocommit back on a connection that is still busy, and raises that.
+    """
+    behind = (error.__cause__, error.__context__)
+    return isinstance(error, KeyboardInterrupt) or any(one is not None and is_interrupted(one) for one in behind)

@@ -60,10 +60,13 @@ def check_shape(raw: bytes) -> None:
             )
 
 
-def declared_bytes(headers: Headers) -> int:
-    """Return how many bytes a body will have, as it comes; 0 where its headers do not say."""
+def declared(headers: Headers, limit: int) -> int:
+    """Return how many bytes a body will have, 0 where its headers do not say. Raises 413 above ``limit``."""
     said = headers.get("content-length", "")
-    return int(said) if said.isdecimal() else 0
+    size = int(said) if said.isdecimal() else 0
+    if size > limit:
+        raise _too_large(limit)
+    return size
 
 
 async def read(receive: Receive, headers: Headers, limit: int, hold: Callable[[int], None]) -> bytes:
@@ -71,9 +74,6 @@ async def read(receive: Receive, headers: Headers, limit: int, hold: Callable[[i
 
     Raises 408 where it comes too slowly, 413 above ``limit`` bytes, 400 and 415 as ``pieces`` does.
     """
-    declared = declared_bytes(headers)
-    if declared > limit:
-        raise _too_large(limit)
     body, began = bytearray(), time.monotonic()
 
     def left_s() -> float:

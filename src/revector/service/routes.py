@@ -98,7 +98,7 @@ async def _read(request: Request, limit: int, held: AsyncExitStack) -> Request:
         held.callback(room.give, key_id, size)
 
     # What will not fit is refused before it comes: to read megabytes of it would take time from the other requests.
-    room.check(key_id, bodies.declared_bytes(request.headers))
+    room.check(key_id, bodies.declared(request.headers, limit))
     try:
         raw = await bodies.read(request.receive, request.headers, limit, hold)
     except ClientDisconnect as error:
