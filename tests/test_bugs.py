@@ -9,6 +9,9 @@ import sqlalchemy as sa
 from evaluation.reliability.bugs import BUGS, plant
 from evaluation.reliability.hunt import hunt_bug
 
+from revector import guards
+from revector.registry import writing
+from revector.registry.collections import window_is_over
 from worlds import World
 
 FUNCTIONS = (
@@ -46,13 +49,33 @@ def test_a_planted_bug_leaves_nothing_behind(name: str, served: World) -> None:
     assert served.differences(served.generation()) == []
 
 
-@pytest.mark.parametrize("name", [name for name, bug in BUGS.items() if bug.sql and "gate" not in name])
-def test_a_rewritten_statement_is_one_that_the_library_executes(name: str, swapped: World) -> None:
+class _Marked(dict[str, str]):
+    """Stands for what proofs put in the place of guards: keeps each clause, and marks it in the statement."""
+
+    def get(self, name: str, clause: str) -> str:
+        return f"{clause} /* {name} */"
+
+
+def test_every_guard_is_in_statements_that_the_library_executes(
+    swapped: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guards, "_instead", _Marked())
     seen: list[str] = []
     sa.event.listen(swapped.engine, "before_cursor_execute", lambda *args: seen.append(args[2]))
     swapped.put(3)
     swapped.documents.delete("d00001")
+    with swapped.engine.begin() as connection:
+        writing.hold_shared(connection, swapped.collection.cid)
+        window_is_over(connection, swapped.collection.cid)
     swapped.settle()
     swapped.search("apple1")
-    for pattern, _ in BUGS[name].sql:
-        assert any(re.search(pattern, statement) for statement in seen), pattern
+    assert {name for statement in seen for name in re.findall(r"/\* ([a-z_.]+) \*/", statement)} == set(guards.GUARDS)
+
+
+def test_a_guard_that_is_in_no_code_cannot_be_taken_away() -> None:
+    with pytest.raises(KeyError, match=r"no guard is called publish\.nothing; there are write\.gate"):
+        guards.instead({"publish.nothing": "true"}).__enter__()
+
+
+def test_every_guard_is_taken_away_by_a_bug() -> None:
+    assert {name for bug in BUGS.values() for name in bug.guards} == set(guards.GUARDS)

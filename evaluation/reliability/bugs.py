@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 from evaluation.reliability import mistakes
+
+from revector.guards import instead
 
 Change = tuple[str, str]
 
@@ -24,29 +25,25 @@ Change = tuple[str, str]
 class Bug:
     """One mistake: where it is planted, which races of the catalogue it lets in, and who should see it, best first.
 
-    ``sql``: (pattern, replacement) in statements as they are executed; ``functions``: the same in the source of a
-    database function, by name; ``patch`` replaces Python; ``guard`` is the switch of the model; ``test`` is the
-    fast test that fails while the bug is there.
+    ``guards``: what is put in the place of guards of ``revector.guards``, by name; ``functions``: (pattern,
+    replacement) in the source of a database function, by its name; ``patch`` replaces Python; ``switch`` is the guard's
+    name in the model; ``test`` is the fast test that fails while the bug is there.
     """
 
     name: str
     says: str
     races: tuple[str, ...]
     layers: tuple[str, ...]
-    sql: tuple[Change, ...] = ()
+    guards: Mapping[str, str] = field(default_factory=dict)
     functions: tuple[tuple[str, Change], ...] = ()
     statements: tuple[str, ...] = ()
     patch: Callable[[], AbstractContextManager[None]] | None = None
-    guard: str | None = None
+    switch: str | None = None
     test: str | None = None
 
 
 _ADVISORY = (r"PERFORM pg_advisory_xact_lock_shared\([^;]*;", "")
 _ROW = (r"PERFORM 1 FROM revector.collection[^;]*;", "")
-_HELD_ADVISORY = (r"SELECT pg_advisory_xact_lock_shared\(.*", "SELECT 1")
-_READ_FILTER = (r"NOT d\.deleted AND i\.version > d\.tombstone_version", "true")
-_VERSION_CHECK = (r"WHERE d\.version = s\.version ORDER BY d\.doc_id", "ORDER BY d.doc_id")
-_ITEM_VERSION = (r"AND p\.doc_id = s\.doc_id WHERE p\.version <= s\.version", "AND p.doc_id = s.doc_id")
 
 BUGS = {
     bug.name: bug
@@ -56,9 +53,9 @@ BUGS = {
             "writers do not hold the gate",
             ("R04", "R35"),
             ("L2", "L0"),
-            sql=(_HELD_ADVISORY,),
+            guards={"write.gate": "1"},
             functions=(("document_before", _ADVISORY), ("document_before", _ROW)),
-            guard="gate",
+            switch="gate",
         ),
         Bug(
             "advisory_gate_only",
@@ -72,7 +69,7 @@ BUGS = {
             "writers hold the row, not the advisory lock, and overtake a waiting swap",
             ("R37",),
             ("load",),
-            sql=(_HELD_ADVISORY,),
+            guards={"write.gate": "1"},
             functions=(
                 ("document_before", _ADVISORY),
                 ("document_before", (r"IF current_setting[^;]*THEN(.*?)END IF;", r"\1")),
@@ -90,22 +87,22 @@ BUGS = {
             "publish does not ask whether the document is still what was embedded",
             ("R01", "R02"),
             ("L1", "L2"),
-            sql=(_VERSION_CHECK,),
-            guard="version_check",
+            guards={"publish.version": "true"},
+            switch="version_check",
         ),
         Bug(
             "item_deleted_by_id",
             "publish neither locks the document nor looks at the work item's version",
             ("R03",),
             ("L2",),
-            sql=((r" FOR SHARE OF d SKIP LOCKED", ""), _ITEM_VERSION),
+            guards={"publish.document_lock": "", "publish.item_version": "true"},
         ),
         Bug(
             "version_before_lock",
             "a version is drawn before the document's row is locked",
             ("R11",),
             ("L2",),
-            sql=((r"SET deleted = EXCLUDED\.deleted,", "SET version = EXCLUDED.version, deleted = EXCLUDED.deleted,"),),
+            patch=mistakes.version_of_the_insert,
             functions=(
                 (
                     "document_before",
@@ -116,22 +113,22 @@ BUGS = {
                 ),
             ),
         ),
-        Bug("fixed_point_ids", "points are named by version, not by attempt", ("R22",), ("L0",), guard="attempt_id"),
-        Bug("no_intent", "points are written before SQL knows of them", ("R27", "R28"), ("L0",), guard="intent"),
+        Bug("fixed_point_ids", "points are named by version, not by attempt", ("R22",), ("L0",), switch="attempt_id"),
+        Bug("no_intent", "points are written before SQL knows of them", ("R27", "R28"), ("L0",), switch="intent"),
         Bug(
             "publish_without_cas",
             "publish does not ask whether its attempt was given up",
             ("R27",),
             ("L0",),
-            guard="intent_cas",
+            switch="intent_cas",
         ),
         Bug(
             "no_read_filter",
             "search trusts the index on what is deleted",
             ("R02", "R74"),
             ("L1", "L2"),
-            sql=(_READ_FILTER,),
-            guard="filter",
+            guards={"search.visible": "true"},
+            switch="filter",
         ),
         Bug(
             "search_by_alias",
@@ -160,7 +157,7 @@ BUGS = {
             ("R48",),
             ("L1", "L2"),
             functions=(("document_fan_out", (r"\(c\.standby_gen\), ", "")),),
-            guard="standby",
+            switch="standby",
         ),
         Bug(
             "retire_without_lock",
@@ -168,14 +165,14 @@ BUGS = {
             ("R50",),
             ("L2", "L1"),
             patch=mistakes.retire_without_lock,
-            guard="retirelock",
+            switch="retirelock",
         ),
         Bug(
             "retire_by_worker_clock",
             "the window's end is judged by the clock of whoever asks",
             ("R51",),
             ("L1", "L4"),
-            patch=mistakes.retire_by_worker_clock,
+            guards={"window.clock": "clock_timestamp() + interval '3 days'"},
         ),
         Bug(
             "dead_ignored",
@@ -205,7 +202,7 @@ BUGS = {
             ("L1", "L4"),
             patch=mistakes.seed_ends_on_error,
         ),
-        Bug("ack_before_searchable", "an acknowledgement counts as searchable", ("R25",), ("L0",), guard="readback"),
+        Bug("ack_before_searchable", "an acknowledgement counts as searchable", ("R25",), ("L0",), switch="readback"),
         Bug(
             "short_batch_accepted",
             "a reply with too few vectors is spread over the texts",
@@ -226,14 +223,14 @@ BUGS = {
             ("R65",),
             ("L1", "L4"),
             patch=mistakes.same_name_other_model,
-            sql=((r"SELECT live AND encoder_fp = \S+ FROM generation", "SELECT live FROM generation"),),
+            guards={"publish.encoder": "true"},
         ),
         Bug(
             "native_alias_trusted",
             "an index is dropped because the store's own alias points elsewhere",
             ("R54", "R45", "R46"),
             ("L0",),
-            guard="drop_reads_sql",
+            switch="drop_reads_sql",
         ),
         Bug(
             "tombstone_purged",
@@ -248,10 +245,7 @@ BUGS = {
             "publish trusts the lease instead of the versions",
             ("R60", "R01"),
             ("L1", "L2"),
-            sql=(
-                _VERSION_CHECK,
-                (r"WHERE p\.version <= s\.version ORDER BY", "WHERE p.lease_until IS NOT NULL ORDER BY"),
-            ),
+            guards={"publish.version": "true", "publish.item_version": "p.lease_until IS NOT NULL"},
         ),
         Bug(
             "bulk_lane_ignored",
@@ -308,30 +302,13 @@ def plant(name: str, engine: sa.Engine) -> Iterator[None]:
         stack.callback(_planted.discard, name)
         if bug.functions or bug.statements:
             stack.enter_context(changed_database(bug, engine))
-        if bug.sql:
-            stack.enter_context(_changed_statements(bug.sql))
+        stack.enter_context(instead(bug.guards))
         if bug.patch is not None:
             stack.enter_context(bug.patch())
         yield
 
 
 _planted: set[str] = set()
-
-
-@contextmanager
-def _changed_statements(changes: tuple[Change, ...]) -> Iterator[None]:
-    def rewrite(_c: Any, _u: Any, statement: str, parameters: Any, *_: Any) -> tuple[str, Any]:
-        for pattern, replacement in changes:
-            statement = re.sub(pattern, replacement, statement)
-        if "%(" not in statement and isinstance(parameters, dict):
-            parameters = {}
-        return statement, parameters
-
-    sa.event.listen(sa.Engine, "before_cursor_execute", rewrite, retval=True)
-    try:
-        yield
-    finally:
-        sa.event.remove(sa.Engine, "before_cursor_execute", rewrite)
 
 
 @contextmanager

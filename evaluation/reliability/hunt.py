@@ -71,7 +71,7 @@ Sighting = tuple[int, str]
 def _model(bug: Bug, _url: str, _seed: int, _effort: int) -> Sighting | None:
     from evaluation.reliability.model import hunt
 
-    found = hunt(bug.guard or bug.name)
+    found = hunt(bug.switch or bug.name)
     return None if found is None else (1, str(found).splitlines()[0])
 
 

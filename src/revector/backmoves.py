@@ -13,7 +13,7 @@ from revector.errors import RollbackUnavailable, StaleRun, StateError, WindowOpe
 from revector.leftovers import Leftovers
 from revector.lifecycle import Phase
 from revector.registry import moves
-from revector.registry.collections import Generation, read_generation
+from revector.registry.collections import Generation, read_generation, window_is_over
 from revector.registry.control import control, take_lease
 from revector.report import Outcome
 from revector.spec import Revision
@@ -45,10 +45,7 @@ class BackMoves:
     def retire_due(self, *, wait: bool) -> Outcome:
         """Retire what is past its window, by the database's clock; see ``Migrator.retire_due``."""
         with self._engine.connect() as connection:
-            over = connection.scalar(
-                sa.text("SELECT rollback_deadline <= clock_timestamp() FROM collection WHERE cid = :cid"),
-                {"cid": self._cid},
-            )
+            over = window_is_over(connection, self._cid)
         if over:
             return self._retire(WINDOW_OVER, wait=wait)
         dropped = self._leftovers.drop(wait=False)

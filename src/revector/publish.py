@@ -28,6 +28,7 @@ from revector.errors import (
     RevectorError,
     TextsRefused,
 )
+from revector.guards import guard
 from revector.interfaces import Chunk, Chunker, Encoder, Vectors
 from revector.registry import work
 from revector.registry.collections import Generation
@@ -287,12 +288,16 @@ class Applier:
         current = connection.execute(
             sa.text(
                 f"SELECT d.doc_id, d.version FROM {_VERSIONS} JOIN document d ON d.cid = :cid AND d.doc_id = s.doc_id "
-                "WHERE d.version = s.version ORDER BY d.doc_id FOR SHARE OF d SKIP LOCKED"
+                f"WHERE {guard('publish.version', 'd.version = s.version')} ORDER BY d.doc_id "
+                f"{guard('publish.document_lock', 'FOR SHARE OF d SKIP LOCKED')}"
             ),
             {"cid": gen.cid, "ids": list(candidates), "versions": list(candidates.values())},
         ).all()
         alive = connection.scalar(
-            sa.text("SELECT live AND encoder_fp = :fp FROM generation WHERE gen = :gen FOR SHARE"),
+            sa.text(
+                f"SELECT live AND {guard('publish.encoder', 'encoder_fp = :fp')} FROM generation WHERE gen = :gen FOR "
+                "SHARE"
+            ),
             {"gen": gen.gen, "fp": self._encoder.fingerprint},
         )
         if not alive:
@@ -308,8 +313,9 @@ class Applier:
             sa.text(
                 # In id order, so that two publishers of the same items wait for each other instead of deadlocking.
                 f"WITH held AS MATERIALIZED (SELECT p.doc_id FROM {_VERSIONS} JOIN pending p ON p.gen = :gen AND "
-                "p.doc_id = s.doc_id WHERE p.version <= s.version ORDER BY p.doc_id FOR UPDATE OF p) DELETE FROM "
-                "pending p USING held WHERE p.gen = :gen AND p.doc_id = held.doc_id RETURNING p.doc_id"
+                f"p.doc_id = s.doc_id WHERE {guard('publish.item_version', 'p.version <= s.version')} ORDER BY "
+                "p.doc_id FOR UPDATE OF p) DELETE FROM pending p USING held WHERE p.gen = :gen AND p.doc_id = "
+                "held.doc_id RETURNING p.doc_id"
             ),
             {"gen": self.generation.gen, "ids": list(current), "versions": list(current.values())},
         )

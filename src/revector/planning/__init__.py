@@ -28,7 +28,7 @@ from revector.planning.forecast import Change, Disk, Plan, Probe, Spending, Stor
 from revector.planning.probing import probe, untried
 from revector.planning.screening import Screened, screen
 from revector.queries import askable
-from revector.registry.collections import Collection, Generation, read_generation
+from revector.registry.collections import Collection, Generation, read_generation, window_is_over
 from revector.registry.deadletters import open_letters
 from revector.registry.watching import clock_jumped
 from revector.report import Estimate
@@ -331,7 +331,7 @@ def _window(engine: sa.Engine, collection: Collection, revision: Revision) -> tu
     if collection.standby_gen is None or collection.rollback_deadline is None:
         return ()
     with engine.connect() as connection:
-        over = connection.scalar(sa.text("SELECT clock_timestamp() >= :end"), {"end": collection.rollback_deadline})
+        over = window_is_over(connection, collection.cid)
         standby = read_generation(connection, collection.standby_gen).revision
         if standby == revision.revision or (over and not clock_jumped(connection, collection.cid)):
             return ()

@@ -11,6 +11,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from revector.errors import ConfigError
+from revector.guards import guard
 from revector.interfaces import Vectors
 from revector.lifecycle import Phase
 from revector.spec import Revision, revision_from_data
@@ -119,6 +120,15 @@ def lock_collection(connection: sa.Connection, cid: int) -> Collection:
             sa.text(f"SELECT {COLLECTION_COLUMNS} FROM collection WHERE cid = :cid FOR UPDATE"), {"cid": cid}
         ).one()
     )
+
+
+def window_is_over(connection: sa.Connection, cid: int) -> bool | None:
+    """Whether the rollback window ended, by the database's clock; None where no generation is on standby."""
+    now = guard("window.clock", "clock_timestamp()")
+    over: bool | None = connection.scalar(
+        sa.text(f"SELECT {now} >= rollback_deadline FROM collection WHERE cid = :cid"), {"cid": cid}
+    )
+    return over
 
 
 def _collection(row: sa.Row[Any]) -> Collection:

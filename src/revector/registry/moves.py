@@ -24,7 +24,7 @@ from revector.errors import (
 from revector.interfaces import Vectors
 from revector.lifecycle import STEPS, Phase
 from revector.registry import archived, sharding, tables, work
-from revector.registry.collections import Generation, read_generation
+from revector.registry.collections import Generation, read_generation, window_is_over
 from revector.registry.control import Control, add_event, before_event
 from revector.registry.spending import spent_at
 from revector.registry.tables import index_of
@@ -235,9 +235,8 @@ def rollback(control: Control, *, reason: str, force: bool) -> Mapping[str, Any]
             f"collection {collection.name!r} has nothing to go back to: no generation is on standby. The alias was not "
             "moved; write a new revision instead."
         )
-    if not control.scalar(
-        "SELECT clock_timestamp() < rollback_deadline FROM collection WHERE cid = :cid", cid=collection.cid
-    ) and not clock_jumped(control.connection, collection.cid):
+    over = window_is_over(control.connection, collection.cid)
+    if over is not False and not clock_jumped(control.connection, collection.cid):
         raise RollbackUnavailable(
             f"the rollback window of {collection.name!r} ended at {collection.rollback_deadline:%Y-%m-%d %H:%M %Z}; "
             "the old generation may be dropped any moment. The alias was not moved; write a new revision instead."
@@ -272,9 +271,7 @@ def retire(control: Control, *, reason: str, now: bool) -> Generation:
     collection = control.collection
     if collection.standby_gen is None:
         raise RollbackUnavailable(f"collection {collection.name!r} has no generation on standby. Nothing was changed.")
-    over = control.scalar(
-        "SELECT clock_timestamp() >= rollback_deadline FROM collection WHERE cid = :cid", cid=collection.cid
-    )
+    over = window_is_over(control.connection, collection.cid)
     if not over and not now:
         raise WindowOpen(
             f"the rollback window of {collection.name!r} is open until "

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from revector.crash import crash_at
 from revector.errors import DocumentError, EmptyText
+from revector.guards import guard
 from revector.interfaces import Document
 from revector.registry.engine import GATE_LOCK
 from revector.text import check_id, clean, content_hash
@@ -151,9 +152,10 @@ def older(connection: sa.Connection, cid: int, rows: str = ROWS, **values: Any) 
 def hold_shared(connection: sa.Connection, cid: int) -> None:
     """Take the gate as a writer of several statements: before any row, so that lock order is the same everywhere.
 
-    An upsert alone needs it not: its trigger takes the gate before the row is found to exist, and locked.
+    An upsert alone does not need it: its trigger takes the gate before the row is found to exist, and locked.
     """
-    connection.execute(sa.text("SELECT pg_advisory_xact_lock_shared(:key, :cid)"), {"key": GATE_LOCK, "cid": cid})
+    gate = guard("write.gate", "pg_advisory_xact_lock_shared(:key, :cid)")
+    connection.execute(sa.text(f"SELECT {gate}"), {"key": GATE_LOCK, "cid": cid})
     crash_at("write.after_gate")
 
 

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from revector.crash import crash_at
 from revector.errors import DatabaseUnavailable, IndexGone
+from revector.guards import guard
 from revector.interfaces import NoProgress, Progress, Vectors
 from revector.spec import IndexSpec
 from revector.stores import ledgers
@@ -193,8 +194,7 @@ class PgVectorIndex:
         found = connection.scalar(
             sa.text(
                 f"SELECT CAST(CAST(avg(l2_normalize(i.embedding)) AS vector) AS text) FROM {self.name} i JOIN document "
-                "d ON d.cid = :cid AND d.doc_id = i.doc_id WHERE i.doc_id = :doc_id AND NOT d.deleted AND i.version > "
-                "d.tombstone_version"
+                f"d ON d.cid = :cid AND d.doc_id = i.doc_id WHERE i.doc_id = :doc_id AND {_visible()}"
             ),
             {"cid": cid, "doc_id": doc_id},
         )
@@ -286,7 +286,7 @@ class PgVectorIndex:
         # "+ 0" cannot use the ANN index; planner switches would leak into cached plans.
         distance = f"(i.embedding <=> {query_sql})" + (" + 0" if exact else "")
         rows = f"""{self.name} i JOIN document d ON d.cid = :cid AND d.doc_id = i.doc_id
-              WHERE NOT d.deleted AND i.version > d.tombstone_version {"AND " + filter_sql if filter_sql else ""}"""
+              WHERE {_visible()} {"AND " + filter_sql if filter_sql else ""}"""
         if bits:
             rows = f"""(SELECT i.doc_id, i.chunk, i.start, i.stop, i.embedding FROM {rows}
               ORDER BY {self._bits("i.embedding")} <~> {self._bits(query_sql)} LIMIT {int(near)}) i"""
@@ -327,6 +327,10 @@ class PgVectorIndex:
                 "scan": str(MAX_SCAN_TUPLES),
             },
         )
+
+
+def _visible() -> str:
+    return guard("search.visible", "NOT d.deleted AND i.version > d.tombstone_version")
 
 
 @contextmanager
