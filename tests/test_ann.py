@@ -21,7 +21,7 @@ from revector.interfaces import Document
 from revector.latency import compare_latency
 from revector.metrics import Interval
 from revector.registry.collections import Generation
-from revector.registry.tables import index_of
+from revector.registry.tables import analyze_searched, index_of
 from revector.searcher import Searcher
 from worlds import World
 
@@ -189,7 +189,7 @@ def test_an_index_of_bits_is_measured_as_it_is_served_with_its_rerank(library: W
     with library.engine.begin() as connection:
         connection.exec_driver_sql(f"CREATE TABLE idx_docs_bits AS SELECT * FROM {served.physical_name}")
     index_of(bits).build(library.engine)
-    index_of(bits).analyze(library.engine, served.gen)
+    analyze_searched(library.engine, bits)
     report = measured(library, bits, sweep=(40, 320), min_overlap=1.0)
     assert report.served.plan.hnsw
     assert [point.ef_search for point in report.sweep] == [80, 320]  # twice the forty candidates of ten documents

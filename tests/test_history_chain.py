@@ -15,10 +15,10 @@ from alembic import command
 from revector.audit import check_chain
 from revector.config import load_project
 from revector.errors import ConfigError, NotAllowed
+from revector.events import broken_links
 from revector.registry import engine as registry_engine
 from revector.registry.control import add_event
 from revector.registry.grants import grants_for
-from revector.report import broken_links
 from worlds import World
 
 

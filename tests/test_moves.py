@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
+from revector import migrator
 from revector.errors import (
     EditedRevision,
     EvidenceStale,
@@ -28,15 +29,14 @@ from revector.errors import (
     StateError,
     WindowOpen,
 )
+from revector.events import broken_links
 from revector.evidence import Evidence
 from revector.interfaces import Document
-from revector.lifecycle import FORWARD, Phase
+from revector.lifecycle import FORWARD, Outcome, Phase
 from revector.registry import deadletters, moves, sharding, verdicts
 from revector.registry.control import Control, add_event, control, take_lease
-from revector.registry.tables import index_of
-from revector.report import Outcome, broken_links
+from revector.registry.tables import analyze_searched, index_of
 from revector.stores import ledgers
-from revector.stores.pgvector import PgVectorIndex
 from worlds import World, document
 
 B200 = 'model = ModelSpec(name="hashing:seed2", dim=64)'
@@ -847,13 +847,12 @@ def test_an_event_beside_a_control_step_waits_for_it_and_does_not_deadlock(serve
 
 def test_an_abort_under_the_step_that_builds_the_index_is_said_as_such(served: World, monkeypatch: Any) -> None:
     served.upgrade("b200", to="backfill")
-    analyze = PgVectorIndex.analyze
 
-    def abort_first(index: PgVectorIndex, engine: sa.Engine, gen: int) -> None:
+    def abort_first(engine: sa.Engine, generation: Any) -> None:
         served.migrator.abort("changed my mind")
-        analyze(index, engine, gen)
+        analyze_searched(engine, generation)
 
-    monkeypatch.setattr(PgVectorIndex, "analyze", abort_first)
+    monkeypatch.setattr(migrator, "analyze_searched", abort_first)
     with pytest.raises(GenerationGone, match="aborted meanwhile"):
         served.migrator.run("index", "b200")
     assert tables(served) == {served.generation().physical_name}

@@ -33,11 +33,12 @@ from revector.errors import (
     RevectorError,
 )
 from revector.interfaces import Document, NoProgress
+from revector.planning.estimate import Estimate
 from revector.planning.growth import Growth, graph_growth, step_times
 from revector.registry.engine import GATE_LOCK, make_engine
 from revector.registry.scratch import PREFIX, Scratch, leftovers
 from revector.rehearsal import clear_leftovers
-from revector.report import Estimate, Rehearsed
+from revector.rehearsed import Rehearsed
 from revector.sampling import Tally, choose_queries, draw, whole
 from revector.stores import ledgers
 from worlds import World

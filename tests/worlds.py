@@ -20,10 +20,10 @@ from revector.config import Project, load_project
 from revector.encoders.hashing import HashingEncoder
 from revector.encoding import Encoders
 from revector.interfaces import Document
+from revector.lifecycle import Outcome
 from revector.migrator import Migrator
 from revector.registry.collections import Collection, Generation, read_collection, read_generation
 from revector.registry.documents import Documents, Written
-from revector.report import Outcome
 
 QUERIES = 60
 LIMIT_S = 60.0

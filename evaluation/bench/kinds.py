@@ -29,7 +29,7 @@ from revector.labels import load_labels
 from revector.metrics import latency_ms, paired_difference, recall_at_k
 from revector.registry.collections import Generation
 from revector.registry.exporting import reading_vectors
-from revector.registry.tables import index_of
+from revector.registry.tables import analyze_searched, index_of
 from revector.reuse import count_known
 from revector.searcher import Searcher
 from revector.spec import IndexSpec
@@ -191,7 +191,7 @@ def _built(project: Project, base: Generation) -> Iterator[Figure]:
         started = time.monotonic()
         index.build(project.engine)
         seconds = time.monotonic() - started
-        index.analyze(project.engine, base.gen)
+        analyze_searched(project.engine, _as_generation(kind, base))
         with project.engine.connect() as connection:
             table, graph, rows = connection.execute(
                 sa.text(

@@ -19,9 +19,9 @@ from evaluation.reliability.interleave_scene import MODELS, Scene, TinyMigrator,
 from evaluation.reliability.truth import Truth
 
 from revector import searcher
+from revector.events import broken_links
 from revector.lifecycle import Phase
 from revector.registry.collections import Generation
-from revector.report import broken_links
 from revector.searcher import Answer
 from revector.spec import Revision
 

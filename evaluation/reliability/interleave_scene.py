@@ -25,12 +25,12 @@ from revector.encoding import Encoders
 from revector.evidence import Evidence
 from revector.gate import Verdict
 from revector.interfaces import Chunk, Chunker, NoProgress, Vectors
+from revector.lifecycle import Outcome
 from revector.migrator import Migrator, Settings
 from revector.registry import moves, sharding, verdicts, work
 from revector.registry.collections import Collection, Generation, ensure_collection, read_collection, read_generation
 from revector.registry.control import Control, control, take_lease
 from revector.registry.documents import Documents
-from revector.report import Outcome
 from revector.searcher import Searcher
 from revector.spec import Chunking, IndexSpec, ModelSpec, Revision
 from revector.standing import Standing

@@ -15,12 +15,11 @@ import sqlalchemy as sa
 from revector import archive, publish, searcher
 from revector.backmoves import BackMoves
 from revector.encoders import check
-from revector.lifecycle import Phase
+from revector.lifecycle import Outcome, Phase
 from revector.publish import check_vectors
 from revector.registry import control as controls
 from revector.registry import documents, moves, sharding, verdicts, work, writing
 from revector.registry.collections import read_generation
-from revector.report import Outcome
 
 UNDO = {
     "DROP TRIGGER IF EXISTS c_tombstones ON revector.document": (

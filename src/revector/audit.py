@@ -16,8 +16,8 @@ import sqlalchemy as sa
 
 from revector.cells import guarded
 from revector.errors import ConfigError
+from revector.events import broken_links
 from revector.registry.collections import read_collection
-from revector.report import broken_links
 from revector.sentences import sentence
 
 COLUMNS = (

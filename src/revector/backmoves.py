@@ -11,11 +11,10 @@ import sqlalchemy as sa
 from revector.catchup import CatchUp
 from revector.errors import RollbackUnavailable, StaleRun, StateError, WindowOpen
 from revector.leftovers import Leftovers
-from revector.lifecycle import Phase
+from revector.lifecycle import Outcome, Phase
 from revector.registry import moves
 from revector.registry.collections import Generation, read_generation, window_is_over
 from revector.registry.control import control, take_lease
-from revector.report import Outcome
 from revector.spec import Revision
 from revector.standing import Standing
 

@@ -16,6 +16,7 @@ from revector import canary, notices
 from revector.encoders.api import Hybrid, Provider
 from revector.encoding import Encoders
 from revector.errors import ConfigError, DatabaseUnavailable
+from revector.events import read_events
 from revector.evidence import Evidence
 from revector.interfaces import Encoder, NoProgress, Progress
 from revector.labels import LabelSource, label_source
@@ -29,11 +30,11 @@ from revector.registry.engine import check_schema, make_engine, upgrade_schema
 from revector.registry.spending import SpendingMeter
 from revector.registry.watching import windows_over
 from revector.rehearsal import Rehearsal
-from revector.report import read_events, read_status, waiting_revision
 from revector.searcher import Offer, Searcher
 from revector.settings import FILE, CollectionSettings, ModelSettings, Settings, find_file, read_settings
 from revector.shadow import ShadowReads
 from revector.spec import ModelSpec
+from revector.status import read_status, waiting_revision
 from revector.stores.database import KEPT
 from revector.urls import database_url
 from revector.verification import REEMBEDDED, verify_live

@@ -24,7 +24,7 @@ from revector.registry.collections import Collection, Generation, read_generatio
 from revector.registry.control import control
 from revector.registry.documents import Documents
 from revector.registry.readback import INVARIANTS, broken_invariants
-from revector.report import FIGURES, latest_result
+from revector.results import FIGURES, latest_result
 from revector.searcher import Searcher
 from revector.spec import Gate, Revision
 from revector.verification import Comparison

@@ -14,7 +14,7 @@ from revector.errors import LabelError
 from revector.labels import Labels, item_qrels, load_labels, shown, span_of
 from revector.pages.gate import render
 from revector.pages.markup import one_line
-from revector.report import gate_result
+from revector.results import gate_result
 
 if TYPE_CHECKING:
     from revector.config import Project
@@ -41,7 +41,7 @@ def gate_page(project: Project, collection: str, result_id: int | None = None) -
 def kept_result(
     project: Project, collection: str, result_id: int | None = None, *, generation: int | None = None
 ) -> dict[str, Any]:
-    """Return a kept gate result as plain data; see ``report.gate_result``."""
+    """Return a kept gate result as plain data; see ``results.gate_result``."""
     project.collection(collection)
     with project.engine.connect() as connection:
         return gate_result(connection, collection, result_id=result_id, gen=generation)

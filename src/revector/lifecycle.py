@@ -10,8 +10,10 @@ that order is what makes lost writes impossible. A phase is a word, never a rank
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from revector.errors import IllegalStep
 
@@ -121,3 +123,14 @@ def remaining(phase: Phase) -> tuple[Step, ...]:
             plan.append(step)
             phase = step.leads_to
     return tuple(plan)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a step did; ``changed`` is false when it had been done before."""
+
+    step: str
+    revision: str
+    phase: str
+    changed: bool
+    facts: Mapping[str, Any] = field(default_factory=dict)

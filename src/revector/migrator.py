@@ -31,7 +31,7 @@ from revector.gate import Measured, QuerySet
 from revector.interfaces import NoProgress, Progress
 from revector.labels import LabelSource
 from revector.leftovers import Leftovers
-from revector.lifecycle import BUILDING, FORWARD, STEPS, Phase, remaining
+from revector.lifecycle import BUILDING, FORWARD, STEPS, Outcome, Phase, remaining
 from revector.opening import Opening
 from revector.pace import Bars, Pace
 from revector.planning import outcomes
@@ -45,12 +45,12 @@ from revector.registry.collections import (
 )
 from revector.registry.control import Control, control, take_lease
 from revector.registry.servers import wait_until_warm
-from revector.registry.tables import index_of
-from revector.report import Outcome, read_status
+from revector.registry.tables import analyze_searched, index_of
 from revector.revisions import RevisionGraph
 from revector.searcher import Searcher
 from revector.spec import Revision
 from revector.standing import Standing
+from revector.status import read_status
 from revector.stores.pgvector import Build
 from revector.worker import Worker
 
@@ -307,7 +307,7 @@ class Migrator:
         return self._standing.edited()
 
     def status(self) -> dict[str, Any]:
-        """Return where the collection stands; see ``report.read_status``."""
+        """Return where the collection stands; see ``status.read_status``."""
         labels = self._settings.labels
         with self._engine.connect() as connection:
             return read_status(connection, self._name, labels=None if labels is None else labels.name)
@@ -343,7 +343,7 @@ class Migrator:
     def _index(self, generation: Generation, token: int) -> Mapping[str, Any]:
         index = index_of(generation)
         built = index.build(self._engine, self._progress, self._settings.index_build)
-        index.analyze(self._engine, generation.gen)
+        analyze_searched(self._engine, generation)
         crash_at("index.after_build")
         return self._advance(generation, "index", token, built=built, **outcomes.indexed(self._engine, generation))
 

@@ -13,7 +13,7 @@ from revector.encoding import Encoders
 from revector.errors import SourceError, StateError
 from revector.evidence import Evidence
 from revector.interfaces import Encoder, Progress
-from revector.lifecycle import BUILDING
+from revector.lifecycle import BUILDING, Outcome
 from revector.planning import make_plan, outcomes, sample_chunks
 from revector.planning.estimating import Means
 from revector.planning.forecast import Plan
@@ -22,7 +22,6 @@ from revector.registry.analyzing import analyze_grown
 from revector.registry.collections import Generation, read_collection, read_generation
 from revector.registry.control import control, take_lease
 from revector.registry.documents import Documents
-from revector.report import Outcome
 from revector.spec import Revision
 from revector.standing import Standing
 

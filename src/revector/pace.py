@@ -12,8 +12,8 @@ import numpy as np
 import sqlalchemy as sa
 
 from revector.errors import GenerationGone
+from revector.registry import visible
 from revector.registry.collections import Generation, read_generation
-from revector.registry.tables import index_of
 from revector.registry.throttling import read_share, worked_lag_s
 
 log = logging.getLogger("revector.backfill")
@@ -117,18 +117,9 @@ class Pace:
         if self._active is None or self._active.gen != gen:
             self._active = read_generation(connection, gen)
             self._searches_ms.clear()
-        index = index_of(self._active)
         for probe in self._active.probes:
             began = time.perf_counter()
-            index.search(
-                connection,
-                cid=self._active.cid,
-                gen=gen,
-                query=probe,
-                k=K,
-                candidates=K,
-                by_document=True,
-                exact=index.spec.kind == "exact",
-            )
+            exact = self._active.spec.index.kind == "exact"
+            visible.search(connection, self._active, probe, K, candidates=K, by_document=True, exact=exact)
             self._searches_ms.append((time.perf_counter() - began) * 1_000)
         return float(np.percentile(self._searches_ms, 95, method="inverted_cdf"))

@@ -20,6 +20,7 @@ from revector.interfaces import NoProgress, Progress
 from revector.labels import Labels, load_labels, write_beir
 from revector.migrator import Migrator, Settings
 from revector.planning import outcomes
+from revector.planning.estimate import Estimate
 from revector.planning.forecast import Plan
 from revector.planning.growth import Growth, graph_growth, step_times
 from revector.registry import sharding
@@ -27,7 +28,7 @@ from revector.registry.collections import Collection, Generation, read_collectio
 from revector.registry.control import add_event
 from revector.registry.documents import Documents
 from revector.registry.scratch import Scratch, leftovers, remove
-from revector.report import Estimate, Rehearsed, StepTime
+from revector.rehearsed import Rehearsed, StepTime
 from revector.revisions import RevisionGraph
 from revector.sampling import (
     LABELLED_SHARE,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import sqlalchemy as sa
 
 from revector.interfaces import Encoder, Progress
-from revector.report import NORMAL_95, Estimate
+from revector.planning.estimate import NORMAL_95, Estimate
 
 COPY_ROWS = 2_000
 READ_ROWS = 4

@@ -23,9 +23,8 @@ from revector.errors import (
 )
 from revector.interfaces import Vectors
 from revector.queries import askable, ready
-from revector.registry import documents
+from revector.registry import documents, visible
 from revector.registry.collections import Generation, read_collection, read_generation
-from revector.registry.tables import index_of
 from revector.stores.bounds import Stop, bounded, check_filter
 from revector.stores.filters import compile_filter, why_nothing
 from revector.stores.sessions import alone
@@ -257,7 +256,7 @@ class Searcher:
 
     def _stored(self, pinned: Generation, doc_id: str) -> np.ndarray[Any, np.dtype[np.float32]]:
         with self._engine.connect() as connection:
-            found = index_of(pinned).direction(connection, pinned.cid, doc_id)
+            found = visible.direction(connection, pinned, doc_id)
             if found is None and documents.exists(connection, pinned.cid, doc_id):
                 raise NotCaughtUp(
                     f"document {doc_id!r} is stored, and the active generation does not show it yet. Nothing was "
@@ -288,7 +287,6 @@ class Searcher:
         Asks for more candidates until ``k`` are found, and searches exactly where the ANN index cannot give them.
         """
         filter_sql, filter_params = compile_filter(where)
-        index = index_of(pinned)
         exact = exact or pinned.spec.index.kind == "exact"
         candidates, asked = (k * 4 if by == "document" else k), 0
         started = time.perf_counter()
@@ -300,12 +298,11 @@ class Searcher:
                 filter_params = {**filter_params, "without": without}
             while True:
                 check_time()
-                found = index.search(
+                found = visible.search(
                     connection,
-                    cid=pinned.cid,
-                    gen=pinned.gen,
-                    query=vector,
-                    k=k,
+                    pinned,
+                    vector,
+                    k,
                     candidates=candidates,
                     by_document=by == "document",
                     exact=exact,

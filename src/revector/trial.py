@@ -22,7 +22,7 @@ from revector.registry.collections import Generation, ensure_collection, read_co
 from revector.registry.documents import Documents
 from revector.registry.readback import INVARIANTS
 from revector.registry.scratch import Scratch
-from revector.report import latest_result
+from revector.results import latest_result
 from revector.sampling import Stratum, measure
 from revector.searcher import Searcher
 from revector.spec import Revision

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from revector.encoders import PROBES, check_vectors
 from revector.encoding import Encoders
 from revector.errors import ConfigError, DatabaseError, EncoderMismatch, GateBusy, IndexGone, RevectorError
+from revector.events import broken_links
 from revector.interfaces import Chunk, Chunker, Encoder, NoProgress, Progress, Vectors
 from revector.registry import readback, tables
 from revector.registry.alike import find_alike
@@ -26,7 +27,6 @@ from revector.registry.collections import Generation, read_collection, read_gene
 from revector.registry.control import add_event
 from revector.registry.readback import NORM_TOLERANCE, WRONG, Looked, Shown
 from revector.registry.repair import rearm
-from revector.report import broken_links
 from revector.verified import FIRST, Found, Report, Wrong
 
 T = TypeVar("T")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,12 @@ import pytest
 import sqlalchemy as sa
 
 from revector.interfaces import Document
+from revector.registry import visible
+from revector.registry.visible import Found
 from revector.spec import IndexSpec
 from revector.stores import ledgers
-from revector.stores.pgvector import Found, PgVectorIndex, Rows
+from revector.stores.database import analyze
+from revector.stores.pgvector import PgVectorIndex, Rows
 from worlds import World
 
 COUNT, DIM = 5_000, 128
@@ -63,9 +67,10 @@ class Built:
     def search(self, query: Any, k: int = 10, **options: Any) -> tuple[Found, int]:
         """What is found, and how often the HNSW index was scanned for it."""
         asked: dict[str, Any] = {"candidates": k, "by_document": False, "exact": self.index.spec.kind == "exact"}
+        spec = SimpleNamespace(model=SimpleNamespace(dim=self.index.dim), index=self.index.spec)
+        generation = SimpleNamespace(cid=self.world.collection.cid, gen=0, physical_name=self.index.name, spec=spec)
         with self.world.engine.connect() as connection:
-            cid = self.world.collection.cid
-            found = self.index.search(connection, cid=cid, gen=0, query=query, k=k, **asked | options)
+            found = visible.search(connection, generation, query, k, **asked | options)
             scans = "SELECT pg_stat_get_xact_numscans(to_regclass(:name))"
             return found, connection.scalar(sa.text(scans), {"name": f"{self.index.name}_hnsw"}) or 0
 
@@ -80,7 +85,7 @@ def built(request: pytest.FixtureRequest, place: World) -> Built:
         index.replace(connection, [], Rows(ids(numbers), numbers * 0, versions, numbers, numbers + 7, VECTORS))
         assert index.is_built(connection) == (index.spec.kind == "exact")
     assert index.build(place.engine) == (index.spec.kind == "hnsw")
-    index.analyze(place.engine, 0)
+    analyze(place.engine, (index.name, "document", ledgers.table(0)))
     return Built(index, place)
 
 

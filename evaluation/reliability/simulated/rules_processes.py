@@ -13,11 +13,10 @@ from evaluation.reliability.simulated.rules_documents import DOCS, IDS, SESSIONS
 from evaluation.reliability.simulated.stage import Fate
 from evaluation.reliability.simulated.world import World
 
-from revector.lifecycle import FORWARD, Phase, remaining
+from revector.lifecycle import FORWARD, Outcome, Phase, remaining
 from revector.migrator import Migrator
 from revector.registry import deadletters
 from revector.registry.collections import read_generation
-from revector.report import Outcome
 from revector.worker import BACK_OFF_S, DATABASE_ERRORS
 
 WORK_FATES = fates("worker.after_claim", "worker.after_embed", "publish.after_rows", "publish.after_commit")

@@ -26,8 +26,8 @@ from revector.lifecycle import Phase
 
 if TYPE_CHECKING:
     from revector.config import Project
+    from revector.lifecycle import Outcome
     from revector.migrator import Migrator
-    from revector.report import Outcome
 
 log = logging.getLogger("revector.airflow")
 

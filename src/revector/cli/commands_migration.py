@@ -18,8 +18,8 @@ from revector.cli.screens import status_screen, step_line
 from revector.errors import ConfigError, GateFailed
 
 if TYPE_CHECKING:
+    from revector.lifecycle import Outcome
     from revector.migrator import Migrator
-    from revector.report import Outcome
 
 _PANEL = "Migration"
 

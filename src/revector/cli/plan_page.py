@@ -13,9 +13,9 @@ from revector.cli.output import make_table, one_line, pairs, size, span
 from revector.costs import API_WINS_BELOW, OWN_WINS_ABOVE
 
 if TYPE_CHECKING:
+    from revector.planning.estimate import Estimate
     from revector.planning.forecast import Change, Plan
     from revector.planning.screening import Screened
-    from revector.report import Estimate
 
 _STYLES = {"+": "green", "~": "yellow", "=": "dim"}
 

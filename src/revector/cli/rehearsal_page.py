@@ -10,7 +10,8 @@ from rich.console import Console
 from revector.cli.output import make_table, one_line, pairs, size, span
 
 if TYPE_CHECKING:
-    from revector.report import Estimate, Rehearsed
+    from revector.planning.estimate import Estimate
+    from revector.rehearsed import Rehearsed
 
 
 def rehearsal_page(found: Rehearsed, console: Console) -> None:

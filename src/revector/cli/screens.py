@@ -11,7 +11,7 @@ from rich.text import Text
 from revector.cli.output import make_table, one_line, size, span
 
 if TYPE_CHECKING:
-    from revector.report import Outcome
+    from revector.lifecycle import Outcome
 
 _MARKS = {"done": "✓", "current": "▸", "waiting": "·"}
 

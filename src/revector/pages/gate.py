@@ -19,7 +19,7 @@ def render(data: Mapping[str, Any]) -> str:
     """Return one self-contained HTML page; pure, and the same for the same data.
 
     Args:
-        data: A gate result as ``report.gate_result`` returns it. All but ``verdict`` may be missing, and what was not
+        data: A gate result as ``results.gate_result`` returns it. All but ``verdict`` may be missing, and what was not
             measured is left out. To these may be added: ``collection``; ``measured_at`` where the figures are younger
             than the verdict; ``exact``, whether they are of exact search; ``texts``, query → its text; ``relevant``,
             query → its relevant items; ``items``, item → its name and the beginning of its text, None where that is

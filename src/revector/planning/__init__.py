@@ -13,6 +13,7 @@ from revector.encoders import PROBES, probe_vectors, vectors_fp
 from revector.encoders.pca import rotation_of
 from revector.interfaces import Encoder, NoProgress, Progress
 from revector.planning import strata
+from revector.planning.estimate import Estimate
 from revector.planning.estimating import (
     Database,
     Means,
@@ -31,7 +32,6 @@ from revector.queries import askable
 from revector.registry.collections import Collection, Generation, read_generation, window_is_over
 from revector.registry.deadletters import open_letters
 from revector.registry.watching import clock_jumped
-from revector.report import Estimate
 from revector.reuse import count_known
 from revector.spec import Gate, Revision
 from revector.statistics import queries_needed

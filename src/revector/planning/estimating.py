@@ -14,12 +14,12 @@ import sqlalchemy as sa
 from revector import capacity
 from revector.costs import HOURS_PER_MONTH, Costs, money
 from revector.encoders.api.settings import PREFIX, ProviderSettings, split_reference
+from revector.planning.estimate import Estimate
 from revector.planning.forecast import Disk, Probe, Spending, StepPlan, Storage, Window
 from revector.planning.server import WORTH_S, Slowdown, measure
 from revector.planning.strata import Drawn
 from revector.registry.collections import Collection, Generation
 from revector.registry.spending import spent
-from revector.report import Estimate
 from revector.spec import Revision
 from revector.stores.pgvector import Build
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from revector.costs import Money
 from revector.errors import NoRoom
+from revector.planning.estimate import Estimate
 from revector.planning.screening import Screened
-from revector.report import Estimate
 
 LEAST_FREE = 2.2
 """A migration starts only on a disk with at least this multiple of the space that it needs."""

@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from revector.report import Estimate, StepTime
+from revector.planning.estimate import Estimate
+from revector.rehearsed import StepTime
 
 
 @dataclass(frozen=True, slots=True)

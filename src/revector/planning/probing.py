@@ -11,8 +11,8 @@ from revector.encoders import PROBES
 from revector.encoding import MODEL_ERRORS
 from revector.errors import EncoderMismatch, EncoderUnavailable
 from revector.interfaces import Encoder
+from revector.planning.estimate import NORMAL_95, Estimate
 from revector.planning.forecast import Probe
-from revector.report import NORMAL_95, Estimate
 
 FIRST_BATCH, MOST_BATCH = 32, 1_024
 FULL_S = 0.5

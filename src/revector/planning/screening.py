@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import sqlalchemy as sa
 
 from revector.interfaces import Chunker
-from revector.report import Estimate
+from revector.planning.estimate import Estimate
 from revector.vocabulary import Tally, Vocabulary, excerpt, script_of
 
 MOST_DOCUMENTS, MOST_CHARACTERS = 2_000, 1_500_000

@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from revector.report import NORMAL_95, Estimate
+from revector.planning.estimate import NORMAL_95, Estimate
 
 SAMPLE_DOCUMENTS = 200
 LEAST_OF_STRATUM = 5

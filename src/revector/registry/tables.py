@@ -7,6 +7,8 @@ import sqlalchemy as sa
 from revector.errors import IndexGone
 from revector.lifecycle import Phase
 from revector.registry.collections import Generation
+from revector.stores import ledgers
+from revector.stores.database import analyze
 from revector.stores.pgvector import PgVectorIndex
 
 MISSING = "is missing"
@@ -17,12 +19,20 @@ def index_of(generation: Generation) -> PgVectorIndex:
     return PgVectorIndex(generation.physical_name, generation.spec.model.dim, generation.spec.index)
 
 
+def analyze_searched(engine: sa.Engine, generation: Generation) -> None:
+    """Tell the planner how large the tables of a search in a generation are now.
+
+    After a load it takes the documents for few, and would read them all instead of asking the ANN index.
+    """
+    analyze(engine, (generation.physical_name, "document", ledgers.table(generation.gen)))
+
+
 def faults(connection: sa.Connection, generation: Generation) -> list[str]:
     """Say what is wrong: tables missing, vectors of another model, none where there should be, no graph.
 
     Each look is a few pages, whatever the size; what single rows show is for ``verification``.
     """
-    index, ledger = index_of(generation), f"ledger_g{generation.gen}"
+    index, ledger = index_of(generation), ledgers.table(generation.gen)
     if absent := [f"the table {name} {MISSING}" for name in (index.name, ledger) if not _is_there(connection, name)]:
         return absent
     found = list[str]()

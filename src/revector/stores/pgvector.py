@@ -1,10 +1,10 @@
-"""A physical index in PostgreSQL: one table per generation, HNSW built after the load, searched in one statement."""
+"""A physical index in PostgreSQL: one table per generation, HNSW built after the load."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from revector.crash import crash_at
 from revector.errors import DatabaseUnavailable, IndexGone
-from revector.guards import guard
 from revector.interfaces import NoProgress, Progress, Vectors
 from revector.spec import IndexSpec
-from revector.stores import ledgers
-from revector.stores.database import BinaryArray, analyze, bind_vectors
+from revector.stores.database import BinaryArray, bind_vectors
 from revector.stores.sessions import holder, is_pooled, try_hold
 
 INSERT_ROWS = 1_000
@@ -62,15 +60,6 @@ class Rows:
     starts: npt.NDArray[np.integer[Any]]
     stops: npt.NDArray[np.integer[Any]]
     embeddings: npt.NDArray[np.floating[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """One statement's answer: who was active in its snapshot, how many candidates it saw, and the best rows."""
-
-    active_gen: int | None
-    candidates: int
-    rows: list[Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,17 +178,6 @@ class PgVectorIndex:
         number = ">f2" if self.spec.storage == "halfvec" else ">f4"
         return np.frombuffer(sent, dtype=number).reshape(-1, self.dim).astype(np.float32)
 
-    def direction(self, connection: sa.Connection, cid: int, doc_id: str) -> npt.NDArray[np.float32] | None:
-        """Return the mean direction of a document's chunks, ``(dim,)``; None where the index shows none of them."""
-        found = connection.scalar(
-            sa.text(
-                f"SELECT CAST(CAST(avg(l2_normalize(i.embedding)) AS vector) AS text) FROM {self.name} i JOIN document "
-                f"d ON d.cid = :cid AND d.doc_id = i.doc_id WHERE i.doc_id = :doc_id AND {_visible()}"
-            ),
-            {"cid": cid, "doc_id": doc_id},
-        )
-        return None if found is None else np.asarray(Vector.from_text(found).to_numpy(), dtype=np.float32)
-
     def is_built(self, connection: sa.Connection) -> bool:
         """Whether the index is ready for production searches: a valid HNSW index, or none wanted."""
         if self.spec.kind == "exact":
@@ -252,69 +230,28 @@ class PgVectorIndex:
         with engine.connect() as connection:
             return is_pooled(connection) and connection.scalar(sa.text(running), {"name": self.name}) is not None
 
-    def analyze(self, engine: sa.Engine, gen: int) -> None:
-        """Tell the planner how large the tables of a search in generation ``gen`` are now.
+    def nearest(self, shown: str, candidates: int, *, exact: bool) -> tuple[str, str]:
+        """Return as SQL the distance to the vector ``:query``, and the rows ``i`` to be ordered by it.
 
-        After a load it takes the documents for few, and would read them all instead of asking the ANN index.
+        ``shown``: joins and conditions that follow the table, called ``i``, and say which rows a reader may see.
+        ``exact`` reads them all. Sizes are literals, so that the planner sees them.
         """
-        analyze(engine, (self.name, "document", ledgers.table(gen)))
-
-    def search(
-        self,
-        connection: sa.Connection,
-        *,
-        cid: int,
-        gen: int,
-        query: npt.NDArray[np.float32],
-        k: int,
-        candidates: int,
-        by_document: bool,
-        exact: bool,
-        filter_sql: str = "",
-        filter_params: Mapping[str, Any] | None = None,
-    ) -> Found:
-        """Search, check visibility and read the answer in one statement, hence one snapshot.
-
-        ``query`` is float32 ``(dim,)``. Deleted documents and text from before a delete are never returned, whatever
-        the index still holds. Sizes are literals in the SQL so that the planner sees them.
-        """
-        bits = self.spec.graph == "bit" and not exact
-        near = candidates * self.spec.rerank if bits else candidates
-        if not exact:
-            self._set_scan(connection, near)
-        query_sql = f"CAST(:query AS {self._type})"
+        query = f"CAST(:query AS {self._type})"
         # "+ 0" cannot use the ANN index; planner switches would leak into cached plans.
-        distance = f"(i.embedding <=> {query_sql})" + (" + 0" if exact else "")
-        rows = f"""{self.name} i JOIN document d ON d.cid = :cid AND d.doc_id = i.doc_id
-              WHERE {_visible()} {"AND " + filter_sql if filter_sql else ""}"""
-        if bits:
+        distance = f"(i.embedding <=> {query})" + (" + 0" if exact else "")
+        rows = f"{self.name} i {shown}"
+        if self.spec.graph == "bit" and not exact:
             rows = f"""(SELECT i.doc_id, i.chunk, i.start, i.stop, i.embedding FROM {rows}
-              ORDER BY {self._bits("i.embedding")} <~> {self._bits(query_sql)} LIMIT {int(near)}) i"""
-        best = (
-            "SELECT DISTINCT ON (doc_id) * FROM hits ORDER BY doc_id, distance, chunk"
-            if by_document
-            else "SELECT * FROM hits"
-        )
-        sql = f"""
-            WITH hits AS MATERIALIZED (
-              SELECT i.doc_id, i.chunk, i.start, i.stop, {distance} AS distance FROM {rows}
-              ORDER BY {distance} LIMIT {int(candidates)}),
-            top AS (SELECT * FROM ({best}) best ORDER BY distance, doc_id, chunk LIMIT {int(k)})
-            SELECT c.active_gen, (SELECT count(*) FROM hits) AS candidates, t.doc_id, t.chunk, t.start, t.stop,
-                   t.distance, d.version, d.meta, CASE WHEN l.content_hash = d.content_hash
-                     THEN substr(d.content, t.start + 1, t.stop - t.start) ELSE d.content END AS text
-            FROM collection c LEFT JOIN top t ON true
-            LEFT JOIN document d ON d.cid = c.cid AND d.doc_id = t.doc_id
-            LEFT JOIN {ledgers.table(gen)} l ON l.gen = :gen AND l.doc_id = t.doc_id
-            WHERE c.cid = :cid ORDER BY t.distance, t.doc_id, t.chunk"""
-        values = {"cid": cid, "gen": gen, "query": Vector(query).to_text(), **(filter_params or {})}
-        found = connection.execute(sa.text(sql), values).mappings().all()
-        return Found(
-            found[0]["active_gen"], found[0]["candidates"], [dict(row) for row in found if row["doc_id"] is not None]
-        )
+              ORDER BY {self._bits("i.embedding")} <~> {self._bits(query)} LIMIT {self._near(candidates)}) i"""
+        return distance, rows
 
-    def _set_scan(self, connection: sa.Connection, near: int) -> None:
-        """Have the transaction's HNSW scans go on until they have found ``near`` rows that a search may see."""
+    def _near(self, candidates: int) -> int:
+        """Return how many rows the graph must find: bits find more than are wanted, to be ranked again by vectors."""
+        return int(candidates) * (self.spec.rerank if self.spec.graph == "bit" else 1)
+
+    def prepare(self, connection: sa.Connection, candidates: int) -> None:
+        """Have the transaction's HNSW scans go on until they have found enough rows that a search may see."""
+        near = self._near(candidates)
         connection.execute(
             sa.text(
                 "SELECT set_config('hnsw.ef_search', :ef, true), set_config('hnsw.iterative_scan', :order, true), "
@@ -327,10 +264,6 @@ class PgVectorIndex:
                 "scan": str(MAX_SCAN_TUPLES),
             },
         )
-
-
-def _visible() -> str:
-    return guard("search.visible", "NOT d.deleted AND i.version > d.tombstone_version")
 
 
 @contextmanager
