@@ -23,7 +23,7 @@ from evaluation.temporary import owned, sweep
 
 from places import loopback
 from revector import embedded
-from revector.registry.engine import make_engine, upgrade_schema
+from revector.database.engine import make_engine, upgrade_schema
 from worlds import World
 
 _number = itertools.count()

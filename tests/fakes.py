@@ -11,8 +11,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from revector.encoders import PROBES
 from revector.encoders.hashing import HashingEncoder
+from revector.indexing.publish import FRAME
 from revector.interfaces import Vectors
-from revector.publish import FRAME
 from revector.spec import ModelSpec
 
 Hook = Callable[[Sequence[str], Vectors], Any]

@@ -16,8 +16,8 @@ import httpx
 from fastapi.testclient import TestClient
 
 from revector.config import Project
-from revector.registry import keys
 from revector.service import create_app
+from revector.serving import keys
 from worlds import World
 
 HERE = "http://localhost"

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from revector import agreement
-from revector.agreement import Tally, agree, overlap_at_k, rank_biased_overlap
 from revector.errors import ConfigError, LabelError
+from revector.measure import agreement
+from revector.measure.agreement import Tally, agree, overlap_at_k, rank_biased_overlap
 
 rankings = st.lists(st.sampled_from("abcdefghijklmno"), unique=True, max_size=15)
 

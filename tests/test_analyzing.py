@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from revector.registry import analyzing
-from revector.registry.analyzing import analyze_grown
-from revector.stores import ledgers
+from revector.database import analyzing
+from revector.database.analyzing import analyze_grown
+from revector.registry import ledgers
 from worlds import World
 
 KNOWN = "SELECT min(reltuples) FROM pg_class WHERE oid = ANY(CAST(:names AS regclass[]))"

@@ -11,18 +11,19 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from revector import ann, gate_report
-from revector.ann import AnnReport, measure_ann
 from revector.cli.commands_gate import print_lost
 from revector.cli.output import console_for
 from revector.errors import ConfigError, GateFailed
-from revector.explaining import explain
+from revector.gate import ann
+from revector.gate.ann import AnnReport, measure_ann
+from revector.gate.explaining import explain
+from revector.gate.latency import compare_latency
 from revector.interfaces import Document
-from revector.latency import compare_latency
-from revector.metrics import Interval
+from revector.measure.metrics import Interval
+from revector.pages import gate_result
 from revector.registry.collections import Generation
 from revector.registry.tables import analyze_searched, index_of
-from revector.searcher import Searcher
+from revector.serving.searcher import Searcher
 from worlds import World
 
 COUNT = 3_000
@@ -312,9 +313,9 @@ def test_an_index_that_loses_answers_fails_the_gate_although_its_model_is_the_sa
     path.write_text(path.read_text().replace("Gate(max_drop=0.1)", "Gate(max_drop=1.0, min_queries=20)"))
     with pytest.raises(GateFailed, match=r"failed: overlap@10 of the index with exact search is 0\.\d+, at least 0.95"):
         library.upgrade(BAD, to="gate")
-    kept = gate_report.kept_result(library.project, "docs")
+    kept = gate_result.kept_result(library.project, "docs")
     assert kept["ann"]["served"]["overlap"]["mean"] < 0.95
-    assert "What does the index lose" in gate_report.gate_page(library.project, "docs")
+    assert "What does the index lose" in gate_result.gate_page(library.project, "docs")
     path.write_text(path.read_text().replace("min_queries=20", "min_queries=20, min_overlap=None"))
     library.upgrade(BAD, to="gate")
-    assert gate_report.kept_result(library.project, "docs")["verdict"] == "pass"
+    assert gate_result.kept_result(library.project, "docs")["verdict"] == "pass"

@@ -40,7 +40,6 @@ from revector.encoders.api.fake import (
 )
 from revector.encoders.api.limits import BURST_S, COOL_DOWN_S, FAILURES, Clock
 from revector.encoders.hashing import HashingEncoder
-from revector.encoding import Encoders
 from revector.errors import (
     BadVectors,
     ConfigError,
@@ -52,6 +51,7 @@ from revector.errors import (
     SpendCapReached,
     TextsRefused,
 )
+from revector.indexing.encoding import Encoders
 from revector.interfaces import Document
 from revector.spec import ModelSpec
 from worlds import World

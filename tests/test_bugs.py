@@ -10,7 +10,7 @@ from evaluation.reliability.bugs import BUGS, plant
 from evaluation.reliability.hunt import hunt_bug
 
 from revector import guards
-from revector.registry import writing
+from revector.documents import writing
 from revector.registry.collections import window_is_over
 from worlds import World
 

@@ -8,8 +8,8 @@ import pytest
 import sqlalchemy as sa
 
 from revector.cli import run
+from revector.database.catalogue import PARTS, known_parts, read_parts
 from revector.errors import IndexGone, RevectorError, SchemaMismatch
-from revector.registry.catalogue import PARTS, known_parts, read_parts
 from worlds import World
 
 DELETED = {

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from revector import canary
 from revector.cli import run
 from revector.errors import CanaryAlert, EncoderMismatch, LabelError, StateError
-from revector.registry import series
+from revector.gate import canary
+from revector.history import canary_series
 from worlds import World, document
 
 
@@ -30,7 +30,7 @@ def test_what_is_as_it_was_raises_no_alert_and_adds_to_the_series(served: World)
     assert first.alerts == second.alerts == ()
     assert first.recall == first.baseline == second.baseline == 1.0
     with served.engine.connect() as connection:
-        kept = series.read(connection, served.collection.cid)
+        kept = canary_series.read(connection, served.collection.cid)
     assert [row["recall"] for row in kept] == [1.0, 1.0]
     assert kept[0]["at"] > kept[1]["at"]
     assert served.events("canary_alert") == []

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from revector.capacity import (
+from revector.cli import run
+from revector.errors import ConfigError
+from revector.planning.capacity import (
     CONSTANTS,
     Corpus,
     build_cpu_s,
@@ -22,9 +24,7 @@ from revector.capacity import (
     search_cpu_s,
     wal_bytes,
 )
-from revector.cli import run
-from revector.costs import Costs
-from revector.errors import ConfigError
+from revector.planning.costs import Costs
 from revector.spec import IndexSpec
 from worlds import World
 

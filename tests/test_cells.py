@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from revector.audit import Wanted, csv_lines, stream
-from revector.cells import guarded, unguarded
 from revector.cli import run
 from revector.config import load_project
 from revector.errors import ConfigError
+from revector.formats.cells import guarded, unguarded
+from revector.history.audit import Wanted, csv_lines, stream
 from revector.registry.control import add_event
 from worlds import World
 

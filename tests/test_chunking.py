@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
-from revector.chunking import make_chunker
 from revector.errors import SpecError
+from revector.indexing.chunking import make_chunker
 from revector.interfaces import Chunk
 from revector.spec import Chunking
 

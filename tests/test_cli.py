@@ -493,7 +493,7 @@ def test_an_unforeseen_error_is_one_line_unless_debugging(
         raise ZeroDivisionError("nobody thought of this")
 
     at(served)
-    monkeypatch.setattr("revector.audit.check_chain", broken)
+    monkeypatch.setattr("revector.history.audit.check_chain", broken)
     short = cli("history", "--check")
     assert (short.code, short.err.count("\n")) == (exits.UNEXPECTED, 1)
     assert "REVECTOR_DEBUG=1" in short.err

@@ -12,12 +12,12 @@ import sqlalchemy as sa
 from evaluation.reliability.faults_clock import INSTALL, PATH
 
 import revector
-from revector import waiting
+from revector.database.engine import make_engine
 from revector.errors import WindowOpen
+from revector.indexing import waiting
+from revector.indexing.waiting import wait_until_done
 from revector.interfaces import Document
-from revector.registry.engine import make_engine
-from revector.rereading import reread_source
-from revector.waiting import wait_until_done
+from revector.upkeep.rereading import reread_source
 from worlds import World, working
 
 SOURCE = Path(revector.__file__).parent

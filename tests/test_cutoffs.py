@@ -8,8 +8,8 @@ import math
 import numpy as np
 import pytest
 
-from revector.cutoffs import Scored, match_cutoffs
 from revector.errors import ConfigError, LabelError
+from revector.measure.thresholds import Scored, match_cutoffs
 
 
 def corpus(queries: int, k: int, *, seed: int = 0, noise: float = 0.0, map_score=lambda score: score) -> Scored:

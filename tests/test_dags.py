@@ -19,7 +19,7 @@ from airflow.serialization.serialized_objects import DagSerialization
 
 import airflow_home  # noqa: F401 - before Airflow
 import revector.airflow
-from revector import errors, upkeep, verification
+from revector import errors
 from revector.airflow import (
     RETIRE_NOW,
     ROLL_BACK,
@@ -42,6 +42,8 @@ from revector.airflow.operators import LibraryRetries, RevectorOperator
 from revector.airflow.progress import LogProgress
 from revector.airflow.questions import figures
 from revector.lifecycle import FORWARD
+from revector.upkeep import upkeep
+from revector.verify import verification
 from worlds import World, document, working
 
 DAGS = Path(__file__).resolve().parent.parent / "dags"

@@ -12,15 +12,7 @@ from rich.console import Console
 from revector.encoders import load_encoder
 from revector.interfaces import Document
 from revector.local import screen
-from revector.local.demo_corpus import (
-    BUDGET_S,
-    LEAST_DISTRACTORS,
-    LEAST_QUESTIONS,
-    SHARE,
-    cut,
-    documents_per_s,
-    said,
-)
+from revector.local.demo_corpus import BUDGET_S, LEAST_DISTRACTORS, LEAST_QUESTIONS, SHARE, cut, documents_per_s, said
 from revector.spec import Chunking, ModelSpec
 
 CORPUS = [Document(f"d{n:04d}", f"words of number {n} and some more", {}) for n in range(4_000)]

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
+from revector.documents import deadletters
 from revector.errors import DocumentError, NotCaughtUp, SourceError
 from revector.interfaces import Document
-from revector.registry import deadletters
 from worlds import World, document
 
 

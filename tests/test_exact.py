@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from revector import exact
 from revector.archive import Archive, Part
 from revector.errors import BadVectors, ConfigError
-from revector.exact import Loaded, search_exact
-from revector.registry.exporting import reading_vectors
+from revector.measure import exact
+from revector.measure.exact import Loaded, search_exact
+from revector.serving.exporting import reading_vectors
 from worlds import World
 
 

@@ -15,8 +15,9 @@ from revector.cli import run
 from revector.config import Project
 from revector.errors import DatabaseUnavailable, SourceError, VerificationFailed
 from revector.interfaces import Document
-from revector.registry import archived, exporting
-from revector.registry.exporting import reading_vectors
+from revector.registry import archived
+from revector.serving import exporting
+from revector.serving.exporting import reading_vectors
 from worlds import World
 
 LONG = "\n\n".join(f"A paragraph about subject{n} with a few more words in it." for n in range(120))

@@ -25,8 +25,8 @@ from evaluation.reliability.wire import Proxy, Toxic
 import revector
 from conftest import Databases
 from revector.archive import Part, read_part, write_part
+from revector.database.engine import make_engine
 from revector.errors import ArchiveError
-from revector.registry.engine import make_engine
 
 SOURCE = Path(revector.__file__).parent
 

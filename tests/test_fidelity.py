@@ -13,7 +13,7 @@ from revector.cli import doctor
 from revector.encoders import load_encoder
 from revector.encoders.hashing import HashingEncoder
 from revector.errors import FidelityTooLow
-from revector.fidelity import TEXTS_FLOAT32, Approximate, Proof, drawn, measure, overlap
+from revector.gate.fidelity import TEXTS_FLOAT32, Approximate, Proof, drawn, measure, overlap
 from revector.spec import ModelSpec, Revision
 from worlds import World
 

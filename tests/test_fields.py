@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from revector import fields
 from revector.cli.app import app
 from revector.errors import ConfigError
-from revector.fields import FieldReport, fill_field
+from revector.upkeep import metadata
+from revector.upkeep.metadata import FieldReport, fill_field
 from worlds import World, document
 
 
@@ -57,7 +57,7 @@ def test_the_limit_is_kept_and_the_next_run_goes_on(served: World) -> None:
 
 
 def test_what_is_written_meanwhile_wins_and_gets_the_field_too(served: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    original, calls = fields.registry.set_field, []
+    original, calls = metadata.metadata_rows.set_field, []
 
     def late(*args: Any) -> int:
         if not calls:
@@ -67,7 +67,7 @@ def test_what_is_written_meanwhile_wins_and_gets_the_field_too(served: World, mo
         calls.append(args)
         return original(*args)
 
-    monkeypatch.setattr(fields.registry, "set_field", late)
+    monkeypatch.setattr(metadata.metadata_rows, "set_field", late)
     assert fill(served, "lang", value="en").filled == 118
     found = served.documents.get("d00003")
     assert found is not None

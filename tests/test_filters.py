@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from revector.cli import run
 from revector.interfaces import Document
-from revector.stores.filters import LOOKED_AT, MANY, compile_filter, why_nothing
+from revector.serving.filters import LOOKED_AT, MANY, compile_filter, why_nothing
 from serving import SEARCH, serve
 from worlds import World
 

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from revector import unpacking
 from revector.archive import open_columns
 from revector.archive.comparing import COMPARED, Sample, found_with
 from revector.archive.part import write_part
 from revector.errors import ArchiveError, EncoderMismatch, SourceError
+from revector.formats import unpacking
 from revector.interfaces import Chunk
 from revector.sources import open_source
 from test_archive import part

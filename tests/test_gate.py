@@ -11,10 +11,10 @@ import sqlalchemy as sa
 from typer.testing import CliRunner
 
 from revector.cli.app import app
-from revector.comparison import Comparison, compare
 from revector.errors import ConfigError, GateFailed, LabelError, RevectorError, StateError
-from revector.gate_report import gate_page, kept_result
 from revector.interfaces import Document
+from revector.measure.comparison import Comparison, compare
+from revector.pages.gate_result import gate_page, kept_result
 from worlds import QUERIES, World
 
 B200 = 'model = ModelSpec(name="hashing:seed2", dim=64)'

@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from revector import gate as gates
-from revector.ann import AnnReport, Loss, LostBest, Point
-from revector.comparison import compare
-from revector.explaining import Plan
+from revector.documents.own import Own
+from revector.gate import gate as gates
+from revector.gate.ann import AnnReport, Loss, LostBest, Point
+from revector.gate.explaining import Plan
+from revector.gate.latency import LatencyReport, Timed
 from revector.labels import Labels, Span, item_of
-from revector.latency import LatencyReport, Timed
-from revector.metrics import Interval, attainable_recall, evaluate
+from revector.measure.comparison import compare
+from revector.measure.metrics import Interval, attainable_recall, evaluate
+from revector.measure.slices import length_slices
 from revector.pages.charts import Dot, Mark, Row, _ticks, bubbles, curve, intervals
 from revector.pages.gate import VERDICTS, render
 from revector.pages.markup import printable
-from revector.registry.own import Own
-from revector.slices import length_slices
 from revector.spec import Gate
 
 VOID = {"meta"}

@@ -12,13 +12,13 @@ import pytest
 import sqlalchemy as sa
 from alembic import command
 
-from revector.audit import check_chain
 from revector.config import load_project
+from revector.database import engine as registry_engine
+from revector.database.grants import grants_for
 from revector.errors import ConfigError, NotAllowed
-from revector.events import broken_links
-from revector.registry import engine as registry_engine
+from revector.history.audit import check_chain
+from revector.history.events import broken_links
 from revector.registry.control import add_event
-from revector.registry.grants import grants_for
 from worlds import World
 
 

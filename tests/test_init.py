@@ -12,9 +12,9 @@ import sqlalchemy as sa
 
 from revector.cli import run
 from revector.config import load_project
+from revector.database.urls import database_url
 from revector.errors import ConfigError, MissingExtension, SourceError
 from revector.sources.sql import read_sql
-from revector.urls import database_url
 from worlds import World
 
 Init = Callable[..., tuple[int, str]]

@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ir_measures import RR, R, Success, nDCG
 
-from revector.comparison import Comparison, Scored, compare
 from revector.errors import ConfigError, LabelError
-from revector.judgement import Finding, Thresholds, Value, Verdict, judge
-from revector.metrics import attainable_recall, evaluate
-from revector.slices import WITHOUT, field_slices, length_slices
+from revector.gate.judgement import Finding, Thresholds, Value, Verdict, judge
+from revector.measure.comparison import Comparison, Scored, compare
+from revector.measure.metrics import attainable_recall, evaluate
+from revector.measure.slices import WITHOUT, field_slices, length_slices
 
 DOCUMENTS = 1_000
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from revector.documents.text import clean
 from revector.errors import LabelError
 from revector.labels import (
     Labels,
@@ -25,7 +26,6 @@ from revector.labels import (
     write_beir,
 )
 from revector.labels.checking import check_labels
-from revector.text import clean
 
 QUERIES = [{"_id": "q1", "text": "first"}, {"_id": "q2", "text": "zweite, größer"}, {"_id": "q3", "text": "unused"}]
 QRELS = "query-id\tcorpus-id\tscore\nq2\tb\t2\nq1\ta\t1\nq1\tc\t0\n"

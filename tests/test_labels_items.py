@@ -10,7 +10,7 @@ import pytest
 
 from revector.labels import Labels, Span, item_of, item_qrels, load_labels, ranked_items
 from revector.labels.items import finds
-from revector.metrics import evaluate
+from revector.measure.metrics import evaluate
 
 SIZES = (40, 150, 600, 5_000)
 QUERIES, DOCUMENTS = 30, 40

@@ -42,7 +42,7 @@ def test_a_migration_file_can_import_exactly_what_it_may_hold() -> None:
     assert all(hasattr(revector, name) for name in revector.__all__)
 
 
-@pytest.mark.parametrize("module", ["revector", "revector.config", "revector.worker"])
+@pytest.mark.parametrize("module", ["revector", "revector.config", "revector.indexing.worker"])
 def test_importing_the_library_imports_nothing_heavy(module: str) -> None:
     found = f"set({HEAVY}) & set(sys.modules)"
     run("-c", f"import sys, {module}; sys.exit(' '.join({found}) or 0)")

@@ -9,10 +9,10 @@ import pytest
 import sqlalchemy as sa
 from alembic import command
 
+from revector.database import engine as registry_engine
+from revector.database.engine import make_engine, upgrade_schema
 from revector.errors import GateBusy
-from revector.registry import engine as registry_engine
-from revector.registry.engine import make_engine, upgrade_schema
-from revector.stores import ledgers
+from revector.registry import ledgers
 from worlds import World
 
 

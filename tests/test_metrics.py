@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from revector import metrics
 from revector.errors import ConfigError, LabelError
-from revector.metrics import evaluate, latency_ms, mean_interval, paired_difference, recall_at_k
+from revector.measure import metrics
+from revector.measure.metrics import evaluate, latency_ms, mean_interval, paired_difference, recall_at_k
 
 QRELS = {"q2": {"a": 2, "b": 1, "c": 0}, "q1": {"d": 1}, "none": {"e": 0}, "negative": {"f": -1}}
 documents = st.sampled_from("abcdefgh")

@@ -225,7 +225,7 @@ def crash_at(call: int):
 
 @pytest.mark.parametrize("call", range(6))
 def test_a_crash_at_any_batch_is_made_good_by_running_again(world: World, call: int, monkeypatch) -> None:
-    monkeypatch.setattr("revector.backfill.PART_DOCUMENTS", 25)
+    monkeypatch.setattr("revector.indexing.backfill.PART_DOCUMENTS", 25)
     world.put(120)
     world.loader["hashing"].hook = crash_at(call)
     with pytest.raises(Crash):
@@ -261,7 +261,7 @@ def test_a_crash_before_any_step_commits_is_made_good_by_running_again(served: W
 
 
 def test_what_was_sealed_before_a_kill_is_published_and_not_embedded_again(served: World, monkeypatch) -> None:
-    monkeypatch.setattr("revector.backfill.PART_DOCUMENTS", 25)
+    monkeypatch.setattr("revector.indexing.backfill.PART_DOCUMENTS", 25)
     served.upgrade("b200", to="provision")
     encoder = served.loader["hashing:seed2"]
     encoder.embedded.clear()
@@ -270,7 +270,7 @@ def test_what_was_sealed_before_a_kill_is_published_and_not_embedded_again(serve
         raise Crash
 
     with monkeypatch.context() as patch:
-        patch.setattr("revector.publish.Applier.publish", killed)
+        patch.setattr("revector.indexing.publish.Applier.publish", killed)
         with pytest.raises(Crash):
             served.migrator.run("backfill", "b200")
     assert served.sql(f"SELECT documents, published_at FROM part WHERE {NEWEST}") == [(25, None)]
@@ -291,7 +291,7 @@ def test_a_damaged_part_is_embedded_again(served: World, monkeypatch, damage: st
         raise Crash
 
     with monkeypatch.context() as patch:
-        patch.setattr("revector.publish.Applier.publish", killed)
+        patch.setattr("revector.indexing.publish.Applier.publish", killed)
         with pytest.raises(Crash):
             served.migrator.run("backfill", "b200")
     path = Path(served.value(f"SELECT path FROM part WHERE {NEWEST}"))
@@ -317,7 +317,7 @@ def test_documents_that_change_between_seal_and_publish_are_embedded_as_they_are
         raise Crash
 
     with monkeypatch.context() as patch:
-        patch.setattr("revector.publish.Applier.publish", killed)
+        patch.setattr("revector.indexing.publish.Applier.publish", killed)
         with pytest.raises(Crash):
             served.migrator.run("backfill", "b200")
     served.documents.put("d00001", "melon kiwi")

@@ -22,15 +22,15 @@ from fastapi.testclient import TestClient
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from revector import counts, watch
+from revector import counts
 from revector.cli import run as cli
 from revector.encoders.api import Provider, ProviderSettings, load_api_encoder
 from revector.encoders.api.fake import FakeServer, status
 from revector.encoders.api.limits import Clock
 from revector.encoders.hashing import HashingEncoder
 from revector.errors import ConfigError
+from revector.indexing import loads, watch
 from revector.monitoring import FILES, Metrics
-from revector.registry import loads
 from revector.registry.spending import SpendingMeter
 from revector.service import create_app
 from revector.spec import ModelSpec

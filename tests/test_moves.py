@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from revector import migrator
+from revector.documents import deadletters
 from revector.errors import (
     EditedRevision,
     EvidenceStale,
@@ -29,14 +29,14 @@ from revector.errors import (
     StateError,
     WindowOpen,
 )
-from revector.events import broken_links
-from revector.evidence import Evidence
+from revector.gate.evidence import Evidence
+from revector.history.events import broken_links
 from revector.interfaces import Document
 from revector.lifecycle import FORWARD, Outcome, Phase
-from revector.registry import deadletters, moves, sharding, verdicts
+from revector.migration import migrator
+from revector.registry import ledgers, moves, sharding, verdicts
 from revector.registry.control import Control, add_event, control, take_lease
 from revector.registry.tables import analyze_searched, index_of
-from revector.stores import ledgers
 from worlds import World, document
 
 B200 = 'model = ModelSpec(name="hashing:seed2", dim=64)'

@@ -17,8 +17,8 @@ from evaluation.reliability.wire import Action, Proxy, Toxic
 
 from conftest import Databases
 from places import until
-from revector.registry.engine import make_engine
-from revector.urls import LOST_S, waits
+from revector.database.engine import make_engine
+from revector.database.urls import LOST_S, waits
 from worlds import LIMIT_S, World
 
 IMPATIENT = "&keepalives_idle=1&keepalives_interval=1&keepalives_count=1&tcp_user_timeout=2000&connect_timeout=2"

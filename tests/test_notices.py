@@ -99,7 +99,7 @@ def test_nobody_is_told_of_what_is_older_than_a_day_or_while_another_process_tel
     world.unguarded("DELETE FROM event WHERE kind = 'notice'")
     assert world.project.tell("docs") == 0
     world.upgrade("b200", to="verify")
-    from revector.registry.news import only_teller
+    from revector.history.news import only_teller
 
     with only_teller(world.engine, world.collection.cid) as first:
         assert first is not None

@@ -49,9 +49,9 @@ from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 from sqlalchemy.orm import Session
 
-from revector import audit
 from revector.airflow import migration_dag, retire_dag, rollback_dag, web, web_access
 from revector.airflow.plugin import RevectorPlugin
+from revector.history import audit
 from worlds import World
 
 ROLES = ("viewer", "user", "op", "admin")

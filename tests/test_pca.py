@@ -19,12 +19,12 @@ from revector.encoders import load_encoder, vectors_fp
 from revector.encoders.check import unit_rows
 from revector.encoders.lsa import train_lsa
 from revector.encoders.pca import read_rotation, rotation_of, train_pca
-from revector.encoding import Encoders
 from revector.errors import ConfigError, EncoderError
+from revector.indexing.encoding import Encoders
+from revector.indexing.publish import Applier
+from revector.indexing.reuse import Reuse
 from revector.interfaces import Document, Encoder, Vectors
-from revector.publish import Applier
 from revector.registry.work import read_items
-from revector.reuse import Reuse
 from revector.spec import ModelSpec
 from worlds import World
 

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from revector import planning
-from revector.capacity import CONSTANTS
 from revector.cli import exits, run
 from revector.config import Project, load_project
-from revector.costs import Costs, money
 from revector.encoders.hashing import HashingEncoder
 from revector.errors import NoRoom
 from revector.interfaces import Document
 from revector.planning import estimating, outcomes, server, strata
+from revector.planning import plan as planning
+from revector.planning.capacity import CONSTANTS
+from revector.planning.costs import Costs, money
 from revector.planning.forecast import LEAST_FREE, Disk
 from revector.planning.probing import probe
 from revector.registry.control import add_event

@@ -17,12 +17,12 @@ import sqlalchemy as sa
 from psycopg import OperationalError, connect
 
 from revector.cli.doctor import examine
+from revector.database import sessions
+from revector.database.engine import make_engine
+from revector.history.news import only_teller
 from revector.interfaces import Document
-from revector.registry.engine import make_engine
-from revector.registry.news import only_teller
-from revector.registry.scratch import leftovers
-from revector.rereading import reread_source
-from revector.stores import sessions
+from revector.rehearsal.scratch import leftovers
+from revector.upkeep.rereading import reread_source
 from worlds import World
 
 PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")

@@ -9,11 +9,12 @@ import pytest
 import sqlalchemy as sa
 from evaluation.reliability.truth import Truth
 
+from revector.documents import deadletters
 from revector.errors import EncoderError, GenerationGone
+from revector.indexing.publish import Applier, Prepared
 from revector.interfaces import Document
-from revector.publish import Applier, Prepared
-from revector.registry import deadletters, sharding, work
-from revector.registry.repair import rearm
+from revector.registry import sharding, work
+from revector.verify.repair import rearm
 from worlds import World
 
 

@@ -27,7 +27,7 @@ from evaluation.bench.sets import FOLDER, MINILM, K, published, published_langua
 from revector.cli import run as revector
 from revector.config import Project, load_project
 from revector.labels import Labels
-from revector.metrics import evaluate
+from revector.measure.metrics import evaluate
 from revector.sources import open_source
 
 pytestmark = pytest.mark.skipif(find_spec("ranx") is None, reason="ranx, which scores the reference, is not installed")

@@ -9,11 +9,11 @@ import pytest
 from typer.testing import CliRunner
 
 from revector.cli.app import app
+from revector.documents.deadletters import DeadLetter, dead_letters, open_letters, waive
+from revector.documents.ingesting import IngestReport
+from revector.documents.writing import Older
 from revector.errors import DocumentError, SourceError, StateError
 from revector.interfaces import Document
-from revector.registry.deadletters import DeadLetter, dead_letters, open_letters, waive
-from revector.registry.ingesting import IngestReport
-from revector.registry.writing import Older
 from test_documents import Records
 from worlds import World
 

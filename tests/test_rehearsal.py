@@ -23,6 +23,7 @@ from revector.cli import run
 from revector.cli.doctor import examine
 from revector.cli.output import console_for
 from revector.cli.rehearsal_page import rehearsal_page
+from revector.database.engine import GATE_LOCK, make_engine
 from revector.errors import (
     ConfigError,
     DatabaseError,
@@ -34,13 +35,12 @@ from revector.errors import (
 )
 from revector.interfaces import Document, NoProgress
 from revector.planning.estimate import Estimate
-from revector.planning.growth import Growth, graph_growth, step_times
-from revector.registry.engine import GATE_LOCK, make_engine
-from revector.registry.scratch import PREFIX, Scratch, leftovers
-from revector.rehearsal import clear_leftovers
-from revector.rehearsed import Rehearsed
-from revector.sampling import Tally, choose_queries, draw, whole
-from revector.stores import ledgers
+from revector.registry import ledgers
+from revector.rehearsal.growth import Growth, graph_growth, step_times
+from revector.rehearsal.rehearsal import clear_leftovers
+from revector.rehearsal.report import Rehearsed
+from revector.rehearsal.sampling import Tally, choose_queries, draw, whole
+from revector.rehearsal.scratch import PREFIX, Scratch, leftovers
 from worlds import World
 
 TABLES = ("collection", "generation", "document", "pending", "ledger", "shard", "part", "rejected", "waiver", "lease",

@@ -11,11 +11,11 @@ import pytest
 
 from fakes import Crash
 from revector.encoders import vectors_fp
+from revector.indexing.publish import Applier, Prepared
+from revector.indexing.reuse import Reuse
 from revector.interfaces import Document
-from revector.publish import Applier, Prepared
 from revector.registry.collections import Generation
 from revector.registry.work import read_items
-from revector.reuse import Reuse
 from worlds import World
 
 MODEL = 'model = ModelSpec(name="hashing", dim=64)'
@@ -215,7 +215,7 @@ def test_what_is_only_copied_is_not_kept_twice_and_a_kill_on_the_way_is_made_goo
 ) -> None:
     (served.root / "migrations" / "docs" / "b200.py").unlink()
     served.revision("c300", "a100", MODEL, "index = IndexSpec(m=8)")
-    monkeypatch.setattr("revector.backfill.PART_DOCUMENTS", 25)
+    monkeypatch.setattr("revector.indexing.backfill.PART_DOCUMENTS", 25)
     served.upgrade("c300", to="provision")
     publish, calls = Applier.publish, []
 

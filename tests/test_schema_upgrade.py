@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from conftest import Databases
 from revector.errors import SchemaMismatch
-from revector.events import broken_links
+from revector.history.events import broken_links
 from worlds import World
 
 GATE = "gate = Gate(max_drop=1.0, min_queries=1, min_overlap=None)"

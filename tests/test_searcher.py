@@ -11,7 +11,7 @@ from evaluation.reliability.truth import Truth
 
 from revector.errors import ConfigError, StateError
 from revector.interfaces import Document
-from revector.searcher import Searcher
+from revector.serving.searcher import Searcher
 from worlds import World
 
 WORDS = [

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from revector.sentences import LONGEST, SENTENCES, sentence
+from revector.history.sentences import LONGEST, SENTENCES, sentence
 from worlds import World
 
 SOURCE = Path(__file__).parent.parent / "src" / "revector"

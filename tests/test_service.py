@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from revector.config import Project, load_project
-from revector.encoding import Encoders
 from revector.errors import ConfigError
+from revector.indexing.encoding import Encoders
 from revector.service import create_app, run
 from revector.settings import Settings
 from serving import DOCUMENT, HERE, JSON_TYPE, SEARCH, UPLOAD, refused, serve, until, working

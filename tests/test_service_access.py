@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from revector.audit import check_chain
 from revector.cli import exits, run
 from revector.config import Project, load_project
 from revector.errors import ConfigError, StateError
-from revector.registry import keys
+from revector.history.audit import check_chain
 from revector.registry.collections import ensure_collection
 from revector.service import access
 from revector.service import run as run_service
 from revector.service.access import Buckets
+from revector.serving import keys
 from revector.settings import Settings
 from serving import DOCUMENT, SEARCH, UPLOAD, key_for, refused, serve
 from worlds import World

@@ -22,7 +22,7 @@ from revector.cli import run
 from revector.errors import ConfigError, SearchTooLong
 from revector.service import bodies, create_app
 from revector.service.lanes import Full, Lane, Room
-from revector.stores.bounds import Stop, bounded
+from revector.serving.bounds import Stop, bounded
 from serving import DOCUMENT, JSON_TYPE, SEARCH, UPLOAD, key_for, refused, revector_serve, serve, until
 from worlds import World
 
@@ -40,7 +40,7 @@ def client(served: World) -> Iterator[TestClient]:
 @pytest.fixture
 def slow_filters(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every search with a filter takes a minute, unless it is ended."""
-    monkeypatch.setattr("revector.searcher.compile_filter", lambda where: SLEEPS if where else ("", {}))
+    monkeypatch.setattr("revector.serving.searcher.compile_filter", lambda where: SLEEPS if where else ("", {}))
 
 
 def sleeping(world: World) -> int:

@@ -10,10 +10,10 @@ from uuid import UUID, uuid4
 import pytest
 
 from revector.config import load_project
-from revector.encoding import Encoders
 from revector.errors import ConfigError, ServersCold
-from revector.migrator import Migrator
-from revector.registry import servers
+from revector.indexing.encoding import Encoders
+from revector.migration.migrator import Migrator
+from revector.serving import servers
 from serving import key_for, revector_serve, serve, until
 from worlds import World
 

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from revector.documents.documents import Documents
 from revector.errors import DatabaseUnavailable
-from revector.registry import keys
-from revector.registry.documents import Documents
 from revector.service import create_app, uploads
+from revector.serving import keys
 from serving import JSON_TYPE, SEARCH, UPLOAD, key_for, refused, serve, until, working
 from worlds import World
 

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from revector import shadow
-from revector.agreement import Tally, overlap_at_k, rank_biased_overlap
 from revector.errors import ConfigError
-from revector.searcher import Answer
-from revector.shadow import ShadowReads
+from revector.measure.agreement import Tally, overlap_at_k, rank_biased_overlap
+from revector.serving import shadow
+from revector.serving.searcher import Answer
+from revector.serving.shadow import ShadowReads
 from worlds import World
 
 QUERIES = [f"apple{n} pear{n} some words" for n in range(12)]

@@ -8,12 +8,13 @@ from collections.abc import Callable
 import pytest
 from typer.testing import CliRunner
 
-from revector import shadow_time, watch
-from revector.agreement import Tally
 from revector.cli.app import app
 from revector.errors import ConfigError, GenerationGone, SpecError
-from revector.gate_report import kept_result, page
-from revector.registry import shadowing
+from revector.gate import shadow_time
+from revector.indexing import watch
+from revector.measure.agreement import Tally
+from revector.pages.gate_result import kept_result, page
+from revector.serving import shadow_rows
 from revector.spec import Gate
 from worlds import World
 
@@ -100,7 +101,7 @@ def test_the_verdict_tells_what_live_queries_found(asking: World, sleeps: Sleeps
         tally.note(0.9, 0.8, old_ms=3.0, new_ms=4.0)
     building, active = asking.generation("building").gen, asking.generation().gen
     with asking.engine.begin() as connection:
-        shadowing.add(connection, [{"gen": building, "against": active, "k": 10, **tally.as_row()}])
+        shadow_rows.add(connection, [{"gen": building, "against": active, "k": 10, **tally.as_row()}])
     asking.upgrade("b200", to="gate")
     kept = kept_result(asking.project, "docs")
     assert kept["shadow"]["hours"] == 2

@@ -6,9 +6,9 @@ import threading
 
 import pytest
 
-from revector.agreement import Tally
-from revector.encoding import Encoders
-from revector.registry import shadowing
+from revector.indexing.encoding import Encoders
+from revector.measure.agreement import Tally
+from revector.serving import shadow_rows
 from revector.spec import ModelSpec
 from serving import HERE
 from worlds import World
@@ -26,7 +26,7 @@ def test_what_several_processes_add_is_the_sum_and_the_status_tells_it(served: W
     gen, against = served.generation("building").gen, served.generation().gen
     for tally in (counted(0.5, 0.7), counted(0.9)):
         with served.engine.begin() as connection:
-            shadowing.add(connection, [{"gen": gen, "against": against, "k": 10, **tally.as_row()}])
+            shadow_rows.add(connection, [{"gen": gen, "against": against, "k": 10, **tally.as_row()}])
     (found,) = served.project.status("docs")["shadow"]
     expected = counted(0.5, 0.7, 0.9)
     expected.shed = 2

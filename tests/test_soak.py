@@ -24,8 +24,8 @@ from evaluation.reliability.soak_site import (
     vectors_of,
 )
 
-from revector.registry.engine import make_engine
-from revector.searcher import Answer, Hit
+from revector.database.engine import make_engine
+from revector.serving.searcher import Answer, Hit
 
 SHORT = Plan(
     seconds=15,

@@ -17,9 +17,9 @@ import pytest
 import sqlalchemy as sa
 
 from revector.cli import run
+from revector.database.engine import make_engine
 from revector.encoders.api.limits import Use
 from revector.errors import DatabaseReadOnly
-from revector.registry.engine import make_engine
 from revector.registry.spending import SpendingMeter, spent
 from serving import DOCUMENT, SEARCH, UPLOAD, key_for, refused, serve, until
 from worlds import World

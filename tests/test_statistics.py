@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from revector import statistics
 from revector.errors import ConfigError, LabelError
-from revector.statistics import (
+from revector.measure import statistics
+from revector.measure.statistics import (
     detectable_drop,
     deviation_of,
     is_saturated,

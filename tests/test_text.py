@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from revector.documents.text import MAX_ID_BYTES, check_id, clean, content_hash
 from revector.errors import DocumentError
-from revector.text import MAX_ID_BYTES, check_id, clean, content_hash
 
 GOOD = [
     "Plain ASCII, with tabs\tand\nline breaks.\n",

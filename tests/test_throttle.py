@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from revector import backfill
 from revector.cli import run as cli
 from revector.config import current_actor
 from revector.errors import ConfigError, GenerationGone, StateError
-from revector.pace import LEAST_SHARE, SLICE_S, Bars, Pace, yielded
+from revector.indexing import backfill
+from revector.indexing.dial import read_share, set_share, worked_lag_s
+from revector.indexing.throttle import LEAST_SHARE, SLICE_S, Bars, Pace, yielded
 from revector.registry import work
-from revector.registry.throttling import read_share, set_share, worked_lag_s
 from worlds import World
 
 AT_EASE = Bars(math.inf, math.inf)
@@ -200,7 +200,7 @@ def test_a_change_that_failed_and_waits_for_its_next_try_is_no_lag(building: Wor
 
 
 def test_it_yields_when_searches_are_slow_and_recovers(building: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("revector.pace.LOOK_S", 0.0)
+    monkeypatch.setattr("revector.indexing.throttle.LOOK_S", 0.0)
     slow, quick = Bars(math.inf, search_ms=1e-6), AT_EASE
     pace = paced(building, Slept(), slow)
     shares = []

@@ -9,8 +9,8 @@ import pytest
 from evaluation.reliability import crash_site, soak_site
 from evaluation.reliability.truth import Truth, cut
 
-from revector.chunking import make_chunker
 from revector.encoders.hashing import HashingEncoder
+from revector.indexing.chunking import make_chunker
 from revector.interfaces import Chunk
 from revector.spec import Chunking, ModelSpec
 

@@ -13,11 +13,11 @@ import pytest
 from fakes import Loader, ReadingEncoder
 from revector.cli import run
 from revector.cli.doctor import examine
-from revector.encoding import Encoders
+from revector.encoders.vocabulary import LONG_WORDS, SYMBOLS
 from revector.errors import NotCaughtUp, QueryRefused
+from revector.indexing.encoding import Encoders
 from revector.interfaces import Document
 from revector.spec import ModelSpec, Revision, revision_from_data
-from revector.vocabulary import LONG_WORDS, SYMBOLS
 from serving import HERE, SEARCH, refused, serve
 from worlds import World, document
 

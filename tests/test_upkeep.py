@@ -14,17 +14,11 @@ from typer.testing import CliRunner
 
 from revector.cli import commands_upkeep
 from revector.cli.app import app
+from revector.documents.deadletters import waive
 from revector.errors import BadVectors, ConfigError, SourceError, TooManyMissing
 from revector.interfaces import Document, Vectors
-from revector.registry.deadletters import waive
-from revector.rereading import Reread, allowed_missing, configured_source
-from revector.upkeep import (
-    MOST_ENTRIES,
-    RetryReport,
-    StaleReport,
-    refresh_stale,
-    retry_dead_letters,
-)
+from revector.upkeep.rereading import Reread, allowed_missing, configured_source
+from revector.upkeep.upkeep import MOST_ENTRIES, RetryReport, StaleReport, refresh_stale, retry_dead_letters
 from worlds import World, document
 
 

@@ -16,11 +16,12 @@ from revector.cli import exits, run
 from revector.encoders.hashing import HashingEncoder
 from revector.errors import ConfigError, VerificationFailed
 from revector.interfaces import Document, NoProgress
-from revector.registry import moves, readback, work
+from revector.registry import moves, work
 from revector.registry.control import control
-from revector.registry.repair import rearm
 from revector.spec import ModelSpec
-from revector.verified import Report
+from revector.verify import readback
+from revector.verify.repair import rearm
+from revector.verify.verified import Report
 from worlds import World, document
 
 LONG = " ".join(f"word{n}" for n in range(600))
@@ -444,7 +445,7 @@ def test_a_system_under_writes_is_verified_without_a_false_alarm(swapped: World)
 def test_a_generation_that_is_retired_meanwhile_is_no_error(
     swapped: World, monkeypatch: pytest.MonkeyPatch, reembed: int, at: int, checked: int, dropped: bool
 ) -> None:
-    monkeypatch.setattr("revector.verification.PAGE_IDS", 50)
+    monkeypatch.setattr("revector.verify.verification.PAGE_IDS", 50)
     standby = swapped.generation("standby").gen
 
     class Retire(NoProgress):

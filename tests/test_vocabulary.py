@@ -10,8 +10,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from fakes import wordpiece
 from revector.encoders.hashing import HashingEncoder
+from revector.encoders.vocabulary import LONG_WORDS, SYMBOLS, Tally, Vocabulary, script_of
 from revector.spec import ModelSpec
-from revector.vocabulary import LONG_WORDS, SYMBOLS, Tally, Vocabulary, script_of
 
 THAI, LAO, KHMER, HAN = "แม่น้ำเจ้าพระยา", "ເຂົ້າໜຽວກັບໝາກມ່ວງ", "ទន្លេមេគង្គហូរ", "中华人民共和国"
 DNA, HEX, BASE64 = "GATTACA" * 20, "4d5a9000" * 16, "QmFzZTY0" * 16

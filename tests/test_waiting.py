@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from revector import waiting
 from revector.cli.app import app
 from revector.errors import BadVectors, ConfigError, WorkUnfinished
-from revector.waiting import wait_until_done
+from revector.indexing import waiting
+from revector.indexing.waiting import wait_until_done
 from worlds import World, document, working
 
 AT_ONCE = 0.05

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from revector import watch
 from revector.errors import BadVectors, ClockJumped, EncoderError
-from revector.watch import Watch
+from revector.indexing import watch
+from revector.indexing.watch import Watch
 from worlds import World
 
 HOUR = 3_600.0

@@ -7,9 +7,9 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from revector import worker
 from revector.cli.app import app
 from revector.errors import ClockJumped, WindowOpen
+from revector.indexing import worker
 from revector.registry.watching import note_clock_jump
 from worlds import LIMIT_S, World, working
 

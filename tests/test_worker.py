@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from revector import worker as module
-from revector.encoding import Encoders
 from revector.errors import DatabaseUnavailable
+from revector.indexing import worker as module
+from revector.indexing.encoding import Encoders
 from revector.spec import ModelSpec
 from worlds import LIMIT_S, World, working
 

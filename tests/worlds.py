@@ -15,15 +15,15 @@ import sqlalchemy as sa
 from evaluation.reliability.truth import Truth
 
 from fakes import Loader
-from revector.chunking import make_chunker
 from revector.config import Project, load_project
+from revector.documents.documents import Documents, Written
 from revector.encoders.hashing import HashingEncoder
-from revector.encoding import Encoders
+from revector.indexing.chunking import make_chunker
+from revector.indexing.encoding import Encoders
 from revector.interfaces import Document
 from revector.lifecycle import Outcome
-from revector.migrator import Migrator
+from revector.migration.migrator import Migrator
 from revector.registry.collections import Collection, Generation, read_collection, read_generation
-from revector.registry.documents import Documents, Written
 
 QUERIES = 60
 LIMIT_S = 60.0

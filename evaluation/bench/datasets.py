@@ -19,7 +19,7 @@ from evaluation.bench.common import ROOT, Figure, machine, parser, revector, rev
 from evaluation.bench.sets import MINILM, TOLERANCE, TRUNCATED, K, published, refuse_absent, take_folder
 
 if TYPE_CHECKING:
-    from revector.gate import Measured
+    from revector.gate.gate import Measured
     from revector.local.airflow_client import AirflowClient
 
 SETS = ("cranfield", "cosqa")
@@ -130,7 +130,7 @@ def _chunks(upgraded: Mapping[str, Any]) -> int:
 def _changes(root: Path, name: str, chunks: Mapping[str, int]) -> Iterator[Figure]:
     """Compare the two generations that are live now on the same queries: truncated (standby) and default (active)."""
     from revector.config import load_project
-    from revector.metrics import paired_difference
+    from revector.measure.metrics import paired_difference
 
     project = load_project(root)
     slots = project.status(name)["slots"]

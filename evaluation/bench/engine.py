@@ -88,7 +88,7 @@ def _texts(chosen: Namespace) -> tuple[list[str], Any]:
     """Return chunks of docstrings and how many tokens each has, special tokens included."""
     from tokenizers import Tokenizer
 
-    from revector.chunking import make_chunker
+    from revector.indexing.chunking import make_chunker
     from revector.sources import open_source
     from revector.spec import Chunking
 

@@ -43,7 +43,7 @@ class Row:
 
 def rows_of(paths: Sequence[Way], seen: Mapping[str, Seen], lengths: Any, device: str, model: Path) -> dict[str, Row]:
     """Return the results of the ways that gave any; ``lengths``: tokens of each text. Ends without a baseline."""
-    from revector.fidelity import NEIGHBOURS, overlap
+    from revector.gate.fidelity import NEIGHBOURS, overlap
 
     unit = "cpu_s" if device == "cpu" else "wall_s"
     base, rows = seen[DEFAULT], {}

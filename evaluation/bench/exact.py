@@ -30,7 +30,7 @@ import numpy as np
 from evaluation.bench.common import ROOT, Figure, environment, machine, parser, write
 from evaluation.bench.exact_peers import PEERS, WARM_ROWS, peak_mib
 from revector.archive import Archive, Part
-from revector.exact import Block, Loaded, search_exact
+from revector.measure.exact import Block, Loaded, search_exact
 
 K, SHARD, BATCH = 10, 65_536, 4_096
 OURS = ("memory, float32", "memory, bfloat16", "archive, float32", "archive, bfloat16")

@@ -173,7 +173,7 @@ def _prepare(root: Path, count: int) -> tuple[str, str]:
     """Index documents and make the two keys."""
     from revector.config import load_project
     from revector.interfaces import Document
-    from revector.registry import keys
+    from revector.serving import keys
 
     revision(root, COLLECTION, "a000", None, 'model = ModelSpec(name="hashing", dim=64)')
     project = load_project(root)

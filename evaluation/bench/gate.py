@@ -19,10 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from evaluation.bench.common import Figure, machine, parser, write
-from revector.comparison import Change, Comparison
-from revector.judgement import Thresholds, Value, judge
-from revector.metrics import Interval
-from revector.statistics import deviation_of, paired_interval, queries_needed
+from revector.gate.judgement import Thresholds, Value, judge
+from revector.measure.comparison import Change, Comparison
+from revector.measure.metrics import Interval
+from revector.measure.statistics import deviation_of, paired_interval, queries_needed
 
 Floats = npt.NDArray[np.float64]
 

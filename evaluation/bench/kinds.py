@@ -23,15 +23,15 @@ from revector.config import Project, load_project
 from revector.encoders import load_encoder, probe_vectors, vectors_fp
 from revector.encoders.check import unit_rows
 from revector.encoders.pca import Rotation, read_rotation, rotation_of
-from revector.explaining import explain
+from revector.gate.explaining import explain
+from revector.indexing.reuse import count_known
 from revector.interfaces import Vectors
 from revector.labels import load_labels
-from revector.metrics import latency_ms, paired_difference, recall_at_k
+from revector.measure.metrics import latency_ms, paired_difference, recall_at_k
 from revector.registry.collections import Generation
-from revector.registry.exporting import reading_vectors
 from revector.registry.tables import analyze_searched, index_of
-from revector.reuse import count_known
-from revector.searcher import Searcher
+from revector.serving.exporting import reading_vectors
+from revector.serving.searcher import Searcher
 from revector.spec import IndexSpec
 from revector.stores.pgvector import Rows
 

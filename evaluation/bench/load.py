@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from revector.config import Project
     from revector.interfaces import Encoder, Vectors
-    from revector.searcher import Answer, Hit
+    from revector.serving.searcher import Answer, Hit
 
 WRITERS = SEARCHERS = 4
 HOT_SHARE = 0.009
@@ -156,7 +156,7 @@ def _is_right(project: Project, encoder: Encoder, query: str, answer: Answer, ho
 
     A hit that is being written says nothing: its version is the document's, and its score may be of the row before.
     """
-    from revector.text import clean_query
+    from revector.documents.text import clean_query
 
     if answer.encoder_fp != encoder.fingerprint:
         return False

@@ -126,7 +126,7 @@ class SlowEncoder:
 
 def _slowed(root: Path) -> Project:
     from revector.config import load_project
-    from revector.encoding import Encoders
+    from revector.indexing.encoding import Encoders
 
     project = load_project(root)
     project.__dict__["encoders"] = Encoders(lambda model: SlowEncoder(project.load_encoder(model)))
@@ -189,7 +189,7 @@ def overhead(root: Path, chosen: Any) -> list[Figure]:
     """Writes per second with the gate, and without it (fan-out stays), in turns."""
     from evaluation.reliability.bugs import BUGS, changed_database
     from evaluation.reliability.mistakes import replaced
-    from revector.registry import writing
+    from revector.documents import writing
 
     project, figures = _project(root), []
     for clients in (8, 32):

@@ -22,7 +22,7 @@ from evaluation.bench.common import Figure, machine, parser, revision, temporary
 from evaluation.bench.memory import generate
 from revector.archive import Part, read_part
 from revector.config import Project, load_project
-from revector.publish import Prepared
+from revector.indexing.publish import Prepared
 from revector.registry import sharding
 from revector.registry.collections import read_generation
 from revector.sources import open_source

@@ -41,7 +41,7 @@ from evaluation.bench.sets import (
     refuse_absent,
     take_folder,
 )
-from revector.text import clean
+from revector.documents.text import clean
 
 if TYPE_CHECKING:
     from revector.config import Project
@@ -195,9 +195,9 @@ def independent_space(folder: Path, keep: Path) -> Space:
 
 def our_space(project: Project, name: str, queries: independent.Texts) -> Space:
     """Return what PostgreSQL holds, and the vectors of the queries as revector cleans and encodes them."""
-    from revector.gate import ENCODE_ROWS
-    from revector.registry.exporting import reading_vectors
-    from revector.text import clean_query
+    from revector.documents.text import clean_query
+    from revector.gate.gate import ENCODE_ROWS
+    from revector.serving.exporting import reading_vectors
 
     searcher, texts = project.searcher(name), [clean_query(text) for text in queries.texts]
     pinned, asked = searcher.resolve(), list[npt.NDArray[np.float32]]()
@@ -249,7 +249,7 @@ def searched(project: Project, name: str, view: View, ours: Space) -> tuple[Run,
 
     The test split is measured as ``revector eval --exact`` does; other splits, and filters, query by query.
     """
-    from revector.metrics import evaluate
+    from revector.measure.metrics import evaluate
 
     if view.name == name:
         found = project.migrator(name).evaluate(k=K, exact=True)

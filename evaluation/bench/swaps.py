@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from multiprocessing.synchronize import Event
 
     from revector.config import Project
-    from revector.migrator import Migrator
+    from revector.migration.migrator import Migrator
     from revector.registry.collections import Generation
 
 COLLECTION = "docs"
@@ -232,7 +232,7 @@ def _compare(project: Project, documents: int) -> list[dict[str, Any]]:
     """Compare every live index with the texts that the writers were told are stored, each embedded again."""
     import sqlalchemy as sa
 
-    from revector.chunking import make_chunker
+    from revector.indexing.chunking import make_chunker
     from revector.revisions import RevisionGraph
 
     texts, unknown = {f"d{n:06d}": first_text(n) for n in range(documents)}, set()

@@ -24,7 +24,7 @@ from evaluation.reliability.truth import Truth as Own
 from revector.config import Project
 from revector.errors import DatabaseUnavailable, RevectorError
 from revector.revisions import RevisionGraph
-from revector.searcher import Answer
+from revector.serving.searcher import Answer
 
 WRITES_PER_S, QUERIES_PER_S = 2.0, 5.0
 TOLERANCE = 1e-3

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from evaluation.temporary import owned
 
 from revector import embedded
-from revector.registry.engine import make_engine, upgrade_schema
+from revector.database.engine import make_engine, upgrade_schema
 
 
 @contextmanager

@@ -14,9 +14,11 @@ from pathlib import Path
 import sqlalchemy as sa
 from evaluation.reliability.truth import Truth
 
-from revector import backfill, catchup, worker
 from revector.config import Project, load_project
-from revector.registry import ingesting, sharding, verdicts, work
+from revector.documents import ingesting
+from revector.indexing import backfill, worker
+from revector.migration import catch_up
+from revector.registry import sharding, verdicts, work
 from revector.revisions import RevisionGraph
 
 COLLECTION = "docs"
@@ -61,7 +63,7 @@ def shrink(changed_floor: int) -> None:
     verdicts.EVIDENCE_CHANGED_FLOOR = changed_floor
     ingesting.BATCH_ROWS = sharding.SEED_ROWS = backfill.PART_DOCUMENTS = PAGE_ROWS
     work.LEASE_S = LEASE_S  # type: ignore[assignment]
-    worker.POLL_S, worker.BACK_OFF_S, catchup.GATE_BUDGET_S = 0.1, 0.1, 0.5
+    worker.POLL_S, worker.BACK_OFF_S, catch_up.GATE_BUDGET_S = 0.1, 0.1, 0.5
 
 
 def _lay_out(folder: Path, url: str) -> None:

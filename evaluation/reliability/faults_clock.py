@@ -21,9 +21,9 @@ import sqlalchemy as sa
 from evaluation.reliability.faults_place import Finding, Place, Writes, until_found
 from evaluation.reliability.project import COLLECTION, NEW, OLD
 
-from revector import watch
 from revector.config import Project
 from revector.errors import ClockJumped, WindowOpen
+from revector.indexing import watch
 from revector.interfaces import Document, NoProgress
 from revector.registry import moves
 from revector.registry.control import control

@@ -20,8 +20,8 @@ import numpy as np
 from evaluation.reliability.faults_place import FaultyEncoder, Finding, Models, Place, Writes, until_found
 from evaluation.reliability.project import COLLECTION, NEW, OLD
 
-from revector.encoding import Encoders
 from revector.errors import EncoderError, EncoderMismatch, EncoderUnavailable, RevectorError
+from revector.indexing.encoding import Encoders
 from revector.interfaces import Document, Vectors
 from revector.revisions import RevisionGraph
 from revector.spec import ModelSpec

@@ -19,8 +19,8 @@ from evaluation.reliability.project import COLLECTION, LABELLED, OLD, _write_lab
 
 from revector.config import Project, load_project
 from revector.encoders import PROBES
-from revector.encoding import Encoders
 from revector.errors import GateBusy
+from revector.indexing.encoding import Encoders
 from revector.interfaces import Encoder, Vectors
 from revector.registry.collections import Collection, Generation, read_collection, read_generation
 from revector.registry.control import control

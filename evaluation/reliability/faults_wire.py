@@ -19,10 +19,11 @@ from evaluation.reliability.faults_place import Finding, Place, Writes
 from evaluation.reliability.project import COLLECTION, NEW
 from evaluation.reliability.wire import Proxy, State, Toxic
 
+from revector.documents import ingesting
 from revector.errors import DatabaseUnavailable, GateBusy, RevectorError
 from revector.interfaces import Document
 from revector.lifecycle import STEPS
-from revector.registry import ingesting, moves, sharding, work
+from revector.registry import moves, sharding, work
 from revector.registry.control import control
 
 LIMIT_S = 60.0

@@ -31,12 +31,12 @@ from evaluation.reliability.arena import database, server
 from evaluation.reliability.bugs import BUGS, Bug, plant
 from evaluation.reliability.pieces import RESULTS, Piece, add_piece
 
+from revector.database.engine import make_engine
+from revector.documents.documents import Documents
 from revector.errors import GateBusy
 from revector.interfaces import Document
 from revector.registry.collections import ensure_collection
 from revector.registry.control import control
-from revector.registry.documents import Documents
-from revector.registry.engine import make_engine
 
 HISTORIES, INTERLEAVINGS, ROUNDS = 400, 40, 1
 """What one unit of effort buys of each layer."""

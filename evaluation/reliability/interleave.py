@@ -38,9 +38,9 @@ from evaluation.reliability.interleave_scene import Scene, SharedEncoders, watch
 from evaluation.reliability.pieces import RESULTS, add_piece
 from evaluation.reliability.stepping import Actor, Hang, Killed, Stage, stage
 
-from revector import catchup, migrator
+from revector.database.engine import make_engine
 from revector.errors import RevectorError
-from revector.registry.engine import make_engine
+from revector.migration import catch_up, migrator
 
 MODULE = "evaluation.reliability.interleave"
 Plant = Callable[[sa.Engine], AbstractContextManager[Any]]
@@ -84,8 +84,8 @@ def run_interleavings(
     ``plant`` plants a bug around all runs. The role must be a superuser.
     """
     report, encoders, engine = Report(), SharedEncoders(), make_engine(url)
-    budgets = catchup.GATE_BUDGET_S, catchup.MOVE_ATTEMPTS, migrator.MEASURE_ATTEMPTS
-    catchup.GATE_BUDGET_S, catchup.MOVE_ATTEMPTS, migrator.MEASURE_ATTEMPTS = 0.2, 3, 2
+    budgets = catch_up.GATE_BUDGET_S, catch_up.MOVE_ATTEMPTS, migrator.MEASURE_ATTEMPTS
+    catch_up.GATE_BUDGET_S, catch_up.MOVE_ATTEMPTS, migrator.MEASURE_ATTEMPTS = 0.2, 3, 2
     try:
         with (
             tempfile.TemporaryDirectory(prefix="interleave-") as folder,
@@ -105,7 +105,7 @@ def run_interleavings(
                         break
             report.counts += steps.counts
     finally:
-        catchup.GATE_BUDGET_S, catchup.MOVE_ATTEMPTS, migrator.MEASURE_ATTEMPTS = budgets
+        catch_up.GATE_BUDGET_S, catch_up.MOVE_ATTEMPTS, migrator.MEASURE_ATTEMPTS = budgets
         engine.dispose()
     return report
 

@@ -15,11 +15,11 @@ from evaluation.reliability.interleave_scene import GaveUp, Scene, TinyMigrator,
 from evaluation.reliability.stepping import current
 
 from revector.errors import ArchiveError, GateBusy, GenerationGone, SourceError, StateError
+from revector.indexing.worker import Worker
 from revector.interfaces import Document
 from revector.lifecycle import BUILDING, Phase, remaining
 from revector.registry.collections import Collection, Generation
-from revector.searcher import Searcher
-from revector.worker import Worker
+from revector.serving.searcher import Searcher
 
 REFUSALS = (StateError, GateBusy, SourceError, ArchiveError)
 """What a controller may be told; everything else that ends an actor is a finding.

@@ -18,11 +18,11 @@ from evaluation.reliability.history import Hit
 from evaluation.reliability.interleave_scene import MODELS, Scene, TinyMigrator, revision
 from evaluation.reliability.truth import Truth
 
-from revector import searcher
-from revector.events import broken_links
+from revector.history.events import broken_links
 from revector.lifecycle import Phase
 from revector.registry.collections import Generation
-from revector.searcher import Answer
+from revector.serving import searcher
+from revector.serving.searcher import Answer
 from revector.spec import Revision
 
 CLOSE = 1e-4

@@ -19,22 +19,22 @@ from evaluation.reliability.history import Recorder
 from evaluation.reliability.stepping import Stage, current
 from evaluation.reliability.truth import Truth
 
-from revector.chunking import make_chunker
+from revector.documents.documents import Documents
 from revector.encoders import load_encoder, probe_vectors
-from revector.encoding import Encoders
-from revector.evidence import Evidence
-from revector.gate import Verdict
+from revector.gate.evidence import Evidence
+from revector.gate.gate import Verdict
+from revector.indexing.chunking import make_chunker
+from revector.indexing.encoding import Encoders
+from revector.indexing.worker import Worker
 from revector.interfaces import Chunk, Chunker, NoProgress, Vectors
 from revector.lifecycle import Outcome
-from revector.migrator import Migrator, Settings
+from revector.migration.migrator import Migrator, Settings
+from revector.migration.target import Standing
 from revector.registry import moves, sharding, verdicts, work
 from revector.registry.collections import Collection, Generation, ensure_collection, read_collection, read_generation
 from revector.registry.control import Control, control, take_lease
-from revector.registry.documents import Documents
-from revector.searcher import Searcher
+from revector.serving.searcher import Searcher
 from revector.spec import Chunking, IndexSpec, ModelSpec, Revision
-from revector.standing import Standing
-from revector.worker import Worker
 
 MODELS = 3
 WINDOWS_HOURS = (48.0, 48.0, 48.0, 1e-9)

@@ -12,14 +12,17 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from revector import archive, publish, searcher
-from revector.backmoves import BackMoves
+from revector import archive
+from revector.documents import documents, writing
 from revector.encoders import check
+from revector.indexing import publish
+from revector.indexing.publish import check_vectors
 from revector.lifecycle import Outcome, Phase
-from revector.publish import check_vectors
+from revector.migration.back_moves import BackMoves
 from revector.registry import control as controls
-from revector.registry import documents, moves, sharding, verdicts, work, writing
+from revector.registry import moves, sharding, verdicts, work
 from revector.registry.collections import read_generation
+from revector.serving import searcher
 
 UNDO = {
     "DROP TRIGGER IF EXISTS c_tombstones ON revector.document": (

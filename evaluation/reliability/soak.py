@@ -42,7 +42,7 @@ from evaluation.reliability.soak_site import Site, make_site
 from evaluation.temporary import owned
 
 from revector import embedded
-from revector.registry.engine import make_engine, upgrade_schema
+from revector.database.engine import make_engine, upgrade_schema
 
 if TYPE_CHECKING:
     from multiprocessing.context import ForkProcess

@@ -20,7 +20,7 @@ from evaluation.reliability.truth import Truth
 
 from revector.config import Project, load_project
 from revector.interfaces import Chunk, Document, Vectors
-from revector.searcher import Answer
+from revector.serving.searcher import Answer
 from revector.spec import Chunking, ModelSpec
 
 COLLECTION = "docs"

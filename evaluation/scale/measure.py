@@ -27,13 +27,12 @@ import sqlalchemy as sa
 
 from evaluation.bench.common import Figure, machine, parser, revision, temporary_project, write
 from evaluation.scale.pace import Pace, pacing
-from revector.backfill import Backfill
 from revector.config import Project, load_project
+from revector.indexing.backfill import Backfill
+from revector.indexing.publish import Prepared
 from revector.interfaces import Document, NoProgress
-from revector.publish import Prepared
-from revector.registry import sharding
+from revector.registry import ledgers, sharding
 from revector.registry.collections import read_collection, read_generation
-from revector.stores import ledgers
 
 COLLECTION, DIM = "docs", 64
 WORDS, VOCABULARY = 20, 30_000

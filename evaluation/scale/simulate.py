@@ -23,7 +23,7 @@ import numpy.typing as npt
 import simpy
 
 from evaluation.bench.common import Figure, machine, parser, write
-from revector.backfill import PART_S
+from revector.indexing.backfill import PART_S
 
 RESULT = Path(__file__).parent / "results" / "simulate.json"
 PARTS_UNDER_WAY = 2

@@ -12,34 +12,35 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from revector import canary, notices
+from revector.database.driver import KEPT
+from revector.database.engine import check_schema, make_engine, upgrade_schema
+from revector.database.urls import database_url
+from revector.documents.documents import Documents
 from revector.encoders.api import Hybrid, Provider
-from revector.encoding import Encoders
 from revector.errors import ConfigError, DatabaseUnavailable
-from revector.events import read_events
-from revector.evidence import Evidence
+from revector.gate import canary
+from revector.gate.evidence import Evidence
+from revector.history import notices
+from revector.history.events import read_events
+from revector.indexing.encoding import Encoders
+from revector.indexing.throttle import Bars
+from revector.indexing.worker import Worker
 from revector.interfaces import Encoder, NoProgress, Progress
 from revector.labels import LabelSource, label_source
-from revector.migrator import Migrator
-from revector.migrator import Settings as MigratorSettings
-from revector.pace import Bars
-from revector.registry import shadowing
+from revector.migration.migrator import Migrator
+from revector.migration.migrator import Settings as MigratorSettings
 from revector.registry.collections import ensure_collection, read_collection
-from revector.registry.documents import Documents
-from revector.registry.engine import check_schema, make_engine, upgrade_schema
 from revector.registry.spending import SpendingMeter
 from revector.registry.watching import windows_over
-from revector.rehearsal import Rehearsal
-from revector.searcher import Offer, Searcher
+from revector.rehearsal.rehearsal import Rehearsal
+from revector.serving import shadow_rows
+from revector.serving.searcher import Offer, Searcher
+from revector.serving.shadow import ShadowReads
 from revector.settings import FILE, CollectionSettings, ModelSettings, Settings, find_file, read_settings
-from revector.shadow import ShadowReads
 from revector.spec import ModelSpec
 from revector.status import read_status, waiting_revision
-from revector.stores.database import KEPT
-from revector.urls import database_url
-from revector.verification import REEMBEDDED, verify_live
-from revector.verified import Report
-from revector.worker import Worker
+from revector.verify.verification import REEMBEDDED, verify_live
+from revector.verify.verified import Report
 
 if TYPE_CHECKING:
     from revector.monitoring import Metrics
@@ -192,7 +193,7 @@ class Project:
             share=chosen.share,
             k=chosen.k,
             keep_queries=chosen.keep_queries,
-            save=shadowing.add,
+            save=shadow_rows.add,
         )
 
     def worker(self) -> Worker:

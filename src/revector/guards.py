@@ -1,7 +1,7 @@
 """Owns the names of the clauses of SQL that forbid a race: a proof takes one away and must then see a promise break.
 
 A clause is written where it acts, under its name: ``guard("publish.version", "d.version = s.version")``. Guards inside
-functions of the database are in ``registry/schema``.
+functions of the database are in ``database/schema``.
 """
 
 from __future__ import annotations

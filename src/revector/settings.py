@@ -9,14 +9,14 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
-from revector.costs import Costs
+from revector.documents.writing import OnEmpty
 from revector.encoders.api.settings import ProviderSettings
 from revector.errors import ConfigError
-from revector.pace import Bars
-from revector.registry.writing import OnEmpty
-from revector.rereading import MOST_MISSING
+from revector.indexing.throttle import Bars
+from revector.planning.costs import Costs
 from revector.sources import ColumnType
 from revector.stores.pgvector import Build
+from revector.upkeep.rereading import MOST_MISSING
 
 FILE = "revector.toml"
 

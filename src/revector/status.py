@@ -9,15 +9,18 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from revector.documents import deadletters
 from revector.errors import SpecError
+from revector.gate.results import latest_result
+from revector.indexing import loads
+from revector.indexing.dial import read_share
 from revector.lifecycle import BUILDING, FORWARD, STEPS, Phase, remaining, state_of
-from revector.registry import deadletters, loads, shadowing, sharding, work
+from revector.registry import sharding, work
 from revector.registry.collections import Collection, Generation, read_collection, read_generation
 from revector.registry.spending import spent
-from revector.registry.throttling import read_share
 from revector.registry.watching import clock_jumped, encoder_fault
-from revector.results import latest_result
 from revector.revisions import RevisionGraph
+from revector.serving import shadow_rows
 
 
 def read_status(
@@ -26,7 +29,7 @@ def read_status(
     """Return where a collection stands: slots, open migration with progress and lag, rollback window, dead letters.
 
     Keys are stable: the CLI's ``--json``, the Airflow page and the demo read them. ``recount=False``, for whoever asks
-    again and again, takes a large collection's number of documents from the last hour's count (``registry.loads``).
+    again and again, takes a large collection's number of documents from the last hour's count (``indexing.loads``).
     """
     collection = read_collection(connection, name)
     now: datetime = connection.execute(sa.text("SELECT clock_timestamp()")).scalar_one()
@@ -58,7 +61,7 @@ def read_status(
         "refused": {"records": letters.refused, "behind": letters.behind},
         "labels": labels,
         "spending": spent(connection),
-        "shadow": [] if collection.building_gen is None else shadowing.read(connection, collection.building_gen),
+        "shadow": [] if collection.building_gen is None else shadow_rows.read(connection, collection.building_gen),
     }
 
 

@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
+from revector.database.driver import analyze
 from revector.interfaces import Document
-from revector.registry import visible
+from revector.registry import ledgers, visible
 from revector.registry.visible import Found
 from revector.spec import IndexSpec
-from revector.stores import ledgers
-from revector.stores.database import analyze
 from revector.stores.pgvector import PgVectorIndex, Rows
 from worlds import World
 
@@ -70,9 +69,14 @@ class Built:
         spec = SimpleNamespace(model=SimpleNamespace(dim=self.index.dim), index=self.index.spec)
         generation = SimpleNamespace(cid=self.world.collection.cid, gen=0, physical_name=self.index.name, spec=spec)
         with self.world.engine.connect() as connection:
+            before = self._scans(connection)
             found = visible.search(connection, generation, query, k, **asked | options)
-            scans = "SELECT pg_stat_get_xact_numscans(to_regclass(:name))"
-            return found, connection.scalar(sa.text(scans), {"name": f"{self.index.name}_hnsw"}) or 0
+            return found, self._scans(connection) - before
+
+    def _scans(self, connection: sa.Connection) -> int:
+        """Scans that this session counted and has not handed to the server's statistics yet."""
+        scans = "SELECT pg_stat_get_xact_numscans(to_regclass(:name))"
+        return connection.scalar(sa.text(scans), {"name": f"{self.index.name}_hnsw"}) or 0
 
 
 @pytest.fixture(scope="module", params=KINDS)

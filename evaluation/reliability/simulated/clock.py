@@ -14,11 +14,11 @@ from typing import Any
 import psycopg
 import tenacity.nap
 
-import revector.catchup
-import revector.leftovers
-import revector.registry.documents
-import revector.watch
-import revector.worker
+import revector.documents.documents
+import revector.indexing.watch
+import revector.indexing.worker
+import revector.migration.catch_up
+import revector.migration.leftovers
 
 BEGIN_S = float(int(time.time()))
 """What the database's clock says when a history begins, in seconds since 1970; no history depends on it."""

@@ -8,10 +8,10 @@ from evaluation.reliability.simulated.oracle import Query, check_vectors
 from evaluation.reliability.simulated.place import Unmeasured
 from evaluation.reliability.simulated.world import World
 
-from revector.catchup import LANES
+from revector.documents import deadletters
 from revector.errors import RevectorError
 from revector.lifecycle import Phase
-from revector.registry import deadletters
+from revector.migration.catch_up import LANES
 from revector.registry.collections import read_generation
 
 LONG_S = 120 * 3_600.0

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import psycopg
 
-from revector.migrator import MEASURE_ATTEMPTS
+from revector.documents.text import content_hash
+from revector.migration.migrator import MEASURE_ATTEMPTS
 from revector.registry import verdicts
-from revector.text import content_hash
 
 MOVES = ("provision", "swap", "rollback", "retire", "abort")
 """Events that move slots: each is one epoch."""

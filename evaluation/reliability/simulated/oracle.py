@@ -12,7 +12,7 @@ from evaluation.reliability.simulated.look import Broken, Doc, Look, demand
 from evaluation.reliability.truth import Truth
 
 from revector.interfaces import Chunk, Vectors
-from revector.searcher import Answer, Hit
+from revector.serving.searcher import Answer, Hit
 from revector.spec import Revision
 
 TOLERANCE = {"vector": 1e-4, "halfvec": 3e-3}

@@ -20,20 +20,20 @@ from evaluation.reliability.simulated.encoders import Models
 from evaluation.reliability.simulated.stage import Stage
 from evaluation.temporary import owned
 
-import revector.backfill
-import revector.catchup
-import revector.migrator
-from revector import crash, gate
-from revector.encoding import Encoders
-from revector.evidence import Evidence
-from revector.migrator import Migrator, Settings
-from revector.registry import sharding, verdicts, work
+import revector.indexing.backfill
+import revector.migration.catch_up
+import revector.migration.migrator
+from revector import crash
+from revector.database.engine import make_engine
+from revector.documents.documents import Documents
+from revector.gate import gate
+from revector.gate.evidence import Evidence
+from revector.indexing.encoding import Encoders
+from revector.migration.migrator import Migrator, Settings
+from revector.registry import ledgers, sharding, verdicts, work
 from revector.registry.collections import Collection
-from revector.registry.documents import Documents
-from revector.registry.engine import make_engine
 from revector.revisions import RevisionGraph
 from revector.spec import Revision
-from revector.stores import ledgers
 
 SEARCH_PATH = "revector, simulated, pg_catalog, public"
 """Our clock shadows PostgreSQL's own, because pg_catalog is named after it."""

@@ -12,9 +12,9 @@ from evaluation.reliability.simulated.rules import fates, paces, rule
 from evaluation.reliability.simulated.stage import Fate
 from evaluation.reliability.simulated.world import World
 
+from revector.documents.documents import Written
 from revector.errors import DocumentError
 from revector.interfaces import Document
-from revector.registry.documents import Written
 
 IDS = ("a", "A", "\u00e9", "e\u0301")
 """Alike in one system or another: in letter case, in Unicode form."""

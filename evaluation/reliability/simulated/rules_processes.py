@@ -13,11 +13,11 @@ from evaluation.reliability.simulated.rules_documents import DOCS, IDS, SESSIONS
 from evaluation.reliability.simulated.stage import Fate
 from evaluation.reliability.simulated.world import World
 
+from revector.documents import deadletters
+from revector.indexing.worker import BACK_OFF_S, DATABASE_ERRORS
 from revector.lifecycle import FORWARD, Outcome, Phase, remaining
-from revector.migrator import Migrator
-from revector.registry import deadletters
+from revector.migration.migrator import Migrator
 from revector.registry.collections import read_generation
-from revector.worker import BACK_OFF_S, DATABASE_ERRORS
 
 WORK_FATES = fates("worker.after_claim", "worker.after_embed", "publish.after_rows", "publish.after_commit")
 WORK_PLACES = paces("worker.after_claim", "worker.after_read", "worker.after_embed", "worker.after_embed")

@@ -11,12 +11,12 @@ from evaluation.reliability.simulated.oracle import Oracle, Query, Write, check_
 from evaluation.reliability.simulated.place import Place, Unmeasured
 from evaluation.reliability.simulated.stage import Fate, Killed
 
-from revector.encoding import Encoders
+from revector.documents.documents import Documents, Written
 from revector.errors import DatabaseUnavailable, GateBusy, RevectorError, SchemaMismatch, VerificationFailed
-from revector.migrator import Migrator
-from revector.registry.documents import Documents, Written
-from revector.searcher import Answer, Searcher
-from revector.worker import Worker
+from revector.indexing.encoding import Encoders
+from revector.indexing.worker import Worker
+from revector.migration.migrator import Migrator
+from revector.serving.searcher import Answer, Searcher
 
 TICK_S = 0.01
 """What a step takes by the clocks."""

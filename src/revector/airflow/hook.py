@@ -62,7 +62,7 @@ class RevectorHook(BaseHook):
         """Ask the database for its version and tables; return whether a migration could use it, and a sentence."""
         import sqlalchemy as sa
 
-        from revector.registry.engine import check_schema, make_engine
+        from revector.database.engine import check_schema, make_engine
 
         try:
             engine = make_engine(self._url() or self.get_conn().database_url)

@@ -9,7 +9,7 @@ from typing import Any
 from airflow.sdk import BaseNotifier
 
 from revector.airflow.hook import RevectorHook
-from revector.alerts import post
+from revector.history.webhook import post
 
 FAILED = "Task {{ ti.task_id }} of DAG {{ dag.dag_id }} ended as {{ ti.state }} (run {{ dag_run.run_id }})."
 

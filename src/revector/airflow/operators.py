@@ -27,7 +27,7 @@ from revector.lifecycle import Phase
 if TYPE_CHECKING:
     from revector.config import Project
     from revector.lifecycle import Outcome
-    from revector.migrator import Migrator
+    from revector.migration.migrator import Migrator
 
 log = logging.getLogger("revector.airflow")
 

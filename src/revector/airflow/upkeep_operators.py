@@ -16,7 +16,7 @@ from revector.errors import VerificationFailed
 
 if TYPE_CHECKING:
     from revector.config import Project
-    from revector.verified import Report
+    from revector.verify.verified import Report
 
 log = logging.getLogger("revector.airflow")
 
@@ -122,8 +122,8 @@ class DeadLettersOperator(RevectorOperator):
 
     def call(self, project: Project, collection: str, context: Any) -> None:
         """Try again, and log the counts."""
-        from revector.upkeep import retry_dead_letters
-        from revector.waiting import wait_until_done
+        from revector.indexing.waiting import wait_until_done
+        from revector.upkeep.upkeep import retry_dead_letters
 
         found = retry_dead_letters(
             project.engine,
@@ -174,9 +174,9 @@ class StaleOperator(RevectorOperator):
 
     def call(self, project: Project, collection: str, context: Any) -> None:
         """Look, log the counts, and wait."""
-        from revector.rereading import allowed_missing, configured_source
-        from revector.upkeep import refresh_stale
-        from revector.waiting import wait_until_done
+        from revector.indexing.waiting import wait_until_done
+        from revector.upkeep.rereading import allowed_missing, configured_source
+        from revector.upkeep.upkeep import refresh_stale
 
         settings, source = project.collection(collection), None
         if collection in self.reread:
@@ -212,7 +212,7 @@ class FillFieldOperator(RevectorOperator):
 
     def call(self, project: Project, collection: str, context: Any) -> None:
         """Fill, and log the counts."""
-        from revector.fields import fill_field
+        from revector.upkeep.metadata import fill_field
 
         found = fill_field(
             project.engine,

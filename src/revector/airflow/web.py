@@ -13,13 +13,14 @@ from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi import Path as InPath
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 
-from revector import audit, overtime
 from revector.airflow import RETIRE_NOW, ROLL_BACK, approval_question, web_history, window_question
 from revector.airflow.web_access import GUARD_DAG, MOVING_DAG, SEES_PAGE, Known, project, rights
 from revector.airflow.web_runs import airflow_state
 from revector.config import Project
 from revector.errors import ConfigError, DatabaseError, RevectorError
+from revector.history import audit
 from revector.lifecycle import FORWARD, STEPS
+from revector.pages import over_time
 
 STATIC = Path(__file__).parent / "static"
 FILES = frozenset(path.name for path in STATIC.iterdir())
@@ -81,13 +82,13 @@ def status(user: GetUserDep) -> dict[str, Any]:
 def charts(collection: Known, hours: Annotated[int, Query(ge=1, le=MOST_HOURS)]) -> dict[str, str]:
     """Return the drawings of recall, queue and lag over the last ``hours``."""
     with project().engine.connect() as connection:
-        return overtime.charts(connection, collection, hours)
+        return over_time.charts(connection, collection, hours)
 
 
 @app.get("/ui/gate/{collection}/{result_id}")
 def gate(collection: Known, result_id: Annotated[int, InPath(ge=1, le=2**63 - 1)]) -> HTMLResponse:
     """Return the report on a kept gate result."""
-    from revector.gate_report import gate_page
+    from revector.pages.gate_result import gate_page
 
     return HTMLResponse(gate_page(project(), collection, result_id), headers=REPORT_HEADERS)
 

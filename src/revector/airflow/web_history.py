@@ -14,8 +14,8 @@ from fastapi.responses import FileResponse, StreamingResponse
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from starlette.background import BackgroundTask
 
-from revector import audit
 from revector.airflow.web_access import READS_HISTORY, Known, project
+from revector.history import audit
 
 LARGEST = 2**63 - 1
 LARGEST_INT = 2**31 - 1

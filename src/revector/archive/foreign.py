@@ -22,8 +22,8 @@ from revector.archive.shard import Shard
 from revector.archive.storage import as_bytes
 from revector.archive.tables import NOTE_SUFFIX, PROVENANCE, ROWS_SUFFIX, NpyWriter, check_format
 from revector.errors import ArchiveError, SourceError
-from revector.strict_json import doubled
-from revector.unpacking import check_parquet, check_room, check_unpacked
+from revector.formats.strict_json import doubled
+from revector.formats.unpacking import check_parquet, check_room, check_unpacked
 
 UNREADABLE = (
     *(OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, MemoryError),

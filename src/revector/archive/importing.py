@@ -17,9 +17,9 @@ from revector.archive.folder import Sealed
 from revector.archive.foreign import Columns, open_columns, vectors_sha256
 from revector.archive.part import Part, write_part
 from revector.archive.storage import Dtype, fsync, working_folder
+from revector.encoders.vocabulary import Vocabulary
 from revector.errors import EncoderMismatch, SourceError
 from revector.interfaces import Chunk, Chunker, Encoder, NoProgress, Progress
-from revector.vocabulary import Vocabulary
 
 FOLDER = "imports"
 PROBLEMS = {

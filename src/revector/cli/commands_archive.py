@@ -72,7 +72,7 @@ def export_vectors(
       revector export -c docs --generation 3 vectors.parquet
     """
     from revector.archive import check_format, write_vectors
-    from revector.registry.exporting import reading_vectors
+    from revector.serving.exporting import reading_vectors
 
     session = open_session(project, collection, as_json=json)
     check_format(out)
@@ -123,7 +123,7 @@ def import_vectors(
       revector import vectors.npy -r a1b2 --skip unknown
     """
     from revector.archive import Importer, Target
-    from revector.chunking import make_chunker
+    from revector.indexing.chunking import make_chunker
     from revector.registry.work import read_items
     from revector.revisions import RevisionGraph
 

@@ -13,8 +13,8 @@ from revector.cli.output import Output, make_table
 from revector.errors import ConfigError
 
 if TYPE_CHECKING:
-    from revector.capacity import Capacity
-    from revector.costs import Costs
+    from revector.planning.capacity import Capacity
+    from revector.planning.costs import Costs
 
 
 def register(app: typer.Typer) -> None:
@@ -50,8 +50,8 @@ def capacity(
       revector capacity --documents 1e9 --dim 768 --storage halfvec --gpus 8 --hours 48
       revector capacity --documents 5e7 --dim 384 --set server_cores=16 --json
     """
-    from revector.capacity import Corpus, constants
-    from revector.capacity import capacity as reckon
+    from revector.planning.capacity import Corpus, constants
+    from revector.planning.capacity import capacity as reckon
     from revector.spec import IndexSpec
 
     costs = _costs(project)
@@ -71,7 +71,7 @@ def capacity(
 def _costs(project: object) -> Costs:
     """Return the prices of the project that one is in, or the defaults where there is none."""
     from revector.cli.options import open_project
-    from revector.costs import Costs
+    from revector.planning.costs import Costs
 
     try:
         return open_project(project).settings.costs  # type: ignore[arg-type]

@@ -18,8 +18,8 @@ from revector.errors import ConfigError, StateError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from revector.ann import AnnReport
-    from revector.gate import QuerySet
+    from revector.gate.ann import AnnReport
+    from revector.gate.gate import QuerySet
     from revector.interfaces import Progress
 
 ENCODE_ROWS = 64
@@ -58,10 +58,10 @@ def compare(
     For example:
       revector compare --queries last-week.txt --cutoff support=0.42
     """
-    from revector.agreement import agree
-    from revector.cutoffs import match_cutoffs
-    from revector.latency import compare_latency
-    from revector.queries import named
+    from revector.gate.latency import compare_latency
+    from revector.measure.agreement import agree
+    from revector.measure.thresholds import match_cutoffs
+    from revector.serving.queries import named
 
     session = open_session(project, collection, as_json=json)
     thresholds = _thresholds(cutoff or [])
@@ -101,8 +101,8 @@ def ann(
     For example:
       revector ann --least 0.97
     """
-    from revector.ann import measure_ann
-    from revector.gate import usable_queries
+    from revector.gate.ann import measure_ann
+    from revector.gate.gate import usable_queries
     from revector.labels import load_labels
 
     session = open_session(project, collection, as_json=json)

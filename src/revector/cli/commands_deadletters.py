@@ -41,7 +41,7 @@ def list_letters(
     For example:
       revector dlq list --json
     """
-    from revector.registry.deadletters import dead_letters
+    from revector.documents.deadletters import dead_letters
 
     session = open_session(project, collection, as_json=json)
     cid = session.project.cid(session.collection)
@@ -86,7 +86,7 @@ def retry(
       revector dlq retry
     """
     from revector.config import current_actor
-    from revector.registry.deadletters import retry_dead
+    from revector.documents.deadletters import retry_dead
 
     session = open_session(project, collection, as_json=json)
     cid = session.project.cid(session.collection)
@@ -116,7 +116,7 @@ def waive(
       revector dlq waive --all --reason "unknown tokens" --why "Thai, which this model does not know"
     """
     from revector.config import current_actor
-    from revector.registry import deadletters
+    from revector.documents import deadletters
 
     if every == bool(doc_ids) or (reason is not None and not every):
         raise ConfigError(

@@ -18,8 +18,8 @@ from revector.cli.progress import reporting
 from revector.errors import ConfigError, DocumentError
 
 if TYPE_CHECKING:
-    from revector.registry.deadletters import Refusal
-    from revector.registry.writing import Older
+    from revector.documents.deadletters import Refusal
+    from revector.documents.writing import Older
 
 _PANEL = "Documents"
 
@@ -88,8 +88,8 @@ def ingest(
       revector ingest "sql:SELECT id, body FROM article" --url "$URL" --id-field id --text-field body
     """
     from revector.config import current_actor
-    from revector.rereading import reread_source
     from revector.sources import is_csv, open_source, parse_types
+    from revector.upkeep.rereading import reread_source
 
     session = open_session(project, collection, as_json=json)
     opened, name = session.project, session.collection

@@ -11,7 +11,7 @@ from rich.console import Console
 from revector.cli.options import Collection, Json, ProjectPath, open_session
 from revector.cli.progress import reporting
 from revector.errors import ConfigError
-from revector.strict_json import parse
+from revector.formats.strict_json import parse
 
 
 def register(app: typer.Typer) -> None:
@@ -45,7 +45,7 @@ def set_field(
       revector meta set title --path '$.meta.headline' -c docs --json
     """
     from revector.config import current_actor
-    from revector.fields import fill_field
+    from revector.upkeep.metadata import fill_field
 
     session = open_session(project, collection, as_json=json)
     opened, name = session.project, session.collection

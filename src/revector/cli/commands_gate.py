@@ -17,7 +17,7 @@ from revector.pages.gate import NAMES, VERDICTS, lost_best
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from revector.gate import Measured, QuerySet
+    from revector.gate.gate import Measured, QuerySet
 
 SHOWN = 20
 """Lost best documents that a terminal shows."""
@@ -46,7 +46,7 @@ def gate(
     For example:
       revector gate --html gate.html
     """
-    from revector.gate_report import kept_result, page, query_texts
+    from revector.pages.gate_result import kept_result, page, query_texts
 
     session = open_session(project, collection, as_json=json)
     check_folder(html)
@@ -68,12 +68,12 @@ def measured_page(
     session: Session, queries: QuerySet, new: Measured, old: Measured | None, k: int, *, exact: bool
 ) -> str:
     """Return the page on what was measured now, under the verdict that is kept at this ``k``, if there is one."""
-    from revector.comparison import compare
     from revector.errors import StateError
-    from revector.gate import described
-    from revector.gate_report import kept_result, page
-    from revector.metrics import attainable_recall
-    from revector.statistics import CONFIDENCE
+    from revector.gate.gate import described
+    from revector.measure.comparison import compare
+    from revector.measure.metrics import attainable_recall
+    from revector.measure.statistics import CONFIDENCE
+    from revector.pages.gate_result import kept_result, page
 
     try:
         kept = kept_result(session.project, session.collection, generation=new.generation)

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from revector.cells import guarded
 from revector.cli.exits import CHECK_FAILED
 from revector.cli.options import Collection, Json, ProjectPath, Session, open_session
 from revector.cli.output import Output, as_json, make_table, one_line
 from revector.errors import ConfigError
-from revector.sentences import sentence
+from revector.formats.cells import guarded
+from revector.history.sentences import sentence
 
 if TYPE_CHECKING:
-    from revector.audit import Chain, Wanted
+    from revector.history.audit import Chain, Wanted
     from revector.revisions import RevisionGraph
 
 NEWEST_EVENTS = 100
@@ -77,7 +77,7 @@ def history(
       revector history --events --format parquet --output events.parquet
       revector history --check --head 41:9f2c…
     """
-    from revector.audit import Wanted
+    from revector.history.audit import Wanted
 
     form = Format.JSON if json else form
     wanted = Wanted(
@@ -111,7 +111,7 @@ def _time(option: str, given: str | None) -> datetime | None:
 
 
 def _check_chain(session: Session, head: str | None) -> None:
-    from revector.audit import check_chain
+    from revector.history.audit import check_chain
 
     with session.project.engine.connect() as connection:
         found = check_chain(connection, session.collection, head=head)
@@ -144,7 +144,7 @@ def _verdict(found: Chain, head: str | None) -> str:
 
 
 def _events(session: Session, wanted: Wanted, limit: int | None, form: Format, output: Path | None) -> None:
-    from revector.audit import csv_lines, stream, write_parquet
+    from revector.history.audit import csv_lines, stream, write_parquet
 
     if form == Format.PARQUET:
         import pyarrow as pa  # noqa: F401 - takes seconds to load, which the transaction below must not wait for

@@ -12,7 +12,7 @@ from revector.cli.options import Json, ProjectPath, open_project
 from revector.cli.output import Output, make_table
 
 if TYPE_CHECKING:
-    from revector.registry.keys import Key
+    from revector.serving.keys import Key
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -50,7 +50,7 @@ def create(
       revector keys create "web shop" --scope read -c docs
     """
     from revector.config import current_actor
-    from revector.registry import keys
+    from revector.serving import keys
 
     opened = open_project(project)
     for one in collection or ():
@@ -71,7 +71,7 @@ def list_keys(*, project: ProjectPath = None, json: Json = False) -> None:
     For example:
       revector keys list
     """
-    from revector.registry import keys
+    from revector.serving import keys
 
     with open_project(project).engine.connect() as connection:
         found = keys.read_keys(connection, revoked=True)
@@ -109,7 +109,7 @@ def revoke(
       revector keys revoke 8d2f0c6b51e94a77
     """
     from revector.config import current_actor
-    from revector.registry import keys
+    from revector.serving import keys
 
     with open_project(project).engine.begin() as connection:
         done = keys.revoke(connection, key_id, actor=current_actor())

@@ -19,7 +19,7 @@ from revector.errors import ConfigError, GateFailed
 
 if TYPE_CHECKING:
     from revector.lifecycle import Outcome
-    from revector.migrator import Migrator
+    from revector.migration.migrator import Migrator
 
 _PANEL = "Migration"
 

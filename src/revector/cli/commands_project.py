@@ -205,7 +205,7 @@ def grants(
     For example:
       revector db grants revector_app | psql "$OWNER_URL"
     """
-    from revector.registry.grants import grants_for
+    from revector.database.grants import grants_for
 
     typer.echo(grants_for(role), nl=False)
 

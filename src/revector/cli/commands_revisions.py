@@ -136,7 +136,7 @@ def current(*, project: ProjectPath = None, json: Json = False) -> None:
     For example:
       revector current
     """
-    from revector.standing import edited_files
+    from revector.migration.target import edited_files
 
     opened, out = open_project(project), Output(as_json=json)
     found = []

@@ -19,9 +19,9 @@ from revector.cli.output import make_table, one_line, pairs
 from revector.cli.progress import reporting
 
 if TYPE_CHECKING:
-    from revector.gate import Measured, QuerySet
-    from revector.registry.deadletters import Refusal
-    from revector.searcher import Answer
+    from revector.documents.deadletters import Refusal
+    from revector.gate.gate import Measured, QuerySet
+    from revector.serving.searcher import Answer
     from revector.spec import ModelSpec
 
 _PANEL = "Search"
@@ -94,7 +94,7 @@ def evaluate(
       revector eval -k 10 --exact
       revector eval --generation 7 --html report.html
     """
-    from revector.queries import named
+    from revector.serving.queries import named
 
     session = open_session(project, collection, as_json=json)
     check_folder(html)

@@ -37,7 +37,7 @@ def throttle(
       revector throttle docs 100%
     """
     from revector.config import current_actor
-    from revector.registry.throttling import set_share
+    from revector.indexing.dial import set_share
 
     wanted = _share(share)
     session = open_session(project, collection, as_json=json)

@@ -53,9 +53,9 @@ def stale(
       revector stale -c docs --reread --json
     """
     from revector.config import current_actor
-    from revector.rereading import allowed_missing, configured_source
-    from revector.upkeep import refresh_stale
-    from revector.waiting import no_worker, wait_until_done
+    from revector.indexing.waiting import no_worker, wait_until_done
+    from revector.upkeep.rereading import allowed_missing, configured_source
+    from revector.upkeep.upkeep import refresh_stale
 
     session = open_session(project, collection, as_json=json)
     opened, name = session.project, session.collection

@@ -15,7 +15,7 @@ from revector.cli.progress import reporting
 from revector.errors import ConfigError
 
 if TYPE_CHECKING:
-    from revector.verified import Report
+    from revector.verify.verified import Report
 
 
 def register(app: typer.Typer) -> None:
@@ -76,8 +76,8 @@ def _sample(text: str | None) -> float | None:
 
 
 def _page(report: Report, console: Console, *, repair: bool) -> None:
-    from revector.registry.readback import INVARIANTS, WRONG
-    from revector.verified import FIRST
+    from revector.verify.readback import INVARIANTS, WRONG
+    from revector.verify.verified import FIRST
 
     names = ("slot", "generation", "revision", "checked", "in flight", "dead letters", "re-embedded", *WRONG)
     table = make_table(*names, right=(names[1], *names[3:]))

@@ -8,20 +8,20 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from revector.config import Project
+from revector.database.engine import SCHEMA_VERSION, check_schema
+from revector.database.sessions import is_pooled
 from revector.encoders.own import own_of
 from revector.errors import ConfigError, DocumentError, RevectorError, StateError
-from revector.fidelity import slow_of
+from revector.gate.fidelity import slow_of
 from revector.interfaces import Encoder
 from revector.labels import check_against, load_labels
+from revector.migration.target import edited_files
 from revector.planning.screening import screen
 from revector.registry import tables
 from revector.registry.collections import Generation, read_collection, read_generation
-from revector.registry.engine import SCHEMA_VERSION, check_schema
-from revector.registry.scratch import leftovers
-from revector.rehearsal import clear_leftovers
+from revector.rehearsal.rehearsal import clear_leftovers
+from revector.rehearsal.scratch import leftovers
 from revector.revisions import RevisionGraph
-from revector.standing import edited_files
-from revector.stores.sessions import is_pooled
 
 TURNING_DISKS = 2.0
 """A ``random_page_cost`` above it is meant for disks that turn; PostgreSQL's own default is 4."""

@@ -10,7 +10,7 @@ import typer
 
 from revector.cli.output import Output
 from revector.errors import ConfigError
-from revector.strict_json import parse
+from revector.formats.strict_json import parse
 
 if TYPE_CHECKING:
     from revector.config import Project

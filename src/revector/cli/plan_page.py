@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from revector.cli.output import make_table, one_line, pairs, size, span
-from revector.costs import API_WINS_BELOW, OWN_WINS_ABOVE
+from revector.planning.costs import API_WINS_BELOW, OWN_WINS_ABOVE
 
 if TYPE_CHECKING:
     from revector.planning.estimate import Estimate

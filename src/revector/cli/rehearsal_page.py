@@ -11,7 +11,7 @@ from revector.cli.output import make_table, one_line, pairs, size, span
 
 if TYPE_CHECKING:
     from revector.planning.estimate import Estimate
-    from revector.rehearsed import Rehearsed
+    from revector.rehearsal.report import Rehearsed
 
 
 def rehearsal_page(found: Rehearsed, console: Console) -> None:

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from revector.errors import LabelError
+from revector.formats.strict_json import DoubledName, parse
+from revector.formats.values import as_id
 from revector.labels.lines import lines, malformed, whole_number
 from revector.labels.model import Judgement, Labels, Query, Read, Span
-from revector.strict_json import DoubledName, parse
-from revector.values import as_id
 
 QUERIES = "queries.jsonl"
 _HEADER = {"score", "relevance", "rel"}

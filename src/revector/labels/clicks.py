@@ -20,10 +20,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeAlias
 
+from revector.documents.text import clean
 from revector.errors import DocumentError, LabelError
 from revector.labels.lines import csv_rows, is_id, malformed, whole_number
 from revector.labels.model import Judgement, Labels, Query, Read, believe
-from revector.text import clean
 
 NEEDED = ("query", "doc_id", "time")
 EXAMPLE = "how do I begin,d7,2026-03-01T12:00:00Z"

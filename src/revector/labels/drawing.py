@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from revector.errors import LabelError
 from revector.labels.model import Labels
-from revector.slices import field_slices
+from revector.measure.slices import field_slices
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from revector.cells import guarded, unguarded
 from revector.errors import LabelError
+from revector.formats.cells import guarded, unguarded
+from revector.formats.strict_json import DoubledName, parse
+from revector.formats.values import as_id
 from revector.labels.beir import add_to_beir, find, write_beir
 from revector.labels.lines import csv_rows, is_id, lines, malformed, some, whole_number
 from revector.labels.model import Judgement, Labels, Query, Read, believe
-from revector.strict_json import DoubledName, parse
-from revector.values import as_id
 
 COLUMNS = ("query_id", "query", "doc_id", "text", "judged", "score")
 EXAMPLE = "q1,how do I begin,d7,The text of the document.,no,1"

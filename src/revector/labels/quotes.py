@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
+from revector.documents.text import clean
 from revector.errors import DocumentError, LabelError
 from revector.labels.model import Labels, Span
-from revector.text import clean
 
 Texts: TypeAlias = Callable[[Sequence[str]], Mapping[str, str]]
 """Document ids to the cleaned texts of those that exist."""

@@ -23,13 +23,13 @@ import numpy as np
 import sqlalchemy as sa
 
 from revector.config import Project, load_project
+from revector.documents.documents import Documents
+from revector.documents.text import clean_query
 from revector.errors import RevectorError
 from revector.interfaces import Encoder
 from revector.labels import load_labels
-from revector.registry.documents import Documents
 from revector.revisions import RevisionGraph
-from revector.searcher import Answer, Searcher
-from revector.text import clean_query
+from revector.serving.searcher import Answer, Searcher
 
 WRITES_PER_S = 1.0
 QUERIES_PER_S = 4.0

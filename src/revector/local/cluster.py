@@ -16,9 +16,9 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from revector.database.engine import make_engine
 from revector.errors import ConfigError
 from revector.local.airflow import AirflowHome, airflow, free_port, keep
-from revector.registry.engine import make_engine
 
 DATABASE = "airflow"
 LIGHT_TASKS = 4

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from revector.chunking import make_chunker
 from revector.config import Project
+from revector.documents.text import clean
+from revector.indexing.chunking import make_chunker
 from revector.interfaces import Document
 from revector.revisions import RevisionGraph
-from revector.text import clean
 
 SAMPLE = 60
 """Unchanged documents that are embedded again per index; changed ones all are, up to ``MOST_CHANGED``."""

@@ -29,7 +29,7 @@ from revector.local.comparison import Difference, compare, expected_texts, read_
 from revector.local.demo_corpus import cut, documents_per_s, said
 from revector.local.screen import Screen, phase, result_table
 from revector.local.up import airflow_of, describe, services, stay, stoppable
-from revector.metrics import latency_ms
+from revector.measure.metrics import latency_ms
 from revector.revisions import RevisionGraph
 from revector.settings import FILE
 from revector.sources import open_source

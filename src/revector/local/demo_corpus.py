@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from revector.chunking import make_chunker
+from revector.indexing.chunking import make_chunker
 from revector.interfaces import Document, Encoder
 from revector.spec import Chunking
 

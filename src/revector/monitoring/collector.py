@@ -22,8 +22,8 @@ from prometheus_client.registry import Collector
 from revector import counts
 from revector.encoders.api import Provider
 from revector.errors import ConfigError, DatabaseError
-from revector.registry import gauges
-from revector.registry.gauges import Gauges
+from revector.monitoring import gauges
+from revector.monitoring.gauges import Gauges
 
 FRESH_S = 1.0
 """The database is read once in this number of seconds, however many scrape."""

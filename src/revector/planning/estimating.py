@@ -11,9 +11,9 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from revector import capacity
-from revector.costs import HOURS_PER_MONTH, Costs, money
 from revector.encoders.api.settings import PREFIX, ProviderSettings, split_reference
+from revector.planning import capacity
+from revector.planning.costs import HOURS_PER_MONTH, Costs, money
 from revector.planning.estimate import Estimate
 from revector.planning.forecast import Disk, Probe, Spending, StepPlan, Storage, Window
 from revector.planning.server import WORTH_S, Slowdown, measure

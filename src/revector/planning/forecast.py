@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from revector.costs import Money
 from revector.errors import NoRoom
+from revector.planning.costs import Money
 from revector.planning.estimate import Estimate
 from revector.planning.screening import Screened
 

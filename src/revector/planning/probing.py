@@ -8,8 +8,8 @@ import time
 from collections.abc import Sequence
 
 from revector.encoders import PROBES
-from revector.encoding import MODEL_ERRORS
 from revector.errors import EncoderMismatch, EncoderUnavailable
+from revector.indexing.encoding import MODEL_ERRORS
 from revector.interfaces import Encoder
 from revector.planning.estimate import NORMAL_95, Estimate
 from revector.planning.forecast import Probe

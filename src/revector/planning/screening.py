@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 
+from revector.encoders.vocabulary import Tally, Vocabulary, excerpt, script_of
 from revector.interfaces import Chunker
 from revector.planning.estimate import Estimate
-from revector.vocabulary import Tally, Vocabulary, excerpt, script_of
 
 MOST_DOCUMENTS, MOST_CHARACTERS = 2_000, 1_500_000
 """Where a sample ends: a second or two of counting tokens. A script of 2 documents in 1,000 is missed once in 50."""

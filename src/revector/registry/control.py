@@ -13,10 +13,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from revector.crash import crash_at
+from revector.database.engine import GATE_LOCK
 from revector.errors import StaleRun
 from revector.lifecycle import Phase
 from revector.registry.collections import Collection, lock_collection
-from revector.registry.engine import GATE_LOCK
 
 LOCK_BUDGET_MS = 1_500
 """Longest wait for the gate: writers queue behind whoever waits for it (reliability.md, R38)."""

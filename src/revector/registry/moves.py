@@ -23,7 +23,7 @@ from revector.errors import (
 )
 from revector.interfaces import Vectors
 from revector.lifecycle import STEPS, Phase
-from revector.registry import archived, sharding, tables, work
+from revector.registry import archived, ledgers, sharding, tables, work
 from revector.registry.collections import Generation, read_generation, window_is_over
 from revector.registry.control import Control, add_event, before_event
 from revector.registry.spending import spent_at
@@ -31,7 +31,6 @@ from revector.registry.tables import index_of
 from revector.registry.verdicts import stale_evidence
 from revector.registry.watching import clock_jumped
 from revector.spec import Revision
-from revector.stores import ledgers
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,7 +312,7 @@ def abort(control: Control, *, reason: str) -> Generation:
 def drop(engine: sa.Engine, generation: Generation, *, actor: str) -> None:
     """Drop the index of a generation that left its slot; what is dropped already counts as success.
 
-    Its ledger is dropped after that (``stores.ledgers.sweep``), for that may have to wait.
+    Its ledger is dropped after that (``registry.ledgers.sweep``), for that may have to wait.
 
     Raises ``StateError`` if the generation is live or in a slot: the wrong index is never dropped.
     """

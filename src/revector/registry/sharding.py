@@ -9,9 +9,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from revector.crash import crash_at
+from revector.database.engine import repeated
 from revector.errors import GenerationGone
 from revector.registry import work
-from revector.registry.engine import repeated
 
 
 @dataclass(frozen=True, slots=True)

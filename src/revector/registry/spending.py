@@ -8,9 +8,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from revector.database.engine import role_of
 from revector.encoders.api.limits import Use
 from revector.encoders.api.settings import PREFIX, split_reference
-from revector.registry.engine import role_of
 
 
 class SpendingMeter:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
+from revector.database.driver import analyze
 from revector.errors import IndexGone
 from revector.lifecycle import Phase
+from revector.registry import ledgers
 from revector.registry.collections import Generation
-from revector.stores import ledgers
-from revector.stores.database import analyze
 from revector.stores.pgvector import PgVectorIndex
 
 MISSING = "is missing"

@@ -15,9 +15,9 @@ import sqlalchemy as sa
 from pgvector import Vector
 
 from revector.guards import guard
+from revector.registry import ledgers
 from revector.registry.collections import Generation
 from revector.registry.tables import index_of
-from revector.stores import ledgers
 
 
 @dataclass(frozen=True, slots=True)

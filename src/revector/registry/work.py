@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from revector.registry.engine import repeated
+from revector.database.engine import repeated
 
 LEASE_S = 60
 """A claimed item may be claimed by others after this long: leases save work, they protect nothing."""

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from revector.registry.keys import Key, id_of, read_keys
+from revector.serving.keys import Key, id_of, read_keys
 
 FRESH_S = 2.0
 """How old what is known of the keys may be: a key that was revoked opens nothing after that."""

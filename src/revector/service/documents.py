@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from revector.registry.documents import Documents, Stored, Written
-from revector.registry.writing import Older
+from revector.documents.documents import Documents, Stored, Written
+from revector.documents.writing import Older
 from revector.service.problems import example
 from revector.service.routes import DocId, Name, routes
 from revector.service.state import Service, Shared

@@ -16,11 +16,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 
+from revector.documents.text import check_id
+from revector.formats.strict_json import DoubledName, doubled, parse
+from revector.formats.values import as_id
 from revector.service import bodies
 from revector.service.problems import responses
-from revector.strict_json import DoubledName, doubled, parse
-from revector.text import check_id
-from revector.values import as_id
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 

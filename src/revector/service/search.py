@@ -10,11 +10,11 @@ import anyio
 from fastapi import Body, Request, Response
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter
 
-from revector.searcher import Answer
 from revector.service.problems import example
 from revector.service.routes import GivenId, Name, routes
 from revector.service.state import Service, Shared
-from revector.stores.bounds import Stop
+from revector.serving.bounds import Stop
+from revector.serving.searcher import Answer
 
 WIDEST = 16_000
 """Numbers in the widest vector that pgvector stores."""

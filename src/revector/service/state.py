@@ -15,15 +15,15 @@ from fastapi import Depends, Request
 from starlette.exceptions import HTTPException
 
 from revector.config import Project
+from revector.database.engine import Role, check_schema, role_of
+from revector.documents.documents import Documents
 from revector.errors import ConfigError, RevectorError
-from revector.registry import servers
 from revector.registry.collections import Collection, read_collection, read_generation
-from revector.registry.documents import Documents
-from revector.registry.engine import Role, check_schema, role_of
-from revector.searcher import Searcher
 from revector.service.lanes import Lane, Room
 from revector.service.problems import first_line
-from revector.shadow import ShadowReads
+from revector.serving import servers
+from revector.serving.searcher import Searcher
+from revector.serving.shadow import ShadowReads
 
 log = logging.getLogger("revector.service")
 

@@ -13,16 +13,16 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from revector.documents.documents import Documents
+from revector.documents.writing import Older, differing
 from revector.errors import DocumentError, RevectorError
+from revector.formats.strict_json import parse
 from revector.interfaces import Document
-from revector.registry.documents import Documents
-from revector.registry.writing import Older, differing
 from revector.service import bodies
 from revector.service.documents import DocumentIn
 from revector.service.problems import answer_of, example, of_refusal
 from revector.service.routes import GivenId, Name, routes
 from revector.service.state import Shared
-from revector.strict_json import parse
 
 BATCH_LINES, BATCH_BYTES = 500, 4 << 20
 """What is held and written at once: enough to amortise a transaction, little enough that memory stays flat."""

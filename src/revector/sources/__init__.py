@@ -14,11 +14,11 @@ from typing import Any
 from uuid import UUID
 
 from revector.errors import SourceError
+from revector.formats.values import as_id, plain, storable
 from revector.interfaces import Document, Source
 from revector.sources.columns import ALL, ColumnType, column_types, parse_types, typed
 from revector.sources.files import Record, read_csv, read_jsonl, read_parquet
 from revector.sources.sql import read_sql
-from revector.values import as_id, plain, storable
 
 __all__ = ["ACCEPTED", "ColumnType", "is_csv", "open_source", "parse_types"]
 

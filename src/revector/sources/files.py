@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from revector.errors import SourceError
-from revector.strict_json import DoubledName, doubled, parse
-from revector.unpacking import check_parquet, check_unpacked
+from revector.formats.strict_json import DoubledName, doubled, parse
+from revector.formats.unpacking import check_parquet, check_unpacked
 
 Record = tuple[str, Mapping[str, Any]]
 

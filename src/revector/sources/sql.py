@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from sqlalchemy import create_engine, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
+from revector.database.urls import NAMES, database_url, waits
 from revector.errors import SourceError
+from revector.formats.strict_json import doubled
 from revector.sources.files import Record
-from revector.strict_json import doubled
-from revector.urls import NAMES, database_url, waits
 
 _ROWS = 256
 

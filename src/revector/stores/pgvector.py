@@ -16,11 +16,11 @@ from pgvector import HalfVector, Vector
 from pydantic import BaseModel, ConfigDict, Field
 
 from revector.crash import crash_at
+from revector.database.driver import BinaryArray, bind_vectors
+from revector.database.sessions import holder, is_pooled, try_hold
 from revector.errors import DatabaseUnavailable, IndexGone
 from revector.interfaces import NoProgress, Progress, Vectors
 from revector.spec import IndexSpec
-from revector.stores.database import BinaryArray, bind_vectors
-from revector.stores.sessions import holder, is_pooled, try_hold
 
 INSERT_ROWS = 1_000
 MAX_HALF = float(np.finfo(np.float16).max)

@@ -1,0 +1,127 @@
+"""What a session of the database has set, also behind a pooler that lends another session to each transaction.
+
+A direct connection gets its settings once, when it is made. A pooler (PgBouncer in transaction mode, and its like)
+drops them or hands them to someone else; it is known by a session that is not the one that was greeted, or that lacks
+them. There every transaction sets them for itself, nothing is prepared, and locks that outlive a statement are held by
+an open transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import sqlalchemy as sa
+from sqlalchemy import event
+
+from revector.database.urls import KEEPALIVES
+
+_ALIVE = " ".join(f"-ctcp_{name}={value}" for name, value in KEEPALIVES.items())
+"""The server, too, asks whether we are there, so that a machine that is cut off holds no advisory lock for hours."""
+
+_POOLED = "revector_pooled"
+
+
+def settle(engine: sa.Engine, settings: Mapping[str, str]) -> None:
+    """Have every transaction of ``engine`` run under ``settings``; names and values are ours, never input."""
+    options = " ".join(f"-c{name}={_escaped(value)}" for name, value in settings.items())
+    each = ", ".join(f"set_config({_quoted(name)}, {_quoted(value)}, true)" for name, value in settings.items())
+    found = {name: f"current_setting({_quoted(name)}, true)" for name in settings}
+    kept = " AND ".join(f"{found[name]} = {_quoted(value)}" for name, value in settings.items())
+    refused = False
+
+    def connect(_dialect: Any, _record: Any, given: Any, named: dict[str, Any]) -> Any:
+        nonlocal refused
+        if not refused:
+            own = " ".join(filter(None, (_ALIVE, named.get("options"), options)))
+            try:
+                return psycopg.connect(*given, **{**named, "options": own})
+            except psycopg.OperationalError as error:
+                if "unsupported startup parameter" not in str(error):
+                    raise
+                refused = True
+        return psycopg.connect(*given, **named)
+
+    def connected(driver: Any, record: Any) -> None:
+        driver.autocommit = True
+        mine, whole = driver.execute(f"SELECT pg_backend_pid(), {kept}", prepare=False).fetchone()
+        driver.autocommit = False
+        if mine != driver.info.backend_pid or not whole:
+            record.info[_POOLED] = True
+            driver.prepare_threshold = None  # a statement is prepared in one session and run in another
+
+    def begun(connection: sa.Connection) -> None:
+        if is_pooled(connection) and not connection.connection.driver_connection.autocommit:  # type: ignore[union-attr]
+            connection.exec_driver_sql(f"SELECT {each}")
+
+    event.listen(engine, "do_connect", connect)
+    event.listen(engine, "connect", connected)
+    event.listen(engine, "begin", begun)
+
+
+def is_pooled(connection: sa.Connection) -> bool:
+    """Whether a pooler lends this connection another session of the server for each transaction."""
+    return _POOLED in connection.info
+
+
+def end_step(connection: sa.Connection) -> None:
+    """End a step of work on a temporary table, which outlives a commit only where the session is ours alone.
+
+    Behind a pooler the transaction goes on, however long the next step takes to come.
+    """
+    if is_pooled(connection):
+        connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
+    else:
+        connection.commit()
+
+
+@contextmanager
+def alone(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """Give a connection for statements that stand alone, each its own transaction where the session keeps its settings.
+
+    That saves the two ways to the database that begin and end a transaction; behind a pooler they are one transaction.
+    """
+    with engine.connect() as connection:
+        if not is_pooled(connection):
+            connection.execution_options(isolation_level="AUTOCOMMIT")
+        yield connection
+        connection.commit()
+
+
+def holder(engine: sa.Engine) -> sa.Connection:
+    """Open a connection of its own that may hold advisory locks (``try_hold``) until it is closed, or its process ends.
+
+    It runs statements outside a transaction, but for behind a pooler: there it is one open transaction.
+    """
+    connection = engine.connect()
+    try:
+        if is_pooled(connection):
+            connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
+        else:
+            connection.execution_options(isolation_level="AUTOCOMMIT")
+        connection.detach()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def try_hold(held: sa.Connection, key: int, of: str | int) -> bool:
+    """Take the advisory lock ``(key, of)`` until ``held``, a ``holder``, is closed; return whether it was free."""
+    take = "pg_try_advisory_xact_lock" if is_pooled(held) else "pg_try_advisory_lock"
+    number = ":of" if isinstance(of, int) else "hashtext(:of)"
+    taken = bool(held.scalar(sa.text(f"SELECT {take}(:key, {number})"), {"key": key, "of": of}))
+    if is_pooled(held):
+        # A statement with parameters keeps its snapshot until the next one, and vacuums and concurrent builds wait.
+        held.exec_driver_sql("SELECT 1")
+    return taken
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace(" ", "\\ ")

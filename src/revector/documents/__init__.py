@@ -1,0 +1,1 @@
+"""Owns what should be searchable: documents as they are written, refused, cleaned and counted."""

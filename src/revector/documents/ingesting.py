@@ -1,0 +1,233 @@
+"""Bulk ingestion: a source streamed into a table of its own, checked as a whole, then written in pages of id order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+
+from revector.crash import crash_at
+from revector.database.analyzing import analyze_grown
+from revector.database.driver import copy_into
+from revector.database.engine import repeated
+from revector.database.sessions import end_step, is_pooled
+from revector.documents.deadletters import keep_refused
+from revector.documents.text import refused_name
+from revector.documents.writing import Older, Row, differing, hold_shared, older, refused_row, upsert, values_of
+from revector.errors import DocumentError, SourceError
+from revector.interfaces import Document, Progress, Source
+from revector.registry.control import add_event
+
+BATCH_ROWS = 2_000
+"""Documents per transaction of a bulk write: enough to amortise, few enough that a waiting swap is not held up."""
+
+NAMED = 20
+"""Documents that came too late which a report names; it counts all of them."""
+
+ALWAYS_TOLD = ("read", "written", "rejected")
+"""Counts that the history holds of every ingestion; of others, those that are not 0."""
+
+MOST_EMPTIED = 10
+"""A source that holds nothing but more empty texts than this is one whose text field is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class IngestReport:
+    """Counts of a bulk ingestion: ``read = written + deleted + unchanged + older + rejected``.
+
+    ``deleted``: because their text is empty; ``older``: not newer than what is stored, by their own version, of which
+    ``differing`` have other content.
+    """
+
+    source: str
+    read: int
+    written: int
+    deleted: int
+    unchanged: int
+    older: int
+    differing: int
+    rejected: int
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    """The first few rejected ids and why; all of them are in ``dlq list``."""
+    late: Mapping[str, Older] = field(default_factory=dict)
+    """The first ``NAMED`` of those that came too late with other content."""
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What became of the records of an ingestion."""
+
+    read: int
+    rejected: int
+    written: int = 0
+    deleted: int = 0
+    older: int = 0
+    differing: int = 0
+    late: dict[str, Older] = field(default_factory=dict)
+
+    def came_late(self, found: Mapping[str, Older]) -> None:
+        self.older += len(found)
+        self.differing += len(unlike := differing(found))
+        self.late.update(list(unlike.items())[: NAMED - len(self.late)])
+
+
+@dataclass(frozen=True, slots=True)
+class Ingestion:
+    """One ingestion of ``source`` into a collection; ``row_of`` says what of a document is stored, or refuses it."""
+
+    engine: sa.Engine
+    cid: int
+    row_of: Callable[[Document], Row]
+    source: Source
+    actor: str
+
+    def run(self, progress: Progress) -> IngestReport:
+        """Read, check and write all of it. Raises ``SourceError`` before anything is stored."""
+        with self.engine.connect() as connection:
+            connection.execute(
+                sa.text(
+                    'CREATE TEMP TABLE IF NOT EXISTS ingest (doc_id text COLLATE "C", content text, content_hash text, '
+                    "meta text, "
+                    "external_version bigint, reason text)"
+                )
+            )
+            connection.execute(sa.text("TRUNCATE ingest"))
+            end_step(connection)
+            progress.start(f"read {self.source.name}")
+            read = self._stage(connection, progress)
+            tally = _Tally(read, self._check_stage(connection, read))
+            progress.done(f"{read:,} records, {tally.rejected:,} rejected")
+            progress.start("write", read - tally.rejected)
+            self._write_stage(connection, progress, tally)
+            reasons = self._keep_rejected(connection, tally)
+            connection.execute(sa.text("DROP TABLE ingest"))
+            connection.commit()
+        progress.done()
+        analyze_grown(self.engine, ("document",))
+        unchanged = read - tally.written - tally.deleted - tally.older - tally.rejected
+        return IngestReport(
+            self.source.name, unchanged=unchanged, reasons=reasons, **asdict(tally) | {"late": tally.late}
+        )
+
+    def _stage(self, connection: sa.Connection, progress: Progress) -> int:
+        read = 0
+        with copy_into(connection, "COPY ingest FROM STDIN") as copy:
+            for document in self.source:
+                try:
+                    row = self.row_of(document)
+                except DocumentError as error:
+                    row = refused_row(document, refused_name(document.id), error)
+                copy.write_row(astuple(row))
+                read += 1
+                progress.advance()
+        end_step(connection)
+        return read
+
+    def _check_stage(self, connection: sa.Connection, read: int) -> int:
+        if read == 0:
+            raise SourceError(
+                f"source {self.source.name} holds no documents. Nothing was stored; check its path or query."
+            )
+        repeated = connection.execute(
+            sa.text(
+                "SELECT doc_id, count(*) AS n FROM ingest GROUP BY doc_id HAVING count(*) > 1 ORDER BY doc_id LIMIT 5"
+            )
+        ).all()
+        if repeated:
+            shown = ", ".join(f"{row.doc_id!r} ({row.n} times)" for row in repeated)
+            raise SourceError(
+                f"source {self.source.name} repeats ids, each must occur once: {shown}. Nothing was stored; make the "
+                "ids unique."
+            )
+        found = connection.execute(
+            sa.text(
+                "SELECT count(reason) AS rejected, count(*) FILTER (WHERE reason IS NULL AND content IS NULL) AS empty "
+                "FROM ingest"
+            )
+        ).one()
+        if found.rejected == read:
+            raise self._nothing_usable(connection, read)
+        if found.empty == read > MOST_EMPTIED:
+            raise SourceError(
+                f"all {read:,} records of {self.source.name} have no text, and on_empty = 'delete' would delete every "
+                "one. Nothing was changed; check the text fields, or name the documents to `revector delete`."
+            )
+        end_step(connection)
+        return int(found.rejected)
+
+    def _nothing_usable(self, connection: sa.Connection, read: int) -> SourceError:
+        """Keep what is known of stored documents whose update was refused; return the error that says so."""
+        reason = connection.scalar(sa.text("SELECT reason FROM ingest ORDER BY doc_id LIMIT 1"))
+        keep_refused(
+            connection,
+            self.cid,
+            self.source.name,
+            "ingest s",
+            also="EXISTS (SELECT 1 FROM document k WHERE k.cid = :cid AND k.doc_id = s.doc_id AND NOT k.deleted)",
+        )
+        connection.commit()
+        return SourceError(
+            f"none of the {read:,} records of {self.source.name} can be stored; the first: {reason} Nothing was "
+            "stored; check the text fields. Those that are stored in an older version are dead letters now: `revector "
+            "dlq list`."
+        )
+
+    def _write_stage(self, connection: sa.Connection, progress: Progress, tally: _Tally) -> None:
+        connection.execute(sa.text("CREATE INDEX ON ingest (doc_id) WHERE reason IS NULL"))
+        connection.execute(sa.text("ANALYZE ingest"))
+        end_step(connection)
+        cursor = ""
+        page = f"(SELECT * FROM ingest WHERE reason IS NULL AND doc_id > :after ORDER BY doc_id LIMIT {BATCH_ROWS}) s"
+
+        @repeated
+        def write_page() -> tuple[Sequence[Any], Mapping[str, Older], int, str | None]:
+            if is_pooled(connection):
+                return self._send_page(connection.execute(sa.text(f"SELECT * FROM {page}"), {"after": cursor}).all())
+            with connection.begin():
+                hold_shared(connection, self.cid)
+                changed = upsert(connection, self.cid, page, after=cursor)
+                late = older(connection, self.cid, page, after=cursor)
+                rows, last = connection.execute(
+                    sa.text(f"SELECT count(*), max(doc_id) FROM {page}"), {"after": cursor}
+                ).one()
+            return changed, late, rows, last
+
+        while True:
+            changed, late, rows, last = write_page()
+            crash_at("ingest.after_page")
+            if last is None:
+                return
+            cursor = last
+            deleted = sum(row.deleted for row in changed)
+            tally.deleted += deleted
+            tally.written += len(changed) - deleted
+            tally.came_late(late)
+            progress.advance(rows)
+
+    def _send_page(self, page: Sequence[Any]) -> tuple[Sequence[Any], Mapping[str, Older], int, str | None]:
+        """Write a page of a stage that only its own transaction sees: the rows take the way over here."""
+        values = values_of(page)
+        with self.engine.begin() as connection:
+            hold_shared(connection, self.cid)
+            changed = upsert(connection, self.cid, **values)
+            late = older(connection, self.cid, **values)
+        return changed, late, len(page), page[-1].doc_id if page else None
+
+    def _keep_rejected(self, connection: sa.Connection, tally: _Tally) -> dict[str, str]:
+        refused = "(SELECT * FROM ingest WHERE reason IS NOT NULL) s"
+        late = older(connection, self.cid, refused)
+        keep_refused(connection, self.cid, self.source.name, refused)
+        first = connection.execute(
+            sa.text(
+                "SELECT doc_id, reason FROM ingest WHERE reason IS NOT NULL AND NOT doc_id = ANY(CAST(:late AS "
+                "text[])) ORDER BY doc_id LIMIT 5"
+            ),
+            {"late": list(late)},
+        ).all()
+        tally.came_late(late)
+        tally.rejected -= len(late)
+        told = {name: value for name, value in asdict(tally).items() if value or name in ALWAYS_TOLD}
+        add_event(connection, self.cid, self.actor, "ingest", None, {"source": self.source.name, **told})
+        return {row.doc_id: row.reason for row in first}

@@ -1,0 +1,164 @@
+"""What one write is: the row that a document becomes, the statements that keep the newest, and what came too late."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from revector.crash import crash_at
+from revector.database.engine import GATE_LOCK
+from revector.documents.text import check_id, clean, content_hash
+from revector.errors import DocumentError, EmptyText
+from revector.formats.values import plain_object
+from revector.guards import guard
+from revector.interfaces import Document
+
+OnEmpty = Literal["keep", "delete"]
+"""What a document without text means: it is refused and the older one stays, or it is deleted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Older:
+    """A message that came too late: its version, the one that is stored, and whether its content differs from that."""
+
+    version: int
+    stored: int
+    differs: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A document as it is stored; ``content`` None deletes it, ``reason`` says why it is refused."""
+
+    doc_id: str
+    content: str | None
+    content_hash: str | None
+    meta: str
+    external_version: int | None
+    reason: str | None = None
+
+
+def row_of(document: Document, *, max_text_mib: int, on_empty: OnEmpty) -> Row:
+    """Return what is stored of ``document``. Raises ``DocumentError`` for what cannot be stored."""
+    check_id(document.id)
+    check_version(document.id, document.version)
+    try:
+        text = clean(document.text, max_mib=max_text_mib)
+    except EmptyText:
+        if on_empty == "keep":
+            raise
+        return Row(document.id, None, None, "{}", document.version)
+    return Row(document.id, text, content_hash(text), _meta(document), document.version)
+
+
+def refused_row(document: Document, doc_id: str, error: DocumentError) -> Row:
+    """Return the row of a document that cannot be stored, under the printable id ``doc_id``."""
+    version = document.version
+    usable = isinstance(version, int) and 0 <= version < 2**63
+    return Row(doc_id, None, None, "{}", version if usable else None, str(error))
+
+
+def check_version(doc_id: str, version: int | None) -> None:
+    """Raise ``DocumentError`` for a version of the caller's that cannot be stored."""
+    if version is not None and not 0 <= version < 2**63:
+        raise DocumentError(
+            f"document {doc_id!r}: version must be 0 to 2^63-1, found {version}. It was not stored; correct the "
+            "version."
+        )
+
+
+def _meta(document: Document) -> str:
+    try:
+        meta = json.dumps(
+            plain_object(dict(document.meta).items()), ensure_ascii=False, allow_nan=False, sort_keys=True
+        )
+        meta.encode()  # half of a surrogate pair cannot be stored
+    except (TypeError, ValueError, RecursionError) as error:
+        raise DocumentError(
+            f"document {document.id!r}: metadata must be a JSON object: {error}. It was not stored."
+        ) from error
+    if "\\u0000" in meta or "\0" in meta:
+        raise DocumentError(f"document {document.id!r}: metadata holds a NUL character. It was not stored; remove it.")
+    return meta
+
+
+# Statements over rows, called ``s``, with the columns of ``Row`` ------------------------------------------------------
+
+ROWS = (
+    "unnest(CAST(:ids AS text[]), CAST(:contents AS text[]), CAST(:hashes AS text[]), CAST(:metas AS text[]), "
+    "CAST(:externals AS bigint[]), CAST(:reasons AS text[])) "
+    "AS s(doc_id, content, content_hash, meta, external_version, reason)"
+)
+# A trigger of the documents removes what a change answers. A repeated write changes nothing, and answers as well.
+_UPSERT = """
+WITH answered AS (
+  DELETE FROM rejected r USING {rows}
+  WHERE r.cid = :cid AND r.doc_id = s.doc_id AND s.reason IS NULL AND s.external_version IS NULL)
+INSERT INTO document AS d (cid, doc_id, deleted, content, content_hash, meta, external_version)
+SELECT :cid, doc_id, content IS NULL, content, content_hash, CAST(meta AS jsonb), external_version
+FROM {rows}
+WHERE reason IS NULL AND (content IS NOT NULL OR external_version IS NOT NULL OR EXISTS (
+  SELECT 1 FROM document k WHERE k.cid = :cid AND k.doc_id = s.doc_id AND NOT k.deleted))
+ORDER BY doc_id
+ON CONFLICT (cid, doc_id) DO UPDATE
+  SET deleted = EXCLUDED.deleted, content = EXCLUDED.content, content_hash = EXCLUDED.content_hash,
+      meta = EXCLUDED.meta, external_version = coalesce(EXCLUDED.external_version, d.external_version)
+  WHERE coalesce(EXCLUDED.external_version > d.external_version, true)
+    AND ((d.deleted, d.content_hash, d.meta) IS DISTINCT FROM (EXCLUDED.deleted, EXCLUDED.content_hash, EXCLUDED.meta)
+         OR EXCLUDED.external_version IS DISTINCT FROM d.external_version AND EXCLUDED.external_version IS NOT NULL)
+RETURNING doc_id, version, deleted
+"""
+_OLDER = """
+SELECT doc_id, version, stored, differs FROM (
+  SELECT s.doc_id, s.external_version AS version, d.external_version AS stored,
+    s.reason IS NOT NULL OR (d.deleted, d.content_hash, d.meta)
+      IS DISTINCT FROM (s.content IS NULL, s.content_hash, CAST(s.meta AS jsonb)) AS differs
+  FROM {rows} JOIN document d ON d.cid = :cid AND d.doc_id = s.doc_id
+  WHERE s.external_version <= d.external_version) o
+WHERE version < stored OR differs ORDER BY doc_id
+"""
+
+
+def values_of(rows: Sequence[Row]) -> dict[str, Any]:
+    """Return the parameters of ``ROWS``."""
+    return {
+        "ids": [row.doc_id for row in rows],
+        "contents": [row.content for row in rows],
+        "hashes": [row.content_hash for row in rows],
+        "metas": [row.meta for row in rows],
+        "externals": [row.external_version for row in rows],
+        "reasons": [row.reason for row in rows],
+    }
+
+
+def upsert(connection: sa.Connection, cid: int, rows: str = ROWS, **values: Any) -> Sequence[Any]:
+    """Store those ``rows`` without a reason that are newer; return ``(doc_id, version, deleted)`` of what changed."""
+    return connection.execute(sa.text(_UPSERT.format(rows=rows)), {"cid": cid, **values}).all()
+
+
+def older(connection: sa.Connection, cid: int, rows: str = ROWS, **values: Any) -> dict[str, Older]:
+    """Return those ``rows``, by id, whose version is older than what is stored, or the same with other content.
+
+    Asked after ``upsert`` in its transaction, which holds the rows that it met.
+    """
+    found = connection.execute(sa.text(_OLDER.format(rows=rows)), {"cid": cid, **values})
+    return {row.doc_id: Older(row.version, row.stored, row.differs) for row in found}
+
+
+def hold_shared(connection: sa.Connection, cid: int) -> None:
+    """Take the gate as a writer of several statements: before any row, so that lock order is the same everywhere.
+
+    An upsert alone does not need it: its trigger takes the gate before the row is found to exist, and locked.
+    """
+    gate = guard("write.gate", "pg_advisory_xact_lock_shared(:key, :cid)")
+    connection.execute(sa.text(f"SELECT {gate}"), {"key": GATE_LOCK, "cid": cid})
+    crash_at("write.after_gate")
+
+
+def differing(found: Mapping[str, Older]) -> dict[str, Older]:
+    """Return those that came too late with other content than what is stored."""
+    return {doc_id: one for doc_id, one in found.items() if one.differs}

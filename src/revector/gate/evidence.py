@@ -1,0 +1,214 @@
+"""The evidence that a swap needs: verification and gate, measured, kept with the generation, renewed when it ages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import sqlalchemy as sa
+
+from revector.crash import crash_at
+from revector.documents.documents import Documents
+from revector.errors import GateFailed, GenerationGone, LabelError, VerificationFailed
+from revector.gate import gate as gates
+from revector.gate import shadow_time
+from revector.gate.ann import measure_ann
+from revector.gate.explaining import explain
+from revector.gate.latency import compare_latency
+from revector.gate.results import FIGURES, latest_result
+from revector.interfaces import Progress
+from revector.labels import LabelSource, load_labels
+from revector.lifecycle import STEPS
+from revector.measure.comparison import plain
+from revector.registry import moves, verdicts, work
+from revector.registry.collections import Collection, Generation, read_generation
+from revector.registry.control import control
+from revector.serving.searcher import Searcher
+from revector.spec import Gate, Revision
+from revector.verify.readback import INVARIANTS, broken_invariants
+from revector.verify.verification import Comparison
+
+STEP_REEMBEDDED = 64
+"""Documents that the step verify re-embeds: a few seconds on a CPU, on top of reading every row."""
+
+KINDS = {"verify": "verify", "gate": "recall"}
+
+
+class Evidence:
+    """Verdicts on generations of one collection."""
+
+    def __init__(
+        self,
+        engine: sa.Engine,
+        cid: int,
+        searcher: Searcher,
+        labels: LabelSource | None,
+        *,
+        actor: str,
+        progress: Progress,
+    ) -> None:
+        self._engine, self._cid, self._searcher, self._labels = engine, cid, searcher, labels
+        self._documents = Documents(engine, cid)
+        self._actor, self._progress = actor, progress
+
+    def is_stale(self, generation: Generation, step: str, target: Revision) -> bool:
+        """Whether the evidence of ``step`` (verify or gate) is missing, failed, old or overtaken by changes.
+
+        Changes are those of the documents and, for the gate, of its thresholds in the migration file.
+        """
+        with self._engine.connect() as connection:
+            if verdicts.stale_evidence(connection, generation, (KINDS[step],)) is not None:
+                return True
+            judged = (latest_result(connection, generation.gen, KINDS[step]) or {}).get("gate")
+        return judged is not None and judged != plain(target.gate)
+
+    def refuse_unmeasurable(self, target: Revision, collection: Collection) -> None:
+        """Refuse a gate that could never pass, before the work; raises as ``gate.refuse_unmeasurable``."""
+        if collection.active_gen is not None or self._labels is not None:
+            gates.refuse_unmeasurable(target.gate, self.queries(), self._documents.count())
+
+    def verify(self, generation: Generation, token: int) -> Mapping[str, Any]:
+        """Prove that the index equals the documents. Raises ``VerificationFailed``; the verdict is kept either way.
+
+        Raises ``EncoderError``, and keeps no verdict, where the encoder that must tell is itself at fault.
+        """
+        seen = self._see(generation, token)
+        verdict = self._compare_rows(generation)
+        self._keep(generation, "verify", verdict, seen, token)
+        if not verdict.passed:
+            raise VerificationFailed(
+                f"generation {generation.gen} of revision {generation.revision} does not equal the documents: "
+                f"{'; '.join(verdict.reasons)}. The alias was not moved; abort this migration and run it again, and "
+                "keep the database for a bug report."
+            )
+        return verdict.detail
+
+    def gate(self, generation: Generation, target: Revision, collection: Collection, token: int) -> Mapping[str, Any]:
+        """Measure new and old and judge them. Raises ``GateFailed``; the verdict is kept either way.
+
+        ``target`` is the migration file as it is now: the gate may be edited in a reviewed change until the swap.
+        Where answers come from an HNSW index, ``min_overlap`` reads every stored vector once, as a stream: memory is
+        that of the queries and of one block, time that of reading the table.
+        """
+        seen = self._see(generation, token)
+        if collection.active_gen is None and self._labels is None:
+            detail = {"not_measured": "first generation, and the collection has no labelled queries"}
+            verdict = gates.Verdict("pass", (), detail)
+        else:
+            verdict = self._compare(target, generation, collection.active_gen)
+            with self._engine.connect() as connection:
+                shadow = shadow_time.told(connection, generation, target.gate.shadow_hours)
+            verdict = replace(verdict, detail={**verdict.detail, **shadow})
+        self._keep(generation, "gate", verdict, seen, token)
+        if not verdict.passed:
+            raise GateFailed(
+                f"the gate of revision {generation.revision} "
+                f"{'failed' if verdict.value == 'fail' else 'is inconclusive'}: {'; '.join(verdict.reasons)}. The "
+                "alias was not moved and everything serves as before; label more queries, run the step gate again "
+                "after a reviewed change of the gate, `revector override` it, or `revector abort`."
+            )
+        return verdict.detail
+
+    def renew(self, generation: Generation, target: Revision, collection: Collection, token: int) -> None:
+        """Measure again what aged."""
+        if self.is_stale(generation, "verify", target):
+            self.verify(generation, token)
+        if self.is_stale(generation, "gate", target):
+            self.gate(generation, target, collection, token)
+
+    def measure(
+        self, generation: Generation, k: int, *, exact: bool = False, queries: gates.QuerySet | None = None
+    ) -> gates.Measured:
+        """Measure one live generation on ``queries``, by default every one that is usable."""
+        asked = queries or self.queries()
+        return gates.measure(self._searcher, generation, asked, k, self._progress, exact=exact)
+
+    def labelled_queries(self) -> dict[str, str] | None:
+        """Id and text of the labelled queries with a document that exists; None where no labels are configured."""
+        return None if self._labels is None else self.queries().texts
+
+    def queries(self) -> gates.QuerySet:
+        """Return the labelled queries that can be measured. Raises ``LabelError`` when there are none."""
+        if self._labels is None:
+            raise LabelError(
+                "the collection has no labelled queries, so recall cannot be measured. The alias was not moved; set "
+                "qrels in revector.toml to a folder in BEIR layout or of TREC files, a .csv file, or sql:SELECT ..."
+            )
+        return gates.usable_queries(load_labels(self._labels), self._documents)
+
+    def _compare_rows(self, generation: Generation) -> gates.Verdict:
+        self._searcher.encoders.probe(generation)  # an encoder that fails now says nothing about the index
+        with self._engine.connect() as connection:
+            broken = broken_invariants(connection, self._cid, [generation.gen], first=3)
+        found = Comparison(
+            self._engine, generation, self._searcher.encoders, role="building", progress=self._progress
+        ).run(reembed=STEP_REEMBEDDED)
+        reasons = [f"{one.count:,} {INVARIANTS[view]} ({', '.join(one.first)})" for view, one in broken.items()]
+        reasons += found.reasons
+        if not generation.seeded:
+            reasons.append("the backfill did not reach every document")
+        detail = {**found.counts, "documents": found.checked - found.deleted}
+        return gates.Verdict("fail" if reasons else "pass", tuple(reasons), detail)
+
+    def _compare(self, target: Revision, generation: Generation, active_gen: int | None) -> gates.Verdict:
+        gate, queries = target.gate, self.queries()
+        active = None if active_gen is None else self._searcher.resolve(active_gen)
+        latency = None
+        if gate.max_latency_ratio is not None and active is not None:
+            texts = list(queries.texts.values())
+            latency = compare_latency(self._searcher, active, generation, texts, gate.k).as_data()
+        return gates.judge(
+            gate,
+            queries,
+            self.measure(generation, gate.k, queries=queries),
+            None if active is None else self.measure(active, gate.k, queries=queries),
+            documents=self._documents.count(),
+            index=self._index(generation, queries, gate),
+            latency=latency,
+        )
+
+    def _index(self, generation: Generation, queries: gates.QuerySet, gate: Gate) -> Mapping[str, Any] | None:
+        """Compare the index with exact search; None where that is not demanded or every answer is exact anyway."""
+        if gate.min_overlap is None or generation.spec.index.kind == "exact":
+            return None
+        vector = self._searcher.encode(generation, [next(iter(queries.texts.values()))])[0]
+        if not explain(self._engine, self._searcher, generation, vector, gate.k).hnsw:
+            return None  # the planner scans small tables
+        return measure_ann(
+            self._engine,
+            self._searcher,
+            generation,
+            queries.texts,
+            gate.k,
+            qrels=queries.qrels,
+            own=queries.own,
+            sweep=(),
+            min_overlap=gate.min_overlap,
+            progress=self._progress,
+        ).as_data()
+
+    def _see(self, generation: Generation, token: int) -> verdicts.Seen:
+        documents = self._documents.count()
+        with control(self._engine, self._cid, actor=self._actor, token=token) as held:
+            # Whoever aborts from now on takes the token, and no verdict is kept; who did before took the index.
+            if generation.gen not in held.collection.live:
+                raise GenerationGone(
+                    f"revision {generation.revision} was aborted meanwhile; its generation {generation.gen} was not "
+                    "measured. Nothing was changed; start again with `revector upgrade`."
+                )
+            return verdicts.Seen(work.newest_version(held.connection), documents)
+
+    def _keep(self, generation: Generation, step: str, verdict: gates.Verdict, seen: verdicts.Seen, token: int) -> None:
+        """Save a verdict and, when it passed, move the phase with it, in one transaction."""
+        crash_at("evidence.after_measure")
+        brief = {key: value for key, value in verdict.detail.items() if key not in ("gate", *FIGURES)}
+        detail = {**verdict.detail, "reasons": verdict.reasons}
+        with control(self._engine, self._cid, actor=self._actor, token=token) as held:
+            verdicts.save_result(held, generation, KINDS[step], verdict=verdict.value, detail=detail, seen=seen)
+            now = read_generation(held.connection, generation.gen)
+            if verdict.passed and now.phase in STEPS[step].needs:
+                moves.advance(held, generation.gen, step, **brief)
+            else:
+                how = "again" if verdict.passed else "failed"
+                held.record(f"{step}_{how}", generation.gen, **brief, reasons=list(verdict.reasons))

@@ -1,0 +1,403 @@
+"""From due items to visible vectors: chunk and embed outside any transaction, then prove and publish in a short one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+import sqlalchemy as sa
+
+from revector import counts
+from revector.archive import Part
+from revector.crash import crash_at
+from revector.database.engine import repeated, transaction
+from revector.encoders import PROBES, check_vectors
+from revector.encoders.check import unit_rows
+from revector.encoders.pca import rotation_of
+from revector.encoders.vocabulary import Vocabulary
+from revector.errors import (
+    BadVectors,
+    DatabaseUnavailable,
+    DocumentError,
+    EncoderError,
+    EncoderMismatch,
+    EncoderUnavailable,
+    GenerationGone,
+    ProviderUnavailable,
+    RevectorError,
+    TextsRefused,
+)
+from revector.guards import guard
+from revector.indexing.encoding import MODEL_ERRORS
+from revector.indexing.reuse import Known, Reuse
+from revector.interfaces import Chunk, Chunker, Encoder, Vectors
+from revector.registry import work
+from revector.registry.collections import Generation
+from revector.registry.work import Item
+from revector.stores.pgvector import MAX_HALF, PgVectorIndex, Rows
+
+_VERSIONS = "unnest(CAST(:ids AS text[]), CAST(:versions AS bigint[])) AS s(doc_id, version)"
+FRAME = 0, 1
+"""The probe texts that go before and after each batch: a reordered reply shows there (reliability.md, R68)."""
+
+MIN_COSINE = 0.999
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A document that could not be embedded. ``final`` says that trying again cannot help."""
+
+    item: Item
+    reason: str
+    final: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What is to be done for a batch: documents to embed, ones that others have embedded, and what needs no vectors."""
+
+    items: tuple[Item, ...]
+    todo: tuple[tuple[Item, list[Chunk]], ...]
+    known: Mapping[str, Known]
+    unchanged: tuple[Item, ...]
+    tombstones: tuple[Item, ...]
+    failures: tuple[Failure, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What embedding a batch gave: documents with vectors, ones whose content did not change, tombstones, failures."""
+
+    part: Part
+    unchanged: tuple[Item, ...]
+    tombstones: tuple[Item, ...]
+    failures: tuple[Failure, ...]
+    reused: int = 0
+    """Documents of ``part`` whose vectors were found and not computed."""
+
+
+class Applier:
+    """Brings documents up to date in one generation. Any number may work at once, also on the same document."""
+
+    def __init__(self, engine: sa.Engine, generation: Generation, encoder: Encoder, chunker: Chunker) -> None:
+        self._engine, self.generation, self._encoder, self._chunker = engine, generation, encoder, chunker
+        self._reuse, self._vocabulary = Reuse(engine, generation, rotation_of(encoder)), Vocabulary(encoder.tokenizer)
+        self._index = PgVectorIndex(generation.physical_name, generation.spec.model.dim, generation.spec.index)
+
+    def apply(self, doc_ids: Sequence[str]) -> tuple[int, int]:
+        """Embed and publish the documents as they stand; return (published, dead-lettered).
+
+        What moved on meanwhile stays due. Failures are recorded with their reason.
+        """
+        try:
+            items = work.read_items(self._engine, self.generation.cid, doc_ids)
+            crash_at("worker.after_read")
+            prepared = self.prepare(items)
+            crash_at("worker.after_embed")
+            published = self.publish(prepared)
+        except (EncoderUnavailable, EncoderMismatch, DatabaseUnavailable):
+            with suppress(DatabaseUnavailable):
+                work.release(self._engine, self.generation.gen, doc_ids)
+            raise
+        dead = self.record_failures(prepared.failures)
+        crash_at("worker.after_failures")
+        return published, dead
+
+    def prepare(self, items: Sequence[Item]) -> Prepared:
+        """``plan`` and ``embed`` in one."""
+        return self.embed(self.plan(items))
+
+    def plan(self, items: Sequence[Item], *, archive: bool = False) -> Planned:
+        """Cut into chunks what must be embedded, holding no lock; ``items`` in id order.
+
+        Equal content is not embedded again: neither what the generation shows already, nor what ``Reuse`` finds.
+        Whichever it is, a document with a chunk that the model knows too little of is refused.
+        """
+        shown = work.applied_unchanged(self._engine, self.generation.gen, items)
+        tombstones = tuple(item for item in items if item.content is None)
+        unchanged = tuple(item for item in items if item.doc_id in shown)
+        open_items = [item for item in items if item.content is not None and item.doc_id not in shown]
+        known, texts = self._reuse.find(open_items, archive=archive), dict[str, list[str]]()
+        todo: list[tuple[Item, list[Chunk]]] = []
+        failures: list[Failure] = []
+        for item in open_items:
+            if item.doc_id in known:
+                texts[item.doc_id] = known[item.doc_id].texts(item.content or "")
+                continue
+            try:
+                chunks = self._chunker.chunks(item.content or "")
+                if not chunks:
+                    raise DocumentError(f"document {item.doc_id!r}: the chunker found nothing to embed in its text.")
+                todo.append((item, chunks))
+                texts[item.doc_id] = [chunk.text for chunk in chunks]
+            except RevectorError as error:
+                failures.append(Failure(item, str(error), final=True))
+        refused = self._vocabulary.unreadable(texts, self.generation.spec.model.max_unknown_tokens)
+        failures += [
+            Failure(item, refused[item.doc_id].reason(item.doc_id), final=True)
+            for item in open_items
+            if item.doc_id in refused
+        ]
+        todo = [one for one in todo if one[0].doc_id not in refused]
+        known = {doc_id: one for doc_id, one in known.items() if doc_id not in refused}
+        return Planned(tuple(items), tuple(todo), known, unchanged, tombstones, tuple(failures))
+
+    def embed(self, planned: Planned) -> Prepared:
+        """Embed what was planned. Raises ``EncoderUnavailable`` when not the documents but the encoder is at fault."""
+        embedded, failed = self._embed(planned.todo)
+        counts.add("chunks_embedded", sum(len(chunks) for _, chunks, _ in embedded), self.generation.cid)
+        if failed and not embedded:
+            self._prove_alive()
+        found = [(item, planned.known[item.doc_id]) for item in planned.items if item.doc_id in planned.known]
+        found += [(item, Known.of(chunks, vectors)) for item, chunks, vectors in embedded]
+        return Prepared(
+            _part(sorted(found, key=lambda one: one[0].doc_id), self._encoder.dim),
+            planned.unchanged,
+            planned.tombstones,
+            (*planned.failures, *failed),
+            reused=len(planned.known),
+        )
+
+    def _embed(
+        self, todo: Sequence[tuple[Item, list[Chunk]]]
+    ) -> tuple[list[tuple[Item, list[Chunk], Vectors]], list[Failure]]:
+        """Embed in one call; when that fails, bisect, so that a poison document costs only itself."""
+        if not todo:
+            return [], []
+        texts = [chunk.text for _, chunks in todo for chunk in chunks]
+        once = {text: n for n, text in enumerate(dict.fromkeys(texts))}
+        try:
+            vectors = self._encode(list(once))[[once[text] for text in texts]]
+        except (EncoderMismatch, ProviderUnavailable):
+            raise
+        except TextsRefused as error:
+            return self._embed_without(todo, error)
+        except MODEL_ERRORS as error:
+            if len(todo) == 1:
+                final = isinstance(error, EncoderError) and not error.retryable
+                return [], [Failure(todo[0][0], str(error) if final else f"{type(error).__name__}: {error}", final)]
+            middle = len(todo) // 2
+            left, left_failed = self._embed(todo[:middle])
+            right, right_failed = self._embed(todo[middle:])
+            return left + right, left_failed + right_failed
+        ends = np.cumsum([len(chunks) for _, chunks in todo])
+        pieces = np.split(vectors, ends[:-1])
+        return [(item, chunks, piece) for (item, chunks), piece in zip(todo, pieces, strict=True)], []
+
+    def _embed_without(
+        self, todo: Sequence[tuple[Item, list[Chunk]]], error: TextsRefused
+    ) -> tuple[list[tuple[Item, list[Chunk], Vectors]], list[Failure]]:
+        """Give up the documents whose texts the encoder found that it cannot take, and embed the others."""
+        failed = [
+            Failure(
+                item, next(error.refused[chunk.text] for chunk in chunks if chunk.text in error.refused), final=True
+            )
+            for item, chunks in todo
+            if any(chunk.text in error.refused for chunk in chunks)
+        ]
+        if not failed:
+            raise EncoderUnavailable(f"the encoder refuses the probe texts: {error}") from error
+        given_up = {failure.item.doc_id for failure in failed}
+        embedded, more = self._embed([one for one in todo if one[0].doc_id not in given_up])
+        return embedded, failed + more
+
+    def _encode(self, texts: Sequence[str]) -> Vectors:
+        if len(texts) == 1:
+            vectors = check_vectors(self._encoder.encode_document(texts), 1, self.generation.spec.model.dim)
+        else:
+            vectors = self._encode_framed(texts)
+        if self.generation.spec.index.storage == "halfvec" and np.abs(vectors).max() > MAX_HALF:
+            raise BadVectors(f"a vector holds {np.abs(vectors).max():g}, halfvec stores at most {MAX_HALF:,.0f}.")
+        return vectors
+
+    def _encode_framed(self, texts: Sequence[str]) -> Vectors:
+        first, last = FRAME
+        framed = [PROBES[first], *texts, PROBES[last]]
+        reply = check_vectors(self._encoder.encode_document(framed), len(framed), self.generation.spec.model.dim)
+        cosines = np.sum(unit_rows(reply[[0, -1]]) * unit_rows(self.generation.probes[list(FRAME)]), axis=1)
+        if cosines.min() < MIN_COSINE:
+            raise EncoderMismatch(
+                f"the encoder of generation {self.generation.gen} (revision {self.generation.revision}) was given "
+                f"{len(texts)} texts between two probe texts, and what came back in their places has cosine "
+                f"{cosines.min():.4f} to what is stored for them, {MIN_COSINE} is allowed: replies are reordered, or "
+                "the model changed. Nothing was published and all work stays due; fix the encoder."
+            )
+        return reply[1:-1]
+
+    def _prove_alive(self) -> None:
+        """Embed a probe, after a batch of which nothing came through: a lost device must not give up the corpus."""
+        try:
+            self._encode(PROBES[:1])
+        except MODEL_ERRORS as error:
+            raise EncoderUnavailable(
+                f"the encoder of generation {self.generation.gen} (revision {self.generation.revision}) fails on every "
+                f"text: {type(error).__name__}: {error}. Nothing was published and all work stays due; fix the "
+                "encoder or its device, then run it again."
+            ) from error
+
+    def publish(self, prepared: Prepared) -> int:
+        """Make results visible in one short transaction that proves each is still the latest; return how many were.
+
+        A document whose version moved, or that is being written this instant, is left out: its item stays. Raises
+        ``GenerationGone`` when the generation is no longer live, ``EncoderMismatch`` never: the row names the encoder.
+        """
+        part = prepared.part
+        candidates = {doc_id: int(version) for doc_id, version in zip(part.doc_ids, part.versions, strict=True)}
+        candidates |= {item.doc_id: item.version for item in (*prepared.unchanged, *prepared.tombstones)}
+        if not candidates:
+            return 0
+        consumed = self._publish(prepared, candidates)
+        counts.add("documents_published", len(consumed), self.generation.cid)
+        left = [doc_id for doc_id in candidates if doc_id not in consumed]
+        if left:
+            work.release(self._engine, self.generation.gen, left)
+        return len(consumed)
+
+    @repeated
+    def _publish(self, prepared: Prepared, candidates: dict[str, int]) -> set[str]:
+        part = prepared.part
+        dead = {item.doc_id for item in prepared.tombstones}
+        same = {item.doc_id for item in prepared.unchanged}
+        with transaction(self._engine) as connection:
+            current = self._lock_current(connection, candidates)
+            crash_at("publish.after_lock")
+            # Asked again under the locks: a repair may have taken back what the ledger showed.
+            shown = work.shown_unchanged(connection, self.generation.gen, prepared.unchanged) if same else set()
+            consumed = self._take(
+                connection, {doc_id: v for doc_id, v in current.items() if doc_id not in same - shown}
+            )
+            crash_at("publish.after_consume")
+            self._index.replace(connection, sorted(consumed - same), _rows(part, consumed))
+            crash_at("publish.after_rows")
+            self._write_ledger(
+                connection,
+                part,
+                consumed,
+                {doc_id: candidates[doc_id] for doc_id in consumed & dead},
+                {doc_id: candidates[doc_id] for doc_id in consumed & same},
+            )
+            crash_at("publish.after_ledger")
+        crash_at("publish.after_commit")
+        return consumed
+
+    def _lock_current(self, connection: sa.Connection, candidates: dict[str, int]) -> dict[str, int]:
+        """Lock the documents that are still what was embedded, and prove that the generation takes it."""
+        gen = self.generation
+        current = connection.execute(
+            sa.text(
+                f"SELECT d.doc_id, d.version FROM {_VERSIONS} JOIN document d ON d.cid = :cid AND d.doc_id = s.doc_id "
+                f"WHERE {guard('publish.version', 'd.version = s.version')} ORDER BY d.doc_id "
+                f"{guard('publish.document_lock', 'FOR SHARE OF d SKIP LOCKED')}"
+            ),
+            {"cid": gen.cid, "ids": list(candidates), "versions": list(candidates.values())},
+        ).all()
+        alive = connection.scalar(
+            sa.text(
+                f"SELECT live AND {guard('publish.encoder', 'encoder_fp = :fp')} FROM generation WHERE gen = :gen FOR "
+                "SHARE"
+            ),
+            {"gen": gen.gen, "fp": self._encoder.fingerprint},
+        )
+        if not alive:
+            raise GenerationGone(
+                f"generation {gen.gen} is no longer live or has another encoder; {len(candidates)} results were "
+                "dropped, the documents are untouched."
+            )
+        return {row.doc_id: row.version for row in current}
+
+    def _take(self, connection: sa.Connection, current: dict[str, int]) -> set[str]:
+        """Consume the work items: only one publisher can have each."""
+        taken = connection.scalars(
+            sa.text(
+                # In id order, so that two publishers of the same items wait for each other instead of deadlocking.
+                f"WITH held AS MATERIALIZED (SELECT p.doc_id FROM {_VERSIONS} JOIN pending p ON p.gen = :gen AND "
+                f"p.doc_id = s.doc_id WHERE {guard('publish.item_version', 'p.version <= s.version')} ORDER BY "
+                "p.doc_id FOR UPDATE OF p) DELETE FROM pending p USING held WHERE p.gen = :gen AND p.doc_id = "
+                "held.doc_id RETURNING p.doc_id"
+            ),
+            {"gen": self.generation.gen, "ids": list(current), "versions": list(current.values())},
+        )
+        return set(taken)
+
+    def _write_ledger(
+        self,
+        connection: sa.Connection,
+        part: Part,
+        consumed: set[str],
+        tombstones: dict[str, int],
+        unchanged: dict[str, int],
+    ) -> None:
+        new = [n for n, doc_id in enumerate(part.doc_ids) if doc_id in consumed]
+        ids = [part.doc_ids[n] for n in new] + list(tombstones)
+        connection.execute(
+            sa.text(
+                """
+                INSERT INTO ledger AS l (gen, doc_id, version, deleted, n_chunks, content_hash)
+                SELECT :gen, doc_id, version, content_hash IS NULL, n_chunks, content_hash
+                FROM unnest(CAST(:ids AS text[]), CAST(:versions AS bigint[]), CAST(:counts AS int[]),
+                            CAST(:hashes AS text[]))
+                  s(doc_id, version, n_chunks, content_hash)
+                ON CONFLICT (gen, doc_id) DO UPDATE SET version = EXCLUDED.version, deleted = EXCLUDED.deleted,
+                  n_chunks = EXCLUDED.n_chunks, content_hash = EXCLUDED.content_hash, applied_at = clock_timestamp()
+                """
+            ),
+            {
+                "gen": self.generation.gen,
+                "ids": ids,
+                "versions": [int(part.versions[n]) for n in new] + list(tombstones.values()),
+                "counts": [int(part.counts[n]) for n in new] + [0] * len(tombstones),
+                "hashes": [part.content_hashes[n] for n in new] + [None] * len(tombstones),
+            },
+        )
+        if unchanged:
+            connection.execute(
+                sa.text(
+                    "UPDATE ledger l SET version = s.version, applied_at = clock_timestamp() FROM unnest(CAST(:ids "
+                    "AS text[]), CAST(:versions AS bigint[])) s(doc_id, version) WHERE l.gen = :gen AND l.doc_id = "
+                    "s.doc_id"
+                ),
+                {"gen": self.generation.gen, "ids": list(unchanged), "versions": list(unchanged.values())},
+            )
+
+    def record_failures(self, failures: Sequence[Failure]) -> int:
+        """Put failed items back with their reason, or among the dead letters; return how many are dead."""
+        gen = self.generation.gen
+        dead = sum(
+            work.fail(self._engine, gen, failure.item.doc_id, failure.item.version, failure.reason, final=failure.final)
+            for failure in failures
+        )
+        counts.add("documents_failed", dead, self.generation.cid, "dead")
+        counts.add("documents_failed", len(failures) - dead, self.generation.cid, "retried")
+        return dead
+
+
+def _part(found: Sequence[tuple[Item, Known]], dim: int) -> Part:
+    counts = np.array([len(known.vectors) for _, known in found], dtype=np.int32)
+    none = np.zeros(0, np.int32)
+    return Part(
+        doc_ids=[item.doc_id for item, _ in found],
+        versions=np.array([item.version for item, _ in found], dtype=np.int64),
+        content_hashes=[str(item.content_hash) for item, _ in found],
+        starts=(np.cumsum(counts) - counts).astype(np.int64),
+        counts=counts,
+        chunk_starts=np.concatenate([none, *(known.starts for _, known in found)]),
+        chunk_ends=np.concatenate([none, *(known.ends for _, known in found)]),
+        embeddings=np.concatenate([np.zeros((0, dim), np.float32), *(known.vectors for _, known in found)]),
+    )
+
+
+def _rows(part: Part, wanted: set[str]) -> Rows:
+    counts = np.where([doc_id in wanted for doc_id in part.doc_ids], part.counts, 0)
+    documents = np.repeat(np.arange(len(part.doc_ids)), counts)
+    chunks = np.arange(len(documents)) - np.repeat(np.cumsum(counts) - counts, counts)
+    at = part.starts[documents] + chunks
+    return Rows(
+        [part.doc_ids[n] for n in documents],
+        chunks,
+        part.versions[documents],
+        part.chunk_starts[at],
+        part.chunk_ends[at],
+        part.embeddings[at],
+    )

@@ -1,0 +1,1 @@
+"""Owns pure numbers about rankings: metrics, intervals, comparisons, agreement, thresholds, exact search."""

@@ -1,0 +1,393 @@
+"""Old and new measured on the same queries: compared per metric, per slice and per query; thresholds are elsewhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter
+
+from revector.errors import ConfigError, LabelError
+from revector.measure.metrics import Interval, MetricName
+from revector.measure.slices import Slices
+from revector.measure.statistics import (
+    CONFIDENCE,
+    DRAWS,
+    NEAR_CEILING,
+    detectable_drop,
+    deviation_of,
+    is_saturated,
+    paired_interval,
+    queries_needed,
+    randomisation_p,
+    score_interval,
+    weighted_interval,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MIN_SLICE = 30
+"""Queries below which a slice is not judged (VecShift's floor for a slice)."""
+
+CHANGED = 20
+"""Queries shown that lost most, and that won most."""
+
+MORE_DRAWS = 10
+"""The most draws, as a multiple of the usual number, for the bound that holds for all slices."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """One revision measured: ``metrics`` as of ``metrics.evaluate``, ``run`` with the rankings that were scored.
+
+    ``fingerprint`` is that of the queries and judgements at the time.
+    """
+
+    revision: str
+    fingerprint: str
+    metrics: Mapping[MetricName, Mapping[str, float]]
+    run: Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One metric of old and new over the same queries; all but ``queries`` and ``new`` are None without an old one.
+
+    ``difference`` is new minus old, ``p`` that of no change at all, ``deviation`` that of the paired differences.
+    ``detectable`` is the smallest drop that this number of queries can tell, ``needed`` how many the demanded one takes
+    (None where none is demanded): both with 80 % power.
+    """
+
+    queries: int
+    new: Interval
+    old: Interval | None = None
+    difference: Interval | None = None
+    p: float | None = None
+    deviation: float | None = None
+    detectable: float | None = None
+    needed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Recall on some of the queries; ``recall`` is None for fewer than ``minimum``.
+
+    ``high_of_all`` is the upper end of the difference at the confidence that holds for all judged slices at once
+    (Bonferroni): among many slices, one falls by chance. The lower end needs no such care, for all must pass (Berger,
+    *Multiparameter Hypothesis Testing and Acceptance Sampling*, Technometrics 24, 1982).
+    """
+
+    field: str
+    name: str
+    queries: int
+    minimum: int
+    recall: Change | None = None
+    high_of_all: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Recall of one query in old and new, and both rankings down to rank k."""
+
+    query: str
+    old: float
+    new: float
+    old_ranking: tuple[str, ...]
+    new_ranking: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What was measured. ``ceiling`` is the best possible mean recall, ``saturated_by`` the baselines near it.
+
+    ``weighted`` holds, per field whose shares of the live traffic were given, the difference in recall in these shares.
+    ``lost`` and ``won`` are the queries whose recall changed most.
+    """
+
+    k: int
+    documents: int
+    queries: int
+    fingerprint: str
+    confidence: float
+    new: str
+    old: str | None
+    metrics: Mapping[MetricName, Change]
+    ceiling: float
+    saturated_by: tuple[str, ...]
+    slices: tuple[Slice, ...] = ()
+    weighted: Mapping[str, Interval] = field(default_factory=dict)
+    lost: tuple[Query, ...] = ()
+    won: tuple[Query, ...] = ()
+
+    def as_data(self) -> dict[str, Any]:
+        """Return everything as plain JSON data."""
+        data: dict[str, Any] = plain(self)
+        return data
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Comparison:
+        """Return the comparison that ``as_data`` described, such as that of a kept gate result."""
+        return TypeAdapter(cls).validate_python(data)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row per metric, and per slice for recall: means, ends of the intervals, p and sizes."""
+        import pandas as pd
+
+        rows: list[tuple[str, str, str, int, Change | None]]
+        rows = [("", "", metric, change.queries, change) for metric, change in self.metrics.items()]
+        rows += [(one.field, one.name, "recall", one.queries, one.recall) for one in self.slices]
+        return pd.DataFrame(
+            [
+                {"field": where, "slice": name, "metric": metric, "k": self.k, "queries": queries, **_flat(change)}
+                for where, name, metric, queries, change in rows
+            ]
+        )
+
+
+def compare(
+    new: Scored,
+    old: Scored | None,
+    *,
+    k: int,
+    documents: int,
+    max_drop: float | None = None,
+    max_slice_drop: float | None = None,
+    slices: Slices | None = None,
+    shares: Mapping[str, Mapping[str, float]] | None = None,
+    min_slice: int = MIN_SLICE,
+    baselines: Mapping[str, Mapping[str, float]] | None = None,
+    attainable: Mapping[str, float] | None = None,
+    confidence: float = CONFIDENCE,
+) -> Comparison:
+    """Compare two revisions, or describe the first (``old`` None).
+
+    Args:
+        new: Measured scores in [0, 1], the same queries in every metric; ``recall`` must be among the metrics.
+        old: The same of the revision that serves.
+        k: Rank at which both were measured, 1 to ``documents``.
+        documents: Documents that could be found.
+        max_drop: Demanded largest drop in recall, 0 to 1; sizes ``needed`` and the check for saturation.
+        max_slice_drop: The same of a slice; sizes its ``needed``.
+        slices: As of ``field_slices`` and ``length_slices``.
+        shares: Field → slice → its share of the live queries.
+        min_slice: Queries below which a slice is not judged, at least 1.
+        baselines: Name (such as BM25) → recall per query. That of a random ranking, k / documents, is always tried.
+        attainable: Best possible recall per query, as of ``metrics.attainable_recall``; by default 1.
+        confidence: Coverage of every interval, in (0, 1).
+
+    Raises:
+        ConfigError: If ``k``, ``confidence``, ``min_slice`` or a share is out of range.
+        LabelError: If there are no queries, old and new were measured on different ones, a ranking lists a document
+            twice, or a score is NaN or outside [0, 1].
+
+    """
+    check_rank(k, documents)
+    if min_slice < 1:
+        raise ConfigError(f"slices of {min_slice} queries were asked for; at least 1 is needed. Nothing was compared.")
+    queries = _check_sets(new, old)
+    metrics = {
+        metric: _change(queries, scores, old.metrics[metric] if old else None, max_drop, confidence)
+        for metric, scores in new.metrics.items()
+    }
+    recall, before = new.metrics["recall"], old.metrics["recall"] if old else None
+    best = attainable or dict.fromkeys(queries, 1.0)
+    tried = {"a random ranking": dict.fromkeys(queries, k / documents), **(baselines or {})}
+    saturated_by = _saturated(queries, before or recall, tried, best, max_drop)
+    lost, won = (_changed(queries, old, new, k, sign) for sign in (-1, 1)) if old else ((), ())
+    return Comparison(
+        k=k,
+        documents=documents,
+        queries=len(queries),
+        fingerprint=new.fingerprint,
+        confidence=confidence,
+        new=new.revision,
+        old=old.revision if old else None,
+        metrics=metrics,
+        ceiling=math.fsum(_aligned(queries, best, "the best possible recall")) / len(queries),
+        saturated_by=saturated_by,
+        slices=tuple(_slices(slices or {}, recall, before, min_slice, max_slice_drop, confidence)),
+        weighted=dict(_weighted(slices or {}, shares or {}, recall, before, confidence)) if before else {},
+        lost=lost,
+        won=won,
+    )
+
+
+def check_rank(k: int, documents: int) -> None:
+    """Raise ``ConfigError`` unless recall@``k`` over that number of documents can tell anything."""
+    if not 1 <= k <= documents:
+        raise ConfigError(
+            f"recall@{k} was asked for over {documents} documents; k must be 1 to the number of documents, or every "
+            "document is found by any model. Nothing was compared; lower gate.k, or label a larger corpus."
+        )
+
+
+def plain(value: Any) -> Any:
+    """Return frozen data as JSON knows it: objects by field name, tuples as lists, words of an enumeration as text."""
+    if isinstance(value, Interval):
+        return value._asdict()
+    if is_dataclass(value):
+        return {one.name: plain(getattr(value, one.name)) for one in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    return str(value) if isinstance(value, StrEnum) else value
+
+
+def _check_sets(new: Scored, old: Scored | None) -> list[str]:
+    """Return the queries, the same in every metric of both. Raises ``LabelError`` otherwise."""
+    queries = list(new.metrics["recall"])
+    for one in filter(None, (new, old)):
+        for metric in new.metrics:
+            measured = one.metrics.get(metric, {}).keys()
+            if measured != set(queries):
+                differing = sorted(measured ^ set(queries))
+                raise LabelError(
+                    f"{metric} of revision {one.revision} was measured on other queries than recall of revision "
+                    f"{new.revision}: {len(differing)} are in one only, such as {differing[0]!r}. Nothing was compared;"
+                    " measure both on the same labels."
+                )
+        for query, ranking in one.run.items():
+            if len(set(ranking)) != len(ranking):
+                twice = next(found for i, found in enumerate(ranking) if found in ranking[:i])
+                raise LabelError(
+                    f"the ranking of query {query!r} by revision {one.revision} lists document {twice!r} twice; each "
+                    "may appear once. Nothing was compared; keep the best rank of each document."
+                )
+    if old and old.fingerprint != new.fingerprint:
+        raise LabelError(
+            f"the labelled queries changed between the two measurements: fingerprint {old.fingerprint[:12]} for "
+            f"revision {old.revision}, {new.fingerprint[:12]} for revision {new.revision}. Nothing was compared; "
+            "measure both on the same labels."
+        )
+    return queries
+
+
+def _aligned(queries: Collection[str], scores: Mapping[str, float], what: str) -> list[float]:
+    if missing := [query for query in queries if query not in scores]:
+        raise LabelError(
+            f"{what} lacks {len(missing)} of {len(queries)} queries, such as {missing[0]!r}. Nothing was compared; "
+            "measure it on the same labels."
+        )
+    return [scores[query] for query in queries]
+
+
+def _change(
+    queries: Collection[str],
+    new: Mapping[str, float],
+    old: Mapping[str, float] | None,
+    max_drop: float | None,
+    confidence: float,
+) -> Change:
+    after = [new[query] for query in queries]
+    measured = score_interval(after, confidence=confidence)
+    if old is None:
+        return Change(len(queries), measured)
+    before = [old[query] for query in queries]
+    deviation = deviation_of(before, after)
+    return Change(
+        queries=len(queries),
+        new=measured,
+        old=score_interval(before, confidence=confidence),
+        difference=paired_interval(before, after, confidence=confidence),
+        p=randomisation_p(before, after),
+        deviation=deviation,
+        detectable=detectable_drop(deviation, len(queries), confidence=confidence),
+        needed=queries_needed(deviation, max_drop, confidence=confidence) if max_drop else None,
+    )
+
+
+def _saturated(
+    queries: list[str],
+    scores: Mapping[str, float],
+    baselines: Mapping[str, Mapping[str, float]],
+    best: Mapping[str, float],
+    max_drop: float | None,
+) -> tuple[str, ...]:
+    margin = NEAR_CEILING if max_drop is None else min(max_drop, NEAR_CEILING)
+    reached, attainable = _aligned(queries, scores, "recall"), _aligned(queries, best, "the best possible recall")
+    return tuple(
+        name
+        for name, baseline in baselines.items()
+        if is_saturated(reached, _aligned(queries, baseline, name), margin=margin, attainable=attainable)
+    )
+
+
+def _slices(
+    asked: Slices,
+    new: Mapping[str, float],
+    old: Mapping[str, float] | None,
+    minimum: int,
+    max_drop: float | None,
+    confidence: float,
+) -> Iterator[Slice]:
+    kept = {
+        (by, name): [query for query in queries if query in new]
+        for by, found in asked.items()
+        for name, queries in found.items()
+    }
+    judged = sum(len(queries) >= minimum for queries in kept.values())
+    for (by, name), queries in kept.items():
+        if len(queries) < minimum:
+            yield Slice(by, name, len(queries), minimum)
+            continue
+        high = None
+        if old is not None:
+            before, after = ([scores[query] for query in queries] for scores in (old, new))
+            # So far out in the tail, the usual number of draws would leave a handful.
+            draws = DRAWS * min(judged, MORE_DRAWS)
+            high = paired_interval(before, after, confidence=1 - (1 - confidence) / judged, draws=draws).high
+        yield Slice(by, name, len(queries), minimum, _change(queries, new, old, max_drop, confidence), high)
+
+
+def _weighted(
+    slices: Slices,
+    shares: Mapping[str, Mapping[str, float]],
+    new: Mapping[str, float],
+    old: Mapping[str, float],
+    confidence: float,
+) -> Iterator[tuple[str, Interval]]:
+    for by, share in shares.items():
+        if by not in slices:
+            raise ConfigError(f"shares of {by!r} were given, and no slices by it. Nothing was compared; name both.")
+        kept = {name: [query for query in queries if query in new] for name, queries in slices[by].items()}
+        scores = {name: ([old[one] for one in some], [new[one] for one in some]) for name, some in kept.items() if some}
+        yield by, weighted_interval(scores, share, confidence=confidence)
+
+
+def _changed(queries: list[str], old: Scored, new: Scored, k: int, sign: int) -> tuple[Query, ...]:
+    """Return the queries whose recall fell (``sign`` -1) or rose most, by nDCG where that is equal."""
+    gains = {query: sign * (new.metrics["recall"][query] - old.metrics["recall"][query]) for query in queries}
+    finer = {
+        query: sign * (new.metrics["ndcg"][query] - old.metrics["ndcg"][query]) if "ndcg" in new.metrics else 0.0
+        for query in queries
+    }
+    most = sorted((query for query in queries if gains[query] > 0), key=lambda one: (-gains[one], -finer[one], one))
+    return tuple(
+        Query(
+            query,
+            old.metrics["recall"][query],
+            new.metrics["recall"][query],
+            tuple(old.run.get(query, ())[:k]),
+            tuple(new.run.get(query, ())[:k]),
+        )
+        for query in most[:CHANGED]
+    )
+
+
+def _flat(change: Change | None) -> dict[str, Any]:
+    """Return a change as columns: an interval gives three."""
+    if change is None:
+        return {}
+    flat: dict[str, Any] = {}
+    for one in fields(change):
+        value = getattr(change, one.name)
+        if isinstance(value, Interval):
+            flat |= {one.name: value.mean, f"{one.name}_low": value.low, f"{one.name}_high": value.high}
+        elif one.name != "queries":
+            flat[one.name] = value
+    return flat

@@ -1,0 +1,438 @@
+"""Runs the steps of a migration: each is idempotent, resumable after a kill, and fenced against an older run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+import tenacity
+
+from revector.crash import crash_at
+from revector.encoders.api.settings import ProviderSettings
+from revector.errors import ApprovalWanted, EvidenceStale, IllegalStep, StateError
+from revector.gate import shadow_time
+from revector.gate.evidence import STEP_REEMBEDDED, Evidence
+from revector.gate.gate import Measured, QuerySet
+from revector.indexing.backfill import Backfill
+from revector.indexing.encoding import Encoders
+from revector.indexing.throttle import Bars, Pace
+from revector.indexing.worker import Worker
+from revector.interfaces import NoProgress, Progress
+from revector.labels import LabelSource
+from revector.lifecycle import BUILDING, FORWARD, STEPS, Outcome, Phase, remaining
+from revector.migration.back_moves import BackMoves
+from revector.migration.catch_up import CatchUp
+from revector.migration.leftovers import Leftovers
+from revector.migration.opening import Opening
+from revector.migration.target import Standing
+from revector.planning import outcomes
+from revector.planning.costs import Costs
+from revector.planning.estimating import PROBE_S, Means
+from revector.planning.forecast import Plan
+from revector.registry import moves, sharding, verdicts
+from revector.registry.collections import Generation, ensure_collection, read_generation
+from revector.registry.control import Control, control, take_lease
+from revector.registry.tables import analyze_searched, index_of
+from revector.revisions import RevisionGraph
+from revector.serving.searcher import Searcher
+from revector.serving.servers import wait_until_warm
+from revector.spec import Revision
+from revector.status import read_status
+from revector.stores.pgvector import Build
+
+MEASURE_ATTEMPTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a migrator needs to know; ``drain_s`` lies between emptying a slot and dropping its index.
+
+    ``shards``: parts of a backfill; None: as its plan reckons (``outcomes.shards_for``). ``archive_days``: how long
+    embeddings outlive their index, so that a restart can reuse them. ``warm_wait_s``: how long a swap waits for
+    serving processes to have loaded the next encoder. ``served_encoder``: for a copy, the fingerprint of the one that
+    serves the original: it needs no proof (``fidelity.Proof``). ``overlap``: reading, embedding and publishing side by
+    side, and resting for others as ``bars`` says; without it, all statements of a backfill come from one thread.
+    ``shadow_share``: of live queries, those that are read twice.
+    """
+
+    migrations: Path
+    archive: Path
+    labels: LabelSource | None = None
+    window_hours: float = 48.0
+    shards: int | None = None
+    drain_s: float = 60.0
+    archive_days: float = 7.0
+    warm_wait_s: float = 120.0
+    served_encoder: str | None = None
+    overlap: bool = True
+    bars: Bars = field(default_factory=Bars)
+    costs: Costs = field(default_factory=Costs)
+    index_build: Build = field(default_factory=Build)
+    providers: Mapping[str, ProviderSettings] = field(default_factory=dict)
+    shadow_share: float = 0.0
+
+
+class Migrator:
+    """The moves of one collection. Everything it knows lies in the database: any process may take over at any point."""
+
+    def __init__(
+        self,
+        engine: sa.Engine,
+        collection: str,
+        *,
+        settings: Settings,
+        encoders: Encoders,
+        actor: str,
+        progress: Progress | None = None,
+        tell: Callable[[], object] | None = None,
+    ) -> None:
+        self._engine, self._name, self._settings = engine, collection, settings
+        self._tell = tell or (lambda: None)
+        self._encoders, self._actor, self._progress = encoders, actor, progress or NoProgress()
+        with engine.begin() as connection:
+            self._cid = ensure_collection(connection, collection).cid
+        self._standing = Standing(engine, collection, self._cid, settings.migrations)
+        self._leftovers = Leftovers(
+            engine,
+            self._cid,
+            archive=settings.archive,
+            archive_days=settings.archive_days,
+            drain_s=settings.drain_s,
+            actor=actor,
+            progress=self._progress,
+        )
+        self._worker = Worker(engine, encoders)
+        self._catch_up = CatchUp(engine, self._worker)
+        self._back = BackMoves(engine, self._standing, self._leftovers, self._catch_up, cid=self._cid, actor=actor)
+        self._searcher = Searcher(engine, collection, encoders)
+        self._evidence = Evidence(
+            engine, self._cid, self._searcher, settings.labels, actor=self._actor, progress=self._progress
+        )
+        self._steps: dict[str, Callable[..., Mapping[str, Any]]] = {
+            "backfill": self._backfill,
+            "index": self._index,
+            "verify": self._verify,
+            "gate": self._gate,
+            "approve": self._approve,
+        }
+
+    # What users call --------------------------------------------------------------------------------------------------
+
+    def plan(self, revision: str | None = None, *, probe_s: float = PROBE_S) -> Plan:
+        """Return what migrating to ``revision`` (default: the head) would do and need; nothing is changed.
+
+        The encoder is tried on texts of the collection for about ``probe_s`` seconds at most.
+        """
+        return self._opening.plan(lambda: self._standing.target(revision), probe_s=probe_s)
+
+    def run(self, step: str, revision: str | None = None, *, began: int | None = None, **options: Any) -> Outcome:
+        """Run one step; a step that was done before is a success that does nothing.
+
+        Options: ``plan(swaps)``, False where the run ends before the swap; ``provision(shards, window_hours,
+        approval)``, ``approve(reason, by)``, ``swap(reason)``,
+        ``rollback(reason, force, epoch)``, ``retire(reason, now, epoch)``, ``abort(reason)``. ``began`` and ``epoch``
+        are what ``epoch()`` gave when the run began, or when the caller decided: what was moved since is left as it is.
+        Raises what the step raises; nothing half-done is left behind. ``tell`` is called at the end, also of a failure.
+        """
+        try:
+            return self._run(step, revision, began=began, **options)
+        finally:
+            self._tell()
+
+    def _run(self, step: str, revision: str | None, *, began: int | None, **options: Any) -> Outcome:
+        if step not in STEPS:
+            raise IllegalStep(f"step {step!r} was asked for; steps are {', '.join(STEPS)}. Nothing was changed.")
+        if step in ("rollback", "retire", "abort"):
+            return self._back.run(step, **options)
+        epoch = self.epoch()
+        target = self._standing.target(revision)
+        generation = self._standing.generation_of(target)
+        phase = Phase.NONE if generation is None else generation.phase
+        if step == "plan":
+            self._back.clear_way(target, generation, swaps=options.get("swaps", True))
+            planned = asdict(self._opening.keep_plan(target)) if generation is None else {}
+            return Outcome(step, target.revision, phase, False, planned)
+        if step == "provision":
+            return self._opening.provision(target, generation, epoch, **options)
+        if generation is None:
+            raise IllegalStep(
+                f"step {step} of revision {target.revision}: no generation of it is in a slot. Nothing was changed; "
+                "run the step provision first."
+            )
+        if step == "swap":
+            return self._swap(target, generation, epoch if began is None else began, **options)
+        if not self._is_due(step, generation, target):
+            return Outcome(step, target.revision, phase, False)
+        with self._standing.while_there(generation):
+            facts = self._steps[step](generation, self._take_over(), **options)
+        return Outcome(step, target.revision, self._standing.phase(generation), True, facts)
+
+    def _is_due(self, step: str, generation: Generation, target: Revision) -> bool:
+        """Whether a forward step is still to do; evidence that aged is due again until the swap."""
+        if generation.phase in STEPS[step].needs:
+            return True
+        if generation.phase not in BUILDING:
+            return False
+        if step in {left.name for left in remaining(generation.phase)}:
+            STEPS[step].check(generation.revision, generation.phase)
+        return step in ("verify", "gate") and self._evidence.is_stale(generation, step, target)
+
+    def upgrade(
+        self,
+        revision: str | None = None,
+        *,
+        to: str | None = None,
+        on_step: Callable[[Outcome], None] | None = None,
+        **options: Any,
+    ) -> list[Outcome]:
+        """Run all forward steps up to and including ``to``; after a kill or an error, calling it again resumes.
+
+        A rollback window that is over is closed first. Raises ``WindowOpen``, before any work, where one is open that
+        the swap would meet, and ``ApprovalWanted`` where a person must approve.
+        """
+        target = self._standing.target(revision).revision
+        steps = FORWARD if to is None else FORWARD[: FORWARD.index(to) + 1] if to in FORWARD else None
+        if steps is None:
+            raise IllegalStep(f"--to {to!r}: the forward steps are {', '.join(FORWARD)}. Nothing was changed.")
+        outcomes, began = [], self.epoch()
+        given = {"provision": options, "plan": {"swaps": "swap" in steps}}
+        for step in steps:
+            outcomes.append(self.run(step, target, began=began, **given.get(step, {})))
+            if on_step:
+                on_step(outcomes[-1])
+        return outcomes
+
+    def shards(self, revision: str | None = None) -> list[int]:
+        """Return the shards of the open migration that are still to do, in key order."""
+        generation = self._standing.generation_of(self._standing.target(revision))
+        if generation is None:
+            raise StateError(
+                "no migration is provisioned for this revision. Nothing was changed; run the step provision first."
+            )
+        with self._engine.connect() as connection:
+            return [shard.shard for shard in sharding.read_shards(connection, generation.gen) if not shard.done]
+
+    def embed_shard(self, revision: str | None, shard: int) -> Outcome:
+        """Embed and publish one shard; several may run at once on several machines, and each resumes after a kill."""
+        target = self._standing.target(revision)
+        generation = self._standing.generation_of(target)
+        if generation is None:
+            raise StateError(
+                f"revision {target.revision} is not provisioned. Nothing was changed; run provision first."
+            )
+        with self._engine.connect() as connection:
+            found = {one.shard: one for one in sharding.read_shards(connection, generation.gen)}
+        if shard not in found:
+            raise StateError(
+                f"shard {shard} of revision {target.revision} was asked for, it has {len(found)} from 0. Nothing was "
+                "changed; ask for one of those."
+            )
+        if found[shard].done or generation.phase != Phase.PROVISIONED:
+            return Outcome("backfill", target.revision, generation.phase, False, {"shard": shard})
+        report = self._bulk(generation).run(found[shard])
+        return Outcome(
+            "backfill", target.revision, self._standing.phase(generation), True, {"shard": shard, **asdict(report)}
+        )
+
+    def rollback(self, reason: str, *, force: bool = False) -> Outcome:
+        """Move the alias back to the standby generation; see ``registry.moves.rollback``."""
+        return self.run("rollback", reason=reason, force=force)
+
+    def abort(self, reason: str) -> Outcome:
+        """End the open migration before its swap and drop its shadow index."""
+        return self.run("abort", reason=reason)
+
+    def approve(self, reason: str, *, by: str | None = None, revision: str | None = None) -> Outcome:
+        """Record a person's approval of the open migration."""
+        return self.run("approve", revision or self._standing.open_revision(), reason=reason, by=by)
+
+    def override(self, reason: str, *, by: str | None = None) -> Outcome:
+        """Let the alias move although the gate did not pass: a named person's decision, kept in the history.
+
+        It holds for the latest result alone and as long as that one; raises ``StateError`` where there is none.
+        """
+        if not (why := reason.strip()):
+            raise StateError("an override needs a reason for the history. Nothing was changed; give one.")
+        with self._control(self._take_over()) as held:
+            building = held.collection.building_gen
+            if building is None:
+                raise StateError("no migration is open, so there is no gate to override. Nothing was changed.")
+            generation = read_generation(held.connection, building)
+            facts = verdicts.override(held, generation, by=by or self._actor, reason=why)
+        self._tell()
+        return Outcome("gate", generation.revision, self._standing.phase(generation), "already" not in facts, facts)
+
+    def retire(self, reason: str = "window over", *, now: bool = False) -> Outcome:
+        """Drop the standby generation: after its window, or ``now``, giving the window up.
+
+        Waits until no query can be in flight on it. Without a standby it finishes interrupted retirements.
+        """
+        return self.run("retire", reason=reason, now=now)
+
+    def retire_due(self, *, wait: bool = True) -> Outcome:
+        """Retire what is past its window, by the database's clock; doing nothing is a success, for schedulers.
+
+        Raises ``ClockJumped`` where only a person may end the window. ``wait``: as in ``retire``; else the next call
+        drops what was retired.
+        """
+        try:
+            return self._back.retire_due(wait=wait)
+        finally:
+            self._tell()
+
+    def epoch(self) -> int:
+        """Return the number of moves of the slots so far: a run that begins now remembers it (see ``run``)."""
+        return self._standing.collection().epoch
+
+    def base(self) -> str:
+        """Return the id of the first revision."""
+        return RevisionGraph.from_folder(self._settings.migrations).base.revision
+
+    def edited(self) -> list[str]:
+        """Return a sentence for each slot whose migration file was edited since; see ``Standing.edited``."""
+        return self._standing.edited()
+
+    def status(self) -> dict[str, Any]:
+        """Return where the collection stands; see ``status.read_status``."""
+        labels = self._settings.labels
+        with self._engine.connect() as connection:
+            return read_status(connection, self._name, labels=None if labels is None else labels.name)
+
+    def queries(self) -> QuerySet:
+        """Return the labelled queries that can be measured. Raises ``LabelError`` where there are none."""
+        return self._evidence.queries()
+
+    def evaluate(
+        self, *, generation: int | None = None, k: int = 10, exact: bool = False, queries: QuerySet | None = None
+    ) -> Measured:
+        """Measure one live generation (default: the active one) on ``queries`` (default: all that are usable)."""
+        return self._evidence.measure(self._searcher.resolve(generation), k, exact=exact, queries=queries)
+
+    # Steps ------------------------------------------------------------------------------------------------------------
+
+    def _backfill(self, generation: Generation, token: int) -> Mapping[str, Any]:
+        with self._engine.connect() as connection:
+            shards = sharding.read_shards(connection, generation.gen)
+        reports = [self._bulk(generation).run(shard) for shard in shards]
+        with self._engine.begin() as connection:
+            if not sharding.mark_seeded(connection, generation.gen):
+                raise StateError(
+                    f"the shards of generation {generation.gen} do not cover every document. The alias was not moved; "
+                    "run the step backfill again."
+                )
+        crash_at("backfill.after_seeded")
+        self._catch_up.drain(generation)
+        embedded, reused = sum(one.embedded for one in reports), sum(one.reused for one in reports)
+        facts = {"shards": len(shards), "embedded": embedded, "reused": reused}
+        return self._advance(generation, "backfill", token, **facts, **outcomes.backfilled(self._engine, generation))
+
+    def _index(self, generation: Generation, token: int) -> Mapping[str, Any]:
+        index = index_of(generation)
+        built = index.build(self._engine, self._progress, self._settings.index_build)
+        analyze_searched(self._engine, generation)
+        crash_at("index.after_build")
+        return self._advance(generation, "index", token, built=built, **outcomes.indexed(self._engine, generation))
+
+    def _verify(self, generation: Generation, token: int) -> Mapping[str, Any]:
+        return self._evidence.verify(generation, token)
+
+    def _gate(self, generation: Generation, token: int) -> Mapping[str, Any]:
+        target, collection = self._standing.target(generation.revision), self._standing.collection()
+        if target.gate.shadow_hours and collection.active_gen is not None:
+            shadow_time.wait_out(self._engine, generation, target.gate.shadow_hours, self._progress)
+        return self._evidence.gate(generation, target, collection, token)
+
+    def _approve(
+        self, generation: Generation, token: int, *, reason: str | None = None, by: str | None = None
+    ) -> Mapping[str, Any]:
+        if generation.needs_approval and not (reason or "").strip():
+            raise ApprovalWanted(
+                f"the migration to revision {generation.revision} waits for a person's approval. The alias was not "
+                f"moved; look at `revector status`, then run `revector approve -c {self._name} --reason …`, or "
+                "`revector abort`."
+            )
+        asked_for, by = generation.needs_approval, by or self._actor
+        return self._advance(generation, "approve", token, asked_for=asked_for, reason=reason, by=by)
+
+    def _swap(self, target: Revision, generation: Generation, began: int, *, reason: str | None = None) -> Outcome:
+        if generation.phase in (Phase.LIVE, Phase.COMPLETED):
+            return Outcome("swap", target.revision, generation.phase, False)
+        STEPS["swap"].check(target.revision, generation.phase)
+        token = self._take_over()
+        self._encoders.of(generation)
+        wait_until_warm(
+            self._engine,
+            generation.gen,
+            serving=self._standing.collection().active_gen,
+            limit_s=self._settings.warm_wait_s,
+        )
+
+        def move(allowed_times: int) -> Mapping[str, Any]:
+            with self._control(token) as held:
+                self._catch_up.finish_under_gate(generation)
+                return moves.swap(held, generation, began=began, reason=reason, allowed_times=allowed_times)
+
+        # Writers go on while recall is measured. Where so much changes meanwhile that the evidence is old when it is
+        # there, twice as many changes are allowed each time that it was measured again, or no swap would ever come.
+        for attempt in tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(EvidenceStale),
+            stop=tenacity.stop_after_attempt(MEASURE_ATTEMPTS),
+            reraise=True,
+        ):
+            with attempt:
+                self._evidence.renew(generation, target, self._standing.collection(), token)
+                times = 2 ** (attempt.retry_state.attempt_number - 1)
+                facts = self._catch_up.then(generation, partial(move, times))
+        return Outcome("swap", target.revision, self._standing.phase(generation), True, facts)
+
+    # Helpers ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def _opening(self) -> Opening:
+        settings = self._settings
+        return Opening(
+            self._engine,
+            self._standing,
+            self._evidence,
+            self._encoders,
+            cid=self._cid,
+            actor=self._actor,
+            means=Means(
+                settings.archive,
+                settings.costs,
+                settings.providers,
+                settings.index_build,
+                window_hours=settings.window_hours,
+                reembedded=STEP_REEMBEDDED,
+            ),
+            shards=settings.shards,
+            served_encoder=settings.served_encoder,
+            shadow_share=settings.shadow_share,
+            progress=self._progress,
+        )
+
+    def _advance(self, generation: Generation, step: str, token: int, **detail: Any) -> Mapping[str, Any]:
+        with self._control(token) as held:
+            moves.advance(held, generation.gen, step, **detail)
+        return detail
+
+    def _bulk(self, generation: Generation) -> Backfill:
+        return Backfill(
+            self._engine,
+            self._worker.applier(generation),
+            self._settings.archive,
+            self._progress,
+            overlap=self._settings.overlap,
+            pace=Pace(self._engine, generation, self._settings.bars) if self._settings.overlap else None,
+        )
+
+    def _take_over(self) -> int:
+        return take_lease(self._engine, self._cid, self._actor)
+
+    def _control(self, token: int) -> AbstractContextManager[Control]:
+        return control(self._engine, self._cid, actor=self._actor, token=token)

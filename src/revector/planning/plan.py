@@ -1,0 +1,345 @@
+"""What a migration would redo, need and cost: from a sample before anything is changed, or from a rehearsal of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+import sqlalchemy as sa
+
+from revector.documents.deadletters import open_letters
+from revector.encoders import PROBES, probe_vectors, vectors_fp
+from revector.encoders.pca import rotation_of
+from revector.encoders.vocabulary import Vocabulary
+from revector.indexing.chunking import make_chunker
+from revector.indexing.reuse import count_known
+from revector.interfaces import Encoder, NoProgress, Progress
+from revector.measure.statistics import queries_needed
+from revector.planning import strata
+from revector.planning.costs import money
+from revector.planning.estimate import Estimate
+from revector.planning.estimating import (
+    Database,
+    Means,
+    disks_of,
+    look,
+    spending_of,
+    step_plans,
+    storage_of,
+    total_of,
+    window_of,
+)
+from revector.planning.forecast import Change, Disk, Plan, Probe, Spending, Storage
+from revector.planning.probing import probe, untried
+from revector.planning.screening import Screened, screen
+from revector.registry.collections import Collection, Generation, read_generation, window_is_over
+from revector.registry.watching import clock_jumped
+from revector.serving.queries import askable
+from revector.spec import Gate, Revision
+
+
+def make_plan(
+    engine: sa.Engine,
+    collection: Collection,
+    active: Generation | None,
+    revision: Revision,
+    encoder: Encoder,
+    *,
+    labelled: Mapping[str, str] | None,
+    means: Means,
+    progress: Progress | None = None,
+) -> Plan:
+    """Return the plan for ``revision``: chunks and tokens from a sample by length, time from a probe of this encoder.
+
+    The probe embeds chunks of the sample here and now, so the time is that of this machine and process; where there is
+    much to do for PostgreSQL, a small temporary index tells how fast it is. Where every vector is there already, the
+    encoder is not tried. Nothing is written that stays; behind an API, some 50 texts are paid. ``labelled``: the usable
+    labelled queries, by id; None where none are configured.
+    """
+    progress = progress or NoProgress()
+    progress.start("plan: read a sample of the documents, cut it and count tokens")
+    drawn = strata.draw(engine, collection.cid)
+    chunks, tokens, weighted, cut_rate = _count(drawn, revision, encoder)
+    vocabulary, limit = Vocabulary(encoder.tokenizer), revision.model.max_unknown_tokens
+    unknown = screen(engine, collection.cid, vocabulary, make_chunker(revision.chunking, encoder.tokenizer), limit)
+    unreadable = askable(labelled or {}, revision, vocabulary)[1]
+    labelled_queries = None if labelled is None else len(labelled)
+    progress.start("plan: look for vectors that are there already")
+    reused, rate = _known(engine, collection, revision, encoder)
+    reused = min(drawn.documents, reused)
+    share = 1 - reused / max(1, drawn.documents)
+    if share:
+        progress.start(f"plan: try the model on this machine, for {means.probe_s:g} s at most")
+        probed = probe(encoder, weighted, seconds=means.probe_s, cut_tokens_per_s=cut_rate)
+    else:
+        probed = untried(encoder, rate, cut_tokens_per_s=cut_rate)
+    progress.start("plan: ask PostgreSQL")
+    to_embed, database = tokens.times(share), look(engine, collection, active, means.index_build)
+    storage, spending = storage_of(drawn, revision, chunks, share), spending_of(revision, means, database)
+    steps = step_plans(
+        engine,
+        revision,
+        drawn,
+        (chunks, tokens, to_embed),
+        probed,
+        database,
+        queries=labelled_queries or 0,
+        reused=reused,
+        reembedded=means.reembedded,
+    )
+    costs = means.costs if spending is None else means.costs.at(spending.usd_per_million_tokens)
+    paid, disks = money(costs, to_embed.value), disks_of(drawn, storage, database, means.archive)
+    changes = diff(active, revision)
+    progress.done()
+    return Plan(
+        collection=collection.name,
+        revision=revision.revision,
+        active_revision=None if active is None else active.revision,
+        action=_action(active, revision, changes, drawn.documents, reused),
+        changes=changes,
+        documents=drawn.documents,
+        reused=reused,
+        sampled=drawn.sampled,
+        strata=len(drawn.strata),
+        chunks=chunks,
+        tokens=tokens,
+        tokens_to_embed=to_embed,
+        probe=probed,
+        steps=steps,
+        seconds=total_of([step.seconds for step in steps]),
+        storage=storage,
+        disks=disks,
+        money=paid,
+        spending=spending,
+        window=window_of(means.window_hours, drawn, tokens, database, costs, own=spending is None),
+        labelled_queries=labelled_queries or 0,
+        gate=_gate(revision),
+        warnings=(
+            *_warnings(collection, revision, labelled_queries),
+            *_unreadable(unknown),
+            *_window(engine, collection, revision),
+            *_no_room(disks),
+            *_cap(spending, paid.api_usd),
+        ),
+        risks=(
+            *_risks(revision, storage, database, drawn),
+            *_failed(probed),
+            *_refused(engine, collection),
+            *_refused_queries(unreadable),
+        ),
+        unknown=unknown,
+        unreadable_queries=unreadable,
+    )
+
+
+def _known(engine: sa.Engine, collection: Collection, revision: Revision, encoder: Encoder) -> tuple[int, float]:
+    """Return how many documents have their vectors already, and tokens per second of the probe texts."""
+    model, started = vectors_fp(encoder.components), time.perf_counter()
+    probes = probe_vectors(encoder)
+    rate = sum(map(encoder.count_tokens, PROBES)) / max(1e-6, time.perf_counter() - started)
+    return count_known(engine, collection.cid, revision, model, rotation_of(encoder), probes=probes), rate
+
+
+def _count(
+    drawn: strata.Drawn, revision: Revision, encoder: Encoder
+) -> tuple[Estimate, Estimate, list[tuple[str, float]], float]:
+    """Return chunks and tokens of all documents, the sampled chunks with their weights, and tokens cut per second."""
+    chunker, started = make_chunker(revision.chunking, encoder.tokenizer), time.perf_counter()
+    pieces = strata.by_stratum(drawn, lambda text: [chunk.text for chunk in chunker.chunks(text)])
+    cut_s = time.perf_counter() - started
+    counts = [[sum(map(encoder.count_tokens, texts)) for texts in found] for found in pieces]
+    weighted = [
+        (text, stratum.documents / len(found))
+        for stratum, found in zip(drawn.strata, pieces, strict=True)
+        for texts in found
+        for text in texts
+    ]
+    chunks = strata.total(drawn, [[len(texts) for texts in found] for found in pieces])
+    return chunks, strata.total(drawn, counts), weighted, sum(map(sum, counts)) / max(cut_s, 1e-6)
+
+
+def sample_chunks(engine: sa.Engine, cid: int, revision: Revision, encoder: Encoder) -> list[str]:
+    """Return the chunks of about 200 documents, cut as ``revision`` says."""
+    chunker = make_chunker(revision.chunking, encoder.tokenizer)
+    return [chunk.text for text in strata.draw(engine, cid).texts for chunk in chunker.chunks(text)]
+
+
+# What changes ---------------------------------------------------------------------------------------------------------
+
+_EMBEDS = "every document is re-embedded"
+_MEANS = {
+    "model.query_prompt": "queries only: vectors are copied",
+    "model.max_unknown_tokens": "which documents and queries are refused: vectors are copied",
+    "index.kind": "another index over copied vectors",
+    "index.m": "another graph over copied vectors",
+    "index.ef_construction": "another graph over copied vectors",
+    "index.ef_search": "searches only: vectors are copied",
+    "index.quantize": "another graph over copied vectors",
+    "index.rerank": "searches only: vectors are copied",
+}
+
+
+def diff(active: Generation | None, revision: Revision) -> tuple[Change, ...]:
+    """Return every setting of ``revision`` beside that of what is served, in the order of the migration file."""
+    changes = []
+    for part in ("model", "chunking", "index"):
+        new = getattr(revision, part)
+        old = None if active is None else getattr(active.spec, part)
+        for name in type(new).__dataclass_fields__:
+            before, after = None if old is None else getattr(old, name), getattr(new, name)
+            mark = "+" if old is None else "=" if before == after else "~"
+            means = _means(f"{part}.{name}", before, after) if mark == "~" else ""
+            changes.append(Change(f"{part}.{name}", mark, before, after, means))
+    return tuple(changes)
+
+
+def _means(name: str, before: object, after: object) -> str:
+    if name == "model.dim" and isinstance(before, int) and isinstance(after, int):
+        return "copied vectors are cut, if it is the same model" if after < before else _EMBEDS
+    if name == "index.storage":
+        return "copied vectors are rounded" if after == "halfvec" else "re-embedded unless the archive holds float32"
+    return _MEANS.get(name, _EMBEDS)
+
+
+def _action(
+    active: Generation | None, revision: Revision, changes: Sequence[Change], documents: int, reused: int
+) -> str:
+    if active is not None and active.revision == revision.revision:
+        return "nothing: this revision is what is served"
+    embedded = documents - reused
+    what = f"re-embed {embedded:,} documents" if embedded else "re-embed nothing: copy every vector"
+    what = what.removeprefix("re-") if active is None else what
+    copied = f", copy {reused:,}," if embedded and reused else ""
+    same = all(change.mark == "=" for change in changes)
+    return f"{what}{copied} into a new index" + (", although it would equal the active one" if same else "")
+
+
+# What to know ---------------------------------------------------------------------------------------------------------
+
+
+def _no_room(disks: Sequence[Disk]) -> tuple[str, ...]:
+    return tuple(disk.said for disk in disks if disk.too_small)
+
+
+def _unreadable(unknown: Screened | None) -> tuple[str, ...]:
+    if unknown is None or not unknown.unreadable.value:
+        return ()
+    many = unknown.unreadable
+    ends = "" if many.low == many.high else f" ({many.low:,.0f} to {many.high:,.0f})"
+    return (
+        (
+            f"{many.value:,.0f}{ends} of {unknown.documents:,} documents have a chunk of which more than "
+            f"{unknown.limit:.0%} of the tokens are unknown to the model: each becomes a dead letter, and the swap "
+            f"waits until it is waived. Unknown are: {unknown.examples}. A model that knows these scripts embeds them; "
+            "a higher max_unknown_tokens lets them in, and no search can tell them apart"
+        ),
+    )
+
+
+def _refused_queries(unreadable: Mapping[str, str]) -> tuple[str, ...]:
+    if not unreadable:
+        return ()
+    some = ", ".join(sorted(unreadable)[:5]) + (" …" if len(unreadable) > 5 else "")
+    first = next(iter(unreadable.values())).removesuffix(".")
+    return (f"{len(unreadable):,} labelled queries would be refused and find nothing ({some}), for example: {first}",)
+
+
+def _cap(prices: Spending | None, usd: float) -> tuple[str, ...]:
+    if prices is None:
+        return ()
+    return tuple(
+        f"embedding would cost about {usd:,.2f} USD, and {prices.provider} has {left:,.2f} USD left of its {cap}: it "
+        "would stop before the batch that passes it"
+        for cap, left in prices.left_usd.items()
+        if usd > left
+    )
+
+
+def _risks(revision: Revision, storage: Storage, database: Database, drawn: strata.Drawn) -> tuple[str, ...]:
+    risks = []
+    gb = 1e9
+    if storage.build_memory.value > (given := database.build.memory_mib << 20):
+        risks.append(
+            f"the graph takes about {storage.build_memory.value / gb:,.1f} GB while it is built, beyond the "
+            f"{given / gb:,.1f} GB of index_build.memory_mib: about twice the time"
+        )
+    if storage.graph.value > database.cache_bytes:
+        risks.append(
+            f"the graph of {storage.graph.value / gb:,.1f} GB exceeds PostgreSQL's effective_cache_size of "
+            f"{database.cache_bytes / gb:,.1f} GB: searches would read the disk; halfvec or quantize shrink it"
+        )
+    if revision.chunking.unit == "document":
+        risks.append("one chunk a document: what is beyond max_tokens is not searched")
+    if drawn.sampled < 30 and drawn.sampled < drawn.documents:
+        risks.append(f"only {drawn.sampled} documents were sampled: intervals are too narrow")
+    return tuple(risks)
+
+
+def _failed(probed: Probe) -> tuple[str, ...]:
+    if not probed.failed:
+        return ()
+    return (
+        f"{probed.failed} of {probed.chunks} chunks that were tried cannot be embedded: dead letters block the swap",
+    )
+
+
+def _refused(engine: sa.Engine, collection: Collection) -> tuple[str, ...]:
+    with engine.connect() as connection:
+        found = open_letters(connection, collection.cid)
+    if not found.refused:
+        return ()
+    said = (
+        f"{found.refused:,} records were refused at ingestion, {found.behind:,} of them later versions of what is "
+        "served; the swap does not wait for them, as both indexes show the same (`revector dlq list`)"
+    )
+    return (said,)
+
+
+def _gate(revision: Revision) -> str:
+    gate = revision.gate
+    more = {
+        f"overlap with exact search at least {gate.min_overlap}": gate.min_overlap,
+        f"at most {gate.max_slice_drop} below in any slice": gate.max_slice_drop,
+        f"p95 of a query at most {gate.max_latency_ratio} times as long": gate.max_latency_ratio,
+        f"judged after {gate.shadow_hours:g} h of shadow reads": gate.shadow_hours or None,
+    }
+    recall = (
+        f"recall@{gate.k} at least {gate.min_recall:g}, at most {gate.max_drop:g} below the active revision, at "
+        f"{gate.confidence:.0%} confidence, on at least {gate.min_queries} labelled queries"
+    )
+    return "; ".join((recall, *(said for said, demanded in more.items() if demanded is not None)))
+
+
+def _warnings(collection: Collection, revision: Revision, labelled_queries: int | None) -> tuple[str, ...]:
+    warnings = []
+    if labelled_queries is None and collection.active_gen is None:
+        warnings.append("no labelled queries are configured: the first revision goes live unmeasured, the next cannot")
+    elif (labelled_queries := labelled_queries or 0) < revision.gate.min_queries:
+        warnings.append(
+            f"the gate demands {revision.gate.min_queries} queries, {labelled_queries} exist: it will refuse"
+        )
+    elif collection.active_gen is not None and (least := _queries_of_an_equal_model(revision.gate)) > labelled_queries:
+        warnings.append(
+            f"{labelled_queries} labelled queries cannot exclude a drop of {revision.gate.max_drop:g}, about {least} "
+            "can: unless the new revision finds more than the active one, the gate will be inconclusive"
+        )
+    return tuple(warnings)
+
+
+def _window(engine: sa.Engine, collection: Collection, revision: Revision) -> tuple[str, ...]:
+    """Say that the way back of the last migration is still kept; one that is over is closed when an upgrade begins."""
+    if collection.standby_gen is None or collection.rollback_deadline is None:
+        return ()
+    with engine.connect() as connection:
+        over = window_is_over(connection, collection.cid)
+        standby = read_generation(connection, collection.standby_gen).revision
+        if standby == revision.revision or (over and not clock_jumped(connection, collection.cid)):
+            return ()
+    until = f"{collection.rollback_deadline:%Y-%m-%d %H:%M %Z}"
+    kept = f"generation {collection.standby_gen} (revision {standby}) is kept for a rollback until {until}"
+    return (f"{kept}: an upgrade is refused until that window is over, or given up (`revector retire --now`)",)
+
+
+def _queries_of_an_equal_model(gate: Gate) -> int:
+    """Return how many queries show that a model that finds as much lost no more than the gate allows."""
+    return queries_needed(0.0, gate.max_drop, confidence=gate.confidence) if gate.max_drop else 0

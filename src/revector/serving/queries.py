@@ -1,0 +1,49 @@
+"""Owns which queries can be searched for: cleaned as documents are, refused where a model could not tell them apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from revector.documents.text import clean_query
+from revector.encoders.vocabulary import Vocabulary, excerpt
+from revector.errors import QueryRefused
+from revector.spec import Revision
+
+NAMED = 10
+
+
+def ready(query: str, revision: Revision, vocabulary: Vocabulary) -> str:
+    """Return the query as it is searched for in an index of ``revision``, whose model knows ``vocabulary``.
+
+    Raises ``QueryRefused`` where it has no text, or where more of its tokens are unknown to the model than
+    ``max_unknown_tokens``: it would have the vector of any other such query, and hits that mean nothing.
+    """
+    cleaned, model = clean_query(query), revision.model
+    tally = vocabulary.tallies([cleaned], first=model.max_tokens)[0]
+    if tally.share > model.max_unknown_tokens:
+        raise QueryRefused(
+            f"{tally.share:.0%} of the tokens of the query {excerpt(cleaned)} are unknown to the model of revision "
+            f"{revision.revision}, max_unknown_tokens allows {model.max_unknown_tokens:.0%}: it would find what any "
+            "other such query finds. Nothing was searched; ask in words that the model knows, or serve a model that "
+            "knows these."
+        )
+    return cleaned
+
+
+def askable(
+    queries: Mapping[str, str], revision: Revision, vocabulary: Vocabulary
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the queries that ``ready`` takes (id → text as searched for), and why others are refused, by id."""
+    taken, refused = dict[str, str](), dict[str, str]()
+    for query, text in queries.items():
+        try:
+            taken[query] = ready(text, revision, vocabulary)
+        except QueryRefused as error:
+            refused[query] = str(error)
+    return taken, refused
+
+
+def named(refused: Mapping[str, str]) -> dict[str, Any]:
+    """Return refused queries as plain data: how many, and the first of them with the reason."""
+    return {"count": len(refused), "first": dict(sorted(refused.items())[:NAMED])}

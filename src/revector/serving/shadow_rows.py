@@ -1,0 +1,45 @@
+"""Shadow reads as rows: sums per generation, the one it was compared with, and hour; numbers only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+import sqlalchemy as sa
+
+from revector.measure.agreement import Tally
+
+_ARRAYS = ("tenths", "old_ms", "new_ms")
+_SUMS = tuple(each.name for each in fields(Tally) if each.name not in _ARRAYS)
+
+
+def add(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Add counts (``gen``, ``against``, ``k`` and those of ``Tally.as_row``) to those of this hour."""
+    columns = ("gen", "against", "k", *_SUMS, *_ARRAYS)
+    values = ", ".join(f"CAST(:{name} AS bigint[])" if name in _ARRAYS else f":{name}" for name in columns)
+    sums = [f"{name} = s.{name} + EXCLUDED.{name}" for name in _SUMS]
+    sums += [
+        f"{name} = (SELECT array_agg(a + b ORDER BY n) FROM unnest(s.{name}, EXCLUDED.{name}) "
+        "WITH ORDINALITY AS x(a, b, n))"
+        for name in _ARRAYS
+    ]
+    connection.execute(
+        sa.text(
+            f"INSERT INTO shadow_read AS s (hour, {', '.join(columns)}) SELECT date_trunc('hour', clock_timestamp()), "
+            f"{values} WHERE EXISTS (SELECT 1 FROM generation WHERE gen = :gen) "
+            f"ON CONFLICT (gen, against, k, hour) DO UPDATE SET {', '.join(sums)}"
+        ),
+        [dict(row) for row in rows],
+    )
+
+
+def read(connection: sa.Connection, gen: int) -> list[dict[str, Any]]:
+    """Return what shadow reads of a generation found, by the one compared with: ``against``, ``k``, and ``as_data``."""
+    found: dict[tuple[int, int], Tally] = {}
+    rows = connection.execute(
+        sa.text("SELECT * FROM shadow_read WHERE gen = :gen ORDER BY against, k, hour"), {"gen": gen}
+    )
+    for row in rows.mappings():
+        found.setdefault((row["against"], row["k"]), Tally()).add(Tally.from_row(dict(row)))
+    return [{"against": against, "k": k, **tally.as_data()} for (against, k), tally in found.items()]
