@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from revector.encoders import PROBES
+from revector.encoders.check import PROBES
 from revector.encoders.hashing import HashingEncoder
 from revector.indexing.publish import FRAME
 from revector.interfaces import Vectors

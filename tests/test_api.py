@@ -20,7 +20,6 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from revector.encoders import PROBES, check_same_encoder, load_encoder, probe_vectors, resolve_model
 from revector.encoders.api import Hybrid, MemoryMeter, Provider, ProviderSettings, Use, load_api_encoder
 from revector.encoders.api.client import LONGEST_RETRY_AFTER_S
 from revector.encoders.api.fake import (
@@ -39,7 +38,10 @@ from revector.encoders.api.fake import (
     wider,
 )
 from revector.encoders.api.limits import BURST_S, COOL_DOWN_S, FAILURES, Clock
+from revector.encoders.check import PROBES, check_same_encoder, probe_vectors
 from revector.encoders.hashing import HashingEncoder
+from revector.encoders.loading import load_encoder
+from revector.encoders.references import resolve_model
 from revector.errors import (
     BadVectors,
     ConfigError,

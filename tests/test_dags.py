@@ -21,8 +21,6 @@ import airflow_home  # noqa: F401 - before Airflow
 import revector.airflow
 from revector import errors
 from revector.airflow import (
-    RETIRE_NOW,
-    ROLL_BACK,
     CollectionsOperator,
     DeadLettersOperator,
     StaleOperator,
@@ -36,11 +34,11 @@ from revector.airflow import (
     stale_dag,
     upkeep_dags,
     verify_dag,
-    window_question,
 )
 from revector.airflow.operators import LibraryRetries, RevectorOperator
 from revector.airflow.progress import LogProgress
 from revector.airflow.questions import figures
+from revector.airflow.wording import RETIRE_NOW, ROLL_BACK, window_question
 from revector.lifecycle import FORWARD
 from revector.upkeep import upkeep
 from revector.verify import verification

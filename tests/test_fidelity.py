@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from revector.cli import doctor
-from revector.encoders import load_encoder
 from revector.encoders.hashing import HashingEncoder
+from revector.encoders.loading import load_encoder
 from revector.errors import FidelityTooLow
 from revector.gate.fidelity import TEXTS_FLOAT32, Approximate, Proof, drawn, measure, overlap
 from revector.spec import ModelSpec, Revision

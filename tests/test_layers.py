@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import graphlib
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import grimp
 import pytest
 
 import revector
@@ -22,6 +24,13 @@ def run(*command: str) -> None:
 
 def test_layers_point_one_way() -> None:
     run("-c", "from importlinter.cli import lint_imports_command as main; main(['--no-cache'])")
+
+
+def test_no_module_needs_itself_also_not_by_a_late_import() -> None:
+    graph = grimp.build_graph("revector", cache_dir=None)
+    graphlib.TopologicalSorter(
+        {name: graph.find_modules_directly_imported_by(name) for name in graph.modules}
+    ).prepare()
 
 
 def test_ruff_finds_nothing() -> None:

@@ -11,7 +11,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import numpy as np
 import pytest
 
-from revector.encoders import load_encoder
+from revector.encoders.loading import load_encoder
 from revector.encoders.lsa import train_lsa
 from revector.errors import ConfigError
 from revector.interfaces import Encoder

@@ -17,9 +17,9 @@ import pytest
 
 from folders import NORMALIZE, POOLING, SETTINGS, TRANSFORMER, minilm, write
 from revector.config import load_project
-from revector.encoders import load_encoder
 from revector.encoders.code import check_code
 from revector.encoders.files import hub_folder
+from revector.encoders.loading import load_encoder
 from revector.errors import EncoderError
 from revector.spec import ModelSpec
 from worlds import World

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from folders import NORMALIZE, POOLING, SETTINGS, TRANSFORMER, minilm, write
 from revector.cli.app import app
-from revector.encoders import load_encoder
+from revector.encoders.loading import load_encoder
 from revector.encoders.own import OwnSettings, read_own
 from revector.encoders.specify import specify
 from revector.errors import ConfigError, EncoderError, FidelityTooLow

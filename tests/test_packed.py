@@ -19,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from revector.encoders import PROBES, load_encoder
+from revector.encoders.check import PROBES
+from revector.encoders.loading import load_encoder
 from revector.encoders.packed import PackedEngine, attention, choosing, engine, layout, linears, network, speeds
 from revector.encoders.sentence_transformers import SentenceTransformerEncoder
 from revector.errors import ConfigError

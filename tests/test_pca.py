@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from revector.cli import run
-from revector.encoders import load_encoder, vectors_fp
-from revector.encoders.check import unit_rows
+from revector.encoders.check import unit_rows, vectors_fp
+from revector.encoders.loading import load_encoder
 from revector.encoders.lsa import train_lsa
 from revector.encoders.pca import read_rotation, rotation_of, train_pca
 from revector.errors import ConfigError, EncoderError

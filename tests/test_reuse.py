@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fakes import Crash
-from revector.encoders import vectors_fp
+from revector.encoders.check import vectors_fp
 from revector.indexing.publish import Applier, Prepared
 from revector.indexing.reuse import Reuse
 from revector.interfaces import Document

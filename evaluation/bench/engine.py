@@ -106,7 +106,7 @@ def _texts(chosen: Namespace) -> tuple[list[str], Any]:
 
 
 def _folder(model: str) -> Path:
-    from revector.encoders import resolve_model
+    from revector.encoders.references import resolve_model
 
     return Path(resolve_model(model, Path.cwd()))
 

@@ -129,7 +129,7 @@ def _peak(task: Task) -> Encode:
 
 def _revector(task: Task) -> Encode:
     _torch(task)
-    from revector.encoders import load_encoder
+    from revector.encoders.loading import load_encoder
     from revector.spec import ModelSpec
 
     spec = ModelSpec(task["model"], dim=task["dim"], dtype=task["dtype"], max_tokens=task["max_tokens"])

@@ -20,8 +20,8 @@ import sqlalchemy as sa
 
 from evaluation.bench.common import ROOT, Figure, machine, parser, revector, revision, temporary_project, write
 from revector.config import Project, load_project
-from revector.encoders import load_encoder, probe_vectors, vectors_fp
-from revector.encoders.check import unit_rows
+from revector.encoders.check import probe_vectors, unit_rows, vectors_fp
+from revector.encoders.loading import load_encoder
 from revector.encoders.pca import Rotation, read_rotation, rotation_of
 from revector.gate.explaining import explain
 from revector.indexing.reuse import count_known

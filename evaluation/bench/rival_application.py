@@ -29,7 +29,7 @@ LABELLED = 60
 
 def encoder(model: str, dim: int) -> Any:
     """Return revector's encoder of a model: both tools and the application use the same."""
-    from revector.encoders import load_encoder
+    from revector.encoders.loading import load_encoder
     from revector.spec import ModelSpec
 
     return load_encoder(ModelSpec(model, dim=dim), root=Path.cwd())

@@ -18,7 +18,7 @@ from evaluation.reliability.application import Application
 from evaluation.reliability.project import COLLECTION, LABELLED, OLD, _write_labels, _write_migrations, corpus
 
 from revector.config import Project, load_project
-from revector.encoders import PROBES
+from revector.encoders.check import PROBES
 from revector.errors import GateBusy
 from revector.indexing.encoding import Encoders
 from revector.interfaces import Encoder, Vectors

@@ -20,7 +20,8 @@ from evaluation.reliability.stepping import Stage, current
 from evaluation.reliability.truth import Truth
 
 from revector.documents.documents import Documents
-from revector.encoders import load_encoder, probe_vectors
+from revector.encoders.check import probe_vectors
+from revector.encoders.loading import load_encoder
 from revector.gate.evidence import Evidence
 from revector.gate.gate import Verdict
 from revector.indexing.chunking import make_chunker

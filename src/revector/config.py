@@ -121,7 +121,7 @@ class Project:
 
     def load_encoder(self, model: ModelSpec) -> Encoder:
         """Load a model as this machine's settings say; nothing is kept."""
-        from revector.encoders import load_encoder
+        from revector.encoders.loading import load_encoder
 
         if self.settings.encoder.threads is not None:
             import torch

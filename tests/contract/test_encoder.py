@@ -14,7 +14,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import numpy as np
 import pytest
 
-from revector.encoders import PROBES, check_same_encoder, load_encoder, probe_vectors
+from revector.encoders.check import PROBES, check_same_encoder, probe_vectors
+from revector.encoders.loading import load_encoder
 from revector.interfaces import Encoder
 from revector.spec import ModelSpec
 

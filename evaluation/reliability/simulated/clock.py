@@ -27,10 +27,10 @@ LEAST_SLEEP_S = 1.0
 """A sleep may take longer than asked for: polling loops end after fewer rounds."""
 
 MODULES: tuple[ModuleType, ...] = (
-    revector.catchup,
-    revector.leftovers,
-    revector.registry.documents,
-    revector.worker,
+    revector.migration.catch_up,
+    revector.migration.leftovers,
+    revector.documents.documents,
+    revector.indexing.worker,
     tenacity.nap,
 )
 
@@ -78,14 +78,14 @@ class Clock:
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Let the library's processes live in this time."""
-        running_s = revector.watch.running_s
+        running_s = revector.indexing.watch.running_s
         times = [module.time for module in MODULES]  # type: ignore[attr-defined]
         try:
             for module in MODULES:
                 module.time = self  # type: ignore[attr-defined]
-            revector.watch.running_s = self.monotonic
+            revector.indexing.watch.running_s = self.monotonic
             yield
         finally:
-            revector.watch.running_s = running_s
+            revector.indexing.watch.running_s = running_s
             for module, real in zip(MODULES, times, strict=True):
                 module.time = real  # type: ignore[attr-defined]

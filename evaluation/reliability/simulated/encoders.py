@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from evaluation.reliability.truth import seed_of
 
-from revector.encoders import PROBES
+from revector.encoders.check import PROBES
 from revector.encoders.hashing import HashingEncoder
 from revector.errors import EncoderUnavailable
 from revector.interfaces import Encoder, Vectors

@@ -44,9 +44,9 @@ MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of our own in it
 LIMITS: tuple[tuple[Any, str, int], ...] = (
     (sharding, "SEED_ROWS", 2),
     (work, "MAX_ATTEMPTS", 3),
-    (revector.backfill, "PART_DOCUMENTS", 2),
-    (revector.catchup, "FEW_WAITING", 2),
-    (revector.catchup, "MOVE_ATTEMPTS", 4),
+    (revector.indexing.backfill, "PART_DOCUMENTS", 2),
+    (revector.migration.catch_up, "FEW_WAITING", 2),
+    (revector.migration.catch_up, "MOVE_ATTEMPTS", 4),
     (verdicts, "EVIDENCE_CHANGED_FLOOR", 3),
 )
 """Limits of the library, small enough that four documents meet them."""

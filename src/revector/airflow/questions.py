@@ -9,9 +9,9 @@ from typing import Any
 from airflow.providers.standard.operators.hitl import ApprovalOperator, HITLBranchOperator
 from airflow.sdk import Param, timezone
 
-from revector.airflow import RETIRE_NOW, ROLL_BACK, approval_question, window_question
 from revector.airflow.hook import RevectorHook
 from revector.airflow.operators import ANSWER, PageLink
+from revector.airflow.wording import RETIRE_NOW, ROLL_BACK, approval_question, window_question
 from revector.lifecycle import Phase
 
 REASON = {"reason": Param(None, type=["null", "string"], maxLength=500, title="Why", description="For the history")}

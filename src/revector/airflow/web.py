@@ -13,9 +13,10 @@ from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi import Path as InPath
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 
-from revector.airflow import RETIRE_NOW, ROLL_BACK, approval_question, web_history, window_question
+from revector.airflow import web_history
 from revector.airflow.web_access import GUARD_DAG, MOVING_DAG, SEES_PAGE, Known, project, rights
 from revector.airflow.web_runs import airflow_state
+from revector.airflow.wording import RETIRE_NOW, ROLL_BACK, approval_question, window_question
 from revector.config import Project
 from revector.errors import ConfigError, DatabaseError, RevectorError
 from revector.history import audit

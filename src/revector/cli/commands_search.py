@@ -180,8 +180,8 @@ def rotate(
       revector train-pca models/minilm-pca
       revector revision -m "128 of 384" --model ./models/minilm-pca --dim 128
     """
-    from revector.encoders import model_folder
     from revector.encoders.pca import train_pca
+    from revector.encoders.references import model_folder
     from revector.errors import ConfigError
     from revector.registry.tables import index_of
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from revector.encoders import is_hub_id, model_folder, resolve_model
 from revector.encoders.own import OwnSettings, own_of, read_own, read_tokenizer, text_tokens
+from revector.encoders.references import is_hub_id, model_folder, resolve_model
 from revector.errors import ConfigError, EncoderError
 from revector.interfaces import Encoder
 from revector.spec import ModelSpec

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 
-from revector.encoders import check_same_encoder
+from revector.encoders.check import check_same_encoder
 from revector.encoders.vocabulary import Vocabulary
 from revector.errors import EncoderError, EncoderUnavailable
 from revector.indexing.chunking import make_chunker

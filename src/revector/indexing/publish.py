@@ -13,8 +13,7 @@ from revector import counts
 from revector.archive import Part
 from revector.crash import crash_at
 from revector.database.engine import repeated, transaction
-from revector.encoders import PROBES, check_vectors
-from revector.encoders.check import unit_rows
+from revector.encoders.check import PROBES, check_vectors, unit_rows
 from revector.encoders.pca import rotation_of
 from revector.encoders.vocabulary import Vocabulary
 from revector.errors import (

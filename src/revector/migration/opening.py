@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from revector.database.analyzing import analyze_grown
 from revector.documents.documents import Documents
-from revector.encoders import probe_vectors
+from revector.encoders.check import probe_vectors
 from revector.errors import SourceError, StateError
 from revector.gate import fidelity, shadow_time
 from revector.gate.evidence import Evidence

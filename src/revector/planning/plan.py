@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import sqlalchemy as sa
 
 from revector.documents.deadletters import open_letters
-from revector.encoders import PROBES, probe_vectors, vectors_fp
+from revector.encoders.check import PROBES, probe_vectors, vectors_fp
 from revector.encoders.pca import rotation_of
 from revector.encoders.vocabulary import Vocabulary
 from revector.indexing.chunking import make_chunker

@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Sequence
 
-from revector.encoders import PROBES
+from revector.encoders.check import PROBES
 from revector.errors import EncoderMismatch, EncoderUnavailable
 from revector.indexing.encoding import MODEL_ERRORS
 from revector.interfaces import Encoder

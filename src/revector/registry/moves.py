@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from revector.crash import crash_at
-from revector.encoders import vectors_fp
+from revector.encoders.check import vectors_fp
 from revector.errors import (
     ClockJumped,
     EvidenceStale,

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from revector.database.sessions import alone
 from revector.documents import documents
 from revector.documents.text import clean_query
-from revector.encoders import check_vectors
+from revector.encoders.check import check_vectors
 from revector.errors import (
     ConfigError,
     EncoderError,

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 import sqlalchemy as sa
 
-from revector.encoders import PROBES, check_vectors
+from revector.encoders.check import PROBES, check_vectors
 from revector.errors import ConfigError, DatabaseError, EncoderMismatch, GateBusy, IndexGone, RevectorError
 from revector.history.events import broken_links
 from revector.indexing.encoding import Encoders

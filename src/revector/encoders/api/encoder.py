@@ -245,7 +245,7 @@ def tokenizer_file(reference: str, root: Path, provider: str) -> Path:
 
     Raises ``ConfigError`` where there is none.
     """
-    from revector.encoders import resolve_model
+    from revector.encoders.references import resolve_model
 
     path = Path(reference).expanduser()
     if reference.startswith("package:"):
