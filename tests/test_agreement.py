@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from revector.errors import ConfigError, LabelError
 from revector.measure import agreement
-from revector.measure.agreement import Tally, agree, overlap_at_k, rank_biased_overlap
+from revector.measure.agreement import AgreementTally, agree, overlap_at_k, rank_biased_overlap
 
 rankings = st.lists(st.sampled_from("abcdefghijklmno"), unique=True, max_size=15)
 
@@ -128,8 +128,8 @@ def test_other_queries_and_none_are_refused() -> None:
 # Sums -----------------------------------------------------------------------------------------------------------------
 
 
-def tally(values: list[float], ms: list[float]) -> Tally:
-    made = Tally()
+def tally(values: list[float], ms: list[float]) -> AgreementTally:
+    made = AgreementTally()
     for value, took in zip(values, ms, strict=True):
         made.note(value, value / 2, old_ms=took, new_ms=2 * took)
     return made
@@ -165,7 +165,7 @@ def test_latencies_beyond_the_buckets_count_in_the_outermost() -> None:
 def test_two_tallies_add_up_to_the_tally_of_all_and_survive_json() -> None:
     first, second, both = tally([0.1, 0.9], [1, 2]), tally([0.5], [30]), tally([0.1, 0.9, 0.5], [1, 2, 30])
     first.shed, second.errors, both.shed, both.errors = 3, 1, 3, 1
-    first.add(Tally.from_row(json.loads(json.dumps(second.as_row()))))
+    first.add(AgreementTally.from_row(json.loads(json.dumps(second.as_row()))))
     found, wanted = first.as_row(), both.as_row()
     assert found.keys() == wanted.keys()
     for name, value in wanted.items():
@@ -181,6 +181,6 @@ def test_a_refused_latency_leaves_the_sums_as_they_were() -> None:
 
 
 def test_nothing_compared_has_no_figures() -> None:
-    made = Tally(shed=2)
+    made = AgreementTally(shed=2)
     data = made.as_data()
     assert (data["shed"], data["overlap"], data["new_latency_ms"]) == (2, None, None)

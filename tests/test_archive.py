@@ -18,8 +18,8 @@ import pytest
 from revector.archive import (
     LAYOUTS,
     Layout,
+    OpenPart,
     Part,
-    Shard,
     Size,
     read_attributes,
     read_part,
@@ -122,7 +122,7 @@ def write_pieces(path: Path, size: Size, pieces: list[Part]) -> str:
 def test_a_part_written_in_pieces_is_the_part_written_at_once(tmp_path: Path) -> None:
     whole = part(300)
     write_part(tmp_path / "once.h5", whole, attributes=ATTRIBUTES)
-    shard = Shard(tmp_path / "once.h5")
+    shard = OpenPart(tmp_path / "once.h5")
     pieces = [shard.part(first, first + 70) for first in range(0, 300, 70)]
     sha256 = write_pieces(tmp_path / "pieces.h5", Size.of(whole), pieces)
     assert_equal(read_part(tmp_path / "pieces.h5", sha256, attributes=ATTRIBUTES), whole)

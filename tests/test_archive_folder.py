@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from revector import crash
-from revector.archive import LAYOUTS, Archive, Dtype, Layout, Part, Shard, open_merged
+from revector.archive import LAYOUTS, Archive, Dtype, Layout, OpenPart, Part, open_merged
 from revector.archive.folder import MANIFEST
 from revector.errors import ArchiveError
 from test_archive import assert_equal, part
@@ -299,7 +299,7 @@ def test_a_shard_cut_anywhere_is_refused_by_name(archive: Archive) -> None:
             with pytest.raises(ArchiveError, match=path.name):
                 Archive(archive.folder, verify=verify).read_many(list(named("a").doc_ids))
         with pytest.raises(ArchiveError, match=path.name):
-            Shard(path)
+            OpenPart(path)
     np.testing.assert_array_equal(Archive(archive.folder).read("mdoc-00000"), vectors_of(named("m"))["mdoc-00000"])
 
 

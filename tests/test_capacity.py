@@ -13,7 +13,7 @@ from revector.cli import run
 from revector.errors import ConfigError
 from revector.planning.capacity import (
     CONSTANTS,
-    Corpus,
+    CapacityInput,
     build_cpu_s,
     build_processes,
     capacity,
@@ -33,13 +33,13 @@ RESULTS = ROOT / "evaluation" / "scale" / "results"
 MOST_ERROR = 0.2
 
 
-def figures(corpus: Corpus, **overrides: float) -> dict[str, float]:
+def figures(corpus: CapacityInput, **overrides: float) -> dict[str, float]:
     return {line.key: line.value for line in capacity(corpus, Costs(), constants(overrides)).lines}
 
 
 def test_a_billion_documents_need_what_a_back_of_an_envelope_says() -> None:
     """3 TB of float32, 28 hours of one GPU at 10,000 documents a second, 6 to 15 TB with an index."""
-    corpus = Corpus(1e9, 768, tokens_per_chunk=100)
+    corpus = CapacityInput(1e9, 768, tokens_per_chunk=100)
     found = {line.key: line.value for line in capacity(corpus, Costs(gpu_tokens_per_minute=10_000 * 100 * 60)).lines}
     assert found["raw_gb"] == 3_072
     assert found["wall_hours"] == pytest.approx(27.8, abs=0.1)
@@ -47,11 +47,11 @@ def test_a_billion_documents_need_what_a_back_of_an_envelope_says() -> None:
 
 
 def test_more_gpus_take_less_time_and_a_wanted_time_takes_more_gpus() -> None:
-    hours = [figures(Corpus(1e9, 768, gpus=gpus))["wall_hours"] for gpus in (1, 8, 64)]
+    hours = [figures(CapacityInput(1e9, 768, gpus=gpus))["wall_hours"] for gpus in (1, 8, 64)]
     assert hours == sorted(hours, reverse=True)
-    wanted = [figures(Corpus(1e9, 768, hours=hours))["gpus_wanted"] for hours in (12.0, 24.0, 48.0)]
+    wanted = [figures(CapacityInput(1e9, 768, hours=hours))["gpus_wanted"] for hours in (12.0, 24.0, 48.0)]
     assert wanted == sorted(wanted, reverse=True)
-    corpus = Corpus(1e9, 768, gpus=int(wanted[1]))
+    corpus = CapacityInput(1e9, 768, gpus=int(wanted[1]))
     assert figures(corpus)["wall_hours"] <= 24
 
 
@@ -98,7 +98,7 @@ def test_builds_are_parallel_only_from_a_size_on_and_never_beyond_the_cores() ->
 def test_a_constant_of_ones_own_replaces_ours_and_says_so() -> None:
     known = constants({"server_cores": 64})
     assert (known["server_cores"].value, known["server_cores"].source) == (64, "your own")
-    corpus = Corpus(1e9, 768)
+    corpus = CapacityInput(1e9, 768)
     assert figures(corpus, server_cores=64)["searches_per_s"] == 2 * figures(corpus)["searches_per_s"]
     with pytest.raises(ConfigError, match="not known"):
         constants({"magic": 1})
@@ -109,11 +109,11 @@ def test_a_constant_of_ones_own_replaces_ours_and_says_so() -> None:
 @pytest.mark.parametrize("wrong", [{"documents": 0}, {"dim": 0}, {"gpus": 0}, {"hours": 0.0}, {"tokens_per_chunk": 0}])
 def test_what_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="Nothing was computed"):
-        Corpus(**{"documents": 1e6, "dim": 64, **wrong})
+        CapacityInput(**{"documents": 1e6, "dim": 64, **wrong})
 
 
 def test_an_index_is_on_one_server_and_one_that_nobody_has_is_said() -> None:
-    corpus = Corpus(1e9, 768)
+    corpus = CapacityInput(1e9, 768)
     found = capacity(corpus, Costs())
     lines = {line.key: line for line in found.lines}
     assert "servers" not in lines
@@ -127,11 +127,11 @@ def test_an_index_is_on_one_server_and_one_that_nobody_has_is_said() -> None:
 
 
 def test_searches_cost_what_their_server_costs() -> None:
-    found = figures(Corpus(1e7, 384))
+    found = figures(CapacityInput(1e7, 384))
     month = found["searches_per_s"] * 730 * 3_600
     assert found["usd_per_million_searches"] == pytest.approx(found["server_usd_month"] / month * 1e6)
     assert found["server_usd_month"] == pytest.approx(found["server_gb"] * 0.008 * 730)
-    assert figures(Corpus(1e8, 384))["searches_per_s"] < found["searches_per_s"]
+    assert figures(CapacityInput(1e8, 384))["searches_per_s"] < found["searches_per_s"]
 
 
 # Against what was measured --------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from revector.cli import run
 from revector.config import load_project
 from revector.errors import ConfigError
 from revector.formats.cells import guarded, unguarded
-from revector.history.audit import Wanted, csv_lines, stream
+from revector.history.audit import EventFilter, csv_lines, stream
 from revector.registry.control import add_event
 from worlds import World
 
@@ -37,7 +37,7 @@ def test_no_cell_of_the_history_is_a_formula(served: World) -> None:
         cid = served.collection.cid
         add_event(connection, cid, "=HYPERLINK(1)", "-rollback", None, {"reason": "@SUM(1+1)"})
     with served.engine.connect() as connection:
-        text = "".join(csv_lines(stream(connection, "docs", Wanted())))
+        text = "".join(csv_lines(stream(connection, "docs", EventFilter())))
     rows = list(csv.DictReader(io.StringIO(text)))
     assert (rows[0]["actor"], rows[0]["kind"], rows[0]["reason"]) == ("'=HYPERLINK(1)", "'-rollback", "'@SUM(1+1)")
     assert not [cell for row in rows for cell in row.values() if cell[:1] in "=+-@\t\r" and cell]

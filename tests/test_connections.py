@@ -28,7 +28,7 @@ async def answer(scope: Any, receive: Any, send: Any) -> None:
 @contextmanager
 def listening() -> Iterator[int]:
     """uvicorn with our protocol on a port of the loopback."""
-    config = uvicorn.Config(answer, port=0, http=connections.Timed, lifespan="off", log_config=None)
+    config = uvicorn.Config(answer, port=0, http=connections.TimedProtocol, lifespan="off", log_config=None)
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as bound:
         thread = threading.Thread(target=server.run, args=([bound],))

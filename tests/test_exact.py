@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from revector.archive import Archive, Part
 from revector.errors import BadVectors, ConfigError
 from revector.measure import exact
-from revector.measure.exact import Loaded, search_exact
+from revector.measure.exact import MemoryBlock, search_exact
 from revector.serving.exporting import reading_vectors
 from worlds import World
 
@@ -23,27 +23,27 @@ def products(request, monkeypatch) -> str:
     return request.param
 
 
-def corpus(counts, dim: int, seed: int, *, dtype="float32", distinct: int | None = None) -> Loaded:
+def corpus(counts, dim: int, seed: int, *, dtype="float32", distinct: int | None = None) -> MemoryBlock:
     """Documents d000, d001 … with so many chunks each; ``distinct`` vectors in all, so that there are ties."""
     rng = np.random.default_rng(seed)
     rows = int(sum(counts))
     vectors = rng.standard_normal((distinct or rows, dim)).astype(dtype) * np.asarray(3, dtype)
     if distinct:
         vectors = vectors[rng.integers(0, distinct, rows)]
-    return Loaded([f"d{n:03d}" for n in range(len(counts))], np.array(counts), vectors)
+    return MemoryBlock([f"d{n:03d}" for n in range(len(counts))], np.array(counts), vectors)
 
 
-def cut(block: Loaded, sizes) -> Iterator[Loaded]:
+def cut(block: MemoryBlock, sizes) -> Iterator[MemoryBlock]:
     """The same documents in blocks of these sizes, over and over."""
     at, turn = 0, 0
     ends = np.concatenate([[0], np.cumsum(block.counts)])
     while at < len(block.doc_ids):
         stop = min(at + sizes[turn % len(sizes)], len(block.doc_ids))
-        yield Loaded(block.doc_ids[at:stop], block.counts[at:stop], block.embeddings[ends[at] : ends[stop]])
+        yield MemoryBlock(block.doc_ids[at:stop], block.counts[at:stop], block.embeddings[ends[at] : ends[stop]])
         at, turn = stop, turn + 1
 
 
-def brute_force(queries, block: Loaded, k: int, by: str) -> list[list[tuple[str, int, float]]]:
+def brute_force(queries, block: MemoryBlock, k: int, by: str) -> list[list[tuple[str, int, float]]]:
     wide = block.embeddings.astype(np.float64)
     wide /= np.linalg.norm(wide, axis=1, keepdims=True)
     names = [(doc, chunk) for doc, count in zip(block.doc_ids, block.counts, strict=True) for chunk in range(count)]
@@ -105,7 +105,7 @@ def test_ties_are_in_order_of_document_id_whatever_the_order_of_the_stream(produ
     vectors = np.tile(np.array([[0.3, 0.4, 0.5]], np.float32), (40, 1))
     ids = [f"d{n:02d}" for n in range(40)]
     order = np.random.default_rng(3).permutation(40)
-    shuffled = [Loaded([ids[n]], np.array([1]), vectors[:1]) for n in order]
+    shuffled = [MemoryBlock([ids[n]], np.array([1]), vectors[:1]) for n in order]
     found = search_exact(vectors[:2], shuffled, 7)
     assert found.doc_ids == [ids[:7], ids[:7]]
     assert found.scores == pytest.approx(np.ones((2, 7)))
@@ -128,7 +128,7 @@ def test_scores_are_told_apart_far_below_the_precision_of_the_products(products:
     cosines = 0.6 - 1e-6 * np.arange(500)
     vectors = (cosines[:, None] * query + np.sqrt(1 - cosines**2)[:, None] * others).astype(np.float32)
     order = rng.permutation(500)
-    block = Loaded([f"d{n:03d}" for n in order], np.ones(500, int), vectors[order])
+    block = MemoryBlock([f"d{n:03d}" for n in order], np.ones(500, int), vectors[order])
     wanted = [f"d{n:03d}" for n in range(20)]
     assert search_exact(query[None].astype(np.float32), cut(block, [25]), 20).doc_ids == [wanted]
 
@@ -137,7 +137,7 @@ def test_ids_beyond_ascii_and_of_any_length_come_back(products: str) -> None:
     ids = ["a", "ä" * 30, "文書", "z" * 200]
     found = search_exact(
         np.eye(4, dtype=np.float32),
-        [Loaded([i], np.array([1]), np.eye(4)[n, None].astype("f4")) for n, i in enumerate(ids)],
+        [MemoryBlock([i], np.array([1]), np.eye(4)[n, None].astype("f4")) for n, i in enumerate(ids)],
         1,
     )
     assert found.doc_ids == [[one] for one in ids]
@@ -146,7 +146,7 @@ def test_ids_beyond_ascii_and_of_any_length_come_back(products: str) -> None:
 # What there is to search ----------------------------------------------------------------------------------------------
 
 
-def part(block: Loaded) -> Part:
+def part(block: MemoryBlock) -> Part:
     n, m = len(block.doc_ids), len(block.embeddings)
     starts = np.cumsum(block.counts) - block.counts
     zeros = np.zeros(m, np.int32)

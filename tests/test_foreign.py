@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from revector.archive import open_columns
-from revector.archive.comparing import COMPARED, Sample, found_with
+from revector.archive.comparing import COMPARED, RowSample, found_with
 from revector.archive.part import write_part
 from revector.errors import ArchiveError, EncoderMismatch, SourceError
 from revector.formats import unpacking
@@ -33,7 +33,7 @@ class ByNumber:
 
 
 def compare(vectors: np.ndarray[Any, Any], rows: Sequence[int], seed: int) -> Any:
-    sample = Sample(len(vectors), seed=seed)
+    sample = RowSample(len(vectors), seed=seed)
     for row in rows:
         sample.offer(f"d{row}", np.array([row]), [Chunk(str(row), 0, 1)])
     return sample.compare(Path("x.npz"), vectors, ByNumber(), "a100")
@@ -64,7 +64,7 @@ def test_what_is_left_out_takes_nothing_from_the_comparison() -> None:
 def test_every_chunk_of_a_long_document_takes_part() -> None:
     every = ByNumber().encode_document([str(n) for n in range(100)])
     every[51:] = np.roll(every[51:], 1, axis=0)
-    sample = Sample(100, seed=1)
+    sample = RowSample(100, seed=1)
     sample.offer("long", np.arange(100), [Chunk(str(n), 0, 1) for n in range(100)])
     with pytest.raises(EncoderMismatch, match="so are 49 of 100"):
         sample.compare(Path("x.npz"), every, ByNumber(), "a100")

@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from revector.documents.own import Own
+from revector.documents.own import OwnDocuments
 from revector.gate import gate as gates
 from revector.gate.ann import AnnReport, Loss, LostBest, Point
-from revector.gate.explaining import Plan
-from revector.gate.latency import LatencyReport, Timed
+from revector.gate.explaining import QueryPlan
+from revector.gate.latency import LatencyReport, QueryTimes
 from revector.labels import Labels, Span, item_of
 from revector.measure.comparison import compare
 from revector.measure.metrics import Interval, attainable_recall, evaluate
 from revector.measure.slices import length_slices
-from revector.pages.charts import Dot, Mark, Row, _ticks, bubbles, curve, intervals
+from revector.pages.charts import ChartRow, Dot, Mark, _ticks, bubbles, curve, intervals
 from revector.pages.gate import VERDICTS, render
 from revector.pages.markup import printable
 from revector.spec import Gate
@@ -84,22 +84,22 @@ class _Everything:
     def texts(self, _: object) -> dict[str, str]:
         return {}
 
-    def own(self, _: object) -> Own:
-        return Own({}, 0)
+    def own(self, _: object) -> OwnDocuments:
+        return OwnDocuments({}, 0)
 
 
 ASKED = gates.usable_queries(LABELS, _Everything())
 
 
-def measured(revision: str, generation: int, keep: float, seed: int) -> gates.Measured:
+def measured(revision: str, generation: int, keep: float, seed: int) -> gates.GateMeasurement:
     run = ranked(keep, seed)
-    return gates.Measured(generation, revision, evaluate(QRELS, run, 10), run, TIMES, ASKED.fingerprint)
+    return gates.GateMeasurement(generation, revision, evaluate(QRELS, run, 10), run, TIMES, ASKED.fingerprint)
 
 
 OLD = measured("a100", 1, 0.75, 1)
 
 
-def result(keep: float = 0.75, *, old: gates.Measured | None = OLD, **demanded: Any) -> dict[str, Any]:
+def result(keep: float = 0.75, *, old: gates.GateMeasurement | None = OLD, **demanded: Any) -> dict[str, Any]:
     """What is kept of a gate, as it comes out of the database."""
     new = measured("b200", 2, keep, 2)
     verdict = gates.judge(Gate(**demanded), ASKED, new, old, documents=DOCUMENTS)
@@ -143,7 +143,7 @@ def ann() -> dict[str, Any]:
     def point(ef: int, overlap: float) -> Point:
         times = {name: value * ef / 40 for name, value in TIMES.items()}
         interval = Interval(overlap, overlap - 0.01, min(1.0, overlap + 0.01))
-        return Point(ef, interval, times, 0, Plan(True, ("Index Scan",), ef))
+        return Point(ef, interval, times, 0, QueryPlan(True, ("Index Scan",), ef))
 
     sweep = tuple(point(ef, overlap) for ef, overlap in ((10, 0.81), (40, 0.93), (80, 0.97), (160, 0.99), (640, 1.0)))
     half = Interval(0.5, 0.4, 0.6)
@@ -170,7 +170,7 @@ def ann() -> dict[str, Any]:
 
 
 def latency() -> dict[str, Any]:
-    old, new = (Timed(n, name, TIMES, TIMES, TIMES) for n, name in ((1, "a100"), (2, "b200")))
+    old, new = (QueryTimes(n, name, TIMES, TIMES, TIMES) for n, name in ((1, "a100"), (2, "b200")))
     ratio = {name: Interval(1.17, 1.1, 1.24) for name in TIMES}
     return LatencyReport(200, old, new, ratio).as_data()
 
@@ -313,7 +313,7 @@ def test_the_page_names_nothing_outside_itself() -> None:
 
 def test_old_and_new_that_are_equal_are_drawn_without_an_end_of_the_axis() -> None:
     same = {"mean": 1.0, "low": 1.0, "high": 1.0}
-    assert intervals([Row("hit", [Mark(same, "old"), Mark(same, "new")])], axis="hit").tag == "svg"
+    assert intervals([ChartRow("hit", [Mark(same, "old"), Mark(same, "new")])], axis="hit").tag == "svg"
     assert bubbles({"q": 0.0}, {"q": 0.0}, axis="recall").tag == "svg"
     assert curve([Dot(40, {"mean": 0.0})], axis="ef_search", up="overlap").tag == "svg"
 

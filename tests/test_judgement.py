@@ -15,18 +15,18 @@ from hypothesis import strategies as st
 from ir_measures import RR, R, Success, nDCG
 
 from revector.errors import ConfigError, LabelError
-from revector.gate.judgement import Finding, Thresholds, Value, Verdict, judge
-from revector.measure.comparison import Comparison, Scored, compare
+from revector.gate.judgement import GateFinding, Thresholds, Value, Verdict, judge
+from revector.measure.comparison import Comparison, ScoredRun, compare
 from revector.measure.metrics import attainable_recall, evaluate
 from revector.measure.slices import WITHOUT, field_slices, length_slices
 
 DOCUMENTS = 1_000
 
 
-def scored(name: str, recall: list[float] | np.ndarray, **changes: Any) -> Scored:
+def scored(name: str, recall: list[float] | np.ndarray, **changes: Any) -> ScoredRun:
     scores = {f"q{n:04d}": float(value) for n, value in enumerate(recall)}
     settings = {"fingerprint": "same", "metrics": {"recall": scores}, "run": {}} | changes
-    return Scored(name, **settings)
+    return ScoredRun(name, **settings)
 
 
 def comparison(old: list[float] | np.ndarray | None, new: list[float] | np.ndarray, **options: Any) -> Comparison:
@@ -255,7 +255,7 @@ def test_slices_by_length_say_their_lengths() -> None:
         length_slices({})
 
 
-def ranked(*, seed: int = 3, queries: int = 60) -> tuple[dict[str, dict[str, int]], Scored, Scored]:
+def ranked(*, seed: int = 3, queries: int = 60) -> tuple[dict[str, dict[str, int]], ScoredRun, ScoredRun]:
     rng = np.random.default_rng(seed)
     ids = [f"d{n:02d}" for n in range(40)]
     qrels = {
@@ -263,7 +263,7 @@ def ranked(*, seed: int = 3, queries: int = 60) -> tuple[dict[str, dict[str, int
     }
     runs = [{query: list(rng.permutation(ids)[:20]) for query in qrels} for _ in range(2)]
     old, new = (
-        Scored(name, "same", evaluate(qrels, run, 10), run) for name, run in zip(("a100", "b200"), runs, strict=True)
+        ScoredRun(name, "same", evaluate(qrels, run, 10), run) for name, run in zip(("a100", "b200"), runs, strict=True)
     )
     return qrels, old, new
 
@@ -338,7 +338,7 @@ def test_fifty_queries_do_not_pass_a_planted_drop_by_luck() -> None:
 
 
 def test_the_worst_finding_decides() -> None:
-    findings = [Finding(value, value) for value in (Value.PASS, Value.FAIL, Value.INCONCLUSIVE)]
+    findings = [GateFinding(value, value) for value in (Value.PASS, Value.FAIL, Value.INCONCLUSIVE)]
     assert Verdict(tuple(findings)).reasons == ("fail",)
     assert Verdict((findings[0], findings[2])).value is Value.INCONCLUSIVE
 

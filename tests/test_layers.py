@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import graphlib
 import re
 import subprocess
@@ -94,3 +95,12 @@ def test_nothing_that_people_read_uses_a_word_of_the_list() -> None:
         for found in words.findall(line)
     ]
     assert said == []
+
+
+def test_a_class_name_says_what_it_is_once_in_the_project() -> None:
+    places: dict[str, list[str]] = {}
+    for path in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert {name: where for name, where in places.items() if len(where) > 1} == {}

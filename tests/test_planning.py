@@ -131,7 +131,9 @@ def test_a_sample_by_length_is_surer_than_one_at_random(world: World) -> None:
     drawn = strata.draw(world.engine, world.collection.cid)
     by_length = strata.total(drawn, strata.by_stratum(drawn, encoder.count_tokens))
     picked = random.Random(1).sample(world.sql("SELECT content FROM document"), drawn.sampled)
-    alone = strata.Drawn((strata.Stratum(3_000, drawn.bytes, tuple(row.content for row in picked)),), 6.0)
+    alone = strata.StratifiedSample(
+        (strata.LengthClass(3_000, drawn.bytes, tuple(row.content for row in picked)),), 6.0
+    )
     at_random = strata.total(alone, strata.by_stratum(alone, encoder.count_tokens))
     assert by_length.high - by_length.low < (at_random.high - at_random.low) / 2
 

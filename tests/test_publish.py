@@ -11,7 +11,7 @@ from evaluation.reliability.truth import Truth
 
 from revector.documents import deadletters
 from revector.errors import EncoderError, GenerationGone
-from revector.indexing.publish import Applier, Prepared
+from revector.indexing.publish import Applier, PreparedBatch
 from revector.interfaces import Document
 from revector.registry import sharding, work
 from revector.verify.repair import rearm
@@ -22,7 +22,7 @@ def applier(world: World, role: str = "active") -> Applier:
     return world.project.worker().applier(world.generation(role))
 
 
-def embedded(world: World, *doc_ids: str, role: str = "active") -> tuple[Applier, Prepared]:
+def embedded(world: World, *doc_ids: str, role: str = "active") -> tuple[Applier, PreparedBatch]:
     """A worker that has embedded and not yet published."""
     one = applier(world, role)
     return one, one.prepare(work.read_items(world.engine, one.generation.cid, sorted(doc_ids)))

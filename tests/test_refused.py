@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from revector.cli.app import app
 from revector.documents.deadletters import DeadLetter, dead_letters, open_letters, waive
 from revector.documents.ingesting import IngestReport
-from revector.documents.writing import Older
+from revector.documents.writing import LateMessage
 from revector.errors import DocumentError, SourceError, StateError
 from revector.interfaces import Document
 from test_documents import Records
@@ -47,10 +47,10 @@ def behind(world: World) -> World:
 def test_an_older_message_is_counted_named_and_leaves_the_dead_letter(behind: World, late: int) -> None:
     report = ingest(behind, refund("Refunds are paid within sixty days.", late), OPENING)
     assert (report.written, report.unchanged, report.older, report.differing, report.rejected) == (0, 1, 1, 1, 0)
-    assert report.late == {"refund": Older(late, 20, differs=True)}
+    assert report.late == {"refund": LateMessage(late, 20, differs=True)}
     assert behind.events("ingest")[0]["detail"]["late"]["refund"]["version"] == late
     written = behind.documents.put("refund", "Refunds are paid within sixty days.", version=late)
-    assert (written.changed, written.older) == (0, {"refund": Older(late, 20, differs=True)})
+    assert (written.changed, written.older) == (0, {"refund": LateMessage(late, 20, differs=True)})
     assert behind.documents.delete("refund", version=late).older["refund"].differs
     [letter] = letters(behind)
     assert (letter.doc_id, letter.stage, letter.external_version, letter.behind) == ("refund", "ingest", 30, True)

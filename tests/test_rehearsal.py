@@ -38,8 +38,8 @@ from revector.planning.estimate import Estimate
 from revector.registry import ledgers
 from revector.rehearsal.growth import Growth, graph_growth, step_times
 from revector.rehearsal.rehearsal import clear_leftovers
-from revector.rehearsal.report import Rehearsed
-from revector.rehearsal.sampling import Tally, choose_queries, draw, whole
+from revector.rehearsal.report import RehearsalReport
+from revector.rehearsal.sampling import FigureSums, choose_queries, draw, whole
 from revector.rehearsal.scratch import PREFIX, Scratch, leftovers
 from worlds import World
 
@@ -47,7 +47,7 @@ TABLES = ("collection", "generation", "document", "pending", "ledger", "shard", 
           "gate_result")  # fmt: skip
 
 
-def rehearse(world: World, revision: str | None = "b200", progress: Any = None, **options: Any) -> Rehearsed:
+def rehearse(world: World, revision: str | None = "b200", progress: Any = None, **options: Any) -> RehearsalReport:
     return world.project.rehearsal("docs", actor="tester", progress=progress).run(revision, **options)
 
 
@@ -354,7 +354,7 @@ def test_a_rehearsal_neither_waits_for_the_gate_of_the_collection_nor_holds_it(s
 
 
 def test_two_rehearsals_at_once_do_not_meet(served: World) -> None:
-    inner: list[Rehearsed] = []
+    inner: list[RehearsalReport] = []
     outer = rehearse(
         served, size=60, progress=During("put and delete", lambda: inner.append(rehearse(served, size=80)))
     )
@@ -529,12 +529,12 @@ def test_the_interval_of_a_total_covers_it_as_often_as_it_says() -> None:
     draws = random.Random(7)
     population = [draws.expovariate(0.2) for _ in range(2_000)]
     labelled, rest = population[:100], population[100:]
-    certain = Tally()
+    certain = FigureSums()
     for value in labelled:
         certain.add(value)
     covered = 0
     for _ in range(400):
-        tally = Tally()
+        tally = FigureSums()
         for value in draws.sample(rest, 200):
             tally.add(value)
         found = whole(certain, tally, len(population))

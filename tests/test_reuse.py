@@ -11,7 +11,7 @@ import pytest
 
 from fakes import Crash
 from revector.encoders.check import vectors_fp
-from revector.indexing.publish import Applier, Prepared
+from revector.indexing.publish import Applier, PreparedBatch
 from revector.indexing.reuse import Reuse
 from revector.interfaces import Document
 from revector.registry.collections import Generation
@@ -219,7 +219,7 @@ def test_what_is_only_copied_is_not_kept_twice_and_a_kill_on_the_way_is_made_goo
     served.upgrade("c300", to="provision")
     publish, calls = Applier.publish, []
 
-    def killed(self: Applier, prepared: Prepared) -> int:
+    def killed(self: Applier, prepared: PreparedBatch) -> int:
         calls.append(prepared)
         if len(calls) == 2:
             raise Crash

@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy as sa
 
 from revector.errors import ConfigError
-from revector.measure.agreement import Tally, overlap_at_k, rank_biased_overlap
+from revector.measure.agreement import AgreementTally, overlap_at_k, rank_biased_overlap
 from revector.serving import shadow
 from revector.serving.searcher import Answer
 from revector.serving.shadow import ShadowReads
@@ -78,10 +78,10 @@ def turn(reads: ShadowReads, times: int) -> None:
         reads._turn(0)
 
 
-def tally(reads: ShadowReads) -> Tally:
+def tally(reads: ShadowReads) -> AgreementTally:
     found = reads.report().tallies
     assert len(found) <= 1
-    return next(iter(found.values()), Tally())
+    return next(iter(found.values()), AgreementTally())
 
 
 def shadow_connections(world: World) -> int:

@@ -12,7 +12,7 @@ from revector.cli.app import app
 from revector.errors import ConfigError, GenerationGone, SpecError
 from revector.gate import shadow_time
 from revector.indexing import watch
-from revector.measure.agreement import Tally
+from revector.measure.agreement import AgreementTally
 from revector.pages.gate_result import kept_result, page
 from revector.serving import shadow_rows
 from revector.spec import Gate
@@ -96,7 +96,7 @@ def test_an_abort_ends_the_wait(asking: World, sleeps: Sleeps) -> None:
 
 def test_the_verdict_tells_what_live_queries_found(asking: World, sleeps: Sleeps) -> None:
     asking.upgrade("b200", to="verify")
-    tally = Tally()
+    tally = AgreementTally()
     for _ in range(30):
         tally.note(0.9, 0.8, old_ms=3.0, new_ms=4.0)
     building, active = asking.generation("building").gen, asking.generation().gen

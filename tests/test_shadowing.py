@@ -7,15 +7,15 @@ import threading
 import pytest
 
 from revector.indexing.encoding import Encoders
-from revector.measure.agreement import Tally
+from revector.measure.agreement import AgreementTally
 from revector.serving import shadow_rows
 from revector.spec import ModelSpec
 from serving import HERE
 from worlds import World
 
 
-def counted(*overlaps: float) -> Tally:
-    made = Tally(shed=1)
+def counted(*overlaps: float) -> AgreementTally:
+    made = AgreementTally(shed=1)
     for overlap in overlaps:
         made.note(overlap, overlap / 2, old_ms=10.0, new_ms=20.0)
     return made

@@ -16,11 +16,11 @@ from revector.config import current_actor
 from revector.errors import ConfigError, GenerationGone, StateError
 from revector.indexing import backfill
 from revector.indexing.dial import read_share, set_share, worked_lag_s
-from revector.indexing.throttle import LEAST_SHARE, SLICE_S, Bars, Pace, yielded
+from revector.indexing.throttle import LEAST_SHARE, SLICE_S, Throttle, ThrottleLimits, yielded
 from revector.registry import work
 from worlds import World
 
-AT_EASE = Bars(math.inf, math.inf)
+AT_EASE = ThrottleLimits(math.inf, math.inf)
 
 
 class Slept(list[float]):
@@ -46,8 +46,8 @@ def dial(world: World, share: float) -> int:
     return set_share(world.engine, "docs", share, actor="tester")
 
 
-def paced(world: World, pause: Callable[[float], None], bars: Bars = AT_EASE) -> Pace:
-    return Pace(world.engine, world.generation("building"), bars, pause=pause)
+def paced(world: World, pause: Callable[[float], None], bars: ThrottleLimits = AT_EASE) -> Throttle:
+    return Throttle(world.engine, world.generation("building"), bars, pause=pause)
 
 
 # The dial -------------------------------------------------------------------------------------------------------------
@@ -99,7 +99,7 @@ def test_a_backfill_rests_between_its_windows_and_loses_nothing(
 ) -> None:
     monkeypatch.setattr(backfill, "PART_CHARACTERS", (500, 500))
     slept = Slept(after=5, then=lambda: dial(building, 1))
-    pause = Pace.__init__.__kwdefaults__
+    pause = Throttle.__init__.__kwdefaults__
     monkeypatch.setitem(pause, "pause", slept)
     dial(building, 0)
     outcomes = [building.migrator.embed_shard("b200", shard) for shard in (0, 1)]
@@ -172,10 +172,10 @@ def test_it_yields_when_the_active_index_lags_behind_a_busy_worker(building: Wor
     waiting(building, 100)
     work.claim(building.engine, building.generation().gen, rows=1)
     slept = Slept()
-    pace = paced(building, slept, Bars(lag_s=60, search_ms=math.inf))
+    pace = paced(building, slept, ThrottleLimits(lag_s=60, search_ms=math.inf))
     assert pace.rest(4) == pytest.approx(4)
     assert pace.share == 0.5
-    assert paced(building, Slept(), Bars(lag_s=200, search_ms=math.inf)).rest(4) == 0
+    assert paced(building, Slept(), ThrottleLimits(lag_s=200, search_ms=math.inf)).rest(4) == 0
 
 
 def test_a_lag_at_which_nobody_works_slows_nothing_down(building: World) -> None:
@@ -201,7 +201,7 @@ def test_a_change_that_failed_and_waits_for_its_next_try_is_no_lag(building: Wor
 
 def test_it_yields_when_searches_are_slow_and_recovers(building: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("revector.indexing.throttle.LOOK_S", 0.0)
-    slow, quick = Bars(math.inf, search_ms=1e-6), AT_EASE
+    slow, quick = ThrottleLimits(math.inf, search_ms=1e-6), AT_EASE
     pace = paced(building, Slept(), slow)
     shares = []
     for _ in range(5):
@@ -216,7 +216,7 @@ def test_it_yields_when_searches_are_slow_and_recovers(building: World, monkeypa
 
 def test_what_a_person_allows_is_shared_with_what_yielding_leaves(building: World) -> None:
     dial(building, 0.5)
-    pace = paced(building, Slept(), Bars(math.inf, search_ms=1e-6))
+    pace = paced(building, Slept(), ThrottleLimits(math.inf, search_ms=1e-6))
     assert pace.rest(10) == pytest.approx(30)
     assert pace.share == 0.25
 
@@ -224,11 +224,11 @@ def test_what_a_person_allows_is_shared_with_what_yielding_leaves(building: Worl
 def test_the_first_migration_yields_to_nobody(world: World) -> None:
     world.put(60)
     world.upgrade("a100", to="provision")
-    assert paced(world, Slept(), Bars(1e-9, 1e-9)).rest(10) == 0
+    assert paced(world, Slept(), ThrottleLimits(1e-9, 1e-9)).rest(10) == 0
 
 
 def test_bars_are_settings(served: World, tmp_path: Path) -> None:
     with (tmp_path / "revector.toml").open("a") as file:
         file.write("\n[collections.docs.bulk]\nmax_lag_s = 5\nmax_search_ms = inf\n")
     del served.project
-    assert served.migrator._settings.bars == Bars(5, math.inf)
+    assert served.migrator._settings.bars == ThrottleLimits(5, math.inf)

@@ -21,18 +21,18 @@ from revector.registry.control import control
 from revector.spec import ModelSpec
 from revector.verify import readback
 from revector.verify.repair import rearm
-from revector.verify.verified import Report
+from revector.verify.verified import VerificationReport
 from worlds import World, document
 
 LONG = " ".join(f"word{n}" for n in range(600))
 COLUMNS = "doc_id, chunk, version, start, stop, embedding"
 
 
-def verify(world: World, **options: object) -> Report:
+def verify(world: World, **options: object) -> VerificationReport:
     return world.project.verify("docs", actor="tester", **options)
 
 
-def found(report: Report) -> dict[str, list[str]]:
+def found(report: VerificationReport) -> dict[str, list[str]]:
     """What is wrong in the active generation: ids by kind."""
     return {kind: [one.id for one in named] for kind, named in report.generations[0].first.items()}
 

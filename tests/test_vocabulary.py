@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from fakes import wordpiece
 from revector.encoders.hashing import HashingEncoder
-from revector.encoders.vocabulary import LONG_WORDS, SYMBOLS, Tally, Vocabulary, script_of
+from revector.encoders.vocabulary import LONG_WORDS, SYMBOLS, TokenCount, Vocabulary, script_of
 from revector.spec import ModelSpec
 
 THAI, LAO, KHMER, HAN = "แม่น้ำเจ้าพระยา", "ເຂົ້າໜຽວກັບໝາກມ່ວງ", "ទន្លេមេគង្គហូរ", "中华人民共和国"
@@ -62,7 +62,7 @@ def test_nothing_is_unknown_where_words_become_bytes(make: object) -> None:
 def test_an_encoder_whose_tokenizer_only_counts_has_nothing_unknown() -> None:
     vocabulary = Vocabulary(HashingEncoder(ModelSpec("hashing", dim=8)).tokenizer)
     assert vocabulary.counts_only
-    assert vocabulary.tallies([THAI]) == [Tally(0, 1)]
+    assert vocabulary.tallies([THAI]) == [TokenCount(0, 1)]
     assert not vocabulary.unreadable({"a": [THAI]}, 0.0)
 
 

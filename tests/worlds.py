@@ -16,7 +16,7 @@ from evaluation.reliability.truth import Truth
 
 from fakes import Loader
 from revector.config import Project, load_project
-from revector.documents.documents import Documents, Written
+from revector.documents.documents import Documents, WriteResult
 from revector.encoders.hashing import HashingEncoder
 from revector.indexing.chunking import make_chunker
 from revector.indexing.encoding import Encoders
@@ -107,7 +107,7 @@ class World:
         with self.engine.connect() as connection:
             return read_generation(connection, gen)
 
-    def put(self, count: int, start: int = 0, **meta: Any) -> Written:
+    def put(self, count: int, start: int = 0, **meta: Any) -> WriteResult:
         return self.documents.put_many([document(n, **meta) for n in range(start, start + count)])
 
     def upgrade(self, revision: str, to: str | None = None, **options: Any) -> list[Outcome]:

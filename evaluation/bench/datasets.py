@@ -19,7 +19,7 @@ from evaluation.bench.common import ROOT, Figure, machine, parser, revector, rev
 from evaluation.bench.sets import MINILM, TOLERANCE, TRUNCATED, K, published, refuse_absent, take_folder
 
 if TYPE_CHECKING:
-    from revector.gate.gate import Measured
+    from revector.gate.gate import GateMeasurement
     from revector.local.airflow_client import AirflowClient
 
 SETS = ("cranfield", "cosqa")
@@ -156,7 +156,7 @@ def _changes(root: Path, name: str, chunks: Mapping[str, int]) -> Iterator[Figur
         yield Figure(f"{name}: search latency p50, {what}", round(measured.latency_ms["p50"], 2), "ms")
 
 
-def _overlap(old: Measured, new: Measured) -> float:
+def _overlap(old: GateMeasurement, new: GateMeasurement) -> float:
     """Return the mean share of the old ten hits that are among the new ten, over queries."""
     shares = [len(set(old.run[query]) & set(new.run[query])) / max(1, len(old.run[query])) for query in old.run]
     return sum(shares) / len(shares)

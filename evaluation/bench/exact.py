@@ -30,7 +30,7 @@ import numpy as np
 from evaluation.bench.common import ROOT, Figure, environment, machine, parser, write
 from evaluation.bench.exact_peers import PEERS, WARM_ROWS, peak_mib
 from revector.archive import Archive, Part
-from revector.measure.exact import Block, Loaded, search_exact
+from revector.measure.exact import Block, MemoryBlock, search_exact
 
 K, SHARD, BATCH = 10, 65_536, 4_096
 OURS = ("memory, float32", "memory, bfloat16", "archive, float32", "archive, bfloat16")
@@ -210,7 +210,7 @@ def _do_search(folder: str, way: str) -> dict[str, float]:
 def _in_memory(vectors: np.ndarray[Any, Any]) -> Iterator[Block]:
     for first in range(0, len(vectors), BATCH):
         some = vectors[first : first + BATCH]
-        yield Loaded(_ids(first, len(some)), np.ones(len(some), np.int32), some)
+        yield MemoryBlock(_ids(first, len(some)), np.ones(len(some), np.int32), some)
 
 
 TASKS = {"data": _do_data, "search": _do_search}

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from evaluation.bench.common import Figure, machine, parser, write
 from revector.gate.judgement import Thresholds, Value, judge
-from revector.measure.comparison import Change, Comparison
+from revector.measure.comparison import Comparison, MetricChange
 from revector.measure.metrics import Interval
 from revector.measure.statistics import deviation_of, paired_interval, queries_needed
 
@@ -153,7 +153,7 @@ def _verdicts(intervals: Sequence[Interval], max_drop: float) -> Counter[Value]:
                 confidence=0.95,
                 new="new",
                 old="old",
-                metrics={"recall": Change(1, ZERO, ZERO, interval, detectable=0.0)},
+                metrics={"recall": MetricChange(1, ZERO, ZERO, interval, detectable=0.0)},
                 ceiling=1.0,
                 saturated_by=(),
             ),

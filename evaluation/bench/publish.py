@@ -22,7 +22,7 @@ from evaluation.bench.common import Figure, machine, parser, revision, temporary
 from evaluation.bench.memory import generate
 from revector.archive import Part, read_part
 from revector.config import Project, load_project
-from revector.indexing.publish import Prepared
+from revector.indexing.publish import PreparedBatch
 from revector.registry import sharding
 from revector.registry.collections import read_generation
 from revector.sources import open_source
@@ -141,7 +141,7 @@ def _publishing(project: Project, rounds: int, shape: str) -> Iterator[Figure]:
             bare.copy(part)
             copied_s += time.perf_counter() - started
             started = time.perf_counter()
-            if applier.publish(Prepared(part, (), (), ())) != len(part.doc_ids):
+            if applier.publish(PreparedBatch(part, (), (), ())) != len(part.doc_ids):
                 raise RuntimeError("not every document was published")
             ours_s += time.perf_counter() - started
         ours.append(rows / ours_s)

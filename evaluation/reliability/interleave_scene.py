@@ -23,13 +23,13 @@ from revector.documents.documents import Documents
 from revector.encoders.check import probe_vectors
 from revector.encoders.loading import load_encoder
 from revector.gate.evidence import Evidence
-from revector.gate.gate import Verdict
+from revector.gate.gate import GateVerdict
 from revector.indexing.chunking import make_chunker
 from revector.indexing.encoding import Encoders
 from revector.indexing.worker import Worker
 from revector.interfaces import Chunk, Chunker, NoProgress, Vectors
 from revector.lifecycle import Outcome
-from revector.migration.migrator import Migrator, Settings
+from revector.migration.migrator import Migrator, MigratorSettings
 from revector.migration.target import Standing
 from revector.registry import moves, sharding, verdicts, work
 from revector.registry.collections import Collection, Generation, ensure_collection, read_collection, read_generation
@@ -97,8 +97,8 @@ class Unlabelled(Evidence):
     def refuse_unmeasurable(self, target: Revision, collection: Collection) -> None:
         """Refuse nothing."""
 
-    def _compare(self, target: Revision, _generation: Generation, active_gen: int | None) -> Verdict:
-        return Verdict("pass", (), {"gate": asdict(target.gate), "old": active_gen})
+    def _compare(self, target: Revision, _generation: Generation, active_gen: int | None) -> GateVerdict:
+        return GateVerdict("pass", (), {"gate": asdict(target.gate), "old": active_gen})
 
 
 class Unfiled(Standing):
@@ -113,7 +113,9 @@ class TinyMigrator(Migrator):
     """The real migrator; only migration files and labelled queries are replaced."""
 
     def __init__(self, scene: Scene, actor: str) -> None:
-        settings = Settings(Path(), scene.folder, window_hours=scene.window_hours, shards=2, drain_s=0.0, overlap=False)
+        settings = MigratorSettings(
+            Path(), scene.folder, window_hours=scene.window_hours, shards=2, drain_s=0.0, overlap=False
+        )
         super().__init__(scene.engine, scene.name, settings=settings, encoders=scene.encoders, actor=actor)
         self._standing = Unfiled(scene.engine, scene.name, scene.cid, Path())
         searcher = Searcher(scene.engine, scene.name, scene.encoders)
@@ -250,7 +252,7 @@ class Scene:
         with control(self.engine, self.cid, actor="opening", token=token) as held:
             sharding.mark_shard_done(held.connection, shard)
             sharding.mark_seeded(held.connection, made.gen)
-            seen = verdicts.Seen(work.newest_version(held.connection), len(self.ids))
+            seen = verdicts.ChangesSeen(work.newest_version(held.connection), len(self.ids))
             for kind in ("verify", "recall"):
                 verdicts.save_result(held, made, kind, verdict="pass", detail={"gate": asdict(spec.gate)}, seen=seen)
             for step in ("backfill", "index", "verify", "gate", "approve"):

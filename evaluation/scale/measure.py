@@ -29,7 +29,7 @@ from evaluation.bench.common import Figure, machine, parser, revision, temporary
 from evaluation.scale.pace import Pace, pacing
 from revector.config import Project, load_project
 from revector.indexing.backfill import Backfill
-from revector.indexing.publish import Prepared
+from revector.indexing.publish import PreparedBatch
 from revector.interfaces import Document, NoProgress
 from revector.registry import ledgers, sharding
 from revector.registry.collections import read_collection, read_generation
@@ -228,7 +228,7 @@ def _build(project: Project, meter: Meter, name: str, *, prefix: str = "") -> It
     applier = project.worker().applier(generation)
     publish = applier.publish
 
-    def timed(prepared: Prepared) -> int:
+    def timed(prepared: PreparedBatch) -> int:
         with meter.step(f"{prefix}publish"):
             return publish(prepared)
 

@@ -23,12 +23,11 @@ from revector.gate.evidence import Evidence
 from revector.history import notices
 from revector.history.events import read_events
 from revector.indexing.encoding import Encoders
-from revector.indexing.throttle import Bars
+from revector.indexing.throttle import ThrottleLimits
 from revector.indexing.worker import Worker
 from revector.interfaces import Encoder, NoProgress, Progress
 from revector.labels import LabelSource, label_source
-from revector.migration.migrator import Migrator
-from revector.migration.migrator import Settings as MigratorSettings
+from revector.migration.migrator import Migrator, MigratorSettings
 from revector.registry.collections import ensure_collection, read_collection
 from revector.registry.spending import SpendingMeter
 from revector.registry.watching import windows_over
@@ -40,7 +39,7 @@ from revector.settings import FILE, CollectionSettings, ModelSettings, Settings,
 from revector.spec import ModelSpec
 from revector.status import read_status, waiting_revision
 from revector.verify.verification import REEMBEDDED, verify_live
-from revector.verify.verified import Report
+from revector.verify.verified import VerificationReport
 
 if TYPE_CHECKING:
     from revector.monitoring import Metrics
@@ -252,7 +251,7 @@ class Project:
             labels=self.labels(collection),
             window_hours=chosen.window_hours,
             shards=chosen.shards,
-            bars=Bars(chosen.bulk.max_lag_s, chosen.bulk.max_search_ms),
+            bars=ThrottleLimits(chosen.bulk.max_lag_s, chosen.bulk.max_search_ms),
             drain_s=self.settings.drain_s,
             archive_days=self.settings.archive_days,
             costs=self.settings.costs,
@@ -272,7 +271,7 @@ class Project:
         seed: int | None = None,
         actor: str | None = None,
         progress: Progress | None = None,
-    ) -> Report:
+    ) -> VerificationReport:
         """Prove that every live index equals the documents, or repair what does not; see ``verify_live``."""
         self.collection(collection)
         found = verify_live(

@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from revector.documents.writing import OnEmpty
 from revector.encoders.api.settings import ProviderSettings
 from revector.errors import ConfigError
-from revector.indexing.throttle import Bars
+from revector.indexing.throttle import ThrottleLimits
 from revector.planning.costs import Costs
 from revector.sources import ColumnType
 from revector.stores.pgvector import Build
@@ -115,9 +115,9 @@ class BulkSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    max_lag_s: float = Field(default=Bars().lag_s, gt=0)
+    max_lag_s: float = Field(default=ThrottleLimits().lag_s, gt=0)
     """Seconds that a change may wait for the active index, while a worker is busy with it."""
-    max_search_ms: float = Field(default=Bars().search_ms, gt=0)
+    max_search_ms: float = Field(default=ThrottleLimits().search_ms, gt=0)
     """Milliseconds that searches of the active index may take at p95, in the database."""
 
 

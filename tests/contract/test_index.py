@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from revector.database.driver import analyze
 from revector.interfaces import Document
 from revector.registry import ledgers, visible
-from revector.registry.visible import Found
+from revector.registry.visible import VisibleHits
 from revector.spec import IndexSpec
 from revector.stores.pgvector import PgVectorIndex, Rows
 from worlds import World
@@ -63,7 +63,7 @@ class Built:
     index: PgVectorIndex
     world: World
 
-    def search(self, query: Any, k: int = 10, **options: Any) -> tuple[Found, int]:
+    def search(self, query: Any, k: int = 10, **options: Any) -> tuple[VisibleHits, int]:
         """What is found, and how often the HNSW index was scanned for it."""
         asked: dict[str, Any] = {"candidates": k, "by_document": False, "exact": self.index.spec.kind == "exact"}
         spec = SimpleNamespace(model=SimpleNamespace(dim=self.index.dim), index=self.index.spec)

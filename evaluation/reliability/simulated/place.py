@@ -29,7 +29,7 @@ from revector.documents.documents import Documents
 from revector.gate import gate
 from revector.gate.evidence import Evidence
 from revector.indexing.encoding import Encoders
-from revector.migration.migrator import Migrator, Settings
+from revector.migration.migrator import Migrator, MigratorSettings
 from revector.registry import ledgers, sharding, verdicts, work
 from revector.registry.collections import Collection
 from revector.revisions import RevisionGraph
@@ -93,8 +93,8 @@ class Unmeasured(Evidence):
     def refuse_unmeasurable(self, target: Revision, collection: Collection) -> None:
         """Measure anything."""
 
-    def _compare(self, *_: Any) -> gate.Verdict:
-        return gate.Verdict("pass" if self.passes else "fail", () if self.passes else ("a rule says so",), {})
+    def _compare(self, *_: Any) -> gate.GateVerdict:
+        return gate.GateVerdict("pass" if self.passes else "fail", () if self.passes else ("a rule says so",), {})
 
 
 class Place:
@@ -154,7 +154,7 @@ class Place:
         made = Migrator(
             self.engine,
             collection,
-            settings=Settings(
+            settings=MigratorSettings(
                 migrations=self.edited if edited else self.migrations,
                 archive=self.folder / "archive",
                 shards=2,

@@ -12,7 +12,7 @@ from evaluation.reliability.simulated.rules import fates, paces, rule
 from evaluation.reliability.simulated.stage import Fate
 from evaluation.reliability.simulated.world import World
 
-from revector.documents.documents import Written
+from revector.documents.documents import WriteResult
 from revector.errors import DocumentError
 from revector.interfaces import Document
 
@@ -155,7 +155,7 @@ def read_own_write(world: World, doc_id: str, pace: int | str) -> bool:
     known = world.oracle.documents.get(doc_id)
     if known is None or known.version is None or world.seen.active is None or world.place.stage.place("waiting"):
         return False
-    written = Written({doc_id: known.version})
+    written = WriteResult({doc_id: known.version})
 
     def served(_: None) -> None:
         shown = world.seen.ledger.get((world.seen.active or 0, doc_id))

@@ -246,7 +246,7 @@ def waive(world: World, doc_id: str) -> bool:
     if not any(key[1] == doc_id and item.state == "dead" for key, item in world.seen.pending.items()):
         return False
 
-    def accept() -> deadletters.Waived:
+    def accept() -> deadletters.WaivedLetters:
         with world.place.engine.begin() as connection:
             return deadletters.waive(connection, world.cid, [doc_id], actor="a person", why="a rule says so")
 

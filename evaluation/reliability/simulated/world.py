@@ -11,7 +11,7 @@ from evaluation.reliability.simulated.oracle import Oracle, Query, Write, check_
 from evaluation.reliability.simulated.place import Place, Unmeasured
 from evaluation.reliability.simulated.stage import Fate, Killed
 
-from revector.documents.documents import Documents, Written
+from revector.documents.documents import Documents, WriteResult
 from revector.errors import DatabaseUnavailable, GateBusy, RevectorError, SchemaMismatch, VerificationFailed
 from revector.indexing.encoding import Encoders
 from revector.indexing.worker import Worker
@@ -149,7 +149,7 @@ class World:
 
         self.place.stage.start(actor, what, ended, pace, fate)
 
-    def write(self, writes: list[Write], how: Callable[[], Written], fate: Fate | None = None) -> None:
+    def write(self, writes: list[Write], how: Callable[[], WriteResult], fate: Fate | None = None) -> None:
         """Let an application write; the oracle believes what is acknowledged, and nothing else."""
         changed = self.oracle.changed_by(writes)
 

@@ -16,7 +16,7 @@ from revector.errors import VerificationFailed
 
 if TYPE_CHECKING:
     from revector.config import Project
-    from revector.verify.verified import Report
+    from revector.verify.verified import VerificationReport
 
 log = logging.getLogger("revector.airflow")
 
@@ -93,7 +93,7 @@ class VerifyOperator(RevectorOperator):
             raise VerificationFailed(_wrong(found))
 
 
-def _wrong(report: Report) -> str:
+def _wrong(report: VerificationReport) -> str:
     reasons = [f"generation {one.generation}: {'; '.join(one.reasons)}" for one in report.generations if one.reasons]
     reasons += [
         f"{view} names {broken.count:,} ({', '.join(broken.first)})" for view, broken in report.invariants.items()

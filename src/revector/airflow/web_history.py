@@ -26,7 +26,7 @@ Text = Annotated[str, Field(min_length=1, max_length=500, pattern="^[^\x00]*$")]
 
 
 class Filter(BaseModel):
-    """What the page's form sends; see ``audit.Wanted``."""
+    """What the page's form sends; see ``audit.EventFilter``."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -38,10 +38,10 @@ class Filter(BaseModel):
     run: Text | None = None
     text: Text | None = None
 
-    def wanted(self) -> audit.Wanted:
+    def wanted(self) -> audit.EventFilter:
         """Return the filter as the library knows it."""
         given = {name: getattr(self, name) for name in ("actor", "gen", "since", "until", "run", "text")}
-        return audit.Wanted(kinds=tuple(self.kind) or None, **given)
+        return audit.EventFilter(kinds=tuple(self.kind) or None, **given)
 
 
 class Page(Filter):
@@ -87,6 +87,6 @@ def export(collection: Known, asked: Annotated[Export, Query()]) -> Response:
     return FileResponse(path, filename=name, media_type="application/vnd.apache.parquet", background=gone)
 
 
-def _csv(collection: str, wanted: audit.Wanted) -> Iterator[str]:
+def _csv(collection: str, wanted: audit.EventFilter) -> Iterator[str]:
     with project().engine.connect() as connection:
         yield from audit.csv_lines(audit.stream(connection, collection, wanted))

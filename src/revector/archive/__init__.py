@@ -10,30 +10,30 @@ archive.merge(Path("all.h5"))                     # one HDF5 file of everything,
 
 from __future__ import annotations
 
-from revector.archive.folder import Archive, Found, Sealed
+from revector.archive.folder import Archive, ArchivedVectors, SealedFile
 from revector.archive.foreign import Columns, open_columns, vectors_sha256
-from revector.archive.importing import PROBLEMS, Imported, Importer, Target
+from revector.archive.importing import PROBLEMS, Importer, ImportReport, Target
 from revector.archive.merge import open_merged
 from revector.archive.part import Part, Size, read_attributes, read_part, write_part, writing_part
-from revector.archive.shard import Shard
+from revector.archive.shard import OpenPart
 from revector.archive.storage import LAYOUTS, Dtype, Layout, remove_temporary
-from revector.archive.tables import FORMATS, Exported, check_format, write_vectors
+from revector.archive.tables import FORMATS, ExportReport, check_format, write_vectors
 
 __all__ = [
     "FORMATS",
     "LAYOUTS",
     "PROBLEMS",
     "Archive",
+    "ArchivedVectors",
     "Columns",
     "Dtype",
-    "Exported",
-    "Found",
-    "Imported",
+    "ExportReport",
+    "ImportReport",
     "Importer",
     "Layout",
+    "OpenPart",
     "Part",
-    "Sealed",
-    "Shard",
+    "SealedFile",
     "Size",
     "Target",
     "check_format",

@@ -30,7 +30,7 @@ BATCH = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class SpotCheck:
     """How many of the ``rows`` of a file were embedded and compared, and the lowest cosine (-1 to 1) of them.
 
     ``finds``: chance (0 to 1) that ``rows`` of which any ``BLOCK_SHARE`` are shifted would have been found out.
@@ -43,7 +43,7 @@ class Compared:
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class _Drawn:
+class _SampledRow:
     """A row that was drawn: the file's row of vectors, and the text that it should be of."""
 
     draw: float
@@ -52,7 +52,7 @@ class _Drawn:
     text: str
 
 
-class Sample:
+class RowSample:
     """A random sample of the rows that pass by: those that draw the lowest numbers, whatever is left out between.
 
     Memory is that of the sample. ``rows``: how many there are at most.
@@ -61,7 +61,7 @@ class Sample:
     def __init__(self, rows: int, *, seed: int | None = None) -> None:
         self._size = max(COMPARED, int(rows * COMPARED_SHARE))
         self._random = np.random.default_rng(seed)
-        self._held: list[_Drawn] = []  # a heap with the highest draw first, as its negative
+        self._held: list[_SampledRow] = []  # a heap with the highest draw first, as its negative
         self._seen = 0
 
     def offer(self, doc_id: str, rows: npt.NDArray[np.int64], chunks: Sequence[Chunk]) -> None:
@@ -70,7 +70,7 @@ class Sample:
         draws = self._random.random(len(rows))
         most = -self._held[0].draw if len(self._held) >= self._size else 1.0
         for n in np.flatnonzero(draws < most).tolist():
-            drawn = _Drawn(-float(draws[n]), int(rows[n]), doc_id, chunks[n].text)
+            drawn = _SampledRow(-float(draws[n]), int(rows[n]), doc_id, chunks[n].text)
             if len(self._held) < self._size:
                 heapq.heappush(self._held, drawn)
             else:
@@ -78,14 +78,14 @@ class Sample:
 
     def compare(
         self, path: Path, vectors: npt.NDArray[Any], encoder: Encoder, revision: str, progress: Progress | None = None
-    ) -> Compared:
+    ) -> SpotCheck:
         """Embed the sample and compare it with ``vectors``, all of the file's, ``(n, dim)``.
 
         Raises ``EncoderMismatch`` naming the row that is furthest off.
         """
         held = sorted(self._held, key=lambda one: one.row)
         if not held:
-            return Compared(0, self._seen, None, 0.0)
+            return SpotCheck(0, self._seen, None, 0.0)
         progress = progress or NoProgress()
         progress.start(f"compare {path.name} with what revision {revision} embeds", len(held), "vectors")
         embedded = []
@@ -106,7 +106,7 @@ class Sample:
                 f"{off:,} of {len(held):,} that were compared: another model, prompt or text made it, or rows are "
                 "shifted. Nothing was imported; name the revision that made them, or embed again."
             )
-        return Compared(len(held), self._seen, float(cosines.min()), found_with(len(held), self._seen))
+        return SpotCheck(len(held), self._seen, float(cosines.min()), found_with(len(held), self._seen))
 
 
 def found_with(compared: int, rows: int) -> float:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from revector.archive.merge import write_merged
 from revector.archive.part import Part, write_part
-from revector.archive.shard import Shard
+from revector.archive.shard import OpenPart
 from revector.archive.storage import LAYOUTS, Dtype, Layout, as_bytes, remove_temporary, sealing
 from revector.errors import ArchiveError
 
@@ -26,7 +26,7 @@ _GROUP = re.compile(r"[a-z0-9][a-z0-9_]{0,62}")
 
 
 @dataclass(frozen=True, slots=True)
-class Sealed:
+class SealedFile:
     """A sealed file: where, what it hashes to (SHA-256, hex), how large, its id range, and how much it holds.
 
     ``path`` is relative to the archive's folder in a manifest.
@@ -41,14 +41,14 @@ class Sealed:
     chunks: int
 
     @classmethod
-    def of(cls, path: Path, sha256: str, part: Part) -> Sealed:
+    def of(cls, path: Path, sha256: str, part: Part) -> SealedFile:
         """Return what is to be remembered of a part just written; the part holds at least one document."""
         ids = part.doc_ids
         return cls(str(path), sha256, path.stat().st_size, ids[0], ids[-1], len(ids), len(part.embeddings))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Found:
+class ArchivedVectors:
     """Vectors of the ids that were asked for, in that order.
 
     Those of id ``i`` are ``embeddings[starts[i] : starts[i] + counts[i]]``, in the order of the document's chunks;
@@ -75,8 +75,8 @@ class Archive:
     def __init__(self, folder: Path, *, verify: bool = True) -> None:
         """Open the archive in ``folder``. Raises ``ArchiveError`` where there is none, or a manifest that is torn."""
         self.folder, self._verify = Path(folder), verify
-        self._opened: dict[str, Shard] = {}
-        self._groups: dict[str, list[Sealed]] = {}
+        self._opened: dict[str, OpenPart] = {}
+        self._groups: dict[str, list[SealedFile]] = {}
         self._settings: dict[str, Any] = {}
         self._read_manifest()
 
@@ -121,11 +121,11 @@ class Archive:
         """Names of the groups that hold something."""
         return sorted(self._groups)
 
-    def shards(self, group: str = "text") -> list[Sealed]:
+    def shards(self, group: str = "text") -> list[SealedFile]:
         """Return the shards of a group in the order they were appended; empty for a group that holds nothing."""
         return list(self._groups.get(group, ()))
 
-    def append(self, part: Part, *, group: str = "text") -> Sealed:
+    def append(self, part: Part, *, group: str = "text") -> SealedFile:
         """Seal ``part`` as a new shard of ``group`` and return it.
 
         Raises ``ArchiveError``, and writes nothing, for an empty part, ids that the group has already, another width
@@ -150,8 +150,8 @@ class Archive:
                 dtype=self._settings["dtype"],
                 layout=self._settings["layout"],
             )
-            sealed = Sealed.of(path, sha256, part)
-            sealed = Sealed(**{**asdict(sealed), "path": name})
+            sealed = SealedFile.of(path, sha256, part)
+            sealed = SealedFile(**{**asdict(sealed), "path": name})
             groups = {**self._groups, group: [*self.shards(group), sealed]}
             _write_manifest(self.folder, {**self._settings, "groups": groups})
             self._groups = groups
@@ -168,7 +168,7 @@ class Archive:
         """Return the vectors of one document: ``(count, dim)``. Raises ``ArchiveError`` if it is not there."""
         return self.read_many([doc_id], group=group).embeddings
 
-    def read_many(self, doc_ids: Sequence[str], *, group: str = "text") -> Found:
+    def read_many(self, doc_ids: Sequence[str], *, group: str = "text") -> ArchivedVectors:
         """Return the vectors of many documents, in the order of ``doc_ids``, which may hold repeats.
 
         Raises ``ArchiveError`` naming ids that are not there.
@@ -188,7 +188,7 @@ class Archive:
         for shard, at, places in located:
             rows = _expanded(shard.starts[places], counts[at])
             embeddings[_expanded(starts[at], counts[at])] = shard.embeddings(rows)
-        return Found(embeddings, starts, counts)
+        return ArchivedVectors(embeddings, starts, counts)
 
     def ids(self, *, group: str = "text") -> Iterator[str]:
         """Yield every id of the group, shard by shard, in id order within each."""
@@ -223,7 +223,7 @@ class Archive:
 
     def _located(
         self, doc_ids: Sequence[str], group: str
-    ) -> Iterator[tuple[Shard, npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    ) -> Iterator[tuple[OpenPart, npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
         """Yield shards that hold some of the ids: which of the ids, and their places in the shard."""
         # Texts in order of code points are in order of their UTF-8 bytes, too.
         first, last = min(doc_ids, default=""), max(doc_ids, default="")
@@ -241,10 +241,10 @@ class Archive:
                 places = shard.find(in_order[low:high])
                 yield shard, order[low:high][places >= 0], places[places >= 0]
 
-    def _shards(self, group: str) -> Iterator[Shard]:
+    def _shards(self, group: str) -> Iterator[OpenPart]:
         return (self._open(group, sealed) for sealed in self.shards(group))
 
-    def _open(self, group: str, sealed: Sealed, *, verify: bool = False) -> Shard:
+    def _open(self, group: str, sealed: SealedFile, *, verify: bool = False) -> OpenPart:
         if sealed.sha256 not in self._opened or verify:
             path = self.folder / sealed.path
             size = path.stat().st_size if path.is_file() else -1
@@ -254,7 +254,7 @@ class Archive:
                     "used; bring it back from a copy, or make the archive again."
                 )
             sha256 = sealed.sha256 if verify or self._verify else None
-            self._opened[sealed.sha256] = Shard(path, sha256, attributes={**self.attributes, "group": group})
+            self._opened[sealed.sha256] = OpenPart(path, sha256, attributes={**self.attributes, "group": group})
         return self._opened[sealed.sha256]
 
     def _check_new(self, part: Part, group: str) -> None:
@@ -275,7 +275,7 @@ class Archive:
         path = self.folder / MANIFEST
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-            groups = {name: [Sealed(**one) for one in shards] for name, shards in found["groups"].items()}
+            groups = {name: [SealedFile(**one) for one in shards] for name, shards in found["groups"].items()}
             settings = {name: found[name] for name in ("attributes", "dtype", "layout")}
             version = (found["format"], found["version"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from revector.archive.part import read_attributes
-from revector.archive.shard import Shard
+from revector.archive.shard import OpenPart
 from revector.archive.storage import as_bytes
 from revector.archive.tables import NOTE_SUFFIX, PROVENANCE, ROWS_SUFFIX, NpyWriter, check_format
 from revector.errors import ArchiveError, SourceError
@@ -217,7 +217,7 @@ def _spooled(source: Path, file: Any, path: Path) -> npt.NDArray[Any]:
 
 
 def _hdf5(path: Path, scratch: Path) -> _Read:
-    shard = Shard(path)
+    shard = OpenPart(path)
     stop = len(shard.chunk_starts)
     firsts = np.repeat(shard.starts, shard.counts)
     vectors = shard.mapped()

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from revector.archive.comparing import Compared, Sample
-from revector.archive.folder import Sealed
+from revector.archive.comparing import RowSample, SpotCheck
+from revector.archive.folder import SealedFile
 from revector.archive.foreign import Columns, open_columns, vectors_sha256
 from revector.archive.part import Part, write_part
 from revector.archive.storage import Dtype, fsync, working_folder
@@ -41,7 +41,7 @@ NORM_TOLERANCE = 0.01
 NAMED = 10
 
 
-class Known(Protocol):
+class CurrentDocument(Protocol):
     """A document as it stands today; ``content`` and ``content_hash`` are None for a deleted one."""
 
     @property
@@ -78,13 +78,13 @@ class Target:
 
 
 @dataclass(slots=True)
-class Imported:
+class ImportReport:
     """What an import did: parts that were sealed, and by problem how many documents were left out and the first ids."""
 
-    sealed: list[Sealed] = field(default_factory=list)
+    sealed: list[SealedFile] = field(default_factory=list)
     documents: int = 0
     chunks: int = 0
-    compared: dict[str, Compared] = field(default_factory=dict)
+    compared: dict[str, SpotCheck] = field(default_factory=dict)
     """By file, how many rows were embedded and compared: a file does not prove by itself which model made it."""
     vectors_sha256: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, int] = field(default_factory=dict)
@@ -110,7 +110,7 @@ class Importer:
         folder: Path,
         target: Target,
         *,
-        look: Callable[[Sequence[str]], Sequence[Known]],
+        look: Callable[[Sequence[str]], Sequence[CurrentDocument]],
         chunker: Chunker,
         encoder: Encoder,
         progress: Progress | None = None,
@@ -126,8 +126,8 @@ class Importer:
         *,
         skip: Sequence[str] = (),
         dtype: Dtype = "float32",
-        register: Callable[[Imported], None] = lambda _: None,
-    ) -> Imported:
+        register: Callable[[ImportReport], None] = lambda _: None,
+    ) -> ImportReport:
         """Import ``paths``; documents with a problem named in ``skip`` are left out, any other refuses everything.
 
         ``register`` is called once with what was done, after the files have their names and before this returns.
@@ -135,7 +135,7 @@ class Importer:
         model, ``ArchiveError`` for torn files and values beyond ``dtype``; the archive is as before then.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
-        done, staged = Imported(), []
+        done, staged = ImportReport(), []
         with working_folder(self._folder, "import") as staging:
             for path in paths:
                 scratch = staging / "scratch"
@@ -143,11 +143,11 @@ class Importer:
                 columns = open_columns(path, scratch)
                 self._check_file(columns)
                 done.vectors_sha256[str(path)] = vectors_sha256(columns.vectors)
-                sample = Sample(len(columns.ids))
+                sample = RowSample(len(columns.ids))
                 for part in self._parts(columns, done, skip, sample):
                     name = f"{self._target.revision}-{uuid.uuid4().hex}.h5"
                     sha256 = write_part(staging / name, part, attributes=self._target.attributes, dtype=dtype)
-                    staged.append(Sealed.of(staging / name, sha256, part))
+                    staged.append(SealedFile.of(staging / name, sha256, part))
                 if not set(done.skipped) - set(skip):
                     done.compared[str(path)] = sample.compare(
                         columns.path, columns.vectors, self._encoder, self._target.revision, self._progress
@@ -181,7 +181,7 @@ class Importer:
                 "made them."
             )
 
-    def _parts(self, columns: Columns, done: Imported, skip: Sequence[str], sample: Sample) -> Iterator[Part]:
+    def _parts(self, columns: Columns, done: ImportReport, skip: Sequence[str], sample: RowSample) -> Iterator[Part]:
         """Yield what fits, in id order; after a problem that is not to be skipped, only go on counting."""
         chunk = np.zeros(len(columns.ids), np.int8) if columns.chunk is None else columns.chunk
         order = np.lexsort((chunk, columns.ids))
@@ -208,8 +208,8 @@ class Importer:
         columns: Columns,
         doc_ids: Sequence[str],
         rows: Sequence[npt.NDArray[np.int64]],
-        done: Imported,
-        sample: Sample,
+        done: ImportReport,
+        sample: RowSample,
     ) -> list[_Fit]:
         found: list[_Fit] = []
         for first in range(0, len(doc_ids), LOOK_DOCUMENTS):
@@ -271,12 +271,12 @@ class Importer:
 
     def _look_first(self, columns: Columns, fitting: Sequence[_Fit]) -> None:
         """Compare a few documents before any work; the whole sample is compared once the file was read."""
-        few = Sample(FIRST_LOOK)
+        few = RowSample(FIRST_LOOK)
         for n in sorted({int(n) for n in np.linspace(0, len(fitting) - 1, FIRST_LOOK)}):
             few.offer(fitting[n].doc_id, fitting[n].rows[:1], fitting[n].chunks)
         few.compare(columns.path, columns.vectors, self._encoder, self._target.revision)
 
-    def _refuse(self, done: Imported, skip: Sequence[str]) -> None:
+    def _refuse(self, done: ImportReport, skip: Sequence[str]) -> None:
         wrong = [problem for problem in done.skipped if problem not in skip]
         if not wrong:
             return
@@ -287,10 +287,10 @@ class Importer:
         ways = " ".join(f"--skip {one}" for one in wrong)
         raise SourceError(f"documents of the files do not fit: {said}. Nothing was imported; {ways} leaves them out.")
 
-    def _settle(self, sealed: Sealed) -> Sealed:
+    def _settle(self, sealed: SealedFile) -> SealedFile:
         path = self._folder / Path(sealed.path).name
         Path(sealed.path).replace(path)
-        return Sealed(str(path), *(getattr(sealed, name) for name in Sealed.__slots__[1:]))
+        return SealedFile(str(path), *(getattr(sealed, name) for name in SealedFile.__slots__[1:]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from revector.archive.shard import Shard
+from revector.archive.shard import OpenPart
 from revector.archive.storage import opened, plain, sealing
 from revector.errors import ArchiveError
 
@@ -25,7 +25,7 @@ RESERVE_BYTES = 64 << 20
 
 def write_merged(
     path: Path,
-    groups: Mapping[str, Sequence[tuple[Path, Shard]]],
+    groups: Mapping[str, Sequence[tuple[Path, OpenPart]]],
     *,
     attributes: Mapping[str, str | int],
     virtual: bool = False,
@@ -95,7 +95,7 @@ def _check_sources(path: Path, dataset: h5py.Dataset, column: str) -> None:
             )
 
 
-def _refuse_full_disk(path: Path, shards: Sequence[Shard]) -> None:
+def _refuse_full_disk(path: Path, shards: Sequence[OpenPart]) -> None:
     wanted = sum(
         len(shard.chunk_starts) * (shard.dim * shard.dtype.itemsize + 8)
         + len(shard.doc_ids) * (shard.doc_ids.itemsize + shard.content_hashes.itemsize + 20)
@@ -108,7 +108,7 @@ def _refuse_full_disk(path: Path, shards: Sequence[Shard]) -> None:
         )
 
 
-def _copied(file: h5py.File, name: str, shards: Sequence[Shard]) -> None:
+def _copied(file: h5py.File, name: str, shards: Sequence[OpenPart]) -> None:
     """Write one dataset of a group, block by block."""
     inner = name.partition("/")[2]
     vectors = inner == "embeddings"
@@ -124,7 +124,7 @@ def _copied(file: h5py.File, name: str, shards: Sequence[Shard]) -> None:
             row += end - first
 
 
-def _virtual(file: h5py.File, name: str, path: Path, shards: Sequence[tuple[Path, Shard]], fillvalue: float) -> None:
+def _virtual(file: h5py.File, name: str, path: Path, shards: Sequence[tuple[Path, OpenPart]], fillvalue: float) -> None:
     import h5py
 
     inner = name.partition("/")[2]
@@ -140,7 +140,7 @@ def _virtual(file: h5py.File, name: str, path: Path, shards: Sequence[tuple[Path
     file.create_virtual_dataset(name, layout, fillvalue=fillvalue)
 
 
-def _documents(group: h5py.Group, shards: Sequence[Shard]) -> None:
+def _documents(group: h5py.Group, shards: Sequence[OpenPart]) -> None:
     length = sum(len(shard.doc_ids) for shard in shards)
     columns = {"doc_id": "doc_ids", "content_hash": "content_hashes", "version": "versions", "count": "counts"}
     for name, of in columns.items():

@@ -184,7 +184,7 @@ class PartWriter:
 
 
 @dataclass(slots=True)
-class Written:
+class SealedHash:
     """The SHA-256 (hex) of a file, known once it is sealed."""
 
     sha256: str = ""
@@ -198,14 +198,14 @@ def writing_part(
     attributes: Mapping[str, str | int],
     dtype: Dtype = "float32",
     layout: Layout = "contiguous",
-) -> Iterator[tuple[PartWriter, Written]]:
+) -> Iterator[tuple[PartWriter, SealedHash]]:
     """Yield a writer of ``size`` documents and chunks; at the end of the block the file is sealed as ``path``.
 
     For parts larger than memory. After an error nothing is written. Raises ``ArchiveError`` as ``write_part``.
     """
     import h5py
 
-    written = Written()
+    written = SealedHash()
     with sealing(path) as temporary:
         _refuse_full_disk(path, size, dtype)
         try:

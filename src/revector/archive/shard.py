@@ -32,7 +32,7 @@ class _Column:
         return np.fromfile(self.path, self.array.dtype, rows * math.prod(width), offset=at).reshape(rows, *width)
 
 
-class Shard:
+class OpenPart:
     """A part, opened for reading. Memory does not depend on its size: the system's page cache holds what is used.
 
     ``doc_ids`` and ``content_hashes`` are fixed bytes, ``versions`` and ``starts`` int64, ``counts`` int32, all

@@ -33,7 +33,7 @@ PROVENANCE = "provenance"
 
 
 @dataclass(frozen=True, slots=True)
-class Exported:
+class ExportReport:
     """What was written: ``files`` in full, the checksum of the vectors, and how much they are."""
 
     files: tuple[str, ...]
@@ -47,7 +47,7 @@ class Exported:
 
 def write_vectors(
     path: Path, parts: Iterable[Part], size: Size, *, provenance: Mapping[str, str | int], dtype: Dtype = "float32"
-) -> Exported:
+) -> ExportReport:
     """Write ``parts``, ``size`` in all, to ``path``, whose ending names the format; memory is that of one part.
 
     Everything is written under other names, flushed, and only then given its own. Raises ``ConfigError`` for another
@@ -70,7 +70,7 @@ def write_vectors(
         names = sorted(one.name for one in folder.iterdir() if one.is_file())
         files = tuple(str(path.with_name(name)) for name in (*names, path.name + NOTE_SUFFIX))
         sha256 = digest.hexdigest()
-        exported = Exported(files, sha256, size.documents, size.chunks, size.dim, dtype, dict(provenance))
+        exported = ExportReport(files, sha256, size.documents, size.chunks, size.dim, dtype, dict(provenance))
         note = {**asdict(exported), "files": [*names, path.name + NOTE_SUFFIX]}
         (folder / f"{path.name}{NOTE_SUFFIX}").write_text(
             json.dumps(note, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from revector.archive import Part
-    from revector.archive.importing import Imported
+    from revector.archive.importing import ImportReport
     from revector.interfaces import Encoder, Progress
     from revector.registry.collections import Generation
     from revector.spec import Revision
@@ -36,7 +36,7 @@ class Dtype(StrEnum):
     float16 = "float16"
 
 
-class Problem(StrEnum):
+class ImportProblem(StrEnum):
     """What may be wrong with a document of an imported file."""
 
     unknown = "unknown"
@@ -105,7 +105,7 @@ def import_vectors(
     *,
     revision: Annotated[str, typer.Option("--revision", "-r", metavar="REV", help="Whose model made the vectors.")],
     skip: Annotated[
-        list[Problem] | None, typer.Option(help="Leave such documents out instead of refusing; may be repeated.")
+        list[ImportProblem] | None, typer.Option(help="Leave such documents out instead of refusing; may be repeated.")
     ] = None,
     dtype: Annotated[Dtype, typer.Option(help="How to keep them; float16 halves the archive.")] = Dtype.float32,
     collection: Collection = None,
@@ -196,7 +196,7 @@ def _provenance(collection: str, generation: Generation) -> dict[str, Any]:
     }
 
 
-def _record(engine: sa.Engine, cid: int, revision: Revision, encoder: Encoder, done: Imported) -> None:
+def _record(engine: sa.Engine, cid: int, revision: Revision, encoder: Encoder, done: ImportReport) -> None:
     """Make sealed files known to whatever looks for vectors of this model and chunker, and keep what was compared."""
     from revector.config import current_actor
     from revector.encoders.check import vectors_fp

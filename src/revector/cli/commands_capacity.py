@@ -50,7 +50,7 @@ def capacity(
       revector capacity --documents 1e9 --dim 768 --storage halfvec --gpus 8 --hours 48
       revector capacity --documents 5e7 --dim 384 --set server_cores=16 --json
     """
-    from revector.planning.capacity import Corpus, constants
+    from revector.planning.capacity import CapacityInput, constants
     from revector.planning.capacity import capacity as reckon
     from revector.spec import IndexSpec
 
@@ -63,7 +63,7 @@ def capacity(
         m=m,
         ef_construction=max(ef_construction, 2 * m),
     )
-    corpus = Corpus(documents, dim, chunks_per_document, tokens_per_chunk, index, gpus, hours)
+    corpus = CapacityInput(documents, dim, chunks_per_document, tokens_per_chunk, index, gpus, hours)
     found = reckon(corpus, costs, constants(dict(map(_pair, constant or ()))))
     Output(as_json=json).show(found.as_data(), lambda console: _page(found, console))
 

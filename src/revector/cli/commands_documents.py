@@ -19,7 +19,7 @@ from revector.errors import ConfigError, DocumentError
 
 if TYPE_CHECKING:
     from revector.documents.deadletters import Refusal
-    from revector.documents.writing import Older
+    from revector.documents.writing import LateMessage
 
 _PANEL = "Documents"
 
@@ -255,7 +255,7 @@ def refused_line(doc_id: str, refused: Refusal) -> str:
     return f"A later version of {doc_id!r}{version} was refused on {when}{waived}: {refused.reason}"
 
 
-def _older(late: Older) -> str:
+def _older(late: LateMessage) -> str:
     other = ", and its content differs" if late.differs else ""
     return f"version {late.version} is not newer than the stored {late.stored}{other}"
 

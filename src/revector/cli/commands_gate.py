@@ -17,7 +17,7 @@ from revector.pages.gate import NAMES, VERDICTS, lost_best
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from revector.gate.gate import Measured, QuerySet
+    from revector.gate.gate import GateMeasurement, QuerySet
 
 SHOWN = 20
 """Lost best documents that a terminal shows."""
@@ -65,7 +65,7 @@ def check_folder(html: Path | None) -> None:
 
 
 def measured_page(
-    session: Session, queries: QuerySet, new: Measured, old: Measured | None, k: int, *, exact: bool
+    session: Session, queries: QuerySet, new: GateMeasurement, old: GateMeasurement | None, k: int, *, exact: bool
 ) -> str:
     """Return the page on what was measured now, under the verdict that is kept at this ``k``, if there is one."""
     from revector.errors import StateError

@@ -23,7 +23,7 @@ from revector.formats.cells import guarded
 from revector.history.sentences import sentence
 
 if TYPE_CHECKING:
-    from revector.history.audit import Chain, Wanted
+    from revector.history.audit import ChainCheck, EventFilter
     from revector.revisions import RevisionGraph
 
 NEWEST_EVENTS = 100
@@ -77,10 +77,10 @@ def history(
       revector history --events --format parquet --output events.parquet
       revector history --check --head 41:9f2c…
     """
-    from revector.history.audit import Wanted
+    from revector.history.audit import EventFilter
 
     form = Format.JSON if json else form
-    wanted = Wanted(
+    wanted = EventFilter(
         tuple(kind) if kind else None, actor, generation, _time("--since", since), _time("--until", until), run, text
     )
     session = open_session(project, collection, as_json=form == Format.JSON)
@@ -93,7 +93,7 @@ def history(
         raise ConfigError("--format parquet is no text. Nothing was written; name a file with --output.")
     if form == Format.TABLE and output is not None:
         raise ConfigError("--output needs a --format that is for files: json, csv or parquet. Nothing was written.")
-    if events or wanted != Wanted():
+    if events or wanted != EventFilter():
         _events(session, wanted, limit, form, output)
     else:
         _write_chain(_chain(session), form, output, session.out)
@@ -125,7 +125,7 @@ def _check_chain(session: Session, head: str | None) -> None:
         raise typer.Exit(CHECK_FAILED)
 
 
-def _verdict(found: Chain, head: str | None) -> str:
+def _verdict(found: ChainCheck, head: str | None) -> str:
     if found.broken:
         return f"The history was tampered with: the chain breaks at event {', '.join(map(str, found.broken))}."
     if found.missing:
@@ -143,7 +143,7 @@ def _verdict(found: Chain, head: str | None) -> str:
 # Events ---------------------------------------------------------------------------------------------------------------
 
 
-def _events(session: Session, wanted: Wanted, limit: int | None, form: Format, output: Path | None) -> None:
+def _events(session: Session, wanted: EventFilter, limit: int | None, form: Format, output: Path | None) -> None:
     from revector.history.audit import csv_lines, stream, write_parquet
 
     if form == Format.PARQUET:

@@ -18,7 +18,7 @@ from revector.errors import ConfigError, LabelError
 
 if TYPE_CHECKING:
     from revector.labels import Labels, LabelSource
-    from revector.labels.checking import Checked
+    from revector.labels.checking import LabelsReport
     from revector.labels.clicks import Counts
     from revector.registry.collections import Generation
 
@@ -277,7 +277,7 @@ def _lengths(session: Session, ids: Sequence[str]) -> dict[str, int | None]:
         return {row.doc_id: row.size for row in connection.execute(rows, {"cid": cid, "ids": list(ids)})}
 
 
-def _check_page(found: Checked, console: Console) -> None:
+def _check_page(found: LabelsReport, console: Console) -> None:
     console.print(
         f"{found.name}: {found.judgements:,} judgements of {found.queries:,} queries, {found.usable:,} queries usable",
         style="bold",

@@ -13,7 +13,7 @@ from revector.cli.options import ProjectPath, open_project
 _PANEL = "Services"
 
 
-class Wanted(StrEnum):
+class MetricsArtifact(StrEnum):
     """What `revector metrics` writes."""
 
     NOW = "now"
@@ -29,8 +29,8 @@ def register(app: typer.Typer) -> None:
 def metrics(
     *,
     what: Annotated[
-        Wanted, typer.Argument(help="The metrics now, the Grafana dashboard, or Prometheus alert rules.")
-    ] = Wanted.NOW,
+        MetricsArtifact, typer.Argument(help="The metrics now, the Grafana dashboard, or Prometheus alert rules.")
+    ] = MetricsArtifact.NOW,
     project: ProjectPath = None,
 ) -> None:
     """Write the metrics of the database as they stand, or the dashboard or alert rules over them.
@@ -46,7 +46,7 @@ def metrics(
 
     from revector.monitoring import FILES
 
-    if what is Wanted.NOW:
+    if what is MetricsArtifact.NOW:
         registry = CollectorRegistry()
         registry.register(open_project(project).metrics())
         text = generate_latest(registry).decode()

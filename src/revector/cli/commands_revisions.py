@@ -14,7 +14,7 @@ from revector.cli.output import Output, make_table
 from revector.errors import ConfigError
 
 if TYPE_CHECKING:
-    from revector.encoders.specify import Specified
+    from revector.encoders.specify import SpecifiedModel
     from revector.spec import Revision
 
 _PANEL = "Revisions"
@@ -189,14 +189,14 @@ def _has_files(folder: Path) -> bool:
     return any(not path.name.startswith((".", "_")) for path in folder.glob("*.py"))
 
 
-def _model(session: Session, head: Revision | None, name: str | None, given: dict[str, Any]) -> Specified:
+def _model(session: Session, head: Revision | None, name: str | None, given: dict[str, Any]) -> SpecifiedModel:
     """Return the model asked for: the head's with changes, or a new one as its own files say."""
-    from revector.encoders.specify import Specified, compare, specify
+    from revector.encoders.specify import SpecifiedModel, compare, specify
 
     project = session.project
     if head is not None and name in (None, head.model.name):
         kept = replace(head.model, **given)
-        return Specified(kept, notes=compare(kept, project.root))
+        return SpecifiedModel(kept, notes=compare(kept, project.root))
     if name is None:
         raise ConfigError("the first revision needs a model. Nothing was written; name one with --model.")
     return specify(name, project.root, project.encoders.fresh, **given)

@@ -20,7 +20,7 @@ from revector.cli.progress import reporting
 
 if TYPE_CHECKING:
     from revector.documents.deadletters import Refusal
-    from revector.gate.gate import Measured, QuerySet
+    from revector.gate.gate import GateMeasurement, QuerySet
     from revector.serving.searcher import Answer
     from revector.spec import ModelSpec
 
@@ -257,7 +257,7 @@ def _answer_page(answer: Answer, console: Console, behind: Mapping[str, Refusal]
             console.print(refused_line(doc_id, refused), style="yellow", soft_wrap=True)
 
 
-def _worst(queries: QuerySet, measured: Measured, count: int) -> list[dict[str, Any]]:
+def _worst(queries: QuerySet, measured: GateMeasurement, count: int) -> list[dict[str, Any]]:
     """Return the queries with the lowest recall, none of them perfect; documents that no longer exist do not count."""
     from revector.labels import shown
 

@@ -60,7 +60,7 @@ def worker(
     for name in names:
         opened.collection(name)
     _log_to_stderr()
-    tally = _Tally()
+    tally = _PublishedCount()
     if once:
         opened.worker().run(threading.Event(), collections=names, on_applied=tally.add, threads=threads, once=True)
         tally.report()
@@ -147,7 +147,7 @@ def _module(name: str, extra: str) -> Any:
 # The worker -----------------------------------------------------------------------------------------------------------
 
 
-class _Tally:
+class _PublishedCount:
     """Counts what was published and says so; used by several threads."""
 
     def __init__(self) -> None:
@@ -173,7 +173,7 @@ def _log_to_stderr() -> None:
     logging.getLogger("revector").setLevel(logging.INFO)
 
 
-def _run_until_stopped(project: Project, names: Sequence[str], threads: int, tally: _Tally) -> None:
+def _run_until_stopped(project: Project, names: Sequence[str], threads: int, tally: _PublishedCount) -> None:
     stop, awake = threading.Event(), threading.Event()
 
     def ask_to_stop(number: int, _frame: object) -> None:

@@ -15,7 +15,7 @@ from revector.cli.progress import reporting
 from revector.errors import ConfigError
 
 if TYPE_CHECKING:
-    from revector.verify.verified import Report
+    from revector.verify.verified import VerificationReport
 
 
 def register(app: typer.Typer) -> None:
@@ -75,7 +75,7 @@ def _sample(text: str | None) -> float | None:
     return None if match[1] and number == 1 else number
 
 
-def _page(report: Report, console: Console, *, repair: bool) -> None:
+def _page(report: VerificationReport, console: Console, *, repair: bool) -> None:
     from revector.verify.readback import INVARIANTS, WRONG
     from revector.verify.verified import FIRST
 
@@ -119,7 +119,7 @@ def _say(console: Console, line: str) -> None:
     console.print(line, style="red", soft_wrap=True)
 
 
-def _end(report: Report, *, repair: bool) -> str:
+def _end(report: VerificationReport, *, repair: bool) -> str:
     took = span(report.wall_s)
     if report.passed:
         what = "Every live index equals" if report.sample is None else "What was looked at equals"

@@ -14,13 +14,13 @@ from revector.planning.costs import API_WINS_BELOW, OWN_WINS_ABOVE
 
 if TYPE_CHECKING:
     from revector.planning.estimate import Estimate
-    from revector.planning.forecast import Change, Plan
-    from revector.planning.screening import Screened
+    from revector.planning.forecast import MigrationPlan, SettingChange
+    from revector.planning.screening import Screening
 
 _STYLES = {"+": "green", "~": "yellow", "=": "dim"}
 
 
-def plan_page(found: Plan, console: Console) -> None:
+def plan_page(found: MigrationPlan, console: Console) -> None:
     """Print a plan, from the data that ``--json`` prints."""
     served = found.active_revision or "nothing"
     title = f"Revision {found.revision} of {found.collection}; served now: {served}"
@@ -49,7 +49,7 @@ def plan_page(found: Plan, console: Console) -> None:
         console.print("Ready: run `revector upgrade`.", soft_wrap=True)
 
 
-def _changes(changes: Sequence[Change], console: Console) -> None:
+def _changes(changes: Sequence[SettingChange], console: Console) -> None:
     table = make_table("", "setting", "", "what follows")
     for part, group in groupby(changes, key=lambda change: change.field.split(".")[0]):
         listed = list(group)
@@ -63,7 +63,7 @@ def _changes(changes: Sequence[Change], console: Console) -> None:
     console.print(table)
 
 
-def _amounts(found: Plan) -> dict[str, str]:
+def _amounts(found: MigrationPlan) -> dict[str, str]:
     probe = found.probe
     interval = _ends(probe.tokens_per_s, lambda value: f"{value:,.0f}")
     embedded = (
@@ -82,14 +82,14 @@ def _amounts(found: Plan) -> dict[str, str]:
     }
 
 
-def _unknown(found: Plan) -> dict[str, str]:
+def _unknown(found: MigrationPlan) -> dict[str, str]:
     unknown = found.unknown
     if unknown is None:
         return {}
     return {"unknown tokens": f"{unknown.share:.2%} in {unknown.looked:,} documents that were looked at"}
 
 
-def _scripts(unknown: Screened | None, console: Console) -> None:
+def _scripts(unknown: Screening | None, console: Console) -> None:
     """Print the scripts of which the model does not know every token."""
     named = [one for one in unknown.scripts if one.share > 0] if unknown else []
     if not named:
@@ -104,7 +104,7 @@ def _scripts(unknown: Screened | None, console: Console) -> None:
     console.print(table)
 
 
-def _money(found: Plan) -> dict[str, str]:
+def _money(found: MigrationPlan) -> dict[str, str]:
     paid, window = found.money, found.window
     where = f"{found.spending.provider}" if found.spending else "an API"
     even = "" if paid.break_even_tokens_hour is None else (
@@ -132,7 +132,7 @@ def _cheaper(which: str) -> str:
     return {"api": "the API is cheaper", "gpu": "own GPUs are cheaper"}.get(which, "no difference")
 
 
-def _room(found: Plan) -> dict[str, str]:
+def _room(found: MigrationPlan) -> dict[str, str]:
     held = found.storage
     rows = {
         "vectors": f"{_size(held.float32)} as float32, {size(held.float16.value)} as float16, "
@@ -147,7 +147,7 @@ def _room(found: Plan) -> dict[str, str]:
     return rows | {"labels": f"{found.labelled_queries:,} usable queries", "gate": found.gate}
 
 
-def _times(found: Plan, console: Console) -> None:
+def _times(found: MigrationPlan, console: Console) -> None:
     table = make_table("step", "about", "95 %", "by", right=("about",))
     for step in found.steps:
         table.add_row(step.step, span(step.seconds.value), _ends(step.seconds, span), step.by)

@@ -11,10 +11,10 @@ from revector.cli.output import make_table, one_line, pairs, size, span
 
 if TYPE_CHECKING:
     from revector.planning.estimate import Estimate
-    from revector.rehearsal.report import Rehearsed
+    from revector.rehearsal.report import RehearsalReport
 
 
-def rehearsal_page(found: Rehearsed, console: Console) -> None:
+def rehearsal_page(found: RehearsalReport, console: Console) -> None:
     """Print the report of ``revector rehearse``, from the data that ``--json`` prints."""
     console.print(
         f"Rehearsed revision {found.revision} of {found.collection} on {found.sampled:,} of {found.documents:,} "
@@ -45,7 +45,7 @@ def rehearsal_page(found: Rehearsed, console: Console) -> None:
         )
 
 
-def _times(found: Rehearsed, console: Console) -> None:
+def _times(found: RehearsalReport, console: Console) -> None:
     table = make_table("step", "rehearsed", f"all {found.documents:,}", "95 %", "if it", right=("rehearsed",))
     for one in found.steps:
         table.add_row(
@@ -55,7 +55,7 @@ def _times(found: Rehearsed, console: Console) -> None:
     console.print(table)
 
 
-def _verdicts(found: Rehearsed) -> dict[str, str]:
+def _verdicts(found: RehearsalReport) -> dict[str, str]:
     back = "nothing is served yet, so there is nothing to go back to"
     if found.rollback is not None:
         how = "lost nothing" if found.rollback["passed"] else "; ".join(found.rollback["reasons"])
@@ -90,7 +90,7 @@ def _interval(one: Mapping[str, float], sign: str = "") -> str:
     return f"{one['mean']:{sign}.4f} ({one['low']:{sign}.4f} to {one['high']:{sign}.4f})"
 
 
-def _costs(found: Rehearsed) -> dict[str, str]:
+def _costs(found: RehearsalReport) -> dict[str, str]:
     embedding = found.embedding_hours.times(3_600)
     return {
         "chunks": f"{_about(found.chunks)}, {found.chunks_per_document:.1f} per document",

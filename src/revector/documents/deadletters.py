@@ -47,7 +47,7 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
-class Open:
+class OpenLetters:
     """Dead letters that nobody waived: in all, and of those ``refused`` at ingestion, ``behind``: served as before."""
 
     letters: int
@@ -56,7 +56,7 @@ class Open:
 
 
 @dataclass(frozen=True, slots=True)
-class Waived:
+class WaivedLetters:
     """How many ``documents`` were waived, and in how many places one had failed to be embedded (``generations``)."""
 
     documents: int
@@ -108,7 +108,7 @@ def dead_letters(connection: sa.Connection, cid: int, limit: int = 1_000) -> lis
     return [DeadLetter(**row._mapping) for row in rows]
 
 
-def open_letters(connection: sa.Connection, cid: int) -> Open:
+def open_letters(connection: sa.Connection, cid: int) -> OpenLetters:
     """Count the dead letters of both stages that nobody waived."""
     row = connection.execute(
         sa.text(
@@ -124,7 +124,7 @@ def open_letters(connection: sa.Connection, cid: int) -> Open:
         ),
         {"cid": cid},
     ).one()
-    return Open(**row._mapping)
+    return OpenLetters(**row._mapping)
 
 
 def refusals(connection: sa.Connection, cid: int, doc_ids: Sequence[str]) -> Mapping[str, Refusal]:
@@ -186,7 +186,7 @@ def waive(
     actor: str,
     why: str,
     containing: str | None = None,
-) -> Waived:
+) -> WaivedLetters:
     """Accept dead letters: their documents stay out of the generations they failed in, at their present versions.
 
     Where the latest version was refused at ingestion, that is accepted as well, until another one is refused.
@@ -211,4 +211,4 @@ def waive(
         )
     facts = {"documents": len(found), "doc_ids": sorted(found)[:NAMED], "why": why}
     add_event(connection, cid, actor, "dlq_waive", None, facts)
-    return Waived(len(found), sum(found.values()))
+    return WaivedLetters(len(found), sum(found.values()))

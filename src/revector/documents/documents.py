@@ -14,13 +14,13 @@ from revector.crash import crash_at
 from revector.database.engine import repeated
 from revector.documents.deadletters import Refusal, keep_refused, refusals
 from revector.documents.ingesting import Ingestion, IngestReport
-from revector.documents.own import Own, own_documents
+from revector.documents.own import OwnDocuments, own_documents
 from revector.documents.text import check_id, is_id
 from revector.documents.writing import (
     ROWS,
-    Older,
+    DocumentRow,
+    LateMessage,
     OnEmpty,
-    Row,
     check_version,
     older,
     refused_row,
@@ -33,7 +33,7 @@ from revector.interfaces import Document, NoProgress, Progress, Source
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredDocument:
     """A document as it stands: the source of truth that every live generation converges to."""
 
     id: str
@@ -46,14 +46,14 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class WriteResult:
     """What a write did: the new version per id. Ids that are absent were unchanged, or are in ``older``.
 
     ``deleted``: those in ``versions`` that are deleted now.
     """
 
     versions: Mapping[str, int]
-    older: Mapping[str, Older] = field(default_factory=dict)
+    older: Mapping[str, LateMessage] = field(default_factory=dict)
     deleted: frozenset[str] = frozenset()
 
     @property
@@ -77,7 +77,9 @@ class Documents:
     def __init__(self, engine: sa.Engine, cid: int, *, max_text_mib: int = 4, on_empty: OnEmpty = "keep") -> None:
         self._engine, self._cid, self._max_text_mib, self._on_empty = engine, cid, max_text_mib, on_empty
 
-    def put(self, doc_id: str, text: str, meta: Mapping[str, Any] | None = None, version: int | None = None) -> Written:
+    def put(
+        self, doc_id: str, text: str, meta: Mapping[str, Any] | None = None, version: int | None = None
+    ) -> WriteResult:
         """Create or replace one document; unchanged content and metadata cost no version.
 
         With ``version`` (the caller's own), the write is kept only if it is newer than what is stored. Empty text
@@ -86,20 +88,20 @@ class Documents:
         """
         return self.put_many([Document(doc_id, text, meta or {}, version)])
 
-    def put_many(self, documents: Sequence[Document]) -> Written:
+    def put_many(self, documents: Sequence[Document]) -> WriteResult:
         """Create or replace documents in one transaction: all are written or, on an error, none."""
         rows = [self._row(document) for document in documents]
         _refuse_repeats([row.doc_id for row in rows])
         return self._write(rows)
 
-    def put_valid(self, documents: Sequence[Document], source: str) -> tuple[Written, Mapping[str, str]]:
+    def put_valid(self, documents: Sequence[Document], source: str) -> tuple[WriteResult, Mapping[str, str]]:
         """Create or replace, in one transaction, those documents that can be stored; also return why others cannot.
 
         Those become dead letters of ``source``, as in ``ingest``. Raises ``DocumentError`` for an id that occurs twice;
         nothing is written then.
         """
         _refuse_repeats([document.id for document in documents])
-        rows, reasons = list[Row](), dict[str, str]()
+        rows, reasons = list[DocumentRow](), dict[str, str]()
         for document in documents:
             try:
                 rows.append(self._row(document))
@@ -110,22 +112,22 @@ class Documents:
         written = self._write(rows, source)
         return written, {doc_id: reason for doc_id, reason in reasons.items() if doc_id not in written.older}
 
-    def delete(self, doc_id: str, version: int | None = None) -> Written:
+    def delete(self, doc_id: str, version: int | None = None) -> WriteResult:
         """Delete one document: it is hidden from the commit on, and every live generation drops its chunks.
 
         With ``version``, a tombstone is kept even for an id never seen, so that an older write arriving late stays out.
         """
         return self.delete_many([doc_id], version)
 
-    def delete_many(self, doc_ids: Sequence[str], version: int | None = None) -> Written:
+    def delete_many(self, doc_ids: Sequence[str], version: int | None = None) -> WriteResult:
         """Delete documents in one transaction; ids that do not exist are ignored unless ``version`` is given."""
         for doc_id in doc_ids:
             check_id(doc_id)
             check_version(doc_id, version)
         _refuse_repeats(doc_ids)
-        return self._write([Row(doc_id, None, None, "{}", version) for doc_id in doc_ids])
+        return self._write([DocumentRow(doc_id, None, None, "{}", version) for doc_id in doc_ids])
 
-    def get(self, doc_id: str) -> Stored | None:
+    def get(self, doc_id: str) -> StoredDocument | None:
         """Return the document as it stands, or None if it does not exist or was deleted."""
         with self._engine.connect() as connection:
             row = connection.execute(
@@ -136,7 +138,7 @@ class Documents:
                 {"cid": self._cid, "doc_id": doc_id},
             ).one_or_none()
             refused = refusals(connection, self._cid, [doc_id])
-        return None if row is None else Stored(**row._mapping, refused=refused.get(doc_id))
+        return None if row is None else StoredDocument(**row._mapping, refused=refused.get(doc_id))
 
     def refused(self, doc_ids: Sequence[str]) -> Mapping[str, Refusal]:
         """Return, for those of ``doc_ids`` whose latest version was refused, what is known of it."""
@@ -155,7 +157,7 @@ class Documents:
             )
             return set(found)
 
-    def own(self, queries: Mapping[str, str]) -> Own:
+    def own(self, queries: Mapping[str, str]) -> OwnDocuments:
         """Return the documents that are one of ``queries``, id → text, themselves."""
         with self._engine.connect() as connection:
             return own_documents(connection, self._cid, queries)
@@ -173,7 +175,7 @@ class Documents:
             sql = sa.text("SELECT count(*) FROM document WHERE cid = :cid AND NOT deleted")
             return int(connection.scalar(sql, {"cid": self._cid}) or 0)
 
-    def wait_until_served(self, written: Written, *, timeout_s: float = 60.0) -> None:
+    def wait_until_served(self, written: WriteResult, *, timeout_s: float = 60.0) -> None:
         """Return once the active generation shows every version in ``written``: read-your-write.
 
         Raises ``NotCaughtUp`` after ``timeout_s`` seconds; the write itself is safe.
@@ -205,18 +207,18 @@ class Documents:
         """
         return Ingestion(self._engine, self._cid, self._row, source, actor).run(progress or NoProgress())
 
-    def _row(self, document: Document) -> Row:
+    def _row(self, document: Document) -> DocumentRow:
         return row_of(document, max_text_mib=self._max_text_mib, on_empty=self._on_empty)
 
     @repeated
-    def _write(self, rows: Sequence[Row], source: str = "") -> Written:
+    def _write(self, rows: Sequence[DocumentRow], source: str = "") -> WriteResult:
         if not rows:
-            return Written({})
+            return WriteResult({})
         values = values_of(rows)
         with self._engine.begin() as connection:
             found = upsert(connection, self._cid, **values)
             changed = {row.doc_id for row in found}
-            late = dict[str, Older]()
+            late = dict[str, LateMessage]()
             if any(row.external_version is not None and row.doc_id not in changed for row in rows):
                 late = older(connection, self._cid, **values)
             if any(row.reason is not None for row in rows):
@@ -224,7 +226,7 @@ class Documents:
             crash_at("write.after_row")
         crash_at("write.after_commit")
         versions = {row.doc_id: row.version for row in found}
-        return Written(versions, late, frozenset(row.doc_id for row in found if row.deleted))
+        return WriteResult(versions, late, frozenset(row.doc_id for row in found if row.deleted))
 
 
 def _refuse_repeats(doc_ids: Sequence[str]) -> None:

@@ -15,7 +15,16 @@ from revector.database.engine import repeated
 from revector.database.sessions import end_step, is_pooled
 from revector.documents.deadletters import keep_refused
 from revector.documents.text import refused_name
-from revector.documents.writing import Older, Row, differing, hold_shared, older, refused_row, upsert, values_of
+from revector.documents.writing import (
+    DocumentRow,
+    LateMessage,
+    differing,
+    hold_shared,
+    older,
+    refused_row,
+    upsert,
+    values_of,
+)
 from revector.errors import DocumentError, SourceError
 from revector.interfaces import Document, Progress, Source
 from revector.registry.control import add_event
@@ -51,12 +60,12 @@ class IngestReport:
     rejected: int
     reasons: Mapping[str, str] = field(default_factory=dict)
     """The first few rejected ids and why; all of them are in ``dlq list``."""
-    late: Mapping[str, Older] = field(default_factory=dict)
+    late: Mapping[str, LateMessage] = field(default_factory=dict)
     """The first ``NAMED`` of those that came too late with other content."""
 
 
 @dataclass(slots=True)
-class _Tally:
+class _IngestCount:
     """What became of the records of an ingestion."""
 
     read: int
@@ -65,9 +74,9 @@ class _Tally:
     deleted: int = 0
     older: int = 0
     differing: int = 0
-    late: dict[str, Older] = field(default_factory=dict)
+    late: dict[str, LateMessage] = field(default_factory=dict)
 
-    def came_late(self, found: Mapping[str, Older]) -> None:
+    def came_late(self, found: Mapping[str, LateMessage]) -> None:
         self.older += len(found)
         self.differing += len(unlike := differing(found))
         self.late.update(list(unlike.items())[: NAMED - len(self.late)])
@@ -79,7 +88,7 @@ class Ingestion:
 
     engine: sa.Engine
     cid: int
-    row_of: Callable[[Document], Row]
+    row_of: Callable[[Document], DocumentRow]
     source: Source
     actor: str
 
@@ -97,7 +106,7 @@ class Ingestion:
             end_step(connection)
             progress.start(f"read {self.source.name}")
             read = self._stage(connection, progress)
-            tally = _Tally(read, self._check_stage(connection, read))
+            tally = _IngestCount(read, self._check_stage(connection, read))
             progress.done(f"{read:,} records, {tally.rejected:,} rejected")
             progress.start("write", read - tally.rejected)
             self._write_stage(connection, progress, tally)
@@ -174,7 +183,7 @@ class Ingestion:
             "dlq list`."
         )
 
-    def _write_stage(self, connection: sa.Connection, progress: Progress, tally: _Tally) -> None:
+    def _write_stage(self, connection: sa.Connection, progress: Progress, tally: _IngestCount) -> None:
         connection.execute(sa.text("CREATE INDEX ON ingest (doc_id) WHERE reason IS NULL"))
         connection.execute(sa.text("ANALYZE ingest"))
         end_step(connection)
@@ -182,7 +191,7 @@ class Ingestion:
         page = f"(SELECT * FROM ingest WHERE reason IS NULL AND doc_id > :after ORDER BY doc_id LIMIT {BATCH_ROWS}) s"
 
         @repeated
-        def write_page() -> tuple[Sequence[Any], Mapping[str, Older], int, str | None]:
+        def write_page() -> tuple[Sequence[Any], Mapping[str, LateMessage], int, str | None]:
             if is_pooled(connection):
                 return self._send_page(connection.execute(sa.text(f"SELECT * FROM {page}"), {"after": cursor}).all())
             with connection.begin():
@@ -206,7 +215,7 @@ class Ingestion:
             tally.came_late(late)
             progress.advance(rows)
 
-    def _send_page(self, page: Sequence[Any]) -> tuple[Sequence[Any], Mapping[str, Older], int, str | None]:
+    def _send_page(self, page: Sequence[Any]) -> tuple[Sequence[Any], Mapping[str, LateMessage], int, str | None]:
         """Write a page of a stage that only its own transaction sees: the rows take the way over here."""
         values = values_of(page)
         with self.engine.begin() as connection:
@@ -215,7 +224,7 @@ class Ingestion:
             late = older(connection, self.cid, **values)
         return changed, late, len(page), page[-1].doc_id if page else None
 
-    def _keep_rejected(self, connection: sa.Connection, tally: _Tally) -> dict[str, str]:
+    def _keep_rejected(self, connection: sa.Connection, tally: _IngestCount) -> dict[str, str]:
         refused = "(SELECT * FROM ingest WHERE reason IS NOT NULL) s"
         late = older(connection, self.cid, refused)
         keep_refused(connection, self.cid, self.source.name, refused)

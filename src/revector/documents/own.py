@@ -29,7 +29,7 @@ WHERE s.cid = :cid
 
 
 @dataclass(frozen=True, slots=True)
-class Own:
+class OwnDocuments:
     """Query id → documents that are that query: of its id and with its text in them, or of exactly its text.
 
     ``other``: queries that only share their id with a document.
@@ -39,7 +39,7 @@ class Own:
     other: int
 
 
-def own_documents(connection: sa.Connection, cid: int, queries: Mapping[str, str]) -> Own:
+def own_documents(connection: sa.Connection, cid: int, queries: Mapping[str, str]) -> OwnDocuments:
     """Return the documents that are queries themselves; ``queries``: id → text."""
     texts = {query: text for query, given in queries.items() if (text := _cleaned(given)) is not None}
     found: dict[str, set[str]] = {}
@@ -58,7 +58,7 @@ def own_documents(connection: sa.Connection, cid: int, queries: Mapping[str, str
         for row in connection.execute(sa.text(_SAME_TEXT), {"cid": cid, "hashes": list(by_hash)}):
             for query in by_hash[row.content_hash]:
                 found.setdefault(query, set()).add(row.doc_id)
-    return Own({query: frozenset(ids) for query, ids in found.items()}, other)
+    return OwnDocuments({query: frozenset(ids) for query, ids in found.items()}, other)
 
 
 def _cleaned(text: str) -> str | None:

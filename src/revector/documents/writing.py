@@ -22,7 +22,7 @@ OnEmpty = Literal["keep", "delete"]
 
 
 @dataclass(frozen=True, slots=True)
-class Older:
+class LateMessage:
     """A message that came too late: its version, the one that is stored, and whether its content differs from that."""
 
     version: int
@@ -31,7 +31,7 @@ class Older:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class DocumentRow:
     """A document as it is stored; ``content`` None deletes it, ``reason`` says why it is refused."""
 
     doc_id: str
@@ -42,7 +42,7 @@ class Row:
     reason: str | None = None
 
 
-def row_of(document: Document, *, max_text_mib: int, on_empty: OnEmpty) -> Row:
+def row_of(document: Document, *, max_text_mib: int, on_empty: OnEmpty) -> DocumentRow:
     """Return what is stored of ``document``. Raises ``DocumentError`` for what cannot be stored."""
     check_id(document.id)
     check_version(document.id, document.version)
@@ -51,15 +51,15 @@ def row_of(document: Document, *, max_text_mib: int, on_empty: OnEmpty) -> Row:
     except EmptyText:
         if on_empty == "keep":
             raise
-        return Row(document.id, None, None, "{}", document.version)
-    return Row(document.id, text, content_hash(text), _meta(document), document.version)
+        return DocumentRow(document.id, None, None, "{}", document.version)
+    return DocumentRow(document.id, text, content_hash(text), _meta(document), document.version)
 
 
-def refused_row(document: Document, doc_id: str, error: DocumentError) -> Row:
+def refused_row(document: Document, doc_id: str, error: DocumentError) -> DocumentRow:
     """Return the row of a document that cannot be stored, under the printable id ``doc_id``."""
     version = document.version
     usable = isinstance(version, int) and 0 <= version < 2**63
-    return Row(doc_id, None, None, "{}", version if usable else None, str(error))
+    return DocumentRow(doc_id, None, None, "{}", version if usable else None, str(error))
 
 
 def check_version(doc_id: str, version: int | None) -> None:
@@ -86,7 +86,7 @@ def _meta(document: Document) -> str:
     return meta
 
 
-# Statements over rows, called ``s``, with the columns of ``Row`` ------------------------------------------------------
+# Statements over rows, called ``s``, with the columns of ``DocumentRow`` ----------------------------------------------
 
 ROWS = (
     "unnest(CAST(:ids AS text[]), CAST(:contents AS text[]), CAST(:hashes AS text[]), CAST(:metas AS text[]), "
@@ -123,7 +123,7 @@ WHERE version < stored OR differs ORDER BY doc_id
 """
 
 
-def values_of(rows: Sequence[Row]) -> dict[str, Any]:
+def values_of(rows: Sequence[DocumentRow]) -> dict[str, Any]:
     """Return the parameters of ``ROWS``."""
     return {
         "ids": [row.doc_id for row in rows],
@@ -140,13 +140,13 @@ def upsert(connection: sa.Connection, cid: int, rows: str = ROWS, **values: Any)
     return connection.execute(sa.text(_UPSERT.format(rows=rows)), {"cid": cid, **values}).all()
 
 
-def older(connection: sa.Connection, cid: int, rows: str = ROWS, **values: Any) -> dict[str, Older]:
+def older(connection: sa.Connection, cid: int, rows: str = ROWS, **values: Any) -> dict[str, LateMessage]:
     """Return those ``rows``, by id, whose version is older than what is stored, or the same with other content.
 
     Asked after ``upsert`` in its transaction, which holds the rows that it met.
     """
     found = connection.execute(sa.text(_OLDER.format(rows=rows)), {"cid": cid, **values})
-    return {row.doc_id: Older(row.version, row.stored, row.differs) for row in found}
+    return {row.doc_id: LateMessage(row.version, row.stored, row.differs) for row in found}
 
 
 def hold_shared(connection: sa.Connection, cid: int) -> None:
@@ -159,6 +159,6 @@ def hold_shared(connection: sa.Connection, cid: int) -> None:
     crash_at("write.after_gate")
 
 
-def differing(found: Mapping[str, Older]) -> dict[str, Older]:
+def differing(found: Mapping[str, LateMessage]) -> dict[str, LateMessage]:
     """Return those that came too late with other content than what is stored."""
     return {doc_id: one for doc_id, one in found.items() if one.differs}

@@ -24,7 +24,7 @@ from pathlib import Path
 from revector.embedded.accounts import account_for
 from revector.embedded.locks import locked
 from revector.embedded.places import binaries, drop_sockets, home_in_use, homes, new_home, reachable_tree, socket_folder
-from revector.embedded.record import Server, record, recorded
+from revector.embedded.record import ServerRecord, record, recorded
 from revector.embedded.server import SETTINGS, answers, bring_up, complete, halt, initialise, live_sockets, written
 from revector.errors import ConfigError, DatabaseError, DatabaseUnavailable
 
@@ -110,7 +110,7 @@ def status(state_folder: Path) -> ServerStatus:
     return ServerStatus(running, known.url, int(pid) if pid else None, Path(known.home), known.log)
 
 
-def _prepare(state: Path) -> Server:
+def _prepare(state: Path) -> ServerRecord:
     tree = binaries().parent
     home = home_in_use(state)
     account = account_for(home / "data" if home else state)
@@ -118,7 +118,7 @@ def _prepare(state: Path) -> Server:
         home = new_home(state, account)
     tree = reachable_tree(tree, home, account)
     sockets = live_sockets(home) or socket_folder(home, account, recorded(state))
-    server = Server(str(state), str(home), str(sockets), str(tree / "bin"), account.uid, account.gid)
+    server = ServerRecord(str(state), str(home), str(sockets), str(tree / "bin"), account.uid, account.gid)
     record(server)
     if not server.data.exists():
         initialise(server, account)

@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from revector.embedded.accounts import Account, can, own_folder
-from revector.embedded.record import PORT, SHARED_ROOTS, Server, recorded
+from revector.embedded.record import PORT, SHARED_ROOTS, ServerRecord, recorded
 from revector.errors import ConfigError
 
 
@@ -108,7 +108,7 @@ def reachable_tree(tree: Path, home: Path, account: Account) -> Path:
     return copied
 
 
-def socket_folder(home: Path, account: Account, known: Server | None) -> Path:
+def socket_folder(home: Path, account: Account, known: ServerRecord | None) -> Path:
     """Make a folder of mode 0700 whose path a unix socket and a URL can carry; below the temp folder where need be."""
     inside = home / "run"
     if re.fullmatch(r"/[\w./+-]{1,80}", str(inside), re.ASCII) and _holds_sockets(own_folder(inside, account)):

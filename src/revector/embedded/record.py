@@ -17,7 +17,7 @@ SHARED_ROOTS = (Path("/var/lib"), Path("/var/db"), Path("/opt"), Path("/srv"))
 
 
 @dataclass(frozen=True)
-class Server:
+class ServerRecord:
     """Where one embedded server keeps its things, as ``postgres.json`` records it; paths are absolute."""
 
     state: str
@@ -45,11 +45,11 @@ class Server:
         return URL.create("postgresql+psycopg", NAME, database=NAME, query=query).render_as_string(hide_password=False)
 
 
-def recorded(state: Path) -> Server | None:
+def recorded(state: Path) -> ServerRecord | None:
     """Read the record, unless it is torn, names a place that is not ours, or came with a copy of another folder."""
     try:
         found = json.loads((state / "postgres.json").read_text(encoding="utf-8"))
-        server = Server(**{name: found[name] for name in Server.__dataclass_fields__})
+        server = ServerRecord(**{name: found[name] for name in ServerRecord.__dataclass_fields__})
     except (OSError, ValueError, KeyError, TypeError):
         return None
     home = Path(server.home)
@@ -58,7 +58,7 @@ def recorded(state: Path) -> Server | None:
     return server if ours and not copied else None
 
 
-def record(server: Server) -> None:
+def record(server: ServerRecord) -> None:
     """Write the record as a whole, and in a shared place whose it is."""
     content = json.dumps(asdict(server) | {"data": str(server.data), "log": str(server.log)}, indent=2)
     descriptor, name = tempfile.mkstemp(prefix="postgres.json.", dir=server.state)

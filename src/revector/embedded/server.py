@@ -17,7 +17,7 @@ import psycopg
 from revector.embedded.accounts import Account, own_folder, run_as
 from revector.embedded.locks import POLL_S, START_LIMIT_S, STOP_LIMIT_S, give, hold, lives, until
 from revector.embedded.places import drop_sockets
-from revector.embedded.record import NAME, PORT, Server
+from revector.embedded.record import NAME, PORT, ServerRecord
 from revector.errors import ConfigError, DatabaseError, DatabaseUnavailable
 
 LOG_LIMIT_BYTES = 16 << 20
@@ -39,7 +39,7 @@ SETTINGS = {
 }
 
 
-def initialise(server: Server, account: Account) -> None:
+def initialise(server: ServerRecord, account: Account) -> None:
     """Make the data folder under another name first, so that an interrupted initdb is never taken for a database."""
     home = Path(server.home)
     for left in home.glob("data.new-*"):
@@ -59,7 +59,7 @@ def initialise(server: Server, account: Account) -> None:
     os.close(descriptor)
 
 
-def bring_up(server: Server) -> None:
+def bring_up(server: ServerRecord) -> None:
     """Wait for processes that are still there (starting, recovering, leaving); start the server when none is left."""
     deadline = time.monotonic() + START_LIMIT_S
     since = server.log.stat().st_size if server.log.exists() else 0
@@ -85,7 +85,7 @@ def bring_up(server: Server) -> None:
         )
 
 
-def _spawn(server: Server, lock: int) -> None:
+def _spawn(server: ServerRecord, lock: int) -> None:
     """Start postgres in a session of its own; it takes the lock over.
 
     The shell in between ends at once, so that postgres is not a child of this process, where it would end as a zombie.
@@ -124,7 +124,7 @@ def _shared_memory() -> str:
     return "posix"
 
 
-def complete(server: Server) -> None:
+def complete(server: ServerRecord) -> None:
     """Make the database, with pgvector in its newest version."""
     with _connect(server, "postgres") as connection:
         if connection.execute("select 1 from pg_database where datname = %s", (NAME,)).fetchone() is None:
@@ -134,12 +134,12 @@ def complete(server: Server) -> None:
         connection.execute("alter extension vector update")
 
 
-def _connect(server: Server, database: str) -> psycopg.Connection[tuple[Any, ...]]:
+def _connect(server: ServerRecord, database: str) -> psycopg.Connection[tuple[Any, ...]]:
     where = {"host": server.sockets, "port": server.port, "user": NAME, "dbname": database}
     return psycopg.connect(autocommit=True, connect_timeout=5, **where)  # type: ignore[arg-type]
 
 
-def answers(server: Server, database: str = NAME) -> bool:
+def answers(server: ServerRecord, database: str = NAME) -> bool:
     """Whether this very data folder's server answers; ``revector`` counts once it has pgvector."""
     question = "select current_setting('data_directory'), exists (select from pg_extension where extname = 'vector')"
     try:

@@ -33,7 +33,7 @@ _DOT = r"-dot-|-tas-b\b|\bcontriever\b"
 
 
 @dataclass(frozen=True, slots=True)
-class Specified:
+class SpecifiedModel:
     """A model for a migration file: ``taken`` says what came from its own files, ``notes`` what it does otherwise."""
 
     model: ModelSpec
@@ -41,7 +41,7 @@ class Specified:
     notes: tuple[str, ...] = ()
 
 
-def specify(name: str, root: Path, load: Callable[[ModelSpec], Encoder], **given: Any) -> Specified:
+def specify(name: str, root: Path, load: Callable[[ModelSpec], Encoder], **given: Any) -> SpecifiedModel:
     """Return the model called ``name``; what is not ``given`` (fields of ``ModelSpec``) is as its own files say.
 
     The model is loaded, by ``load``, only where its files do not say its width or have no tokenizer.json. Raises
@@ -50,13 +50,13 @@ def specify(name: str, root: Path, load: Callable[[ModelSpec], Encoder], **given
     """
     reference = resolve_model(name, root)
     if not (is_hub_id(reference) or Path(reference).is_absolute()):
-        return Specified(ModelSpec(name, **{"dim": _loaded_width(name, load, given), **given}))
+        return SpecifiedModel(ModelSpec(name, **{"dim": _loaded_width(name, load, given), **given}))
     try:
         folder = model_folder(ModelSpec(name, 1, given.get("commit")), root)
     except EncoderError:  # not downloaded, and no way to
         if not given.keys() >= _TAKEN:
             raise
-        return Specified(ModelSpec(name, **given), notes=("its files are not here and were not compared",))
+        return SpecifiedModel(ModelSpec(name, **given), notes=("its files are not here and were not compared",))
     own, tokenizer = read_own(name, folder), read_tokenizer(name, folder)
     own.check(name)
     if tokenizer is None or (own.dim is None and "dim" not in given):
@@ -64,7 +64,7 @@ def specify(name: str, root: Path, load: Callable[[ModelSpec], Encoder], **given
         own, tokenizer = own_of(loaded), loaded.tokenizer
     model = ModelSpec(name, **{**_own_fields(name, own, tokenizer, given), **given})
     notes = (*own.ignored_by(model), *own.exceeded_by(model), *_by_name(name, own, given))
-    return Specified(model, _taken(own, model, given), notes)
+    return SpecifiedModel(model, _taken(own, model, given), notes)
 
 
 def compare(model: ModelSpec, root: Path) -> tuple[str, ...]:

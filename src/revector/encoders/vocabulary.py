@@ -23,7 +23,7 @@ _BEYOND_ASCII = re.compile(r"[^\s\x20-\x7e]|[^\x00-\x7f]")
 _PRINTABLE = [chr(code) for code in range(0x21, 0x7F)]
 
 
-class Tally(NamedTuple):
+class TokenCount(NamedTuple):
     """Tokens of a text that say something: letters, digits and symbols, known and unknown; punctuation is no word."""
 
     unknown: int
@@ -79,10 +79,10 @@ class Vocabulary:
         longest = getattr(tokenizer.model, "max_input_chars_per_word", LONG_WORD)
         self._too_long = re.compile(rf"\S{{{longest + 1}}}")
 
-    def tallies(self, texts: Sequence[str], *, first: int | None = None) -> list[Tally]:
+    def tallies(self, texts: Sequence[str], *, first: int | None = None) -> list[TokenCount]:
         """Count the tokens of each text, or its ``first`` ones; a text of which no token is left counts as unknown."""
         if self.counts_only:
-            return [Tally(0, 1)] * len(texts)
+            return [TokenCount(0, 1)] * len(texts)
         # White space in one form: to some tokenizers a line break is unknown, and it is no word.
         plain = [" ".join(text.split()) for text in texts]
         encodings = self._tokenizer.encode_batch_fast(plain, add_special_tokens=False)
@@ -114,11 +114,11 @@ class Vocabulary:
             and (self._literal is None or self._literal not in text)
         )
 
-    def _tally(self, ids: Sequence[int]) -> Tally:
+    def _tally(self, ids: Sequence[int]) -> TokenCount:
         if not ids:
-            return Tally(1, 0)
+            return TokenCount(1, 0)
         unknown = 0 if self._unknown is None else ids.count(self._unknown)
-        return Tally(unknown, sum(map(self._is_word, ids)) - unknown)
+        return TokenCount(unknown, sum(map(self._is_word, ids)) - unknown)
 
     def _is_word(self, token: int) -> bool:
         if token not in self._says:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import sqlalchemy as sa
 
 from revector.errors import ConfigError
-from revector.gate.explaining import Plan, ask, explain
+from revector.gate.explaining import QueryPlan, ask, explain
 from revector.interfaces import NoProgress, Progress, Vectors
 from revector.measure.exact import Exact, search_exact
 from revector.measure.metrics import Interval, Qrels, latency_ms, mean_interval, paired_difference, recall_at_k
@@ -49,7 +49,7 @@ class Point:
     overlap: Interval
     latency_ms: Mapping[str, float]
     exact_answers: int
-    plan: Plan
+    plan: QueryPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +216,7 @@ def _truth(engine: sa.Engine, generation: Generation, vectors: Vectors, k: int, 
 class _Asked:
     """All queries at one ``ef_search``: the ids of each, best first, its milliseconds, and who was answered exactly."""
 
-    plan: Plan
+    plan: QueryPlan
     ids: list[list[str]] = field(default_factory=list)
     milliseconds: list[float] = field(default_factory=list)
     exact: list[bool] = field(default_factory=list)
@@ -277,7 +277,7 @@ class _Judge:
 
 def _sweep(
     searcher: Searcher,
-    pinned: Sequence[tuple[Generation, Plan]],
+    pinned: Sequence[tuple[Generation, QueryPlan]],
     vectors: Vectors,
     k: int,
     left_out: Sequence[frozenset[str]],
@@ -305,11 +305,11 @@ def _settings(
     vector: npt.NDArray[np.float32],
     k: int,
     sweep: Sequence[int],
-) -> tuple[int, list[tuple[Generation, Plan]]]:
+) -> tuple[int, list[tuple[Generation, QueryPlan]]]:
     """Return the generation at every ``ef_search`` that makes a difference, rising, and which is as configured."""
     spec = generation.spec
     configured = spec.index.ef_search
-    found: dict[int, tuple[Generation, Plan]] = {}
+    found: dict[int, tuple[Generation, QueryPlan]] = {}
     place = 0
     for ef in sorted({configured, *sweep}) if spec.index.kind == "hnsw" else [configured]:
         one = replace(generation, spec=replace(spec, index=replace(spec.index, ef_search=ef)))

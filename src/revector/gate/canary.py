@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from revector.errors import CanaryAlert, EncoderError
 from revector.gate.evidence import Evidence
-from revector.gate.gate import Measured
+from revector.gate.gate import GateMeasurement
 from revector.history import canary_series
 from revector.registry.collections import Generation
 from revector.registry.control import add_event
@@ -151,7 +151,9 @@ def _noticed(fall: float, queries: int, max_drop: float) -> float:
     return 1 - sum(map(math.exp, logs))
 
 
-def _alerts(measured: Measured, recall: float, baseline: float, fault: str | None, max_drop: float) -> tuple[str, ...]:
+def _alerts(
+    measured: GateMeasurement, recall: float, baseline: float, fault: str | None, max_drop: float
+) -> tuple[str, ...]:
     alerts = []
     if baseline - recall >= max_drop - _ROUNDING:
         alerts.append(
@@ -176,7 +178,7 @@ def _unmeasured(
     )
 
 
-def _keep(engine: sa.Engine, cid: int, report: CanaryReport, measured: Measured, actor: str) -> None:
+def _keep(engine: sa.Engine, cid: int, report: CanaryReport, measured: GateMeasurement, actor: str) -> None:
     detail: dict[str, Any] = {
         "low": report.low,
         "high": report.high,

@@ -27,7 +27,7 @@ from revector.registry.control import control
 from revector.serving.searcher import Searcher
 from revector.spec import Gate, Revision
 from revector.verify.readback import INVARIANTS, broken_invariants
-from revector.verify.verification import Comparison
+from revector.verify.verification import IndexComparison
 
 STEP_REEMBEDDED = 64
 """Documents that the step verify re-embeds: a few seconds on a CPU, on top of reading every row."""
@@ -94,7 +94,7 @@ class Evidence:
         seen = self._see(generation, token)
         if collection.active_gen is None and self._labels is None:
             detail = {"not_measured": "first generation, and the collection has no labelled queries"}
-            verdict = gates.Verdict("pass", (), detail)
+            verdict = gates.GateVerdict("pass", (), detail)
         else:
             verdict = self._compare(target, generation, collection.active_gen)
             with self._engine.connect() as connection:
@@ -119,7 +119,7 @@ class Evidence:
 
     def measure(
         self, generation: Generation, k: int, *, exact: bool = False, queries: gates.QuerySet | None = None
-    ) -> gates.Measured:
+    ) -> gates.GateMeasurement:
         """Measure one live generation on ``queries``, by default every one that is usable."""
         asked = queries or self.queries()
         return gates.measure(self._searcher, generation, asked, k, self._progress, exact=exact)
@@ -137,11 +137,11 @@ class Evidence:
             )
         return gates.usable_queries(load_labels(self._labels), self._documents)
 
-    def _compare_rows(self, generation: Generation) -> gates.Verdict:
+    def _compare_rows(self, generation: Generation) -> gates.GateVerdict:
         self._searcher.encoders.probe(generation)  # an encoder that fails now says nothing about the index
         with self._engine.connect() as connection:
             broken = broken_invariants(connection, self._cid, [generation.gen], first=3)
-        found = Comparison(
+        found = IndexComparison(
             self._engine, generation, self._searcher.encoders, role="building", progress=self._progress
         ).run(reembed=STEP_REEMBEDDED)
         reasons = [f"{one.count:,} {INVARIANTS[view]} ({', '.join(one.first)})" for view, one in broken.items()]
@@ -149,9 +149,9 @@ class Evidence:
         if not generation.seeded:
             reasons.append("the backfill did not reach every document")
         detail = {**found.counts, "documents": found.checked - found.deleted}
-        return gates.Verdict("fail" if reasons else "pass", tuple(reasons), detail)
+        return gates.GateVerdict("fail" if reasons else "pass", tuple(reasons), detail)
 
-    def _compare(self, target: Revision, generation: Generation, active_gen: int | None) -> gates.Verdict:
+    def _compare(self, target: Revision, generation: Generation, active_gen: int | None) -> gates.GateVerdict:
         gate, queries = target.gate, self.queries()
         active = None if active_gen is None else self._searcher.resolve(active_gen)
         latency = None
@@ -188,7 +188,7 @@ class Evidence:
             progress=self._progress,
         ).as_data()
 
-    def _see(self, generation: Generation, token: int) -> verdicts.Seen:
+    def _see(self, generation: Generation, token: int) -> verdicts.ChangesSeen:
         documents = self._documents.count()
         with control(self._engine, self._cid, actor=self._actor, token=token) as held:
             # Whoever aborts from now on takes the token, and no verdict is kept; who did before took the index.
@@ -197,9 +197,11 @@ class Evidence:
                     f"revision {generation.revision} was aborted meanwhile; its generation {generation.gen} was not "
                     "measured. Nothing was changed; start again with `revector upgrade`."
                 )
-            return verdicts.Seen(work.newest_version(held.connection), documents)
+            return verdicts.ChangesSeen(work.newest_version(held.connection), documents)
 
-    def _keep(self, generation: Generation, step: str, verdict: gates.Verdict, seen: verdicts.Seen, token: int) -> None:
+    def _keep(
+        self, generation: Generation, step: str, verdict: gates.GateVerdict, seen: verdicts.ChangesSeen, token: int
+    ) -> None:
         """Save a verdict and, when it passed, move the phase with it, in one transaction."""
         crash_at("evidence.after_measure")
         brief = {key: value for key, value in verdict.detail.items() if key not in ("gate", *FIGURES)}

@@ -18,7 +18,7 @@ from revector.serving.searcher import Answer, Searcher
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class QueryPlan:
     """How PostgreSQL answers a search: ``nodes`` of its plan that read the index's table, outermost first.
 
     ``hnsw`` is whether the HNSW index is among them; on small tables, and for ``kind="exact"``, it is not, and then
@@ -41,7 +41,7 @@ def ask(searcher: Searcher, generation: Generation, vector: npt.NDArray[np.float
 
 def explain(
     engine: sa.Engine, searcher: Searcher, generation: Generation, vector: npt.NDArray[np.float32], k: int
-) -> Plan:
+) -> QueryPlan:
     """Return the plan of exactly the statement that ``search_vector`` sends: it is overheard, and sent as EXPLAIN."""
     with _overheard(engine) as said:
         ask(searcher, generation, vector, k)
@@ -63,7 +63,7 @@ def explain(
         plan = connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {statement}", values).scalar_one()
     nodes = [node for node in _nodes(plan[0]["Plan"]) if _reads(node, generation.physical_name, indexes)]
     named = tuple(" ".join(filter(None, (node["Node Type"], node.get("Index Name")))) for node in nodes)
-    return Plan(any(node.get("Index Name") in indexes for node in nodes), named, int(ef or 0))
+    return QueryPlan(any(node.get("Index Name") in indexes for node in nodes), named, int(ef or 0))
 
 
 def _reads(node: Mapping[str, Any], table: str, indexes: set[str]) -> bool:

@@ -10,13 +10,13 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from revector.documents.own import Own
+from revector.documents.own import OwnDocuments
 from revector.errors import LabelError, StateError
 from revector.gate import judgement
 from revector.gate.judgement import Thresholds
 from revector.interfaces import Progress
 from revector.labels import Labels, Span, check_against, item_qrels, placed, ranked_items
-from revector.measure.comparison import Comparison, Scored, check_rank, compare, plain
+from revector.measure.comparison import Comparison, ScoredRun, check_rank, compare, plain
 from revector.measure.metrics import Interval, MetricName, attainable_recall, evaluate, latency_ms, mean_interval
 from revector.measure.slices import Slices, query_slices
 from revector.registry.collections import Generation
@@ -31,7 +31,7 @@ MOST_CHUNKS = 1_000
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class GateVerdict:
     """A judgement with its evidence; ``reasons`` is empty when it passed."""
 
     value: Literal["pass", "fail", "inconclusive"]
@@ -72,7 +72,7 @@ class QuerySet:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class GateMeasurement:
     """One generation measured on labelled queries through the production search path.
 
     ``run`` holds the first k items of each query, ``fingerprint`` is that of the ``QuerySet``. ``refused``: the queries
@@ -92,12 +92,12 @@ class Measured:
         return mean_interval(list(self.metrics[metric].values()))
 
     @property
-    def scored(self) -> Scored:
+    def scored(self) -> ScoredRun:
         """What is compared with another generation."""
-        return Scored(self.revision, self.fingerprint, self.metrics, self.run)
+        return ScoredRun(self.revision, self.fingerprint, self.metrics, self.run)
 
 
-class Corpus(Protocol):
+class JudgedCorpus(Protocol):
     """The documents that labels are matched with; ``documents.documents.Documents`` is one."""
 
     def known(self, doc_ids: Iterable[str], /) -> set[str]:
@@ -108,12 +108,12 @@ class Corpus(Protocol):
         """Return the cleaned texts of those of ``doc_ids`` that exist."""
         ...
 
-    def own(self, queries: Mapping[str, str], /) -> Own:
+    def own(self, queries: Mapping[str, str], /) -> OwnDocuments:
         """Return the documents that are one of ``queries``, id → text, themselves."""
         ...
 
 
-def usable_queries(labels: Labels, corpus: Corpus) -> QuerySet:
+def usable_queries(labels: Labels, corpus: JudgedCorpus) -> QuerySet:
     """Return the queries with a relevant document that exists, and the judgements of such documents.
 
     A document that was deleted cannot be found by any model: it leaves both sides. Raises ``LabelError`` for labels
@@ -176,7 +176,7 @@ def measure(
     progress: Progress,
     *,
     exact: bool = False,
-) -> Measured:
+) -> GateMeasurement:
     """Search every query in one generation and score its first ``k`` items.
 
     A query with judged spans is answered by chunks, one without by documents, as they are served; so one that would be
@@ -193,7 +193,7 @@ def measure(
         milliseconds.append((time.perf_counter() - started) * 1_000)
         progress.advance()
     progress.done()
-    return Measured(
+    return GateMeasurement(
         generation.gen,
         generation.revision,
         evaluate(queries.items, run, k),
@@ -207,13 +207,13 @@ def measure(
 def judge(
     gate: Gate,
     queries: QuerySet,
-    new: Measured,
-    old: Measured | None,
+    new: GateMeasurement,
+    old: GateMeasurement | None,
     *,
     documents: int,
     index: Mapping[str, Any] | None = None,
     latency: Mapping[str, Any] | None = None,
-) -> Verdict:
+) -> GateVerdict:
     """Judge what was measured; the verdict's detail is all that its page needs, but for the texts.
 
     Args:
@@ -268,10 +268,10 @@ def judge(
     }
     passed = judged.value is judgement.Value.PASS
     reasons = () if passed else tuple(reason.removesuffix(".") for reason in judged.reasons)
-    return Verdict(judged.value.value, reasons, detail)
+    return GateVerdict(judged.value.value, reasons, detail)
 
 
-def described(comparison: Comparison, new: Measured, old: Measured | None) -> dict[str, Any]:
+def described(comparison: Comparison, new: GateMeasurement, old: GateMeasurement | None) -> dict[str, Any]:
     """Return what was compared as plain data: in short (``new``, ``old``, ``difference``), whole, and per query."""
     recall = comparison.metrics["recall"]
     sides = {"new": (new, recall.new)} | ({} if old is None else {"old": (old, recall.old)})

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from revector.errors import ConfigError, LabelError
-from revector.measure.comparison import Change, Comparison, Slice, plain
+from revector.measure.comparison import Comparison, MetricChange, Slice, plain
 from revector.measure.metrics import Interval
 
 
@@ -25,7 +25,7 @@ _SEVERITY = (Value.PASS, Value.INCONCLUSIVE, Value.FAIL)
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class GateFinding:
     """One threshold judged, as a sentence."""
 
     value: Value
@@ -36,7 +36,7 @@ class Finding:
 class Verdict:
     """The worst of its findings decides; without a finding nothing was demanded, and it passes."""
 
-    findings: tuple[Finding, ...]
+    findings: tuple[GateFinding, ...]
 
     @property
     def value(self) -> Value:
@@ -123,9 +123,9 @@ def check_attainable(min_recall: float, ceiling: float, k: int) -> None:
 
 def _findings(
     comparison: Comparison, thresholds: Thresholds, overlap: float | None, latency_ratio: float | None
-) -> Iterator[Finding]:
+) -> Iterator[GateFinding]:
     if thresholds.min_queries is not None and comparison.queries < thresholds.min_queries:
-        yield Finding(
+        yield GateFinding(
             Value.INCONCLUSIVE,
             f"{comparison.queries:,} labelled queries were measured, at least {thresholds.min_queries:,} are demanded.",
         )
@@ -152,7 +152,7 @@ def _findings(
         )
 
 
-def _drop(comparison: Comparison, max_drop: float) -> Finding:
+def _drop(comparison: Comparison, max_drop: float) -> GateFinding:
     change = comparison.metrics["recall"]
     found, old = _difference(change), change.old
     assert old is not None
@@ -161,16 +161,16 @@ def _drop(comparison: Comparison, max_drop: float) -> Finding:
         f"{change.new.mean:.4f} on {change.queries:,} queries; {_ends(found, comparison.confidence)})"
     )
     if found.high < -max_drop:
-        return Finding(Value.FAIL, f"{what}: a drop of more than the allowed {max_drop:.4f} is shown.")
+        return GateFinding(Value.FAIL, f"{what}: a drop of more than the allowed {max_drop:.4f} is shown.")
     if found.low >= -max_drop:
-        return Finding(Value.PASS, f"{what}: a drop of more than the allowed {max_drop:.4f} is excluded.")
-    return Finding(
+        return GateFinding(Value.PASS, f"{what}: a drop of more than the allowed {max_drop:.4f} is excluded.")
+    return GateFinding(
         Value.INCONCLUSIVE,
         f"{what}: a drop of more than the allowed {max_drop:.4f} is neither shown nor excluded. {_advice(change)}",
     )
 
 
-def _advice(change: Change) -> str:
+def _advice(change: MetricChange) -> str:
     can = f"This number of queries can tell a drop of {change.detectable:.4f}"
     if change.needed is None:
         return f"{can}; only a gain can exclude a drop of 0."
@@ -179,7 +179,7 @@ def _advice(change: Change) -> str:
     return f"{can}; the change itself is too near to what is allowed."
 
 
-def _level(comparison: Comparison, min_recall: float) -> Finding:
+def _level(comparison: Comparison, min_recall: float) -> GateFinding:
     check_attainable(min_recall, comparison.ceiling, comparison.k)
     found = comparison.metrics["recall"].new
     what = (
@@ -187,18 +187,18 @@ def _level(comparison: Comparison, min_recall: float) -> Finding:
         f"({comparison.confidence * 100:g} % interval {found.low:.4f} to {found.high:.4f})"
     )
     if found.high < min_recall:
-        return Finding(Value.FAIL, f"{what}: less than the demanded {min_recall:.4f} is shown.")
+        return GateFinding(Value.FAIL, f"{what}: less than the demanded {min_recall:.4f} is shown.")
     if found.low >= min_recall:
-        return Finding(Value.PASS, f"{what}: at least the demanded {min_recall:.4f} is shown.")
-    return Finding(
+        return GateFinding(Value.PASS, f"{what}: at least the demanded {min_recall:.4f} is shown.")
+    return GateFinding(
         Value.INCONCLUSIVE,
         f"{what}: the demanded {min_recall:.4f} is neither shown nor excluded; label more queries.",
     )
 
 
-def _saturation(comparison: Comparison) -> Iterator[Finding]:
+def _saturation(comparison: Comparison) -> Iterator[GateFinding]:
     if comparison.saturated_by:
-        yield Finding(
+        yield GateFinding(
             Value.INCONCLUSIVE,
             f"recall@{comparison.k} is saturated: {' and '.join(comparison.saturated_by)} nearly reaches the score of "
             f"revision {comparison.old or comparison.new} too, and both the best possible {comparison.ceiling:.4f}. "
@@ -206,43 +206,43 @@ def _saturation(comparison: Comparison) -> Iterator[Finding]:
         )
 
 
-def _slices(comparison: Comparison, max_drop: float) -> Iterator[Finding]:
+def _slices(comparison: Comparison, max_drop: float) -> Iterator[GateFinding]:
     judged = [one for one in comparison.slices if one.recall is not None]
     if small := [one for one in comparison.slices if one.recall is None]:
-        yield Finding(
+        yield GateFinding(
             Value.PASS,
             f"{len(small)} of {len(comparison.slices)} slices have fewer than {small[0].minimum} queries and are not "
             f"judged: {_few([f'{_name(one)} ({one.queries})' for one in small])}.",
         )
     if not judged:
-        yield Finding(Value.INCONCLUSIVE, "a worst slice is judged, and no slice has enough queries to be one.")
+        yield GateFinding(Value.INCONCLUSIVE, "a worst slice is judged, and no slice has enough queries to be one.")
         return
     fallen = [one for one in judged if one.high_of_all is not None and one.high_of_all < -max_drop]
     open_ones = [one for one in judged if one not in fallen and _of(one).low < -max_drop]
     allowed = f"more than the allowed {max_drop:.4f}"
     if fallen:
-        yield Finding(Value.FAIL, f"recall@{comparison.k} falls by {allowed} in {_told(fallen, comparison)}.")
+        yield GateFinding(Value.FAIL, f"recall@{comparison.k} falls by {allowed} in {_told(fallen, comparison)}.")
     if open_ones:
-        yield Finding(
+        yield GateFinding(
             Value.INCONCLUSIVE,
             f"a fall of recall@{comparison.k} by {allowed} is neither shown nor excluded in "
             f"{_told(open_ones, comparison)}; {_more(open_ones)}.",
         )
     if not fallen and not open_ones:
-        yield Finding(
+        yield GateFinding(
             Value.PASS,
             f"a fall of recall@{comparison.k} by {allowed} is excluded in each of {len(judged)} slices; the worst is "
             f"{_told(judged, comparison, first=1)}.",
         )
 
 
-def _measured(value: float | None, what: str, demanded: str, *, holds: bool) -> Finding:
+def _measured(value: float | None, what: str, demanded: str, *, holds: bool) -> GateFinding:
     if value is None:
-        return Finding(Value.INCONCLUSIVE, f"{what} was not measured, {demanded}.")
-    return Finding(Value.PASS if holds else Value.FAIL, f"{what} is {value:.4f}, {demanded}.")
+        return GateFinding(Value.INCONCLUSIVE, f"{what} was not measured, {demanded}.")
+    return GateFinding(Value.PASS if holds else Value.FAIL, f"{what} is {value:.4f}, {demanded}.")
 
 
-def _difference(change: Change) -> Interval:
+def _difference(change: MetricChange) -> Interval:
     assert change.difference is not None  # there is an old revision
     return change.difference
 

@@ -20,7 +20,7 @@ DRAWS = 2_000
 
 
 @dataclass(frozen=True, slots=True)
-class Timed:
+class QueryTimes:
     """Milliseconds of a query in one generation, p50, p95 and p99: to encode it, to search, and both together."""
 
     generation: int
@@ -38,8 +38,8 @@ class LatencyReport:
     """
 
     queries: int
-    old: Timed
-    new: Timed
+    old: QueryTimes
+    new: QueryTimes
     ratio: Mapping[str, Interval]
 
     def as_data(self) -> dict[str, Any]:
@@ -67,7 +67,9 @@ def compare_latency(
             spent[n, side] = _timed(searcher, pair[side], text, k)
     total = spent.sum(axis=2)
     sides = [
-        Timed(one.gen, one.revision, latency_ms(spent[:, n, 0]), latency_ms(spent[:, n, 1]), latency_ms(total[:, n]))
+        QueryTimes(
+            one.gen, one.revision, latency_ms(spent[:, n, 0]), latency_ms(spent[:, n, 1]), latency_ms(total[:, n])
+        )
         for n, one in enumerate(pair)
     ]
     return LatencyReport(len(queries), sides[0], sides[1], _ratios(total, seed))

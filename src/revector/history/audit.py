@@ -60,7 +60,7 @@ _FROM = "FROM event e LEFT JOIN generation g ON g.gen = e.gen WHERE e.cid = :cid
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class EventFilter:
     """Which events: all that meet every test that is not None.
 
     ``actor`` and ``text`` are looked for as parts, in any case; ``text`` in kind, person, revision and detail.
@@ -83,7 +83,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Chain:
+class ChainCheck:
     """What a check of the whole chain found.
 
     ``broken`` are the events that do not follow from the one before. ``head`` is the newest event's hash: noted
@@ -113,7 +113,7 @@ def newest(connection: sa.Connection, name: str) -> int:
 
 
 def read_page(
-    connection: sa.Connection, name: str, wanted: Wanted, *, before: int | None = None, limit: int = 50
+    connection: sa.Connection, name: str, wanted: EventFilter, *, before: int | None = None, limit: int = 50
 ) -> dict[str, Any]:
     """Return a page of events, newest first: those below the number ``before``, at most ``limit``.
 
@@ -155,7 +155,7 @@ def choices(connection: sa.Connection, name: str) -> dict[str, list[Any]]:
     }
 
 
-def check_chain(connection: sa.Connection, name: str, *, head: str | None = None) -> Chain:
+def check_chain(connection: sa.Connection, name: str, *, head: str | None = None) -> ChainCheck:
     """Compute every hash of a collection's history again, and look for ``head``, a hash that was noted elsewhere.
 
     ``head`` is ``HASH`` or ``SEQ:HASH``, 64 hexadecimal digits. Raises ``ConfigError`` for any other.
@@ -169,7 +169,7 @@ def check_chain(connection: sa.Connection, name: str, *, head: str | None = None
         {"cid": cid},
     ).one()
     missing = None if head is None or _is_there(connection, cid, head) else head
-    return Chain(row.events, row.head, tuple(broken_links(connection, name)), missing, row.at)
+    return ChainCheck(row.events, row.head, tuple(broken_links(connection, name)), missing, row.at)
 
 
 def _is_there(connection: sa.Connection, cid: int, head: str) -> bool:
@@ -188,7 +188,7 @@ def _is_there(connection: sa.Connection, cid: int, head: str) -> bool:
 
 
 def stream(
-    connection: sa.Connection, name: str, wanted: Wanted, *, limit: int | None = None
+    connection: sa.Connection, name: str, wanted: EventFilter, *, limit: int | None = None
 ) -> Generator[dict[str, Any]]:
     """Yield events as rows of ``COLUMNS``, newest first; memory is flat in their number."""
     cid = read_collection(connection, name).cid

@@ -18,8 +18,8 @@ from revector.archive import Part, read_part, remove_temporary, write_part
 from revector.crash import crash_at
 from revector.database.analyzing import analyze_grown
 from revector.errors import ArchiveError, EncoderMismatch, EncoderUnavailable
-from revector.indexing.publish import Applier, Planned, Prepared
-from revector.indexing.throttle import Pace
+from revector.indexing.publish import Applier, PlannedBatch, PreparedBatch
+from revector.indexing.throttle import Throttle
 from revector.interfaces import Progress
 from revector.registry import ledgers, sharding, work
 from revector.registry.sharding import Shard
@@ -64,7 +64,7 @@ class Backfill:
     """Runs shards of one generation. Memory is bounded by three parts, whatever the corpus.
 
     While one is embedded, the next is read and cut into chunks, and the one before is sealed and published, unless
-    ``overlap`` is off. Between two parts, ``pace`` says how long to rest; without it there is none.
+    ``overlap`` is off. Between two parts, ``throttle`` says how long to rest; without it there is none.
     """
 
     def __init__(
@@ -75,10 +75,10 @@ class Backfill:
         progress: Progress,
         *,
         overlap: bool = True,
-        pace: Pace | None = None,
+        throttle: Throttle | None = None,
     ) -> None:
         self._engine, self._applier, self._folder, self._progress = engine, applier, folder, progress
-        self._overlap, self._pace = overlap, pace
+        self._overlap, self._throttle = overlap, throttle
         self._generation = applier.generation
 
     def run(self, shard: Shard) -> ShardReport:
@@ -111,7 +111,7 @@ class Backfill:
         ahead = pool.submit(self._next, shard, shard.lo, characters)
         sealing: Future[int] | None = None
         while planned := ahead.result():
-            paused_s += self._pace.rest(worked_s) if self._pace else 0.0
+            paused_s += self._throttle.rest(worked_s) if self._throttle else 0.0
             self._refuse_full_disk()
             ids, started = [item.doc_id for item in planned.items], time.monotonic()
             ahead = pool.submit(self._next, shard, ids[-1], characters)
@@ -125,7 +125,9 @@ class Backfill:
                 raise
             worked_s = time.monotonic() - started
             rate = sum(len(item.content or "") for item in planned.items) / max(0.001, worked_s)
-            share = self._pace.share if self._pace else 1.0  # slowed down, it works and rests for PART_S together
+            share = (
+                self._throttle.share if self._throttle else 1.0
+            )  # slowed down, it works and rests for PART_S together
             characters = min(max(int(rate * PART_S * share), PART_CHARACTERS[0]), PART_CHARACTERS[1])
             embedded, reused = embedded + len(prepared.part.doc_ids) - prepared.reused, reused + prepared.reused
             dead += self._applier.record_failures(prepared.failures)
@@ -139,13 +141,13 @@ class Backfill:
         gen = self._generation
         analyze_grown(self._engine, (gen.physical_name, ledgers.table(gen.gen), "pending"))
 
-    def _next(self, shard: Shard, after: str, characters: int) -> Planned | None:
+    def _next(self, shard: Shard, after: str, characters: int) -> PlannedBatch | None:
         """Plan the next documents of the shard, at least one, of about ``characters`` in all; None at its end."""
         ids = sharding.bulk_page(self._engine, shard, after, PART_DOCUMENTS)
         items = work.read_items(self._engine, self._generation.cid, ids, characters=characters)
         return self._applier.plan(items, archive=True) if items else None
 
-    def _seal_and_publish(self, shard: Shard, prepared: Prepared) -> int:
+    def _seal_and_publish(self, shard: Shard, prepared: PreparedBatch) -> int:
         part = prepared.part
         if len(part.doc_ids) == prepared.reused:  # nothing was embedded, so there is nothing to keep
             published = self._applier.publish(prepared)
@@ -251,5 +253,5 @@ _ADVICE = (
 )
 
 
-def _only(part: Part) -> Prepared:
-    return Prepared(part, (), (), ())
+def _only(part: Part) -> PreparedBatch:
+    return PreparedBatch(part, (), (), ())

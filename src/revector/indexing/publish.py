@@ -30,7 +30,7 @@ from revector.errors import (
 )
 from revector.guards import guard
 from revector.indexing.encoding import MODEL_ERRORS
-from revector.indexing.reuse import Known, Reuse
+from revector.indexing.reuse import EmbeddedText, Reuse
 from revector.interfaces import Chunk, Chunker, Encoder, Vectors
 from revector.registry import work
 from revector.registry.collections import Generation
@@ -54,19 +54,19 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
+class PlannedBatch:
     """What is to be done for a batch: documents to embed, ones that others have embedded, and what needs no vectors."""
 
     items: tuple[Item, ...]
     todo: tuple[tuple[Item, list[Chunk]], ...]
-    known: Mapping[str, Known]
+    known: Mapping[str, EmbeddedText]
     unchanged: tuple[Item, ...]
     tombstones: tuple[Item, ...]
     failures: tuple[Failure, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedBatch:
     """What embedding a batch gave: documents with vectors, ones whose content did not change, tombstones, failures."""
 
     part: Part
@@ -104,11 +104,11 @@ class Applier:
         crash_at("worker.after_failures")
         return published, dead
 
-    def prepare(self, items: Sequence[Item]) -> Prepared:
+    def prepare(self, items: Sequence[Item]) -> PreparedBatch:
         """``plan`` and ``embed`` in one."""
         return self.embed(self.plan(items))
 
-    def plan(self, items: Sequence[Item], *, archive: bool = False) -> Planned:
+    def plan(self, items: Sequence[Item], *, archive: bool = False) -> PlannedBatch:
         """Cut into chunks what must be embedded, holding no lock; ``items`` in id order.
 
         Equal content is not embedded again: neither what the generation shows already, nor what ``Reuse`` finds.
@@ -141,17 +141,17 @@ class Applier:
         ]
         todo = [one for one in todo if one[0].doc_id not in refused]
         known = {doc_id: one for doc_id, one in known.items() if doc_id not in refused}
-        return Planned(tuple(items), tuple(todo), known, unchanged, tombstones, tuple(failures))
+        return PlannedBatch(tuple(items), tuple(todo), known, unchanged, tombstones, tuple(failures))
 
-    def embed(self, planned: Planned) -> Prepared:
+    def embed(self, planned: PlannedBatch) -> PreparedBatch:
         """Embed what was planned. Raises ``EncoderUnavailable`` when not the documents but the encoder is at fault."""
         embedded, failed = self._embed(planned.todo)
         counts.add("chunks_embedded", sum(len(chunks) for _, chunks, _ in embedded), self.generation.cid)
         if failed and not embedded:
             self._prove_alive()
         found = [(item, planned.known[item.doc_id]) for item in planned.items if item.doc_id in planned.known]
-        found += [(item, Known.of(chunks, vectors)) for item, chunks, vectors in embedded]
-        return Prepared(
+        found += [(item, EmbeddedText.of(chunks, vectors)) for item, chunks, vectors in embedded]
+        return PreparedBatch(
             _part(sorted(found, key=lambda one: one[0].doc_id), self._encoder.dim),
             planned.unchanged,
             planned.tombstones,
@@ -236,7 +236,7 @@ class Applier:
                 "encoder or its device, then run it again."
             ) from error
 
-    def publish(self, prepared: Prepared) -> int:
+    def publish(self, prepared: PreparedBatch) -> int:
         """Make results visible in one short transaction that proves each is still the latest; return how many were.
 
         A document whose version moved, or that is being written this instant, is left out: its item stays. Raises
@@ -255,7 +255,7 @@ class Applier:
         return len(consumed)
 
     @repeated
-    def _publish(self, prepared: Prepared, candidates: dict[str, int]) -> set[str]:
+    def _publish(self, prepared: PreparedBatch, candidates: dict[str, int]) -> set[str]:
         part = prepared.part
         dead = {item.doc_id for item in prepared.tombstones}
         same = {item.doc_id for item in prepared.unchanged}
@@ -372,7 +372,7 @@ class Applier:
         return dead
 
 
-def _part(found: Sequence[tuple[Item, Known]], dim: int) -> Part:
+def _part(found: Sequence[tuple[Item, EmbeddedText]], dim: int) -> Part:
     counts = np.array([len(known.vectors) for _, known in found], dtype=np.int32)
     none = np.zeros(0, np.int32)
     return Part(

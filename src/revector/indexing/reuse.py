@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Known:
+class EmbeddedText:
     """The embedded chunks of one text: ``starts`` and ``ends`` int32 ``(c,)``, ``vectors`` float32 ``(c, dim)``."""
 
     starts: npt.NDArray[np.int32]
@@ -40,7 +40,7 @@ class Known:
     vectors: Vectors
 
     @classmethod
-    def of(cls, chunks: Sequence[Chunk], vectors: Vectors) -> Known:
+    def of(cls, chunks: Sequence[Chunk], vectors: Vectors) -> EmbeddedText:
         """Return what was embedded just now."""
         starts = np.array([chunk.start for chunk in chunks], dtype=np.int32)
         return cls(starts, np.array([chunk.end for chunk in chunks], dtype=np.int32), vectors)
@@ -149,10 +149,10 @@ class Reuse:
 
     def __init__(self, engine: sa.Engine, generation: Generation, rotation: Rotation | None = None) -> None:
         self._engine, self._generation, self._rotation = engine, generation, rotation
-        self._parts: OrderedDict[str, Mapping[str, Known]] = OrderedDict()
+        self._parts: OrderedDict[str, Mapping[str, EmbeddedText]] = OrderedDict()
         self._values = _values(generation.cid, generation.spec, generation.vectors_fp, rotation)
 
-    def find(self, items: Sequence[Item], *, archive: bool = False) -> dict[str, Known]:
+    def find(self, items: Sequence[Item], *, archive: bool = False) -> dict[str, EmbeddedText]:
         """Return what is known of the documents in ``items`` (sorted by id), by id; with ``archive`` also from there.
 
         What a repair took back is not looked for: it is re-embedded.
@@ -173,9 +173,9 @@ class Reuse:
             del found[doc_id]
         return found
 
-    def _shown(self, hashes: set[str]) -> dict[str, Known]:
+    def _shown(self, hashes: set[str]) -> dict[str, EmbeddedText]:
         """Return what live indexes show, by content hash: ledger and rows in one snapshot."""
-        found: dict[str, Known] = {}
+        found: dict[str, EmbeddedText] = {}
         with self._engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
             gens = connection.scalars(sa.text(f"SELECT g.gen {_SOURCES}"), self._values).all()
             rows = connection.execute(
@@ -196,7 +196,7 @@ class Reuse:
 
     def _read(
         self, connection: sa.Connection, gen: int, shown: Iterable[sa.Row[tuple[str, int, str, int]]]
-    ) -> dict[str, Known]:
+    ) -> dict[str, EmbeddedText]:
         source = read_generation(connection, gen)
         if not self._same_model(source):
             return {}
@@ -208,7 +208,7 @@ class Reuse:
             connection.rollback()
             return {}
         return {
-            by_id[doc_id].content_hash: Known(starts, ends, self._as_own(vectors, source.vectors_fp))
+            by_id[doc_id].content_hash: EmbeddedText(starts, ends, self._as_own(vectors, source.vectors_fp))
             for doc_id, starts, ends, vectors in read
             if len(vectors) == by_id[doc_id].n_chunks and np.isfinite(vectors).all() and vectors.any(axis=1).all()
         }
@@ -216,7 +216,7 @@ class Reuse:
     def _same_model(self, source: Generation) -> bool:
         return _same_probes(source, self._generation.probes, self._rotation)
 
-    def _archived(self, hashes: set[str], first: str, last: str) -> dict[str, Known]:
+    def _archived(self, hashes: set[str], first: str, last: str) -> dict[str, EmbeddedText]:
         """Return what sealed parts hold of ``hashes`` that lie between two document ids."""
         with self._engine.connect() as connection:
             parts = connection.execute(
@@ -228,7 +228,7 @@ class Reuse:
             ).all()
             makers = {part.gen for part in parts if part.gen is not None}
             others = {gen for gen in makers if not self._same_model(read_generation(connection, gen))}
-        found: dict[str, Known] = {}
+        found: dict[str, EmbeddedText] = {}
         for path, sha256, gen, vectors_fp in parts:
             if gen in others:
                 continue
@@ -238,7 +238,7 @@ class Reuse:
             found |= {content: part[content] for content in hashes - set(found) if content in part}
         return found
 
-    def _part(self, path: Path, sha256: str, vectors_fp: str) -> Mapping[str, Known]:
+    def _part(self, path: Path, sha256: str, vectors_fp: str) -> Mapping[str, EmbeddedText]:
         if sha256 not in self._parts:
             try:
                 self._parts[sha256] = self._by_content(read_part(path, sha256), vectors_fp)
@@ -250,9 +250,9 @@ class Reuse:
         self._parts.move_to_end(sha256)
         return self._parts[sha256]
 
-    def _by_content(self, part: Part, vectors_fp: str) -> dict[str, Known]:
+    def _by_content(self, part: Part, vectors_fp: str) -> dict[str, EmbeddedText]:
         return {
-            content: Known(
+            content: EmbeddedText(
                 part.chunk_starts[at : at + count],
                 part.chunk_ends[at : at + count],
                 self._as_own(part.embeddings[at : at + count].astype(np.float32), vectors_fp),

@@ -29,7 +29,7 @@ LOOKS, K = 2, 10
 
 
 @dataclass(frozen=True, slots=True)
-class Bars:
+class ThrottleLimits:
     """What the active index may suffer before the bulk lane yields: ``lag_s`` seconds, ``search_ms`` at p95."""
 
     lag_s: float = 30.0
@@ -44,15 +44,20 @@ def yielded(share: float, *, strained: bool) -> float:
     return max(LEAST_SHARE, share / 2) if strained else min(1.0, share + FASTER)
 
 
-class Pace:
-    """The pace of one shard's windows.
+class Throttle:
+    """How fast one shard works: its share of the time.
 
     Searches are measured in the database alone, with the vectors of the active index's probe texts: without encoding,
     and on pages that are soon in memory.
     """
 
     def __init__(
-        self, engine: sa.Engine, generation: Generation, bars: Bars, *, pause: Callable[[float], None] = time.sleep
+        self,
+        engine: sa.Engine,
+        generation: Generation,
+        bars: ThrottleLimits,
+        *,
+        pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self._engine, self._generation, self._bars, self._pause = engine, generation, bars, pause
         self._own = self._dial = 1.0

@@ -80,16 +80,16 @@ def no_worker(connection: sa.Connection, cid: int) -> str | None:
     return f"no worker {when}; is `revector worker` running?"
 
 
-def _left(engine: sa.Engine, cid: int, newest: int) -> list[work.Left]:
+def _left(engine: sa.Engine, cid: int, newest: int) -> list[work.WorkLeft]:
     with engine.connect() as connection:
         return work.left_up_to(connection, cid, newest)
 
 
-def _count(left: Sequence[work.Left]) -> int:
+def _count(left: Sequence[work.WorkLeft]) -> int:
     return sum(one.documents for one in left)
 
 
-def _why(connection: sa.Connection, cid: int, left: work.Left) -> str:
+def _why(connection: sa.Connection, cid: int, left: work.WorkLeft) -> str:
     where = f"{left.documents:,} in generation {left.gen} ({left.role})"
     if (fault := encoder_fault(connection, left.gen)) is not None:
         return f"{where}: its encoder fails: {fault}"

@@ -14,7 +14,7 @@ from revector.errors import LabelError
 from revector.labels import beir, records, trec
 from revector.labels.beir import write_beir
 from revector.labels.items import item_of, item_qrels, ranked_items, shown, span_of
-from revector.labels.model import LabelCheck, Labels, Query, Read, Span, believe, check_against
+from revector.labels.model import LabelCheck, LabelledQuery, Labels, Read, Span, believe, check_against
 from revector.labels.quotes import placed
 from revector.labels.records import Table
 
@@ -78,7 +78,7 @@ def read_labels(source: LabelSource, split: str = "test") -> Read:
     return trec.read_trec(path) if trec.is_trec(path) else beir.read_beir(path, split)
 
 
-def read_queries(path: Path) -> list[Query]:
+def read_queries(path: Path) -> list[LabelledQuery]:
     """Read queries alone: ``.tsv`` (id, tab, text), else JSON lines with ``_id`` and ``text``; either may be ``.gz``.
 
     Raises ``LabelError`` for a malformed line, an id that appears twice, a query without text, and for none at all.

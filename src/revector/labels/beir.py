@@ -22,7 +22,7 @@ from revector.errors import LabelError
 from revector.formats.strict_json import DoubledName, parse
 from revector.formats.values import as_id
 from revector.labels.lines import lines, malformed, whole_number
-from revector.labels.model import Judgement, Labels, Query, Read, Span
+from revector.labels.model import Judgement, LabelledQuery, Labels, Read, Span
 
 QUERIES = "queries.jsonl"
 _HEADER = {"score", "relevance", "rel"}
@@ -58,9 +58,9 @@ def find(folder: Path, name: str) -> Path:
     )
 
 
-def read_queries(path: Path) -> list[Query]:
+def read_queries(path: Path) -> list[LabelledQuery]:
     """Read one query per line. Raises ``LabelError`` for a malformed line and for none at all."""
-    queries: list[Query] = []
+    queries: list[LabelledQuery] = []
     for place, line in lines(path):
         try:
             record = parse(line)
@@ -74,7 +74,7 @@ def read_queries(path: Path) -> list[Query]:
             raise malformed(place, repr(line[:80]), _QUERY)
         if re.search("[\ud800-\udfff]", query + text):
             raise malformed(place, "half of a surrogate pair (\\ud800 to \\udfff)", "whole Unicode characters")
-        queries.append(Query(place, query, text, _meta(place, record)))
+        queries.append(LabelledQuery(place, query, text, _meta(place, record)))
     if not queries:
         raise LabelError(f"{path} holds no query; expected is {_QUERY} per line. Nothing was measured.")
     return queries

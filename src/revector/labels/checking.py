@@ -17,7 +17,7 @@ Look: TypeAlias = Callable[[Sequence[str]], Mapping[str, int | None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class LabelFinding:
     """How many there are, and the first few of them by name."""
 
     count: int
@@ -25,7 +25,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class LabelsReport:
     """What was found; ``findings`` has every kind, also where the count is 0.
 
     ``usable`` queries have a text and a relevant document that exists. ``unjudged`` queries are not used, and no fault:
@@ -36,8 +36,8 @@ class Checked:
     queries: int
     judgements: int
     usable: int
-    findings: dict[str, Finding]
-    unjudged: Finding
+    findings: dict[str, LabelFinding]
+    unjudged: LabelFinding
     refusal: str | None
 
     @property
@@ -46,7 +46,7 @@ class Checked:
         return any(finding.count for finding in self.findings.values())
 
 
-def check_labels(read: Read, look: Look, contents: Texts) -> Checked:
+def check_labels(read: Read, look: Look, contents: Texts) -> LabelsReport:
     """Check labels against themselves and against the documents; ``look`` and ``contents`` are asked once each."""
     judged = dict.fromkeys(one.query for one in read.judgements)
     texts = {query.id: query.text.strip() for query in read.queries}
@@ -75,7 +75,7 @@ def check_labels(read: Read, look: Look, contents: Texts) -> Checked:
         "queries without a relevant document": (query for query in judged if query not in relevant),
         "queries whose relevant documents are all gone": (query for query in relevant if query not in left),
     }
-    return Checked(
+    return LabelsReport(
         name=read.name,
         queries=len(judged),
         judgements=len(read.judgements),
@@ -99,9 +99,9 @@ def _refusal(read: Read, usable: int) -> str | None:
     return None
 
 
-def _finding(found: Iterable[str]) -> Finding:
+def _finding(found: Iterable[str]) -> LabelFinding:
     named = list(found)
-    return Finding(len(named), tuple(named[:NAMED]))
+    return LabelFinding(len(named), tuple(named[:NAMED]))
 
 
 def _misquoted(judgements: Iterable[Judgement], texts: Texts) -> Iterable[str]:

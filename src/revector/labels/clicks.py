@@ -23,7 +23,7 @@ from typing import TypeAlias
 from revector.documents.text import clean
 from revector.errors import DocumentError, LabelError
 from revector.labels.lines import csv_rows, is_id, malformed, whole_number
-from revector.labels.model import Judgement, Labels, Query, Read, believe
+from revector.labels.model import Judgement, LabelledQuery, Labels, Read, believe
 
 NEEDED = ("query", "doc_id", "time")
 EXAMPLE = "how do I begin,d7,2026-03-01T12:00:00Z"
@@ -64,7 +64,7 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
-class Clicked:
+class ClickReport:
     """What a log of clicks came to; ``mean_weight`` of a click is None where the log has no positions."""
 
     labels: Labels
@@ -73,12 +73,12 @@ class Clicked:
 
 
 @dataclass(slots=True)
-class _Tally:
+class _ClickSums:
     clicks: int = 0
     weight: int = 0
 
 
-_Tallies: TypeAlias = dict[str, dict[str, _Tally]]
+_Tallies: TypeAlias = dict[str, dict[str, _ClickSums]]
 """Cleaned query → document → its clicks."""
 
 
@@ -102,7 +102,7 @@ def read_clicks(path: Path) -> Iterator[Click]:
         yield Click(place, row["query"], row["doc_id"], time if time.tzinfo else time.replace(tzinfo=UTC), position)
 
 
-def label_clicks(path: Path, *, min_clicks: int, days: float | None) -> Clicked:
+def label_clicks(path: Path, *, min_clicks: int, days: float | None) -> ClickReport:
     """Make labels of a log: a document is relevant for a query from ``min_clicks`` clicks on.
 
     Queries that differ in white space and letter case alone are one; its text is the first that was seen. ``days``
@@ -134,14 +134,14 @@ def label_clicks(path: Path, *, min_clicks: int, days: float | None) -> Clicked:
         )
     at, ids = str(path), {key: "c" + hashlib.sha256(key.encode()).hexdigest()[:16] for key in relevant}
     queries = [
-        Query(at, ids[key], texts[key], {"clicks": sum(tally.clicks for tally in tallies[key].values())})
+        LabelledQuery(at, ids[key], texts[key], {"clicks": sum(tally.clicks for tally in tallies[key].values())})
         for key in relevant
     ]
     judgements = [Judgement(at, ids[key], document, 1) for key, documents in relevant.items() for document in documents]
-    return Clicked(believe(Read(path.name, at, at, queries, judgements)), counts, mean)
+    return ClickReport(believe(Read(path.name, at, at, queries, judgements)), counts, mean)
 
 
-def readme(found: Clicked, *, min_clicks: int, days: float | None) -> str:
+def readme(found: ClickReport, *, min_clicks: int, days: float | None) -> str:
     """Return what the folder says about itself."""
     counts, labels = found.counts, found.labels
     log = "the whole log" if days is None else f"the last {days:g} days of the log"
@@ -155,7 +155,7 @@ def readme(found: Clicked, *, min_clicks: int, days: float | None) -> str:
     )
 
 
-def bias(found: Clicked) -> tuple[str, ...]:
+def bias(found: ClickReport) -> tuple[str, ...]:
     """Return, in sentences, what is wrong with labels from clicks."""
     if found.mean_weight is None:
         position = (
@@ -196,7 +196,7 @@ def _tally(clicks: Iterable[Click], since: datetime | None, counts: Counts) -> t
             if len(counts.first_unusable) < NAMED:
                 counts.first_unusable.append(one.place)
             continue
-        tally = tallies.setdefault(key, {}).setdefault(one.document, _Tally())
+        tally = tallies.setdefault(key, {}).setdefault(one.document, _ClickSums())
         tally.clicks += 1
         counts.clicks += 1
         if one.position is not None:

@@ -12,14 +12,16 @@ from revector.measure.slices import field_slices
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class DrawnLabels:
     """What was drawn, in the order of the labels; ``parts``: value of the field → queries drawn, queries there."""
 
     queries: tuple[str, ...]
     parts: dict[str, tuple[int, int]]
 
 
-def draw_queries(labels: Labels, among: Collection[str], count: int, *, by: str | None = None, seed: int = 0) -> Drawn:
+def draw_queries(
+    labels: Labels, among: Collection[str], count: int, *, by: str | None = None, seed: int = 0
+) -> DrawnLabels:
     """Return ``count`` of the queries ``among``; with ``by``, each value of that field of theirs has its share.
 
     Seats go by largest remainder, but no value is left without one. A seed orders queries by their ids alone: another
@@ -49,7 +51,7 @@ def draw_queries(labels: Labels, among: Collection[str], count: int, *, by: str 
     chosen = {
         query for value, queries in strata.items() for query in sorted(queries, key=order.__getitem__)[: seats[value]]
     }
-    return Drawn(
+    return DrawnLabels(
         tuple(query for query in usable if query in chosen),
         {value: (seats[value], len(queries)) for value, queries in strata.items()},
     )

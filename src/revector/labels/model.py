@@ -24,7 +24,7 @@ class Span(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Query:
+class LabelledQuery:
     """A query as it was read; ``meta`` are its language, tenant, type and whatever else slices are made of."""
 
     place: str
@@ -56,7 +56,7 @@ class Read:
     name: str
     queries_at: str
     judged_at: str
-    queries: Sequence[Query]
+    queries: Sequence[LabelledQuery]
     judgements: Sequence[Judgement]
 
 

@@ -23,7 +23,7 @@ from revector.formats.strict_json import DoubledName, parse
 from revector.formats.values import as_id
 from revector.labels.beir import add_to_beir, find, write_beir
 from revector.labels.lines import csv_rows, is_id, lines, malformed, some, whole_number
-from revector.labels.model import Judgement, Labels, Query, Read, believe
+from revector.labels.model import Judgement, LabelledQuery, Labels, Read, believe
 
 COLUMNS = ("query_id", "query", "doc_id", "text", "judged", "score")
 EXAMPLE = "q1,how do I begin,d7,The text of the document.,no,1"
@@ -41,7 +41,7 @@ class HasText(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class JudgedRow:
     """One row that a person judged."""
 
     place: str
@@ -52,7 +52,7 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
-class Added:
+class PoolReport:
     """What came of a judged pool: rows by what was done with them."""
 
     rows: int
@@ -102,9 +102,9 @@ def write_pool(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
     path.write_text(made.getvalue(), "utf-8")
 
 
-def read_pool(path: Path) -> tuple[list[Judged], int]:
+def read_pool(path: Path) -> tuple[list[JudgedRow], int]:
     """Return the judged rows of a pool and the number of those without a score. Raises ``LabelError``."""
-    judged: list[Judged] = []
+    judged: list[JudgedRow] = []
     empty = 0
     rows = _json_rows(path) if path.suffix == ".jsonl" else _csv_rows(path)
     for place, row in rows:
@@ -118,7 +118,7 @@ def read_pool(path: Path) -> tuple[list[Judged], int]:
         ):
             found = f"query_id {query!r}, doc_id {document!r} and score {row['score']!r}"
             raise malformed(place, found, f"two ids and an integer score or none, such as {EXAMPLE!r}")
-        judged.append(Judged(place, query, str(text), document, score))
+        judged.append(JudgedRow(place, query, str(text), document, score))
     if not judged:
         raise LabelError(
             f"{path} holds no judged row ({empty:,} without a score). Nothing was written; fill the column score, such "
@@ -127,7 +127,7 @@ def read_pool(path: Path) -> tuple[list[Judged], int]:
     return judged, empty
 
 
-def add_judged(folder: Path, split: str, before: Read | None, judged: Sequence[Judged], empty: int) -> Added:
+def add_judged(folder: Path, split: str, before: Read | None, judged: Sequence[JudgedRow], empty: int) -> PoolReport:
     """Write judged rows into the labels of ``folder``, which is made if ``before``, its content, is None.
 
     Raises:
@@ -157,7 +157,7 @@ def add_judged(folder: Path, split: str, before: Read | None, judged: Sequence[J
             "Nothing was written; let the judges agree, and correct the file or the labels."
         )
     _write(folder, split, before, new_texts, new)
-    return Added(len(judged) + empty, len(new), len(judged) - len(new), empty, len(new_texts))
+    return PoolReport(len(judged) + empty, len(new), len(judged) - len(new), empty, len(new_texts))
 
 
 def _write(
@@ -171,7 +171,7 @@ def _write(
         name=folder.name,
         queries_at="the pool",
         judged_at="the pool",
-        queries=[Query("the pool", query, text) for query, text in texts.items()],
+        queries=[LabelledQuery("the pool", query, text) for query, text in texts.items()],
         judgements=[Judgement("the pool", *one) for one in judgements],
     )
     write_beir(folder, believe(read))

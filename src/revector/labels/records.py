@@ -15,7 +15,7 @@ from typing import Any
 from revector.errors import LabelError, SourceError
 from revector.labels.beir import span_of
 from revector.labels.lines import csv_rows, is_id, malformed, whole_number
-from revector.labels.model import Judgement, Query, Read
+from revector.labels.model import Judgement, LabelledQuery, Read
 from revector.sources.sql import read_sql
 
 NEEDED = ("query_id", "query", "doc_id", "score")
@@ -51,7 +51,7 @@ def read_table(table: Table) -> Read:
 
 
 def _read(name: str, at: str, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Read:
-    queries: dict[str, Query] = {}
+    queries: dict[str, LabelledQuery] = {}
     judgements: list[Judgement] = []
     for place, row in rows:
         query, document = (_text(row[column]) for column in ("query_id", "doc_id"))
@@ -61,7 +61,7 @@ def _read(name: str, at: str, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> 
             raise malformed(place, found, f"two ids and an integer score, such as {EXAMPLE!r}")
         own = _OWN | {_QUOTE} if "start" in row else _OWN
         meta = {column: value for column, value in row.items() if column not in own and value not in (None, "")}
-        read = Query(place, query, _text(row["query"]), meta)
+        read = LabelledQuery(place, query, _text(row["query"]), meta)
         _check_same(queries.setdefault(query, read), read)
         span = span_of(place, document, row.get("start"), row.get("end"), row.get(_QUOTE) if _QUOTE in own else None)
         judgements.append(Judgement(place, query, document, score, span))
@@ -74,7 +74,7 @@ def _text(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def _check_same(first: Query, again: Query) -> None:
+def _check_same(first: LabelledQuery, again: LabelledQuery) -> None:
     """Raise ``LabelError`` if two rows say different things about one query."""
     if first.text != again.text:
         raise malformed(

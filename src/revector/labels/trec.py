@@ -13,7 +13,7 @@ from pathlib import Path
 
 from revector.errors import LabelError
 from revector.labels.lines import lines, malformed, whole_number
-from revector.labels.model import Judgement, Query, Read
+from revector.labels.model import Judgement, LabelledQuery, Read
 
 QRELS = "qrels.txt"
 _JUDGEMENT = "query id, iteration, document id and an integer score, such as '301 0 FBIS3-10082 1'"
@@ -47,14 +47,14 @@ def read_trec(folder: Path) -> Read:
     )
 
 
-def read_table(path: Path) -> list[Query]:
+def read_table(path: Path) -> list[LabelledQuery]:
     """Read one query per line. Raises ``LabelError`` for a malformed line and for none at all."""
-    queries: list[Query] = []
+    queries: list[LabelledQuery] = []
     for place, line in lines(path):
         query, tab, text = line.partition("\t")
         if not tab or not query.strip():
             raise malformed(place, repr(line[:80]), _ROW)
-        queries.append(Query(place, query.strip(), text.strip()))
+        queries.append(LabelledQuery(place, query.strip(), text.strip()))
     if not queries:
         raise LabelError(f"{path} holds no query; expected is {_ROW} per line. Nothing was measured.")
     return queries
@@ -64,8 +64,8 @@ def _there(folder: Path, name: str) -> Path | None:
     return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
 
 
-def _read_topics(path: Path) -> list[Query]:
-    queries: list[Query] = []
+def _read_topics(path: Path) -> list[LabelledQuery]:
+    queries: list[LabelledQuery] = []
     begun: str | None = None
     block: list[str] = []
     for place, line in lines(path):
@@ -78,7 +78,7 @@ def _read_topics(path: Path) -> list[Query]:
         number, title = _NUMBER.search(text), _TITLE.search(text)
         if number is None or title is None:
             raise malformed(at, f"{text[:80]!r}, a topic without number or title", _TOPIC)
-        queries.append(Query(at, number[1], " ".join(title[1].split())))
+        queries.append(LabelledQuery(at, number[1], " ".join(title[1].split())))
         begun, block = None, []
     if begun is not None:
         raise malformed(begun, "a topic without </top>", _TOPIC)

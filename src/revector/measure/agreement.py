@@ -140,7 +140,7 @@ def _no_latencies() -> npt.NDArray[np.int64]:
 
 
 @dataclass(slots=True)
-class Tally:
+class AgreementTally:
     """Comparisons of two models on live queries as sums: of bounded size, and two of them add up to one.
 
     ``tenths`` counts the comparisons by overlap, rounded to a tenth; ``old_ms`` and ``new_ms`` by latency, see
@@ -173,7 +173,7 @@ class Tally:
         self.old_ms[old_bucket] += 1
         self.new_ms[new_bucket] += 1
 
-    def add(self, other: Tally) -> None:
+    def add(self, other: AgreementTally) -> None:
         """Count what ``other`` counted, too."""
         for each in fields(self):
             setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
@@ -186,7 +186,7 @@ class Tally:
         }
 
     @classmethod
-    def from_row(cls, row: Mapping[str, Any]) -> Tally:
+    def from_row(cls, row: Mapping[str, Any]) -> AgreementTally:
         """Return what ``as_row`` described."""
         values: dict[str, Any] = {each.name: row[each.name] for each in fields(cls)}
         for name, value in values.items():

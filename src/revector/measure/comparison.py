@@ -41,7 +41,7 @@ MORE_DRAWS = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
+class ScoredRun:
     """One revision measured: ``metrics`` as of ``metrics.evaluate``, ``run`` with the rankings that were scored.
 
     ``fingerprint`` is that of the queries and judgements at the time.
@@ -54,7 +54,7 @@ class Scored:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class MetricChange:
     """One metric of old and new over the same queries; all but ``queries`` and ``new`` are None without an old one.
 
     ``difference`` is new minus old, ``p`` that of no change at all, ``deviation`` that of the paired differences.
@@ -85,12 +85,12 @@ class Slice:
     name: str
     queries: int
     minimum: int
-    recall: Change | None = None
+    recall: MetricChange | None = None
     high_of_all: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Query:
+class QueryComparison:
     """Recall of one query in old and new, and both rankings down to rank k."""
 
     query: str
@@ -115,13 +115,13 @@ class Comparison:
     confidence: float
     new: str
     old: str | None
-    metrics: Mapping[MetricName, Change]
+    metrics: Mapping[MetricName, MetricChange]
     ceiling: float
     saturated_by: tuple[str, ...]
     slices: tuple[Slice, ...] = ()
     weighted: Mapping[str, Interval] = field(default_factory=dict)
-    lost: tuple[Query, ...] = ()
-    won: tuple[Query, ...] = ()
+    lost: tuple[QueryComparison, ...] = ()
+    won: tuple[QueryComparison, ...] = ()
 
     def as_data(self) -> dict[str, Any]:
         """Return everything as plain JSON data."""
@@ -137,7 +137,7 @@ class Comparison:
         """Return one row per metric, and per slice for recall: means, ends of the intervals, p and sizes."""
         import pandas as pd
 
-        rows: list[tuple[str, str, str, int, Change | None]]
+        rows: list[tuple[str, str, str, int, MetricChange | None]]
         rows = [("", "", metric, change.queries, change) for metric, change in self.metrics.items()]
         rows += [(one.field, one.name, "recall", one.queries, one.recall) for one in self.slices]
         return pd.DataFrame(
@@ -149,8 +149,8 @@ class Comparison:
 
 
 def compare(
-    new: Scored,
-    old: Scored | None,
+    new: ScoredRun,
+    old: ScoredRun | None,
     *,
     k: int,
     documents: int,
@@ -238,7 +238,7 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, StrEnum) else value
 
 
-def _check_sets(new: Scored, old: Scored | None) -> list[str]:
+def _check_sets(new: ScoredRun, old: ScoredRun | None) -> list[str]:
     """Return the queries, the same in every metric of both. Raises ``LabelError`` otherwise."""
     queries = list(new.metrics["recall"])
     for one in filter(None, (new, old)):
@@ -282,14 +282,14 @@ def _change(
     old: Mapping[str, float] | None,
     max_drop: float | None,
     confidence: float,
-) -> Change:
+) -> MetricChange:
     after = [new[query] for query in queries]
     measured = score_interval(after, confidence=confidence)
     if old is None:
-        return Change(len(queries), measured)
+        return MetricChange(len(queries), measured)
     before = [old[query] for query in queries]
     deviation = deviation_of(before, after)
-    return Change(
+    return MetricChange(
         queries=len(queries),
         new=measured,
         old=score_interval(before, confidence=confidence),
@@ -359,7 +359,7 @@ def _weighted(
         yield by, weighted_interval(scores, share, confidence=confidence)
 
 
-def _changed(queries: list[str], old: Scored, new: Scored, k: int, sign: int) -> tuple[Query, ...]:
+def _changed(queries: list[str], old: ScoredRun, new: ScoredRun, k: int, sign: int) -> tuple[QueryComparison, ...]:
     """Return the queries whose recall fell (``sign`` -1) or rose most, by nDCG where that is equal."""
     gains = {query: sign * (new.metrics["recall"][query] - old.metrics["recall"][query]) for query in queries}
     finer = {
@@ -368,7 +368,7 @@ def _changed(queries: list[str], old: Scored, new: Scored, k: int, sign: int) ->
     }
     most = sorted((query for query in queries if gains[query] > 0), key=lambda one: (-gains[one], -finer[one], one))
     return tuple(
-        Query(
+        QueryComparison(
             query,
             old.metrics["recall"][query],
             new.metrics["recall"][query],
@@ -379,7 +379,7 @@ def _changed(queries: list[str], old: Scored, new: Scored, k: int, sign: int) ->
     )
 
 
-def _flat(change: Change | None) -> dict[str, Any]:
+def _flat(change: MetricChange | None) -> dict[str, Any]:
     """Return a change as columns: an interval gives three."""
     if change is None:
         return {}

@@ -55,7 +55,7 @@ class Block(Protocol):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Loaded:
+class MemoryBlock:
     """A ``Block`` in memory."""
 
     doc_ids: Sequence[str]

@@ -17,10 +17,10 @@ from revector.encoders.api.settings import ProviderSettings
 from revector.errors import ApprovalWanted, EvidenceStale, IllegalStep, StateError
 from revector.gate import shadow_time
 from revector.gate.evidence import STEP_REEMBEDDED, Evidence
-from revector.gate.gate import Measured, QuerySet
+from revector.gate.gate import GateMeasurement, QuerySet
 from revector.indexing.backfill import Backfill
 from revector.indexing.encoding import Encoders
-from revector.indexing.throttle import Bars, Pace
+from revector.indexing.throttle import Throttle, ThrottleLimits
 from revector.indexing.worker import Worker
 from revector.interfaces import NoProgress, Progress
 from revector.labels import LabelSource
@@ -33,7 +33,7 @@ from revector.migration.target import Standing
 from revector.planning import outcomes
 from revector.planning.costs import Costs
 from revector.planning.estimating import PROBE_S, Means
-from revector.planning.forecast import Plan
+from revector.planning.forecast import MigrationPlan
 from revector.registry import moves, sharding, verdicts
 from revector.registry.collections import Generation, ensure_collection, read_generation
 from revector.registry.control import Control, control, take_lease
@@ -49,7 +49,7 @@ MEASURE_ATTEMPTS = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class MigratorSettings:
     """What a migrator needs to know; ``drain_s`` lies between emptying a slot and dropping its index.
 
     ``shards``: parts of a backfill; None: as its plan reckons (``outcomes.shards_for``). ``archive_days``: how long
@@ -70,7 +70,7 @@ class Settings:
     warm_wait_s: float = 120.0
     served_encoder: str | None = None
     overlap: bool = True
-    bars: Bars = field(default_factory=Bars)
+    bars: ThrottleLimits = field(default_factory=ThrottleLimits)
     costs: Costs = field(default_factory=Costs)
     index_build: Build = field(default_factory=Build)
     providers: Mapping[str, ProviderSettings] = field(default_factory=dict)
@@ -85,7 +85,7 @@ class Migrator:
         engine: sa.Engine,
         collection: str,
         *,
-        settings: Settings,
+        settings: MigratorSettings,
         encoders: Encoders,
         actor: str,
         progress: Progress | None = None,
@@ -123,7 +123,7 @@ class Migrator:
 
     # What users call --------------------------------------------------------------------------------------------------
 
-    def plan(self, revision: str | None = None, *, probe_s: float = PROBE_S) -> Plan:
+    def plan(self, revision: str | None = None, *, probe_s: float = PROBE_S) -> MigrationPlan:
         """Return what migrating to ``revision`` (default: the head) would do and need; nothing is changed.
 
         The encoder is tried on texts of the collection for about ``probe_s`` seconds at most.
@@ -309,7 +309,7 @@ class Migrator:
 
     def evaluate(
         self, *, generation: int | None = None, k: int = 10, exact: bool = False, queries: QuerySet | None = None
-    ) -> Measured:
+    ) -> GateMeasurement:
         """Measure one live generation (default: the active one) on ``queries`` (default: all that are usable)."""
         return self._evidence.measure(self._searcher.resolve(generation), k, exact=exact, queries=queries)
 
@@ -428,7 +428,7 @@ class Migrator:
             self._settings.archive,
             self._progress,
             overlap=self._settings.overlap,
-            pace=Pace(self._engine, generation, self._settings.bars) if self._settings.overlap else None,
+            throttle=Throttle(self._engine, generation, self._settings.bars) if self._settings.overlap else None,
         )
 
     def _take_over(self) -> int:

@@ -19,7 +19,7 @@ from revector.lifecycle import BUILDING, Outcome
 from revector.migration.target import Standing
 from revector.planning import outcomes
 from revector.planning.estimating import Means
-from revector.planning.forecast import Plan
+from revector.planning.forecast import MigrationPlan
 from revector.planning.plan import make_plan, sample_chunks
 from revector.registry import moves, sharding
 from revector.registry.collections import Generation, read_collection, read_generation
@@ -54,7 +54,7 @@ class Opening:
         self._cid, self._actor, self._means, self._shards = cid, actor, means, shards
         self._served_encoder, self._shadow_share, self._progress = served_encoder, shadow_share, progress
 
-    def plan(self, find: Callable[[], Revision], *, probe_s: float) -> Plan:
+    def plan(self, find: Callable[[], Revision], *, probe_s: float) -> MigrationPlan:
         """Return what migrating to the revision that ``find`` names would do and need; nothing is changed.
 
         The encoder is tried on texts of the collection for about ``probe_s`` seconds at most.
@@ -86,7 +86,7 @@ class Opening:
         risks = (*(said.rstrip(".") for said in self._standing.edited()), *plan.risks, *known)
         return replace(plan, already=already, warnings=(*plan.warnings, *foretold, *unread), risks=risks)
 
-    def keep_plan(self, target: Revision) -> Plan:
+    def keep_plan(self, target: Revision) -> MigrationPlan:
         """Plan, refuse what would fill a disk, and keep the estimates in the history."""
         plan = self.plan(lambda: target, probe_s=self._means.probe_s)
         for disk in plan.disks:

@@ -36,7 +36,7 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ChartRow:
     """What is drawn under one label, a line for each mark."""
 
     label: str
@@ -53,7 +53,7 @@ class Dot:
     ringed: bool = False
 
 
-def intervals(rows: Sequence[Row], *, axis: str, zero: float | None = None, sign: bool = False) -> ET.Element:
+def intervals(rows: Sequence[ChartRow], *, axis: str, zero: float | None = None, sign: bool = False) -> ET.Element:
     """Draw means as dots with their intervals; ``zero`` is a line for no change, a row's ``limit`` a dashed one."""
     ends = [end for row in rows for mark in row.marks for end in mark.value.values()]
     ends += [row.limit for row in rows if row.limit is not None]
@@ -150,7 +150,7 @@ def key(tone: Tone, text: str) -> ET.Element:
     return tag("span", text, class_=f"key {tone}")
 
 
-def _height(row: Row) -> float:
+def _height(row: ChartRow) -> float:
     """Return the height of a row; a long label has a line of its own."""
     return LINE * len(row.marks) + GAP + (14 if len(row.label) > LONG else 0)
 
@@ -166,7 +166,7 @@ def _mark(mark: Mark, x: Callable[[float], float], bar: float, *, sign: bool, na
     yield tag("circle", cx=x(value["mean"]), cy=bar, r=4.5, class_=mark.tone)
 
 
-def _read(row: Row, sign: bool) -> str:
+def _read(row: ChartRow, sign: bool) -> str:
     return ", ".join(f"{mark.tone} {interval(mark.value, sign=sign)}" for mark in row.marks)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from revector.pages.charts import Dot, Mark, Row, Tone, curve, figure, intervals, key
+from revector.pages.charts import ChartRow, Dot, Mark, Tone, curve, figure, intervals, key
 from revector.pages.markup import document, interval, moment, section, signed, table, tag, terms
 from revector.pages.queries import changed_queries
 
@@ -170,7 +170,7 @@ def _metrics(data: Mapping[str, Any]) -> ET.Element:
     names = {metric: f"{NAMES.get(metric, metric)}@{k}" for metric in found}
     roles: tuple[Tone, ...] = ("old", "new")
     rows = [
-        Row(names[metric], [Mark(change[role], role) for role in roles if change.get(role)])
+        ChartRow(names[metric], [Mark(change[role], role) for role in roles if change.get(role)])
         for metric, change in found.items()
     ]
     confidence = _confidence(data)
@@ -193,7 +193,7 @@ def _metrics(data: Mapping[str, Any]) -> ET.Element:
 def _differences(data: Mapping[str, Any], found: Mapping[str, Any], names: Mapping[str, str]) -> ET.Element:
     allowed = (data.get("gate") or {}).get("max_drop")
     rows = [
-        Row(
+        ChartRow(
             names[metric],
             [Mark(change["difference"], "new")],
             -allowed if allowed is not None and metric == "recall" else None,
@@ -241,7 +241,7 @@ def _slices(data: Mapping[str, Any], comparison: Mapping[str, Any]) -> ET.Elemen
     judged = [one for one in slices if one["recall"]]
     allowed = (data.get("gate") or {}).get("max_slice_drop")
     limit = -allowed if allowed is not None and role == "difference" else None
-    rows = [Row(f"{one['field']}: {one['name']}", [Mark(one["recall"][role], "new")], limit) for one in judged]
+    rows = [ChartRow(f"{one['field']}: {one['name']}", [Mark(one["recall"][role], "new")], limit) for one in judged]
     against = role == "difference"
     axis = f"recall@{k}, new minus old" if against else f"recall@{k}, 0 to 1"
     drawn = figure(
@@ -355,7 +355,7 @@ def _sweep(ann: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> ET.El
 
 
 def _latency(latency: Mapping[str, Any], most: float | None) -> ET.Element:
-    rows = [Row(name, [Mark(value, "new")], most) for name, value in latency["ratio"].items()]
+    rows = [ChartRow(name, [Mark(value, "new")], most) for name, value in latency["ratio"].items()]
     names = ("p50", "p95", "p99")
     cells = [
         [f"{part}, {role}", *(f"{latency[role][f'{part}_ms'][name]:.2f} ms" for name in names)]

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from revector.history import canary_series
 from revector.pages.charts import Tone
-from revector.pages.timeline import Line, timeline
+from revector.pages.timeline import TimeSeries, timeline
 from revector.registry.collections import read_collection
 
 BINS = 240
@@ -50,21 +50,21 @@ def charts(connection: sa.Connection, name: str, hours: int) -> dict[str, str]:
         load, gap = _load(connection, cid, begin, width), max(3 * width, LEAST_GAP)
         for key, up, shown in LOADS:
             lines = [
-                Line([(one["at"], float(one[column])) for one in load], tone, gap, words)
+                TimeSeries([(one["at"], float(one[column])) for one in load], tone, gap, words)
                 for column, tone, words in shown
             ]
             drawn[key] = timeline(lines, up=up, since=begin, until=until, floor=0.0)
     return {key: ET.tostring(chart, encoding="unicode", method="html") for key, chart in drawn.items()}
 
 
-def _by_generation(measured: Sequence[Mapping[str, Any]]) -> list[Line]:
+def _by_generation(measured: Sequence[Mapping[str, Any]]) -> list[TimeSeries]:
     """Return one line a generation and label set; the newest stands out."""
     found: dict[tuple[int, str, int], list[tuple[datetime, float]]] = {}
     for one in measured:
         found.setdefault((one["gen"], one["labels_fp"], one["k"]), []).append((one["at"], one["recall"]))
     newest = (measured[-1]["gen"], measured[-1]["labels_fp"], measured[-1]["k"])
     return [
-        Line(points, "new" if key == newest else "old", CANARY_GAP, f"generation {key[0]}")
+        TimeSeries(points, "new" if key == newest else "old", CANARY_GAP, f"generation {key[0]}")
         for key, points in found.items()
     ]
 

@@ -19,7 +19,7 @@ TIMES = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class TimeSeries:
     """Values over time, oldest first; ``gap`` is the longest time between two points that belong together."""
 
     points: Sequence[tuple[datetime, float]]
@@ -29,7 +29,7 @@ class Line:
 
 
 def timeline(
-    lines: Sequence[Line], *, up: str, since: datetime, until: datetime, floor: float | None = None
+    lines: Sequence[TimeSeries], *, up: str, since: datetime, until: datetime, floor: float | None = None
 ) -> ET.Element:
     """Draw values over time between ``since`` and ``until``; the value axis begins at ``floor``, or near the least."""
     values = [value for line in lines for _, value in line.points] + ([] if floor is None else [floor])
@@ -61,7 +61,7 @@ def timeline(
     return _svg(parts, BOTTOM + 21, f"{up} over time: {said}")
 
 
-def _legend(lines: Sequence[Line]) -> list[ET.Element]:
+def _legend(lines: Sequence[TimeSeries]) -> list[ET.Element]:
     """Return the lines' names in their colours, from the right."""
     shown = tag("text", x=RIGHT, y=12.0, text_anchor="end", class_="quiet")
     for line in lines:
@@ -69,7 +69,7 @@ def _legend(lines: Sequence[Line]) -> list[ET.Element]:
     return [shown]
 
 
-def _runs(line: Line) -> Iterator[range]:
+def _runs(line: TimeSeries) -> Iterator[range]:
     """Yield the stretches of points without a gap; the last one is never empty."""
     first = 0
     for n in range(1, len(line.points)):
@@ -87,6 +87,6 @@ def _times(since: datetime, until: datetime) -> Iterator[tuple[datetime, str]]:
         yield at, f"{at.astimezone(UTC):{form}}"
 
 
-def _told(line: Line) -> str:
+def _told(line: TimeSeries) -> str:
     values = [value for _, value in line.points]
     return f"{line.name} least {min(values):g}, most {max(values):g}, last {values[-1]:g}".strip()

@@ -200,7 +200,7 @@ def build_processes(table_bytes: float, cores: int, most: int = 7) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Corpus:
+class CapacityInput:
     """What the model is asked: a corpus, an index over it, and the means; ``hours`` is the wanted wall time."""
 
     documents: float
@@ -226,7 +226,7 @@ class Corpus:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class Need:
     """One figure: ``key`` for machines, ``name`` for people; ``by`` names the constants and rules behind it."""
 
     part: str
@@ -241,8 +241,8 @@ class Line:
 class Capacity:
     """What the model answers."""
 
-    corpus: Corpus
-    lines: tuple[Line, ...]
+    corpus: CapacityInput
+    lines: tuple[Need, ...]
     money: Money
     constants: Mapping[str, Constant]
 
@@ -269,7 +269,7 @@ class Capacity:
         }
 
 
-def capacity(corpus: Corpus, costs: Costs, known: Mapping[str, Constant] = CONSTANTS) -> Capacity:
+def capacity(corpus: CapacityInput, costs: Costs, known: Mapping[str, Constant] = CONSTANTS) -> Capacity:
     """Return what a migration of ``corpus`` would need: GPUs, one PostgreSQL server, network, archive and money."""
     tokens = corpus.documents * corpus.chunks_per_document * corpus.tokens_per_chunk
     spent = money(costs, tokens)
@@ -278,28 +278,28 @@ def capacity(corpus: Corpus, costs: Costs, known: Mapping[str, Constant] = CONST
     )
 
 
-def wall_hours(corpus: Corpus, spent: Money, known: Mapping[str, Constant]) -> float:
+def wall_hours(corpus: CapacityInput, spent: Money, known: Mapping[str, Constant]) -> float:
     """Return the hours of embedding with ``corpus.gpus`` workers, deaths and ragged ends included."""
     return spent.gpu_hours * (known["dead_worker_share"].value if corpus.gpus > 1 else 1.0) / corpus.gpus
 
 
-def _embedding(corpus: Corpus, spent: Money, known: Mapping[str, Constant]) -> list[Line]:
+def _embedding(corpus: CapacityInput, spent: Money, known: Mapping[str, Constant]) -> list[Need]:
     part, chunks = "embedding", corpus.documents * corpus.chunks_per_document
     lines = [
-        Line(part, "chunks", "chunks", chunks, ""),
-        Line(part, "tokens", "tokens", spent.tokens, ""),
-        Line(part, "gpu_hours", "GPU-hours", spent.gpu_hours, "h", "costs.gpu_tokens_per_minute"),
-        Line(part, "wall_hours", f"wall time with {corpus.gpus:,} GPUs", wall_hours(corpus, spent, known), "h",
+        Need(part, "chunks", "chunks", chunks, ""),
+        Need(part, "tokens", "tokens", spent.tokens, ""),
+        Need(part, "gpu_hours", "GPU-hours", spent.gpu_hours, "h", "costs.gpu_tokens_per_minute"),
+        Need(part, "wall_hours", f"wall time with {corpus.gpus:,} GPUs", wall_hours(corpus, spent, known), "h",
              "dead_worker_share" if corpus.gpus > 1 else ""),
     ]  # fmt: skip
     if corpus.hours is not None:
         wanted = math.ceil(spent.gpu_hours * known["dead_worker_share"].value / corpus.hours)
         name = f"GPUs for {corpus.hours:g} h"
-        lines.append(Line(part, "gpus_wanted", name, max(1, wanted), "", "dead_worker_share"))
+        lines.append(Need(part, "gpus_wanted", name, max(1, wanted), "", "dead_worker_share"))
     return lines
 
 
-def _storing(corpus: Corpus, costs: Costs, spent: Money, known: Mapping[str, Constant]) -> list[Line]:
+def _storing(corpus: CapacityInput, costs: Costs, spent: Money, known: Mapping[str, Constant]) -> list[Need]:
     value = {name: one.value for name, one in known.items()}
     documents, dim, index = corpus.documents, corpus.dim, corpus.index
     chunks = documents * corpus.chunks_per_document
@@ -322,37 +322,37 @@ def _storing(corpus: Corpus, costs: Costs, spent: Money, known: Mapping[str, Con
     network = texts + chunks * dim * 4 * 2
     stores, server, query, write = "storage", "server", "queries", "writing"
     return [
-        Line(write, "publish_cpu_hours", "CPU-hours to publish", publish_h, "h",
+        Need(write, "publish_cpu_hours", "CPU-hours to publish", publish_h, "h",
              "seed_cpu_s, publish_cpu_s, publish_growth_cpu_s"),
-        Line(write, "rows_per_s", "documents published", documents / hours / 3_600, "/s", "wall time"),
-        Line(write, "wal_gb", "write-ahead log", wal / GB, "GB", "wal_per_document, wal_growth, rows, graph"),
-        Line(write, "wal_mb_per_s", "of it per second", wal / 1e6 / hours / 3_600, "MB/s", "wall time"),
-        Line(write, "network_gb", "network, texts out and vectors in and archived", network / GB, "GB",
+        Need(write, "rows_per_s", "documents published", documents / hours / 3_600, "/s", "wall time"),
+        Need(write, "wal_gb", "write-ahead log", wal / GB, "GB", "wal_per_document, wal_growth, rows, graph"),
+        Need(write, "wal_mb_per_s", "of it per second", wal / 1e6 / hours / 3_600, "MB/s", "wall time"),
+        Need(write, "network_gb", "network, texts out and vectors in and archived", network / GB, "GB",
              "bytes_per_token"),
-        Line(write, "network_mbit_per_s", "of it per second", network * 8 / 1e6 / hours / 3_600, "Mbit/s", "wall time"),
-        Line(stores, "raw_gb", "vectors alone, float32", chunks * dim * 4 / GB, "GB"),
-        Line(stores, "documents_gb", "documents and ledger", base / GB, "GB",
+        Need(write, "network_mbit_per_s", "of it per second", network * 8 / 1e6 / hours / 3_600, "Mbit/s", "wall time"),
+        Need(stores, "raw_gb", "vectors alone, float32", chunks * dim * 4 / GB, "GB"),
+        Need(stores, "documents_gb", "documents and ledger", base / GB, "GB",
              "bytes_per_token, document_bytes, ledger_bytes"),
-        Line(stores, "index_gb", "one index: rows, key and graph", (rows + graph) / GB, "GB", "page layout, id_bytes"),
-        Line(stores, "postgresql_gb", "PostgreSQL while two indexes live", (base + 2 * (rows + graph)) / GB, "GB",
+        Need(stores, "index_gb", "one index: rows, key and graph", (rows + graph) / GB, "GB", "page layout, id_bytes"),
+        Need(stores, "postgresql_gb", "PostgreSQL while two indexes live", (base + 2 * (rows + graph)) / GB, "GB",
              "two like indexes"),
-        Line(stores, "archive_gb", "archive, float32", archive / GB, "GB", "archive_bytes"),
-        Line(stores, "archive_usd_month", "archive in object storage", archive / GB * costs.storage_usd_per_gb_month,
+        Need(stores, "archive_gb", "archive, float32", archive / GB, "GB", "archive_bytes"),
+        Need(stores, "archive_usd_month", "archive in object storage", archive / GB * costs.storage_usd_per_gb_month,
              "USD/month", "costs.storage_usd_per_gb_month"),
-        Line(server, "graph_gb", "memory that searches walk through", graph / GB, "GB", "page layout"),
-        Line(server, "server_gb", f"one server of {server_gb:,} GB", server_gb, "GB",
+        Need(server, "graph_gb", "memory that searches walk through", graph / GB, "GB", "page layout"),
+        Need(server, "server_gb", f"one server of {server_gb:,} GB", server_gb, "GB",
              "memory_share; an index lives on one server"),
-        Line(server, "server_while_built_gb", "… while the next index is built in memory", while_built_gb, "GB",
+        Need(server, "server_while_built_gb", "… while the next index is built in memory", while_built_gb, "GB",
              "build_bytes_per_link; maintenance_work_mem must hold it, else twice the time"),
-        Line(server, "build_hours", f"build by {processes} processes", build_h, "h",
+        Need(server, "build_hours", f"build by {processes} processes", build_h, "h",
              "build_cpu_s and _growth, build_per_dim, server_cores"),
-        Line(server, "verify_hours", "verification by one process", verify_h, "h", "verify_cpu_s"),
-        Line(query, "search_ms", "processor time of a search, without embedding the query",
+        Need(server, "verify_hours", "verification by one process", verify_h, "h", "verify_cpu_s"),
+        Need(query, "search_ms", "processor time of a search, without embedding the query",
              search_cpu_s(chunks, dim, known) * 1_000, "ms", "search_cpu_s and _growth, search_per_dim"),
-        Line(query, "searches_per_s", f"searches on {value['server_cores']:g} cores", per_s, "/s",
+        Need(query, "searches_per_s", f"searches on {value['server_cores']:g} cores", per_s, "/s",
              "server_cores, search_share"),
-        Line(query, "server_usd_month", "the server", server_usd, "USD/month", "costs.server_usd_per_gb_hour"),
-        Line(query, "usd_per_million_searches", "a million searches, at that rate all month",
+        Need(query, "server_usd_month", "the server", server_usd, "USD/month", "costs.server_usd_per_gb_hour"),
+        Need(query, "usd_per_million_searches", "a million searches, at that rate all month",
              server_usd / (per_s * HOURS_PER_MONTH * 3_600) * 1e6, "USD", "server_usd_month / searches_per_s"),
-        Line("time", "total_hours", "to the swap, without the gate", max(hours, publish_h) + build_h + verify_h, "h"),
+        Need("time", "total_hours", "to the swap, without the gate", max(hours, publish_h) + build_h + verify_h, "h"),
     ]  # fmt: skip

@@ -15,9 +15,9 @@ from revector.encoders.api.settings import PREFIX, ProviderSettings, split_refer
 from revector.planning import capacity
 from revector.planning.costs import HOURS_PER_MONTH, Costs, money
 from revector.planning.estimate import Estimate
-from revector.planning.forecast import Disk, Probe, Spending, StepPlan, Storage, Window
+from revector.planning.forecast import Disk, Probe, RollbackCost, Spending, StepPlan, Storage
 from revector.planning.server import WORTH_S, Slowdown, measure
-from revector.planning.strata import Drawn
+from revector.planning.strata import StratifiedSample
 from revector.registry.collections import Collection, Generation
 from revector.registry.spending import spent
 from revector.spec import Revision
@@ -101,7 +101,7 @@ def look(engine: sa.Engine, collection: Collection, active: Generation | None, b
 def step_plans(
     engine: sa.Engine,
     revision: Revision,
-    drawn: Drawn,
+    drawn: StratifiedSample,
     amounts: tuple[Estimate, Estimate, Estimate],
     probed: Probe,
     database: Database,
@@ -174,7 +174,7 @@ def total_of(parts: Sequence[Estimate]) -> Estimate:
     return Estimate(*(sum(getattr(one, end) for one in parts) for end in ("value", "low", "high")))
 
 
-def storage_of(drawn: Drawn, revision: Revision, chunks: Estimate, share: float) -> Storage:
+def storage_of(drawn: StratifiedSample, revision: Revision, chunks: Estimate, share: float) -> Storage:
     """Return the bytes of ``chunks``; the ``share`` of the documents that is re-embedded goes to the archive too."""
     dim, index, value = revision.model.dim, revision.index, {k: one.value for k, one in capacity.CONSTANTS.items()}
     graph = capacity.graph_bytes(dim, index)
@@ -191,7 +191,7 @@ def storage_of(drawn: Drawn, revision: Revision, chunks: Estimate, share: float)
     )
 
 
-def disks_of(drawn: Drawn, storage: Storage, database: Database, archive: Path) -> tuple[Disk, ...]:
+def disks_of(drawn: StratifiedSample, storage: Storage, database: Database, archive: Path) -> tuple[Disk, ...]:
     """Return the disks of database and archive; where both are one, its need is that of both.
 
     The log (WAL) counts as far as ``max_wal_size`` lets it grow; one that is archived or replicated slowly takes more.
@@ -223,11 +223,13 @@ def spending_of(revision: Revision, means: Means, database: Database) -> Spendin
     return Spending(name, chosen.price_per_million_tokens_usd, used, chosen.max_spend_usd, left)
 
 
-def window_of(hours: float, drawn: Drawn, tokens: Estimate, database: Database, costs: Costs, *, own: bool) -> Window:
+def window_of(
+    hours: float, drawn: StratifiedSample, tokens: Estimate, database: Database, costs: Costs, *, own: bool
+) -> RollbackCost:
     """Return what keeping the old index for ``hours`` costs, at the write rate of the last day."""
     embedded = database.changed_in_a_day * hours / 24 * tokens.value / max(1, drawn.documents)
     paid = money(costs, embedded)
-    return Window(
+    return RollbackCost(
         hours=hours,
         storage_bytes=database.served_bytes,
         storage_usd=database.served_bytes / 1e9 * costs.storage_usd_per_gb_month * hours / HOURS_PER_MONTH,

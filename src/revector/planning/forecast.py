@@ -9,14 +9,14 @@ from typing import Any
 from revector.errors import NoRoom
 from revector.planning.costs import Money
 from revector.planning.estimate import Estimate
-from revector.planning.screening import Screened
+from revector.planning.screening import Screening
 
 LEAST_FREE = 2.2
 """A migration starts only on a disk with at least this multiple of the space that it needs."""
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class SettingChange:
     """One setting of a revision: ``mark`` is ``+`` (new), ``~`` (changed) or ``=`` (same); ``means``: what follows."""
 
     field: str
@@ -114,7 +114,7 @@ class Spending:
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class RollbackCost:
     """What the way back costs for ``hours``: the old index stays, and every write is embedded for it too."""
 
     hours: float
@@ -126,7 +126,7 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class MigrationPlan:
     """What a migration would do and need; nothing has been changed.
 
     ``reused`` documents are not embedded: their vectors are in a live index or the archive. ``warnings`` are what would
@@ -139,7 +139,7 @@ class Plan:
     revision: str
     active_revision: str | None
     action: str
-    changes: tuple[Change, ...]
+    changes: tuple[SettingChange, ...]
     documents: int
     reused: int
     sampled: int
@@ -154,12 +154,12 @@ class Plan:
     disks: tuple[Disk, ...]
     money: Money
     spending: Spending | None
-    window: Window
+    window: RollbackCost
     labelled_queries: int
     gate: str
     warnings: tuple[str, ...]
     risks: tuple[str, ...]
-    unknown: Screened | None = None
+    unknown: Screening | None = None
     unreadable_queries: Mapping[str, str] = field(default_factory=dict)
     already: Mapping[str, Any] | None = None
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from revector.planning.forecast import Plan
+from revector.planning.forecast import MigrationPlan
 from revector.registry.collections import Generation
 from revector.registry.control import add_event, before_event
 from revector.registry.spending import spent_at
@@ -37,7 +37,7 @@ def shards_for(connection: sa.Connection, cid: int, revision: str) -> int:
     return min(max(LEAST_SHARDS, math.ceil((seconds or 0) / SHARD_S)), MOST_SHARDS)
 
 
-def keep_plan(engine: sa.Engine, cid: int, actor: str, plan: Plan) -> None:
+def keep_plan(engine: sa.Engine, cid: int, actor: str, plan: MigrationPlan) -> None:
     """Add what a plan says to the history, where what happens is compared with it."""
     with engine.begin() as connection:
         before_event(connection, cid)

@@ -29,9 +29,9 @@ from revector.planning.estimating import (
     total_of,
     window_of,
 )
-from revector.planning.forecast import Change, Disk, Plan, Probe, Spending, Storage
+from revector.planning.forecast import Disk, MigrationPlan, Probe, SettingChange, Spending, Storage
 from revector.planning.probing import probe, untried
-from revector.planning.screening import Screened, screen
+from revector.planning.screening import Screening, screen
 from revector.registry.collections import Collection, Generation, read_generation, window_is_over
 from revector.registry.watching import clock_jumped
 from revector.serving.queries import askable
@@ -48,7 +48,7 @@ def make_plan(
     labelled: Mapping[str, str] | None,
     means: Means,
     progress: Progress | None = None,
-) -> Plan:
+) -> MigrationPlan:
     """Return the plan for ``revision``: chunks and tokens from a sample by length, time from a probe of this encoder.
 
     The probe embeds chunks of the sample here and now, so the time is that of this machine and process; where there is
@@ -91,7 +91,7 @@ def make_plan(
     paid, disks = money(costs, to_embed.value), disks_of(drawn, storage, database, means.archive)
     changes = diff(active, revision)
     progress.done()
-    return Plan(
+    return MigrationPlan(
         collection=collection.name,
         revision=revision.revision,
         active_revision=None if active is None else active.revision,
@@ -141,7 +141,7 @@ def _known(engine: sa.Engine, collection: Collection, revision: Revision, encode
 
 
 def _count(
-    drawn: strata.Drawn, revision: Revision, encoder: Encoder
+    drawn: strata.StratifiedSample, revision: Revision, encoder: Encoder
 ) -> tuple[Estimate, Estimate, list[tuple[str, float]], float]:
     """Return chunks and tokens of all documents, the sampled chunks with their weights, and tokens cut per second."""
     chunker, started = make_chunker(revision.chunking, encoder.tokenizer), time.perf_counter()
@@ -179,7 +179,7 @@ _MEANS = {
 }
 
 
-def diff(active: Generation | None, revision: Revision) -> tuple[Change, ...]:
+def diff(active: Generation | None, revision: Revision) -> tuple[SettingChange, ...]:
     """Return every setting of ``revision`` beside that of what is served, in the order of the migration file."""
     changes = []
     for part in ("model", "chunking", "index"):
@@ -189,7 +189,7 @@ def diff(active: Generation | None, revision: Revision) -> tuple[Change, ...]:
             before, after = None if old is None else getattr(old, name), getattr(new, name)
             mark = "+" if old is None else "=" if before == after else "~"
             means = _means(f"{part}.{name}", before, after) if mark == "~" else ""
-            changes.append(Change(f"{part}.{name}", mark, before, after, means))
+            changes.append(SettingChange(f"{part}.{name}", mark, before, after, means))
     return tuple(changes)
 
 
@@ -202,7 +202,7 @@ def _means(name: str, before: object, after: object) -> str:
 
 
 def _action(
-    active: Generation | None, revision: Revision, changes: Sequence[Change], documents: int, reused: int
+    active: Generation | None, revision: Revision, changes: Sequence[SettingChange], documents: int, reused: int
 ) -> str:
     if active is not None and active.revision == revision.revision:
         return "nothing: this revision is what is served"
@@ -221,7 +221,7 @@ def _no_room(disks: Sequence[Disk]) -> tuple[str, ...]:
     return tuple(disk.said for disk in disks if disk.too_small)
 
 
-def _unreadable(unknown: Screened | None) -> tuple[str, ...]:
+def _unreadable(unknown: Screening | None) -> tuple[str, ...]:
     if unknown is None or not unknown.unreadable.value:
         return ()
     many = unknown.unreadable
@@ -255,7 +255,7 @@ def _cap(prices: Spending | None, usd: float) -> tuple[str, ...]:
     )
 
 
-def _risks(revision: Revision, storage: Storage, database: Database, drawn: strata.Drawn) -> tuple[str, ...]:
+def _risks(revision: Revision, storage: Storage, database: Database, drawn: strata.StratifiedSample) -> tuple[str, ...]:
     risks = []
     gb = 1e9
     if storage.build_memory.value > (given := database.build.memory_mib << 20):

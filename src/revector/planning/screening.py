@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 
-from revector.encoders.vocabulary import Tally, Vocabulary, excerpt, script_of
+from revector.encoders.vocabulary import TokenCount, Vocabulary, excerpt, script_of
 from revector.interfaces import Chunker
 from revector.planning.estimate import Estimate
 
@@ -37,7 +37,7 @@ class Script:
 
 
 @dataclass(frozen=True, slots=True)
-class Screened:
+class Screening:
     """``looked`` of all ``documents`` were looked at; ``unreadable`` is how many of all would be refused.
 
     ``share``: of the tokens of the sample, 0 to 1. ``limit``: ``max_unknown_tokens``. ``scripts``: the least known
@@ -70,7 +70,7 @@ class _Seen:
     unreadable: list[str] = field(default_factory=list)
     doubtful: list[str] = field(default_factory=list)
 
-    def add(self, shown: str, tally: Tally, *, unreadable: bool) -> None:
+    def add(self, shown: str, tally: TokenCount, *, unreadable: bool) -> None:
         self.documents += 1
         self.unknown, self.known = self.unknown + tally.unknown, self.known + tally.known
         if unreadable:
@@ -81,7 +81,7 @@ class _Seen:
 
 def screen(
     engine: sa.Engine, cid: int, vocabulary: Vocabulary, chunker: Chunker, limit: float, *, gen: int | None = None
-) -> Screened | None:
+) -> Screening | None:
     """Look at a sample of a collection's documents, or of what generation ``gen`` shows of them.
 
     None where the encoder reads texts by itself, so that nothing can be unknown. The same documents are drawn as long
@@ -103,9 +103,9 @@ def screen(
             one = seen.setdefault(script_of(text), _Seen())
             one.add(f"{doc_id} ({excerpt(text)})", tally, unreadable=doc_id in refused)
     looked = sum(one.documents for one in seen.values())
-    whole = Tally(sum(one.unknown for one in seen.values()), sum(one.known for one in seen.values()))
+    whole = TokenCount(sum(one.unknown for one in seen.values()), sum(one.known for one in seen.values()))
     hits = sum(len(one.unreadable) for one in seen.values())
-    return Screened(
+    return Screening(
         documents, looked, whole.share, limit, Estimate.of_count(0, hits, looked, documents), _scripts(seen)
     )
 
@@ -115,7 +115,7 @@ def _scripts(seen: dict[str, _Seen]) -> tuple[Script, ...]:
         Script(
             name,
             one.documents,
-            Tally(one.unknown, one.known).share,
+            TokenCount(one.unknown, one.known).share,
             len(one.unreadable),
             tuple((one.unreadable or one.doubtful)[:EXAMPLES]),
         )

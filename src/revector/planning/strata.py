@@ -20,7 +20,7 @@ LARGEST_HASH = 2.0**63
 
 
 @dataclass(frozen=True, slots=True)
-class Stratum:
+class LengthClass:
     """Documents of one length class (bytes between two powers of two): how many there are, and texts drawn of them."""
 
     documents: int
@@ -29,10 +29,10 @@ class Stratum:
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class StratifiedSample:
     """A stratified sample of a collection."""
 
-    strata: tuple[Stratum, ...]
+    strata: tuple[LengthClass, ...]
     id_bytes: float
 
     @property
@@ -63,7 +63,7 @@ Without reading the text: PostgreSQL keeps the length beside what it moved out o
 """
 
 
-def draw(engine: sa.Engine, cid: int, *, documents: int = SAMPLE_DOCUMENTS) -> Drawn:
+def draw(engine: sa.Engine, cid: int, *, documents: int = SAMPLE_DOCUMENTS) -> StratifiedSample:
     """Draw about ``documents`` documents of a collection by length; the same ones as long as none changes.
 
     Long documents get more than their share, for their chunks and tokens vary most (Neyman's allocation with a spread
@@ -82,8 +82,8 @@ def draw(engine: sa.Engine, cid: int, *, documents: int = SAMPLE_DOCUMENTS) -> D
         wanted = _allocate({row.length: (row.documents, row.bytes) for row in counted}, documents)
         texts = _read(connection, cid, {row.length: row.documents for row in counted}, wanted)
     total = sum(row.documents for row in counted)
-    return Drawn(
-        tuple(Stratum(row.documents, row.bytes, tuple(texts[row.length])) for row in counted if texts[row.length]),
+    return StratifiedSample(
+        tuple(LengthClass(row.documents, row.bytes, tuple(texts[row.length])) for row in counted if texts[row.length]),
         sum(row.id_bytes * row.documents for row in counted) / max(1, total),
     )
 
@@ -131,7 +131,7 @@ def _read(
     return found
 
 
-def total(drawn: Drawn, values: Sequence[Sequence[float]]) -> Estimate:
+def total(drawn: StratifiedSample, values: Sequence[Sequence[float]]) -> Estimate:
     """Return the total over all documents of what ``values`` tells of the sampled ones, stratum by stratum.
 
     With its 95 % interval: normal, each stratum with its finite population correction (Cochran, sections 5.3 and
@@ -149,6 +149,6 @@ def total(drawn: Drawn, values: Sequence[Sequence[float]]) -> Estimate:
     return Estimate(value, max(seen, value - half), value + half)
 
 
-def by_stratum(drawn: Drawn, measure: Callable[[str], Any]) -> list[list[Any]]:
+def by_stratum(drawn: StratifiedSample, measure: Callable[[str], Any]) -> list[list[Any]]:
     """Return what ``measure`` makes of every sampled text, stratum by stratum."""
     return [[measure(text) for text in stratum.texts] for stratum in drawn.strata]

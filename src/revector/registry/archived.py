@@ -7,7 +7,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from revector.archive import Sealed
+from revector.archive import SealedFile
 from revector.registry.collections import Generation
 
 
@@ -29,7 +29,7 @@ def keep(connection: sa.Connection, generation: Generation) -> None:
 
 
 def add_imported(
-    connection: sa.Connection, cid: int, sealed: Sealed, *, vectors_fp: str, chunker_fp: str, dim: int
+    connection: sa.Connection, cid: int, sealed: SealedFile, *, vectors_fp: str, chunker_fp: str, dim: int
 ) -> None:
     """Record a sealed file of precomputed vectors, ``dim`` wide, of one model and chunker."""
     connection.execute(

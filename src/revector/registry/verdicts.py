@@ -21,7 +21,7 @@ EVIDENCE_CHANGED_FLOOR = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ChangesSeen:
     """What a verdict has seen: every change up to a version, and the number of documents."""
 
     version: int
@@ -29,7 +29,7 @@ class Seen:
 
 
 def save_result(
-    control: Control, generation: Generation, kind: str, *, verdict: str, detail: Mapping[str, Any], seen: Seen
+    control: Control, generation: Generation, kind: str, *, verdict: str, detail: Mapping[str, Any], seen: ChangesSeen
 ) -> None:
     """Keep a verdict (``pass``, ``fail``, ``inconclusive``), bound to this generation, configuration and run."""
     control.must_hit_one(

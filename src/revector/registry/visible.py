@@ -21,7 +21,7 @@ from revector.registry.tables import index_of
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class VisibleHits:
     """One statement's answer: who was active in its snapshot, how many candidates it saw, and the best rows."""
 
     active_gen: int | None
@@ -46,7 +46,7 @@ def search(
     exact: bool,
     filter_sql: str = "",
     filter_params: Mapping[str, Any] | None = None,
-) -> Found:
+) -> VisibleHits:
     """Return the ``k`` rows nearest to ``query``, float32 ``(dim,)``, of the ``candidates`` nearest that are visible.
 
     ``by_document`` keeps the best chunk of each document. ``filter_sql`` is a condition on the document ``d``.
@@ -75,7 +75,7 @@ def search(
         WHERE c.cid = :cid ORDER BY t.distance, t.doc_id, t.chunk"""
     values = {"cid": generation.cid, "gen": generation.gen, "query": Vector(query).to_text(), **(filter_params or {})}
     found = connection.execute(sa.text(sql), values).mappings().all()
-    return Found(
+    return VisibleHits(
         found[0]["active_gen"], found[0]["candidates"], [dict(row) for row in found if row["doc_id"] is not None]
     )
 

@@ -47,7 +47,7 @@ class Backlog:
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
+class WorkLeft:
     """What a live generation still has to do: documents, how many of them a worker has in hand, an error of a try."""
 
     gen: int
@@ -232,7 +232,7 @@ def newest_version(connection: sa.Connection) -> int:
     return int(connection.scalar(sa.text("SELECT last_value FROM version_seq")) or 0)
 
 
-def left_up_to(connection: sa.Connection, cid: int, newest: int) -> list[Left]:
+def left_up_to(connection: sa.Connection, cid: int, newest: int) -> list[WorkLeft]:
     """Return what each live generation has in its live lane of versions up to ``newest``, the active one first."""
     rows = connection.execute(
         sa.text(
@@ -246,7 +246,7 @@ def left_up_to(connection: sa.Connection, cid: int, newest: int) -> list[Left]:
         ),
         {"cid": cid, "newest": newest},
     )
-    return [Left(**row._mapping) for row in rows]
+    return [WorkLeft(**row._mapping) for row in rows]
 
 
 def dead_up_to(connection: sa.Connection, cid: int, newest: int) -> tuple[int, str | None]:

@@ -19,16 +19,24 @@ from revector.gate.gate import usable_queries
 from revector.indexing.encoding import Encoders
 from revector.interfaces import NoProgress, Progress
 from revector.labels import Labels, load_labels, write_beir
-from revector.migration.migrator import Migrator, Settings
+from revector.migration.migrator import Migrator, MigratorSettings
 from revector.planning import outcomes
 from revector.planning.estimate import Estimate
-from revector.planning.forecast import Plan
+from revector.planning.forecast import MigrationPlan
 from revector.registry import sharding
 from revector.registry.collections import Collection, Generation, read_collection, read_generation
 from revector.registry.control import add_event
 from revector.rehearsal.growth import Growth, graph_growth, step_times
-from revector.rehearsal.report import Rehearsed, StepTime
-from revector.rehearsal.sampling import LABELLED_SHARE, Sample, Stratum, choose_queries, copy_documents, draw, whole
+from revector.rehearsal.report import RehearsalReport, StepTime
+from revector.rehearsal.sampling import (
+    LABELLED_SHARE,
+    RehearsalSample,
+    SampleStratum,
+    choose_queries,
+    copy_documents,
+    draw,
+    whole,
+)
 from revector.rehearsal.scratch import Scratch, leftovers, remove
 from revector.rehearsal.trial import Findings, Trial
 from revector.revisions import RevisionGraph
@@ -44,7 +52,7 @@ class _Real:
     """The collection as it is: only read."""
 
     collection: Collection
-    plan: Plan
+    plan: MigrationPlan
     target: Revision
     active: Generation | None
     active_bytes: int
@@ -60,7 +68,7 @@ class Rehearsal:
         engine: sa.Engine,
         collection: str,
         *,
-        settings: Settings,
+        settings: MigratorSettings,
         encoders: Encoders,
         actor: str,
         progress: Progress | None = None,
@@ -76,7 +84,7 @@ class Rehearsal:
         share: float | None = None,
         seed: int = 0,
         keep: bool = False,
-    ) -> Rehearsed:
+    ) -> RehearsalReport:
         """Rehearse the migration to ``revision`` (default: the head) and return the report, which the history keeps.
 
         The sample has about ``size`` documents, or the ``share`` (0 to 1) of them; ``keep`` leaves the copy until the
@@ -138,7 +146,7 @@ class Rehearsal:
         queries = usable_queries(load_labels(folder), Documents(self._engine, collection.cid))
         return _Real(collection, plan, target, active, int(size or 0), queries.labels, queries.qrels)
 
-    def _rehearse(self, real: _Real, scratch: Scratch, folder: Path, size: int, seed: int) -> Rehearsed:
+    def _rehearse(self, real: _Real, scratch: Scratch, folder: Path, size: int, seed: int) -> RehearsalReport:
         trial = Trial(
             scratch,
             folder,
@@ -179,7 +187,9 @@ class Rehearsal:
             reembedded_s=found.seconds["backfill"] / max(1, documents) * found.verify.get("reembedded", 0),
         )
 
-    def _report(self, real: _Real, sample: Sample, found: Findings, *, seed: int, queries: int) -> Rehearsed:
+    def _report(
+        self, real: _Real, sample: RehearsalSample, found: Findings, *, seed: int, queries: int
+    ) -> RehearsalReport:
         certain, drawn = found.strata[True], found.strata[False]
         documents, rest = sample.labelled + sample.drawn, sample.documents - certain.chunks.n
         chunks = whole(certain.chunks, drawn.chunks, sample.documents)
@@ -190,7 +200,7 @@ class Rehearsal:
         backfill = next(step for step in steps if step.step == "backfill")
         forward = [step.estimated_s for step in steps if step.step not in ("rollback", "retire")]
         cuts = real.target.chunking.unit == "document"  # the other units cover every character
-        return Rehearsed(
+        return RehearsalReport(
             collection=self._name,
             revision=real.target.revision,
             active_revision=None if real.active is None else real.active.revision,
@@ -277,7 +287,7 @@ def _exactly(value: float) -> Estimate:
     return Estimate(value, value, value)
 
 
-def _whole_share(certain: Stratum, drawn: Stratum, rest: int, what: str) -> Estimate:
+def _whole_share(certain: SampleStratum, drawn: SampleStratum, rest: int, what: str) -> Estimate:
     return Estimate.of_count(getattr(certain, what), getattr(drawn, what), drawn.chunks.n, rest)
 
 
@@ -295,7 +305,7 @@ def _refusals(found: Findings, *, all_queries: bool) -> tuple[str, ...]:
     return tuple(reasons)
 
 
-def _notes(real: _Real, sample: Sample, found: Findings, queries: int) -> tuple[str, ...]:
+def _notes(real: _Real, sample: RehearsalSample, found: Findings, queries: int) -> tuple[str, ...]:
     """Say what the figures cannot show."""
     notes = [
         "times are of this machine, this process and this hour; k processes share the backfill",

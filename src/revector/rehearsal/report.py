@@ -20,7 +20,7 @@ class StepTime:
 
 
 @dataclass(frozen=True, slots=True)
-class Rehearsed:
+class RehearsalReport:
     """What a rehearsal found: ``refusals`` say why the real migration would be refused, and are empty if it would not.
 
     ``rollback`` is None where there is nothing to go back to, or the copy was not moved; ``kept`` names the schema that

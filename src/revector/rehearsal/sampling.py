@@ -21,7 +21,7 @@ LABELLED_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class RehearsalSample:
     """What was drawn: all ``labelled`` documents of the chosen queries, and ``drawn`` others at random."""
 
     documents: int
@@ -30,7 +30,7 @@ class Sample:
 
 
 @dataclass(slots=True)
-class Tally:
+class FigureSums:
     """Count, sum and sum of squares of one figure per document."""
 
     n: int = 0
@@ -43,11 +43,11 @@ class Tally:
 
 
 @dataclass(slots=True)
-class Stratum:
+class SampleStratum:
     """What the documents of one part of the sample came to in an index; ``dead`` were not embedded."""
 
-    chunks: Tally = field(default_factory=Tally)
-    tokens: Tally = field(default_factory=Tally)
+    chunks: FigureSums = field(default_factory=FigureSums)
+    tokens: FigureSums = field(default_factory=FigureSums)
     truncated: int = 0
     dead: int = 0
 
@@ -71,7 +71,7 @@ def choose_queries(
     return chosen, documents
 
 
-def draw(engine: sa.Engine, cid: int, labelled: Sequence[str], *, size: int, seed: int) -> Sample:
+def draw(engine: sa.Engine, cid: int, labelled: Sequence[str], *, size: int, seed: int) -> RehearsalSample:
     """Draw a sample of about ``size`` documents of the real collection ``cid`` into the scratch table ``sample``.
 
     At least half of it is random, whatever the labels take: only random documents speak for the rest. The same seed
@@ -96,7 +96,7 @@ def draw(engine: sa.Engine, cid: int, labelled: Sequence[str], *, size: int, see
             ),
             {"cid": cid, "seed": seed, "rows": max(2, size - taken, math.ceil(size * (1 - LABELLED_SHARE)))},
         ).rowcount
-    return Sample(int(documents or 0), taken, drawn)
+    return RehearsalSample(int(documents or 0), taken, drawn)
 
 
 def copy_documents(engine: sa.Engine, real_cid: int, cid: int, progress: Progress) -> None:
@@ -127,9 +127,9 @@ def copy_documents(engine: sa.Engine, real_cid: int, cid: int, progress: Progres
         connection.exec_driver_sql("ANALYZE document")
 
 
-def measure(engine: sa.Engine, cid: int, index: str, encoder: Encoder, progress: Progress) -> dict[bool, Stratum]:
+def measure(engine: sa.Engine, cid: int, index: str, encoder: Encoder, progress: Progress) -> dict[bool, SampleStratum]:
     """Count chunks, tokens and truncated documents of the sample in an index: the labelled (True) and the others."""
-    found = {True: Stratum(), False: Stratum()}
+    found = {True: SampleStratum(), False: SampleStratum()}
     rows = sa.text(
         f"""
         SELECT s.labelled, d.content, i.starts, i.stops FROM sample s JOIN document d ON d.cid = :cid AND
@@ -150,7 +150,7 @@ def measure(engine: sa.Engine, cid: int, index: str, encoder: Encoder, progress:
     return found
 
 
-def whole(certain: Tally, drawn: Tally, documents: int) -> Estimate:
+def whole(certain: FigureSums, drawn: FigureSums, documents: int) -> Estimate:
     """Return the total over all ``documents`` with its 95 % interval, of which the ``certain`` ones were all seen.
 
     The others are estimated from those drawn at random: normal interval with finite population correction (Cochran,

@@ -20,10 +20,10 @@ from revector.gate.results import latest_result
 from revector.indexing.encoding import Encoders
 from revector.indexing.worker import Worker
 from revector.interfaces import Document, Progress
-from revector.migration.migrator import Migrator, Settings
+from revector.migration.migrator import Migrator, MigratorSettings
 from revector.registry import work
 from revector.registry.collections import Generation, ensure_collection, read_collection, read_generation
-from revector.rehearsal.sampling import Stratum, measure
+from revector.rehearsal.sampling import SampleStratum, measure
 from revector.rehearsal.scratch import Scratch
 from revector.serving.searcher import Searcher
 from revector.spec import Revision
@@ -49,7 +49,7 @@ class Findings:
     seconds: dict[str, float] = field(default_factory=dict)
     pauses_ms: dict[str, float] = field(default_factory=dict)
     letters: list[deadletters.DeadLetter] = field(default_factory=list)
-    strata: dict[bool, Stratum] = field(default_factory=dict)
+    strata: dict[bool, SampleStratum] = field(default_factory=dict)
     index_bytes: int = 0
     memory_bytes: int = 0
     archive_bytes: int = 0
@@ -59,7 +59,7 @@ class Findings:
 
 
 @dataclass(frozen=True, slots=True)
-class _Written:
+class _TrialDocuments:
     """Documents that were written to the copy and must be found, and ones that were deleted, with what they said."""
 
     there: frozenset[str] = frozenset()
@@ -78,7 +78,7 @@ class Trial:
         scratch: Scratch,
         folder: Path,
         *,
-        settings: Settings,
+        settings: MigratorSettings,
         encoders: Encoders,
         actor: str,
         progress: Progress,
@@ -246,7 +246,7 @@ class Trial:
 
     # Writes and what must come of them --------------------------------------------------------------------------------
 
-    def _write(self) -> _Written:
+    def _write(self) -> _TrialDocuments:
         """Create, replace and delete documents, each delete of one that is shown already."""
         self._progress.start("put and delete", 2, unit="rounds")
         with self.engine.connect() as connection:
@@ -261,7 +261,7 @@ class Trial:
         models = self._askable(models)[:3]
         if not models:
             self._progress.done("nothing to write like")
-            return _Written()
+            return _TrialDocuments()
         first, last, text = f"{self._name}-1", f"{self._name}-2", models[0].content
         put = [Document(first, text), Document(last, text), Document(models[0].doc_id, models[-1].content)]
         self._documents.put_many([replace(one, meta={MARK: self._name}) for one in put])
@@ -271,7 +271,7 @@ class Trial:
         self._documents.delete_many(list(gone))
         self._settle(self._generation("active"), self._generation("standby"))
         self._progress.done()
-        return _Written(frozenset({first, models[0].doc_id}), gone, _query(text))
+        return _TrialDocuments(frozenset({first, models[0].doc_id}), gone, _query(text))
 
     def _askable(self, rows: Sequence[sa.Row[Any]]) -> list[sa.Row[Any]]:
         """Return the documents whose beginning both models take as a query."""
@@ -280,7 +280,7 @@ class Trial:
             asked = self._searcher.askable(self._generation(role), asked)[0]
         return [row for row in rows if row.doc_id in asked]
 
-    def _write_once_more(self, before: _Written) -> _Written:
+    def _write_once_more(self, before: _TrialDocuments) -> _TrialDocuments:
         more = f"{self._name}-3"
         self._documents.put(more, before.query, {MARK: self._name})
         self._settle(self._generation("active"), self._generation("standby"))
@@ -306,7 +306,7 @@ class Trial:
                 wrong += [f"index of {found.revision}: {reason}" for reason in reasons]
         return wrong
 
-    def _not_served(self, generation: Generation, written: _Written) -> list[str]:
+    def _not_served(self, generation: Generation, written: _TrialDocuments) -> list[str]:
         """Say what is not as it must be for someone who searches through the alias."""
         wrong = []
         answer = self._searcher.search(written.query, len(written.there) + 2, where={MARK: self._name})

@@ -81,7 +81,7 @@ def create_app(project: Project, *, is_open: bool = False) -> FastAPI:
         access=Access(lambda: project.engine, token=os.environ.get(ACCESS) or None, is_open=is_open),
         buckets=None if rate is None else Buckets(rate),
     )
-    app.add_middleware(measured.Measured, seconds=app.state.metrics.requests)  # around the door
+    app.add_middleware(measured.RequestMetrics, seconds=app.state.metrics.requests)  # around the door
     return app
 
 
@@ -110,7 +110,7 @@ def run(project: Project, host: str = "127.0.0.1", port: int = 8700, *, is_open:
             create_app(project, is_open=is_open),
             server_header=False,
             timeout_graceful_shutdown=30,
-            http=connections.Timed,
+            http=connections.TimedProtocol,
             limit_concurrency=connections.MOST,
         )
         uvicorn.Server(config).run(sockets=[listener])

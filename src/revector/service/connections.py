@@ -14,7 +14,7 @@ MOST = 1_000
 """Connections at once; one more is answered 503 and closed."""
 
 
-class Timed(H11Protocol):
+class TimedProtocol(H11Protocol):
     """uvicorn's protocol, which by itself waits for ever for the end of headers and for a client that does not read."""
 
     _look_again: asyncio.TimerHandle | None = None

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from revector.documents.documents import Documents, Stored, Written
-from revector.documents.writing import Older
+from revector.documents.documents import Documents, StoredDocument, WriteResult
+from revector.documents.writing import LateMessage
 from revector.service.problems import example
 from revector.service.routes import DocId, Name, routes
 from revector.service.state import Service, Shared
@@ -62,7 +62,7 @@ class Receipt:
     version: int | None
     changed: bool
     deleted: bool = False
-    older: Older | None = None
+    older: LateMessage | None = None
 
 
 _RECEIPT = example({"id": "guide-7", "version": 4711, "changed": True, "deleted": False, "older": None})
@@ -81,7 +81,7 @@ _RECEIPT = example({"id": "guide-7", "version": 4711, "changed": True, "deleted"
         }
     ),
 )
-def get_document(collection: Name, doc_id: DocId, service: Shared) -> Stored:
+def get_document(collection: Name, doc_id: DocId, service: Shared) -> StoredDocument:
     """Return a document as it stands: the source of truth, not what the index shows.
 
     `refused` is there where a later version could not be stored: what is served is behind it.
@@ -98,7 +98,7 @@ async def put_document(
 ) -> Receipt:
     """Create or replace a document. It is committed when this answers; live generations follow within the lag."""
 
-    def put() -> tuple[Documents, Written, int | None]:
+    def put() -> tuple[Documents, WriteResult, int | None]:
         documents = service.documents(collection)
         written = documents.put(doc_id, document.text, document.meta, document.version)
         found = written.versions.get(doc_id)
@@ -109,7 +109,7 @@ async def put_document(
 
     documents, written, found = await run_in_threadpool(put)
     if wait and found is not None:
-        await _served(service, documents, Written({doc_id: found}), timeout_s)
+        await _served(service, documents, WriteResult({doc_id: found}), timeout_s)
     return _receipt(doc_id, written, found)
 
 
@@ -124,7 +124,7 @@ async def delete_document(
 ) -> Receipt:
     """Delete a document: no search shows it from now on. One that does not exist is no error."""
 
-    def delete() -> tuple[Documents, Written]:
+    def delete() -> tuple[Documents, WriteResult]:
         documents = service.documents(collection)
         return documents, documents.delete(doc_id, version)
 
@@ -134,11 +134,11 @@ async def delete_document(
     return _receipt(doc_id, written, written.versions.get(doc_id))
 
 
-def _receipt(doc_id: str, written: Written, version: int | None) -> Receipt:
+def _receipt(doc_id: str, written: WriteResult, version: int | None) -> Receipt:
     return Receipt(doc_id, version, bool(written.changed), doc_id in written.deleted, written.older.get(doc_id))
 
 
-async def _served(service: Service, documents: Documents, written: Written, timeout_s: float) -> None:
+async def _served(service: Service, documents: Documents, written: WriteResult, timeout_s: float) -> None:
     """Wait in a thread of the few that are for waiting: the others are for searches and writes."""
     wait = partial(documents.wait_until_served, written, timeout_s=timeout_s)
     await anyio.to_thread.run_sync(wait, limiter=service.waiting)

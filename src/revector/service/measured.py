@@ -20,7 +20,7 @@ def metrics(request: Request) -> PlainTextResponse:
     return PlainTextResponse(generate_latest(request.app.state.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 
-class Measured:
+class RequestMetrics:
     """ASGI middleware: every answer counts, refused ones too; ``seconds`` has the labels route and status."""
 
     def __init__(self, app: ASGIApp, *, seconds: Histogram) -> None:

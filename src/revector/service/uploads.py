@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from revector.documents.documents import Documents
-from revector.documents.writing import Older, differing
+from revector.documents.writing import LateMessage, differing
 from revector.errors import DocumentError, RevectorError
 from revector.formats.strict_json import parse
 from revector.interfaces import Document
@@ -76,7 +76,7 @@ class UploadReport:
     unchanged: int = 0
     older: int = 0
     rejected: list[Rejected] = field(default_factory=list)
-    late: dict[str, Older] = field(default_factory=dict)
+    late: dict[str, LateMessage] = field(default_factory=dict)
 
 
 @writing.post(

@@ -21,7 +21,7 @@ _ALIVE = "abs(extract(epoch FROM clock_timestamp() - seen_at)) <= :alive"
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class QueryServer:
     """A process that answers queries; ``problem`` says why an encoder of it cannot be loaded."""
 
     name: str
@@ -47,16 +47,16 @@ def leave(connection: sa.Connection, server_id: UUID) -> None:
     connection.execute(sa.text("DELETE FROM server WHERE server_id = :id"), {"id": server_id})
 
 
-def alive(connection: sa.Connection) -> Sequence[Server]:
+def alive(connection: sa.Connection) -> Sequence[QueryServer]:
     """Return the processes that were seen within ``ALIVE_S``, by name."""
     rows = connection.execute(
         sa.text(f"SELECT name, warm, problem FROM server WHERE {_ALIVE} ORDER BY name, server_id"),
         {"alive": ALIVE_S},
     )
-    return [Server(row.name, frozenset(row.warm), row.problem) for row in rows]
+    return [QueryServer(row.name, frozenset(row.warm), row.problem) for row in rows]
 
 
-def cold(connection: sa.Connection, gen: int, *, serving: int | None) -> list[Server]:
+def cold(connection: sa.Connection, gen: int, *, serving: int | None) -> list[QueryServer]:
     """Return the processes that answer by generation ``serving`` and have not loaded the encoder of ``gen``.
 
     One that has not loaded the encoder of ``serving`` either serves other collections, or is not ready anyway. With

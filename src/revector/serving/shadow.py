@@ -24,7 +24,7 @@ from revector.database.engine import make_engine
 from revector.errors import ConfigError
 from revector.indexing.encoding import MODEL_ERRORS, Encoders
 from revector.lifecycle import Phase
-from revector.measure.agreement import Tally, overlap_at_k, rank_biased_overlap
+from revector.measure.agreement import AgreementTally, overlap_at_k, rank_biased_overlap
 from revector.registry.collections import Generation, read_collection, read_generation
 from revector.serving.searcher import Answer, Searcher
 
@@ -43,14 +43,14 @@ FAILURES = 5
 REST_S = 60.0
 
 Save = Callable[[sa.Connection, Sequence[Mapping[str, Any]]], None]
-"""Adds rows to what is stored: ``gen``, ``against`` (the generation that answered), ``k``, and ``Tally.as_row``."""
+"""Adds rows to what is stored: ``gen``, ``against`` (who answered), ``k``, and ``AgreementTally.as_row``."""
 
 
 State = Literal["idle", "reading", "resting", "stopped"]
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class KeptComparison:
     """One compared query with its text, kept only where that was asked for; ids best first."""
 
     query: str
@@ -78,9 +78,9 @@ class ShadowReport:
     k: int
     queued: int
     busy_s: float
-    tallies: Mapping[tuple[int, int], Tally]
+    tallies: Mapping[tuple[int, int], AgreementTally]
     errors: Mapping[str, int]
-    kept: tuple[Kept, ...]
+    kept: tuple[KeptComparison, ...]
 
     def as_data(self) -> dict[str, Any]:
         """Return plain JSON data."""
@@ -152,10 +152,10 @@ class ShadowReads:
         self._save, self._saved_at = save, time.monotonic()
         self._lock = threading.Lock()
         """Guards what is counted; nobody computes, connects or waits while holding it."""
-        self._tallies: defaultdict[tuple[int, int], Tally] = defaultdict(Tally)
-        self._unsaved: defaultdict[tuple[int, int], Tally] = defaultdict(Tally)
+        self._tallies: defaultdict[tuple[int, int], AgreementTally] = defaultdict(AgreementTally)
+        self._unsaved: defaultdict[tuple[int, int], AgreementTally] = defaultdict(AgreementTally)
         self._errors: Counter[str] = Counter()
-        self._kept: deque[Kept] | None = deque(maxlen=KEPT) if keep_queries else None
+        self._kept: deque[KeptComparison] | None = deque(maxlen=KEPT) if keep_queries else None
         self._reading: Generation | None = None
         self._known_gen: int | None = None
         self._in_row, self._rest_until, self._resting = 0, 0.0, False
@@ -225,7 +225,7 @@ class ShadowReads:
         """Return what was found so far."""
         reading, since = self._reading, self._busy_since
         with self._lock:
-            tallies = {pair: Tally.from_row(tally.as_row()) for pair, tally in self._tallies.items()}
+            tallies = {pair: AgreementTally.from_row(tally.as_row()) for pair, tally in self._tallies.items()}
             errors, kept = dict(self._errors), tuple(self._kept or ())
         return ShadowReport(
             self._collection,
@@ -329,7 +329,7 @@ class ShadowReads:
             for tallies in (self._tallies, self._unsaved):
                 tallies[offered.pair].note(overlap, rbo, old_ms=offered.ms, new_ms=new_ms)
             if self._kept is not None:
-                self._kept.append(Kept(offered.query, *offered.pair, offered.ids, ids, overlap))
+                self._kept.append(KeptComparison(offered.query, *offered.pair, offered.ids, ids, overlap))
 
     def _failed(self, pair: tuple[int, int], error: Exception) -> None:
         """Count an error, unless the generation went meanwhile, index and all."""
@@ -370,7 +370,7 @@ class ShadowReads:
     def _save_counts(self) -> None:
         self._saved_at = time.monotonic()
         with self._lock:
-            taken, self._unsaved = self._unsaved, defaultdict(Tally)
+            taken, self._unsaved = self._unsaved, defaultdict(AgreementTally)
         if self._save is None or not taken:
             return
         rows = [{"gen": gen, "against": old, "k": self._k, **t.as_row()} for (gen, old), t in taken.items()]

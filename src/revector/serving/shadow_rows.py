@@ -8,14 +8,14 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from revector.measure.agreement import Tally
+from revector.measure.agreement import AgreementTally
 
 _ARRAYS = ("tenths", "old_ms", "new_ms")
-_SUMS = tuple(each.name for each in fields(Tally) if each.name not in _ARRAYS)
+_SUMS = tuple(each.name for each in fields(AgreementTally) if each.name not in _ARRAYS)
 
 
 def add(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Add counts (``gen``, ``against``, ``k`` and those of ``Tally.as_row``) to those of this hour."""
+    """Add counts (``gen``, ``against``, ``k`` and those of ``AgreementTally.as_row``) to those of this hour."""
     columns = ("gen", "against", "k", *_SUMS, *_ARRAYS)
     values = ", ".join(f"CAST(:{name} AS bigint[])" if name in _ARRAYS else f":{name}" for name in columns)
     sums = [f"{name} = s.{name} + EXCLUDED.{name}" for name in _SUMS]
@@ -36,10 +36,10 @@ def add(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def read(connection: sa.Connection, gen: int) -> list[dict[str, Any]]:
     """Return what shadow reads of a generation found, by the one compared with: ``against``, ``k``, and ``as_data``."""
-    found: dict[tuple[int, int], Tally] = {}
+    found: dict[tuple[int, int], AgreementTally] = {}
     rows = connection.execute(
         sa.text("SELECT * FROM shadow_read WHERE gen = :gen ORDER BY against, k, hour"), {"gen": gen}
     )
     for row in rows.mappings():
-        found.setdefault((row["against"], row["k"]), Tally()).add(Tally.from_row(dict(row)))
+        found.setdefault((row["against"], row["k"]), AgreementTally()).add(AgreementTally.from_row(dict(row)))
     return [{"against": against, "k": k, **tally.as_data()} for (against, k), tally in found.items()]

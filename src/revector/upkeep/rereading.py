@@ -84,7 +84,7 @@ def reread_source(
     return Reread(done.source, *counts, absent, tuple(first), deleted, done)
 
 
-class Described(Protocol):
+class SourceDescription(Protocol):
     """How a collection's source is configured; ``CollectionSettings`` is one."""
 
     @property
@@ -115,7 +115,9 @@ class Described(Protocol):
     def max_missing(self) -> float: ...  # noqa: D102
 
 
-def configured_source(collection: str, chosen: Described, root: Path, database_url: Callable[[], str]) -> Source:
+def configured_source(
+    collection: str, chosen: SourceDescription, root: Path, database_url: Callable[[], str]
+) -> Source:
     """Open the source of ``revector.toml``; paths are below ``root``, SQL is of ``source_url`` or the own database.
 
     Raises ``ConfigError`` where none is configured, and ``SourceError`` for what cannot be read.
@@ -139,7 +141,7 @@ def configured_source(collection: str, chosen: Described, root: Path, database_u
     )
 
 
-def allowed_missing(chosen: Described) -> float | None:
+def allowed_missing(chosen: SourceDescription) -> float | None:
     """Return ``max_missing`` of ``reread_source`` as the settings have it."""
     return chosen.max_missing if chosen.on_missing == "delete" else None
 

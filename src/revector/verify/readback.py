@@ -32,7 +32,7 @@ INVARIANTS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Looked:
+class IdState:
     """One id as a snapshot showed it.
 
     ``state``: ``sound``, ``deleted`` (and gone from the index), ``in flight``, ``dead`` (a dead letter), or what is
@@ -46,7 +46,7 @@ class Looked:
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class ShownDocument:
     """A document and its rows, in one snapshot in which no work item waited for it."""
 
     doc_id: str
@@ -56,7 +56,7 @@ class Shown:
 
 
 @dataclass(frozen=True, slots=True)
-class Broken:
+class BrokenInvariant:
     """Rows of an invariant's view: how many, and the first ids with their generation."""
 
     count: int
@@ -119,7 +119,7 @@ ORDER BY p.doc_id
 """
 
 
-def look_at_next(connection: sa.Connection, generation: Generation, after: str, rows: int) -> list[Looked]:
+def look_at_next(connection: sa.Connection, generation: Generation, after: str, rows: int) -> list[IdState]:
     """Look at the next ``rows`` ids above ``after`` that document, ledger, work set or index know, in key order.
 
     Empty at the end, and for a generation that has left its slot: nobody writes to it any more.
@@ -127,12 +127,12 @@ def look_at_next(connection: sa.Connection, generation: Generation, after: str, 
     return _look(connection, generation, _NEXT, {"after": after, "rows": rows})
 
 
-def look_at(connection: sa.Connection, generation: Generation, doc_ids: Sequence[str]) -> list[Looked]:
+def look_at(connection: sa.Connection, generation: Generation, doc_ids: Sequence[str]) -> list[IdState]:
     """Look at these ids; as ``look_at_next``."""
     return _look(connection, generation, _NAMED, {"ids": list(doc_ids)})
 
 
-def _look(connection: sa.Connection, generation: Generation, page: str, values: Mapping[str, Any]) -> list[Looked]:
+def _look(connection: sa.Connection, generation: Generation, page: str, values: Mapping[str, Any]) -> list[IdState]:
     index, model = index_of(generation), generation.spec.model
     norm = "l2_norm(i.embedding)" if index.spec.storage == "halfvec" else "vector_norm(i.embedding)"
     # PostgreSQL orders NaN above all numbers, so both forms call it bad.
@@ -141,10 +141,10 @@ def _look(connection: sa.Connection, generation: Generation, page: str, values: 
     sql = _LOOK.format(page=page.format(index=index.name), index=index.name, dim=model.dim, bad=bad, length=length)
     rows = connection.execute(sa.text(sql), {"cid": generation.cid, "gen": generation.gen, **values})
     found = ((row.doc_id, row.found or ("sound", ""), row.chunks) for row in rows)
-    return [Looked(doc_id, state, reason, chunks) for doc_id, (state, reason), chunks in found]
+    return [IdState(doc_id, state, reason, chunks) for doc_id, (state, reason), chunks in found]
 
 
-def read_shown(connection: sa.Connection, generation: Generation, doc_ids: Sequence[str]) -> list[Shown]:
+def read_shown(connection: sa.Connection, generation: Generation, doc_ids: Sequence[str]) -> list[ShownDocument]:
     """Return text and rows of those documents that are live and do not wait, in key order."""
     rows = connection.execute(
         sa.text(
@@ -163,7 +163,7 @@ def read_shown(connection: sa.Connection, generation: Generation, doc_ids: Seque
         {"cid": generation.cid, "gen": generation.gen, "ids": list(doc_ids)},
     )
     return [
-        Shown(
+        ShownDocument(
             row.doc_id,
             row.content,
             list(zip(row.starts, row.stops, strict=True)),
@@ -173,7 +173,9 @@ def read_shown(connection: sa.Connection, generation: Generation, doc_ids: Seque
     ]
 
 
-def broken_invariants(connection: sa.Connection, cid: int, gens: Sequence[int], *, first: int) -> dict[str, Broken]:
+def broken_invariants(
+    connection: sa.Connection, cid: int, gens: Sequence[int], *, first: int
+) -> dict[str, BrokenInvariant]:
     """Return the views of ``INVARIANTS`` that are not empty for these live generations, each from one snapshot."""
     found = {}
     for view in INVARIANTS:
@@ -189,7 +191,7 @@ def broken_invariants(connection: sa.Connection, cid: int, gens: Sequence[int], 
             {"cid": cid, "gens": list(gens), "first": first},
         ).one()
         if row.n:
-            found[view] = Broken(int(row.n), tuple(row.first))
+            found[view] = BrokenInvariant(int(row.n), tuple(row.first))
     return found
 
 

@@ -26,9 +26,9 @@ from revector.registry.collections import Generation, read_collection, read_gene
 from revector.registry.control import add_event
 from revector.verify import readback
 from revector.verify.alike import find_alike
-from revector.verify.readback import NORM_TOLERANCE, WRONG, Looked, Shown
+from revector.verify.readback import NORM_TOLERANCE, WRONG, IdState, ShownDocument
 from revector.verify.repair import rearm
-from revector.verify.verified import FIRST, Found, Report, Wrong
+from revector.verify.verified import FIRST, IndexFindings, VerificationReport, WrongDocument
 
 T = TypeVar("T")
 
@@ -49,7 +49,7 @@ than 2^-23 by its rounding. One edited word moves a chunk by 1e-3 (median).
 _MODEL_ERRORS = (RevectorError, RuntimeError, ValueError, TypeError, IndexError, MemoryError, OSError, ImportError)
 
 
-class Comparison:
+class IndexComparison:
     """Compares one generation with the documents; no transaction is longer than one page, and none holds a lock."""
 
     def __init__(
@@ -67,9 +67,9 @@ class Comparison:
         self._engine, self._generation, self._encoders = engine, generation, encoders
         self._draw = random.Random(f"{seed}/{generation.gen}")  # noqa: S311 - a sample, not a secret
         self._repair_as, self._progress = repair_as, progress or NoProgress()
-        self.found = Found(generation.gen, generation.revision, role)
+        self.found = IndexFindings(generation.gen, generation.revision, role)
 
-    def run(self, *, reembed: int, after: str = "", sample: float | None = None) -> Found:
+    def run(self, *, reembed: int, after: str = "", sample: float | None = None) -> IndexFindings:
         """Look at every id, or at a ``sample`` from ``after`` on and round again; re-embed up to ``reembed``."""
         found = self.found
         with self._engine.connect() as connection:
@@ -105,7 +105,7 @@ class Comparison:
         self.found.faults += (faults := tables.faults(connection, self._generation))
         return not any(one.endswith(tables.MISSING) for one in faults)
 
-    def _pages(self, after: str, most: int | None) -> Iterator[list[Looked]]:
+    def _pages(self, after: str, most: int | None) -> Iterator[list[IdState]]:
         """Yield pages in key order; only a page that was read and is empty is the end."""
         begin, again, left = after, after == "", math.inf if most is None else most
         while left > 0:
@@ -131,17 +131,17 @@ class Comparison:
                     raise
             return []
 
-    def _take(self, looked: list[Looked]) -> list[Looked]:
+    def _take(self, looked: list[IdState]) -> list[IdState]:
         found, states = self.found, Counter(one.state for one in looked)
         found.checked += len(looked)
         found.chunks += sum(one.chunks for one in looked)
         found.deleted += states["deleted"]
         found.in_flight += states["in flight"]
         found.dead_letters += states["dead"]
-        self._note([Wrong(one.state, one.doc_id, one.reason) for one in looked if one.state in WRONG])
+        self._note([WrongDocument(one.state, one.doc_id, one.reason) for one in looked if one.state in WRONG])
         return looked
 
-    def _note(self, wrong: Sequence[Wrong]) -> None:
+    def _note(self, wrong: Sequence[WrongDocument]) -> None:
         """Count what is wrong and, where that was asked for, make it due again at once."""
         ids: dict[str, list[str]] = {}
         for one in wrong:
@@ -185,10 +185,10 @@ class Comparison:
         self.found.tolerance = max(LEAST_TOLERANCE, NOISE_FACTOR * noise)
         return encoder, self._encoders.chunker_of(generation)
 
-    def _unlike(self, encoder: Encoder, chunker: Chunker, shown: Sequence[Shown]) -> list[Wrong]:
+    def _unlike(self, encoder: Encoder, chunker: Chunker, shown: Sequence[ShownDocument]) -> list[WrongDocument]:
         """Re-chunk and re-embed texts; return the documents whose rows differ, text and rows being of one snapshot."""
-        wrong: list[Wrong] = []
-        same: list[tuple[Shown, list[Chunk]]] = []
+        wrong: list[WrongDocument] = []
+        same: list[tuple[ShownDocument, list[Chunk]]] = []
         limit = self._generation.spec.model.max_unknown_tokens
         vocabulary = self._encoders.vocabulary_of(self._generation)
         for one in shown:
@@ -199,7 +199,7 @@ class Comparison:
                 same.append((one, chunks))
             else:
                 reason = f"its {len(one.spans)} chunks are not where its text is cut into {len(chunks)}"
-                wrong.append(Wrong("stale", one.doc_id, reason))
+                wrong.append(WrongDocument("stale", one.doc_id, reason))
         texts = [chunk.text for _, chunks in same for chunk in chunks]
         fresh = check_vectors(encoder.encode_document(texts) if texts else [], len(texts), encoder.dim)
         at = 0
@@ -207,7 +207,7 @@ class Comparison:
             reason = self._unlike_vectors(one.vectors, fresh[at : at + len(chunks)])
             at += len(chunks)
             if reason:
-                wrong.append(Wrong("damaged", one.doc_id, reason))
+                wrong.append(WrongDocument("damaged", one.doc_id, reason))
         return wrong
 
     def _unlike_vectors(self, stored: Sequence[Sequence[float]], fresh: Vectors) -> str:
@@ -249,7 +249,7 @@ def verify_live(
     repair: bool = False,
     seed: int | None = None,
     progress: Progress | None = None,
-) -> Report:
+) -> VerificationReport:
     """Verify every seeded generation in a slot of collection ``name`` while everybody works on; keep it as an event.
 
     ``sample``: a share below 1 or a number of ids per generation, going on where the newest sample in the history
@@ -274,14 +274,16 @@ def verify_live(
             continue
         role = collection.role(one.gen) or ""
         repair_as = actor if repair else None
-        comparison = Comparison(engine, one, encoders, role=role, seed=seed, repair_as=repair_as, progress=progress)
+        comparison = IndexComparison(
+            engine, one, encoders, role=role, seed=seed, repair_as=repair_as, progress=progress
+        )
         found.append(comparison.run(reembed=reembed, after=cursors.get(str(one.gen), ""), sample=sample))
         with engine.connect() as connection:
             if not readback.is_live(connection, one.gen):
                 left_out[one.gen] = "it left its slot meanwhile"
                 comparison.found.faults.clear()
     wall_s = round(time.monotonic() - started, 3)
-    report = Report(name, sample, seed, chain, invariants, tuple(found), left_out, wall_s)
+    report = VerificationReport(name, sample, seed, chain, invariants, tuple(found), left_out, wall_s)
     with engine.begin() as connection:
         add_event(connection, collection.cid, actor, "verify_live", None, report.for_history())
     return report

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from revector.verify.alike import Alike
-from revector.verify.readback import WRONG, Broken
+from revector.verify.readback import WRONG, BrokenInvariant
 
 FIRST = 20
 """Documents that are named of each kind."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wrong:
+class WrongDocument:
     """One document that an index does not show as it is: missing, stale, extra or damaged, and why."""
 
     kind: str
@@ -24,7 +24,7 @@ class Wrong:
 
 
 @dataclass(slots=True)
-class Found:
+class IndexFindings:
     """What was found in one generation; ``wrong`` counts documents by kind, ``first`` names some of each."""
 
     generation: int
@@ -41,7 +41,7 @@ class Found:
     farthest: float = 0.0
     """Largest distance among those that passed."""
     wrong: Counter[str] = field(default_factory=Counter)
-    first: dict[str, list[Wrong]] = field(default_factory=dict)
+    first: dict[str, list[WrongDocument]] = field(default_factory=dict)
     alike: list[Alike] = field(default_factory=list)
     """Vectors of unlike texts: no damage, but nothing can tell these apart."""
     unreadable: dict[str, str] = field(default_factory=dict)
@@ -71,7 +71,7 @@ class Found:
         told = {"alike": sum(one.texts for one in self.alike), "unreadable": len(self.unreadable)}
         return data | told | {kind: self.wrong[kind] for kind in WRONG}
 
-    def note(self, one: Wrong) -> None:
+    def note(self, one: WrongDocument) -> None:
         """Count one document that is wrong."""
         self.wrong[one.kind] += 1
         known = self.first.setdefault(one.kind, [])
@@ -80,7 +80,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class VerificationReport:
     """What one verification of a collection found; ``sample`` is None where every id was looked at."""
 
     collection: str
@@ -88,9 +88,9 @@ class Report:
     seed: int
     broken_events: tuple[int, ...]
     """Events at which the history's hash chain does not hold."""
-    invariants: Mapping[str, Broken]
+    invariants: Mapping[str, BrokenInvariant]
     """The views of ``readback.INVARIANTS`` that were not empty."""
-    generations: tuple[Found, ...]
+    generations: tuple[IndexFindings, ...]
     left_out: Mapping[int, str]
     """Generations that were not verified to their end, and why."""
     wall_s: float

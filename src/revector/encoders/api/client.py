@@ -17,7 +17,7 @@ import numpy as np
 from tenacity import RetryCallState, Retrying, retry_if_exception_type
 
 from revector import counts
-from revector.encoders.api.limits import Breaker, CircuitOpen, Clock, MemoryMeter, Meter, Pace, Use
+from revector.encoders.api.limits import Breaker, CircuitOpen, Clock, MemoryMeter, Meter, TokenBucket, Use
 from revector.encoders.api.settings import ProviderSettings
 from revector.encoders.check import check_vectors
 from revector.errors import BadVectors, ConfigError, ProviderRefused, ProviderUnavailable, SpendCapReached
@@ -41,7 +41,7 @@ _RATE, _SERVER, _TIMEOUT, _CONNECTION = "rate_limited", "server_errors", "timeou
 _SAID_CHARS = 300
 
 
-class Rejected(Exception):
+class RequestRejected(Exception):
     """The server refuses this request as it is: a text in it, or its size."""
 
 
@@ -82,8 +82,8 @@ class Provider:
         self._clock = clock or Clock()
         self._meter = meter or MemoryMeter()
         self._jitter = jitter
-        self._requests = Pace(settings.requests_per_min, self._clock)
-        self._tokens = Pace(settings.tokens_per_min, self._clock)
+        self._requests = TokenBucket(settings.requests_per_min, self._clock)
+        self._tokens = TokenBucket(settings.tokens_per_min, self._clock)
         self._breaker = Breaker(self._clock)
         self._slots = threading.BoundedSemaphore(settings.concurrency)
         self._lock = threading.Lock()
@@ -120,8 +120,9 @@ class Provider:
         """Return the vectors of one request: ``(len(texts), width)`` float32, in the order of ``texts``.
 
         ``tokens`` is our own count, charged until the server tells its own. ``abandoned`` ends pauses early.
-        Raises ``Rejected`` and ``GaveUp``, which may lie with a text, ``BadVectors``, and ``ProviderUnavailable`` where
-        no text is to blame: requests are limited, the circuit is open, the spend cap is reached, the key is refused.
+        Raises ``RequestRejected`` and ``GaveUp``, which may lie with a text, ``BadVectors``, and
+        ``ProviderUnavailable`` where no text is to blame: requests are limited, the circuit is open, the spend cap is
+        reached, the key is refused.
         """
         try:
             trial = self._breaker.enter()
@@ -140,7 +141,7 @@ class Provider:
                 body["dimensions"] = dimensions
             vectors = self._tried(body, tokens, retry and not trial, abandoned or threading.Event())
             ok = True
-        except (Rejected, BadVectors):
+        except (RequestRejected, BadVectors):
             ok = True
             raise
         except GaveUp:
@@ -253,7 +254,7 @@ class Provider:
         if status in _PASSING or status >= 500:
             kind = _RATE if status == 429 else _SERVER
             return _Again(kind, f"HTTP {status}: {said}", _retry_after_s(error.response.headers, self._clock.now()))
-        return Rejected(f"HTTP {status}: {said}")
+        return RequestRejected(f"HTTP {status}: {said}")
 
     def _said(self, error: APIStatusError) -> str:
         said = " ".join(error.message.split())

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from revector.encoders.api.client import GaveUp, Provider, Rejected
+from revector.encoders.api.client import GaveUp, Provider, RequestRejected
 from revector.encoders.api.settings import split_reference
 from revector.encoders.check import PROBES, check_vectors, fingerprint_of, settings_of, unit_rows
 from revector.errors import BadVectors, ConfigError, EncoderError, TextsRefused
@@ -170,7 +170,7 @@ class ApiEncoder:
         """Embed one batch; where the server refuses it but takes a probe text, bisect down to the texts at fault."""
         try:
             vectors = self._request(batch, retry=retry, abandoned=call.abandoned)
-        except (Rejected, GaveUp) as error:
+        except (RequestRejected, GaveUp) as error:
             self._require_alive(error)
             if len(batch) == 1:
                 call.refused[batch[0].text] = self._reason(batch[0].text, error)
@@ -205,17 +205,17 @@ class ApiEncoder:
                 f"(model.dim is {self.dim}). None was stored; check model.name, model.dim and send_dimensions."
             )
 
-    def _require_alive(self, error: Rejected | GaveUp) -> None:
+    def _require_alive(self, error: RequestRejected | GaveUp) -> None:
         """Raise unless the server takes a probe text: else the whole corpus would be refused, one by one."""
         probe = _Input(PROBES[0], PROBES[0], self.count_tokens(PROBES[0]) + self._special)
         try:
             self._request([probe], retry=False)
-        except Rejected as refused:
+        except RequestRejected as refused:
             raise self._provider.refused(f"refuses even a probe text ({refused})") from error
         except GaveUp:
             raise self._provider.down(str(error)) from error
 
-    def _reason(self, text: str, error: Rejected | GaveUp) -> str:
+    def _reason(self, text: str, error: RequestRejected | GaveUp) -> str:
         shown = text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "…"
         return f"provider {self._provider.name!r} takes other texts, but not {shown!r} alone: {error}"
 

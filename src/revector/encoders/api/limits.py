@@ -31,7 +31,7 @@ class Clock:
         unless.wait(seconds)
 
 
-class Pace:
+class TokenBucket:
     """A token bucket, as the virtual scheduling algorithm (ITU-T I.371): one number, the time up to which it is used.
 
     In any 60 s no more begins than the budget, ``BURST_S`` of it, and one request.

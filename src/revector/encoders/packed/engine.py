@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from revector import counts
 from revector.encoders.packed.families import check_supported, extract, padding_id
-from revector.encoders.packed.layout import Batch, Window, make_batch, make_window, to_device
+from revector.encoders.packed.layout import Batch, TokenWindow, make_batch, make_window, to_device
 from revector.encoders.packed.linears_int8 import LARGEST, calibrate
 from revector.encoders.packed.network import Network
 from revector.interfaces import Vectors
@@ -93,7 +93,7 @@ class PackedEngine:
                 self._share(windows, vectors)
         return vectors
 
-    def _share(self, windows: Iterator[Window], vectors: Vectors) -> None:
+    def _share(self, windows: Iterator[TokenWindow], vectors: Vectors) -> None:
         """Let every device take windows until none is left; where one fails, the others stop at their next."""
         shared = _Shared(windows)
         with ThreadPoolExecutor(len(self._replicas), thread_name_prefix="revector-device") as threads:
@@ -104,14 +104,14 @@ class PackedEngine:
             finally:
                 shared.stop()
 
-    def _windows(self, texts: Sequence[str], size: int) -> Generator[Window]:
+    def _windows(self, texts: Sequence[str], size: int) -> Generator[TokenWindow]:
         """Yield the windows of ``texts``; all but a single one are tokenised by a thread while devices compute."""
         if len(texts) <= size:
             if texts:
                 yield self._window(texts, 0)
             return
         ahead = ThreadPoolExecutor(1, thread_name_prefix="revector-tokens")
-        waiting: deque[Future[Window]] = deque()
+        waiting: deque[Future[TokenWindow]] = deque()
         try:
             for first in range(0, len(texts), size):
                 waiting.append(ahead.submit(self._window, texts[first : first + size], first))
@@ -122,19 +122,19 @@ class PackedEngine:
         finally:
             ahead.shutdown(wait=True, cancel_futures=True)
 
-    def _window(self, texts: Sequence[str], first: int) -> Window:
+    def _window(self, texts: Sequence[str], first: int) -> TokenWindow:
         ids = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
         counts.add("tokens_embedded", sum(map(len, ids)), "local")
         return make_window(ids, first=first, pad_id=self._pad_id)
 
 
-class _Shared(Iterator[Window]):
+class _Shared(Iterator[TokenWindow]):
     """Windows that several threads take from, each by one."""
 
-    def __init__(self, windows: Iterator[Window]) -> None:
+    def __init__(self, windows: Iterator[TokenWindow]) -> None:
         self._windows, self._lock, self._stopped = windows, threading.Lock(), False
 
-    def __next__(self) -> Window:
+    def __next__(self) -> TokenWindow:
         with self._lock:
             if self._stopped:
                 raise StopIteration
@@ -166,7 +166,7 @@ class _Replica:
         self._network, self._device = network, device
         self._budget = batch_tokens or default_batch_tokens(device)
 
-    def run(self, windows: Iterator[Window], vectors: Vectors) -> None:
+    def run(self, windows: Iterator[TokenWindow], vectors: Vectors) -> None:
         """Write the vectors of ``windows`` into their rows. A window is launched before the last one is awaited."""
         import torch
 
@@ -180,7 +180,7 @@ class _Replica:
             if pending is not None:
                 pending.collect(vectors)
 
-    def _launch(self, window: Window, dim: int) -> _Pending:
+    def _launch(self, window: TokenWindow, dim: int) -> _Pending:
         import torch
 
         ids, positions = to_device(window.ids, self._device), to_device(window.positions, self._device)

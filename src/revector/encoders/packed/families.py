@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from revector.encoders.packed.attention import Shape, choose_attention
 from revector.encoders.packed.layout import ALIGNMENT
 from revector.encoders.packed.linears import Linear, compute_dtype, make_linear
-from revector.encoders.packed.network import POOLINGS, Layer, Map, Network, Rotation, Transformer
+from revector.encoders.packed.network import POOLINGS, Layer, Map, Network, RotaryEmbedding, Transformer
 
 if TYPE_CHECKING:
     import torch
@@ -195,12 +195,12 @@ class _Source:
                 rotation=rotations[layer.attention_type],
             )
 
-    def _rotation(self, kind: str) -> Rotation:
+    def _rotation(self, kind: str) -> RotaryEmbedding:
         import torch
 
         positions = torch.arange(self.longest)[None]
         cos, sin = self.model.rotary_emb(torch.empty(0), positions, kind)
-        return Rotation(cos[0].to(self.device), sin[0].to(self.device))
+        return RotaryEmbedding(cos[0].to(self.device), sin[0].to(self.device))
 
     def _linear(self, modules: list[Any], role: str, activation: str = "none") -> Linear:
         import torch

@@ -23,7 +23,7 @@ Ints = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class TokenWindow:
     """The tokens of some texts, longest text first, one after the other.
 
     ``rows`` ``(n,)``: the number of each text among those given, from ``first``; ``lengths`` ``(n,)`` in tokens;
@@ -42,7 +42,7 @@ class Window:
         return max(start + 1, int(np.searchsorted(self.ends, self.ends[start] + budget, side="right")) - 1)
 
 
-def make_window(ids: Sequence[Sequence[int]], *, first: int, pad_id: int | None) -> Window:
+def make_window(ids: Sequence[Sequence[int]], *, first: int, pad_id: int | None) -> TokenWindow:
     """Return the window of texts whose token ``ids`` are given; each has one token or more.
 
     ``pad_id``: for models that number positions by their padding token (RoBERTa and its kin): from ``pad_id`` + 1,
@@ -62,7 +62,7 @@ def make_window(ids: Sequence[Sequence[int]], *, first: int, pad_id: int | None)
         counted = flat[:total] != pad_id
         before = np.concatenate([[0], np.cumsum(counted)])
         positions[:total] = (before[1:] - np.repeat(before[ends[:-1]], lengths)) * counted + pad_id
-    return Window(order + first, lengths, ends, flat, positions)
+    return TokenWindow(order + first, lengths, ends, flat, positions)
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Batch:
         return torch.arange(len(self.ids), device=self.device) - self.bounds[:-1][self.text_of_token]
 
 
-def make_batch(window: Window, ids: Tensor, positions: Tensor, start: int, stop: int) -> Batch:
+def make_batch(window: TokenWindow, ids: Tensor, positions: Tensor, start: int, stop: int) -> Batch:
     """Return texts ``start`` to ``stop`` of ``window``, whose ``ids`` and ``positions`` are on the device already."""
     begin, end = int(window.ends[start]), int(window.ends[stop])
     lengths: list[int] = window.lengths[start:stop].tolist()

@@ -19,7 +19,7 @@ POOLINGS = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lastt
 
 
 @dataclass(frozen=True, slots=True)
-class Rotation:
+class RotaryEmbedding:
     """Rotary position embedding (Su et al., 2021): ``cos`` and ``sin`` ``(positions, width)``, float32."""
 
     cos: Tensor
@@ -53,7 +53,7 @@ class Layer:
     shape: Shape
     pre_norm: bool = False
     gate: Linear | None = None
-    rotation: Rotation | None = None
+    rotation: RotaryEmbedding | None = None
 
 
 @dataclass(frozen=True, slots=True)
