@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import sqlalchemy as sa
 from evaluation.temporary import owned, sweep
@@ -27,6 +28,9 @@ from revector.database.engine import make_engine, upgrade_schema
 from worlds import World
 
 _number = itertools.count()
+
+hypothesis.settings.register_profile("untimed", deadline=None)  # no test depends on the time that it takes
+hypothesis.settings.load_profile("untimed")
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

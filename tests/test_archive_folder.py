@@ -68,7 +68,7 @@ def test_ids_come_back_in_the_order_they_were_asked_for(tmp_path: Path, layout: 
 IDS = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=12)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.lists(IDS, min_size=1, max_size=8, unique=True), min_size=1, max_size=4), st.data())
 def test_whatever_the_ids_are_each_is_found_and_others_are_not(
     tmp_path: Path, lists: list[list[str]], data: st.DataObject

@@ -79,7 +79,7 @@ TEXTS = st.one_of(st.text(max_size=300), st.lists(WORDS, max_size=150).map("".jo
 SIZES = st.tuples(st.integers(8, 40), st.integers(0, 20)).map(lambda s: (s[0], min(s[1], s[0] // 2)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(TEXTS, SIZES, st.sampled_from([WORDPIECE, BYTES]), st.sampled_from(["tokens", "sentences"]))
 def test_chunks_cover_the_text_in_order_within_the_limit(
     text: str, sizes: tuple[int, int], tokenizer: Tokenizer, unit: str
@@ -97,7 +97,7 @@ def test_chunks_cover_the_text_in_order_within_the_limit(
     assert all(len(BYTES.encode(s).ids) <= overlap for s in shared if tokenizer is BYTES)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(TEXTS, st.integers(8, 40), st.sampled_from([WORDPIECE, BYTES]))
 def test_a_document_is_one_chunk_cut_at_the_limit(text: str, size: int, tokenizer: Tokenizer) -> None:
     chunks = make_chunker(Chunking(unit="document", max_tokens=size, overlap_tokens=0), tokenizer).chunks(text)

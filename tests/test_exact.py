@@ -66,7 +66,7 @@ def assert_equal(found: exact.Exact, wanted) -> None:
         assert found.scores[n] == pytest.approx([score for _, _, score in ranking], abs=1e-6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     counts=st.lists(st.integers(0, 5), min_size=1, max_size=60).filter(any),
     dim=st.integers(2, 40),

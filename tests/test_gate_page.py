@@ -128,7 +128,6 @@ def with_texts(data: dict[str, Any]) -> dict[str, Any]:
             "words": length_slices({query: len(text.split()) for query, text in TEXTS.items()}),
             "tenant": {"small": list(TEXTS)[:5], "large": list(TEXTS)[5:]},
         },
-        shares={"tenant": {"small": 0.5, "large": 0.5}},
         attainable=attainable_recall(QRELS, 10),
     )
     return data | {
@@ -243,7 +242,6 @@ def test_everything_that_was_measured_is_there_as_chart_and_as_figures() -> None
         "+0.0123 (+0.0100 to +0.0200)",
         "1.1700 (1.1000 to 1.2400)",
         "3.75 ms",
-        "tenant, in the shares of live queries",
         "queries would be needed to tell the drop that is allowed",
     ):
         assert expected in page.text, expected

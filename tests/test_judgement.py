@@ -109,15 +109,12 @@ def test_fewer_queries_than_demanded_is_no_pass_and_hides_no_fail() -> None:
 
 def test_a_saturated_score_is_no_pass_and_hides_no_fail() -> None:
     gate, queries = Thresholds(max_drop=0.02), 400
-    weak = {"BM25": {f"q{n:04d}": float(n >= 4) for n in range(queries)}}
-    same = judge(comparison([1.0] * queries, [1.0] * queries, max_drop=0.02, baselines=weak), gate)
+    few = {"max_drop": 0.02, "documents": 10}
+    same = judge(comparison([1.0] * queries, [1.0] * queries, **few), gate)
     assert same.value is Value.INCONCLUSIVE
-    assert "saturated: BM25" in same.reasons[0]
-    assert (
-        judge(comparison([1.0] * queries, lost(queries, 0.2), max_drop=0.02, baselines=weak), gate).value is Value.FAIL
-    )
-    bad = {"BM25": {f"q{n:04d}": float(n >= 100) for n in range(queries)}}
-    assert judge(comparison([1.0] * queries, [1.0] * queries, max_drop=0.02, baselines=bad), gate).value is Value.PASS
+    assert "saturated: a random ranking" in same.reasons[0]
+    assert judge(comparison([1.0] * queries, lost(queries, 0.2), **few), gate).value is Value.FAIL
+    assert judge(comparison([1.0] * queries, [1.0] * queries, max_drop=0.02), gate).value is Value.PASS
 
 
 def test_a_corpus_hardly_larger_than_k_is_saturated_by_chance() -> None:
@@ -219,14 +216,6 @@ def test_among_many_slices_a_fall_must_be_shown_for_all_at_once() -> None:
     assert judge(measured, gate).value is Value.INCONCLUSIVE
 
 
-def test_shares_of_the_traffic_change_the_mean_and_not_the_verdict() -> None:
-    slices = by_language(hi=100, en=900)
-    measured = comparison([1.0] * 1_000, lost(1_000, 0.1), slices=slices, shares={"language": {"hi": 1, "en": 1}})
-    assert measured.weighted["language"].mean == pytest.approx(-0.5)
-    with pytest.raises(ConfigError, match="shares of 'tenant' were given, and no slices"):
-        comparison([1.0], [1.0], shares={"tenant": {"a": 1.0}})
-
-
 def test_slices_by_a_field_name_every_query() -> None:
     metadata = {"a": {"lang": "hi"}, "b": {"lang": "en", "tenant": 3}, "c": {"lang": None}, "d": {"lang": "hi"}}
     assert field_slices(metadata, "lang") == {"hi": ["a", "d"], "en": ["b"], WITHOUT: ["c"]}
@@ -314,7 +303,7 @@ def test_a_first_generation_has_neither_difference_nor_changed_queries() -> None
     _, _, new = ranked()
     found = compare(new, None, k=10, documents=40, slices={"all": {"all": list(new.run)}})
     assert found.metrics["recall"].difference is None
-    assert (found.old, found.lost, found.won, found.weighted) == (None, (), (), {})
+    assert (found.old, found.lost, found.won) == (None, (), ())
     assert found.slices[0].recall.new.mean == pytest.approx(found.metrics["recall"].new.mean)
     json.dumps(found.as_data(), allow_nan=False)
     assert len(found.to_frame()) == 5
@@ -362,8 +351,6 @@ def test_query_sets_that_differ_are_refused() -> None:
     both = {"recall": {"q0000": 1.0}, "ndcg": {"q0000": 1.0}}
     with pytest.raises(LabelError, match="ndcg of revision a100"):
         compare(scored("b200", [1.0], metrics=both), scored("a100", [1.0]), k=1, documents=5)
-    with pytest.raises(LabelError, match="BM25 lacks 1 of 1 queries"):
-        comparison([1.0], [1.0], baselines={"BM25": {}})
 
 
 @pytest.mark.parametrize("score", [math.nan, math.inf, -0.1, 1.1])
@@ -376,8 +363,6 @@ def test_scores_that_are_no_scores_are_refused(score: float) -> None:
 def test_no_queries_at_all_are_refused() -> None:
     with pytest.raises(LabelError, match="at least one query"):
         comparison(None, [])
-    with pytest.raises(ConfigError, match="at least 1"):
-        comparison([1.0], [1.0], min_slice=0)
 
 
 @pytest.mark.parametrize(

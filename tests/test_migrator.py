@@ -481,6 +481,6 @@ def test_what_an_abort_took_away_is_not_condemned_and_no_verdict_is_kept(served:
     before = served.value("SELECT count(*) FROM gate_result")
     migrator.abort("another one is better")
     with pytest.raises(GenerationGone, match="b200 was aborted meanwhile"):
-        migrator._steps[step](gone, migrator._take_over())
+        migrator._forward.building[step](gone, migrator._forward.take_over())
     assert served.value("SELECT count(*) FROM gate_result") == before
     assert served.value("SELECT kind FROM event ORDER BY seq DESC LIMIT 1") in ("abort", "drop")

@@ -33,7 +33,7 @@ from revector.gate.evidence import Evidence
 from revector.history.events import broken_links
 from revector.interfaces import Document
 from revector.lifecycle import FORWARD, Outcome, Phase
-from revector.migration import migrator
+from revector.migration import steps
 from revector.registry import ledgers, moves, sharding, verdicts
 from revector.registry.control import Control, add_event, control, take_lease
 from revector.registry.tables import analyze_searched, index_of
@@ -852,7 +852,7 @@ def test_an_abort_under_the_step_that_builds_the_index_is_said_as_such(served: W
         served.migrator.abort("changed my mind")
         analyze_searched(engine, generation)
 
-    monkeypatch.setattr(migrator, "analyze_searched", abort_first)
+    monkeypatch.setattr(steps, "analyze_searched", abort_first)
     with pytest.raises(GenerationGone, match="aborted meanwhile"):
         served.migrator.run("index", "b200")
     assert tables(served) == {served.generation().physical_name}

@@ -219,7 +219,7 @@ def test_modules_after_the_pooling_are_run(tmp_path: Path) -> None:
 CHARACTERS = st.sampled_from([*LETTERS, " ", "\n", "\u200d", "\x00", "!"])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     texts=st.lists(st.text(CHARACTERS, max_size=2 * LIMIT), min_size=1, max_size=12),
     again=st.integers(0, 3),

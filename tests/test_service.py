@@ -206,7 +206,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=30, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(where=JSON, meta=JSON, text=st.text(max_size=20), k=st.integers(), doc_id=st.text(max_size=10))
 def test_no_input_ends_in_500(client: TestClient, where: Any, meta: Any, text: str, k: int, doc_id: str) -> None:
     path = "/collections/docs/documents/" + quote(doc_id, safe="")

@@ -142,7 +142,6 @@ def test_whatever_is_sent_the_answer_is_as_described_and_a_refusal_writes_nothin
         max_examples=2 * EXAMPLES,
         derandomize=True,
         database=None,
-        deadline=None,
         suppress_health_check=list(HealthCheck),
     )
     @given(case=cases, lines=LINES, known=st.sampled_from([True, True, True, False]))

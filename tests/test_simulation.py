@@ -121,7 +121,6 @@ def test_hypothesis_finds_no_history_that_breaks_a_promise(at: Place) -> None:
             stateful_step_count=40,
             derandomize=True,
             database=None,
-            deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
     )

@@ -22,7 +22,6 @@ from revector.measure.statistics import (
     queries_needed,
     randomisation_p,
     score_interval,
-    weighted_interval,
 )
 
 scores = st.lists(st.tuples(*[st.sampled_from([0.0, 0.2, 1 / 3, 0.5, 1.0])] * 2), min_size=1, max_size=40)
@@ -193,25 +192,6 @@ def test_the_ceiling_is_what_the_labels_let_a_ranking_reach() -> None:
     scored, baseline = [0.61] * 9, [0.60] * 9
     assert not is_saturated(scored, baseline, margin=0.02)
     assert is_saturated(scored, baseline, margin=0.02, attainable=[0.62] * 9)
-
-
-def test_shares_of_the_traffic_weigh_the_slices() -> None:
-    rng = np.random.default_rng(8)
-    slices = {"en": (rng.random(300), rng.random(300)), "hi": ([1.0] * 40, [0.0] * 40)}
-    shares = {"en": 3.0, "hi": 1.0}
-    found = weighted_interval(slices, shares)
-    english = paired_interval(*slices["en"])
-    assert found.mean == pytest.approx(0.75 * english.mean - 0.25)
-    widths = [share * (one.mean - one.low) for share, one in ((0.75, english), (0.25, paired_interval(*slices["hi"])))]
-    assert found.low < found.mean < found.high
-    assert found.mean - found.low == pytest.approx(math.hypot(*widths), rel=0.1)
-    assert weighted_interval({"en": slices["en"]}, {"en": 1.0}) == pytest.approx(english)
-
-
-@pytest.mark.parametrize("shares", [{"en": 1.0}, {"en": 1.0, "hi": 0.0}, {"en": 1.0, "hi": math.nan}])
-def test_shares_that_do_not_fit_the_slices_are_refused(shares: dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match="one share above 0"):
-        weighted_interval({"en": ([1.0], [1.0]), "hi": ([1.0], [1.0])}, shares)
 
 
 @pytest.mark.parametrize("bad", [[], [math.nan], [1.5], [-0.1], [math.inf], [[1.0]], [1.0, 1.0]])

@@ -196,8 +196,8 @@ def independent_space(folder: Path, keep: Path) -> Space:
 def our_space(project: Project, name: str, queries: independent.Texts) -> Space:
     """Return what PostgreSQL holds, and the vectors of the queries as revector cleans and encodes them."""
     from revector.documents.text import clean_query
-    from revector.gate.gate import ENCODE_ROWS
     from revector.serving.exporting import reading_vectors
+    from revector.serving.searcher import ENCODE_ROWS
 
     searcher, texts = project.searcher(name), [clean_query(text) for text in queries.texts]
     pinned, asked = searcher.resolve(), list[npt.NDArray[np.float32]]()

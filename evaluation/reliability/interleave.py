@@ -40,7 +40,8 @@ from evaluation.reliability.stepping import Actor, Hang, Killed, Stage, stage
 
 from revector.database.engine import make_engine
 from revector.errors import RevectorError
-from revector.migration import catch_up, migrator
+from revector.migration import catch_up
+from revector.migration import steps as forward
 
 MODULE = "evaluation.reliability.interleave"
 Plant = Callable[[sa.Engine], AbstractContextManager[Any]]
@@ -84,8 +85,8 @@ def run_interleavings(
     ``plant`` plants a bug around all runs. The role must be a superuser.
     """
     report, encoders, engine = Report(), SharedEncoders(), make_engine(url)
-    budgets = catch_up.GATE_BUDGET_S, catch_up.MOVE_ATTEMPTS, migrator.MEASURE_ATTEMPTS
-    catch_up.GATE_BUDGET_S, catch_up.MOVE_ATTEMPTS, migrator.MEASURE_ATTEMPTS = 0.2, 3, 2
+    budgets = catch_up.GATE_BUDGET_S, catch_up.MOVE_ATTEMPTS, forward.MEASURE_ATTEMPTS
+    catch_up.GATE_BUDGET_S, catch_up.MOVE_ATTEMPTS, forward.MEASURE_ATTEMPTS = 0.2, 3, 2
     try:
         with (
             tempfile.TemporaryDirectory(prefix="interleave-") as folder,
@@ -105,7 +106,7 @@ def run_interleavings(
                         break
             report.counts += steps.counts
     finally:
-        catch_up.GATE_BUDGET_S, catch_up.MOVE_ATTEMPTS, migrator.MEASURE_ATTEMPTS = budgets
+        catch_up.GATE_BUDGET_S, catch_up.MOVE_ATTEMPTS, forward.MEASURE_ATTEMPTS = budgets
         engine.dispose()
     return report
 

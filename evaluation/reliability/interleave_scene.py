@@ -29,7 +29,8 @@ from revector.indexing.encoding import Encoders
 from revector.indexing.worker import Worker
 from revector.interfaces import Chunk, Chunker, NoProgress, Vectors
 from revector.lifecycle import Outcome
-from revector.migration.migrator import Migrator, MigratorSettings
+from revector.migration.migrator import Migrator
+from revector.migration.settings import MigratorSettings
 from revector.migration.target import Standing
 from revector.registry import moves, sharding, verdicts, work
 from revector.registry.collections import Collection, Generation, ensure_collection, read_collection, read_generation

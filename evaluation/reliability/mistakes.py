@@ -197,7 +197,7 @@ def bulk_lane_ignored() -> Iterator[None]:
 @contextmanager
 def chunks_reversed() -> Iterator[None]:
     """Publish the last chunk of a document as its first."""
-    original = publish._rows
+    original = publish.rows_of
 
     def reversed_rows(part: Any, wanted: set[str]) -> Any:
         starts, counts = part.starts, part.counts
@@ -212,7 +212,7 @@ def chunks_reversed() -> Iterator[None]:
         )
         return original(spoilt, wanted)
 
-    with _attribute(publish, "_rows", reversed_rows):
+    with _attribute(publish, "rows_of", reversed_rows):
         yield
 
 

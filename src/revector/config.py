@@ -27,7 +27,8 @@ from revector.indexing.throttle import ThrottleLimits
 from revector.indexing.worker import Worker
 from revector.interfaces import Encoder, NoProgress, Progress
 from revector.labels import LabelSource, label_source
-from revector.migration.migrator import Migrator, MigratorSettings
+from revector.migration.migrator import Migrator
+from revector.migration.settings import MigratorSettings
 from revector.registry.collections import ensure_collection, read_collection
 from revector.registry.spending import SpendingMeter
 from revector.registry.watching import windows_over

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import psycopg
 
 from revector.documents.text import content_hash
-from revector.migration.migrator import MEASURE_ATTEMPTS
+from revector.migration.steps import MEASURE_ATTEMPTS
 from revector.registry import verdicts
 
 MOVES = ("provision", "swap", "rollback", "retire", "abort")

@@ -29,7 +29,8 @@ from revector.documents.documents import Documents
 from revector.gate import gate
 from revector.gate.evidence import Evidence
 from revector.indexing.encoding import Encoders
-from revector.migration.migrator import Migrator, MigratorSettings
+from revector.migration.migrator import Migrator
+from revector.migration.settings import MigratorSettings
 from revector.registry import ledgers, sharding, verdicts, work
 from revector.registry.collections import Collection
 from revector.revisions import RevisionGraph

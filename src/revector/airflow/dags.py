@@ -59,11 +59,10 @@ def migration_dag(
     """Return the DAG that migrates a collection to a revision and keeps the way back open.
 
     Without ``collection`` the form asks for it. ``config`` is the path of ``revector.toml``; ``$REVECTOR_CONFIG`` wins
-    over it, and the database of the Airflow connection ``conn_id`` over the one that the file names. The shards run in
-    ``queue`` (executors without queues ignore it) and ``pool``: None takes Airflow's own setting ``[revector]
-    gpu_pool``, or the default pool. ``executor`` runs only the shards elsewhere; Airflow refuses the DAG if that
-    executor is not configured. ``executor_config`` is the shards' alone: a pod with a GPU, for Kubernetes.
-    ``common``: as in ``factory.make_dag``.
+    over it, and the Airflow connection ``conn_id`` over its database. The shards alone run in ``queue`` (executors
+    without queues ignore it), ``pool`` (None: Airflow's setting ``[revector] gpu_pool``, or the default pool),
+    ``executor``, which Airflow must have, and with ``executor_config``, such as a pod with a GPU. ``common``: as in
+    ``factory.make_dag``.
     """
     place = place_of(config, conn_id)
     folders, problem = collections_of(place["config"])
@@ -81,20 +80,9 @@ def migration_dag(
     } | common
     with make_dag(dag_id, place=place, deadline=deadline, **common) as dag:
         of = {"collection": collection or COLLECTION, **place}
-        made = {name: _step(name, dag, of) for name in FORWARD}
         shards = ShardsOperator(task_id="shards", revision=PLANNED["revision"], **of)
-        embed = EmbedShardOperator.partial(
-            task_id="embed",
-            revision=PLANNED["revision"],
-            queue=queue,
-            pool=pool or conf.get("revector", "gpu_pool", fallback="default_pool"),
-            executor=executor,
-            executor_config=dict(executor_config or {}),
-            do_xcom_push=False,
-            map_index_template="{{ 'shard-%02d' % task.shard }}",
-            doc_md="Embeds one shard on a GPU worker; killed at any moment, the next try goes on where it was.",
-            **of,
-        ).expand(shard=shards.output)
+        where = {"queue": queue, "pool": pool, "executor": executor, "executor_config": dict(executor_config or {})}
+        embed = _embed(shards, where, of)
         approval = MigrationApprovalOperator(
             task_id="approval",
             revision=PLANNED["revision"],
@@ -102,11 +90,23 @@ def migration_dag(
             doc_md="Asks a person where the form wants that. A rejection keeps everything as it is.",
             **of,
         )
-        tasks: list[Any] = [made[name] for name in FORWARD]
-        tasks[FORWARD.index("backfill") : FORWARD.index("backfill")] = [shards, embed]
-        tasks.insert(tasks.index(made["approve"]), approval)
-        chain(*tasks, *_window(of))
+        before: dict[str, list[Any]] = {"backfill": [shards, embed], "approve": [approval]}
+        chain(*(task for name in FORWARD for task in (*before.get(name, ()), _step(name, dag, of))), *_window(of))
     return dag
+
+
+def _embed(shards: ShardsOperator, where: Mapping[str, Any], of: Mapping[str, Any]) -> Any:
+    """Return one task for each shard that is to do."""
+    pool = where["pool"] or conf.get("revector", "gpu_pool", fallback="default_pool")
+    return EmbedShardOperator.partial(
+        task_id="embed",
+        revision=PLANNED["revision"],
+        do_xcom_push=False,
+        map_index_template="{{ 'shard-%02d' % task.shard }}",
+        doc_md="Embeds one shard on a GPU worker; killed at any moment, the next try goes on where it was.",
+        **{**where, "pool": pool},
+        **of,
+    ).expand(shard=shards.output)
 
 
 def _step(name: str, dag: DAG, of: Mapping[str, Any]) -> Any:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from revector.archive import Part
-    from revector.archive.importing import ImportReport
+    from revector.archive.importing import ImportReport, Target
     from revector.interfaces import Encoder, Progress
     from revector.registry.collections import Generation
     from revector.spec import Revision
@@ -43,6 +43,11 @@ class ImportProblem(StrEnum):
     changed = "changed"
     unreadable = "unreadable"
     cut = "cut"
+
+
+Skip = Annotated[
+    list[ImportProblem] | None, typer.Option(help="Leave such documents out instead of refusing; may be repeated.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -104,9 +109,7 @@ def import_vectors(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help=".npy, .npz, .parquet or .h5.")],
     *,
     revision: Annotated[str, typer.Option("--revision", "-r", metavar="REV", help="Whose model made the vectors.")],
-    skip: Annotated[
-        list[ImportProblem] | None, typer.Option(help="Leave such documents out instead of refusing; may be repeated.")
-    ] = None,
+    skip: Skip = None,
     dtype: Annotated[Dtype, typer.Option(help="How to keep them; float16 halves the archive.")] = Dtype.float32,
     collection: Collection = None,
     project: ProjectPath = None,
@@ -122,7 +125,7 @@ def import_vectors(
     For example:
       revector import vectors.npy -r a1b2 --skip unknown
     """
-    from revector.archive import Importer, Target
+    from revector.archive import Importer
     from revector.indexing.chunking import make_chunker
     from revector.registry.work import read_items
     from revector.revisions import RevisionGraph
@@ -131,15 +134,7 @@ def import_vectors(
     found = RevisionGraph.from_folder(session.project.migrations(session.collection))[revision]
     cid, engine = session.project.cid(session.collection), session.project.engine
     encoder = session.project.encoders.fresh(found.model)
-    identity = {"encoder_fp": encoder.fingerprint, "chunker_fp": found.chunker_fp, "revision": found.revision}
-    target = Target(
-        found.revision,
-        found.model.dim,
-        found.model.normalize,
-        found.model.max_unknown_tokens,
-        {**identity, "model": found.model.name, "dim": found.model.dim},
-    )
-
+    target = _target(found, encoder)
     with reporting(quiet=json) as progress:
         importer = Importer(
             session.project.archive,
@@ -155,25 +150,9 @@ def import_vectors(
             dtype=dtype.value,
             register=partial(_record, engine, cid, found, encoder),
         )
-
-    def page(console: Console) -> None:
-        console.print(
-            f"Imported {done.chunks:,} vectors of {done.documents:,} documents for revision {found.revision}, in "
-            f"{len(done.sealed)} parts.",
-            soft_wrap=True,
-        )
-        for path, one in done.compared.items():
-            lowest = "" if one.lowest is None else f", lowest cosine {one.lowest:.4f}"
-            console.print(
-                f"  {path}: {one.compared:,} of {one.rows:,} rows compared with what the revision embeds{lowest}; a "
-                f"shift of any 1 % of the rows is found with {one.finds:.1%} probability",
-                soft_wrap=True,
-            )
-        for problem, count in done.skipped.items():
-            named = ", ".join(done.first[problem])
-            console.print(f"  left out, {problem}: {count:,}, such as {named}", style="yellow", soft_wrap=True)
-
-    session.out.show({**asdict(done), "revision": found.revision}, page)
+    session.out.show(
+        {**asdict(done), "revision": found.revision}, lambda console: _import_page(done, found.revision, console)
+    )
 
 
 def _number(generation: str) -> int | None:
@@ -194,6 +173,20 @@ def _provenance(collection: str, generation: Generation) -> dict[str, Any]:
         "collection": collection,
         "generation": generation.gen,
     }
+
+
+def _target(revision: Revision, encoder: Encoder) -> Target:
+    from revector.archive import Target
+
+    model = revision.model
+    identity = {"encoder_fp": encoder.fingerprint, "chunker_fp": revision.chunker_fp, "revision": revision.revision}
+    return Target(
+        revision.revision,
+        model.dim,
+        model.normalize,
+        model.max_unknown_tokens,
+        {**identity, "model": model.name, "dim": model.dim},
+    )
 
 
 def _record(engine: sa.Engine, cid: int, revision: Revision, encoder: Encoder, done: ImportReport) -> None:
@@ -223,3 +216,21 @@ def _reported(parts: Iterator[Part], progress: Progress) -> Iterator[Part]:
     for part in parts:
         yield part
         progress.advance(len(part.embeddings))
+
+
+def _import_page(done: ImportReport, revision: str, console: Console) -> None:
+    console.print(
+        f"Imported {done.chunks:,} vectors of {done.documents:,} documents for revision {revision}, in "
+        f"{len(done.sealed)} parts.",
+        soft_wrap=True,
+    )
+    for path, one in done.compared.items():
+        lowest = "" if one.lowest is None else f", lowest cosine {one.lowest:.4f}"
+        console.print(
+            f"  {path}: {one.compared:,} of {one.rows:,} rows compared with what the revision embeds{lowest}; a "
+            f"shift of any 1 % of the rows is found with {one.finds:.1%} probability",
+            soft_wrap=True,
+        )
+    for problem, count in done.skipped.items():
+        named = ", ".join(done.first[problem])
+        console.print(f"  left out, {problem}: {count:,}, such as {named}", style="yellow", soft_wrap=True)

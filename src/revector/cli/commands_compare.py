@@ -22,8 +22,16 @@ if TYPE_CHECKING:
     from revector.gate.gate import QuerySet
     from revector.interfaces import Progress
 
-ENCODE_ROWS = 64
 TIMED_QUERIES = 200
+
+QueriesFile = Annotated[Path | None, typer.Option(help="Text file with a query a line; default: the labelled queries.")]
+OtherGeneration = Annotated[
+    int | None, typer.Option(help="Generation beside the active one; default: building, standby.")
+]
+Cutoffs = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=SCORE", help="A similarity threshold of an application, on the active model."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -34,17 +42,10 @@ def register(app: typer.Typer) -> None:
 
 def compare(
     *,
-    queries: Annotated[
-        Path | None, typer.Option(help="Text file with a query a line; default: the labelled queries.")
-    ] = None,
-    new: Annotated[
-        int | None, typer.Option(help="Generation beside the active one; default: building, standby.")
-    ] = None,
+    queries: QueriesFile = None,
+    new: OtherGeneration = None,
     k: Annotated[int, typer.Option("-k", min=1, max=100, help="Documents of each answer.")] = 10,
-    cutoff: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=SCORE", help="A similarity threshold of an application, on the active model."),
-    ] = None,
+    cutoff: Cutoffs = None,
     collection: Collection = None,
     project: ProjectPath = None,
     json: Json = False,
@@ -215,18 +216,14 @@ def _ask(
     searcher = session.project.searcher(session.collection)
     pinned = searcher.resolve(gen)
     taken, refused = searcher.askable(pinned, asked)
-    queries = list(taken)
-    progress.start(f"search generation {gen}", len(queries), unit="queries")
+    progress.start(f"search generation {gen}", len(taken), unit="queries")
     run: dict[str, list[tuple[str, float]]] = {query: [] for query in asked}
-    for at in range(0, len(queries), ENCODE_ROWS):
-        some = queries[at : at + ENCODE_ROWS]
-        vectors = searcher.encode(pinned, [taken[query] for query in some])
-        for query, vector in zip(some, vectors, strict=True):
-            itself = own.get(query, frozenset())
-            answer = searcher.search_vector(pinned, vector, k + len(itself))
-            hits = () if answer is None else answer.hits
-            run[query] = [(hit.id, hit.score) for hit in hits if hit.id not in itself][:k]
-            progress.advance()
+    for query, vector in searcher.encode_all(pinned, taken):
+        itself = own.get(query, frozenset())
+        answer = searcher.search_vector(pinned, vector, k + len(itself))
+        hits = () if answer is None else answer.hits
+        run[query] = [(hit.id, hit.score) for hit in hits if hit.id not in itself][:k]
+        progress.advance()
     progress.done()
     return run, refused
 

@@ -19,7 +19,10 @@ from revector.errors import ConfigError, DocumentError
 
 if TYPE_CHECKING:
     from revector.documents.deadletters import Refusal
+    from revector.documents.ingesting import IngestReport
     from revector.documents.writing import LateMessage
+    from revector.interfaces import Source
+    from revector.upkeep.rereading import Reread
 
 _PANEL = "Documents"
 
@@ -35,6 +38,39 @@ class OnMissing(StrEnum):
     DELETE = "delete"
 
 
+SourceArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[SOURCE]",
+        help="BEIR folder, .jsonl, .csv, .parquet, 'sql:SELECT …' or docstrings:; default: revector.toml.",
+    ),
+]
+MetaFields = Annotated[
+    list[str] | None, typer.Option(help="Field to keep as metadata; may be repeated; default: all others.")
+]
+ColumnTypes = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=TYPE",
+        help="Type of a CSV column: text, number or bool; '*': all others; may be repeated; default: by its cells.",
+    ),
+]
+SourceUrl = Annotated[
+    str | None, typer.Option(help="SQLAlchemy URL of a sql: source; default: source_url, else the own database.")
+]
+OnMissingOption = Annotated[
+    OnMissing | None,
+    typer.Option(
+        help="What becomes of documents that the source has not: keep, or delete where it is the truth; default: "
+        "revector.toml's for its own source, else keep."
+    ),
+]
+MaxMissing = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, metavar="SHARE", help="Most that may be deleted so; default: revector.toml, 0.05."),
+]
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     for command in (ingest, put, delete, get):
@@ -42,41 +78,16 @@ def register(app: typer.Typer) -> None:
 
 
 def ingest(
-    source: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[SOURCE]",
-            help="BEIR folder, .jsonl, .csv, .parquet, 'sql:SELECT …' or docstrings:; default: revector.toml.",
-        ),
-    ] = None,
+    source: SourceArgument = None,
     *,
     id_field: Annotated[str | None, typer.Option(help="Field with the id.")] = None,
     text_field: Annotated[list[str] | None, typer.Option(help="Field with text; may be repeated.")] = None,
-    meta_field: Annotated[
-        list[str] | None, typer.Option(help="Field to keep as metadata; may be repeated; default: all others.")
-    ] = None,
+    meta_field: MetaFields = None,
     version_field: Annotated[str | None, typer.Option(help="Field with your own version, a number or a time.")] = None,
-    column_type: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=TYPE",
-            help="Type of a CSV column: text, number or bool; '*': all others; may be repeated; default: by its cells.",
-        ),
-    ] = None,
-    url: Annotated[
-        str | None, typer.Option(help="SQLAlchemy URL of a sql: source; default: source_url, else the own database.")
-    ] = None,
-    on_missing: Annotated[
-        OnMissing | None,
-        typer.Option(
-            help="What becomes of documents that the source has not: keep, or delete where it is the truth; default: "
-            "revector.toml's for its own source, else keep."
-        ),
-    ] = None,
-    max_missing: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, metavar="SHARE", help="Most that may be deleted so; default: revector.toml, 0.05."),
-    ] = None,
+    column_type: ColumnTypes = None,
+    url: SourceUrl = None,
+    on_missing: OnMissingOption = None,
+    max_missing: MaxMissing = None,
     collection: Collection = None,
     project: ProjectPath = None,
     json: Json = False,
@@ -87,13 +98,10 @@ def ingest(
       revector ingest docs.jsonl --id-field id --text-field title --text-field body
       revector ingest "sql:SELECT id, body FROM article" --url "$URL" --id-field id --text-field body
     """
-    from revector.config import current_actor
     from revector.sources import is_csv, open_source, parse_types
-    from revector.upkeep.rereading import reread_source
 
     session = open_session(project, collection, as_json=json)
-    opened, name = session.project, session.collection
-    settings = opened.collection(name)
+    settings = session.project.collection(session.collection)
     place, types = source or _configured_source(session), parse_types(column_type or ())
     if types and not is_csv(place):
         raise ConfigError(f"--column-type is for CSV files; {place!r:.80} has types of its own. Nothing was read.")
@@ -103,42 +111,18 @@ def ingest(
         text_fields=text_field or settings.text_fields,
         meta_fields=meta_field or settings.meta_fields,
         version_field=version_field or settings.version_field,
-        url=(url or settings.source_url or opened.database_url) if place.startswith("sql:") else None,
+        url=(url or settings.source_url or session.project.database_url) if place.startswith("sql:") else None,
         column_types=settings.column_types | types,
     )
     deletes = (on_missing or (OnMissing.KEEP if source else settings.on_missing)) == OnMissing.DELETE
-    with reporting(quiet=json) as progress:
-        found = reread_source(
-            opened.engine,
-            opened.cid(name),
-            opened.documents(name),
-            read,
-            actor=current_actor(),
-            max_missing=(settings.max_missing if max_missing is None else max_missing) if deletes else None,
-            progress=progress,
-        )
+    most = settings.max_missing if max_missing is None else max_missing
+    found = _reread(session, read, most if deletes else None)
     report = found.ingested
     assert report is not None
-
-    def page(console: Console) -> None:
-        deleted = f"{report.deleted:,} deleted (no text), " if report.deleted else ""
-        older = f"{report.older:,} older than what is stored, " if report.older else ""
-        console.print(
-            f"Read {report.read:,} from {report.source}: {report.written:,} written, {deleted}{report.unchanged:,} "
-            f"unchanged, {older}{report.rejected:,} rejected"
-            + (f"; {found.deleted:,} not in it were deleted." if deletes else "."),
-            soft_wrap=True,
-        )
-        for doc_id, late in report.late.items():
-            console.print(f"  {doc_id}: {_older(late)}", style="yellow", soft_wrap=True)
-        if report.differing > len(report.late):
-            console.print(f"  …; {report.differing:,} in all came too late with other content", soft_wrap=True)
-        for doc_id, reason in report.reasons.items():
-            console.print(f"  {doc_id}: {reason}", style="yellow", soft_wrap=True)
-        if report.rejected > len(report.reasons):
-            console.print("  …; all of them: revector dlq list", soft_wrap=True)
-
-    session.out.show(asdict(report) | {"missing_deleted": found.deleted}, page)
+    session.out.show(
+        asdict(report) | {"missing_deleted": found.deleted},
+        lambda console: _ingest_page(report, found.deleted if deletes else None, console),
+    )
 
 
 def put(
@@ -241,9 +225,6 @@ def get(
         raise typer.Exit(NOTHING_TO_DO)
 
 
-# Dead letters ---------------------------------------------------------------------------------------------------------
-
-
 # Helpers --------------------------------------------------------------------------------------------------------------
 
 
@@ -253,6 +234,43 @@ def refused_line(doc_id: str, refused: Refusal) -> str:
     waived = f"; waived by {refused.waived_by}" if refused.waived_by else ""
     when = f"{refused.at:%Y-%m-%d %H:%M} UTC"
     return f"A later version of {doc_id!r}{version} was refused on {when}{waived}: {refused.reason}"
+
+
+def _reread(session: Session, source: Source, max_missing: float | None) -> Reread:
+    from revector.config import current_actor
+    from revector.upkeep.rereading import reread_source
+
+    opened, name = session.project, session.collection
+    with reporting(quiet=session.out.as_json) as progress:
+        return reread_source(
+            opened.engine,
+            opened.cid(name),
+            opened.documents(name),
+            source,
+            actor=current_actor(),
+            max_missing=max_missing,
+            progress=progress,
+        )
+
+
+def _ingest_page(report: IngestReport, missing_deleted: int | None, console: Console) -> None:
+    """Print what was stored; ``missing_deleted`` is None where nothing that the source has not may be deleted."""
+    deleted = f"{report.deleted:,} deleted (no text), " if report.deleted else ""
+    older = f"{report.older:,} older than what is stored, " if report.older else ""
+    console.print(
+        f"Read {report.read:,} from {report.source}: {report.written:,} written, {deleted}{report.unchanged:,} "
+        f"unchanged, {older}{report.rejected:,} rejected"
+        + ("." if missing_deleted is None else f"; {missing_deleted:,} not in it were deleted."),
+        soft_wrap=True,
+    )
+    for doc_id, late in report.late.items():
+        console.print(f"  {doc_id}: {_older(late)}", style="yellow", soft_wrap=True)
+    if report.differing > len(report.late):
+        console.print(f"  …; {report.differing:,} in all came too late with other content", soft_wrap=True)
+    for doc_id, reason in report.reasons.items():
+        console.print(f"  {doc_id}: {reason}", style="yellow", soft_wrap=True)
+    if report.rejected > len(report.reasons):
+        console.print("  …; all of them: revector dlq list", soft_wrap=True)
 
 
 def _older(late: LateMessage) -> str:

@@ -39,6 +39,15 @@ class Format(StrEnum):
     PARQUET = "parquet"
 
 
+Since = Annotated[
+    str | None, typer.Option(metavar="TIME", help="Only events from then on; ISO 8601, UTC if it names no zone.")
+]
+NotedHead = Annotated[
+    str | None, typer.Option(metavar="[SEQ:]HASH", help="With --check: a hash noted elsewhere that must be there.")
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="Newest events to show; default: 100 in a table, else all.")]
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command(rich_help_panel=_PANEL)(history)
@@ -50,21 +59,15 @@ def history(
     kind: Annotated[list[str] | None, typer.Option(help="Only events of this kind, such as swap; repeatable.")] = None,
     actor: Annotated[str | None, typer.Option(help="Only events of persons whose name holds this.")] = None,
     generation: Annotated[int | None, typer.Option(min=0, help="Only events of this generation.")] = None,
-    since: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Only events from then on; ISO 8601, UTC if it names no zone.")
-    ] = None,
+    since: Since = None,
     until: Annotated[str | None, typer.Option(metavar="TIME", help="Only events before then.")] = None,
     run: Annotated[str | None, typer.Option(help="Only events of this Airflow run.")] = None,
     text: Annotated[str | None, typer.Option(help="Only events whose kind, person or detail holds this.")] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Newest events to show; default: 100 in a table, else all.")
-    ] = None,
+    limit: Limit = None,
     form: Annotated[Format, typer.Option("--format", help="How to write it.")] = Format.TABLE,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write to; needed for parquet.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Verify the hash chain of the events.")] = False,
-    head: Annotated[
-        str | None, typer.Option(metavar="[SEQ:]HASH", help="With --check: a hash noted elsewhere that must be there.")
-    ] = None,
+    head: NotedHead = None,
     collection: Collection = None,
     project: ProjectPath = None,
     json: Json = False,

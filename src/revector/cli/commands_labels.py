@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from revector.labels.clicks import Counts
     from revector.registry.collections import Generation
 
-ENCODE_ROWS = 64
 
 labels = typer.Typer(
     no_args_is_help=True,
@@ -368,16 +367,14 @@ def _pooled(
 ) -> dict[str, list[str]]:
     """Return the best ``k`` documents of each query in each of the generations, all in one list per query."""
     searcher = session.project.searcher(session.collection)
-    queries, found = list(asked), {query: list[str]() for query in asked}
+    found = {query: list[str]() for query in asked}
     with reporting(quiet=session.out.as_json) as progress:
         for one in generations:
-            progress.start(f"search generation {one.gen}", len(queries), unit="queries")
-            for at in range(0, len(queries), ENCODE_ROWS):
-                batch, _ = searcher.askable(one, {query: asked[query] for query in queries[at : at + ENCODE_ROWS]})
-                vectors = searcher.encode(one, list(batch.values()))
-                for query, vector in zip(batch, vectors, strict=True):
-                    answer = searcher.search_vector(one, vector, k)
-                    found[query].extend(hit.id for hit in (answer.hits if answer else ()))
-                    progress.advance()
+            taken, _ = searcher.askable(one, asked)
+            progress.start(f"search generation {one.gen}", len(taken), unit="queries")
+            for query, vector in searcher.encode_all(one, taken):
+                answer = searcher.search_vector(one, vector, k)
+                found[query].extend(hit.id for hit in (answer.hits if answer else ()))
+                progress.advance()
             progress.done()
     return found

@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 _PANEL = "Migration"
 
 Target = Annotated[str | None, typer.Argument(metavar="[REVISION]", help="Id, unique prefix or head (default).")]
+Shards = Annotated[
+    int | None, typer.Option(min=1, help="Parts of the backfill; default: revector.toml, else by the plan.")
+]
+WindowHours = Annotated[float | None, typer.Option(help="How long one can roll back; default: revector.toml, else 48.")]
+Approval = Annotated[
+    bool, typer.Option("--approval/--no-approval", help="Whether a person must approve before the swap.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -102,15 +109,9 @@ def upgrade(
     rev: Target = None,
     *,
     to: Annotated[str | None, typer.Option(metavar="STEP", help="Stop after this step.")] = None,
-    shards: Annotated[
-        int | None, typer.Option(min=1, help="Parts of the backfill; default: revector.toml, else by the plan.")
-    ] = None,
-    window_hours: Annotated[
-        float | None, typer.Option(help="How long one can roll back; default: revector.toml, else 48.")
-    ] = None,
-    approval: Annotated[
-        bool, typer.Option("--approval/--no-approval", help="Whether a person must approve before the swap.")
-    ] = False,
+    shards: Shards = None,
+    window_hours: WindowHours = None,
+    approval: Approval = False,
     collection: Collection = None,
     project: ProjectPath = None,
     json: Json = False,

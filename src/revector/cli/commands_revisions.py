@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -15,9 +16,40 @@ from revector.errors import ConfigError
 
 if TYPE_CHECKING:
     from revector.encoders.specify import SpecifiedModel
-    from revector.spec import Revision
+    from revector.spec import Chunking, ModelSpec, Revision
 
 _PANEL = "Revisions"
+
+Message = Annotated[str, typer.Option("--message", "-m", help="What this revision does, in one line.")]
+ModelName = Annotated[
+    str | None,
+    typer.Option(help="org/name, ./folder or package:name; default: the model of the head revision."),
+]
+MaxTokens = Annotated[
+    int | None, typer.Option(help="Tokens of a text that the model may see; default: what its files say.")
+]
+QueryPrompt = Annotated[
+    str | None, typer.Option(help='Put before queries, such as "query: "; default: what the model\'s files say.')
+]
+DocumentPrompt = Annotated[
+    str | None, typer.Option(help='Put before chunks, such as "passage: "; default: what the model\'s files say.')
+]
+Normalize = Annotated[
+    bool | None,
+    typer.Option("--normalize/--no-normalize", help="Store vectors of length 1 (default), or as they are."),
+]
+MaxUnknownTokens = Annotated[
+    float | None,
+    typer.Option(
+        help="Largest share (0 to 1) of a chunk's tokens that the model may not know; documents above it become "
+        "dead letters, queries are refused."
+    ),
+]
+Unit = Annotated[Literal["tokens", "sentences", "document"] | None, typer.Option(help="How documents are cut.")]
+Storage = Annotated[Literal["vector", "halfvec"] | None, typer.Option(help="float32 or float16 vectors.")]
+Quantize = Annotated[
+    Literal["none", "bit"] | None, typer.Option(help="Index the signs alone; stored vectors rank what is found.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -28,41 +60,19 @@ def register(app: typer.Typer) -> None:
 
 def revision(
     *,
-    message: Annotated[str, typer.Option("--message", "-m", help="What this revision does, in one line.")],
-    model: Annotated[
-        str | None,
-        typer.Option(help="org/name, ./folder or package:name; default: the model of the head revision."),
-    ] = None,
+    message: Message,
+    model: ModelName = None,
     dim: Annotated[int | None, typer.Option(min=1, help="Stored width; default: the model's own.")] = None,
-    max_tokens: Annotated[
-        int | None, typer.Option(help="Tokens of a text that the model may see; default: what its files say.")
-    ] = None,
-    query_prompt: Annotated[
-        str | None, typer.Option(help='Put before queries, such as "query: "; default: what the model\'s files say.')
-    ] = None,
-    document_prompt: Annotated[
-        str | None, typer.Option(help='Put before chunks, such as "passage: "; default: what the model\'s files say.')
-    ] = None,
-    normalize: Annotated[
-        bool | None,
-        typer.Option("--normalize/--no-normalize", help="Store vectors of length 1 (default), or as they are."),
-    ] = None,
-    max_unknown_tokens: Annotated[
-        float | None,
-        typer.Option(
-            help="Largest share (0 to 1) of a chunk's tokens that the model may not know; documents above it become "
-            "dead letters, queries are refused."
-        ),
-    ] = None,
+    max_tokens: MaxTokens = None,
+    query_prompt: QueryPrompt = None,
+    document_prompt: DocumentPrompt = None,
+    normalize: Normalize = None,
+    max_unknown_tokens: MaxUnknownTokens = None,
     chunk_tokens: Annotated[int | None, typer.Option(help="Most tokens of a chunk.")] = None,
     overlap: Annotated[int | None, typer.Option(help="Tokens that neighbouring chunks share.")] = None,
-    unit: Annotated[
-        Literal["tokens", "sentences", "document"] | None, typer.Option(help="How documents are cut.")
-    ] = None,
-    storage: Annotated[Literal["vector", "halfvec"] | None, typer.Option(help="float32 or float16 vectors.")] = None,
-    quantize: Annotated[
-        Literal["none", "bit"] | None, typer.Option(help="Index the signs alone; stored vectors rank what is found.")
-    ] = None,
+    unit: Unit = None,
+    storage: Storage = None,
+    quantize: Quantize = None,
     min_recall: Annotated[float | None, typer.Option(help="Gate: least recall@k.")] = None,
     max_drop: Annotated[float | None, typer.Option(help="Gate: largest fall of recall@k.")] = None,
     min_queries: Annotated[int | None, typer.Option(help="Gate: least number of labelled queries.")] = None,
@@ -80,13 +90,8 @@ def revision(
       revector revision -m "smaller chunks" --chunk-tokens 128 --overlap 0
       revector revision -m "e5" --model ./models/e5 --query-prompt "query: " --document-prompt "passage: "
     """
-    from revector.migration_files import load_revision
-    from revector.revisions import RevisionGraph, write_revision
-    from revector.spec import Chunking, Gate, IndexSpec
-
     session = open_session(project, collection, as_json=json)
-    folder = session.project.migrations(session.collection)
-    head = RevisionGraph.from_folder(folder).head if _has_files(folder) else None
+    head = _head(session.project.migrations(session.collection))
     given = _given(
         dim=dim,
         max_tokens=max_tokens,
@@ -96,38 +101,13 @@ def revision(
         max_unknown_tokens=max_unknown_tokens,
     )
     specified = _model(session, head, model, given)
-    chosen = specified.model
-    limit = chosen.max_tokens
-    default = Chunking(max_tokens=min(256, limit), overlap_tokens=min(32, limit // 8))
-    chunking = head.chunking if head and head.chunking.max_tokens <= limit else default
-    if chunk_tokens is not None and overlap is None:
-        overlap = min(chunking.overlap_tokens, chunk_tokens // 8)
-    path = write_revision(
-        folder,
-        message=message,
-        model=chosen,
-        chunking=replace(chunking, **_given(max_tokens=chunk_tokens, overlap_tokens=overlap, unit=unit)),
-        index=replace(head.index if head else IndexSpec(), **_given(storage=storage, quantize=quantize)),
-        gate=replace(
-            head.gate if head else Gate(),
-            **_given(min_recall=min_recall, max_drop=max_drop, min_queries=min_queries),
-        ),
-        down_revision=head.revision if head else None,
-    )
-    written = load_revision(path)
-    after = written.down_revision or "nothing"
-    lines = [
-        f"Wrote {path}",
-        f"Revision {written.revision} after {after}: {chosen.name}, {chosen.dim:,} dimensions.",
-        *([f"Taken over from the model's own files: {', '.join(specified.taken)}."] if specified.taken else []),
-        *(f"Note: {note}." for note in specified.notes),
-        "Look at it, then run `revector plan`.",
-    ]
-    said = {"taken_over": list(specified.taken), "notes": list(specified.notes)}
-    session.out.show(
-        {**written.as_data(), "path": str(path), **said},
-        lambda console: console.print("\n".join(lines), soft_wrap=True, markup=False),
-    )
+    changes = {
+        "chunking": _given(max_tokens=chunk_tokens, overlap_tokens=overlap, unit=unit),
+        "index": _given(storage=storage, quantize=quantize),
+        "gate": _given(min_recall=min_recall, max_drop=max_drop, min_queries=min_queries),
+    }
+    path = _write(session, head, message, specified.model, changes)
+    _show_written(session, path, specified)
 
 
 def current(*, project: ProjectPath = None, json: Json = False) -> None:
@@ -164,13 +144,10 @@ def heads(*, project: ProjectPath = None, json: Json = False) -> None:
     For example:
       revector heads
     """
-    from revector.revisions import RevisionGraph
-
     opened, out = open_project(project), Output(as_json=json)
     found: list[dict[str, Any]] = []
     for name in sorted(opened.settings.collections):
-        folder = opened.migrations(name)
-        head = RevisionGraph.from_folder(folder).head if _has_files(folder) else None
+        head = _head(opened.migrations(name))
         found.append({"collection": name, "head": head and head.revision, "message": head and head.message})
     table = make_table("collection", "head", "message")
     for row in found:
@@ -185,8 +162,12 @@ def _given(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _has_files(folder: Path) -> bool:
-    return any(not path.name.startswith((".", "_")) for path in folder.glob("*.py"))
+def _head(folder: Path) -> Revision | None:
+    """Return the newest revision of a folder of migration files; None where it has no file yet."""
+    from revector.revisions import RevisionGraph
+
+    has_files = any(not path.name.startswith((".", "_")) for path in folder.glob("*.py"))
+    return RevisionGraph.from_folder(folder).head if has_files else None
 
 
 def _model(session: Session, head: Revision | None, name: str | None, given: dict[str, Any]) -> SpecifiedModel:
@@ -200,3 +181,51 @@ def _model(session: Session, head: Revision | None, name: str | None, given: dic
     if name is None:
         raise ConfigError("the first revision needs a model. Nothing was written; name one with --model.")
     return specify(name, project.root, project.encoders.fresh, **given)
+
+
+def _write(
+    session: Session, head: Revision | None, message: str, model: ModelSpec, changes: Mapping[str, dict[str, Any]]
+) -> Path:
+    """Write the revision after ``head``, with this model and, part by part, what changes; the rest stays as it is."""
+    from revector.revisions import write_revision
+    from revector.spec import Gate, IndexSpec
+
+    return write_revision(
+        session.project.migrations(session.collection),
+        message=message,
+        model=model,
+        chunking=_chunking(head, model.max_tokens, changes["chunking"]),
+        index=replace(head.index if head else IndexSpec(), **changes["index"]),
+        gate=replace(head.gate if head else Gate(), **changes["gate"]),
+        down_revision=head.revision if head else None,
+    )
+
+
+def _chunking(head: Revision | None, limit: int, given: dict[str, Any]) -> Chunking:
+    """Return the head's chunking with what is given, or a default where its chunks exceed the model's ``limit``."""
+    from revector.spec import Chunking
+
+    default = Chunking(max_tokens=min(256, limit), overlap_tokens=min(32, limit // 8))
+    kept = head.chunking if head and head.chunking.max_tokens <= limit else default
+    if "max_tokens" in given and "overlap_tokens" not in given:
+        given = given | {"overlap_tokens": min(kept.overlap_tokens, given["max_tokens"] // 8)}
+    return replace(kept, **given)
+
+
+def _show_written(session: Session, path: Path, specified: SpecifiedModel) -> None:
+    from revector.migration_files import load_revision
+
+    written, model = load_revision(path), specified.model
+    after = written.down_revision or "nothing"
+    lines = [
+        f"Wrote {path}",
+        f"Revision {written.revision} after {after}: {model.name}, {model.dim:,} dimensions.",
+        *([f"Taken over from the model's own files: {', '.join(specified.taken)}."] if specified.taken else []),
+        *(f"Note: {note}." for note in specified.notes),
+        "Look at it, then run `revector plan`.",
+    ]
+    said = {"taken_over": list(specified.taken), "notes": list(specified.notes)}
+    session.out.show(
+        {**written.as_data(), "path": str(path), **said},
+        lambda console: console.print("\n".join(lines), soft_wrap=True, markup=False),
+    )

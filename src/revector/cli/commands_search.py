@@ -17,10 +17,13 @@ from revector.cli.commands_gate import check_folder, measured_page, own_left_out
 from revector.cli.options import Collection, Json, ProjectPath, Session, json_object, open_session
 from revector.cli.output import make_table, one_line, pairs
 from revector.cli.progress import reporting
+from revector.errors import ConfigError
 
 if TYPE_CHECKING:
     from revector.documents.deadletters import Refusal
     from revector.gate.gate import GateMeasurement, QuerySet
+    from revector.interfaces import Encoder
+    from revector.registry.collections import Generation as ServedGeneration
     from revector.serving.searcher import Answer
     from revector.spec import ModelSpec
 
@@ -182,23 +185,13 @@ def rotate(
     """
     from revector.encoders.pca import train_pca
     from revector.encoders.references import model_folder
-    from revector.errors import ConfigError
     from revector.registry.tables import index_of
 
     session = open_session(project, collection, as_json=json)
     opened, target = session.project, session.project.root / folder.expanduser()
     served = opened.searcher(session.collection).resolve()
     encoder, model = opened.encoders.of(served), served.spec.model
-    if encoder.components["kind"] != "sentence-transformers" or getattr(encoder, "own_dim", 0) != model.dim:
-        raise ConfigError(
-            f"revision {served.revision} serves {model.name!r} at {model.dim} dimensions; only a local model at its "
-            "full width can be turned. Nothing was saved."
-        )
-    if encoder.components.get("trust_code"):
-        raise ConfigError(
-            f"model {model.name!r} runs code of its own (trust_code), which is not copied. Nothing was saved; only a "
-            "model without can be turned."
-        )
+    _check_turnable(encoder, served)
     with opened.engine.connect() as connection:
         kept = train_pca(index_of(served).sample(connection, sample), model_folder(model, opened.root), target)
     widths = {dim: round(float(kept[dim - 1]), 4) for dim in (32, 64, 128, 256, 512, 1_024, 2_048) if dim < model.dim}
@@ -214,6 +207,21 @@ def rotate(
         )
 
     session.out.show({"folder": str(target), "model": reference, "width": model.dim, "kept": widths}, page)
+
+
+def _check_turnable(encoder: Encoder, served: ServedGeneration) -> None:
+    """Raise ``ConfigError`` for a model that cannot be copied and turned."""
+    model = served.spec.model
+    if encoder.components["kind"] != "sentence-transformers" or getattr(encoder, "own_dim", 0) != model.dim:
+        raise ConfigError(
+            f"revision {served.revision} serves {model.name!r} at {model.dim} dimensions; only a local model at its "
+            "full width can be turned. Nothing was saved."
+        )
+    if encoder.components.get("trust_code"):
+        raise ConfigError(
+            f"model {model.name!r} runs code of its own (trust_code), which is not copied. Nothing was saved; only a "
+            "model without can be turned."
+        )
 
 
 def _same_settings(model: ModelSpec) -> str:

@@ -15,7 +15,7 @@ from revector.cli.progress import reporting
 from revector.errors import ConfigError
 
 if TYPE_CHECKING:
-    from revector.verify.verified import VerificationReport
+    from revector.verify.verified import IndexFindings, VerificationReport
 
 
 def register(app: typer.Typer) -> None:
@@ -77,7 +77,6 @@ def _sample(text: str | None) -> float | None:
 
 def _page(report: VerificationReport, console: Console, *, repair: bool) -> None:
     from revector.verify.readback import INVARIANTS, WRONG
-    from revector.verify.verified import FIRST
 
     names = ("slot", "generation", "revision", "checked", "in flight", "dead letters", "re-embedded", *WRONG)
     table = make_table(*names, right=(names[1], *names[3:]))
@@ -87,20 +86,7 @@ def _page(report: VerificationReport, console: Console, *, repair: bool) -> None
         table.add_row(found.role, str(found.generation), found.revision, *shown)
     console.print(table)
     for found in report.generations:
-        for kind, named in found.first.items():
-            for one in named:
-                _say(console, f"generation {found.generation}, {kind}: {one.id}: {one_line(one.reason, 200)}")
-            if found.wrong[kind] > len(named):
-                _say(console, f"generation {found.generation}, {kind}: … {found.wrong[kind]:,} in all")
-        for fault in found.faults:
-            _say(console, f"generation {found.generation}: {fault}")
-        for alike in found.alike:
-            some = ", ".join(alike.first) + (" …" if alike.texts > len(alike.first) else "")
-            _note(console, f"generation {found.generation}: {alike.texts:,} unlike texts have one vector: {some}")
-        for doc_id, why in list(found.unreadable.items())[:FIRST]:
-            _note(console, f"generation {found.generation}: {doc_id} cannot be told apart: {why}")
-        if len(found.unreadable) > FIRST:
-            _note(console, f"generation {found.generation}: … {len(found.unreadable):,} of {found.reembedded:,} in all")
+        _print_findings(found, console)
     for view, broken in report.invariants.items():
         _say(console, f"{view}: {broken.count:,} {INVARIANTS[view]}: {', '.join(broken.first)}")
     if report.broken_events:
@@ -109,6 +95,26 @@ def _page(report: VerificationReport, console: Console, *, repair: bool) -> None
     for generation, why in report.left_out.items():
         _note(console, f"generation {generation} was left out: {why}")
     console.print(_end(report, repair=repair), soft_wrap=True)
+
+
+def _print_findings(found: IndexFindings, console: Console) -> None:
+    """Print what is wrong or doubtful in one index, document by document."""
+    from revector.verify.verified import FIRST
+
+    for kind, named in found.first.items():
+        for one in named:
+            _say(console, f"generation {found.generation}, {kind}: {one.id}: {one_line(one.reason, 200)}")
+        if found.wrong[kind] > len(named):
+            _say(console, f"generation {found.generation}, {kind}: … {found.wrong[kind]:,} in all")
+    for fault in found.faults:
+        _say(console, f"generation {found.generation}: {fault}")
+    for alike in found.alike:
+        some = ", ".join(alike.first) + (" …" if alike.texts > len(alike.first) else "")
+        _note(console, f"generation {found.generation}: {alike.texts:,} unlike texts have one vector: {some}")
+    for doc_id, why in list(found.unreadable.items())[:FIRST]:
+        _note(console, f"generation {found.generation}: {doc_id} cannot be told apart: {why}")
+    if len(found.unreadable) > FIRST:
+        _note(console, f"generation {found.generation}: … {len(found.unreadable):,} of {found.reembedded:,} in all")
 
 
 def _note(console: Console, line: str) -> None:

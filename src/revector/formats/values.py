@@ -102,11 +102,7 @@ def plain(value: Any, *, forgiving: bool = False) -> Any:
             return [plain(inner, forgiving=forgiving) for inner in value]
         case set() | frozenset() if forgiving:
             return sorted((plain(inner, forgiving=True) for inner in value), key=repr)
-    if getattr(getattr(value, "dtype", None), "kind", "") == "M":  # numpy's times; of nanoseconds it would make numbers
-        value = value.astype("datetime64[us]")
-    if not isinstance(value, memoryview) and callable(scalar := getattr(value, "tolist", None)):  # numpy
-        return plain(scalar(), forgiving=forgiving)
-    raise ValueError(f"holds {type(value).__name__}, which JSON cannot")
+    return plain(_of_numpy(value), forgiving=forgiving)
 
 
 def plain_object(entries: Iterable[tuple[Any, Any]], *, forgiving: bool = False) -> dict[str, Any]:
@@ -120,6 +116,15 @@ def plain_object(entries: Iterable[tuple[Any, Any]], *, forgiving: bool = False)
 def storable(text: str) -> str:
     """Return ``text`` without what PostgreSQL's text and jsonb refuse: NUL and lone surrogates."""
     return text.replace("\x00", "").encode("utf-8", "replace").decode()
+
+
+def _of_numpy(value: Any) -> Any:
+    """Return an array or a scalar of NumPy as Python has it."""
+    if getattr(getattr(value, "dtype", None), "kind", "") == "M":  # a time; of nanoseconds it would make numbers
+        value = value.astype("datetime64[us]")
+    if not isinstance(value, memoryview) and callable(scalar := getattr(value, "tolist", None)):
+        return scalar()
+    raise ValueError(f"holds {type(value).__name__}, which JSON cannot")
 
 
 def _key(name: Any, *, forgiving: bool) -> str:

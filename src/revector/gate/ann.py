@@ -126,17 +126,12 @@ def measure_ann(
     """Compare the index of a live generation with exact search over all its vectors, as stored, of one snapshot.
 
     ``queries``: id → text, at least one; the first ``TIMED_QUERIES`` are encoded alone, as they are served, and timed.
-    ``qrels`` name some or all of them,
-    ``own`` the documents that are a query themselves, which are left out of its answers.
-    Documents that change meanwhile count for neither. Raises ``ConfigError`` for no queries,
-    for ``k`` above the number of documents and settings out of range, ``EncoderError`` as ``Searcher.encode``.
+    ``qrels`` name some of them, ``own`` the documents that are a query themselves: they are left out of its answers.
+    Documents that change meanwhile count for neither. Raises ``ConfigError`` for no queries, for ``k`` above the number
+    of documents and settings out of range, ``EncoderError`` as ``Searcher.encode``.
     """
-    if not queries or not 0 <= min_overlap <= 1 or not all(1 <= ef <= 1_000 for ef in sweep):
-        raise ConfigError(
-            "an index is measured with at least one query, min_overlap of 0 to 1 and ef_search of 1 to 1,000; found "
-            f"{len(queries)} queries, {min_overlap:g} and {list(sweep)}. Nothing was measured."
-        )
-    progress = progress or NoProgress()
+    _check(queries, min_overlap, sweep)
+    progress, names = progress or NoProgress(), list(queries)
     vectors, encode_ms = _encode(searcher, generation, list(queries.values()), progress)
     with engine.connect() as connection:
         began = connection.execute(sa.text("SELECT clock_timestamp()")).scalar_one()
@@ -144,13 +139,9 @@ def measure_ann(
     truth = _truth(engine, generation, vectors, k, progress)
     configured, plans = _settings(engine, searcher, generation, vectors[0], k, sweep)
     measured = _sweep(searcher, plans, vectors, k, left_out, progress)
-    met = {doc_id for ids in (*truth.doc_ids, *(ids for asked in measured for ids in asked.ids)) for doc_id in ids}
-    judge = _Judge(truth, k, changed_since(engine, generation, began, met), left_out)
+    judge = _Judge(truth, k, changed_since(engine, generation, began, _met(truth, measured)), left_out)
     points = [judge.point(asked) for asked in measured]
-    served = points[configured]
-    enough = (point.ef_search for point in points if point.plan.hnsw and point.overlap.low >= min_overlap)
-    recommended = next(enough, None)
-    lost = judge.lost(measured[configured], list(queries), qrels or {})
+    served, recommended = points[configured], _recommended(points, min_overlap)
     return AnnReport(
         generation=generation.gen,
         revision=generation.revision,
@@ -164,13 +155,35 @@ def measure_ann(
         served=served,
         sweep=tuple(points),
         recommended=recommended,
-        loss=None if qrels is None else _loss(qrels, list(queries), judge.rankings, measured[configured], k),
-        lost_best=len(lost),
-        lost_relevant=sum(one.relevant is True for one in lost),
-        lost=tuple(lost[:NAMED]),
+        loss=None if qrels is None else _loss(qrels, names, judge.rankings, measured[configured], k),
+        **_named(judge.lost(measured[configured], names, qrels or {})),
         reasons=_reasons(generation, served, k, min_overlap, recommended),
         notes=_notes(generation, served),
     )
+
+
+def _check(queries: Collection[str], min_overlap: float, sweep: Sequence[int]) -> None:
+    if not queries or not 0 <= min_overlap <= 1 or not all(1 <= ef <= 1_000 for ef in sweep):
+        raise ConfigError(
+            "an index is measured with at least one query, min_overlap of 0 to 1 and ef_search of 1 to 1,000; found "
+            f"{len(queries)} queries, {min_overlap:g} and {list(sweep)}. Nothing was measured."
+        )
+
+
+def _met(truth: Exact, measured: Sequence[_Asked]) -> set[str]:
+    return {doc_id for ids in (*truth.doc_ids, *(ids for asked in measured for ids in asked.ids)) for doc_id in ids}
+
+
+def _named(lost: Sequence[LostBest]) -> dict[str, Any]:
+    """Return how many best answers were lost, how many of them labelled as relevant, and the first by name."""
+    relevant = sum(one.relevant is True for one in lost)
+    return {"lost_best": len(lost), "lost_relevant": relevant, "lost": tuple(lost[:NAMED])}
+
+
+def _recommended(points: Sequence[Point], min_overlap: float) -> int | None:
+    """Return the least ``ef_search`` that is enough, of those that were tried."""
+    enough = (point.ef_search for point in points if point.plan.hnsw and point.overlap.low >= min_overlap)
+    return next(enough, None)
 
 
 def _encode(

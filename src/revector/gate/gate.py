@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -24,7 +24,6 @@ from revector.serving.queries import named
 from revector.serving.searcher import Answer, Searcher
 from revector.spec import Gate, stable_hash
 
-ENCODE_ROWS = 64
 CHUNKS_PER_ITEM = 4
 MOST_CHUNKS = 1_000
 """Chunks that are looked through for k judged spans; what is not among them counts as not found."""
@@ -186,7 +185,7 @@ def measure(
     progress.start(f"search {generation.revision}", len(texts), unit="queries")
     run: dict[str, list[str]] = {query: [] for query in queries.texts}
     milliseconds: list[float] = []
-    for query, vector in _encoded(searcher, generation, texts):
+    for query, vector in searcher.encode_all(generation, texts):
         spans, own = queries.labels.spans.get(query, ()), queries.own.get(query, frozenset())
         started = time.perf_counter()
         run[query] = _items(searcher, generation, vector, k, spans, own, exact=exact)
@@ -216,19 +215,10 @@ def judge(
 ) -> GateVerdict:
     """Judge what was measured; the verdict's detail is all that its page needs, but for the texts.
 
-    Args:
-        gate: What is demanded.
-        queries: What both were measured on.
-        new: The generation that is to serve.
-        old: The one that does, if any.
-        documents: How many there are to rank.
-        index: ``AnnReport.as_data`` of the new index; None where no answer comes from an HNSW index.
-        latency: ``LatencyReport.as_data``; None where it was not measured.
+    ``documents``: how many there are to rank. ``index``: ``AnnReport.as_data`` of the new index, None where no answer
+    comes from an HNSW index; ``latency``: ``LatencyReport.as_data``, None where it was not measured.
 
-    Raises:
-        LabelError: As ``compare`` and ``judgement.judge``.
-        ConfigError: If ``gate.k`` is above ``documents``.
-
+    Raises ``LabelError`` as ``compare`` and ``judgement.judge``, ``ConfigError`` if ``gate.k`` is above ``documents``.
     """
     comparison = compare(
         new.scored,
@@ -241,17 +231,9 @@ def judge(
         attainable=attainable_recall(queries.items, gate.k),
         confidence=gate.confidence,
     )
-    thresholds = Thresholds(
-        max_drop=gate.max_drop,
-        min_recall=gate.min_recall or None,
-        min_queries=gate.min_queries,
-        max_slice_drop=gate.max_slice_drop,
-        min_overlap=None if index is None else gate.min_overlap,
-        max_latency_ratio=gate.max_latency_ratio,
-    )
     judged = judgement.judge(
         comparison,
-        thresholds,
+        _thresholds(gate, measured_index=index is not None),
         overlap=None if index is None else index["served"]["overlap"]["mean"],
         latency_ratio=None if latency is None else latency["ratio"]["p95"]["mean"],
     )
@@ -269,6 +251,17 @@ def judge(
     passed = judged.value is judgement.Value.PASS
     reasons = () if passed else tuple(reason.removesuffix(".") for reason in judged.reasons)
     return GateVerdict(judged.value.value, reasons, detail)
+
+
+def _thresholds(gate: Gate, *, measured_index: bool) -> Thresholds:
+    return Thresholds(
+        max_drop=gate.max_drop,
+        min_recall=gate.min_recall or None,
+        min_queries=gate.min_queries,
+        max_slice_drop=gate.max_slice_drop,
+        min_overlap=gate.min_overlap if measured_index else None,
+        max_latency_ratio=gate.max_latency_ratio,
+    )
 
 
 def described(comparison: Comparison, new: GateMeasurement, old: GateMeasurement | None) -> dict[str, Any]:
@@ -289,15 +282,6 @@ def described(comparison: Comparison, new: GateMeasurement, old: GateMeasurement
     difference = {} if recall.difference is None else {"difference": plain(recall.difference)}
     scores = {role: dict(one.metrics["recall"]) for role, (one, _) in sides.items()}
     return {**brief, **difference, "comparison": comparison.as_data(), "scores": scores}
-
-
-def _encoded(
-    searcher: Searcher, generation: Generation, texts: Mapping[str, str]
-) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
-    queries = list(texts)
-    for at in range(0, len(queries), ENCODE_ROWS):
-        batch = queries[at : at + ENCODE_ROWS]
-        yield from zip(batch, searcher.encode(generation, [texts[query] for query in batch]), strict=True)
 
 
 def _items(

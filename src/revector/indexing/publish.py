@@ -29,13 +29,14 @@ from revector.errors import (
     TextsRefused,
 )
 from revector.guards import guard
+from revector.indexing.batches import part_of, rows_of
 from revector.indexing.encoding import MODEL_ERRORS
 from revector.indexing.reuse import EmbeddedText, Reuse
 from revector.interfaces import Chunk, Chunker, Encoder, Vectors
 from revector.registry import work
 from revector.registry.collections import Generation
 from revector.registry.work import Item
-from revector.stores.pgvector import MAX_HALF, PgVectorIndex, Rows
+from revector.stores.pgvector import MAX_HALF, PgVectorIndex
 
 _VERSIONS = "unnest(CAST(:ids AS text[]), CAST(:versions AS bigint[])) AS s(doc_id, version)"
 FRAME = 0, 1
@@ -152,7 +153,7 @@ class Applier:
         found = [(item, planned.known[item.doc_id]) for item in planned.items if item.doc_id in planned.known]
         found += [(item, EmbeddedText.of(chunks, vectors)) for item, chunks, vectors in embedded]
         return PreparedBatch(
-            _part(sorted(found, key=lambda one: one[0].doc_id), self._encoder.dim),
+            part_of(sorted(found, key=lambda one: one[0].doc_id), self._encoder.dim),
             planned.unchanged,
             planned.tombstones,
             (*planned.failures, *failed),
@@ -268,7 +269,7 @@ class Applier:
                 connection, {doc_id: v for doc_id, v in current.items() if doc_id not in same - shown}
             )
             crash_at("publish.after_consume")
-            self._index.replace(connection, sorted(consumed - same), _rows(part, consumed))
+            self._index.replace(connection, sorted(consumed - same), rows_of(part, consumed))
             crash_at("publish.after_rows")
             self._write_ledger(
                 connection,
@@ -370,33 +371,3 @@ class Applier:
         counts.add("documents_failed", dead, self.generation.cid, "dead")
         counts.add("documents_failed", len(failures) - dead, self.generation.cid, "retried")
         return dead
-
-
-def _part(found: Sequence[tuple[Item, EmbeddedText]], dim: int) -> Part:
-    counts = np.array([len(known.vectors) for _, known in found], dtype=np.int32)
-    none = np.zeros(0, np.int32)
-    return Part(
-        doc_ids=[item.doc_id for item, _ in found],
-        versions=np.array([item.version for item, _ in found], dtype=np.int64),
-        content_hashes=[str(item.content_hash) for item, _ in found],
-        starts=(np.cumsum(counts) - counts).astype(np.int64),
-        counts=counts,
-        chunk_starts=np.concatenate([none, *(known.starts for _, known in found)]),
-        chunk_ends=np.concatenate([none, *(known.ends for _, known in found)]),
-        embeddings=np.concatenate([np.zeros((0, dim), np.float32), *(known.vectors for _, known in found)]),
-    )
-
-
-def _rows(part: Part, wanted: set[str]) -> Rows:
-    counts = np.where([doc_id in wanted for doc_id in part.doc_ids], part.counts, 0)
-    documents = np.repeat(np.arange(len(part.doc_ids)), counts)
-    chunks = np.arange(len(documents)) - np.repeat(np.cumsum(counts) - counts, counts)
-    at = part.starts[documents] + chunks
-    return Rows(
-        [part.doc_ids[n] for n in documents],
-        chunks,
-        part.versions[documents],
-        part.chunk_starts[at],
-        part.chunk_ends[at],
-        part.embeddings[at],
-    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,6 @@ from revector.measure.statistics import (
     queries_needed,
     randomisation_p,
     score_interval,
-    weighted_interval,
 )
 
 if TYPE_CHECKING:
@@ -102,9 +101,8 @@ class QueryComparison:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What was measured. ``ceiling`` is the best possible mean recall, ``saturated_by`` the baselines near it.
+    """What was measured. ``ceiling`` is the best possible mean recall, ``saturated_by`` a trivial ranking near it.
 
-    ``weighted`` holds, per field whose shares of the live traffic were given, the difference in recall in these shares.
     ``lost`` and ``won`` are the queries whose recall changed most.
     """
 
@@ -119,7 +117,6 @@ class Comparison:
     ceiling: float
     saturated_by: tuple[str, ...]
     slices: tuple[Slice, ...] = ()
-    weighted: Mapping[str, Interval] = field(default_factory=dict)
     lost: tuple[QueryComparison, ...] = ()
     won: tuple[QueryComparison, ...] = ()
 
@@ -157,37 +154,21 @@ def compare(
     max_drop: float | None = None,
     max_slice_drop: float | None = None,
     slices: Slices | None = None,
-    shares: Mapping[str, Mapping[str, float]] | None = None,
-    min_slice: int = MIN_SLICE,
-    baselines: Mapping[str, Mapping[str, float]] | None = None,
     attainable: Mapping[str, float] | None = None,
     confidence: float = CONFIDENCE,
 ) -> Comparison:
     """Compare two revisions, or describe the first (``old`` None).
 
-    Args:
-        new: Measured scores in [0, 1], the same queries in every metric; ``recall`` must be among the metrics.
-        old: The same of the revision that serves.
-        k: Rank at which both were measured, 1 to ``documents``.
-        documents: Documents that could be found.
-        max_drop: Demanded largest drop in recall, 0 to 1; sizes ``needed`` and the check for saturation.
-        max_slice_drop: The same of a slice; sizes its ``needed``.
-        slices: As of ``field_slices`` and ``length_slices``.
-        shares: Field → slice → its share of the live queries.
-        min_slice: Queries below which a slice is not judged, at least 1.
-        baselines: Name (such as BM25) → recall per query. That of a random ranking, k / documents, is always tried.
-        attainable: Best possible recall per query, as of ``metrics.attainable_recall``; by default 1.
-        confidence: Coverage of every interval, in (0, 1).
+    ``new`` and ``old`` hold scores in [0, 1], the same queries in every metric, ``recall`` among these, at rank ``k``
+    of the ``documents`` that could be found. ``max_drop``, the demanded largest drop in recall (0 to 1), sizes
+    ``needed`` and the check for saturation; ``max_slice_drop`` does so for ``slices``, as of ``field_slices``.
+    ``attainable``: best possible recall per query, as of ``metrics.attainable_recall``, by default 1. ``confidence``:
+    of every interval.
 
-    Raises:
-        ConfigError: If ``k``, ``confidence``, ``min_slice`` or a share is out of range.
-        LabelError: If there are no queries, old and new were measured on different ones, a ranking lists a document
-            twice, or a score is NaN or outside [0, 1].
-
+    Raises ``ConfigError`` if ``k`` or ``confidence`` is out of range; ``LabelError`` without queries, where old and new
+    differ in them, for a document twice in a ranking, and a score that is NaN or outside [0, 1].
     """
     check_rank(k, documents)
-    if min_slice < 1:
-        raise ConfigError(f"slices of {min_slice} queries were asked for; at least 1 is needed. Nothing was compared.")
     queries = _check_sets(new, old)
     metrics = {
         metric: _change(queries, scores, old.metrics[metric] if old else None, max_drop, confidence)
@@ -195,8 +176,6 @@ def compare(
     }
     recall, before = new.metrics["recall"], old.metrics["recall"] if old else None
     best = attainable or dict.fromkeys(queries, 1.0)
-    tried = {"a random ranking": dict.fromkeys(queries, k / documents), **(baselines or {})}
-    saturated_by = _saturated(queries, before or recall, tried, best, max_drop)
     lost, won = (_changed(queries, old, new, k, sign) for sign in (-1, 1)) if old else ((), ())
     return Comparison(
         k=k,
@@ -208,9 +187,8 @@ def compare(
         old=old.revision if old else None,
         metrics=metrics,
         ceiling=math.fsum(_aligned(queries, best, "the best possible recall")) / len(queries),
-        saturated_by=saturated_by,
-        slices=tuple(_slices(slices or {}, recall, before, min_slice, max_slice_drop, confidence)),
-        weighted=dict(_weighted(slices or {}, shares or {}, recall, before, confidence)) if before else {},
+        saturated_by=_saturated(queries, before or recall, k / documents, best, max_drop),
+        slices=tuple(_slices(slices or {}, recall, before, max_slice_drop, confidence)),
         lost=lost,
         won=won,
     )
@@ -304,24 +282,20 @@ def _change(
 def _saturated(
     queries: list[str],
     scores: Mapping[str, float],
-    baselines: Mapping[str, Mapping[str, float]],
+    random_recall: float,
     best: Mapping[str, float],
     max_drop: float | None,
 ) -> tuple[str, ...]:
     margin = NEAR_CEILING if max_drop is None else min(max_drop, NEAR_CEILING)
     reached, attainable = _aligned(queries, scores, "recall"), _aligned(queries, best, "the best possible recall")
-    return tuple(
-        name
-        for name, baseline in baselines.items()
-        if is_saturated(reached, _aligned(queries, baseline, name), margin=margin, attainable=attainable)
-    )
+    at_random = [random_recall] * len(queries)
+    return ("a random ranking",) if is_saturated(reached, at_random, margin=margin, attainable=attainable) else ()
 
 
 def _slices(
     asked: Slices,
     new: Mapping[str, float],
     old: Mapping[str, float] | None,
-    minimum: int,
     max_drop: float | None,
     confidence: float,
 ) -> Iterator[Slice]:
@@ -330,10 +304,10 @@ def _slices(
         for by, found in asked.items()
         for name, queries in found.items()
     }
-    judged = sum(len(queries) >= minimum for queries in kept.values())
+    judged = sum(len(queries) >= MIN_SLICE for queries in kept.values())
     for (by, name), queries in kept.items():
-        if len(queries) < minimum:
-            yield Slice(by, name, len(queries), minimum)
+        if len(queries) < MIN_SLICE:
+            yield Slice(by, name, len(queries), MIN_SLICE)
             continue
         high = None
         if old is not None:
@@ -341,22 +315,7 @@ def _slices(
             # So far out in the tail, the usual number of draws would leave a handful.
             draws = DRAWS * min(judged, MORE_DRAWS)
             high = paired_interval(before, after, confidence=1 - (1 - confidence) / judged, draws=draws).high
-        yield Slice(by, name, len(queries), minimum, _change(queries, new, old, max_drop, confidence), high)
-
-
-def _weighted(
-    slices: Slices,
-    shares: Mapping[str, Mapping[str, float]],
-    new: Mapping[str, float],
-    old: Mapping[str, float],
-    confidence: float,
-) -> Iterator[tuple[str, Interval]]:
-    for by, share in shares.items():
-        if by not in slices:
-            raise ConfigError(f"shares of {by!r} were given, and no slices by it. Nothing was compared; name both.")
-        kept = {name: [query for query in queries if query in new] for name, queries in slices[by].items()}
-        scores = {name: ([old[one] for one in some], [new[one] for one in some]) for name, some in kept.items() if some}
-        yield by, weighted_interval(scores, share, confidence=confidence)
+        yield Slice(by, name, len(queries), MIN_SLICE, _change(queries, new, old, max_drop, confidence), high)
 
 
 def _changed(queries: list[str], old: ScoredRun, new: ScoredRun, k: int, sign: int) -> tuple[QueryComparison, ...]:

@@ -10,7 +10,7 @@ Pearson. ``evaluation/bench/gate.py`` simulates all three.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from statistics import NormalDist
 from typing import TypeAlias
 
@@ -38,7 +38,7 @@ NEAR_CEILING = 0.05
 
 def score_interval(scores: Values, *, confidence: float = CONFIDENCE, draws: int = DRAWS, seed: int = 0) -> Interval:
     """Return the mean of per-query scores in [0, 1] and its interval; see ``bounded_interval``."""
-    return bounded_interval({"": _scores(scores)}, 0.0, confidence=confidence, draws=draws, seed=seed)
+    return bounded_interval(_scores(scores), 0.0, confidence=confidence, draws=draws, seed=seed)
 
 
 def paired_interval(
@@ -64,48 +64,13 @@ def paired_interval(
     True
 
     """
-    return bounded_interval({"": differences(old, new)}, -1.0, confidence=confidence, draws=draws, seed=seed)
-
-
-def weighted_interval(
-    slices: Mapping[str, tuple[Values, Values]],
-    shares: Mapping[str, float],
-    *,
-    confidence: float = CONFIDENCE,
-    draws: int = DRAWS,
-    seed: int = 0,
-) -> Interval:
-    """Return the mean difference if queries came in ``shares``, not as they were labelled (post-stratification).
-
-    Args:
-        slices: Slice → old and new scores of its queries, as ``paired_interval`` takes them.
-        shares: Slice → its share of the live queries, above 0; scaled to the sum 1. Same keys as ``slices``.
-        confidence: Coverage in (0, 1).
-        draws: Random weightings, at least 1.
-        seed: Equal seeds and scores give equal intervals.
-
-    Raises:
-        ConfigError: If ``shares`` does not name exactly the slices, or holds a number that is not above 0.
-        LabelError: As ``paired_interval``.
-
-    Source:
-        Cochran, *Sampling Techniques* (3rd ed., 1977), section 5A.9; each slice as in ``bounded_interval``.
-
-    """
-    if shares.keys() != slices.keys() or not all(0 < share < math.inf for share in shares.values()):
-        raise ConfigError(
-            f"shares {dict(shares)} were given for the slices {sorted(slices)}; each slice needs one share above 0. "
-            "Nothing was compared; fix the shares."
-        )
-    found = {name: differences(old, new) for name, (old, new) in slices.items()}
-    return bounded_interval(found, -1.0, shares=shares, confidence=confidence, draws=draws, seed=seed)
+    return bounded_interval(differences(old, new), -1.0, confidence=confidence, draws=draws, seed=seed)
 
 
 def bounded_interval(
-    strata: Mapping[str, Floats],
+    values: Floats,
     least: float,
     *,
-    shares: Mapping[str, float] | None = None,
     confidence: float = CONFIDENCE,
     draws: int = DRAWS,
     seed: int = 0,
@@ -116,9 +81,8 @@ def bounded_interval(
     for the upper. Equal values share one draw, and draws are made in blocks: memory is bounded by ``BLOCK``.
 
     Args:
-        strata: Name → finite values in [``least``, 1], at least one each. One stratum is a plain sample.
+        values: Finite values in [``least``, 1], at least one.
         least: The smallest value that is possible: 0 for scores, -1 for differences.
-        shares: Stratum → its weight in the mean; by default its number of values.
         confidence: Coverage in (0, 1); each end alone holds with ``(1 + confidence) / 2``.
         draws: Random weightings, at least 1.
         seed: Equal seeds and values give equal intervals.
@@ -135,18 +99,9 @@ def bounded_interval(
 
     """
     _check_draws(confidence, draws)
-    weights = shares or {name: float(values.size) for name, values in strata.items()}
-    total = sum(weights.values())
-    rng = np.random.default_rng(seed)
-    mean, low, high = 0.0, np.zeros(draws), np.zeros(draws)
-    for name, values in strata.items():
-        share = weights[name] / total
-        mean += share * float(values.mean())
-        lower, upper = _reweighted(values, least, draws, rng)
-        low += share * lower
-        high += share * upper
+    low, high = _reweighted(values, least, draws, np.random.default_rng(seed))
     tail = (1 - confidence) / 2
-    return Interval(mean, float(np.quantile(low, tail)), float(np.quantile(high, 1 - tail)))
+    return Interval(float(values.mean()), float(np.quantile(low, tail)), float(np.quantile(high, 1 - tail)))
 
 
 def _reweighted(values: Floats, least: float, draws: int, rng: np.random.Generator) -> tuple[Floats, Floats]:

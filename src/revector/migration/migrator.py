@@ -2,79 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
-from functools import partial
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 import sqlalchemy as sa
-import tenacity
 
-from revector.crash import crash_at
-from revector.encoders.api.settings import ProviderSettings
-from revector.errors import ApprovalWanted, EvidenceStale, IllegalStep, StateError
-from revector.gate import shadow_time
+from revector.errors import IllegalStep, StateError
 from revector.gate.evidence import STEP_REEMBEDDED, Evidence
 from revector.gate.gate import GateMeasurement, QuerySet
-from revector.indexing.backfill import Backfill
 from revector.indexing.encoding import Encoders
-from revector.indexing.throttle import Throttle, ThrottleLimits
-from revector.indexing.worker import Worker
 from revector.interfaces import NoProgress, Progress
-from revector.labels import LabelSource
 from revector.lifecycle import BUILDING, FORWARD, STEPS, Outcome, Phase, remaining
 from revector.migration.back_moves import BackMoves
-from revector.migration.catch_up import CatchUp
 from revector.migration.leftovers import Leftovers
 from revector.migration.opening import Opening
+from revector.migration.settings import MigratorSettings
+from revector.migration.steps import ForwardSteps
 from revector.migration.target import Standing
-from revector.planning import outcomes
-from revector.planning.costs import Costs
 from revector.planning.estimating import PROBE_S, Means
 from revector.planning.forecast import MigrationPlan
-from revector.registry import moves, sharding, verdicts
+from revector.registry import sharding, verdicts
 from revector.registry.collections import Generation, ensure_collection, read_generation
-from revector.registry.control import Control, control, take_lease
-from revector.registry.tables import analyze_searched, index_of
+from revector.registry.control import Control, control
 from revector.revisions import RevisionGraph
 from revector.serving.searcher import Searcher
-from revector.serving.servers import wait_until_warm
 from revector.spec import Revision
 from revector.status import read_status
-from revector.stores.pgvector import Build
-
-MEASURE_ATTEMPTS = 5
-
-
-@dataclass(frozen=True, slots=True)
-class MigratorSettings:
-    """What a migrator needs to know; ``drain_s`` lies between emptying a slot and dropping its index.
-
-    ``shards``: parts of a backfill; None: as its plan reckons (``outcomes.shards_for``). ``archive_days``: how long
-    embeddings outlive their index, so that a restart can reuse them. ``warm_wait_s``: how long a swap waits for
-    serving processes to have loaded the next encoder. ``served_encoder``: for a copy, the fingerprint of the one that
-    serves the original: it needs no proof (``fidelity.Proof``). ``overlap``: reading, embedding and publishing side by
-    side, and resting for others as ``bars`` says; without it, all statements of a backfill come from one thread.
-    ``shadow_share``: of live queries, those that are read twice.
-    """
-
-    migrations: Path
-    archive: Path
-    labels: LabelSource | None = None
-    window_hours: float = 48.0
-    shards: int | None = None
-    drain_s: float = 60.0
-    archive_days: float = 7.0
-    warm_wait_s: float = 120.0
-    served_encoder: str | None = None
-    overlap: bool = True
-    bars: ThrottleLimits = field(default_factory=ThrottleLimits)
-    costs: Costs = field(default_factory=Costs)
-    index_build: Build = field(default_factory=Build)
-    providers: Mapping[str, ProviderSettings] = field(default_factory=dict)
-    shadow_share: float = 0.0
 
 
 class Migrator:
@@ -106,20 +61,20 @@ class Migrator:
             actor=actor,
             progress=self._progress,
         )
-        self._worker = Worker(engine, encoders)
-        self._catch_up = CatchUp(engine, self._worker)
-        self._back = BackMoves(engine, self._standing, self._leftovers, self._catch_up, cid=self._cid, actor=actor)
         self._searcher = Searcher(engine, collection, encoders)
-        self._evidence = Evidence(
-            engine, self._cid, self._searcher, settings.labels, actor=self._actor, progress=self._progress
+        evidence = Evidence(engine, self._cid, self._searcher, settings.labels, actor=actor, progress=self._progress)
+        self._forward = ForwardSteps(
+            engine,
+            self._standing,
+            evidence,
+            encoders,
+            settings=settings,
+            cid=self._cid,
+            actor=actor,
+            progress=self._progress,
         )
-        self._steps: dict[str, Callable[..., Mapping[str, Any]]] = {
-            "backfill": self._backfill,
-            "index": self._index,
-            "verify": self._verify,
-            "gate": self._gate,
-            "approve": self._approve,
-        }
+        self._evidence, self._catch_up = evidence, self._forward.catch_up
+        self._back = BackMoves(engine, self._standing, self._leftovers, self._catch_up, cid=self._cid, actor=actor)
 
     # What users call --------------------------------------------------------------------------------------------------
 
@@ -165,11 +120,11 @@ class Migrator:
                 "run the step provision first."
             )
         if step == "swap":
-            return self._swap(target, generation, epoch if began is None else began, **options)
+            return self._forward.swap(target, generation, epoch if began is None else began, **options)
         if not self._is_due(step, generation, target):
             return Outcome(step, target.revision, phase, False)
         with self._standing.while_there(generation):
-            facts = self._steps[step](generation, self._take_over(), **options)
+            facts = self._forward.building[step](generation, self._forward.take_over(), **options)
         return Outcome(step, target.revision, self._standing.phase(generation), True, facts)
 
     def _is_due(self, step: str, generation: Generation, target: Revision) -> bool:
@@ -234,7 +189,7 @@ class Migrator:
             )
         if found[shard].done or generation.phase != Phase.PROVISIONED:
             return Outcome("backfill", target.revision, generation.phase, False, {"shard": shard})
-        report = self._bulk(generation).run(found[shard])
+        report = self._forward.bulk_lane(generation).run(found[shard])
         return Outcome(
             "backfill", target.revision, self._standing.phase(generation), True, {"shard": shard, **asdict(report)}
         )
@@ -258,7 +213,7 @@ class Migrator:
         """
         if not (why := reason.strip()):
             raise StateError("an override needs a reason for the history. Nothing was changed; give one.")
-        with self._control(self._take_over()) as held:
+        with self._control(self._forward.take_over()) as held:
             building = held.collection.building_gen
             if building is None:
                 raise StateError("no migration is open, so there is no gate to override. Nothing was changed.")
@@ -313,83 +268,6 @@ class Migrator:
         """Measure one live generation (default: the active one) on ``queries`` (default: all that are usable)."""
         return self._evidence.measure(self._searcher.resolve(generation), k, exact=exact, queries=queries)
 
-    # Steps ------------------------------------------------------------------------------------------------------------
-
-    def _backfill(self, generation: Generation, token: int) -> Mapping[str, Any]:
-        with self._engine.connect() as connection:
-            shards = sharding.read_shards(connection, generation.gen)
-        reports = [self._bulk(generation).run(shard) for shard in shards]
-        with self._engine.begin() as connection:
-            if not sharding.mark_seeded(connection, generation.gen):
-                raise StateError(
-                    f"the shards of generation {generation.gen} do not cover every document. The alias was not moved; "
-                    "run the step backfill again."
-                )
-        crash_at("backfill.after_seeded")
-        self._catch_up.drain(generation)
-        embedded, reused = sum(one.embedded for one in reports), sum(one.reused for one in reports)
-        facts = {"shards": len(shards), "embedded": embedded, "reused": reused}
-        return self._advance(generation, "backfill", token, **facts, **outcomes.backfilled(self._engine, generation))
-
-    def _index(self, generation: Generation, token: int) -> Mapping[str, Any]:
-        index = index_of(generation)
-        built = index.build(self._engine, self._progress, self._settings.index_build)
-        analyze_searched(self._engine, generation)
-        crash_at("index.after_build")
-        return self._advance(generation, "index", token, built=built, **outcomes.indexed(self._engine, generation))
-
-    def _verify(self, generation: Generation, token: int) -> Mapping[str, Any]:
-        return self._evidence.verify(generation, token)
-
-    def _gate(self, generation: Generation, token: int) -> Mapping[str, Any]:
-        target, collection = self._standing.target(generation.revision), self._standing.collection()
-        if target.gate.shadow_hours and collection.active_gen is not None:
-            shadow_time.wait_out(self._engine, generation, target.gate.shadow_hours, self._progress)
-        return self._evidence.gate(generation, target, collection, token)
-
-    def _approve(
-        self, generation: Generation, token: int, *, reason: str | None = None, by: str | None = None
-    ) -> Mapping[str, Any]:
-        if generation.needs_approval and not (reason or "").strip():
-            raise ApprovalWanted(
-                f"the migration to revision {generation.revision} waits for a person's approval. The alias was not "
-                f"moved; look at `revector status`, then run `revector approve -c {self._name} --reason …`, or "
-                "`revector abort`."
-            )
-        asked_for, by = generation.needs_approval, by or self._actor
-        return self._advance(generation, "approve", token, asked_for=asked_for, reason=reason, by=by)
-
-    def _swap(self, target: Revision, generation: Generation, began: int, *, reason: str | None = None) -> Outcome:
-        if generation.phase in (Phase.LIVE, Phase.COMPLETED):
-            return Outcome("swap", target.revision, generation.phase, False)
-        STEPS["swap"].check(target.revision, generation.phase)
-        token = self._take_over()
-        self._encoders.of(generation)
-        wait_until_warm(
-            self._engine,
-            generation.gen,
-            serving=self._standing.collection().active_gen,
-            limit_s=self._settings.warm_wait_s,
-        )
-
-        def move(allowed_times: int) -> Mapping[str, Any]:
-            with self._control(token) as held:
-                self._catch_up.finish_under_gate(generation)
-                return moves.swap(held, generation, began=began, reason=reason, allowed_times=allowed_times)
-
-        # Writers go on while recall is measured. Where so much changes meanwhile that the evidence is old when it is
-        # there, twice as many changes are allowed each time that it was measured again, or no swap would ever come.
-        for attempt in tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(EvidenceStale),
-            stop=tenacity.stop_after_attempt(MEASURE_ATTEMPTS),
-            reraise=True,
-        ):
-            with attempt:
-                self._evidence.renew(generation, target, self._standing.collection(), token)
-                times = 2 ** (attempt.retry_state.attempt_number - 1)
-                facts = self._catch_up.then(generation, partial(move, times))
-        return Outcome("swap", target.revision, self._standing.phase(generation), True, facts)
-
     # Helpers ----------------------------------------------------------------------------------------------------------
 
     @property
@@ -415,24 +293,6 @@ class Migrator:
             shadow_share=settings.shadow_share,
             progress=self._progress,
         )
-
-    def _advance(self, generation: Generation, step: str, token: int, **detail: Any) -> Mapping[str, Any]:
-        with self._control(token) as held:
-            moves.advance(held, generation.gen, step, **detail)
-        return detail
-
-    def _bulk(self, generation: Generation) -> Backfill:
-        return Backfill(
-            self._engine,
-            self._worker.applier(generation),
-            self._settings.archive,
-            self._progress,
-            overlap=self._settings.overlap,
-            throttle=Throttle(self._engine, generation, self._settings.bars) if self._settings.overlap else None,
-        )
-
-    def _take_over(self) -> int:
-        return take_lease(self._engine, self._cid, self._actor)
 
     def _control(self, token: int) -> AbstractContextManager[Control]:
         return control(self._engine, self._cid, actor=self._actor, token=token)

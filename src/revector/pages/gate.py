@@ -254,10 +254,6 @@ def _slices(data: Mapping[str, Any], comparison: Mapping[str, Any]) -> ET.Elemen
         [f"{one['field']}: {one['name']}", f"{one['queries']:,}", *_slice_figures(one, against=against)]
         for one in slices
     ]
-    cells += [
-        [f"{by}, in the shares of live queries", "", "", "", interval(value, sign=True)]
-        for by, value in (comparison.get("weighted") or {}).items()
-    ]
     title = "Does any group of queries lose?" if against else "Is any group of queries served worse?"
     return section(title, drawn if judged else None, table(columns, cells))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from revector.errors import ConfigError
 from revector.planning.costs import HOURS_PER_MONTH, Costs, Money, money
@@ -273,9 +273,14 @@ def capacity(corpus: CapacityInput, costs: Costs, known: Mapping[str, Constant] 
     """Return what a migration of ``corpus`` would need: GPUs, one PostgreSQL server, network, archive and money."""
     tokens = corpus.documents * corpus.chunks_per_document * corpus.tokens_per_chunk
     spent = money(costs, tokens)
-    return Capacity(
-        corpus, (*_embedding(corpus, spent, known), *_storing(corpus, costs, spent, known)), spent, dict(known)
+    sizes = _sizes(corpus, spent, known)
+    lines = (
+        *_embedding(corpus, spent, known),
+        *_writing(corpus, sizes, known),
+        *_storing(corpus, costs, sizes, known),
+        *_serving(corpus, costs, sizes, known),
     )
+    return Capacity(corpus, lines, spent, dict(known))
 
 
 def wall_hours(corpus: CapacityInput, spent: Money, known: Mapping[str, Constant]) -> float:
@@ -299,46 +304,76 @@ def _embedding(corpus: CapacityInput, spent: Money, known: Mapping[str, Constant
     return lines
 
 
-def _storing(corpus: CapacityInput, costs: Costs, spent: Money, known: Mapping[str, Constant]) -> list[Need]:
+class _Sizes(NamedTuple):
+    """What several figures are made from: hours, numbers of rows, and bytes."""
+
+    hours: float
+    chunks: float
+    rows: float
+    graph: float
+    texts: float
+    publish_h: float
+
+
+def _sizes(corpus: CapacityInput, spent: Money, known: Mapping[str, Constant]) -> _Sizes:
+    chunks, per_document = corpus.documents * corpus.chunks_per_document, known["seed_cpu_s"].value
+    return _Sizes(
+        hours=wall_hours(corpus, spent, known) if corpus.hours is None else corpus.hours,
+        chunks=chunks,
+        rows=chunks * row_bytes(corpus.dim, corpus.index.storage, known["id_bytes"].value),
+        graph=chunks * graph_bytes(corpus.dim, corpus.index),
+        texts=spent.tokens * known["bytes_per_token"].value,
+        publish_h=(corpus.documents * per_document + publish_cpu_s(corpus.documents, known)) / 3_600,
+    )
+
+
+def _writing(corpus: CapacityInput, sizes: _Sizes, known: Mapping[str, Constant]) -> list[Need]:
+    part, hours = "writing", sizes.hours
+    wal = wal_bytes(corpus.documents, known) + sizes.rows + sizes.graph
+    network = sizes.texts + sizes.chunks * corpus.dim * 4 * 2
+    return [
+        Need(part, "publish_cpu_hours", "CPU-hours to publish", sizes.publish_h, "h",
+             "seed_cpu_s, publish_cpu_s, publish_growth_cpu_s"),
+        Need(part, "rows_per_s", "documents published", corpus.documents / hours / 3_600, "/s", "wall time"),
+        Need(part, "wal_gb", "write-ahead log", wal / GB, "GB", "wal_per_document, wal_growth, rows, graph"),
+        Need(part, "wal_mb_per_s", "of it per second", wal / 1e6 / hours / 3_600, "MB/s", "wall time"),
+        Need(part, "network_gb", "network, texts out and vectors in and archived", network / GB, "GB",
+             "bytes_per_token"),
+        Need(part, "network_mbit_per_s", "of it per second", network * 8 / 1e6 / hours / 3_600, "Mbit/s", "wall time"),
+    ]  # fmt: skip
+
+
+def _storing(corpus: CapacityInput, costs: Costs, sizes: _Sizes, known: Mapping[str, Constant]) -> list[Need]:
+    part, index, dim = "storage", sizes.rows + sizes.graph, corpus.dim
+    base = sizes.texts + corpus.documents * (known["document_bytes"].value + known["ledger_bytes"].value)
+    archive = sizes.chunks * dim * 4 + corpus.documents * known["archive_bytes"].value
+    return [
+        Need(part, "raw_gb", "vectors alone, float32", sizes.chunks * dim * 4 / GB, "GB"),
+        Need(part, "documents_gb", "documents and ledger", base / GB, "GB",
+             "bytes_per_token, document_bytes, ledger_bytes"),
+        Need(part, "index_gb", "one index: rows, key and graph", index / GB, "GB", "page layout, id_bytes"),
+        Need(part, "postgresql_gb", "PostgreSQL while two indexes live", (base + 2 * index) / GB, "GB",
+             "two like indexes"),
+        Need(part, "archive_gb", "archive, float32", archive / GB, "GB", "archive_bytes"),
+        Need(part, "archive_usd_month", "archive in object storage", archive / GB * costs.storage_usd_per_gb_month,
+             "USD/month", "costs.storage_usd_per_gb_month"),
+    ]  # fmt: skip
+
+
+def _serving(corpus: CapacityInput, costs: Costs, sizes: _Sizes, known: Mapping[str, Constant]) -> list[Need]:
     value = {name: one.value for name, one in known.items()}
-    documents, dim, index = corpus.documents, corpus.dim, corpus.index
-    chunks = documents * corpus.chunks_per_document
-    hours = wall_hours(corpus, spent, known) if corpus.hours is None else corpus.hours
-    rows = chunks * row_bytes(dim, index.storage, value["id_bytes"])
-    graph = chunks * graph_bytes(dim, index)
-    texts = spent.tokens * value["bytes_per_token"]
-    base = texts + documents * (value["document_bytes"] + value["ledger_bytes"])
-    wal = wal_bytes(documents, known) + rows + graph
-    archive = chunks * dim * 4 + documents * value["archive_bytes"]
+    dim, index, chunks, graph = corpus.dim, corpus.index, sizes.chunks, sizes.graph
     making = chunks * build_bytes(dim, index, value["build_bytes_per_link"]) if index.kind == "hnsw" else 0.0
     server_gb = max(1, math.ceil(graph / GB / value["memory_share"]))
     while_built_gb = max(server_gb, math.ceil((graph + making) / GB / value["memory_share"]))
-    processes = build_processes(rows, int(value["server_cores"]))
+    processes = build_processes(sizes.rows, int(value["server_cores"]))
     build_h = build_cpu_s(chunks, dim, index, known) / processes / 3_600
     verify_h = chunks * value["verify_cpu_s"] / 3_600
-    per_s = value["server_cores"] * value["search_share"] / search_cpu_s(chunks, dim, known)
+    search_s = search_cpu_s(chunks, dim, known)
+    per_s = value["server_cores"] * value["search_share"] / search_s
     server_usd = server_gb * costs.server_usd_per_gb_hour * HOURS_PER_MONTH
-    publish_h = (documents * value["seed_cpu_s"] + publish_cpu_s(documents, known)) / 3_600
-    network = texts + chunks * dim * 4 * 2
-    stores, server, query, write = "storage", "server", "queries", "writing"
+    server, query = "server", "queries"
     return [
-        Need(write, "publish_cpu_hours", "CPU-hours to publish", publish_h, "h",
-             "seed_cpu_s, publish_cpu_s, publish_growth_cpu_s"),
-        Need(write, "rows_per_s", "documents published", documents / hours / 3_600, "/s", "wall time"),
-        Need(write, "wal_gb", "write-ahead log", wal / GB, "GB", "wal_per_document, wal_growth, rows, graph"),
-        Need(write, "wal_mb_per_s", "of it per second", wal / 1e6 / hours / 3_600, "MB/s", "wall time"),
-        Need(write, "network_gb", "network, texts out and vectors in and archived", network / GB, "GB",
-             "bytes_per_token"),
-        Need(write, "network_mbit_per_s", "of it per second", network * 8 / 1e6 / hours / 3_600, "Mbit/s", "wall time"),
-        Need(stores, "raw_gb", "vectors alone, float32", chunks * dim * 4 / GB, "GB"),
-        Need(stores, "documents_gb", "documents and ledger", base / GB, "GB",
-             "bytes_per_token, document_bytes, ledger_bytes"),
-        Need(stores, "index_gb", "one index: rows, key and graph", (rows + graph) / GB, "GB", "page layout, id_bytes"),
-        Need(stores, "postgresql_gb", "PostgreSQL while two indexes live", (base + 2 * (rows + graph)) / GB, "GB",
-             "two like indexes"),
-        Need(stores, "archive_gb", "archive, float32", archive / GB, "GB", "archive_bytes"),
-        Need(stores, "archive_usd_month", "archive in object storage", archive / GB * costs.storage_usd_per_gb_month,
-             "USD/month", "costs.storage_usd_per_gb_month"),
         Need(server, "graph_gb", "memory that searches walk through", graph / GB, "GB", "page layout"),
         Need(server, "server_gb", f"one server of {server_gb:,} GB", server_gb, "GB",
              "memory_share; an index lives on one server"),
@@ -348,11 +383,12 @@ def _storing(corpus: CapacityInput, costs: Costs, spent: Money, known: Mapping[s
              "build_cpu_s and _growth, build_per_dim, server_cores"),
         Need(server, "verify_hours", "verification by one process", verify_h, "h", "verify_cpu_s"),
         Need(query, "search_ms", "processor time of a search, without embedding the query",
-             search_cpu_s(chunks, dim, known) * 1_000, "ms", "search_cpu_s and _growth, search_per_dim"),
+             search_s * 1_000, "ms", "search_cpu_s and _growth, search_per_dim"),
         Need(query, "searches_per_s", f"searches on {value['server_cores']:g} cores", per_s, "/s",
              "server_cores, search_share"),
         Need(query, "server_usd_month", "the server", server_usd, "USD/month", "costs.server_usd_per_gb_hour"),
         Need(query, "usd_per_million_searches", "a million searches, at that rate all month",
              server_usd / (per_s * HOURS_PER_MONTH * 3_600) * 1e6, "USD", "server_usd_month / searches_per_s"),
-        Need("time", "total_hours", "to the swap, without the gate", max(hours, publish_h) + build_h + verify_h, "h"),
+        Need("time", "total_hours", "to the swap, without the gate",
+             max(sizes.hours, sizes.publish_h) + build_h + verify_h, "h"),
     ]  # fmt: skip

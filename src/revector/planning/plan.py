@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -51,59 +52,30 @@ def make_plan(
 ) -> MigrationPlan:
     """Return the plan for ``revision``: chunks and tokens from a sample by length, time from a probe of this encoder.
 
-    The probe embeds chunks of the sample here and now, so the time is that of this machine and process; where there is
-    much to do for PostgreSQL, a small temporary index tells how fast it is. Where every vector is there already, the
-    encoder is not tried. Nothing is written that stays; behind an API, some 50 texts are paid. ``labelled``: the usable
-    labelled queries, by id; None where none are configured.
+    The probe embeds chunks here and now: the time is that of this machine and process. Where PostgreSQL has much to do,
+    a small temporary index tells how fast it is; where every vector is there, the encoder is not tried. Nothing stays;
+    behind an API, some 50 texts are paid. ``labelled``: usable labelled queries by id; None where none are configured.
     """
     progress = progress or NoProgress()
-    progress.start("plan: read a sample of the documents, cut it and count tokens")
-    drawn = strata.draw(engine, collection.cid)
-    chunks, tokens, weighted, cut_rate = _count(drawn, revision, encoder)
-    vocabulary, limit = Vocabulary(encoder.tokenizer), revision.model.max_unknown_tokens
-    unknown = screen(engine, collection.cid, vocabulary, make_chunker(revision.chunking, encoder.tokenizer), limit)
-    unreadable = askable(labelled or {}, revision, vocabulary)[1]
-    labelled_queries = None if labelled is None else len(labelled)
-    progress.start("plan: look for vectors that are there already")
-    reused, rate = _known(engine, collection, revision, encoder)
-    reused = min(drawn.documents, reused)
-    share = 1 - reused / max(1, drawn.documents)
-    if share:
-        progress.start(f"plan: try the model on this machine, for {means.probe_s:g} s at most")
-        probed = probe(encoder, weighted, seconds=means.probe_s, cut_tokens_per_s=cut_rate)
-    else:
-        probed = untried(encoder, rate, cut_tokens_per_s=cut_rate)
+    read = _read_sample(engine, collection, revision, encoder, progress)
+    unreadable = askable(labelled or {}, revision, Vocabulary(encoder.tokenizer))[1]
+    reused, share, probed = _try(engine, collection, revision, encoder, read, means.probe_s, progress)
+    drawn, chunks, tokens, to_embed = read.drawn, read.chunks, read.tokens, read.tokens.times(share)
     progress.start("plan: ask PostgreSQL")
-    to_embed, database = tokens.times(share), look(engine, collection, active, means.index_build)
+    database = look(engine, collection, active, means.index_build)
     storage, spending = storage_of(drawn, revision, chunks, share), spending_of(revision, means, database)
-    steps = step_plans(
-        engine,
-        revision,
-        drawn,
-        (chunks, tokens, to_embed),
-        probed,
-        database,
-        queries=labelled_queries or 0,
-        reused=reused,
-        reembedded=means.reembedded,
-    )
+    asked, amounts = len(labelled or {}), (chunks, tokens, to_embed)
+    counted = {"queries": asked, "reused": reused, "reembedded": means.reembedded}
+    steps = step_plans(engine, revision, drawn, amounts, probed, database, **counted)
     costs = means.costs if spending is None else means.costs.at(spending.usd_per_million_tokens)
     paid, disks = money(costs, to_embed.value), disks_of(drawn, storage, database, means.archive)
-    changes = diff(active, revision)
+    warnings = (*_warnings(collection, revision, None if labelled is None else asked), *_unreadable(read.unknown))
+    warnings += (*_window(engine, collection, revision), *_no_room(disks), *_cap(spending, paid.api_usd))
+    risks = (*_risks(revision, storage, database, drawn), *_failed(probed), *_refused(engine, collection))
     progress.done()
     return MigrationPlan(
-        collection=collection.name,
-        revision=revision.revision,
-        active_revision=None if active is None else active.revision,
-        action=_action(active, revision, changes, drawn.documents, reused),
-        changes=changes,
-        documents=drawn.documents,
-        reused=reused,
-        sampled=drawn.sampled,
-        strata=len(drawn.strata),
-        chunks=chunks,
-        tokens=tokens,
-        tokens_to_embed=to_embed,
+        **_subject(collection, active, revision, drawn.documents, reused),
+        **_sampled(read, to_embed),
         probe=probed,
         steps=steps,
         seconds=total_of([step.seconds for step in steps]),
@@ -112,24 +84,81 @@ def make_plan(
         money=paid,
         spending=spending,
         window=window_of(means.window_hours, drawn, tokens, database, costs, own=spending is None),
-        labelled_queries=labelled_queries or 0,
-        gate=_gate(revision),
-        warnings=(
-            *_warnings(collection, revision, labelled_queries),
-            *_unreadable(unknown),
-            *_window(engine, collection, revision),
-            *_no_room(disks),
-            *_cap(spending, paid.api_usd),
-        ),
-        risks=(
-            *_risks(revision, storage, database, drawn),
-            *_failed(probed),
-            *_refused(engine, collection),
-            *_refused_queries(unreadable),
-        ),
-        unknown=unknown,
+        labelled_queries=asked,
+        warnings=warnings,
+        risks=(*risks, *_refused_queries(unreadable)),
         unreadable_queries=unreadable,
     )
+
+
+def _sampled(read: _Read, to_embed: Estimate) -> dict[str, Any]:
+    """Return what a plan says of the sample that its figures come from."""
+    return {
+        "sampled": read.drawn.sampled,
+        "strata": len(read.drawn.strata),
+        "chunks": read.chunks,
+        "tokens": read.tokens,
+        "tokens_to_embed": to_embed,
+        "unknown": read.unknown,
+    }
+
+
+def _subject(
+    collection: Collection, active: Generation | None, revision: Revision, documents: int, reused: int
+) -> dict[str, Any]:
+    """Return what a plan says of its migration before any figure: from where to where, and what that means."""
+    changes = diff(active, revision)
+    return {
+        "collection": collection.name,
+        "revision": revision.revision,
+        "active_revision": None if active is None else active.revision,
+        "action": _action(active, revision, changes, documents, reused),
+        "changes": changes,
+        "documents": documents,
+        "reused": reused,
+        "gate": _gate(revision),
+    }
+
+
+class _Read(NamedTuple):
+    """What a sample of the documents came to, cut and counted by the encoder's own tokenizer."""
+
+    drawn: strata.StratifiedSample
+    chunks: Estimate
+    tokens: Estimate
+    weighted: list[tuple[str, float]]
+    cut_tokens_per_s: float
+    unknown: Screening | None
+
+
+def _read_sample(
+    engine: sa.Engine, collection: Collection, revision: Revision, encoder: Encoder, progress: Progress
+) -> _Read:
+    progress.start("plan: read a sample of the documents, cut it and count tokens")
+    drawn = strata.draw(engine, collection.cid)
+    chunker, vocabulary = make_chunker(revision.chunking, encoder.tokenizer), Vocabulary(encoder.tokenizer)
+    unknown = screen(engine, collection.cid, vocabulary, chunker, revision.model.max_unknown_tokens)
+    return _Read(drawn, *_count(drawn, revision, encoder), unknown)
+
+
+def _try(
+    engine: sa.Engine,
+    collection: Collection,
+    revision: Revision,
+    encoder: Encoder,
+    read: _Read,
+    probe_s: float,
+    progress: Progress,
+) -> tuple[int, float, Probe]:
+    """Return how many documents have their vectors already, the share of the others, and how fast the encoder is."""
+    progress.start("plan: look for vectors that are there already")
+    reused, rate = _known(engine, collection, revision, encoder)
+    reused = min(read.drawn.documents, reused)
+    share = 1 - reused / max(1, read.drawn.documents)
+    if not share:
+        return reused, share, untried(encoder, rate, cut_tokens_per_s=read.cut_tokens_per_s)
+    progress.start(f"plan: try the model on this machine, for {probe_s:g} s at most")
+    return reused, share, probe(encoder, read.weighted, seconds=probe_s, cut_tokens_per_s=read.cut_tokens_per_s)
 
 
 def _known(engine: sa.Engine, collection: Collection, revision: Revision, encoder: Encoder) -> tuple[int, float]:

@@ -52,9 +52,33 @@ def register(control: Control, new: Registration) -> Generation:
 
     Raises ``MigrationOpen`` if another generation is being built.
     """
-    collection, revision = control.collection, new.revision
+    revision = new.revision
     _refuse_second(control, revision)
     spent = spent_at(control.connection, revision.model.name)
+    gen = _insert(control, new, spent.get("spent", {}))
+    generation = read_generation(control.connection, gen)
+    index_of(generation).create(control.connection, new.encoder_fp)
+    ledgers.create(control.connection, gen, sum(one.documents for one in new.ranges))
+    sharding.add_shards(control.connection, gen, new.ranges)
+    control.move_slots("building_gen = :gen", gen=gen)
+    control.record(
+        "provision",
+        gen,
+        revision=revision.revision,
+        model=revision.model.name,
+        physical=generation.physical_name,
+        shards=len(new.ranges),
+        window_hours=new.window_hours,
+        **({"fidelity": dict(new.fidelity)} if new.fidelity else {}),
+        **({"trust_code": True} if new.encoder.get("trust_code") else {}),
+        **spent,
+    )
+    return generation
+
+
+def _insert(control: Control, new: Registration, spent: Mapping[str, Any]) -> int:
+    """Add the generation's row and return its number."""
+    collection, revision = control.collection, new.revision
     gen = int(control.scalar("SELECT nextval(pg_get_serial_sequence('generation', 'gen'))"))
     control.must_hit_one(
         """
@@ -79,26 +103,9 @@ def register(control: Control, new: Registration) -> Generation:
         fidelity=json.dumps(new.fidelity),
         window=new.window_hours,
         approval=new.needs_approval,
-        spent=json.dumps(spent.get("spent", {})),
+        spent=json.dumps(spent),
     )
-    generation = read_generation(control.connection, gen)
-    index_of(generation).create(control.connection, new.encoder_fp)
-    ledgers.create(control.connection, gen, sum(one.documents for one in new.ranges))
-    sharding.add_shards(control.connection, gen, new.ranges)
-    control.move_slots("building_gen = :gen", gen=gen)
-    control.record(
-        "provision",
-        gen,
-        revision=revision.revision,
-        model=revision.model.name,
-        physical=generation.physical_name,
-        shards=len(new.ranges),
-        window_hours=new.window_hours,
-        **({"fidelity": dict(new.fidelity)} if new.fidelity else {}),
-        **({"trust_code": True} if new.encoder.get("trust_code") else {}),
-        **spent,
-    )
-    return generation
+    return gen
 
 
 def _refuse_second(control: Control, revision: Revision) -> None:

@@ -19,7 +19,8 @@ from revector.gate.gate import usable_queries
 from revector.indexing.encoding import Encoders
 from revector.interfaces import NoProgress, Progress
 from revector.labels import Labels, load_labels, write_beir
-from revector.migration.migrator import Migrator, MigratorSettings
+from revector.migration.migrator import Migrator
+from revector.migration.settings import MigratorSettings
 from revector.planning import outcomes
 from revector.planning.estimate import Estimate
 from revector.planning.forecast import MigrationPlan

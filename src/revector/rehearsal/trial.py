@@ -20,7 +20,8 @@ from revector.gate.results import latest_result
 from revector.indexing.encoding import Encoders
 from revector.indexing.worker import Worker
 from revector.interfaces import Document, Progress
-from revector.migration.migrator import Migrator, MigratorSettings
+from revector.migration.migrator import Migrator
+from revector.migration.settings import MigratorSettings
 from revector.registry import work
 from revector.registry.collections import Generation, ensure_collection, read_collection, read_generation
 from revector.rehearsal.sampling import SampleStratum, measure

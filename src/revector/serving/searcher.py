@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import sqlalchemy as sa
 
 from revector.database.sessions import alone
@@ -27,6 +29,7 @@ from revector.indexing.encoding import MODEL_ERRORS, Encoders
 from revector.interfaces import Vectors
 from revector.registry import visible
 from revector.registry.collections import Generation, read_collection, read_generation
+from revector.registry.visible import VisibleHits
 from revector.serving.bounds import Stop, bounded, check_filter
 from revector.serving.filters import compile_filter, why_nothing
 from revector.serving.queries import askable, ready
@@ -38,6 +41,7 @@ Measured: of a filter that kept 2 % of the rows, 0.4 of 10 came back.
 """
 
 EXACT_ROWS = 20_000
+ENCODE_ROWS = 64
 MOST_CANDIDATES = 1_000
 MOST_CHARACTERS = 100_000
 """Of a query; every tokenizer cuts it far earlier."""
@@ -251,6 +255,15 @@ class Searcher:
                 "searched; ask again, or fix the encoder."
             ) from error
 
+    def encode_all(
+        self, pinned: Generation, queries: Mapping[str, str]
+    ) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+        """Yield id and vector ``(dim,)`` of each query, embedded ``ENCODE_ROWS`` at a time; raises as ``encode``."""
+        ids, texts = list(queries), list(queries.values())
+        for at in range(0, len(ids), ENCODE_ROWS):
+            part = slice(at, at + ENCODE_ROWS)
+            yield from zip(ids[part], self.encode(pinned, texts[part]), strict=True)
+
     def _embed(self, pinned: Generation, query: str) -> np.ndarray[Any, np.dtype[np.float32]]:
         vector: np.ndarray[Any, np.dtype[np.float32]] = self.encode(pinned, [self.ready(pinned, query)])[0]
         return vector
@@ -289,7 +302,6 @@ class Searcher:
         """
         filter_sql, filter_params = compile_filter(where)
         exact = exact or pinned.spec.index.kind == "exact"
-        candidates, asked = (k * 4 if by == "document" else k), 0
         started = time.perf_counter()
         with self._engine.connect() as connection, bounded(connection, limit_s, stop) as check_time:
             if filter_sql and not exact:
@@ -297,34 +309,23 @@ class Searcher:
             if without is not None:
                 filter_sql = " AND ".join(filter(None, (filter_sql, "d.doc_id <> :without")))
                 filter_params = {**filter_params, "without": without}
-            while True:
-                check_time()
-                found = visible.search(
-                    connection,
-                    pinned,
-                    vector,
-                    k,
-                    candidates=candidates,
-                    by_document=by == "document",
-                    exact=exact,
-                    filter_sql=filter_sql,
-                    filter_params=filter_params,
-                )
-                asked += 1
-                if follow_alias and found.active_gen != pinned.gen:
-                    return None
-                if len(found.rows) >= k or (exact and found.candidates < candidates):
-                    break
-                if not exact and (found.candidates < candidates or candidates >= MOST_CANDIDATES):
-                    exact = True  # the scan gave up before k were found
-                else:
-                    candidates *= 4
+            ask = partial(
+                visible.search,
+                connection,
+                pinned,
+                vector,
+                k,
+                by_document=by == "document",
+                filter_sql=filter_sql,
+                filter_params=filter_params,
+            )
+            found, exact, asked = _widen(ask, k, k * 4 if by == "document" else k, exact=exact, check_time=check_time)
+            if follow_alias and found.active_gen != pinned.gen:
+                return None
             warnings = () if found.rows else why_nothing(connection, pinned.cid, where)
         search_ms = (time.perf_counter() - started) * 1_000
-        hits = tuple(map(_hit, found.rows))
-        return Answer(
-            hits, pinned.gen, pinned.revision, pinned.encoder_fp, exact, encode_ms, search_ms, asked, warnings
-        )
+        hits, who = tuple(map(_hit, found.rows)), (pinned.gen, pinned.revision, pinned.encoder_fp)
+        return Answer(hits, *who, exact, encode_ms, search_ms, asked, warnings)
 
     def _is_selective(
         self, connection: sa.Connection, pinned: Generation, filter_sql: str, filter_params: Mapping[str, Any]
@@ -342,6 +343,23 @@ class Searcher:
             {"cid": pinned.cid, **filter_params},
         )
         return int(kept or 0) < limit
+
+
+def _widen(
+    ask: Callable[..., VisibleHits], k: int, candidates: int, *, exact: bool, check_time: Callable[[], None]
+) -> tuple[VisibleHits, bool, int]:
+    """Ask for more candidates until ``k`` are found; return the last answer, whether exact, and how often it asked."""
+    asked = 0
+    while True:
+        check_time()
+        found = ask(candidates=candidates, exact=exact)
+        asked += 1
+        if len(found.rows) >= k or (exact and found.candidates < candidates):
+            return found, exact, asked
+        if not exact and (found.candidates < candidates or candidates >= MOST_CANDIDATES):
+            exact = True  # the scan gave up before k were found
+        else:
+            candidates *= 4
 
 
 def _hit(row: Mapping[str, Any]) -> Hit:

@@ -121,23 +121,13 @@ class ShadowReads:
         keep_queries: bool = False,
         save: Save | None = None,
     ) -> None:
-        """Set up without connecting; ``start`` begins.
+        """Set up without connecting; ``start`` begins. Of ``engine`` only the address is used.
 
-        Args:
-            engine: Only its address is used, never its connections.
-            collection: Name of the collection.
-            encoders: As above.
-            share: Sampled share (0 to 1) of the queries offered.
-            k: Depth of the comparison; queries for fewer documents are skipped.
-            room: Queries that may wait, at least 1.
-            seed: Equal seeds sample the same offers of one thread.
-            keep_queries: Keep the newest ``KEPT`` compared queries with their text, for the report.
-            save: Called every ``SAVE_S`` seconds and at the end with what was counted since, in a transaction of the
-                thread's own connection; what it cannot store is handed over again.
-
-        Raises:
-            ConfigError: If ``share``, ``k`` or ``room`` is out of range.
-
+        ``share``: of the queries offered, 0 to 1, sampled by ``seed``. ``k``: depth of the comparison; queries for
+        fewer documents are skipped. ``room``: queries that may wait, at least 1. ``keep_queries``: keep the newest
+        ``KEPT`` with their text, for the report. ``save`` is called every ``SAVE_S`` seconds and at the end with what
+        was counted since, in a transaction of the thread's own connection; what it cannot store is handed over again.
+        Raises ``ConfigError`` where a number is out of range.
         """
         if not 0 <= share <= 1 or not 1 <= k <= 100 or room < 1:
             raise ConfigError(

@@ -1,0 +1,44 @@
+"""Owns the columns of a batch: embedded documents as a part of the archive, and a part as rows of an index."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from revector.archive import Part
+from revector.indexing.reuse import EmbeddedText
+from revector.registry.work import Item
+from revector.stores.pgvector import Rows
+
+
+def part_of(found: Sequence[tuple[Item, EmbeddedText]], dim: int) -> Part:
+    """Return embedded documents as a part, in the order given; vectors are ``dim`` wide."""
+    counts = np.array([len(known.vectors) for _, known in found], dtype=np.int32)
+    none = np.zeros(0, np.int32)
+    return Part(
+        doc_ids=[item.doc_id for item, _ in found],
+        versions=np.array([item.version for item, _ in found], dtype=np.int64),
+        content_hashes=[str(item.content_hash) for item, _ in found],
+        starts=(np.cumsum(counts) - counts).astype(np.int64),
+        counts=counts,
+        chunk_starts=np.concatenate([none, *(known.starts for _, known in found)]),
+        chunk_ends=np.concatenate([none, *(known.ends for _, known in found)]),
+        embeddings=np.concatenate([np.zeros((0, dim), np.float32), *(known.vectors for _, known in found)]),
+    )
+
+
+def rows_of(part: Part, wanted: set[str]) -> Rows:
+    """Return the rows of those documents of ``part`` that are ``wanted``, their chunks numbered from 0."""
+    counts = np.where([doc_id in wanted for doc_id in part.doc_ids], part.counts, 0)
+    documents = np.repeat(np.arange(len(part.doc_ids)), counts)
+    chunks = np.arange(len(documents)) - np.repeat(np.cumsum(counts) - counts, counts)
+    at = part.starts[documents] + chunks
+    return Rows(
+        [part.doc_ids[n] for n in documents],
+        chunks,
+        part.versions[documents],
+        part.chunk_starts[at],
+        part.chunk_ends[at],
+        part.embeddings[at],
+    )
