@@ -109,16 +109,22 @@ def _faults(bug: Bug, url: str, seed: int, effort: int) -> Sighting | None:
     return None
 
 
+def _test_at(name: str) -> str:
+    """Return where the test ``file::function`` is, whatever its folder."""
+    file, _, function = name.partition("::")
+    return f"{next((ROOT / 'tests').rglob(file))}::{function}"
+
+
 def _directed(bug: Bug, _url: str, _seed: int, _effort: int) -> Sighting | None:
     """Run the schedule that leads straight to the bug: its test passes if the promise breaks with the guard gone."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/{DIRECTED[bug.name]}"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", _test_at(DIRECTED[bug.name])]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     return (1, DIRECTED[bug.name]) if done.returncode == 0 and " passed" in done.stdout else None
 
 
 def _test(bug: Bug, url: str, _seed: int, _effort: int) -> Sighting | None:
     """Run the test that names the promise, without the bug and with it: it must pass, and then fail."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/{bug.test}"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", _test_at(bug.test or "")]
     for planted, wanted in ((), 0), (("-p", "evaluation.reliability.planted"), 1):
         environment = os.environ | {"REVECTOR_PLANT": bug.name, "REVECTOR_TEST_DATABASE_URL": url}
         done = subprocess.run(

@@ -1,6 +1,6 @@
 """A pytest plugin that plants the seeded bug named by $REVECTOR_PLANT for a whole run: its tests must then fail.
 
-    REVECTOR_PLANT=chunks_reversed python -m pytest -p evaluation.reliability.planted tests/test_publish.py
+    REVECTOR_PLANT=chunks_reversed python -m pytest -p evaluation.reliability.planted tests/indexing/test_publish.py
 
 Only bugs that are Python can be planted so, for there is no database yet.
 """

@@ -1,0 +1,66 @@
+"""A database of an earlier version, with documents, history and an open migration, is upgraded and goes on.
+
+``databases/0006.sql`` was dumped from the version before: revision a100 retired, b200 active, c300 provisioned but not
+backfilled, four items of work waiting, one document deleted.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+
+from conftest import Databases
+from revector.errors import SchemaMismatch
+from revector.history.events import broken_links
+from worlds import World
+
+GATE = "gate = Gate(max_drop=1.0, min_queries=1, min_overlap=None)"
+MODELS = {"a100": "hashing", "b200": "hashing:seed2", "c300": "hashing"}
+
+
+def restored(databases: Databases, dump: Path) -> str:
+    """A database that holds exactly what the dump does."""
+    url = databases.url(databases.create())
+    with psycopg.connect(sa.make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)) as raw:
+        raw.execute("CREATE EXTENSION IF NOT EXISTS vector")
+        raw.execute(dump.read_bytes())
+    return url
+
+
+@pytest.fixture
+def before(databases: Databases, tmp_path: Path) -> World:
+    """The project of the dump, opened by this version; its tables are still the old ones."""
+    url = restored(databases, Path(__file__).parents[1] / "databases" / "0006.sql")
+    world = World(tmp_path, url, init=False)
+    parent = None
+    for name, model in MODELS.items():
+        world.revision(name, parent, f'model = ModelSpec(name="{model}", dim=8)', GATE)
+        parent = name
+    return world
+
+
+def test_an_older_schema_is_refused_until_init_and_the_way_is_named(before: World) -> None:
+    with pytest.raises(SchemaMismatch, match="revector init"):
+        before.project.status("docs")
+
+
+def test_an_open_migration_survives_an_upgrade_of_the_schema_and_is_finished(before: World) -> None:
+    before.project.init()
+    with before.engine.connect() as connection:
+        assert broken_links(connection, "docs") == []
+    before.documents.put("d00003", "apple3 pear3 written after the upgrade")
+    before.upgrade("c300")
+    before.settle()
+    active = before.generation()
+    assert (active.revision, before.generation("standby").revision) == ("c300", "b200")
+    assert before.differences(active) == before.differences(before.generation("standby")) == []
+    assert before.documents.get("d00051") is None
+    assert before.documents.count() == 61
+    before.migrator.rollback("the way back works too")
+    assert before.generation().revision == "b200"
+    assert before.sql("SELECT * FROM i1_lost") == []
+    with before.engine.connect() as connection:
+        assert broken_links(connection, "docs") == []

@@ -1,0 +1,57 @@
+"""Versions that were tested are the ones that are installed: bounds on both sides, and a lock with hashes."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+DIRECT = sorted(
+    {
+        text
+        for texts in (PROJECT["dependencies"], *EXTRAS.values())
+        for text in texts
+        if not text.startswith("revector[")
+    }
+)
+
+
+def blocks() -> dict[str, str]:
+    """Each requirement of the lock with the lines that belong to it."""
+    text = re.sub(r"\\\n", " ", (ROOT / "requirements.lock").read_text())
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    return {line.split(" ")[0]: line for line in lines}
+
+
+LOCKED = {canonicalize_name(pin.split("==")[0]): Version(pin.split("==")[1]) for pin in blocks()}
+
+
+@pytest.mark.parametrize("text", DIRECT)
+def test_a_direct_dependency_is_bounded_by_what_was_tested(text: str) -> None:
+    wanted = Requirement(text)
+    locked = LOCKED[canonicalize_name(wanted.name)]
+    bounds = {one.operator: Version(one.version) for one in wanted.specifier}
+    assert wanted.specifier.contains(locked)
+    if "==" in bounds:
+        return
+    assert set(bounds) == {">=", "<"}
+    assert bounds[">="].release[:2] == locked.release[:2] or bounds[">="] == locked, "an older one was not tested"
+    assert bounds["<"] <= Version(f"{locked.major + 1}"), "a newer major version was not tested"
+
+
+def test_everything_in_the_lock_but_torch_has_hashes() -> None:
+    without = [pin for pin, line in blocks().items() if not re.search(r"--hash=sha256:[0-9a-f]{64}\b", line)]
+    assert [pin.split("==")[0] for pin in without] == ["torch"]
+    assert "+cpu" not in "".join(blocks())
+
+
+def test_the_lock_names_no_libraries_of_one_kind_of_machine() -> None:
+    assert not [name for name in LOCKED if name.startswith(("nvidia", "cuda", "triton"))]
