@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test up cluster prove prove-long clean lock
+.PHONY: demo test test-fast up cluster prove prove-long clean lock
 
 demo: $(INSTALLED)  ## the main job on this machine, on a real corpus, through Airflow; FULL=1: on all of it
 	$(BIN)/revector demo $(if $(FULL),--full)
@@ -17,6 +17,9 @@ cluster: $(INSTALLED)  ## the same with Celery, Redis and two GPU workers
 # Two files of tests at once, each with a PostgreSQL of its own: much of a test's time is waiting.
 test: $(INSTALLED)  ## the whole test suite
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test-fast: $(INSTALLED)  ## what needs no PostgreSQL and no patience: for the loop of daily work
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 -m "not server and not slow and not long"
 
 prove: $(INSTALLED)  ## tries to break the promises, for minutes, and runs the long tests; its report is .revector/proof/REPORT.md
 	$(BIN)/python -m evaluation.reliability.prove

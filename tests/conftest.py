@@ -45,6 +45,14 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         sweep()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a PostgreSQL: `make test-fast` leaves it out."""
+    for item in items:
+        if "server" in getattr(item, "fixturenames", ()):
+            item.add_marker("server")
+
+
 def _place() -> Path:
     """Return where a server of the tests lives: in memory if there is plenty.
 

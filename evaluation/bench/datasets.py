@@ -79,7 +79,7 @@ def _revisions(root: Path, name: str) -> None:
 def _prepare(root: Path, folder: Path, name: str) -> Figure:
     _revisions(root, name)
     answer = revector(root, "ingest", str(folder / name), "-c", name).answer
-    revector(root, "train-lsa", f".revector/models/{name}-lsa", "-c", name)
+    revector(root, "train", "lsa", f".revector/models/{name}-lsa", "-c", name)
     return Figure(f"{name}: documents ingested", answer["written"], "documents")
 
 

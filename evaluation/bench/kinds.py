@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         revector(root, "init")
         revector(root, "ingest", "docstrings:" if chosen.folder is None else str(folder))
         revector(root, "upgrade", BASE)
-        revector(root, "train-pca", PCA)
+        revector(root, "train", "pca", PCA)
         project = load_project(root)
         figures = list(_figures(project, folder, chosen.queries))
         project.raw_engine.dispose()

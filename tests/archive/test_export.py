@@ -101,7 +101,7 @@ def test_checksums_are_equal_before_and_after_a_round_trip_through_the_archive(
 def test_an_npy_is_what_numpy_maps_and_its_rows_and_note_name_it(served: World, call: Call) -> None:
     import pyarrow.parquet as pq
 
-    said = call("export", "v.npy", "--dtype", "float16")
+    said = call("vectors", "export", "v.npy", "--dtype", "float16")
     vectors = np.load(served.root / "v.npy", mmap_mode="r")
     assert (vectors.dtype, vectors.shape) == (np.float16, (said["chunks"], 64))
     rows = pq.read_table(served.root / "v.npy.rows.parquet")
@@ -158,13 +158,13 @@ def test_what_waits_is_exported_as_searches_see_it_and_deleted_documents_are_not
     wanted = {key: value for key, value in shown(served).items() if key[0] != "d00007"}
     served.documents.delete("d00007")
     served.documents.put("d00008", "a text that is not embedded yet")
-    call("export", "out.parquet")
+    call("vectors", "export", "out.parquet")
     assert read_back(served.root / "out.parquet", tmp_path / "scratch") == wanted
 
 
 def test_a_damaged_index_is_not_exported_and_leaves_nothing(served: World, call: Call) -> None:
     served.unguarded(f"DELETE FROM revector.{served.generation().physical_name} WHERE doc_id = 'd00007'")
-    code, said = call("export", "out.npy", fails=True)
+    code, said = call("vectors", "export", "out.npy", fails=True)
     assert (code, "0 chunks of document 'd00007'" in said) == (VerificationFailed.exit_code, True)
     assert not [path for path in served.root.iterdir() if "out" in path.name]
 
@@ -194,7 +194,7 @@ def test_an_export_loads_no_model(served: World, call: Call, monkeypatch: pytest
         raise AssertionError
 
     monkeypatch.setattr(Project, "load_encoder", load)
-    assert call("export", "out.h5")["documents"] == 122
+    assert call("vectors", "export", "out.h5")["documents"] == 122
 
 
 # What is imported -----------------------------------------------------------------------------------------------------
@@ -225,7 +225,7 @@ def test_a_teams_own_arrays_are_imported_in_any_order_and_any_form(
     np.savez(served.root / "two.npz", **own)
     lists = pa.table({"id": own["id"].tolist(), "vector": own["vector"].tolist()})
     pq.write_table(lists, served.root / "three.parquet", row_group_size=50)
-    found = call("import", "one.npy", "two.npz", "three.parquet", "-r", "a100")
+    found = call("vectors", "import", "one.npy", "two.npz", "three.parquet", "-r", "a100")
     assert [sealed["documents"] for sealed in found["sealed"]] == [120] * 3
     wanted = {key: vector for key, (_, _, vector) in shown(served).items()}
     for sealed in found["sealed"]:
@@ -280,7 +280,7 @@ def test_what_does_not_fit_is_refused_whole_before_anything_is_changed(
     spoil(own)
     np.savez(served.root / "bad.npz", **own)
     before = served.state()
-    found = call("import", "good.npz", "bad.npz", "-r", "a100", fails=True)
+    found = call("vectors", "import", "good.npz", "bad.npz", "-r", "a100", fails=True)
     assert (found[0], reason in found[1], "Nothing was imported" in found[1]) == (code, True, True), found
     assert imports(served) == []
     assert served.value("SELECT count(*) FROM archived") == 0
@@ -308,13 +308,13 @@ def test_a_block_of_shifted_rows_is_found_and_what_was_compared_is_said(
     served: World, call: Call, own: dict[str, np.ndarray[Any, Any]], rows: int
 ) -> None:
     np.savez(served.root / "good.npz", **own)
-    found = call("import", "good.npz", "-r", "a100")
+    found = call("vectors", "import", "good.npz", "-r", "a100")
     said = found["compared"]["good.npz"]
     assert (said["compared"], said["rows"], said["finds"]) == (120, 120, 1.0)
     assert served.events("import")[0]["detail"]["compared"] == {"good.npz": said}
     own["vector"][40 : 40 + rows] = np.roll(own["vector"][40 : 40 + rows], 1, axis=0)
     np.savez(served.root / "bad.npz", **own)
-    code, message = call("import", "bad.npz", "-r", "a100", fails=True)
+    code, message = call("vectors", "import", "bad.npz", "-r", "a100", fails=True)
     assert (code, f"so are {rows} of 120 that were compared" in message) == (7, True), message
     assert len(served.events("import")) == 1
 
@@ -325,17 +325,17 @@ def test_skipped_documents_are_counted_and_named_and_the_rest_is_imported(
     spoil_ids(own)
     np.savez(served.root / "own.npz", **own)
     served.documents.delete(str(own["id"][5]))
-    found = call("import", "own.npz", "-r", "a100", "--skip", "unknown")
+    found = call("vectors", "import", "own.npz", "-r", "a100", "--skip", "unknown")
     assert found["skipped"] == {"unknown": 4}
     assert set(found["first"]["unknown"]) == {"nobody1", "nobody2", "nobody3", own["id"][5]}
     assert found["documents"] == 116
 
 
 def test_documents_that_changed_since_the_export_are_refused_or_skipped(served: World, call: Call) -> None:
-    call("export", "out.npz")
+    call("vectors", "export", "out.npz")
     served.documents.put("d00003", "another text since")
-    assert "1 are made from another text" in call("import", "out.npz", "-r", "a100", fails=True)[1]
-    found = call("import", "out.npz", "-r", "a100", "--skip", "changed")
+    assert "1 are made from another text" in call("vectors", "import", "out.npz", "-r", "a100", fails=True)[1]
+    found = call("vectors", "import", "out.npz", "-r", "a100", "--skip", "changed")
     assert (found["skipped"], found["documents"]) == ({"changed": 1}, 121)
 
 
@@ -347,7 +347,7 @@ def test_numbers_beyond_float16_are_refused(world: World, monkeypatch: pytest.Mo
         [f"apple{n} pear{n} some words here number {n}" for n in range(3)]
     )
     np.savez(world.root / "own.npz", id=["d00000", "d00001", "d00002"], vector=vectors * 1e7)
-    assert run(["import", "own.npz", "-r", "a100", "--dtype", "float16"]) == 7
+    assert run(["vectors", "import", "own.npz", "-r", "a100", "--dtype", "float16"]) == 7
     assert "exceed the range of float16" in capsys.readouterr().err
     assert imports(world) == []
 
@@ -360,7 +360,7 @@ def test_vectors_of_another_model_are_refused_by_fingerprint_and_by_a_sample(ser
         code, said = call("import", f"out{ending}", "-r", "c300", fails=True)
         assert (code, "holds vectors of the encoder" in said) == (7, True), said
     (served.root / "out.npy.json").unlink()
-    code, said = call("import", "out.npy", "-r", "c300", fails=True)
+    code, said = call("vectors", "import", "out.npy", "-r", "c300", fails=True)
     assert (code, "another model, prompt or text made it" in said) == (7, True), said
     assert imports(served) == []
 
@@ -403,7 +403,7 @@ def test_a_backfill_uses_what_was_imported_and_embeds_only_the_rest(served: Worl
     encoder = served.loader["hashing:seed2"]._inner
     texts = dict(served.sql("SELECT doc_id, content FROM document WHERE doc_id LIKE 'd%'"))
     np.savez(served.root / "own.npz", id=list(texts), vector=encoder.encode_document(list(texts.values())))
-    assert call("import", "own.npz", "-r", "b200")["documents"] == 120
+    assert call("vectors", "import", "own.npz", "-r", "b200")["documents"] == 120
     served.upgrade("b200", to="provision")
     before = served.loader.embedded
     served.upgrade("b200", to="backfill")
@@ -421,5 +421,5 @@ def test_an_import_that_cannot_be_recorded_leaves_nothing(
 
     np.savez(served.root / "own.npz", **own)
     monkeypatch.setattr(archived, "add_imported", fail)
-    assert call("import", "own.npz", "-r", "a100", fails=True)[0] == DatabaseUnavailable.exit_code
+    assert call("vectors", "import", "own.npz", "-r", "a100", fails=True)[0] == DatabaseUnavailable.exit_code
     assert imports(served) == []

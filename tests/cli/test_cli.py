@@ -23,6 +23,7 @@ import revector.errors
 from revector.cli import exits, run
 from revector.cli.app import app
 from revector.cli.progress import BarProgress, LineProgress
+from revector.cli.renamed import RENAMED
 from worlds import World
 
 HEAVY = {"torch", "pandas", "pyarrow", "scipy", "sklearn", "sentence_transformers", "h5py", "airflow"}
@@ -180,16 +181,16 @@ def test_a_document_is_put_from_text_file_and_standard_input(
     served: World, at: Any, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at(served)
-    assert cli("put", "a", "--text", "one", "--meta", '{"n": 1}', "--version", "7").code == 0
+    assert cli("document", "put", "a", "--text", "one", "--meta", '{"n": 1}', "--version", "7").code == 0
     Path("two.txt").write_text("two")
-    assert cli("put", "b", "--file", "two.txt").code == 0
+    assert cli("document", "put", "b", "--file", "two.txt").code == 0
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"three")))
-    assert cli("put", "c").code == 0
-    assert [cli("get", name, "--json").json["text"] for name in "abc"] == ["one", "two", "three"]
-    assert cli("put", "a", "--text", "older", "--version", "6", "--json").json["changed"] is False
-    gone = cli("delete", "a", "b", "never", "--json").json
+    assert cli("document", "put", "c").code == 0
+    assert [cli("document", "get", name, "--json").json["text"] for name in "abc"] == ["one", "two", "three"]
+    assert cli("document", "put", "a", "--text", "older", "--version", "6", "--json").json["changed"] is False
+    gone = cli("document", "delete", "a", "b", "never", "--json").json
     assert gone == {"deleted": ["a", "b"], "ignored": ["never"], "older": {}}
-    assert cli("get", "a").code == exits.NOTHING_TO_DO
+    assert cli("document", "get", "a").code == exits.NOTHING_TO_DO
 
 
 def test_put_waits_until_a_running_worker_serves_it_and_sigterm_ends_the_worker_in_order(
@@ -199,7 +200,7 @@ def test_put_waits_until_a_running_worker_serves_it_and_sigterm_ends_the_worker_
     worker = started("worker", "--threads", "2", cwd=served.root)
     assert worker.stderr is not None
     assert "working for docs, 2 batches of each index at a time" in worker.stderr.readline()
-    assert cli("put", "new", "--text", "zebra quagga", "--wait").code == 0
+    assert cli("document", "put", "new", "--text", "zebra quagga", "--wait").code == 0
     assert cli("search", "zebra quagga", "--json").json["hits"][0]["id"] == "new"
     worker.send_signal(signal.SIGTERM)
     _, err = worker.communicate(timeout=30)
@@ -296,16 +297,16 @@ def test_eval_writes_a_page_with_the_active_generation_beside_the_asked_one(swap
 @pytest.mark.slow
 def test_a_model_trained_on_the_collection_gives_the_next_revision_its_width(served: World, at: Any, cli: Cli) -> None:
     at(served)
-    trained = cli("train-lsa", "models/lsa", "--dim", "16", "--json")
+    trained = cli("train", "lsa", "models/lsa", "--dim", "16", "--json")
     assert trained.json["model"] == "./models/lsa"
-    assert cli("train-lsa", "models/lsa", "--dim", "16").code == 2  # it is there already
+    assert cli("train", "lsa", "models/lsa", "--dim", "16").code == 2  # it is there already
     written = cli("revision", "-m", "lsa", "--model", "./models/lsa", "--chunk-tokens", "64", "--json").json
     assert (written["model"]["dim"], written["chunking"]["max_tokens"], written["chunking"]["overlap_tokens"]) == (
         16,
         64,
         8,
     )
-    assert "lsa" in cli("heads").out
+    assert "lsa" in cli("current").out
 
 
 def test_a_revision_can_change_the_index_alone(served: World, cli: Cli) -> None:
@@ -407,7 +408,7 @@ REFUSED = [
     (2, "db remove", "add --yes"),
     (2, "upgrade --window-hours 0", "must be above 0"),
     (2, "history --output x", "json, csv or parquet"),
-    (2, "train-lsa models/x --dim 5000", "documents"),
+    (2, "train lsa models/x --dim 5000", "documents"),
     (4, "upgrade --to nowhere", "the forward steps are plan"),
     (4, "rollback --reason x", "nothing to go back to"),
     (4, "abort --reason x", "no migration to abort"),
@@ -506,6 +507,14 @@ def test_wrong_usage_ends_with_2(cli: Cli) -> None:
     assert cli("nonsense").code == 2
 
 
+@pytest.mark.parametrize("old", RENAMED)
+def test_an_old_name_answers_and_says_the_new_one(old: str, cli: Cli) -> None:
+    shown, now = cli(old, "--help"), RENAMED[old].split(" --")[0]
+    assert f"revector {now}" in " ".join(shown.out.split())
+    said = f"revector: `{old}` is called `{RENAMED[old]}` now; the old name goes with version 0.3."
+    assert shown.err.splitlines() == [said]
+
+
 # Help, JSON and terminals ---------------------------------------------------------------------------------------------
 
 
@@ -519,9 +528,10 @@ def test_every_command_has_help_with_an_example(path: str) -> None:
 def test_json_of_every_command_parses(swapped: World, at: Any, cli: Cli) -> None:
     at(swapped)
     asked = [
-        "init", "revision -m more --dim 32", "history", "history --events", "history --check", "current", "heads",
-        "plan b200", "status", "ingest docs.jsonl --id-field id --text-field body", "put a --text x", "get a",
-        "get nothing", "delete a", "dlq list", "dlq retry", "search apple", "eval", "doctor", "db status", "db stop",
+        "init", "revision -m more --dim 32", "history", "history --events", "history --check", "current",
+        "plan b200", "status", "ingest docs.jsonl --id-field id --text-field body", "document put a --text x",
+        "document get a", "document get nothing", "document delete a", "dlq list", "dlq retry", "search apple", "eval",
+        "doctor", "db status", "db stop",
         "rollback --reason x", "upgrade b200", "retire --now --reason x",
     ]  # fmt: skip
     write_source(swapped.root)
@@ -531,8 +541,9 @@ def test_json_of_every_command_parses(swapped: World, at: Any, cli: Cli) -> None
         assert ended.err == "", words
         json.loads(ended.out)
     with_json = [path for path, command in commands() if any("--json" in one.opts for one in command.params)]
-    elsewhere = {"demo", "db start", "db remove", "dlq waive", "approve", "abort", "train-lsa", "rehearse", "verify"}
-    elsewhere |= {"export", "import", "train-pca", "ann", "canary", "compare", "gate", "override", "stale", "meta set"}
+    elsewhere = {"demo", "db start", "db remove", "dlq waive", "approve", "abort", "train lsa", "rehearse", "verify"}
+    elsewhere |= {"vectors export", "vectors import", "train pca"}
+    elsewhere |= {"canary", "compare", "gate", "override", "stale", "meta set"}
     elsewhere |= {"throttle", "labels add", "labels check", "labels from-clicks", "labels pool", "labels sample"}
     elsewhere |= {"capacity", "keys create", "keys list", "keys revoke"}
     left = {" ".join(path) for path in with_json if not any(words.split()[: len(path)] == path for words in asked)}

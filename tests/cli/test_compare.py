@@ -59,12 +59,20 @@ def test_what_cannot_be_asked_is_refused(
 def test_what_an_index_loses_is_told_with_the_ef_search_that_is_enough(
     indexed: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(["ann", "--json"]) == 0
+    assert run(["compare", "--exact", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["queries"] == 60
     assert found["served"]["overlap"]["mean"] >= 0.95
-    assert run(["ann"]) == 0
+    assert run(["compare", "--exact"]) == 0
     assert "overlap@10 with exact search" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["--exact", "--new", "2"], ["--exact", "--cutoff", "x=1"], ["--least", "0.5"]])
+def test_an_option_of_the_other_comparison_is_refused(
+    indexed: World, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    assert run(["compare", *words]) == 2
+    assert "does not take --" in capsys.readouterr().err
 
 
 def test_one_generation_alone_is_nothing_to_compare(

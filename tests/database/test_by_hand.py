@@ -122,7 +122,7 @@ def test_doctor_names_what_of_the_schema_is_missing_or_off(
 
 @pytest.mark.parametrize("statement", ["DROP TABLE load_sample", "DROP TABLE gate_override", "DROP TABLE canary"])
 @pytest.mark.parametrize(
-    "command", [("status",), ("worker", "--once"), ("canary",), ("verify",), ("put", "a", "--text", "b")]
+    "command", [("status",), ("worker", "--once"), ("canary",), ("verify",), ("document", "put", "a", "--text", "b")]
 )
 def test_a_command_that_needs_what_was_dropped_says_so_and_leads_to_doctor(
     served: World,

@@ -140,7 +140,7 @@ def test_a_hot_standby_is_ready_answers_all_that_reads_and_refuses_writes(
         ["keys", "list"],
     ):
         assert run(command) == 0, command
-    assert run(["put", "d00007", "--text", "new"]) == 3
+    assert run(["document", "put", "d00007", "--text", "new"]) == 3
     assert run(["keys", "create", "x", "--scope", "read"]) == 3
 
 

@@ -126,7 +126,7 @@ def test_the_base_is_known_by_its_files_and_another_rotation_is_another_model(mo
 def test_a_damaged_manifest_is_refused_when_the_model_is_loaded(models: Path, tmp_path: Path, damage: str) -> None:
     shutil.copytree(models / "turned", tmp_path / "turned")
     (tmp_path / "turned" / "revector.json").write_text(damage)
-    with pytest.raises(EncoderError, match=r"not what `revector train-pca` wrote.*Nothing was changed"):
+    with pytest.raises(EncoderError, match=r"not what `revector train pca` wrote.*Nothing was changed"):
         load(tmp_path, "turned")
 
 
@@ -174,7 +174,7 @@ def embedded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def turn(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
     monkeypatch.chdir(world.root)
-    assert run(["train-pca", "models/turned", "--json"]) == 0
+    assert run(["train", "pca", "models/turned", "--json"]) == 0
     return json.loads(capsys.readouterr().out)
 
 
@@ -226,6 +226,6 @@ def test_what_is_served_cut_or_is_no_local_model_cannot_be_turned(
     served: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(served.root)
-    assert run(["train-pca", "models/turned"]) == 2
+    assert run(["train", "pca", "models/turned"]) == 2
     assert "only a local model at its full width" in capsys.readouterr().err
     assert not (served.root / "models").exists()

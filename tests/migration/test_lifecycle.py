@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import doctest
+import re
+from importlib import resources
 from itertools import pairwise
 
 import pytest
 
 from revector import lifecycle
 from revector.errors import IllegalStep
+from revector.history.notices import MESSAGES
 from revector.lifecycle import BUILDING, FORWARD, STEPS, Phase, remaining
+from worlds import World
 
 
 def test_doctests_hold() -> None:
@@ -80,3 +84,32 @@ def test_a_step_out_of_turn_says_what_was_asked_found_and_allowed() -> None:
         "step swap of revision 7c41 was asked for; it starts from phase approved or rolled_back, the migration is in "
         "phase backfilled. Nothing was changed; see `revector status`."
     )
+
+
+# Others follow the table ----------------------------------------------------------------------------------------------
+
+
+def test_the_database_allows_exactly_the_phases_of_the_table(served: World) -> None:
+    written = served.value(
+        "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = 'generation'::regclass AND conname = "
+        "'generation_phase_check'"
+    )
+    assert set(re.findall(r"'(\w+)'", written)) == {phase.value for phase in Phase} - {"none"}
+
+
+def test_every_step_between_provisioning_and_swap_has_its_work(served: World) -> None:
+    assert [name for name in FORWARD if name in served.migrator._forward.building] == list(FORWARD[2:-1])
+    assert set(served.migrator._forward.building) == set(FORWARD[2:-1])
+
+
+def test_the_page_asks_people_only_in_phases_of_the_table() -> None:
+    script = (resources.files("revector.airflow") / "static" / "page.js").read_text(encoding="utf-8")
+    [asking] = re.findall(r"const ASKING = new Set\(\[(.*?)\]\)", script)
+    phases = {Phase(word) for word in re.findall(r'"(\w+)"', asking)}
+    assert STEPS["approve"].needs <= phases
+    assert STEPS["retire"].needs & phases
+
+
+def test_every_move_is_told_to_the_webhook() -> None:
+    moves = {step.name for step in STEPS.values()} - {"plan", "provision", "backfill", "index", "verify", "gate"}
+    assert moves <= set(MESSAGES)

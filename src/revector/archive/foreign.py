@@ -39,7 +39,7 @@ _OPTIONAL = ("chunk", "start", "end", "content_hash")
 _BLOCK = 8_192
 _FORMS = (
     "X.npy with X.npy.rows.parquet or X.ids.npy beside it, X.npz with `id` and `vector`, X.parquet with columns `id` "
-    "and `vector`, or X.h5 from `revector export`"
+    "and `vector`, or X.h5 from `revector vectors export`"
 )
 
 

@@ -33,6 +33,7 @@ from revector.cli import (
 )
 from revector.cli.exits import BROKEN_PIPE, INTERRUPTED, epilog, is_interrupted
 from revector.cli.output import Output
+from revector.cli.renamed import as_named_now
 from revector.errors import RevectorError
 
 _HELP = """\
@@ -48,7 +49,11 @@ For example:
 
 
 class _Commands(TyperGroup):
-    """Turns the errors that are raised on purpose into their message and exit code."""
+    """Turns the errors that are raised on purpose into their message and exit code; answers to old names."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command that a line means."""
+        return super().resolve_command(ctx, as_named_now(args))
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""

@@ -52,8 +52,10 @@ Skip = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    app.command("export", rich_help_panel=_PANEL)(export_vectors)
-    app.command("import", rich_help_panel=_PANEL)(import_vectors)
+    vectors = typer.Typer(help="Vectors as files: out of a live index, and into the archive.", no_args_is_help=True)
+    vectors.command("export")(export_vectors)
+    vectors.command("import")(import_vectors)
+    app.add_typer(vectors, name="vectors", rich_help_panel=_PANEL)
 
 
 def export_vectors(
@@ -73,8 +75,8 @@ def export_vectors(
     Beside OUT lies OUT.json with fingerprint, counts and checksum; beside an .npy, OUT.rows.parquet, row for row.
 
     For example:
-      revector export vectors.npy --dtype float16
-      revector export -c docs --generation 3 vectors.parquet
+      revector vectors export vectors.npy --dtype float16
+      revector vectors export -c docs --generation 3 vectors.parquet
     """
     from revector.archive import check_format, write_vectors
     from revector.serving.exporting import reading_vectors
@@ -123,7 +125,7 @@ def import_vectors(
     not among the documents; changed: made from another text; cut: other chunks; unreadable: too many unknown tokens.
 
     For example:
-      revector import vectors.npy -r a1b2 --skip unknown
+      revector vectors import vectors.npy -r a1b2 --skip unknown
     """
     from revector.archive import Importer
     from revector.indexing.chunking import make_chunker

@@ -1,4 +1,4 @@
-"""Commands that ask generations the same queries: how two agree and how fast they are, what an ANN index loses."""
+"""`revector compare`: one generation with another, or its ANN index with exact search, on the same queries."""
 
 from __future__ import annotations
 
@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 
 TIMED_QUERIES = 200
 
-QueriesFile = Annotated[Path | None, typer.Option(help="Text file with a query a line; default: the labelled queries.")]
+DEMANDED = 0.95
+"""Overlap with exact search that `--exact` demands where nothing is said."""
+
+QueriesFile = Annotated[
+    Path | None, typer.Option(help="Text file with one query per line; default: the labelled queries.")
+]
 OtherGeneration = Annotated[
     int | None, typer.Option(help="Generation beside the active one; default: building, standby.")
 ]
@@ -33,11 +38,18 @@ Cutoffs = Annotated[
     typer.Option(metavar="NAME=SCORE", help="A similarity threshold of an application, on the active model."),
 ]
 
+WithExact = Annotated[bool, typer.Option("--exact", help="Compare an ANN index with exact search.")]
+MeasuredGeneration = Annotated[
+    int | None, typer.Option(help="With --exact: a live generation; default: the active one.")
+]
+Least = Annotated[
+    float | None, typer.Option(min=0, max=1, help=f"With --exact: demanded overlap; default: {DEMANDED:g}.")
+]
+
 
 def register(app: typer.Typer) -> None:
-    """Add the commands of this module."""
-    for command in (compare, ann):
-        app.command(rich_help_panel="Search")(command)
+    """Add the command of this module."""
+    app.command(rich_help_panel="Search")(compare)
 
 
 def compare(
@@ -46,30 +58,50 @@ def compare(
     new: OtherGeneration = None,
     k: Annotated[int, typer.Option("-k", min=1, max=100, help="Documents of each answer.")] = 10,
     cutoff: Cutoffs = None,
+    exact: WithExact = False,
+    generation: MeasuredGeneration = None,
+    least: Least = None,
     collection: Collection = None,
     project: ProjectPath = None,
     json: Json = False,
 ) -> None:
-    """Ask the active and another live generation the same queries: agreement, latency, moved thresholds.
+    """Compare the active generation with another live one, or with --exact an index with exact search.
 
-    Needs no labels. Latency is measured in turns, query by query, on this machine. A threshold on similarities does
-    not carry over between models: for each --cutoff it returns the one that lets the same share of scores through, and
-    how many decisions stay.
+    The same queries are asked of both. Two generations: agreement, latency in turns on this machine, and for each
+    --cutoff, a threshold on similarities of the active model, the one that lets the same share of scores through, with
+    how many decisions stay; needs no labels. --exact: what the ANN index loses on the labelled queries, and which
+    ef_search is enough; exit code 11 where it does not reach --least as configured.
 
     For example:
       revector compare --queries last-week.txt --cutoff support=0.42
+      revector compare --exact --least 0.97
     """
+    session = open_session(project, collection, as_json=json)
+    if exact:
+        _refuse("--exact", {"--queries": queries, "--new": new, "--cutoff": cutoff})
+        _compare_with_exact(session, generation, k, DEMANDED if least is None else least)
+    else:
+        _refuse("a comparison without --exact", {"--generation": generation, "--least": least})
+        _compare_generations(session, queries, new, k, _thresholds(cutoff or []))
+
+
+def _refuse(what: str, options: Mapping[str, object]) -> None:
+    if given := [name for name, value in options.items() if value is not None]:
+        raise ConfigError(f"{what} does not take {', '.join(given)}. Nothing ran; leave that out.")
+
+
+def _compare_generations(
+    session: Session, queries: Path | None, new: int | None, k: int, thresholds: Mapping[str, float]
+) -> None:
     from revector.gate.latency import compare_latency
     from revector.measure.agreement import agree
     from revector.measure.thresholds import match_cutoffs
     from revector.serving.queries import named
 
-    session = open_session(project, collection, as_json=json)
-    thresholds = _thresholds(cutoff or [])
     asked = _queries(session, queries)
     own = session.project.documents(session.collection).own(asked).documents
     texts = list(asked.values())
-    with reporting(quiet=json) as progress:
+    with reporting(quiet=session.out.as_json) as progress:
         old_gen, new_gen = _generations(session, new)
         (old, old_refused), (other, refused) = (
             _ask(session, gen, asked, own, k, progress) for gen in (old_gen, new_gen)
@@ -86,33 +118,17 @@ def compare(
     session.out.show(data, lambda console: _page(data, console))
 
 
-def ann(
-    *,
-    generation: Annotated[int | None, typer.Option(help="A live generation; default: the active one.")] = None,
-    k: Annotated[int, typer.Option("-k", min=1, max=100, help="Documents of each answer.")] = 10,
-    least: Annotated[float, typer.Option(min=0, max=1, help="Demanded overlap with exact search.")] = 0.95,
-    collection: Collection = None,
-    project: ProjectPath = None,
-    json: Json = False,
-) -> None:
-    """Measure what the ANN index of a generation loses against exact search, and which ef_search is enough.
-
-    On the labelled queries. Exit code 0: the overlap is reached as configured; 11: it is not.
-
-    For example:
-      revector ann --least 0.97
-    """
+def _compare_with_exact(session: Session, generation: int | None, k: int, least: float) -> None:
     from revector.gate.ann import measure_ann
     from revector.gate.gate import usable_queries
     from revector.labels import load_labels
 
-    session = open_session(project, collection, as_json=json)
     source = session.project.labels(session.collection)
     if source is None:
         raise ConfigError("no labelled queries are configured. Nothing ran; set qrels in revector.toml.")
     queries = usable_queries(load_labels(source), session.project.documents(session.collection))
     searcher = session.project.searcher(session.collection)
-    with reporting(quiet=json) as progress:
+    with reporting(quiet=session.out.as_json) as progress:
         found = measure_ann(
             session.project.engine,
             searcher,
@@ -189,7 +205,7 @@ def _queries(session: Session, path: Path | None) -> dict[str, str]:
             raise ConfigError(f"--queries {path} cannot be read: {error}. Nothing ran; name a UTF-8 file.") from error
         asked = {text: text for line in lines if (text := line.strip())}
     if not asked:
-        raise ConfigError("there are no queries to ask. Nothing ran; give a file with a query a line.")
+        raise ConfigError("there are no queries to ask. Nothing ran; give a file with one query per line.")
     first = {text: query for query, text in reversed(asked.items())}
     return {query: text for query, text in asked.items() if first[text] == query}
 

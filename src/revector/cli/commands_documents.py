@@ -73,8 +73,11 @@ MaxMissing = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    for command in (ingest, put, delete, get):
-        app.command(rich_help_panel=_PANEL)(command)
+    app.command(rich_help_panel=_PANEL)(ingest)
+    document = typer.Typer(help="One document, or a few by their ids.", no_args_is_help=True)
+    for command in (put, get, delete):
+        document.command()(command)
+    app.add_typer(document, name="document", rich_help_panel=_PANEL)
 
 
 def ingest(
@@ -140,8 +143,8 @@ def put(
     """Create or replace one document.
 
     For example:
-      revector put guide-7 --text "How to begin" --meta '{"lang": "en"}' --wait
-      revector put guide-8 < guide-8.txt
+      revector document put guide-7 --text "How to begin" --meta '{"lang": "en"}' --wait
+      revector document put guide-8 < guide-8.txt
     """
     session = open_session(project, collection, as_json=json)
     content = _text(text, file)
@@ -176,7 +179,7 @@ def delete(
     """Delete documents: they are hidden from searches at once.
 
     For example:
-      revector delete guide-7 guide-8
+      revector document delete guide-7 guide-8
     """
     session = open_session(project, collection, as_json=json)
     written = session.project.documents(session.collection).delete_many(doc_ids, version)
@@ -200,7 +203,7 @@ def get(
     """Show a document as it stands, and whether a later version was refused; exit code 10 if there is none.
 
     For example:
-      revector get guide-7
+      revector document get guide-7
     """
     session = open_session(project, collection, as_json=json)
     documents = session.project.documents(session.collection)

@@ -54,7 +54,7 @@ Quantize = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    for command in (revision, current, heads):
+    for command in (revision, current):
         app.command(rich_help_panel=_PANEL)(command)
 
 
@@ -111,7 +111,7 @@ def revision(
 
 
 def current(*, project: ProjectPath = None, json: Json = False) -> None:
-    """Show which revision each collection serves, what stands by or is being built, and files edited since.
+    """Show which revision each collection serves, what stands by or is built, its newest file, and files edited since.
 
     For example:
       revector current
@@ -123,36 +123,20 @@ def current(*, project: ProjectPath = None, json: Json = False) -> None:
     for name in sorted(opened.settings.collections):
         slots = opened.status(name)["slots"]
         roles = {role: slot and slot["revision"] for role, slot in slots.items()}
-        found.append(
-            {"collection": name, **roles, "edited": edited_files(opened.engine, name, opened.migrations(name))}
-        )
+        head, edited = _head(opened.migrations(name)), edited_files(opened.engine, name, opened.migrations(name))
+        files = {"head": head and head.revision, "message": head and head.message, "edited": edited}
+        found.append({"collection": name, **roles, **files})
 
     def page(console: Console) -> None:
         console.print(table)
         for said in (said for row in found for said in row["edited"]):
             console.print(f"Note: {said}", style="yellow", soft_wrap=True, markup=False)
 
-    table = make_table("collection", "active", "standby", "building")
+    columns = ("collection", "active", "standby", "building", "head", "message")
+    table = make_table(*columns)
     for row in found:
-        table.add_row(*(row[name] or "-" for name in ("collection", "active", "standby", "building")))
+        table.add_row(*(row[name] or "-" for name in columns))
     out.show(found, page)
-
-
-def heads(*, project: ProjectPath = None, json: Json = False) -> None:
-    """Show the newest migration file of each collection.
-
-    For example:
-      revector heads
-    """
-    opened, out = open_project(project), Output(as_json=json)
-    found: list[dict[str, Any]] = []
-    for name in sorted(opened.settings.collections):
-        head = _head(opened.migrations(name))
-        found.append({"collection": name, "head": head and head.revision, "message": head and head.message})
-    table = make_table("collection", "head", "message")
-    for row in found:
-        table.add_row(row["collection"], row["head"] or "-", row["message"] or "")
-    out.show(found, lambda console: console.print(table))
 
 
 # Writing a revision ---------------------------------------------------------------------------------------------------

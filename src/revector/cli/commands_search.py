@@ -39,8 +39,10 @@ def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command(rich_help_panel=_PANEL)(search)
     app.command("eval", rich_help_panel=_PANEL)(evaluate)
-    app.command("train-lsa", rich_help_panel=_PANEL)(train)
-    app.command("train-pca", rich_help_panel=_PANEL)(rotate)
+    models = typer.Typer(help="Models made from the collection's own documents or vectors.", no_args_is_help=True)
+    models.command("lsa")(train)
+    models.command("pca")(rotate)
+    app.add_typer(models, name="train", rich_help_panel=_PANEL)
 
 
 def search(
@@ -140,7 +142,7 @@ def train(
     """Train a small model on the collection's own documents: latent semantic analysis, no download, seconds on a CPU.
 
     For example:
-      revector train-lsa models/lsa --dim 128
+      revector train lsa models/lsa --dim 128
       revector revision -m first --model ./models/lsa
     """
     from revector.encoders.lsa import train_lsa
@@ -180,7 +182,7 @@ def rotate(
     by the revision that cuts: stored vectors are turned.
 
     For example:
-      revector train-pca models/minilm-pca
+      revector train pca models/minilm-pca
       revector revision -m "128 of 384" --model ./models/minilm-pca --dim 128
     """
     from revector.encoders.pca import train_pca

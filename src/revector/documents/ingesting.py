@@ -161,7 +161,7 @@ class Ingestion:
         if found.empty == read > MOST_EMPTIED:
             raise SourceError(
                 f"all {read:,} records of {self.source.name} have no text, and on_empty = 'delete' would delete every "
-                "one. Nothing was changed; check the text fields, or name the documents to `revector delete`."
+                "one. Nothing was changed; check the text fields, or name the documents to `revector document delete`."
             )
         end_step(connection)
         return int(found.rejected)

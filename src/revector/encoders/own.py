@@ -255,7 +255,7 @@ class _Files:
         return None
 
     def unit_length(self) -> bool:
-        # The rotation of `revector train-pca` keeps lengths.
+        # The rotation of `revector train pca` keeps lengths.
         rotated = self._modules[-1:] if (self._folder / MANIFEST).is_file() else []
         kinds = [kind for kind, _ in (self._modules[:-1] if rotated else self._modules)]
         return bool(kinds) and kinds[-1] == "Normalize"

@@ -57,7 +57,7 @@ def read_rotation(folder: Path, components: Mapping[str, Any]) -> Rotation | Non
         matrix = _weights(folder / said["rotation"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise EncoderError(
-            f"{folder / MANIFEST} is not what `revector train-pca` wrote ({error}). Nothing was changed; make the "
+            f"{folder / MANIFEST} is not what `revector train pca` wrote ({error}). Nothing was changed; make the "
             "model again."
         ) from error
     files = {name: sha for name, sha in components["files"].items() if name != MANIFEST and not name.startswith(own)}
