@@ -117,10 +117,16 @@ class TinyMigrator(Migrator):
         settings = MigratorSettings(
             Path(), scene.folder, window_hours=scene.window_hours, shards=2, drain_s=0.0, overlap=False
         )
-        super().__init__(scene.engine, scene.name, settings=settings, encoders=scene.encoders, actor=actor)
-        self._standing = Unfiled(scene.engine, scene.name, scene.cid, Path())
         searcher = Searcher(scene.engine, scene.name, scene.encoders)
-        self._evidence = Unlabelled(scene.engine, scene.cid, searcher, None, actor=actor, progress=NoProgress())
+        super().__init__(
+            scene.engine,
+            scene.name,
+            settings=settings,
+            encoders=scene.encoders,
+            actor=actor,
+            standing=Unfiled(scene.engine, scene.name, scene.cid, Path()),
+            evidence=Unlabelled(scene.engine, scene.cid, searcher, None, actor=actor, progress=NoProgress()),
+        )
 
 
 class Scene:

@@ -40,7 +40,7 @@ def gated(served: World) -> World:
 
 def hurried(world: World) -> Migrator:
     migrator = world.migrator
-    migrator._settings = replace(migrator._settings, warm_wait_s=0.0)
+    migrator._forward._settings = replace(migrator._settings, warm_wait_s=0.0)
     return migrator
 
 

@@ -29,11 +29,13 @@ from revector.documents.documents import Documents
 from revector.gate import gate
 from revector.gate.evidence import Evidence
 from revector.indexing.encoding import Encoders
+from revector.interfaces import NoProgress
 from revector.migration.migrator import Migrator
 from revector.migration.settings import MigratorSettings
 from revector.registry import ledgers, sharding, verdicts, work
-from revector.registry.collections import Collection
+from revector.registry.collections import Collection, ensure_collection
 from revector.revisions import RevisionGraph
+from revector.serving.searcher import Searcher
 from revector.spec import Revision
 
 SEARCH_PATH = "revector, simulated, pg_catalog, public"
@@ -152,7 +154,10 @@ class Place:
 
     def migrator(self, collection: str, actor: str, encoders: Encoders, *, edited: bool = False) -> Migrator:
         """Return a process that can run the steps of a migration."""
-        made = Migrator(
+        with self.engine.begin() as connection:
+            cid = ensure_collection(connection, collection).cid
+        searcher = Searcher(self.engine, collection, encoders)
+        return Migrator(
             self.engine,
             collection,
             settings=MigratorSettings(
@@ -163,12 +168,8 @@ class Place:
             ),
             encoders=encoders,
             actor=actor,
+            evidence=Unmeasured(self.engine, cid, searcher, None, actor=actor, progress=NoProgress()),
         )
-        evidence = made._evidence
-        made._evidence = Unmeasured(
-            self.engine, evidence._cid, evidence._searcher, None, actor=actor, progress=evidence._progress
-        )
-        return made
 
     def close(self) -> None:
         """End everything."""

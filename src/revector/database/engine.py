@@ -33,7 +33,8 @@ MISSING = ("42P01", "42703", "42883", "3F000")
 
 Role = Literal["primary", "standby", "read-only"]
 
-_SCHEMA_FOLDER = Path(__file__).parent / "schema"
+SCHEMA_FOLDER = Path(__file__).parent / "schema"
+"""What makes revector's tables, one version after the other."""
 
 SEARCH_PATH = "revector,public,extensions"
 """``extensions`` is where some hosted PostgreSQL installs pgvector."""
@@ -89,7 +90,7 @@ def _script() -> tuple[Config, set[str]]:
     from alembic.script import ScriptDirectory
 
     config = Config()
-    config.set_main_option("script_location", str(_SCHEMA_FOLDER))
+    config.set_main_option("script_location", str(SCHEMA_FOLDER))
     return config, {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
 
 

@@ -45,13 +45,16 @@ class Migrator:
         actor: str,
         progress: Progress | None = None,
         tell: Callable[[], object] | None = None,
+        standing: Standing | None = None,
+        evidence: Evidence | None = None,
     ) -> None:
+        """``standing`` and ``evidence``: for proofs, others than the migration files and labels of the project."""
         self._engine, self._name, self._settings = engine, collection, settings
         self._tell = tell or (lambda: None)
         self._encoders, self._actor, self._progress = encoders, actor, progress or NoProgress()
         with engine.begin() as connection:
             self._cid = ensure_collection(connection, collection).cid
-        self._standing = Standing(engine, collection, self._cid, settings.migrations)
+        self._standing = standing or Standing(engine, collection, self._cid, settings.migrations)
         self._leftovers = Leftovers(
             engine,
             self._cid,
@@ -62,18 +65,20 @@ class Migrator:
             progress=self._progress,
         )
         self._searcher = Searcher(engine, collection, encoders)
-        evidence = Evidence(engine, self._cid, self._searcher, settings.labels, actor=actor, progress=self._progress)
+        self._evidence = evidence or Evidence(
+            engine, self._cid, self._searcher, settings.labels, actor=actor, progress=self._progress
+        )
         self._forward = ForwardSteps(
             engine,
             self._standing,
-            evidence,
+            self._evidence,
             encoders,
             settings=settings,
             cid=self._cid,
             actor=actor,
             progress=self._progress,
         )
-        self._evidence, self._catch_up = evidence, self._forward.catch_up
+        self._catch_up = self._forward.catch_up
         self._back = BackMoves(engine, self._standing, self._leftovers, self._catch_up, cid=self._cid, actor=actor)
 
     # What users call --------------------------------------------------------------------------------------------------

@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 import secrets
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 import sqlalchemy as sa
 
-from revector.database.engine import make_engine
+from revector.database.engine import SCHEMA_FOLDER, make_engine
 from revector.database.sessions import holder, try_hold
 from revector.errors import DatabaseError
 
@@ -20,7 +19,6 @@ ALIVE_LOCK = 1919252073
 
 _ABOUT = "revector rehearsal of "
 _KEPT = ", kept"
-_VERSIONS = Path(__file__).parent / "schema" / "versions"
 _OUR_NAMES = re.compile(r"\brevector\.")
 
 
@@ -67,7 +65,7 @@ class Scratch:
             )
         connection.exec_driver_sql(f"CREATE SCHEMA {self.schema}")
         connection.exec_driver_sql(f"COMMENT ON SCHEMA {self.schema} IS '{self._about}'")
-        for path in sorted(_VERSIONS.glob("*.sql")):
+        for path in sorted((SCHEMA_FOLDER / "versions").glob("*.sql")):
             sql = _OUR_NAMES.sub(f"{self.schema}.", path.read_text(encoding="utf-8"))
             driver: Any = connection.connection.driver_connection
             driver.execute(sql)  # as the schema's own versions do it: without parameters, percent signs and all
