@@ -286,7 +286,7 @@ def test_a_shard_whose_generation_is_dropped_meanwhile_ends_and_leaves_nothing(s
     served.upgrade("b200", to="provision")
     gen = served.generation("building").gen
     task, ending = served.migrator, served.migrator
-    task._forward._settings = replace(task._settings, overlap=False)  # every statement comes from the actor's own thread
+    task._forward._settings = replace(task._settings, overlap=False)  # all statements from the actor's thread
     with stage(served.engine) as steps:
         shard = steps.enter("shard", lambda: task.embed_shard("b200", 0))
         assert steps.until(shard, at)
