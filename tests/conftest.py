@@ -6,7 +6,6 @@ import os
 
 os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="2")
 
-import itertools
 import json
 import shutil
 import signal
@@ -22,12 +21,11 @@ import pytest
 import sqlalchemy as sa
 from evaluation.temporary import owned, sweep
 
+from copies import Databases
 from places import loopback
 from revector import embedded
 from revector.database.engine import make_engine, upgrade_schema
 from worlds import World
-
-_number = itertools.count()
 
 hypothesis.settings.register_profile("untimed", deadline=None)  # no test depends on the time that it takes
 hypothesis.settings.load_profile("untimed")
@@ -89,34 +87,6 @@ def admin(server: sa.URL) -> Iterator[sa.Engine]:
     engine = sa.create_engine(server, isolation_level="AUTOCOMMIT")
     yield engine
     engine.dispose()
-
-
-class Databases:
-    """Makes databases, as copies of templates where one is named, and removes them all."""
-
-    def __init__(self, server: sa.URL, admin: sa.Engine) -> None:
-        self._server, self._admin = server, admin
-        self._made: list[str] = []
-
-    def create(self, template: str | None = None) -> str:
-        name = f"revector_test_{os.getpid()}_{next(_number)}"
-        with self._admin.connect() as connection:
-            # Of files, not page by page through the log: a fifth of the time.
-            connection.exec_driver_sql(f"CREATE DATABASE {name} TEMPLATE {template or 'template0'} STRATEGY file_copy")
-        self._made.append(name)
-        return name
-
-    def url(self, name: str) -> str:
-        return self._server.set(database=name).render_as_string(hide_password=False)
-
-    def drop(self, name: str) -> None:
-        with self._admin.connect() as connection:
-            connection.exec_driver_sql(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-        self._made.remove(name)
-
-    def drop_all(self) -> None:
-        for name in list(self._made):
-            self.drop(name)
 
 
 @pytest.fixture(scope="session")

@@ -69,7 +69,7 @@ def test_every_format_holds_exactly_what_the_index_shows(served: World, call: Ca
     assert len(wanted) > 122  # one of several chunks
     sums = set()
     for ending in FORMATS:
-        said = call("export", f"out{ending}")
+        said = call("vectors", "export", f"out{ending}")
         assert said["documents"] == 122
         assert sorted(path.name for path in served.root.glob(f"out{ending}*")) == [
             Path(one).name for one in sorted(said["files"])
@@ -85,8 +85,8 @@ def test_checksums_are_equal_before_and_after_a_round_trip_through_the_archive(
     served: World, call: Call, dtype: str
 ) -> None:
     for ending in FORMATS:
-        exported = call("export", f"out{ending}", "--dtype", dtype)
-        imported = call("import", f"out{ending}", "-r", "a100", "--dtype", dtype)
+        exported = call("vectors", "export", f"out{ending}", "--dtype", dtype)
+        imported = call("vectors", "import", f"out{ending}", "-r", "a100", "--dtype", dtype)
         assert imported["vectors_sha256"] == {f"out{ending}": exported["vectors_sha256"]}
         (sealed,) = imported["sealed"]
         part = read_part(Path(sealed["path"]), sealed["sha256"], attributes={"dim": 64, "revision": "a100"})
@@ -184,7 +184,7 @@ def test_exports_that_cannot_be_are_refused_and_leave_nothing(
 ) -> None:
     (served.root / "revector.toml.npy").touch()
     before = sorted(served.root.iterdir())
-    found = call("export", *words, fails=True)
+    found = call("vectors", "export", *words, fails=True)
     assert (found[0], reason in found[1]) == (code, True), found
     assert sorted(served.root.iterdir()) == before
 
@@ -356,8 +356,8 @@ def test_vectors_of_another_model_are_refused_by_fingerprint_and_by_a_sample(ser
     served.revision("c300", "a100", 'model = ModelSpec(name="hashing:seed2", dim=64)')
     (served.root / "migrations" / "docs" / "b200.py").unlink()
     for ending in FORMATS:
-        call("export", f"out{ending}")
-        code, said = call("import", f"out{ending}", "-r", "c300", fails=True)
+        call("vectors", "export", f"out{ending}")
+        code, said = call("vectors", "import", f"out{ending}", "-r", "c300", fails=True)
         assert (code, "holds vectors of the encoder" in said) == (7, True), said
     (served.root / "out.npy.json").unlink()
     code, said = call("vectors", "import", "out.npy", "-r", "c300", fails=True)
@@ -367,7 +367,7 @@ def test_vectors_of_another_model_are_refused_by_fingerprint_and_by_a_sample(ser
 
 @pytest.mark.parametrize("ending", FORMATS)
 def test_a_changed_vector_is_found_by_the_note(served: World, call: Call, ending: str) -> None:
-    said = call("export", f"out{ending}")
+    said = call("vectors", "export", f"out{ending}")
     path = served.root / f"out{ending}"
     note = json.loads((served.root / f"out{ending}.json").read_text())
     assert note["vectors_sha256"] == said["vectors_sha256"]
@@ -378,21 +378,21 @@ def test_a_changed_vector_is_found_by_the_note(served: World, call: Call, ending
     else:
         note["vectors_sha256"] = "0" * 64
         (served.root / f"out{ending}.json").write_text(json.dumps(note))
-    code, message = call("import", f"out{ending}", "-r", "a100", fails=True)
+    code, message = call("vectors", "import", f"out{ending}", "-r", "a100", fails=True)
     assert (code, "its note records vectors of SHA-256" in message) == (7, True)
 
 
 @pytest.mark.parametrize("ending", FORMATS)
 def test_torn_and_absent_files_are_refused_with_their_name(served: World, call: Call, ending: str) -> None:
-    call("export", f"out{ending}")
+    call("vectors", "export", f"out{ending}")
     path = served.root / f"out{ending}"
     whole = path.read_bytes()
     for share in (0.0, 0.4, 0.99):
         path.write_bytes(whole[: int(len(whole) * share)])
-        code, message = call("import", f"out{ending}", "-r", "a100", fails=True)
+        code, message = call("vectors", "import", f"out{ending}", "-r", "a100", fails=True)
         assert (code in (7, 8), f"out{ending}" in message) == (True, True), message
     path.unlink()
-    assert call("import", f"out{ending}", "-r", "a100", fails=True)[0] in (7, 8)
+    assert call("vectors", "import", f"out{ending}", "-r", "a100", fails=True)[0] in (7, 8)
     assert imports(served) == []
 
 

@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 from evaluation.reliability.wire import Action, Proxy, Toxic
 
-from conftest import Databases
+from copies import Databases
 from places import until
 from revector.database.engine import make_engine
 from revector.database.urls import LOST_S, waits

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from conftest import Databases
+from copies import Databases
 from revector.errors import SchemaMismatch
 from revector.history.events import broken_links
 from worlds import World

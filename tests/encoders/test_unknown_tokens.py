@@ -128,12 +128,12 @@ def test_imported_vectors_of_them_are_refused_or_left_out_by_name(served: World,
         "vector": served.loader["hashing"].encode_document([THAI, "the bridge over the Mekong"]),
     }
     np.savez(served.root / "own.npz", **own)
-    code, said = call("import", "own.npz", "-r", "a100")
+    code, said = call("vectors", "import", "own.npz", "-r", "a100")
     assert code == 8
     assert "of more unknown tokens than" in said
     assert "'thai'" in said
     assert served.value("SELECT count(*) FROM archived") == 0
-    code, found = call("import", "own.npz", "-r", "a100", "--skip", "unreadable")
+    code, found = call("vectors", "import", "own.npz", "-r", "a100", "--skip", "unreadable")
     assert (code, found["documents"], found["skipped"], found["first"]) == (
         0,
         1,

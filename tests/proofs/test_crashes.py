@@ -29,7 +29,7 @@ from evaluation.reliability.crash_truth import Truth, write_first
 from evaluation.reliability.crashes import run_points
 from evaluation.reliability.history import Kind, Record
 
-from conftest import Databases
+from copies import Databases
 from revector.crash import POINTS
 
 SEED = 7

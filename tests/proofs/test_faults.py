@@ -23,7 +23,7 @@ from evaluation.reliability.project import COLLECTION, NEW
 from evaluation.reliability.wire import Proxy, Toxic
 
 import revector
-from conftest import Databases
+from copies import Databases
 from revector.archive import Part, read_part, write_part
 from revector.database.engine import make_engine
 from revector.errors import ArchiveError
