@@ -7,30 +7,35 @@ what is measured. ``--only`` picks parts: overhead, stall, attempts, lag, visibi
 from __future__ import annotations
 
 import json
-import multiprocessing
-import random
 import statistics
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import sqlalchemy as sa
 
-from evaluation.bench.common import Figure, machine, parser, revision, temporary_project, write
+from evaluation.bench.common import Figure, machine, parser, temporary_project, write
+from evaluation.bench.protocol_site import (
+    COLLECTION,
+    DIM,
+    DOCUMENTS,
+    LABELLED,
+    PER_S,
+    backfill_all,
+    make_project,
+    running,
+    times_of,
+    work_until,
+    write_rate,
+    writers_of,
+)
 
 if TYPE_CHECKING:
     from revector.config import Project
-
-COLLECTION = "docs"
-DOCUMENTS, LABELLED, DIM = 20_000, 60, 32
-FORK = multiprocessing.get_context("fork")
-PER_S = 200.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,134 +59,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     return write(chosen.output, command, before, figures)
 
 
-# The project and its processes ----------------------------------------------------------------------------------------
-
-
-def _project(root: Path, *, to: str = "b200", documents: int = DOCUMENTS) -> Project:
-    """Make a collection with two live generations (one with ``to="a100"``)."""
-    from revector.config import load_project
-    from revector.interfaces import Document
-
-    for name, parent, model in (("a100", None, "hashing"), ("b200", "a100", "hashing:seed1")):
-        body = f'model = ModelSpec(name="{model}", dim={DIM})\nindex = IndexSpec(kind="hnsw")\n'
-        revision(root, COLLECTION, name, parent, body + "gate = Gate(max_drop=1.0, min_overlap=None)")
-    (root / "labels" / "qrels").mkdir(parents=True)
-    queries = (json.dumps({"_id": f"q{n}", "text": f"apple{n} pear{n}"}) for n in range(LABELLED))
-    (root / "labels" / "queries.jsonl").write_text("\n".join(queries) + "\n")
-    judged = "".join(f"q{n}\td{n:06d}\t1\n" for n in range(LABELLED))
-    (root / "labels" / "qrels" / "test.tsv").write_text(f"query-id\tcorpus-id\tscore\n{judged}")
-    project = load_project(root)
-    project.init()
-    store = project.documents(COLLECTION)
-    for start in range(0, documents, 1_000):
-        store.put_many([Document(f"d{n:06d}", _text(n, 0)) for n in range(start, start + 1_000)])
-    project.migrator(COLLECTION, actor="bench").upgrade("a100")
-    if to == "b200":
-        project.migrator(COLLECTION, actor="bench").upgrade("b200")
-    return project
-
-
-def _text(n: int, turn: int) -> str:
-    return f"apple{n} pear{n} some words here number {n} at turn {turn}"
-
-
-def _write(root: Path, spec: dict[str, Any], number: int, ending: Any) -> None:
-    """Write until ``ending`` and keep (begin, end) of each write, seconds of the machine's monotonic clock."""
-    from revector.config import load_project
-
-    documents, draw = load_project(root).documents(COLLECTION), random.Random(number)  # noqa: S311
-    own, times, turn, due = spec["ids"], [], 0, time.monotonic()
-    deleted: set[int] = set()
-    while not ending.is_set():
-        turn, n = turn + 1, draw.choice(own)
-        began = time.monotonic()
-        if draw.random() < spec.get("deletes", 0.0) and n not in deleted:
-            documents.delete(f"d{n:06d}")
-            deleted.add(n)
-        else:
-            documents.put(f"d{n:06d}", _text(n, number * 1_000_000 + turn))
-            deleted.discard(n)
-        times.append((began, time.monotonic()))
-        if spec.get("per_s"):
-            due = max(due + 1 / spec["per_s"], time.monotonic() - 1)
-            time.sleep(max(0.0, due - time.monotonic()))
-    np.save(Path(spec["folder"]) / f"{number}.npy", np.array(times).reshape(-1, 2))
-
-
-class SlowEncoder:
-    """An encoder that takes 5 ms a call, as a small model on an accelerator does."""
-
-    def __init__(self, inner: Any) -> None:
-        self._inner = inner
-
-    def __getattr__(self, name: str) -> Any:
-        """Be the other encoder in all else."""
-        return getattr(self._inner, name)
-
-    def encode_document(self, texts: Sequence[str]) -> Any:
-        """Embed, 5 ms later."""
-        time.sleep(0.005)
-        return self._inner.encode_document(texts)
-
-
-def _slowed(root: Path) -> Project:
-    from revector.config import load_project
-    from revector.indexing.encoding import Encoders
-
-    project = load_project(root)
-    project.__dict__["encoders"] = Encoders(lambda model: SlowEncoder(project.load_encoder(model)))
-    return project
-
-
-def _work(root: Path, slow: bool, ending: Any) -> None:
-    from revector.config import load_project
-
-    stop = threading.Event()
-    threading.Thread(target=lambda: (ending.wait(), stop.set()), daemon=True).start()
-    (_slowed(root) if slow else load_project(root)).worker().run(stop)
-
-
-def _backfill(root: Path, _ending: Any) -> None:
-    _slowed(root).migrator(COLLECTION, actor="bench").upgrade("b200", to="backfill")
-
-
-@contextmanager
-def _running(project: Project, *targets: tuple[Callable[..., None], tuple[Any, ...]]) -> Iterator[None]:
-    """Run functions as forked processes, each with an event that ends it; the engine is not carried over."""
-    project.engine.dispose()
-    ending = FORK.Event()
-    processes = [FORK.Process(target=target, args=(*args, ending)) for target, args in targets]
-    for process in processes:
-        process.start()
-    try:
-        yield
-    finally:
-        ending.set()
-        for process in processes:
-            process.join(60)
-            if process.is_alive():
-                process.kill()
-
-
-def _writers(root: Path, folder: str, clients: int, **spec: Any) -> list[tuple[Callable[..., None], tuple[Any, ...]]]:
-    ids = spec.pop("ids", None) or list(range(LABELLED, DOCUMENTS))
-    shares = [ids] * clients if spec.pop("shared", False) else [ids[n::clients] for n in range(clients)]
-    return [(_write, (root, {"folder": folder, "ids": shares[n], **spec}, n)) for n in range(clients)]
-
-
-def _times(folder: str) -> Any:
-    """Return all (begin, end) that writers kept: (n, 2), in seconds."""
-    return np.concatenate([np.load(path) for path in sorted(Path(folder).glob("*.npy"))])
-
-
-def _rate(project: Project, clients: int, seconds: float) -> float:
-    with tempfile.TemporaryDirectory() as folder:
-        with _running(project, *_writers(project.root, folder, clients)):
-            time.sleep(seconds)
-        times = _times(folder)
-    return len(times) / float(times[:, 1].max() - times[:, 0].min())
-
-
 # The parts ------------------------------------------------------------------------------------------------------------
 
 
@@ -191,15 +68,15 @@ def overhead(root: Path, chosen: Any) -> list[Figure]:
     from evaluation.reliability.mistakes import replaced
     from revector.documents import writing
 
-    project, figures = _project(root), []
+    project, figures = make_project(root), []
     for clients in (8, 32):
         found: dict[str, list[float]] = {"gate": [], "none": []}
         for turn in range(10):
             if turn % 2:
                 with changed_database(BUGS["no_gate"], project.engine), replaced(writing.hold_shared, _nothing):
-                    found["none"].append(_rate(project, clients, chosen.seconds))
+                    found["none"].append(write_rate(project, clients, chosen.seconds))
             else:
-                found["gate"].append(_rate(project, clients, chosen.seconds))
+                found["gate"].append(write_rate(project, clients, chosen.seconds))
         gate, none = (statistics.median(found[kind]) for kind in ("gate", "none"))
         share = round(100 * (1 - gate / none), 1)
         of = f"{clients} writers, one document a transaction, two live generations"
@@ -217,15 +94,15 @@ def _nothing(*_: Any) -> None:
 
 def stall(root: Path, chosen: Any) -> list[Figure]:
     """The longest write of each moment in which the alias moved, under saturating writers on a hot set."""
-    project, figures = _project(root), []
+    project, figures = make_project(root), []
     for clients in (8, 32):
         with tempfile.TemporaryDirectory() as folder:
             hot = list(range(LABELLED, LABELLED + 20))
-            load = _writers(root, folder, clients, ids=hot, shared=True)
-            with _running(project, (_work, (root, False)), *load):
+            load = writers_of(root, folder, clients, ids=hot, shared=True)
+            with running(project, (work_until, (root, False)), *load):
                 time.sleep(2)
                 moves = _move(project, chosen.moves, pause_s=0.2)
-            times = _times(folder)
+            times = times_of(folder)
         took = (times[:, 1] - times[:, 0]) * 1_000
         met = [(times[:, 0] <= end) & (times[:, 1] >= begin) for begin, end, _ in moves]
         longest = [float(took[one].max()) for one in met if one.any()]
@@ -271,14 +148,14 @@ def _move(project: Project, count: int, *, pause_s: float, attempts: list[int] |
 
 def attempts(root: Path, chosen: Any) -> list[Figure]:
     """How often the gate had to be asked for until the alias moved, at a steady 200 writes/s."""
-    project, tries = _project(root), list[int]()
+    project, tries = make_project(root), list[int]()
     with tempfile.TemporaryDirectory() as folder:
         hot = list(range(LABELLED, LABELLED + int(0.009 * DOCUMENTS)))
-        load = _writers(root, folder, 4, ids=hot, per_s=PER_S / 4, deletes=0.1)
-        with _running(project, (_work, (root, False)), *load):
+        load = writers_of(root, folder, 4, ids=hot, per_s=PER_S / 4, deletes=0.1)
+        with running(project, (work_until, (root, False)), *load):
             time.sleep(2)
             _move(project, chosen.moves, pause_s=0.3, attempts=tries)
-        times = _times(folder)
+        times = times_of(folder)
     rate = len(times) / float(times[:, 1].max() - times[:, 0].min())
     share = round(100 * sum(one <= 5 for one in tries) / len(tries), 1)
     return [
@@ -290,17 +167,17 @@ def attempts(root: Path, chosen: Any) -> list[Figure]:
 
 def lag(root: Path, chosen: Any) -> list[Figure]:
     """How far the active index is behind at 200 writes/s, with an encoder of 5 ms, while a backfill runs."""
-    project, seen = _project(root, to="a100"), list[float]()
+    project, seen = make_project(root, to="a100"), list[float]()
     with tempfile.TemporaryDirectory() as folder:
-        load = _writers(root, folder, 4, per_s=PER_S / 4, deletes=0.1)
-        with _running(project, (_work, (root, True)), (_backfill, (root,)), *load):
+        load = writers_of(root, folder, 4, per_s=PER_S / 4, deletes=0.1)
+        with running(project, (work_until, (root, True)), (backfill_all, (root,)), *load):
             end = time.monotonic() + 10 * chosen.seconds
             while time.monotonic() < end:
                 slots = project.status(COLLECTION)["slots"]
                 if slots["building"] is not None:
                     seen.append(float(slots["active"]["lag_s"]))
                 time.sleep(0.1)
-        times = _times(folder)
+        times = times_of(folder)
     p95 = round(float(np.percentile(seen, 95)), 2)
     rate = len(times) / float(times[:, 1].max() - times[:, 0].min())
     return [
@@ -313,12 +190,12 @@ def lag(root: Path, chosen: Any) -> list[Figure]:
 
 def pause(root: Path, chosen: Any) -> list[Figure]:
     """How long one worker needs to catch up after none ran for a while, writes going on at 200/s."""
-    project = _project(root)
+    project = make_project(root)
     with tempfile.TemporaryDirectory() as folder:
-        load = _writers(root, folder, 4, per_s=PER_S / 4, deletes=0.1)
-        with _running(project, *load):
+        load = writers_of(root, folder, 4, per_s=PER_S / 4, deletes=0.1)
+        with running(project, *load):
             time.sleep(chosen.pause_s)
-            with _running(project, (_work, (root, False))):
+            with running(project, (work_until, (root, False))):
                 began = time.monotonic()
                 while _lag_s(project) > 2 and time.monotonic() < began + 3 * chosen.pause_s:
                     time.sleep(0.2)
@@ -341,7 +218,7 @@ def _lag_s(project: Project) -> float:
 
 def visibility(root: Path, _chosen: Any) -> list[Figure]:
     """What the visibility check adds to a search for 20 candidates among 100,000 documents, paired."""
-    project, rows = _project(root, to="a100", documents=1_000), 100_000
+    project, rows = make_project(root, to="a100", documents=1_000), 100_000
     _fill(project, rows, vectors=True)
     pinned, said = project.searcher(COLLECTION).resolve(), list[tuple[str, Any]]()
     sa.event.listen(project.engine, "before_cursor_execute", lambda *args: said.append((args[2], args[3])))
@@ -371,7 +248,7 @@ def visibility(root: Path, _chosen: Any) -> list[Figure]:
 
 def sweep(root: Path, chosen: Any) -> list[Figure]:
     """How long the invariants of a whole collection take, two generations live."""
-    project = _project(root, documents=1_000)
+    project = make_project(root, documents=1_000)
     _fill(project, chosen.rows, vectors=False)
     took: dict[str, float] = {}
     with project.engine.connect() as connection:

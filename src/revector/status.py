@@ -28,8 +28,8 @@ def read_status(
 ) -> dict[str, Any]:
     """Return where a collection stands: slots, open migration with progress and lag, rollback window, dead letters.
 
-    Keys are stable: the CLI's ``--json``, the Airflow page and the demo read them. ``recount=False``, for whoever asks
-    again and again, takes a large collection's number of documents from the last hour's count (``indexing.loads``).
+    Keys are stable: the CLI's ``--json``, the Airflow page and the demo read them. With ``recount=False``, for callers
+    that poll, the number of documents of a large collection is the one counted in the last hour (``indexing.loads``).
     """
     collection = read_collection(connection, name)
     now: datetime = connection.execute(sa.text("SELECT clock_timestamp()")).scalar_one()

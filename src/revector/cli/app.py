@@ -52,7 +52,7 @@ class _Commands(TyperGroup):
     """Turns the errors that are raised on purpose into their message and exit code; answers to old names."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Find the command that a line means."""
+        """Find the command, also by a name that it had before."""
         return super().resolve_command(ctx, as_named_now(args))
 
     def invoke(self, ctx: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Owns the old names of commands: for one version they answer, and say what the command is called now."""
+"""Owns the old names of commands: they still work for one version, and say what the command is called now."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RENAMED = {
 
 
 def as_named_now(args: Sequence[str]) -> list[str]:
-    """Return a command line under today's names; an old one is answered for, with a word on the standard error."""
+    """Return a command line with today's names; an old name works, with a notice on standard error."""
     if not args or args[0] not in RENAMED:
         return list(args)
     now = RENAMED[args[0]]

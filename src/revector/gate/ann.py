@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -174,7 +174,13 @@ def _met(truth: Exact, measured: Sequence[_Asked]) -> set[str]:
     return {doc_id for ids in (*truth.doc_ids, *(ids for asked in measured for ids in asked.ids)) for doc_id in ids}
 
 
-def _named(lost: Sequence[LostBest]) -> dict[str, Any]:
+class _Lost(TypedDict):
+    lost_best: int
+    lost_relevant: int
+    lost: tuple[LostBest, ...]
+
+
+def _named(lost: Sequence[LostBest]) -> _Lost:
     """Return how many best answers were lost, how many of them labelled as relevant, and the first by name."""
     relevant = sum(one.relevant is True for one in lost)
     return {"lost_best": len(lost), "lost_relevant": relevant, "lost": tuple(lost[:NAMED])}

@@ -104,7 +104,7 @@ class ForwardSteps:
     def approve(
         self, generation: Generation, token: int, *, reason: str | None = None, by: str | None = None
     ) -> Mapping[str, Any]:
-        """Go on by a person's word where the migration needs one. Raises ``ApprovalWanted`` without."""
+        """Record a person's approval where the migration needs one. Raises ``ApprovalWanted`` without a reason."""
         if generation.needs_approval and not (reason or "").strip():
             raise ApprovalWanted(
                 f"the migration to revision {generation.revision} waits for a person's approval. The alias was not "
@@ -115,7 +115,7 @@ class ForwardSteps:
         return self._advance(generation, "approve", token, asked_for=asked_for, reason=reason, by=by)
 
     def swap(self, target: Revision, generation: Generation, began: int, *, reason: str | None = None) -> Outcome:
-        """Move the alias, with evidence that is measured again as long as writes outdate it."""
+        """Move the alias; evidence that writes have outdated meanwhile is measured again first."""
         if generation.phase in (Phase.LIVE, Phase.COMPLETED):
             return Outcome("swap", target.revision, generation.phase, False)
         STEPS["swap"].check(target.revision, generation.phase)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 import sqlalchemy as sa
 
@@ -91,7 +91,16 @@ def make_plan(
     )
 
 
-def _sampled(read: _Read, to_embed: Estimate) -> dict[str, Any]:
+class _Sampled(TypedDict):
+    sampled: int
+    strata: int
+    chunks: Estimate
+    tokens: Estimate
+    tokens_to_embed: Estimate
+    unknown: Screening | None
+
+
+def _sampled(read: _Read, to_embed: Estimate) -> _Sampled:
     """Return what a plan says of the sample that its figures come from."""
     return {
         "sampled": read.drawn.sampled,
@@ -103,9 +112,20 @@ def _sampled(read: _Read, to_embed: Estimate) -> dict[str, Any]:
     }
 
 
+class _Subject(TypedDict):
+    collection: str
+    revision: str
+    active_revision: str | None
+    action: str
+    changes: tuple[SettingChange, ...]
+    documents: int
+    reused: int
+    gate: str
+
+
 def _subject(
     collection: Collection, active: Generation | None, revision: Revision, documents: int, reused: int
-) -> dict[str, Any]:
+) -> _Subject:
     """Return what a plan says of its migration before any figure: from where to where, and what that means."""
     changes = diff(active, revision)
     return {

@@ -17,7 +17,7 @@ CREATE INDEX ledger_content ON revector.ledger (hashtextextended(content_hash, 0
 CREATE TRIGGER only_forward BEFORE UPDATE ON revector.ledger FOR EACH ROW WHEN (NEW.version < OLD.version)
   EXECUTE FUNCTION revector.refuse('an older version never replaces a newer one');
 
-DO $$ DECLARE g int; BEGIN                  -- as stores/ledgers.py makes them
+DO $$ DECLARE g int; BEGIN                  -- as registry/ledgers.py makes them
   FOR g IN SELECT gen FROM revector.generation WHERE NOT dropped ORDER BY gen LOOP
     EXECUTE format('CREATE TABLE revector.ledger_g%s (LIKE revector.ledger INCLUDING ALL) WITH (autovacuum_vacuum_scale_factor '
       '= 0.02, autovacuum_analyze_scale_factor = 0.02, autovacuum_vacuum_insert_scale_factor = 0.05)', g);

@@ -104,7 +104,7 @@ BEGIN EXECUTE format('ANALYZE (SKIP_LOCKED %s) %s', skip_locked::text, name); EN
 REVOKE EXECUTE ON FUNCTION revector.ledger_make, revector.ledger_drop, revector.analyze_table FROM PUBLIC;
 
 -- Deleting by hand is refused. Records that other records depend on are never deleted. Rows of indexes, and of the work on
--- them, are deleted only in sessions of revector, which identify themselves (stores/sessions.py).
+-- them, are deleted only in sessions of revector, which identify themselves (database/sessions.py).
 CREATE FUNCTION revector.not_by_hand() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
   IF current_setting('revector_session.own', true) IS DISTINCT FROM 'on' THEN
