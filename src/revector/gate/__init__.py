@@ -1,1 +1,1 @@
-"""Owns whether the alias may move: what is measured for it, the verdict, its evidence and its page of figures."""
+"""Owns whether the alias may move: what is measured for it, the verdict, and the evidence that is kept."""
