@@ -3,6 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
+# Images of containers often set it. Every process would then compile whatever it imports again: 2 s for a command.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-fast up cluster prove prove-long clean lock
 
 demo: $(INSTALLED)  ## the main job on this machine, on a real corpus, through Airflow; FULL=1: on all of it
