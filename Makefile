@@ -22,7 +22,7 @@ test: $(INSTALLED)  ## the whole test suite
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: $(INSTALLED)  ## what needs no PostgreSQL and no patience: for the loop of daily work
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 -m "not server and not slow and not long"
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not server and not slow and not long"
 
 prove: $(INSTALLED)  ## tries to break the promises, for minutes, and runs the long tests; its report is .revector/proof/REPORT.md
 	$(BIN)/python -m evaluation.reliability.prove

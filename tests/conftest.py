@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 
-os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="2")
+os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1")
 
 import json
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +25,7 @@ from copies import Databases
 from places import loopback
 from revector import embedded
 from revector.database.engine import make_engine, upgrade_schema
+from stages import AtStep, Stages
 from worlds import World
 
 hypothesis.settings.register_profile("untimed", deadline=None)  # no test depends on the time that it takes
@@ -45,10 +46,15 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs a PostgreSQL: `make test-fast` leaves it out."""
+    """Mark what needs a PostgreSQL, which `make test-fast` leaves out, and have the files with slow tests run first.
+
+    The long ones at the end would leave one of two processes without work.
+    """
     for item in items:
         if "server" in getattr(item, "fixturenames", ()):
             item.add_marker("server")
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 def _place() -> Path:
@@ -106,28 +112,9 @@ def template(databases: Databases) -> str:
     return name
 
 
-def _prepared(databases: Databases, template: str, folder: Path, step: Callable[[World], object]) -> str:
-    name = databases.create(template)
-    world = World(folder, databases.url(name))
-    step(world)
-    world.engine.dispose()
-    return name
-
-
 @pytest.fixture(scope="session")
-def served_template(databases: Databases, template: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    def serve(world: World) -> None:
-        world.put(120)
-        world.upgrade("a100")
-
-    return _prepared(databases, template, tmp_path_factory.mktemp("served"), serve)
-
-
-@pytest.fixture(scope="session")
-def swapped_template(databases: Databases, served_template: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    return _prepared(
-        databases, served_template, tmp_path_factory.mktemp("swapped"), lambda world: world.upgrade("b200")
-    )
+def stages(databases: Databases, template: str, tmp_path_factory: pytest.TempPathFactory) -> Stages:
+    return Stages(databases, template, tmp_path_factory)
 
 
 @pytest.fixture
@@ -162,23 +149,37 @@ def world(tmp_path: Path, database_url: str) -> Iterator[World]:
 
 
 @pytest.fixture
-def served(tmp_path: Path, databases: Databases, served_template: str) -> Iterator[World]:
-    """``world`` with 120 documents, revision a100 live."""
-    name = databases.create(served_template)
-    made = World(tmp_path, databases.url(name))
-    yield made
-    made.engine.dispose()
-    databases.drop(name)
+def at_step(tmp_path: Path, databases: Databases, stages: Stages) -> Iterator[AtStep]:
+    """Makes ``served``, with the migration to b200 done up to a step."""
+    made: list[tuple[str, World]] = []
+
+    def make(step: str) -> World:
+        name = databases.create(stages[step])
+        made.append((name, World(tmp_path, databases.url(name), init=False)))
+        return made[-1][1]
+
+    yield make
+    for name, world in made:
+        world.engine.dispose()
+        databases.drop(name)
 
 
 @pytest.fixture
-def swapped(tmp_path: Path, databases: Databases, swapped_template: str) -> Iterator[World]:
+def served(at_step: AtStep) -> World:
+    """``world`` with 120 documents, revision a100 live."""
+    return at_step("served")
+
+
+@pytest.fixture
+def approved(at_step: AtStep) -> World:
+    """``served`` with revision b200 measured and approved; only the swap is left."""
+    return at_step("approve")
+
+
+@pytest.fixture
+def swapped(at_step: AtStep) -> World:
     """``served`` with revision b200 live and a100 on standby."""
-    name = databases.create(swapped_template)
-    made = World(tmp_path, databases.url(name))
-    yield made
-    made.engine.dispose()
-    databases.drop(name)
+    return at_step("swap")
 
 
 @pytest.fixture

@@ -24,6 +24,12 @@ OLD, NEW = "a100", "b200"
 MODELS = {OLD: ("hashing", 64), NEW: ("hashing:seed2", 64)}
 LABELLED = 60
 
+PARSED_ONCE = {
+    "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
+    "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "3600",
+}
+"""Of an Airflow whose DAG files never change."""
+
 
 def text_of(number: int) -> str:
     """Two words of the document's own among words that many share."""
@@ -74,7 +80,7 @@ def until(met: Callable[[], object], what: str, deadline_s: float = 120.0) -> No
     end = time.monotonic() + deadline_s
     while not met():
         assert time.monotonic() < end, f"not within {deadline_s} s: {what}"
-        time.sleep(0.1)
+        time.sleep(0.05)
 
 
 def _write_migrations(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Kills at every named crash point: one story of a migration per point, whose processes die there and are run again.
+"""Kills at every named crash point: stories of a migration, whose processes die there and are run again.
 
 A story begins and ends with one served generation, so that any number of them follow each other on one database. Each
 turn is a real process with the point armed: it dies at the first passing, its successor at the second, and so on until
@@ -136,20 +136,25 @@ class Stories:
 
         What broke is in ``report``.
         """
+        does = (turn.does for turn in turns(0) if turn is not None) if self._everywhere else PASSES[point]
+        return self.tell_of(dict.fromkeys(does, point), point)
+
+    def tell_of(self, armed: Mapping[str, str], name: str) -> list[Kill]:
+        """Tell one story in which each turn named dies at its point; return its kills. Findings are under ``name``."""
         before, calm = len(self.report.kills), list[Turn]()
         self._seed += 10
         for turn in turns(self._seed):
-            if turn is not None and not self._everywhere and turn.does not in PASSES[point]:
+            if turn is not None and turn.does not in armed:
                 calm.append(turn)
                 continue
-            self._together(point, calm)
+            self._together(name, calm)
             calm.clear()
             if turn is None:
-                self._compare(point)
+                self._compare(name)
             else:
-                self._armed(point, turn, ALL_PASSINGS if self._everywhere else PASSINGS)
-        self.report.find(point, check_effects(self.site, self._intended))
-        self.report.find(point, check_leftovers(self.site))
+                self._armed(armed[turn.does], turn, ALL_PASSINGS if self._everywhere else PASSINGS)
+        self.report.find(name, check_effects(self.site, self._intended))
+        self.report.find(name, check_leftovers(self.site))
         self.report.migrations += 2
         self.report.acknowledged, self.report.unknown = self.truth.acknowledged, self.truth.unknown
         return self.report.kills[before:]

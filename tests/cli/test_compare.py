@@ -7,14 +7,15 @@ import json
 import pytest
 
 from revector.cli import run
+from stages import AtStep
 from worlds import World
 
 
 @pytest.fixture
-def indexed(served: World, monkeypatch: pytest.MonkeyPatch) -> World:
-    monkeypatch.chdir(served.root)
-    served.upgrade("b200", to="index")
-    return served
+def indexed(at_step: AtStep, monkeypatch: pytest.MonkeyPatch) -> World:
+    made = at_step("index")
+    monkeypatch.chdir(made.root)
+    return made
 
 
 def test_two_generations_are_compared_on_the_labelled_queries(

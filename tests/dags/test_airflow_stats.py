@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 
+from extras import Lazy, needs
 from worlds import World
 
-stats = pytest.importorskip("airflow.sdk.observability.stats", reason="the airflow extra is not installed")
-
-from airflow.sdk._shared.observability.metrics.stats import NoStatsLogger  # noqa: E402
-
-from revector.airflow.stats import canary_recall, counted, gate_recall  # noqa: E402
+needs("airflow")
+stats = Lazy("airflow.sdk.observability.stats")
+ours = Lazy("revector.airflow.stats")
 
 Told = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -38,6 +37,8 @@ def backend() -> Iterator[Backend]:
     made = Backend()
     stats.initialize(factory=lambda: made, export_legacy_names=False)
     yield made
+    from airflow.sdk._shared.observability.metrics.stats import NoStatsLogger
+
     stats.initialize(factory=NoStatsLogger, export_legacy_names=True)
 
 
@@ -47,7 +48,7 @@ DOCS = frozenset({"collection": "docs"}.items())
 def test_a_task_tells_what_it_did_and_no_task_what_another_did(served: World, backend: Backend) -> None:
     served.put(3, start=600)
     served.settle()
-    with counted("docs"):
+    with ours.counted("docs"):
         served.upgrade("b200", to="backfill")
     assert backend.counters["revector.documents_published", DOCS] == 123
     assert backend.counters["revector.chunks_embedded", DOCS] == 123
@@ -55,7 +56,7 @@ def test_a_task_tells_what_it_did_and_no_task_what_another_did(served: World, ba
 
 def test_what_was_done_before_a_task_failed_is_told_too(served: World, backend: Backend) -> None:
     def task() -> None:
-        with counted("docs"):
+        with ours.counted("docs"):
             served.put(2, start=600)
             served.settle()
             raise RuntimeError("the machine went away")
@@ -67,12 +68,12 @@ def test_what_was_done_before_a_task_failed_is_told_too(served: World, backend: 
 
 def test_gates_and_canaries_tell_their_recall(swapped: World, backend: Backend) -> None:
     status = swapped.project.status("docs")
-    gate_recall("docs", status)
+    ours.gate_recall("docs", status)
     assert backend.gauges["revector.gate_recall", DOCS] == status["migration"]["gate"]["new"]["recall"]["mean"]
-    canary_recall("docs", 0.875)
+    ours.canary_recall("docs", 0.875)
     assert backend.gauges["revector.canary_recall", DOCS] == 0.875
 
 
 def test_without_a_measured_gate_nothing_is_told(served: World, backend: Backend) -> None:
-    gate_recall("docs", served.project.status("docs"))
+    ours.gate_recall("docs", served.project.status("docs"))
     assert backend.gauges == {}

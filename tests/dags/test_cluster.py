@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
+from contextlib import ExitStack
 from importlib.util import find_spec
 
 import pytest
 
-from services import until
+from places import PARSED_ONCE, until
 
 pytestmark = [
     pytest.mark.slow,
@@ -42,36 +42,48 @@ dag = migration_dag(config=Path(__file__).resolve().parent.parent / "revector.to
 
 def test_shards_run_in_celery_and_all_other_tasks_beside_the_scheduler() -> None:
     """No worker listens to the queue of the light tasks, and the migration ends all the same."""
-    from evaluation.bench.common import ROOT, revector, revision, temporary_project
+    from evaluation.bench.common import revision, temporary_project
 
     from revector.config import load_project
     from revector.local.cluster import AirflowCluster
     from revector.local.up import services
+    from revector.sources import open_source
 
     class SideBySide(AirflowCluster):
         def programs(self) -> dict[str, list[str]]:
-            return {name: words for name, words in super().programs().items() if name != "worker-default"}
+            unneeded = {"worker-default", "triggerer"}
+            return {name: words for name, words in super().programs().items() if name not in unneeded}
 
         def _settings(self) -> dict[str, str]:
             return super()._settings() | {"AIRFLOW__CORE__EXECUTOR": "LocalExecutor,CeleryExecutor"}
 
     with temporary_project("drain_s = 0\n[collections.docs]\nshards = 2\n") as root:
-        shutil.copytree(ROOT / "dags", root / "dags", ignore=shutil.ignore_patterns("__pycache__"))
+        (root / "dags").mkdir()
         (root / "dags" / "revector_migrate.py").write_text(DAG_FILE)
         revision(root, "docs", "c0ffee", None, 'model = ModelSpec(name="hashing", dim=64)')
         lines = (json.dumps({"_id": f"d{n}", "text": f"apple{n} pear{n}"}) for n in range(200))
         (root / "docs.jsonl").write_text("\n".join(lines))
         project = load_project(root)
         with services(project):
-            revector(root, "ingest", str(root / "docs.jsonl"), "-c", "docs")
+            project.documents("docs").ingest(open_source(str(root / "docs.jsonl")), actor="test")
             home = SideBySide(
-                project.state, root / "revector.toml", root / "dags", 0, 1, server=project.database_url, gpu_workers=1
+                project.state,
+                root / "revector.toml",
+                root / "dags",
+                0,
+                1,
+                settings=PARSED_ONCE,
+                server=project.database_url,
+                gpu_workers=1,
             )
-            with home, home.client() as client:
+            with ExitStack() as running:
+                running.callback(home.stop)
+                home.start(dags=("revector_migrate",))
+                client = running.enter_context(home.client())
                 run = client.trigger(
                     "revector_migrate", {"collection": "docs", "revision": "c0ffee", "approval": False}
                 )
-                until(lambda: client.state("revector_migrate", run) in ("success", "failed"), 240)
+                until(lambda: client.state("revector_migrate", run) in ("success", "failed"), "the run ends", 240)
                 assert client.state("revector_migrate", run) == "success"
                 ran = {task["task_id"]: task["executor"] for task in client.tasks("revector_migrate", run)}
             assert {name for name, executor in ran.items() if executor == "CeleryExecutor"} == {"embed"}

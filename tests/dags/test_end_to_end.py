@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from places import NEW, OLD, residents, temporary_project, until
+from places import NEW, OLD, PARSED_ONCE, residents, temporary_project, until
 from revector.config import Project
 from revector.local import demo
 from revector.local.airflow import AirflowHome
@@ -59,6 +59,9 @@ class Site:
     operator: AirflowClient
     running: ExitStack
 
+    pages: dict[str, Any]
+    """Who is signed in, in the browser: the first page of each, whose session and cache the later ones share."""
+
     def trigger(self, collection: str, *, approval: bool) -> str:
         conf = {"collection": collection, "revision": "head", "approval": approval, "rollback_hours": 48}
         return self.operator.trigger(DAG, conf)
@@ -96,10 +99,11 @@ def site() -> Iterator[Site]:
             dags=project.root / "dags",
             port=0,
             path=PREFIX,
+            settings=PARSED_ONCE,
         )
         airflow.start(timeout_s=600, dags=(DAG, MOVES))
         running.callback(airflow.stop)
-        yield Site(project, airflow, running.enter_context(airflow.client("operator")), running)
+        yield Site(project, airflow, running.enter_context(airflow.client("operator")), running, {})
 
 
 @dataclass(frozen=True)
@@ -169,8 +173,13 @@ def browser() -> Iterator[Any]:
 
 
 def open_airflow(browser: Any, site: Site, user: str, path: str) -> Any:
-    """Log in through Airflow's form and return the page behind ``path``."""
-    page = browser.new_context(viewport={"width": 1400, "height": 1000}).new_page()
+    """Return the page behind ``path``, after Airflow's form at a user's first."""
+    if user in site.pages:
+        page = site.pages[user].context.new_page()
+        page.set_default_timeout(STEP_S * 1_000)
+        page.goto(f"{site.airflow.url}{path}")
+        return page
+    page = site.pages[user] = browser.new_context(viewport={"width": 1400, "height": 1000}).new_page()
     page.set_default_timeout(STEP_S * 1_000)
     page.goto(f"{site.airflow.url}{path}")
     page.locator("input[name=username]").fill(user)
@@ -307,7 +316,7 @@ def a_viewer_moves_nothing(browser: Any, site: Site) -> None:
     assert page.evaluate(send, [f"{site.airflow.url}/api/v2/{run}", "GET", None]) == 200, "its session is one"
     assert (site.project.events(ASKED, 1_000), site.project.status(ASKED)["slots"]) == (events, slots)
     assert site.operator.state(DAG, run_id) not in FINISHED
-    page.context.close()
+    page.close()
 
 
 def newest(site: Site, kind: str) -> dict[str, Any]:

@@ -52,6 +52,7 @@ from sqlalchemy.orm import Session
 from revector.airflow import migration_dag, retire_dag, rollback_dag, web, web_access
 from revector.airflow.plugin import RevectorPlugin
 from revector.history import audit
+from stages import Stages
 from worlds import World
 
 ROLES = ("viewer", "user", "op", "admin")
@@ -120,9 +121,9 @@ def shown(swapped: World, monkeypatch: pytest.MonkeyPatch) -> World:
 
 
 @pytest.fixture(scope="module")
-def _long(tmp_path_factory: pytest.TempPathFactory, databases: Any, swapped_template: str) -> Iterator[World]:
+def _long(tmp_path_factory: pytest.TempPathFactory, databases: Any, stages: Stages) -> Iterator[World]:
     """Revision b200 in its window, and 10,000 events more, of five people and seven kinds; tests only read it."""
-    name = databases.create(swapped_template)
+    name = databases.create(stages["swap"])
     made = World(tmp_path_factory.mktemp("long"), databases.url(name))
     made.sql(
         "INSERT INTO event (cid, seq, at, epoch, actor, kind, gen, detail, hash) SELECT 1, 0, now(), 1, 'person' || n "

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from revector.cli import run
 from revector.database.catalogue import PARTS, known_parts, read_parts
 from revector.errors import IndexGone, RevectorError, SchemaMismatch
+from stages import AtStep
 from worlds import World
 
 DELETED = {
@@ -76,8 +77,8 @@ def test_what_others_rest_on_can_neither_be_deleted_nor_emptied(full: World, by_
     assert [found.faults for found in full.project.verify("docs", actor="tester").generations] == [[], []]
 
 
-def test_rows_of_an_index_that_is_made_now_are_not_deleted_by_hand_either(served: World, by_hand: ByHand) -> None:
-    served.upgrade("b200", to="backfill")
+def test_rows_of_an_index_that_is_made_now_are_not_deleted_by_hand_either(at_step: AtStep, by_hand: ByHand) -> None:
+    served = at_step("backfill")
     generation = served.generation("building")
     for name in (generation.physical_name, f"ledger_g{generation.gen}"):
         assert "not allowed by hand" in str(by_hand(served, f"DELETE FROM {name}"))
@@ -209,10 +210,10 @@ WITHIN = {
 @pytest.mark.parametrize("to", ["provision", "backfill", "gate"])
 @pytest.mark.parametrize("what", WITHIN)
 def test_a_migration_whose_rows_were_deleted_never_serves_less_and_can_be_begun_again(
-    served: World, what: str, to: str
+    at_step: AtStep, what: str, to: str
 ) -> None:
     """… also by someone who calls himself revector; what a verification saw is believed for a day."""
-    served.upgrade("b200", to=to)
+    served = at_step(to)
     if to == "provision":
         served.migrator.embed_shard("b200", 0)
     generation = served.generation("building")

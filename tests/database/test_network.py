@@ -19,6 +19,7 @@ from copies import Databases
 from places import until
 from revector.database.engine import make_engine
 from revector.database.urls import LOST_S, waits
+from stages import Stages
 from worlds import LIMIT_S, World
 
 IMPATIENT = "&keepalives_idle=1&keepalives_interval=1&keepalives_count=1&tcp_user_timeout=2000&connect_timeout=2"
@@ -55,9 +56,9 @@ class Process:
 
 
 @pytest.fixture(scope="module")
-def running(databases: Databases, served_template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+def running(databases: Databases, stages: Stages, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     root = tmp_path_factory.mktemp("network")
-    name = databases.create(served_template)
+    name = databases.create(stages["served"])
     world = World(root, databases.url(name))
     with Proxy(world.database_url) as proxy:
         made = Process(world, proxy, root / "worker.log")

@@ -7,8 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
+from extras import needs
 from revector.encoders.api import Hybrid, MemoryMeter, Provider, ProviderSettings, load_api_encoder
 from revector.encoders.api.fake import (
     FakeServer,
@@ -19,7 +18,7 @@ from revector.indexing.encoding import Encoders
 from revector.spec import ModelSpec
 from worlds import World
 
-pytest.importorskip("openai", reason="the api extra is not installed")
+needs("openai")
 
 TEXTS = [f"text number {n} about moving an index" for n in range(20)]
 MODEL = ModelSpec("api:fake/words", dim=64, max_tokens=32)

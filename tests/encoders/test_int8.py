@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from extras import Lazy, needs
 from revector.encoders.check import unit_rows
 from revector.encoders.packed import linears_int8
 from revector.encoders.packed.linears_int8 import CALIBRATION, Int8Linear, calibrate, is_int8, require_int8
@@ -20,7 +21,8 @@ from revector.errors import EncoderError
 if TYPE_CHECKING:
     from torch import Tensor
 
-torch = pytest.importorskip("torch", reason="the encoder extra is not installed")
+needs("torch")
+torch = Lazy("torch")
 
 TEXTS = 300
 K = 10

@@ -11,14 +11,14 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import numpy as np
 import pytest
 
+from extras import needs
 from revector.encoders.loading import load_encoder
 from revector.encoders.lsa import train_lsa
 from revector.errors import ConfigError
 from revector.interfaces import Encoder
 from revector.spec import ModelSpec
 
-pytest.importorskip("torch", reason="the embed extra is not installed")
-pytest.importorskip("sklearn", reason="the embed extra is not installed")
+needs("torch", "sklearn")
 
 TOPICS = {
     "space": ["rocket", "orbit", "moon", "launch", "satellite", "astronaut", "engine", "fuel", "telescope", "star"],

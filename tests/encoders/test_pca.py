@@ -14,6 +14,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import numpy as np
 import pytest
 
+from extras import needs
 from revector.cli import run
 from revector.encoders.check import unit_rows, vectors_fp
 from revector.encoders.loading import load_encoder
@@ -28,8 +29,7 @@ from revector.registry.work import read_items
 from revector.spec import ModelSpec
 from worlds import World
 
-pytest.importorskip("torch", reason="the embed extra is not installed")
-pytest.importorskip("sklearn", reason="the embed extra is not installed")
+needs("torch", "sklearn")
 
 WIDTH = 24
 WORDS = [f"{a}{b}" for a in "bcdfgklmnp" for b in ("ana", "ere", "iti", "oro", "ulu")]

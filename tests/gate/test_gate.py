@@ -15,6 +15,7 @@ from revector.errors import ConfigError, GateFailed, LabelError, RevectorError, 
 from revector.interfaces import Document
 from revector.measure.comparison import Comparison, compare
 from revector.pages.gate_result import gate_page, kept_result
+from stages import AtStep
 from worlds import QUERIES, World
 
 B200 = 'model = ModelSpec(name="hashing:seed2", dim=64)'
@@ -129,8 +130,8 @@ def test_the_time_of_a_query_against_the_old_revision_is_judged_where_it_is_dema
     assert kept(served)["latency"]["queries"] == QUERIES
 
 
-def test_an_index_that_the_planner_does_not_use_loses_nothing_and_is_not_read_again(served: World) -> None:
-    served.upgrade("b200", to="gate")
+def test_an_index_that_the_planner_does_not_use_loses_nothing_and_is_not_read_again(at_step: AtStep) -> None:
+    served = at_step("gate")
     assert kept(served)["ann"] is None
     assert "every answer was exact" in gate_page(served.project, "docs")
 

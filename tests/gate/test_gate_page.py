@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from html.parser import HTMLParser
 from typing import Any
 
@@ -174,19 +174,20 @@ def latency() -> dict[str, Any]:
     return LatencyReport(200, old, new, ratio).as_data()
 
 
-CASES: Mapping[str, tuple[dict[str, Any], str]] = {
-    "pass": (result(0.95), "PASS"),
-    "fail": (result(0.5), "FAIL"),
-    "inconclusive": (result(0.75), "INCONCLUSIVE"),
-    "by means": (of_an_earlier_version(result(0.5)), "FAIL"),
-    "first": (result(old=None), "PASS"),
-    "first, by means": (of_an_earlier_version(result(old=None, min_recall=0.99)), "FAIL"),
+CASES: Mapping[str, tuple[Callable[[], dict[str, Any]], str]] = {
+    "pass": (lambda: result(0.95), "PASS"),
+    "fail": (lambda: result(0.5), "FAIL"),
+    "inconclusive": (lambda: result(0.75), "INCONCLUSIVE"),
+    "by means": (lambda: of_an_earlier_version(result(0.5)), "FAIL"),
+    "first": (lambda: result(old=None), "PASS"),
+    "first, by means": (lambda: of_an_earlier_version(result(old=None, min_recall=0.99)), "FAIL"),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_page_tells_verdict_reasons_and_every_metric_of_a_kept_result(case: str) -> None:
-    data, verdict = CASES[case]
+    make, verdict = CASES[case]
+    data = make()
     page = Page(render(data))
     assert page.text.index(f" {verdict} judged 2026-11-20 10:00 UTC") > 0
     for told in [

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from revector.errors import GateFailed
+from stages import AtStep
 from worlds import World, document
 
 
@@ -108,8 +109,8 @@ def test_nobody_is_told_of_what_is_older_than_a_day_or_while_another_process_tel
     assert world.project.tell("docs") == 2
 
 
-def test_a_move_does_not_fail_because_nobody_can_be_told_and_without_a_webhook_nothing_is_kept(served: World) -> None:
-    served.upgrade("b200", to="gate")
+def test_a_move_does_not_fail_because_nobody_can_be_told_and_without_a_webhook_nothing_is_kept(at_step: AtStep) -> None:
+    served = at_step("gate")
     assert served.events("notice") == []
     served.project.settings.alerts.webhook = "http://127.0.0.1:1/nobody"
     assert served.upgrade("b200")[-1].changed

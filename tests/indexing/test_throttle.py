@@ -18,6 +18,7 @@ from revector.indexing import backfill
 from revector.indexing.dial import read_share, set_share, worked_lag_s
 from revector.indexing.throttle import LEAST_SHARE, SLICE_S, Throttle, ThrottleLimits, yielded
 from revector.registry import work
+from stages import AtStep
 from worlds import World
 
 AT_EASE = ThrottleLimits(math.inf, math.inf)
@@ -37,9 +38,8 @@ class Slept(list[float]):
 
 
 @pytest.fixture
-def building(served: World) -> World:
-    served.upgrade("b200", to="provision")
-    return served
+def building(at_step: AtStep) -> World:
+    return at_step("provision")
 
 
 def dial(world: World, share: float) -> int:
@@ -230,5 +230,4 @@ def test_the_first_migration_yields_to_nobody(world: World) -> None:
 def test_bars_are_settings(served: World, tmp_path: Path) -> None:
     with (tmp_path / "revector.toml").open("a") as file:
         file.write("\n[collections.docs.bulk]\nmax_lag_s = 5\nmax_search_ms = inf\n")
-    del served.project
     assert served.migrator._settings.bars == ThrottleLimits(5, math.inf)

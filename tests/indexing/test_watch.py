@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from revector.errors import BadVectors, ClockJumped, EncoderError
 from revector.indexing import watch
 from revector.indexing.watch import Watch
+from stages import AtStep
 from worlds import World
 
 HOUR = 3_600.0
@@ -168,9 +169,9 @@ def test_an_encoder_that_raises_on_the_probes_makes_its_generation_wait_and_noth
 
 
 def test_an_encoder_that_fails_during_the_step_verify_condemns_no_index(
-    served: World, monkeypatch: pytest.MonkeyPatch
+    at_step: AtStep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    served.upgrade("b200", to="index")
+    served = at_step("index")
     inner = served.loader["hashing:seed2"]._inner
     with monkeypatch.context() as broken:
         broken.setattr(inner, "encode_document", lambda texts: np.full((len(texts), 64), np.nan))

@@ -12,15 +12,16 @@ from revector.errors import DatabaseUnavailable
 from revector.indexing import worker as module
 from revector.indexing.encoding import Encoders
 from revector.spec import ModelSpec
+from stages import AtStep
 from worlds import LIMIT_S, World, working
 
 
 @pytest.fixture
-def building(served: World) -> World:
+def building(at_step: AtStep) -> World:
     """``served`` with revision b200 being built: seeded, so that it follows every write."""
-    served.upgrade("b200", to="index")
-    served.settle()
-    return served
+    made = at_step("index")
+    made.settle()
+    return made
 
 
 def held(begun: threading.Event, end: threading.Event) -> Callable[[Any, Any], Any]:

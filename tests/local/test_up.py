@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 
@@ -111,16 +111,22 @@ def holds_the_collection(project: Project) -> bool:
         return False
 
 
-@pytest.mark.parametrize("ready", ["Migrating to revision", "log in as"])
-def test_an_interrupted_demo_leaves_no_process_behind(project: Project, ready: str) -> None:
+INTERRUPTED_WHILE: dict[str, Callable[[Project], bool]] = {
+    "it migrates": lambda project: "Migrating to revision" in said(project),
+    "Airflow starts": lambda project: any("airflow triggerer" in line for line in residents(project.root)),
+}
+
+
+@pytest.mark.parametrize("moment", INTERRUPTED_WHILE)
+def test_an_interrupted_demo_leaves_no_process_behind(project: Project, moment: str) -> None:
     (project.state / "models" / "quickstart-lsa").mkdir(parents=True)  # so that none is trained: it is not used here
     with started(project, "demo", "--port", "18090") as process:
 
         def at_work() -> bool:
             assert process.poll() is None, said(project)
-            return ready in said(project)
+            return INTERRUPTED_WHILE[moment](project)
 
-        until(at_work, f"it says {ready!r}", 300)
+        until(at_work, moment, 300)
         process.send_signal(signal.SIGINT)
         assert process.wait(120) == INTERRUPTED, said(project)
         nothing_is_left(project)

@@ -17,6 +17,7 @@ from revector.errors import (
 )
 from revector.lifecycle import Phase
 from revector.registry import moves
+from stages import AtStep
 from worlds import World
 
 # Rollback -------------------------------------------------------------------------------------------------------------
@@ -186,8 +187,8 @@ def test_aborting_leaves_what_is_served_and_the_revision_can_be_run_again(served
     assert served.differences(served.generation()) == []
 
 
-def test_an_abort_in_the_middle_of_a_backfill_ends_it(served: World) -> None:
-    served.upgrade("b200", to="provision")
+def test_an_abort_in_the_middle_of_a_backfill_ends_it(at_step: AtStep) -> None:
+    served = at_step("provision")
 
     def meanwhile(texts, vectors):
         served.loader["hashing:seed2"].hook = None

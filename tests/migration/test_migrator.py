@@ -28,6 +28,7 @@ from revector.errors import (
     VerificationFailed,
 )
 from revector.lifecycle import FORWARD, Phase
+from stages import AtStep
 from worlds import World
 
 A100 = 'model = ModelSpec(name="hashing", dim=64)'
@@ -283,8 +284,8 @@ def test_what_was_sealed_before_a_kill_is_published_and_not_embedded_again(serve
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone", "flipped", "foreign"])
-def test_a_damaged_part_is_embedded_again(served: World, monkeypatch, damage: str) -> None:
-    served.upgrade("b200", to="provision")
+def test_a_damaged_part_is_embedded_again(at_step: AtStep, monkeypatch, damage: str) -> None:
+    served = at_step("provision")
     encoder = served.loader["hashing:seed2"]
 
     def killed(*_):
@@ -309,9 +310,9 @@ def test_a_damaged_part_is_embedded_again(served: World, monkeypatch, damage: st
 
 
 def test_documents_that_change_between_seal_and_publish_are_embedded_as_they_are_now(
-    served: World, monkeypatch
+    at_step: AtStep, monkeypatch
 ) -> None:
-    served.upgrade("b200", to="provision")
+    served = at_step("provision")
 
     def killed(*_):
         raise Crash
@@ -376,8 +377,8 @@ def test_a_collection_emptied_while_it_migrates_ends_empty(world: World) -> None
         ("DROP INDEX {index}_hnsw", "HNSW"),
     ],
 )
-def test_an_index_that_does_not_equal_the_documents_is_not_verified(served: World, spoil: str, reason: str) -> None:
-    served.upgrade("b200", to="index")
+def test_an_index_that_does_not_equal_the_documents_is_not_verified(at_step: AtStep, spoil: str, reason: str) -> None:
+    served = at_step("index")
     generation = served.generation("building")
     served.sql(spoil.format(index=generation.physical_name, gen=generation.gen).replace(":", r"\:"))
     with pytest.raises(VerificationFailed, match=reason):
@@ -413,8 +414,8 @@ def test_a_recall_below_the_demanded_minimum_fails_the_gate(world: World) -> Non
     assert world.collection.active_gen is None
 
 
-def test_the_gate_measures_recall_as_counted_by_hand(served: World) -> None:
-    served.upgrade("b200", to="gate")
+def test_the_gate_measures_recall_as_counted_by_hand(at_step: AtStep) -> None:
+    served = at_step("gate")
     searcher, generation = served.project.searcher("docs"), served.generation("building")
     found = [
         f"d{n:05d}" in {hit.id for hit in searcher.search(f"apple{n} pear{n}", generation=generation.gen).hits}
@@ -437,8 +438,8 @@ def test_an_approval_that_is_asked_for_is_waited_for(served: World) -> None:
     assert served.generation().revision == "b200"
 
 
-def test_approval_cannot_be_asked_for_once_the_migration_was_opened_without(served: World) -> None:
-    served.upgrade("b200", to="backfill")
+def test_approval_cannot_be_asked_for_once_the_migration_was_opened_without(at_step: AtStep) -> None:
+    served = at_step("backfill")
     before = served.state()
     with pytest.raises(StateError, match="opened without"):
         served.upgrade("b200", approval=True)

@@ -25,6 +25,7 @@ from revector.gate.evidence import Evidence
 from revector.lifecycle import Phase
 from revector.registry import moves, sharding
 from revector.registry.control import control
+from stages import AtStep
 from worlds import World
 
 # Slots ----------------------------------------------------------------------------------------------------------------
@@ -106,8 +107,8 @@ def test_a_slot_takes_no_generation_of_another_collection(swapped: World) -> Non
         swapped.sql("UPDATE collection SET building_gen = (SELECT min(gen) FROM generation) WHERE name = 'other'")
 
 
-def test_active_takes_no_generation_that_is_not_complete(served: World) -> None:
-    served.upgrade("b200", to="provision")
+def test_active_takes_no_generation_that_is_not_complete(at_step: AtStep) -> None:
+    served = at_step("provision")
     with pytest.raises(sa.exc.DBAPIError, match="not live and complete"):
         served.sql("UPDATE collection SET active_gen = building_gen, building_gen = NULL")
 

@@ -16,6 +16,7 @@ from revector.history.events import broken_links
 from revector.lifecycle import FORWARD
 from revector.registry import moves
 from revector.registry.control import Control, control, take_lease
+from stages import AtStep
 from worlds import World
 
 # Fencing and history --------------------------------------------------------------------------------------------------
@@ -114,8 +115,8 @@ def test_the_chain_shows_what_a_superuser_tampered_with(swapped: World, tamper: 
     ],
     ids=["model", "chunking", "index"],
 )
-def test_a_revision_edited_after_its_registration_is_refused(served: World, body: list[str]) -> None:
-    served.upgrade("b200", to="provision")
+def test_a_revision_edited_after_its_registration_is_refused(at_step: AtStep, body: list[str]) -> None:
+    served = at_step("provision")
     served.revision("b200", "a100", *body)
     refuses(served, EditedRevision, lambda: served.upgrade("b200"), "restore .*b200.py")
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from evaluation.reliability.bugs import BUGS, plant
-from evaluation.reliability.hunt import hunt_bug
 
 from revector import guards
 from revector.documents import writing
 from revector.registry.collections import window_is_over
 from worlds import World
 
+TESTS = Path(__file__).parents[1]
 FUNCTIONS = (
     "SELECT pg_get_functiondef(oid) FROM pg_proc WHERE pronamespace = 'revector'::regnamespace AND prokind = 'f' "
     "ORDER BY oid"
@@ -33,8 +36,14 @@ def test_there_are_the_32_bugs_of_the_catalogue() -> None:
 def test_a_bug_is_named_by_the_fast_test_that_catches_it(
     name: str, server: sa.URL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Without the bug it passes: it is a test of this suite."""
     monkeypatch.setenv("REVECTOR_TEST_DATABASE_URL", server.render_as_string(hide_password=False))
-    assert hunt_bug(name, seed=0, effort=1).caught_by == "test"
+    monkeypatch.setenv("REVECTOR_PLANT", name)
+    file, _, function = (BUGS[name].test or "").partition("::")
+    (path,) = TESTS.rglob(file)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "evaluation.reliability.planted"]
+    done = subprocess.run([*command, f"{path}::{function}"], cwd=TESTS.parent, capture_output=True, text=True)
+    assert (done.returncode, " failed" in done.stdout, " error" in done.stdout) == (1, True, False), done.stdout
 
 
 @pytest.mark.parametrize("name", [name for name, bug in BUGS.items() if "L0" not in bug.layers[:1]])

@@ -17,6 +17,7 @@ from evaluation.reliability.stepping import Actor, Killed, Stage, stage
 from revector.errors import GateBusy, NotCaughtUp, StateError
 from revector.registry import control as controls
 from revector.registry import moves
+from stages import AtStep
 from worlds import World
 
 RUNS = 40
@@ -122,13 +123,6 @@ def test_the_same_seed_gives_the_same_schedule(steps: Stage) -> None:
 
 
 # Chosen interleavings, by their number in the catalogue ---------------------------------------------------------------
-
-
-@pytest.fixture
-def approved(served: World) -> World:
-    """Revision b200 measured and approved; only the swap is left."""
-    served.upgrade("b200", to="approve")
-    return served
 
 
 def lost(world: World) -> list[str]:
@@ -282,8 +276,8 @@ def test_an_index_that_is_dropped_while_a_control_step_ends_is_no_deadlock(swapp
 
 
 @pytest.mark.parametrize("at", ["seed.after_commit", "INSERT INTO part", "shard.after_manifest"])
-def test_a_shard_whose_generation_is_dropped_meanwhile_ends_and_leaves_nothing(served: World, at: str) -> None:
-    served.upgrade("b200", to="provision")
+def test_a_shard_whose_generation_is_dropped_meanwhile_ends_and_leaves_nothing(at_step: AtStep, at: str) -> None:
+    served = at_step("provision")
     gen = served.generation("building").gen
     task, ending = served.migrator, served.migrator
     task._forward._settings = replace(task._settings, overlap=False)  # all statements from the actor's thread

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
-import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -13,18 +11,17 @@ import jsonschema
 import pytest
 from evaluation.scale.measure import exponent
 from evaluation.scale.simulate import OPTIONS, wall_hours
-from test_bench import SCHEMA
+from test_bench import SCHEMA, help_of
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "evaluation" / "scale" / "results"
 
 
 @pytest.mark.parametrize("name", ["measure", "simulate", "estimate"])
-def test_a_measurement_says_what_it_measures(name: str) -> None:
-    command = [sys.executable, "-m", f"evaluation.scale.{name}", "--help"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "--output" in done.stdout
+def test_a_measurement_says_what_it_measures(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "--output" in help_of(f"evaluation.scale.{name}", monkeypatch, capsys)
 
 
 @pytest.mark.parametrize("name", ["measure", "graph", "large", "wide", "simulate", "estimate"])

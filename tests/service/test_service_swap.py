@@ -32,10 +32,9 @@ def names(world: World) -> list[str]:
 
 
 @pytest.fixture
-def gated(served: World) -> World:
+def gated(approved: World) -> World:
     """``served``, with b200 ready to be swapped in by a migrator that does not wait."""
-    served.upgrade("b200", to="approve")
-    return served
+    return approved
 
 
 def hurried(world: World) -> Migrator:

@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,29 +19,17 @@ from revector.measure.agreement import AgreementTally, overlap_at_k, rank_biased
 from revector.serving import shadow
 from revector.serving.searcher import Answer
 from revector.serving.shadow import ShadowReads
+from stages import AtStep
 from worlds import World
 
 QUERIES = [f"apple{n} pear{n} some words" for n in range(12)]
 NEW = "hashing:seed2"
 
 
-@pytest.fixture(scope="module")
-def building_template(databases, served_template: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    name = databases.create(served_template)
-    world = World(tmp_path_factory.mktemp("building"), databases.url(name))
-    world.upgrade("b200", to="gate")
-    world.engine.dispose()
-    return name
-
-
 @pytest.fixture
-def building(tmp_path: Path, databases, building_template: str) -> Iterator[World]:
+def building(at_step: AtStep) -> World:
     """``served`` with revision b200 indexed, verified and measured, but not swapped in."""
-    name = databases.create(building_template)
-    made = World(tmp_path, databases.url(name))
-    yield made
-    made.engine.dispose()
-    databases.drop(name)
+    return at_step("gate")
 
 
 @contextmanager

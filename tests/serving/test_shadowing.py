@@ -11,6 +11,7 @@ from revector.measure.agreement import AgreementTally
 from revector.serving import shadow_rows
 from revector.spec import ModelSpec
 from services import HERE
+from stages import AtStep
 from worlds import World
 
 
@@ -21,8 +22,8 @@ def counted(*overlaps: float) -> AgreementTally:
     return made
 
 
-def test_what_several_processes_add_is_the_sum_and_the_status_tells_it(served: World) -> None:
-    served.upgrade("b200", to="index")
+def test_what_several_processes_add_is_the_sum_and_the_status_tells_it(at_step: AtStep) -> None:
+    served = at_step("index")
     gen, against = served.generation("building").gen, served.generation().gen
     for tally in (counted(0.5, 0.7), counted(0.9)):
         with served.engine.begin() as connection:

@@ -12,6 +12,7 @@ from revector.cli.app import app
 from revector.errors import ConfigError
 from revector.upkeep import metadata
 from revector.upkeep.metadata import FieldReport, fill_field
+from stages import AtStep
 from worlds import World, document
 
 
@@ -25,8 +26,8 @@ def meta(world: World, doc_id: str) -> Any:
     return found.meta
 
 
-def test_every_document_gets_the_field_and_every_index_follows_without_embedding(served: World) -> None:
-    served.upgrade("b200", to="backfill")
+def test_every_document_gets_the_field_and_every_index_follows_without_embedding(at_step: AtStep) -> None:
+    served = at_step("backfill")
     before = served.loader.embedded
     assert fill(served, "lang", value="en") == FieldReport("docs", "lang", 120, 0, more=False)
     assert served.value("SELECT count(DISTINCT gen) FROM pending") == 2

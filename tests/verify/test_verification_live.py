@@ -21,6 +21,7 @@ from revector.registry.control import control
 from revector.spec import ModelSpec
 from revector.verify import readback
 from revector.verify.repair import rearm
+from stages import AtStep
 from worlds import World, document
 
 # Faults of a whole index, invariants and history ----------------------------------------------------------------------
@@ -91,8 +92,8 @@ def test_a_document_that_waits_is_in_flight_and_no_error(served: World) -> None:
     assert verify(served).generations[0].deleted == 1
 
 
-def test_a_generation_that_is_still_filled_is_left_out_and_verified_once_it_is_seeded(served: World) -> None:
-    served.upgrade("b200", to="provision")
+def test_a_generation_that_is_still_filled_is_left_out_and_verified_once_it_is_seeded(at_step: AtStep) -> None:
+    served = at_step("provision")
     gen = served.generation("building").gen
     assert verify(served).left_out == {gen: "it is still being filled"}
     served.upgrade("b200", to="backfill")
@@ -274,8 +275,8 @@ def test_the_documents_that_are_reembedded_are_drawn_by_the_seed(fixed: World) -
 # The migration's own step, and the command line -----------------------------------------------------------------------
 
 
-def test_the_step_verify_embeds_some_documents_anew(served: World) -> None:
-    served.upgrade("b200", to="index")
+def test_the_step_verify_embeds_some_documents_anew(at_step: AtStep) -> None:
+    served = at_step("index")
     name = served.generation("building").physical_name
     served.unguarded(
         f"UPDATE revector.{name} SET embedding = (SELECT embedding FROM revector.{name} WHERE doc_id = 'd00001')"
