@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 
+import ftfy.bad_codecs  # noqa: F401 - the encodings that begin with "sloppy"
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st

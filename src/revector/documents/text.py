@@ -13,9 +13,8 @@ import hashlib
 import re
 import unicodedata
 from collections import Counter
-
-import ftfy
-import ftfy.bad_codecs
+from collections.abc import Callable
+from functools import cache
 
 from revector.errors import DocumentError, EmptyText, QueryRefused
 
@@ -29,14 +28,6 @@ Damage are replacement characters, private use (no font can be assumed), nonchar
 were taken out. A character that is newer than this Python's Unicode tables is none.
 """
 
-_FIXES = ftfy.TextFixerConfig(
-    unescape_html=True,
-    fix_latin_ligatures=False,
-    fix_character_width=False,
-    uncurl_quotes=False,
-    normalization=None,
-    explain=False,
-)
 _MAY_NEED_MENDING = re.compile(r"[^\t\n\x20-\x7e]|&")
 _C0_DAMAGE = re.compile(r"[\x00-\x08\x0e-\x1a\x7f]")  # not the white space, not ESC, which begins a terminal escape
 _BYTE_ORDER_MARKS = ("\ufeff", "\ufffe", "ÿþ", "þÿ", "\ufffd\ufffd")
@@ -173,9 +164,27 @@ def _check_size(text: str, max_mib: int) -> None:
         )
 
 
+@cache
+def _fixer() -> Callable[[str], str]:
+    """Return ftfy's work on one text. It is imported here: most texts, and nearly all queries, need no fixing."""
+    import ftfy
+    import ftfy.bad_codecs
+
+    fixes = ftfy.TextFixerConfig(
+        unescape_html=True,
+        fix_latin_ligatures=False,
+        fix_character_width=False,
+        uncurl_quotes=False,
+        normalization=None,
+        explain=False,
+    )
+    return lambda text: ftfy.fix_text(text, fixes)
+
+
 def _fixed(text: str) -> str:
+    fix = _fixer()
     # To the fixed point: ftfy repeats itself per line, but its work on line breaks can make new lines.
-    while (fixed := ftfy.fix_text(_undo_utf16(text), _FIXES)) != text:
+    while (fixed := fix(_undo_utf16(text))) != text:
         text = fixed
     return fixed
 
