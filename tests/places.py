@@ -30,6 +30,9 @@ PARSED_ONCE = {
 }
 """Of an Airflow whose DAG files never change."""
 
+ASK_AIRFLOW_S = 0.5
+"""Between two questions to its server, which answers each with some of the processor that the tasks need."""
+
 
 def text_of(number: int) -> str:
     """Two words of the document's own among words that many share."""
@@ -76,11 +79,12 @@ def residents(root: Path) -> list[str]:
     return found
 
 
-def until(met: Callable[[], object], what: str, deadline_s: float = 120.0) -> None:
+def until(met: Callable[[], object], what: str, deadline_s: float = 120.0, *, every_s: float = 0.1) -> None:
+    """Wait until it is so; ``every_s`` is longer where each look costs another process something."""
     end = time.monotonic() + deadline_s
     while not met():
         assert time.monotonic() < end, f"not within {deadline_s} s: {what}"
-        time.sleep(0.05)
+        time.sleep(every_s)
 
 
 def _write_migrations(folder: Path) -> None:

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from places import PARSED_ONCE, until
+from places import ASK_AIRFLOW_S, PARSED_ONCE, until
 
 pytestmark = [
     pytest.mark.slow,
@@ -83,7 +83,12 @@ def test_shards_run_in_celery_and_all_other_tasks_beside_the_scheduler() -> None
                 run = client.trigger(
                     "revector_migrate", {"collection": "docs", "revision": "c0ffee", "approval": False}
                 )
-                until(lambda: client.state("revector_migrate", run) in ("success", "failed"), "the run ends", 240)
+                until(
+                    lambda: client.state("revector_migrate", run) in ("success", "failed"),
+                    "the run ends",
+                    240,
+                    every_s=ASK_AIRFLOW_S,
+                )
                 assert client.state("revector_migrate", run) == "success"
                 ran = {task["task_id"]: task["executor"] for task in client.tasks("revector_migrate", run)}
             assert {name for name, executor in ran.items() if executor == "CeleryExecutor"} == {"embed"}

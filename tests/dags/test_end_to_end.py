@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from places import NEW, OLD, PARSED_ONCE, residents, temporary_project, until
+from places import ASK_AIRFLOW_S, NEW, OLD, PARSED_ONCE, residents, temporary_project, until
 from revector.config import Project
 from revector.local import demo
 from revector.local.airflow import AirflowHome
@@ -72,7 +72,7 @@ class Site:
                 pytest.fail(f"the run ended before {task_id}: {self.operator.failures(DAG, run_id)}")
             return any(one["task_instance"]["task_id"] == task_id for one in self.operator.questions(DAG, run_id))
 
-        until(waits, f"{task_id} asks", STEP_S)
+        until(waits, f"{task_id} asks", STEP_S, every_s=ASK_AIRFLOW_S)
 
     def settle(self, collection: str) -> None:
         """Wait until the worker has brought every index of a collection up to date."""
@@ -260,7 +260,12 @@ def test_a_person_migrates_approves_and_rolls_back_in_the_browser(browser: Any, 
     assert "late" in found()[OLD]
     last = newest(site, "rollback")
     assert (last["actor"], last["detail"]["airflow"]["dag_id"]) == ("operator", DAG)
-    until(lambda: site.operator.state(DAG, last["detail"]["airflow"]["run_id"]) == "success", "the run ended", STEP_S)
+    until(
+        lambda: site.operator.state(DAG, last["detail"]["airflow"]["run_id"]) == "success",
+        "the run ended",
+        STEP_S,
+        every_s=ASK_AIRFLOW_S,
+    )
 
     move(shown, "Go forward again", "it was the wrong complaint", f"Go forward to {NEW}")
     shown.get_by_role("button", name="Roll back").wait_for()
