@@ -20,7 +20,7 @@ from revector.registry import moves
 from stages import AtStep
 from worlds import World
 
-RUNS = 40
+RUNS = 15
 
 
 # Steps ----------------------------------------------------------------------------------------------------------------

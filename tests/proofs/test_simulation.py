@@ -21,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 
 from revector.registry import moves
 
-SEED, HISTORIES = 20_261_120, 60
+SEED, HISTORIES = 20_261_120, 30
 FIRST = 20_261_150
 """Where a seed that shows the rarest bug is near."""
 
@@ -117,7 +117,7 @@ def test_hypothesis_finds_no_history_that_breaks_a_promise(at: Place) -> None:
     run_state_machine_as_test(
         Simulation,
         settings=settings(
-            max_examples=60,
+            max_examples=30,
             stateful_step_count=40,
             derandomize=True,
             database=None,
