@@ -101,7 +101,7 @@ def _texts(chosen: Namespace) -> tuple[list[str], Any]:
     }
     if len(found) < chosen.texts:
         raise SystemExit(f"--texts {chosen.texts}: the installed packages' docstrings give {len(found)} texts")
-    texts = random.Random(SEED).sample(list(found), chosen.texts)  # noqa: S311 - a fixed choice, no secret
+    texts = random.Random(SEED).sample(list(found), chosen.texts)
     return texts, np.array([len(one.ids) for one in tokenizer.encode_batch_fast(texts)])
 
 

@@ -88,7 +88,7 @@ def write_load(root: Path, collection: str, kept: int, per_s: float, ready: Even
 def _writer(project: Project, collection: str, own: list[str], record: Record, thread: int) -> Callable[[], None]:
     from revector.errors import RevectorError
 
-    documents, numbers, count = project.documents(collection), random.Random(thread), itertools.count()  # noqa: S311
+    documents, numbers, count = project.documents(collection), random.Random(thread), itertools.count()
     deleted: set[str] = set()
 
     def step() -> None:
@@ -131,7 +131,7 @@ def _searcher(project: Project, collection: str, labelled: int, record: Record, 
 
     searcher, own = project.searcher(collection), encoders_of(project, collection)
     hot = frozenset(hot_ids(project, labelled))
-    numbers = random.Random(seed)  # noqa: S311
+    numbers = random.Random(seed)
 
     def step() -> None:
         n = numbers.randrange(labelled)

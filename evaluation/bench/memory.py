@@ -68,7 +68,7 @@ def _measure(root: Path, name: str, count: int, kind: str, shards: int) -> tuple
 
 def generate(path: Path, count: int) -> None:
     """Write ``count`` documents of 40 to 120 words, about 500 characters, one JSON line each."""
-    numbers = random.Random(0)  # noqa: S311 - texts, no secrets
+    numbers = random.Random(0)
     words = [f"{numbers.choice('bcdfgklmnprstvw')}{numbers.randrange(16**6):05x}"[:7] for _ in range(VOCABULARY)]
     with path.open("w", encoding="utf-8") as file:
         for n in range(count):

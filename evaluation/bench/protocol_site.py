@@ -58,7 +58,7 @@ def write_until(root: Path, spec: dict[str, Any], number: int, ending: Any) -> N
     """Write until ``ending`` and keep (begin, end) of each write, seconds of the machine's monotonic clock."""
     from revector.config import load_project
 
-    documents, draw = load_project(root).documents(COLLECTION), random.Random(number)  # noqa: S311
+    documents, draw = load_project(root).documents(COLLECTION), random.Random(number)
     own, times, turn, due = spec["ids"], [], 0, time.monotonic()
     deleted: set[int] = set()
     while not ending.is_set():

@@ -70,7 +70,7 @@ def _writer(
     import psycopg
 
     connection = stack.enter_context(psycopg.connect(dsn, autocommit=True))
-    numbers, count, deleted = random.Random(thread), itertools.count(), set[str]()  # noqa: S311
+    numbers, count, deleted = random.Random(thread), itertools.count(), set[str]()
 
     def step() -> None:
         doc_id, number = numbers.choice(own), next(count)
@@ -125,7 +125,7 @@ def _searcher(
     import psycopg
 
     connection = stack.enter_context(psycopg.connect(dsn, autocommit=True))
-    numbers = random.Random(seed)  # noqa: S311
+    numbers = random.Random(seed)
 
     def step() -> None:
         n, used = numbers.randrange(LABELLED), encoders[switched.is_set()]

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import sqlalchemy as sa
 from evaluation.reliability import mistakes
@@ -42,247 +43,84 @@ class Bug:
     test: str | None = None
 
 
-_ADVISORY = (r"PERFORM pg_advisory_xact_lock_shared\([^;]*;", "")
-_ROW = (r"PERFORM 1 FROM revector.collection[^;]*;", "")
+_ADVISORY = ("document_before", (r"PERFORM pg_advisory_xact_lock_shared\([^;]*;", ""))
+_ROW = ("document_before", (r"PERFORM 1 FROM revector.collection[^;]*;", ""))
+_ALWAYS_ROW = ("document_before", (r"IF current_setting[^;]*THEN(.*?)END IF;", r"\1"))
+_STANDBY = ("document_fan_out", (r"\(c\.standby_gen\), ", ""))
+_EARLY = "IF TG_OP = 'INSERT' THEN NEW.version := nextval('revector.version_seq'); END IF;"
+_VERSION = ("document_before", (r"NEW\.version := [^;]*;", _EARLY))
+_TOMBSTONES = "DROP TRIGGER IF EXISTS c_tombstones ON revector.document"
+_LANES = "test_moves.py::test_a_swap_is_refused_while_work_waits_in_either_lane"
+_ORDER = "test_publish.py::test_chunks_are_numbered_in_the_order_of_the_text"
+_TOGETHER = "test_searcher.py::test_index_and_encoder_change_together"
+_REPAIR = "test_publish.py::test_a_worker_that_found_the_content_unchanged_leaves_what_a_repair_armed_meanwhile"
 
-BUGS = {
-    bug.name: bug
-    for bug in (
-        Bug(
-            "no_gate",
-            "writers do not hold the gate",
-            ("R04", "R35"),
-            ("L2", "L0"),
-            guards={"write.gate": "1"},
-            functions=(("document_before", _ADVISORY), ("document_before", _ROW)),
-            switch="gate",
-        ),
-        Bug(
-            "advisory_gate_only",
-            "writers hold the advisory lock, not the row",
-            ("R05",),
-            ("L2, directed",),
-            functions=(("document_before", _ROW),),
-        ),
-        Bug(
-            "row_gate_only",
-            "writers hold the row, not the advisory lock, and overtake a waiting swap",
-            ("R37",),
-            ("load",),
-            guards={"write.gate": "1"},
-            functions=(
-                ("document_before", _ADVISORY),
-                ("document_before", (r"IF current_setting[^;]*THEN(.*?)END IF;", r"\1")),
-            ),
-        ),
-        Bug(
-            "test_in_lock_statement",
-            "the swap tests for waiting work in a snapshot older than its lock",
-            ("R36",),
-            ("L2, directed", "L2"),
-            patch=mistakes.old_snapshot,
-        ),
-        Bug(
-            "no_version_check",
-            "publish does not ask whether the document is still what was embedded",
-            ("R01", "R02"),
-            ("L1", "L2"),
-            guards={"publish.version": "true"},
-            switch="version_check",
-        ),
-        Bug(
-            "item_deleted_by_id",
-            "publish neither locks the document nor looks at the work item's version",
-            ("R03",),
-            ("L2",),
-            guards={"publish.document_lock": "", "publish.item_version": "true"},
-        ),
-        Bug(
-            "version_before_lock",
-            "a version is drawn before the document's row is locked",
-            ("R11",),
-            ("L2",),
-            patch=mistakes.version_of_the_insert,
-            functions=(
-                (
-                    "document_before",
-                    (
-                        r"NEW\.version := [^;]*;",
-                        "IF TG_OP = 'INSERT' THEN NEW.version := nextval('revector.version_seq'); END IF;",
-                    ),
-                ),
-            ),
-        ),
-        Bug("fixed_point_ids", "points are named by version, not by attempt", ("R22",), ("L0",), switch="attempt_id"),
-        Bug("no_intent", "points are written before SQL knows of them", ("R27", "R28"), ("L0",), switch="intent"),
-        Bug(
-            "publish_without_cas",
-            "publish does not ask whether its attempt was given up",
-            ("R27",),
-            ("L0",),
-            switch="intent_cas",
-        ),
-        Bug(
-            "no_read_filter",
-            "search trusts the index on what is deleted",
-            ("R02", "R74"),
-            ("L1", "L2"),
-            guards={"search.visible": "true"},
-            switch="filter",
-        ),
-        Bug(
-            "search_by_alias",
-            "a query searches what the alias names by then, with the vector that it has",
-            ("R31",),
-            ("L1", "L2"),
-            patch=mistakes.search_by_alias,
-        ),
-        Bug(
-            "alias_cached",
-            "a process resolves the alias once and never again",
-            ("R32", "R53", "R79"),
-            ("L1", "L2"),
-            patch=mistakes.alias_cached,
-        ),
-        Bug(
-            "cache_by_text",
-            "query vectors are cached by text alone",
-            ("R33",),
-            ("L1", "L2"),
-            patch=mistakes.cache_by_text,
-        ),
-        Bug(
-            "standby_not_fed",
-            "writes after the swap do not reach the old index",
-            ("R48",),
-            ("L1", "L2"),
-            functions=(("document_fan_out", (r"\(c\.standby_gen\), ", "")),),
-            switch="standby",
-        ),
-        Bug(
-            "retire_without_lock",
-            "what is retired is decided before the gate is held",
-            ("R50",),
-            ("L2", "L1"),
-            patch=mistakes.retire_without_lock,
-            switch="retirelock",
-        ),
-        Bug(
-            "retire_by_worker_clock",
-            "the window's end is judged by the clock of whoever asks",
-            ("R51",),
-            ("L1", "L4"),
-            guards={"window.clock": "clock_timestamp() + interval '3 days'"},
-        ),
-        Bug(
-            "dead_ignored",
-            "dead letters do not hold up a swap",
-            ("R41",),
-            ("L1",),
-            patch=mistakes.dead_ignored,
-        ),
-        Bug(
-            "old_gate_accepted",
-            "any passed verdict will do, however old",
-            ("R42", "R43"),
-            ("L1",),
-            patch=mistakes.old_gate_accepted,
-        ),
-        Bug(
-            "zombie_accepted",
-            "control steps do not look at the run's token",
-            ("R57", "R60"),
-            ("L1", "L2"),
-            patch=mistakes.zombie_accepted,
-        ),
-        Bug(
-            "seed_ends_on_error",
-            "an error while seeding counts as the end of the data",
-            ("R14",),
-            ("L1", "L4"),
-            patch=mistakes.seed_ends_on_error,
-        ),
-        Bug("ack_before_searchable", "an acknowledgement counts as searchable", ("R25",), ("L0",), switch="readback"),
-        Bug(
-            "short_batch_accepted",
-            "a reply with too few vectors is spread over the texts",
-            ("R68",),
-            ("L1", "L4"),
-            patch=mistakes.short_batch_accepted,
-        ),
-        Bug(
-            "torn_part_accepted",
-            "a sealed part is published whatever its hash",
-            ("R71",),
-            ("L1", "L4"),
-            patch=mistakes.torn_part_accepted,
-        ),
-        Bug(
-            "same_name_other_model",
-            "an encoder is trusted by its name",
-            ("R65",),
-            ("L1", "L4"),
-            patch=mistakes.same_name_other_model,
-            guards={"publish.encoder": "true"},
-        ),
-        Bug(
-            "native_alias_trusted",
-            "an index is dropped because the store's own alias points elsewhere",
-            ("R54", "R45", "R46"),
-            ("L0",),
-            switch="drop_reads_sql",
-        ),
-        Bug(
-            "tombstone_purged",
-            "a deleted document's row is removed at once",
-            ("R12", "R24"),
-            ("L1", "L2"),
-            patch=mistakes.tombstone_purged,
-            statements=("DROP TRIGGER IF EXISTS c_tombstones ON revector.document",),
-        ),
-        Bug(
-            "lease_as_safety",
-            "publish trusts the lease instead of the versions",
-            ("R60", "R01"),
-            ("L1", "L2"),
-            guards={"publish.version": "true", "publish.item_version": "p.lease_until IS NOT NULL"},
-        ),
-        Bug(
-            "bulk_lane_ignored",
-            "what waits in the bulk lane does not hold up a swap",
-            ("R36", "R41"),
-            ("test",),
-            patch=mistakes.bulk_lane_ignored,
-            test="test_moves.py::test_a_swap_is_refused_while_work_waits_in_either_lane",
-        ),
-        Bug(
-            "chunks_reversed",
-            "a document's chunks are published in reverse order",
-            ("R08", "R09"),
-            ("test",),
-            patch=mistakes.chunks_reversed,
-            test="test_publish.py::test_chunks_are_numbered_in_the_order_of_the_text",
-        ),
-        Bug(
-            "old_query_encoder",
-            "after a swap queries are still encoded by the model before, which is just as wide",
-            ("R31",),
-            ("test",),
-            patch=mistakes.old_query_encoder,
-            test="test_searcher.py::test_index_and_encoder_change_together",
-        ),
-        Bug(
-            "unchanged_not_asked_again",
-            "that a text is unchanged is not asked again under the lock",
-            ("R01",),
-            ("test",),
-            patch=mistakes.unchanged_not_asked_again,
-            test=(
-                "test_publish.py::test_a_worker_that_found_the_content_unchanged_leaves_what_a_repair_armed_meanwhile"
-            ),
-        ),
-    )
-}
+
+def _bug(name: str, says: str, races: str, layers: str, **planted: Any) -> Bug:
+    return Bug(name, says, tuple(races.split()), tuple(layers.split("; ")), **planted)
+
+
+_ALL = (
+    _bug("no_gate", "writers do not hold the gate", "R04 R35", "L2; L0",
+         guards={"write.gate": "1"}, functions=(_ADVISORY, _ROW), switch="gate"),
+    _bug("advisory_gate_only", "writers hold the advisory lock, not the row", "R05", "L2, directed", functions=(_ROW,)),
+    _bug("row_gate_only", "writers hold the row, not the advisory lock, and overtake a waiting swap", "R37", "load",
+         guards={"write.gate": "1"}, functions=(_ADVISORY, _ALWAYS_ROW)),
+    _bug("test_in_lock_statement", "the swap tests for waiting work in a snapshot older than its lock", "R36",
+         "L2, directed; L2", patch=mistakes.old_snapshot),
+    _bug("no_version_check", "publish does not ask whether the document is still what was embedded", "R01 R02",
+         "L1; L2", guards={"publish.version": "true"}, switch="version_check"),
+    _bug("item_deleted_by_id", "publish neither locks the document nor looks at the work item's version", "R03", "L2",
+         guards={"publish.document_lock": "", "publish.item_version": "true"}),
+    _bug("version_before_lock", "a version is drawn before the document's row is locked", "R11", "L2",
+         patch=mistakes.version_of_the_insert, functions=(_VERSION,)),
+    _bug("fixed_point_ids", "points are named by version, not by attempt", "R22", "L0", switch="attempt_id"),
+    _bug("no_intent", "points are written before SQL knows of them", "R27 R28", "L0", switch="intent"),
+    _bug("publish_without_cas", "publish does not ask whether its attempt was given up", "R27", "L0",
+         switch="intent_cas"),
+    _bug("no_read_filter", "search trusts the index on what is deleted", "R02 R74", "L1; L2",
+         guards={"search.visible": "true"}, switch="filter"),
+    _bug("search_by_alias", "a query searches what the alias names by then, with the vector that it has", "R31",
+         "L1; L2", patch=mistakes.search_by_alias),
+    _bug("alias_cached", "a process resolves the alias once and never again", "R32 R53 R79", "L1; L2",
+         patch=mistakes.alias_cached),
+    _bug("cache_by_text", "query vectors are cached by text alone", "R33", "L1; L2", patch=mistakes.cache_by_text),
+    _bug("standby_not_fed", "writes after the swap do not reach the old index", "R48", "L1; L2",
+         functions=(_STANDBY,), switch="standby"),
+    _bug("retire_without_lock", "what is retired is decided before the gate is held", "R50", "L2; L1",
+         patch=mistakes.retire_without_lock, switch="retirelock"),
+    _bug("retire_by_worker_clock", "the window's end is judged by the clock of whoever asks", "R51", "L1; L4",
+         guards={"window.clock": "clock_timestamp() + interval '3 days'"}),
+    _bug("dead_ignored", "dead letters do not hold up a swap", "R41", "L1", patch=mistakes.dead_ignored),
+    _bug("old_gate_accepted", "any passed verdict will do, however old", "R42 R43", "L1",
+         patch=mistakes.old_gate_accepted),
+    _bug("zombie_accepted", "control steps do not look at the run's token", "R57 R60", "L1; L2",
+         patch=mistakes.zombie_accepted),
+    _bug("seed_ends_on_error", "an error while seeding counts as the end of the data", "R14", "L1; L4",
+         patch=mistakes.seed_ends_on_error),
+    _bug("ack_before_searchable", "an acknowledgement counts as searchable", "R25", "L0", switch="readback"),
+    _bug("short_batch_accepted", "a reply with too few vectors is spread over the texts", "R68", "L1; L4",
+         patch=mistakes.short_batch_accepted),
+    _bug("torn_part_accepted", "a sealed part is published whatever its hash", "R71", "L1; L4",
+         patch=mistakes.torn_part_accepted),
+    _bug("same_name_other_model", "an encoder is trusted by its name", "R65", "L1; L4",
+         patch=mistakes.same_name_other_model, guards={"publish.encoder": "true"}),
+    _bug("native_alias_trusted", "an index is dropped because the store's own alias points elsewhere", "R54 R45 R46",
+         "L0", switch="drop_reads_sql"),
+    _bug("tombstone_purged", "a deleted document's row is removed at once", "R12 R24", "L1; L2",
+         patch=mistakes.tombstone_purged, statements=(_TOMBSTONES,)),
+    _bug("lease_as_safety", "publish trusts the lease instead of the versions", "R60 R01", "L1; L2",
+         guards={"publish.version": "true", "publish.item_version": "p.lease_until IS NOT NULL"}),
+    _bug("bulk_lane_ignored", "what waits in the bulk lane does not hold up a swap", "R36 R41", "test",
+         patch=mistakes.bulk_lane_ignored, test=_LANES),
+    _bug("chunks_reversed", "a document's chunks are published in reverse order", "R08 R09", "test",
+         patch=mistakes.chunks_reversed, test=_ORDER),
+    _bug("old_query_encoder", "after a swap queries are still encoded by the model before, which is just as wide",
+         "R31", "test", patch=mistakes.old_query_encoder, test=_TOGETHER),
+    _bug("unchanged_not_asked_again", "that a text is unchanged is not asked again under the lock", "R01", "test",
+         patch=mistakes.unchanged_not_asked_again, test=_REPAIR),
+)  # fmt: skip
+BUGS = {bug.name: bug for bug in _ALL}
 """In the order of reliability.md 4.6, and then those that a review planted and no test saw."""
 
 

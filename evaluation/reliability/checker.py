@@ -46,10 +46,14 @@ MOST_SHOWN = 50
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A promise that broke: a name of ``PROMISES``, and by which call or document."""
+    """A promise that broke: a name of ``PROMISES`` where a history shows it, by what, and where that was seen."""
 
     promise: str
     detail: str
+    where: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.promise}: {self.detail}" + (f" [{self.where}]" if self.where else "")
 
 
 def check(records: Iterable[Record]) -> list[Finding]:
@@ -146,7 +150,7 @@ def lag_figures(lags: Sequence[float]) -> list[Figure]:
 
 def sound_history(operations: int, seed: int) -> Iterator[Record]:
     """Yield a history without a fault: six writes in ten, else queries of five hits, a swap each 10,000 operations."""
-    draw = random.Random(seed)  # noqa: S311 - a workload, not a secret
+    draw = random.Random(seed)
     versions, epochs, calls = itertools.count(1), itertools.count(2), itertools.count(1)
     state: dict[str, tuple[str, int]] = {}
     active, at = 1, itertools.count()

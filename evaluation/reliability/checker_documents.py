@@ -37,13 +37,24 @@ class _Document:
     """By answers and indexes only."""
     best: int = 0
     """The highest acknowledged version."""
+    begun: int = -1
+    """Where in the history the write of ``best`` began."""
     deletes: list[tuple[int, int, int]] = field(default_factory=list)
     """Place of the answer, then the highest version and the latest beginning of all deletes up to it."""
-    unknown_deletes: int = 0
+    unknown_deletes: dict[int, float] = field(default_factory=dict)
+    """By call: up to which place in the history it may still happen."""
 
     def may_be_gone(self) -> bool:
         """Whether no document at all is a possible state."""
-        return bool(self.unknown_deletes) or self.made.get(self.best) is None
+        late = any(until >= self.begun for until in self.unknown_deletes.values())
+        return late or self.made.get(self.best) is None
+
+    def was_before(self, rows: Sequence[Hit] | None, begun: int) -> bool:
+        """Whether what is shown was written before ``begun``, so that no write since then has happened."""
+        if rows:
+            content = self.contents[rows[0].content]
+            return content.acknowledged and content.ended < begun
+        return not self.unknown_deletes and (not self.deletes or self.deletes[-1][0] < begun)
 
 
 _Rows = Mapping[str, Sequence[Hit]]
@@ -59,6 +70,7 @@ class Documents:
         self._table: _Rows | None = None
         self._indexes: list[tuple[int | None, _Rows]] = []
         self._begun = 0
+        self._batches: dict[str, dict[str, tuple[str, int]]] = {}  # of puts together: by document content and place
 
     # Writes -----------------------------------------------------------------------------------------------------------
 
@@ -80,19 +92,32 @@ class Documents:
             content.unknown -= 1
             content.acknowledged, content.ended = True, place
             if answer.version is not None:
-                self._made(document, invoke, answer.version)
+                self._made(document, invoke, answer.version, begun)
+        if "batch" in invoke.detail:
+            self._batch(str(invoke.detail["batch"]), invoke, answer, begun)
+
+    def _batch(self, batch: str, invoke: Record, answer: Record | None, begun: int) -> None:
+        """Keep puts that were made together until all of them are answered."""
+        puts = self._batches.setdefault(batch, {})
+        puts[str(invoke.doc_id)] = str(invoke.content), begun
+        if answer is not None and answer.kind != "info":
+            told = (self._documents[doc_id].contents[content].acknowledged for doc_id, (content, _) in puts.items())
+            if answer.kind == "fail" or all(told):
+                del self._batches[batch]
 
     def _delete(self, document: _Document, invoke: Record, answer: Record | None, begun: int, place: int) -> None:
         if answer is None:
-            document.unknown_deletes += 1
+            document.unknown_deletes[invoke.call] = float("inf")
+        elif answer.kind == "info" and answer.detail.get("dead"):
+            document.unknown_deletes[invoke.call] = place
         elif answer.kind in ("ok", "fail"):
-            document.unknown_deletes -= 1
+            document.unknown_deletes.pop(invoke.call, None)
             if answer.kind == "ok" and answer.version is not None:
                 _, version, latest = document.deletes[-1] if document.deletes else (0, 0, -1)
                 document.deletes.append((place, max(version, answer.version), max(latest, begun)))
-                self._made(document, invoke, answer.version)
+                self._made(document, invoke, answer.version, begun)
 
-    def _made(self, document: _Document, invoke: Record, version: int) -> None:
+    def _made(self, document: _Document, invoke: Record, version: int, begun: int) -> None:
         if version in document.made:
             self._report("double effect", f"{invoke.doc_id}: two writes were told version {version}")
         seen = document.seen.pop(version, None)
@@ -100,7 +125,8 @@ class Documents:
             name = "resurrected" if invoke.op == "delete" else "phantom"
             self._report(name, f"{invoke.doc_id}: {seen} was shown as version {version}, which is {invoke.op} {invoke}")
         document.made[version] = invoke.content
-        document.best = max(document.best, version)
+        if version > document.best:
+            document.best, document.begun = version, begun
 
     # Answers ----------------------------------------------------------------------------------------------------------
 
@@ -182,6 +208,7 @@ class Documents:
         doubted: set[str] = set()
         if table is not None:
             doubted = self._compare_with_writes(table, "the document table", "lost")
+            self._compare_with_batches(table, doubted)
         for gen, rows in indexes:
             if table is None:
                 self._compare_with_writes(rows, f"index {gen}", "stale")
@@ -200,6 +227,21 @@ class Documents:
                 self._report(older, f"{where}: {_text(rows[0])}, but version {document.best} was acknowledged")
                 wrong.add(doc_id)
         return wrong
+
+    def _compare_with_batches(self, table: _Rows, doubted: set[str]) -> None:
+        """Find puts of several documents without an answer of which a part is there and a part is not."""
+        for batch, puts in self._batches.items():
+            there = absent = False
+            for doc_id, (content, begun) in puts.items():
+                document, rows = self._documents[doc_id], table.get(doc_id)
+                if doc_id in doubted:
+                    continue
+                if document.contents[content].acknowledged or (rows and rows[0].content == content):
+                    there = True
+                else:
+                    absent |= document.was_before(rows, begun)
+            if there and absent:
+                self._report("half", f"the batch {batch!r} is there for a part of its documents only: {sorted(puts)}")
 
     def _compare_with_table(self, found: _Rows, table: _Rows, where: str, doubted: set[str]) -> None:
         for doc_id, [wanted, *_] in table.items():

@@ -14,18 +14,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from evaluation.reliability.crash_checks import (
-    check_effects,
-    check_instant,
-    check_leftovers,
-    check_parts,
-    check_sessions,
-    compare,
-)
-from evaluation.reliability.crash_report import Kill, Report
-from evaluation.reliability.crash_server import End, Forks
-from evaluation.reliability.crash_site import COLLECTION, Site, add_revision, free, labelled, name_of
-from evaluation.reliability.crash_truth import Truth, write_first
+from evaluation.reliability.checker import Finding
+from evaluation.reliability.crash_report import Kill, Trials
+from evaluation.reliability.forks import End, Forks
+from evaluation.reliability.site import Site
 
 from revector.errors import DatabaseUnavailable, StateError
 from revector.lifecycle import FORWARD
@@ -99,8 +91,8 @@ def plan(draw: random.Random, revision: str) -> tuple[list[Move], bool]:
     return [*moves, _control("retire", "retire", "drop", now=True, **why)], end == "retire"
 
 
-class Chaos:
-    """Migrations on one database, whose truth grows from migration to migration.
+class Chaos(Trials):
+    """Migrations on one database, among processes that die at any moment.
 
     ``outage`` kills PostgreSQL and brings it back, returning what was killed; without it, our own processes are killed.
     """
@@ -114,35 +106,29 @@ class Chaos:
         plant: str | None = None,
         outage: Callable[[random.Random], str] | None = None,
     ) -> None:
-        self.site, self.truth, self.report = site, Truth(), Report(seed)
+        super().__init__(forks, site, seed=seed, plant=plant)
         self.errors: Counter[str] = Counter()
-        self._forks, self._plant, self._outage = forks, plant, outage
-        self._draw, self._intended = random.Random(seed), Counter[str]()  # noqa: S311 - moments, not secrets
-        self._served, self._newest, self._round, self._doing = 0, 0, 0, ""
+        self._draw, self._outage = random.Random(seed), outage
+        self._served, self._round, self._doing = 0, 0, ""
         self._running: dict[int, Role] = {}
         self._strikes, self._next_strike, self._typical_s = 0, 0.0, dict[str, float]()
 
-    def begin(self) -> None:
-        """Write the corpus and make the first generation live, unharmed; from here on bugs are planted."""
-        self.site.project.init()
-        write_first(self.site, self.truth, labelled() + free())
-        self.site.project.migrator(COLLECTION, actor="first").upgrade(name_of(0))
-        self._intended.update(FORWARD[1:])
-        self._forks.open(self.site, self._plant)
-
     def go_on(self) -> None:
         """Run one migration, then heal and compare."""
-        revision = add_revision(self.site.folder, self._served + 1)
+        revision = self.site.add_revision(self._served + 1)
         moves, served = plan(self._draw, revision)
         overlapped = False
         for role in CREW:
             self._start(role)
         for move in moves:
             overlapped |= self._make(move)
-            self._intended.update(move.effects)
+            self.intended.update(move.effects)
         self._end_all()
         self._served += served
-        self._check(f"migration to {revision}: {', '.join(move.does for move in moves)}", overlapped)
+        where = f"migration to {revision}: {', '.join(move.does for move in moves)}"
+        self.compare(where, overlapped=overlapped)
+        self.settled(where)
+        self.report.migrations += 1
 
     # Processes --------------------------------------------------------------------------------------------------------
 
@@ -152,7 +138,7 @@ class Chaos:
             arguments["seed"] = self._draw.randrange(1 << 30)
         if role.actor == "ingest":
             arguments["round_"] = self._round
-        self._running[self._forks.start(role.actor, **arguments)] = role
+        self._running[self.forks.start(role.actor, **arguments)] = role
 
     def _make(self, move: Move) -> bool:
         """Run the roles of a move until each has succeeded; return whether two processes had one role."""
@@ -185,7 +171,7 @@ class Chaos:
             self._strikes -= 1
             self._strike()
             self._plan_strike()
-        end = self._forks.next_end(
+        end = self.forks.next_end(
             min(max(0.0, self._next_strike - time.monotonic()), POLL_S) if self._strikes else POLL_S
         )
         if end is None:
@@ -193,14 +179,14 @@ class Chaos:
         role = self._running.pop(end.child)
         self._note(role, end)
         if role in CREW:
-            self._round += role.actor == "ingest" and self.truth.answered(end.child)
+            self._round += role.actor == "ingest" and self.notes.latest.get(end.child, False)
             self._start(role)
         yield role, end
 
     def _strike(self) -> None:
         if self._outage is not None:
             self.report.kills.append(Kill(None, self._outage(self._draw), self._doing))
-            self.report.find(self._doing, check_instant(self.site))
+            self.report.find(self._doing, self.instant())
             return
         children = list(self._running)
         if self._draw.random() >= ALL:
@@ -210,14 +196,14 @@ class Chaos:
 
     def _kill(self, children: Iterable[int]) -> None:
         for child in children:
-            self._forks.kill(child)
+            self.forks.kill(child)
 
     def _note(self, role: Role, end: End) -> None:
-        self.truth.read(self.site, end)
+        self.notes.read(self.site, end)
         if end.killed:
             self.report.kills.append(Kill(None, role.kind, self._doing))
         elif end.status:
-            record = self.truth.failures.get(end.child)
+            record = self.notes.failures.get(end.child)
             kinds = record.detail["kinds"] if record else []
             self.errors[f"{role.kind}: {kinds[0] if kinds else end.status}"] += 1
             # A supervisor starts again whoever lost the database, or was overtaken by the process before it.
@@ -225,29 +211,13 @@ class Chaos:
                 role.kind != "writer" and StateError.__name__ in kinds
             )
             if not expected:
-                said = record.detail["error"] if record else end.status
-                self.report.find(role.does, [f"a {role.kind} failed: {said}"])
+                self.report.find(role.does, [Finding("failed", f"a {role.kind}: {self.notes.said(end)}")])
 
     def _end_all(self) -> None:
         self._strikes, self._doing = 0, "the end"
         self._kill(self._running)
         while self._running:
-            end = self._forks.next_end(LIMIT_S)
+            end = self.forks.next_end(LIMIT_S)
             if end is None:
                 raise TimeoutError(f"killed processes did not end: {self._running}")
             self._note(self._running.pop(end.child), end)
-
-    # Checks -----------------------------------------------------------------------------------------------------------
-
-    def _check(self, where: str, overlapped: bool) -> None:
-        self.report.find(where, check_sessions(self.site))
-        end = self._forks.run("drain")
-        self.truth.read(self.site, end)
-        if end.status:
-            self.report.find(where, [f"not caught up: {self.truth.failures[end.child].detail['error']}"])
-        found = check_instant(self.site) + compare(self.site, self.truth) + check_effects(self.site, self._intended)
-        self._newest, parts = check_parts(self.site, self._newest, overlapped=overlapped)
-        self.report.find(where, found + parts + check_leftovers(self.site))
-        self.report.migrations += 1
-        self.report.comparisons += 1
-        self.report.acknowledged, self.report.unknown = self.truth.acknowledged, self.truth.unknown

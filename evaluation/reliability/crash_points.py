@@ -7,34 +7,22 @@ one survives, which must have succeeded. Where a turn does not pass the point, n
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count, cycle
 from typing import Any
 
-from evaluation.reliability.crash_checks import (
-    check_effects,
-    check_instant,
-    check_leftovers,
-    check_parts,
-    check_sessions,
-    compare,
-)
-from evaluation.reliability.crash_report import Kill, Report
-from evaluation.reliability.crash_server import End, Forks
-from evaluation.reliability.crash_site import COLLECTION, Site, free, labelled, name_of
-from evaluation.reliability.crash_truth import Truth, write_first
+from evaluation.reliability.checker import Finding
+from evaluation.reliability.crash_report import Kill, Trials
+from evaluation.reliability.forks import End, Forks
+from evaluation.reliability.site import NEW, Site
 
 from revector.crash import POINTS
-from revector.lifecycle import FORWARD
 
 PASSINGS, ALL_PASSINGS = 2, 4
 """Deaths of one turn in the short and in the long form, at its first passing, its second, …"""
 
 WRITES = 5
-
-BASE, NEXT = name_of(0), name_of(1)
 
 _WRITES = ("write into one slot", "write into two slots", "write before swap", "write before rollback")
 _WORK = ("work for one slot", "work for two slots", "swap", "rollback", "swap forward")
@@ -77,13 +65,13 @@ def _move(move: str, does: str = "", effects: tuple[str, ...] = (), **options: A
 
 def turns(seed: int) -> Iterator[Turn | None]:
     """Yield the turns of a story; None stands for a whole comparison."""
-    why, step, seeds = {"reason": "the story"}, {"revision": NEXT}, count(seed)
+    why, step, seeds = {"reason": "the story"}, {"revision": NEW}, count(seed)
 
     def write(does: str) -> Turn:
         return Turn("writer", does, "write", {"seed": next(seeds), "count": WRITES})
 
     def shard(number: int) -> Turn:
-        return Turn("shard", f"embed shard {number}", "embed", {"revision": NEXT, "shard": number})
+        return Turn("shard", f"embed shard {number}", "embed", {"revision": NEW, "shard": number})
 
     yield write("write into one slot")
     yield Turn("ingester", "ingest", "ingest", {"round_": seed}, ("ingest",))
@@ -108,24 +96,14 @@ def turns(seed: int) -> Iterator[Turn | None]:
     yield None
 
 
-class Stories:
-    """Stories on one database, whose truth grows from story to story."""
+class Stories(Trials):
+    """Stories on one database; ``everywhere``: each turn is armed, also where ``PASSES`` does not ask for it."""
 
     def __init__(
         self, forks: Forks, site: Site, *, seed: int, plant: str | None = None, everywhere: bool = False
     ) -> None:
-        self._everywhere = everywhere
-        self.site, self.truth, self.report = site, Truth(), Report(seed)
-        self._forks, self._seed, self._plant, self._intended = forks, seed, plant, Counter[str]()
-        self._newest, self._points = 0, cycle(PASSES)
-
-    def begin(self) -> None:
-        """Write the corpus and make the first generation live, unharmed; from here on bugs are planted."""
-        self.site.project.init()
-        write_first(self.site, self.truth, labelled() + free())
-        self.site.project.migrator(COLLECTION, actor="first").upgrade(BASE)
-        self._intended.update(step for step in FORWARD if step != "plan")
-        self._forks.open(self.site, self._plant)
+        super().__init__(forks, site, seed=seed, plant=plant)
+        self._everywhere, self._seed, self._points = everywhere, seed, cycle(PASSES)
 
     def go_on(self) -> None:
         """Tell the story of the next point."""
@@ -150,50 +128,34 @@ class Stories:
             self._together(name, calm)
             calm.clear()
             if turn is None:
-                self._compare(name)
+                self.compare(name)
             else:
                 self._armed(armed[turn.does], turn, ALL_PASSINGS if self._everywhere else PASSINGS)
-        self.report.find(name, check_effects(self.site, self._intended))
-        self.report.find(name, check_leftovers(self.site))
+        self.settled(name)
         self.report.migrations += 2
-        self.report.acknowledged, self.report.unknown = self.truth.acknowledged, self.truth.unknown
         return self.report.kills[before:]
 
     def _armed(self, point: str, turn: Turn, most: int) -> None:
         """Let one process after another die at the point, until one gets through."""
         for passing in range(1, most + 1):
-            end = self._run(turn, f"{point}:{passing}")
+            end = self.run(turn.actor, f"{point}:{passing}", **turn.arguments)
             if not end.killed:
                 break
             self.report.kills.append(Kill(point, turn.kind, turn.does, passing))
-            self.report.find(f"{point}, {turn.kind}: {turn.does}", check_instant(self.site))
+            self.report.find(f"{point}, {turn.kind}: {turn.does}", self.instant())
         else:
-            end = self._run(turn)
-        self._succeeded(point, turn, end)
-        self._intended.update(turn.effects)
+            end = self.run(turn.actor, **turn.arguments)
+        self._succeeded(f"{point}, {turn.kind}: {turn.does}", end)
+        self.intended.update(turn.effects)
 
     def _together(self, point: str, calm: list[Turn]) -> None:
         """Do turns that nothing happens to in one process."""
         if calm:
             scenes = [{"actor": turn.actor, "arguments": turn.arguments} for turn in calm]
-            several = Turn("several", f"{calm[0].does} to {calm[-1].does}", "several", {"scenes": scenes})
-            self._succeeded(point, several, self._run(several))
-            self._intended.update(effect for turn in calm for effect in turn.effects)
+            done = ", ".join(turn.does for turn in calm)
+            self._succeeded(f"{point}, unharmed: {done}", self.run("several", scenes=scenes))
+            self.intended.update(effect for turn in calm for effect in turn.effects)
 
-    def _compare(self, point: str) -> None:
-        self.report.find(point, check_sessions(self.site))
-        heal = Turn("worker", "heal", "drain")
-        self._succeeded(point, heal, self._run(heal))
-        self._newest, parts = check_parts(self.site, self._newest, overlapped=False)
-        self.report.find(point, check_instant(self.site) + compare(self.site, self.truth) + parts)
-        self.report.comparisons += 1
-
-    def _run(self, turn: Turn, arm: str = "") -> End:
-        end = self._forks.run(turn.actor, arm, **turn.arguments)
-        self.truth.read(self.site, end)
-        return end
-
-    def _succeeded(self, point: str, turn: Turn, end: End) -> None:
+    def _succeeded(self, where: str, end: End) -> None:
         if end.status:
-            said = self.truth.failures[end.child].detail["error"] if end.child in self.truth.failures else end.status
-            self.report.find(f"{point}, {turn.kind}: {turn.does}", [f"not done when run again: {said}"])
+            self.report.find(where, [Finding("not done when run again", self.notes.said(end))])

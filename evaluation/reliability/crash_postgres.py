@@ -8,17 +8,13 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import signal
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import psycopg
 import sqlalchemy as sa
-from evaluation.temporary import owned
 
 from revector import embedded
 
@@ -31,28 +27,29 @@ _BACKENDS = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backe
 
 
 class Outages:
-    """A PostgreSQL that is killed and comes back."""
+    """An embedded PostgreSQL that is killed and comes back."""
 
-    def __init__(self, state: Path) -> None:
-        self._state = state
-        self.url = embedded.ensure_running(state)
+    def __init__(self, url: sa.URL) -> None:
+        self._url, self._state = url, Path(str(url.query["host"])).parents[1]
 
     def __call__(self, draw: random.Random) -> str:
         """Kill it, wait until it answers again, and return what was killed."""
-        what = (draw.random() < BACKENDS and self._backend(draw)) or self._postmaster()
+        what = (draw.random() < BACKENDS and self._backend(draw)) or self.postmaster()
         embedded.ensure_running(self._state)
         return what
 
-    def _postmaster(self) -> str:
+    def postmaster(self) -> str:
+        """Kill the postmaster and start another one."""
         embedded.ensure_running(self._state)
         pid = embedded.status(self._state).pid
         assert pid is not None, f"no PostgreSQL runs in {self._state}"
         os.kill(pid, signal.SIGKILL)
+        embedded.ensure_running(self._state)
         return "postmaster"
 
     def _backend(self, draw: random.Random) -> str | None:
         """Kill one backend and wait for what PostgreSQL does then: it ends all others, this one's client among them."""
-        where = sa.make_url(self.url)
+        where = self._url
         address = {"host": str(where.query["host"]), "port": int(str(where.query["port"]))}
         with (
             suppress(psycopg.OperationalError),
@@ -66,15 +63,3 @@ class Outages:
             while time.monotonic() < deadline:
                 connection.execute("SELECT pg_sleep(0.01)")
         return "backend"
-
-
-@contextmanager
-def durable_server() -> Iterator[Outages]:
-    """Run an embedded PostgreSQL as users do, with fsync; at the end nothing of it is left."""
-    folder = owned(Path(tempfile.mkdtemp(prefix="revector-crashes-", dir="/tmp")))  # sockets want a short path
-    folder.chmod(0o755)  # PostgreSQL is another user where root runs this
-    try:
-        yield Outages(folder / "state")
-    finally:
-        embedded.remove(folder / "state")
-        shutil.rmtree(folder, ignore_errors=True)

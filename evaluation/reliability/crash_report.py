@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from evaluation.bench.common import Figure
-from evaluation.reliability.pieces import Piece, not_run
+from evaluation.reliability import checks
+from evaluation.reliability.checker import Finding
+from evaluation.reliability.forks import End, Forks, Notes
+from evaluation.reliability.judge import at_rest
+from evaluation.reliability.pieces import Piece, none, not_run
+from evaluation.reliability.site import Site
 
 from revector.crash import POINTS
+from revector.lifecycle import FORWARD
 
 KILLS, POSTMASTERS = 2_000, 50
 """Goals of all pieces together, where so many were asked for: kills in all, and of the postmaster."""
@@ -26,11 +32,11 @@ PROMISES = (
     "wrong model",
     "mixed chunks",
     "phantom",
-    "torn",
+    "half",
     "effects",
     "leftover",
 )
-"""How a finding of the first importance begins; anything else that was found is counted together."""
+"""Promises of the first importance; anything else that was found is counted together."""
 
 DATABASE = ("postmaster", "backend")
 
@@ -50,20 +56,20 @@ class Kill:
 
 @dataclass
 class Report:
-    """What a run did and found. ``findings`` begin with the promise that broke."""
+    """What a run did and found."""
 
     seed: int
     kills: list[Kill] = field(default_factory=list)
-    findings: list[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
     migrations: int = 0
     comparisons: int = 0
     acknowledged: int = 0
     unknown: int = 0
     seconds: float = 0.0
 
-    def find(self, where: str, findings: Sequence[str]) -> None:
+    def find(self, where: str, findings: Sequence[Finding]) -> None:
         """Note what was found."""
-        self.findings += [f"{one} [{where}]" for one in findings]
+        self.findings += [replace(one, where=where) for one in findings]
 
     def add(self, other: Report) -> None:
         """Take over what another run, on another database, did and found."""
@@ -88,8 +94,53 @@ class Report:
             "moves": dict(Counter(kill.during for kill in self.kills)),
             **{name: getattr(self, name) for name in ("migrations", "comparisons", "acknowledged", "unknown")},
             "seconds": round(self.seconds, 1),
-            "findings": self.findings,
+            "findings": [str(one) for one in self.findings],
         }
+
+
+class Trials:
+    """Migrations on one database that are killed into, whose history grows from one to the next."""
+
+    def __init__(self, forks: Forks, site: Site, *, seed: int, plant: str | None = None) -> None:
+        self.site, self.report, self.notes = site, Report(seed), Notes()
+        self.forks, self.intended, self._plant, self._newest = forks, Counter[str](), plant, 0
+
+    def begin(self) -> None:
+        """Write the corpus and make the first generation live, unharmed; from here on bugs are planted."""
+        self.site.begin(self.notes.recorder)
+        self.intended.update(FORWARD[1:])
+        self.forks.open(self.site, self._plant)
+
+    def instant(self) -> list[Finding]:
+        """Check what is true at every instant."""
+        return checks.instant(self.site.engine, self.site.cid)
+
+    def run(self, actor: str, arm: str = "", **arguments: Any) -> End:
+        """Run one process to its end and take over its notes."""
+        end = self.forks.run(actor, arm, **arguments)
+        self.notes.read(self.site, end)
+        return end
+
+    def compare(self, where: str, *, overlapped: bool = False) -> None:
+        """Let one worker heal, and compare everything with what the victims were told."""
+        site = self.site
+        self.report.find(where, checks.sessions(site.engine))
+        end = self.run("drain")
+        if end.status:
+            self.report.find(where, [Finding("not caught up", self.notes.said(end))])
+        found = self.instant()
+        found += at_rest(site.engine, site.cid, site.judge(self.notes.recorder), self.notes.recorder)
+        self._newest, parts = checks.parts(
+            site.engine, site.project.state / "archive", self._newest, overlapped=overlapped
+        )
+        self.report.find(where, found + parts)
+        self.report.comparisons += 1
+        self.report.acknowledged, self.report.unknown = self.notes.count("ok"), self.notes.count("info")
+
+    def settled(self, where: str) -> None:
+        """Check that each intended move had one effect, and that nothing ended is left."""
+        engine = self.site.engine
+        self.report.find(where, checks.effects(engine, self.site.cid, self.intended) + checks.leftovers(engine))
 
 
 def figures(pieces: Sequence[Piece]) -> list[Figure]:
@@ -123,8 +174,8 @@ def figures(pieces: Sequence[Piece]) -> list[Figure]:
         Figure("comparisons of the documents and every live index, whole", total("comparisons"), "comparisons"),
     ]
     findings = [finding for piece in pieces for finding in piece["findings"]]
-    broken = Counter(next((one for one in PROMISES if finding.startswith(one)), "other") for finding in findings)
-    found += [Figure(f"found: {one}", broken[one], "findings", "0", broken[one] == 0) for one in (*PROMISES, "other")]
+    broken = Counter(next((one for one in PROMISES if finding.startswith(f"{one}:")), "other") for finding in findings)
+    found += [none(f"found: {one}", broken[one]) for one in (*PROMISES, "other")]
     found += [Figure(f"kills at {point}", count, "kills") for point, count in sorted(points.items())]
     found += [Figure(f"kills of a {kind}", count, "kills") for kind, count in sorted(kinds.items())]
     return found + [Figure(f"kills during {move}", count, "kills") for move, count in sorted(counts("moves").items())]

@@ -16,17 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evaluation.bench.common import ROOT
-from evaluation.reliability.crash_checks import (
-    check_effects,
-    check_instant,
-    check_leftovers,
-    check_parts,
-    check_sessions,
-    compare,
-)
+from evaluation.reliability import checks
+from evaluation.reliability.checker import Finding
 from evaluation.reliability.crash_report import Kill, Report
-from evaluation.reliability.crash_site import COLLECTION, Site, free, labelled, name_of
-from evaluation.reliability.crash_truth import Truth, write_first
+from evaluation.reliability.history import Recorder
+from evaluation.reliability.judge import at_rest
+from evaluation.reliability.site import COLLECTION, NEW, Site
 
 from revector.lifecycle import FORWARD
 
@@ -42,11 +37,9 @@ LIMIT_S = 180.0
 
 def run_tasks(url: str, folder: Path, *, seed: int, tasks: Sequence[str] = TASKS) -> Report:
     """Run the DAG, killed once after each of ``tasks``, then to its end, on an empty database with our tables."""
-    report, truth, site, started = Report(seed), Truth(), Site(url, folder), time.monotonic()
-    site.project.init()
-    write_first(site, truth, labelled() + free())
-    site.project.migrator(COLLECTION, actor="first").upgrade(name_of(0))
-    embedded = set[str]()
+    report, recorder, site, started = Report(seed), Recorder(), Site(folder, url), time.monotonic()
+    site.begin(recorder)
+    engine, cid, embedded = site.engine, site.cid, set[str]()
     try:
         with tempfile.TemporaryDirectory(prefix="revector-airflow-") as home:
             for task in tasks:
@@ -58,22 +51,23 @@ def run_tasks(url: str, folder: Path, *, seed: int, tasks: Sequence[str] = TASKS
                 if status == -signal.SIGKILL:
                     report.kills.append(Kill(POINT, "task", task, passing))
                 else:
-                    report.find(task, [f"the DAG was not killed, it ended with {status}: {said}"])
-                report.find(task, check_instant(site))
+                    report.find(task, [Finding("not killed", f"the DAG ended with {status}: {said}")])
+                report.find(task, checks.instant(engine, cid))
                 print(f"{len(report.kills)} kills in {time.monotonic() - started:.0f} s; after {task}", flush=True)
             status, said = _dag_run(site, Path(home), "")
-            report.find("the last run", [f"not done when run again: {said}"] if status else [])
-        report.find("the end", check_sessions(site))
+            report.find("the last run", [Finding("not done when run again", said)] if status else [])
+        report.find("the end", checks.sessions(engine))
         worker = site.project.worker()
         while worker.drain():
             pass
         once = Counter(FORWARD[1:])
-        report.find("the end", check_instant(site) + compare(site, truth) + check_effects(site, once + once))
-        report.find("the end", check_parts(site, 0, overlapped=False)[1] + check_leftovers(site))
+        found = checks.instant(engine, cid) + at_rest(engine, cid, site.judge(recorder), recorder)
+        found += checks.effects(engine, cid, once + once) + checks.leftovers(engine)
+        report.find("the end", found + checks.parts(engine, site.project.state / "archive", 0, overlapped=False)[1])
     finally:
         site.close()
     report.migrations = report.comparisons = 1
-    report.acknowledged, report.seconds = truth.acknowledged, time.monotonic() - started
+    report.acknowledged, report.seconds = len(site.ids), time.monotonic() - started
     return report
 
 
@@ -92,7 +86,7 @@ def _dag_run(site: Site, home: Path, arm: str) -> tuple[int, str]:
         "REVECTOR_CRASH_AT": arm,
         "PYTHONPATH": os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(ROOT)))),
     }
-    command = [sys.executable, "-m", "evaluation.reliability.crash_task", name_of(1)]
+    command = [sys.executable, "-m", "evaluation.reliability.crash_task", NEW]
     done = subprocess.run(
         command, env=os.environ | airflow, capture_output=True, text=True, timeout=LIMIT_S, check=False
     )

@@ -12,7 +12,6 @@ at which instruction, real processes decide, so a seed may need several runs to 
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import sys
@@ -24,14 +23,15 @@ from functools import partial
 from pathlib import Path
 
 from evaluation.reliability.arena import database, server
+from evaluation.reliability.checker import Finding
 from evaluation.reliability.crash_chaos import CHANGED_FLOOR, Chaos
 from evaluation.reliability.crash_points import PASSES, Stories
-from evaluation.reliability.crash_postgres import Outages, durable_server
+from evaluation.reliability.crash_postgres import Outages
 from evaluation.reliability.crash_report import Report, figures
-from evaluation.reliability.crash_server import Forks
-from evaluation.reliability.crash_site import Site
 from evaluation.reliability.crash_task import TASKS, run_tasks
-from evaluation.reliability.pieces import RESULTS, add_piece
+from evaluation.reliability.forks import Forks
+from evaluation.reliability.pieces import add_piece, options
+from evaluation.reliability.site import Site
 
 from revector.errors import DatabaseUnavailable
 from revector.registry.verdicts import EVIDENCE_CHANGED_FLOOR
@@ -51,7 +51,7 @@ def run_points(
 
     ``plant`` names a seeded bug (`bugs.plant`), which all victims have. Ends with the first story that found something.
     """
-    site, started = Site(url, folder), time.monotonic()
+    site, started = Site(folder, url), time.monotonic()
     with Forks() as forks, closing(site):
         stories = Stories(forks, site, seed=seed, plant=plant)
         for tell in (stories.begin, *(partial(stories.tell, point) for point in points or PASSES)):
@@ -96,9 +96,9 @@ def _guarded(report: Report, go_on: Callable[[], object]) -> None:
     try:
         go_on()
     except TimeoutError as error:
-        report.find("no end", [f"hung: {error}"])
+        report.find("no end", [Finding("hung", str(error))])
     except DatabaseUnavailable as error:
-        report.find("the observer", [f"unavailable: {error}"])
+        report.find("the observer", [Finding("unavailable", str(error))])
 
 
 def _say(kills: int, count: int, passed_s: float, report: Report) -> None:
@@ -115,19 +115,20 @@ def _place(mode: str) -> Iterator[tuple[Site, Outages | None]]:
     """Make a fresh database and a project on it."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="revector-crashes-")))
-        outages = stack.enter_context(durable_server()) if mode == "postgres" else None
-        url = outages.url if outages else stack.enter_context(database(stack.enter_context(server())))
-        yield stack.enter_context(closing(Site(url, folder))), outages
+        # As users run it, where it is killed itself.
+        durable = {"fsync": "on", "synchronous_commit": "on"} if mode == "postgres" else {}
+        at = stack.enter_context(server(**durable))
+        outages = Outages(at) if durable else None
+        url = stack.enter_context(database(at))
+        yield stack.enter_context(closing(Site(folder, url))), outages
 
 
 def main() -> int:
     """Read the command line, run, and keep the figures; return 1 if a goal is missed or anything was found."""
-    parser = argparse.ArgumentParser(prog=f"python -m {MODULE}", description=(__doc__ or "").splitlines()[0])
+    parser = options(MODULE, __doc__, seed=20_261_120, results="crashes")
     parser.add_argument("--mode", choices=COUNTS, default="points")
-    parser.add_argument("--seed", type=int, default=20_261_120)
     parser.add_argument("--count", type=int, help=f"kills at least; default by mode: {COUNTS}")
     parser.add_argument("--bug", help="plant this seeded bug; nothing is kept then")
-    parser.add_argument("--results", type=Path, default=RESULTS / "crashes.json")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing is left then, either
     os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}

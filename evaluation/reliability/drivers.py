@@ -7,15 +7,23 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Protocol
 
-from evaluation.reliability.application import wait_until
-from evaluation.reliability.project import COLLECTION, NEW
+from evaluation.reliability.checks import wait_until
+from evaluation.reliability.site import COLLECTION, NEW
 
 from revector.local.airflow_client import FINISHED
 
 if TYPE_CHECKING:
-    from evaluation.reliability.victims import Site
+    from evaluation.reliability.victims import Host
 
 DAG_ID = "revector_migrate"
+DAG = '''"""The DAG under test."""
+
+from pathlib import Path
+
+from revector.airflow import migration_dag
+
+dag = migration_dag(config=Path(__file__).resolve().parent.parent / "revector.toml")
+'''
 MOST_RERUNS = 10
 FINISH_S = 900.0
 
@@ -46,14 +54,14 @@ class Cli:
 
     name = "upgrade"
 
-    def __init__(self, site: Site) -> None:
-        self._site = site
+    def __init__(self, host: Host) -> None:
+        self._host = host
         self.reruns: list[str] = []
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Begin the migration."""
-        root = self._site.project.root
+        root = self._host.site.folder
         environment = {name: value for name, value in os.environ.items() if not name.startswith("REVECTOR_")}
         with (root / "upgrade.log").open("ab") as log:
             self.process = subprocess.Popen(
@@ -71,8 +79,8 @@ class Cli:
         if code:
             _note(self.reruns, f"exit {code}")
             self.start()
-        if code == 0 and self._site.phase() not in ("live", "unknown"):
-            raise RuntimeError(f"`revector upgrade` ended well, and the phase is {self._site.phase()}")
+        if code == 0 and self._host.phase() not in ("live", "unknown"):
+            raise RuntimeError(f"`revector upgrade` ended well, and the phase is {self._host.phase()}")
         return code == 0
 
     def forget(self) -> None:
@@ -85,10 +93,10 @@ class Dag:
 
     name = "dag"
 
-    def __init__(self, site: Site) -> None:
-        self._site, self.run_id = site, ""
+    def __init__(self, host: Host) -> None:
+        self._host, self.run_id = host, ""
         self.reruns: list[str] = []
-        self.client = site.airflow_home.client("admin")
+        self.client = host.airflow_home.client("admin")
 
     def start(self) -> None:
         """Trigger a run."""
@@ -98,7 +106,7 @@ class Dag:
 
     def care(self) -> bool:
         """Trigger a new run if this one has failed; the failed tasks' last words are noted."""
-        if self._site.phase() == "live":
+        if self._host.phase() == "live":
             return True
         if self.client.state(DAG_ID, self.run_id) in FINISHED:
             _note(self.reruns, str(self.client.failures(DAG_ID, self.run_id, lines=3)))

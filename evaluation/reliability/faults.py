@@ -13,7 +13,6 @@ revector has one store, pgvector: the store's wire is the SQL wire (class A of r
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import random
@@ -31,8 +30,9 @@ from typing import Any
 import sqlalchemy as sa
 from evaluation.bench.common import Figure
 from evaluation.reliability import arena, faults_clock, faults_disk, faults_encoder, faults_wire
-from evaluation.reliability.faults_place import Finding, Place
-from evaluation.reliability.pieces import RESULTS, Piece, add_piece, not_run
+from evaluation.reliability.checker import Finding
+from evaluation.reliability.faults_place import Place
+from evaluation.reliability.pieces import Piece, add_piece, none, not_run, options
 from evaluation.reliability.wire import Proxy
 
 Plant = Callable[[sa.Engine], AbstractContextManager[object]]
@@ -46,6 +46,7 @@ PROMISES = {
     "lost": "documents or writes lost",
     "stale": "documents stale after heal",
     "resurrected": "deleted documents back after heal",
+    "wrong model": "documents shown by vectors that are not theirs after heal",
     "one intended": "effects that happened twice, or not at all",
     "of our tree": "errors that are not ours",
 }
@@ -71,14 +72,14 @@ def run_faults(url: str, *, seed: int, only: str | None = None, plant: Plant | N
 
 def strike(url: str, *, seed: int, only: str | None = None, plant: Plant | None = None) -> Round:
     """Run one round, as ``run_faults``, and return its counts as well; a family that finds something is the last."""
-    done, draw = Round(), random.Random(seed)  # noqa: S311 - a simulation
+    done, draw = Round(), random.Random(seed)
     with tempfile.TemporaryDirectory(prefix="revector-faults-") as folder, Proxy(url) as proxy:
-        place = Place(Path(folder), url, wired=proxy.url)
+        place = Place(Path(folder), url, wired=proxy.url, seed=seed)
         families: Mapping[str, Callable[[], tuple[list[Finding], Counter[tuple[str, str]]]]] = {
             "wire": lambda: faults_wire.strike_all(place, proxy, draw),
             "encoder": lambda: faults_encoder.strike_all(place, draw),
             "disk": lambda: faults_disk.strike_all(place, draw),
-            "clock": lambda: faults_clock.strike_all(place, draw),
+            "clock": lambda: faults_clock.strike_all(place),
         }
         try:
             with plant(place.direct.engine) if plant else nullcontext():
@@ -97,7 +98,8 @@ def _run(name: str, family: Callable[[], tuple[list[Finding], Counter[tuple[str,
         done.left_out = f"{name}: {error}"
         return
     except Exception as error:  # noqa: BLE001 - an error where none may be is a finding
-        done.findings.append(Finding("what no fault touches goes on", name, f"{type(error).__module__}: {error!r}"))
+        what = f"{type(error).__module__}: {error!r}"
+        done.findings.append(Finding("what no fault touches goes on", what, name))
         return
     done.findings += found
     done.strikes.update(strikes)
@@ -124,7 +126,7 @@ def figures(pieces: Sequence[Piece]) -> list[Figure]:
         name = f"faults of the {family}"
         found.append(Figure(name, mine, "strikes") if mine else not_run(name))
     counted = (*PROMISES.values(), *sorted(breaches.keys() - set(PROMISES.values())))
-    return found + [Figure(what, breaches[what], "findings", "0", breaches[what] == 0) for what in counted]
+    return found + [none(what, breaches[what]) for what in counted]
 
 
 def breach(finding: Finding) -> str:
@@ -170,14 +172,9 @@ def run(seed: int, rounds: int, only: str | None, bug: str | None) -> dict[str, 
 
 def main() -> int:
     """Read the command line, run, and keep the figures."""
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {MODULE}", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seed", type=int, default=20_261_120)
-    parser.add_argument("--rounds", type=int, default=1, help="seeds from --seed on, default: %(default)s")
+    parser = options(MODULE, __doc__, seed=20_261_120, results="faults", rounds=1)
     parser.add_argument("--only", choices=FAMILIES)
     parser.add_argument("--bug", help="plant a seeded bug, and keep no results")
-    parser.add_argument("--results", type=Path, default=RESULTS / "faults.json", help="default: %(default)s")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that mounts and processes are gone then, too
     os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}

@@ -6,7 +6,6 @@ under test names ``pg_catalog`` after it. Triggers follow it as statements do; c
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections import Counter
@@ -18,13 +17,14 @@ from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
-from evaluation.reliability.faults_place import Finding, Place, Writes, until_found
-from evaluation.reliability.project import COLLECTION, NEW, OLD
+from evaluation.reliability.checker import Finding
+from evaluation.reliability.faults_place import Place, broken, until_found
+from evaluation.reliability.site import COLLECTION, NEW, OLD
 
 from revector.config import Project
 from revector.errors import ClockJumped, WindowOpen
 from revector.indexing import watch
-from revector.interfaces import Document, NoProgress
+from revector.interfaces import NoProgress
 from revector.registry import moves
 from revector.registry.control import control
 
@@ -120,8 +120,8 @@ def wrong_host_clock(seconds: float) -> Iterator[None]:
 class Stepped:
     """Scenarios on a place whose database clock steps."""
 
-    def __init__(self, place: Place, draw: random.Random) -> None:
-        self.place, self._writes, self.clock = place, Writes(place, draw), Clock(place)
+    def __init__(self, place: Place) -> None:
+        self.place, self.clock = place, Clock(place)
         self.fired: Counter[tuple[str, str]] = Counter()
         self._migrator = self.clock.project.migrator(COLLECTION, actor="stepped")
 
@@ -151,7 +151,7 @@ class Stepped:
             passed.pass_by((WINDOW_HOURS + 1) * HOUR_S)
             worker._watch.clock()
             done = self._migrator.retire_due().changed
-        found = [] if done else [Finding("a window ends after its hours", scenario, "nothing was retired")]
+        found = [] if done else [broken("a window ends after its hours", scenario, "nothing was retired")]
         return found + self._back(scenario, "time passes", "window", undo=False)
 
     def host(self, seconds: float) -> list[Finding]:
@@ -208,9 +208,7 @@ class Stepped:
             late = thread.submit(slow.drain)
             try:
                 assert begun.wait(LIMIT_S), "the worker found nothing to embed"
-                newer = self._writes.text()
-                place.direct.documents(COLLECTION).put(doc_id, newer)
-                place.application.truth.acknowledged(doc_id, newer)
+                place.put(place.author.put(doc_id))
                 self.clock.set(STEPS_S["+3 d"])
                 encoder.fault = None  # type: ignore[attr-defined]
                 while self.clock.project.worker().drain():
@@ -235,21 +233,17 @@ class Stepped:
         try:
             migrator.retire()
         except _WaitsTooLongError as error:
-            found = [Finding("a drop waits for its drain time only", scenario, str(error))]
+            found = [broken("a drop waits for its drain time only", scenario, str(error))]
         self.clock.set(0)
         migrator.retire()
         return found + self._back(scenario, "-3 h", "drop", undo=False)
 
     def _put(self, count: int) -> list[str]:
-        writes = self._writes.some(count)
-        self.clock.project.documents(COLLECTION).put_many([Document(*one) for one in writes.items()])
-        for doc_id, text in writes.items():
-            self.place.application.truth.acknowledged(doc_id, text)
-        return sorted(writes)
+        return self.place.put(count, self.clock.project)
 
     def _waits(self, scenario: str, doc_ids: list[str]) -> list[Finding]:
         left = self.place.rows("SELECT doc_id, due_at, lease_until FROM pending WHERE doc_id = ANY(:ids)", ids=doc_ids)
-        return [Finding("no clock stops work", scenario, f"{left} wait")] if left else []
+        return [broken("no clock stops work", scenario, f"{left} wait")] if left else []
 
     def _swap(self) -> None:
         self._migrator.upgrade(NEW, window_hours=WINDOW_HOURS)
@@ -259,7 +253,7 @@ class Stepped:
         with suppress(ClockJumped, WindowOpen):
             self._migrator.retire_due()
         if self.place.collection().standby_gen is None:
-            return [Finding("no early retirement", scenario, "the standby is gone")]
+            return [broken("no early retirement", scenario, "the standby is gone")]
         return []
 
     def _rollback(self, scenario: str, found: list[Finding]) -> None:
@@ -267,7 +261,7 @@ class Stepped:
             return
         self._migrator.rollback("a trial")
         if self.place.generation(self.place.collection().active_gen).revision != OLD:
-            found.append(Finding("the way back stays open", scenario, "the alias did not move"))
+            found.append(broken("the way back stays open", scenario, "the alias did not move"))
 
     def _back(self, scenario: str, fault: str, where: str, *, undo: bool = True) -> list[Finding]:
         """Set the clock right, end the migration so that ``OLD`` serves, and compare everything."""
@@ -292,12 +286,12 @@ class _NotedWait(NoProgress):
             raise _WaitsTooLongError(what)
 
 
-def strike_all(place: Place, draw: random.Random) -> tuple[list[Finding], Counter[tuple[str, str]]]:
+def strike_all(place: Place) -> tuple[list[Finding], Counter[tuple[str, str]]]:
     """Run every scenario once, until one finds something.
 
     Returns what was found, and how often each fault struck what.
     """
-    stepped = Stepped(place, draw)
+    stepped = Stepped(place)
     scenarios: list[Callable[[], list[Finding]]] = []
     for name in STEPS_S:
         scenarios += [partial(stepped.window, name), partial(stepped.work_goes_on, name)]

@@ -19,15 +19,20 @@ from functools import partial
 from pathlib import Path
 
 import sqlalchemy as sa
-from evaluation.reliability.faults_place import Finding, Place, Writes
-from evaluation.reliability.project import COLLECTION, NEW
+from evaluation.reliability.checker import Finding
+from evaluation.reliability.faults_place import QUESTION, Place, broken
+from evaluation.reliability.site import COLLECTION, NEW
+from evaluation.reliability.traffic import do
 
 from revector import crash, embedded
 from revector.config import Project
+from revector.documents.documents import WriteResult
 from revector.errors import ArchiveError, DatabaseUnavailable, NoRoom, RevectorError
-from revector.interfaces import Document
 
 ARCHIVE_MIB, SERVER_MIB = 64, 256
+LARGE = 800
+"""Documents of a write that no free page can take."""
+
 SMALL_SERVER = {
     "shared_buffers": "16MB",
     "max_connections": "40",
@@ -37,8 +42,6 @@ SMALL_SERVER = {
     "wal_compression": "off",
 }
 """A server that fits; autovacuum would use up the log at moments of its own."""
-
-QUESTION = "apple3 pear3"
 
 
 class NoMountError(Exception):
@@ -87,7 +90,7 @@ def small_disk(mib: int) -> Iterator[Disk]:
         shutil.rmtree(path)
 
 
-def full_archive(place: Place, draw: random.Random, *, warned: bool) -> list[Finding]:
+def full_archive(place: Place, *, warned: bool) -> list[Finding]:
     """Fill the archive's disk, before a part is begun (``warned``) or while it is written: only the backfill stops.
 
     Raises ``NoMountError``.
@@ -102,9 +105,9 @@ def full_archive(place: Place, draw: random.Random, *, warned: bool) -> list[Fin
             disk.fill(leave=ARCHIVE_MIB << 17)  # an eighth of it
         with nullcontext() if warned else _at("shard.after_count", lambda: disk.fill(leave=20_000)):
             found = _expect(ArchiveError, lambda: migrator.embed_shard(NEW, 1), scenario)
-        found += _lives(place, draw, scenario) + place.invariants(scenario)
+        found += _lives(place, scenario) + place.invariants(scenario)
         left = [path.name for path in disk.path.rglob("*.tmp")]
-        found += [Finding("a failed part leaves nothing behind", scenario, str(left))] if left else []
+        found += [broken("a failed part leaves nothing behind", scenario, str(left))] if left else []
         disk.free()
         migrator.upgrade(NEW, to="backfill")
         place.settle()
@@ -157,7 +160,7 @@ def _at(point: str, act: Callable[[], None]) -> Iterator[None]:
         crash.watcher = None
 
 
-def full_server(root: Path, draw: random.Random) -> list[Finding]:
+def full_server(root: Path) -> list[Finding]:
     """Fill PostgreSQL's disk until nothing can be stored, then until its log cannot go on and it ends.
 
     Raises ``NoMountError``.
@@ -165,39 +168,31 @@ def full_server(root: Path, draw: random.Random) -> list[Finding]:
     with small_disk(SERVER_MIB) as disk, _server_on(disk) as start:
         place = Place(root, start())
         try:
-            found = _full_tables(place, disk, draw) + _full_log(place, disk, draw, start)
+            found = _full_tables(place, disk) + _full_log(place, disk, start)
         finally:
             place.close()
     return found
 
 
-def _full_tables(place: Place, disk: Disk, draw: random.Random) -> list[Finding]:
+def _full_tables(place: Place, disk: Disk) -> list[Finding]:
     scenario = "disk: PostgreSQL's tables full"
-    documents = place.wired.documents(COLLECTION)
+    large = place.some(LARGE)
+    calls, documents = place.begin(large), place.wired.documents(COLLECTION)
     disk.fill()
-    large = {f"n{draw.getrandbits(40):010x}": draw.randbytes(500_000).hex() for _ in range(2)}
-    for doc_id, text in large.items():
-        place.application.truth.unanswered(doc_id, text)
-    found = _expect(
-        DatabaseUnavailable,
-        lambda: documents.put_many([Document(*one) for one in large.items()]),
-        scenario,
-        saying="disk is full",
-    )
-    if stored := place.texts(list(large)):
-        found.append(Finding("a write is done or not done, never half", scenario, f"{sorted(stored)} are stored"))
+    found = _expect(DatabaseUnavailable, lambda: do(documents, large, place.site.text), scenario, saying="disk is full")
+    if stored := place.shown(large, place.texts(list(large))):
+        found.append(broken("a write is done or not done, never half", scenario, f"{sorted(stored)} are stored"))
     found += _answers(place, scenario) + place.invariants(scenario)
     disk.free()
-    documents.put_many([Document(*one) for one in large.items()])
-    for doc_id, text in large.items():
-        place.application.truth.acknowledged(doc_id, text)
+    do(documents, large, place.site.text)
+    place.acknowledge(calls, large)
     place.settle()
     return found + place.compare(scenario)
 
 
-def _full_log(place: Place, disk: Disk, draw: random.Random, start: Callable[[], str]) -> list[Finding]:
+def _full_log(place: Place, disk: Disk, start: Callable[[], str]) -> list[Finding]:
     scenario = "disk: PostgreSQL's log full"
-    found = _lives(place, draw, scenario)
+    found = _lives(place, scenario)
     disk.fill()
     with suppress(DatabaseUnavailable):
         while True:  # only the log grows by these
@@ -207,7 +202,7 @@ def _full_log(place: Place, disk: Disk, draw: random.Random, start: Callable[[],
     found += _expect(DatabaseUnavailable, start, f"{scenario}, start", surely=False)
     disk.free()
     start()
-    found += _answers(place, scenario) + _lives(place, draw, scenario) + place.invariants(scenario)
+    found += _answers(place, scenario) + _lives(place, scenario) + place.invariants(scenario)
     place.settle()
     return found + place.compare(scenario)
 
@@ -215,7 +210,7 @@ def _full_log(place: Place, disk: Disk, draw: random.Random, start: Callable[[],
 STEPS = ("plan", "provision", "backfill", "index", "verify", "gate", "approve", "swap", "rollback", "retire")
 
 
-def full_at_each_step(root: Path, draw: random.Random) -> list[Finding]:
+def full_at_each_step(root: Path) -> list[Finding]:
     """Fill PostgreSQL's disk before each step of a migration, and a worker beside it.
 
     What runs ends with the reason or is done; nothing is done by half, and the same call succeeds once there is room.
@@ -232,7 +227,7 @@ def full_at_each_step(root: Path, draw: random.Random) -> list[Finding]:
             calls |= {"retire": partial(migrator.retire, "a trial", now=True)}
             found = list[Finding]()
             for step in STEPS:
-                found += _full_during(place, disk, draw, start, step, calls[step])
+                found += _full_during(place, disk, start, step, calls[step])
                 if found:
                     return found
             place.settle()
@@ -242,14 +237,11 @@ def full_at_each_step(root: Path, draw: random.Random) -> list[Finding]:
 
 
 def _full_during(
-    place: Place, disk: Disk, draw: random.Random, start: Callable[[], str], name: str, call: Callable[[], object]
+    place: Place, disk: Disk, start: Callable[[], str], name: str, call: Callable[[], object]
 ) -> list[Finding]:
     scenario = f"disk: PostgreSQL's tables full × {name}"
     seen, events = place.collection(), place.events()
-    written = Writes(place, draw).some(3)
-    place.wired.documents(COLLECTION).put_many([Document(*one) for one in written.items()])
-    for doc_id, text in written.items():
-        place.application.truth.acknowledged(doc_id, text)
+    place.put(3, place.wired)
     disk.fill()
     found = _expect((DatabaseUnavailable, NoRoom), call, scenario, surely=name in WRITING)
     found += _expect(DatabaseUnavailable, lambda: place.wired.worker().drain(), f"{scenario}, a worker")
@@ -260,13 +252,13 @@ def _full_during(
     try:
         call()
     except RevectorError as error:
-        return [*found, Finding("with room again the same call succeeds", scenario, repr(error))]
+        return [*found, broken("with room again the same call succeeds", scenario, repr(error))]
     new = place.events().get(name, 0) - events.get(name, 0)
     if name != "plan" and new != 1:
-        found.append(Finding("one intended step, one event", scenario, f"{new}"))
+        found.append(broken("one intended step, one event", scenario, f"{new}"))
     moved = place.collection().epoch - seen.epoch
     if moved != EPOCHS.get(name, 0):
-        found.append(Finding("one intended move, one epoch", scenario, f"{moved}"))
+        found.append(broken("one intended move, one epoch", scenario, f"{moved}"))
     return found
 
 
@@ -295,15 +287,13 @@ def _archiving(place: Place, folder: Path) -> Project:
     return project
 
 
-def _lives(place: Place, draw: random.Random, scenario: str) -> list[Finding]:
+def _lives(place: Place, scenario: str) -> list[Finding]:
     """Write, apply and search: the live lane goes on."""
-    writes = Writes(place, draw).some(4)
-    written = place.wired.documents(COLLECTION).put_many([Document(*one) for one in writes.items()])
-    for doc_id, text in writes.items():
-        place.application.truth.acknowledged(doc_id, text)
+    doc_ids = place.put(4, place.wired)
     worker = place.wired.worker()
     while worker.drain():
         pass
+    written = WriteResult({doc_id: version for doc_id, (_, version) in place.texts(doc_ids).items()})
     place.wired.documents(COLLECTION).wait_until_served(written, timeout_s=0)
     return _answers(place, scenario)
 
@@ -312,8 +302,8 @@ def _answers(place: Place, scenario: str) -> list[Finding]:
     try:
         hits = place.wired.searcher(COLLECTION).search(QUESTION).hits
     except (RevectorError, sa.exc.SQLAlchemyError) as error:
-        return [Finding("search still answers", scenario, repr(error))]
-    return [] if hits else [Finding("search still answers", scenario, "no hits")]
+        return [broken("search still answers", scenario, repr(error))]
+    return [] if hits else [broken("search still answers", scenario, "no hits")]
 
 
 def _expect(
@@ -327,10 +317,10 @@ def _expect(
     try:
         call()
     except kind as error:
-        return [] if saying in str(error) else [Finding("an error says what is wrong", scenario, str(error))]
+        return [] if saying in str(error) else [broken("an error says what is wrong", scenario, str(error))]
     except Exception as error:  # noqa: BLE001 - whatever comes here is the finding
-        return [Finding("an error is of our tree", scenario, f"{type(error).__module__}: {error!r}"[:300])]
-    return [Finding("a full disk is an error", scenario, "no error")] if surely else []
+        return [broken("an error is of our tree", scenario, f"{type(error).__module__}: {error!r}"[:300])]
+    return [broken("a full disk is an error", scenario, "no error")] if surely else []
 
 
 def strike_all(place: Place, draw: random.Random) -> tuple[list[Finding], Counter[tuple[str, str]]]:
@@ -342,10 +332,10 @@ def strike_all(place: Place, draw: random.Random) -> tuple[list[Finding], Counte
     with tempfile.TemporaryDirectory() as folder:
         scenarios: dict[str, Callable[[], list[Finding]]] = {
             "part changed": lambda: changed_part(place, draw),
-            "archive full before a part": lambda: full_archive(place, draw, warned=True),
-            "archive full within a part": lambda: full_archive(place, draw, warned=False),
-            "server full": lambda: full_server(Path(folder) / "server", draw),
-            "server full at each step": lambda: full_at_each_step(Path(folder) / "steps", draw),
+            "archive full before a part": lambda: full_archive(place, warned=True),
+            "archive full within a part": lambda: full_archive(place, warned=False),
+            "server full": lambda: full_server(Path(folder) / "server"),
+            "server full at each step": lambda: full_at_each_step(Path(folder) / "steps"),
         }
         for name, scenario in scenarios.items():
             found = scenario()

@@ -17,18 +17,26 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from evaluation.reliability.faults_place import FaultyEncoder, Finding, Models, Place, Writes, until_found
-from evaluation.reliability.project import COLLECTION, NEW, OLD
+from evaluation.reliability.checker import Finding
+from evaluation.reliability.faults_place import (
+    QUESTION,
+    FaultyEncoder,
+    Models,
+    Place,
+    broken,
+    ends_in_our_tree,
+    until_found,
+)
+from evaluation.reliability.site import COLLECTION, NEW, OLD
 
-from revector.errors import EncoderError, EncoderMismatch, EncoderUnavailable, RevectorError
+from revector.errors import EncoderError, EncoderMismatch, EncoderUnavailable
 from revector.indexing.encoding import Encoders
-from revector.interfaces import Document, Vectors
+from revector.interfaces import Vectors
 from revector.revisions import RevisionGraph
 from revector.spec import ModelSpec
 
 Reply = Callable[[Sequence[str], Vectors], Any]
 LIMIT_S = 60.0
-POISON = "poisonous"
 
 RAISED: Mapping[str, Exception] = {
     type(error).__name__: error
@@ -59,11 +67,11 @@ def raising(error: Exception) -> Reply:
     return reply
 
 
-def refusing(error: Exception) -> Reply:
-    """Return a fault that raises for batches with a poisonous text."""
+def refusing(error: Exception, poison: str) -> Reply:
+    """Return a fault that raises for batches with a poisonous word."""
 
     def reply(texts: Sequence[str], vectors: Vectors) -> Any:
-        if any(POISON in text for text in texts):
+        if any(poison in text for text in texts):
             raise error
         return vectors
 
@@ -104,34 +112,15 @@ class Struck:
     """A place whose models fail on demand."""
 
     def __init__(self, place: Place, draw: random.Random) -> None:
-        self.place, self._writes, self._draw = place, Writes(place, draw), draw
+        self.place, self._draw = place, draw
         self.fired: Counter[tuple[str, str]] = Counter()
-
-    def write(self, count: int = 5, *, poison: bool = False) -> list[str]:
-        """Write documents beside the wire, the first one poisonous where asked for; return their ids."""
-        writes = self._writes.some(count)
-        if poison:
-            first = min(writes)
-            writes[first] = f"{POISON} {writes[first]}"
-        self._put(writes)
-        return sorted(writes)
-
-    def write_again(self, doc_ids: Sequence[str]) -> None:
-        """Give documents new texts, and let them be applied."""
-        self._put({doc_id: self._writes.text() for doc_id in doc_ids})
-        self.place.settle()
-
-    def _put(self, writes: Mapping[str, str | None]) -> None:
-        for doc_id, text in writes.items():
-            self.place.application.truth.acknowledged(doc_id, text)
-        self.place.direct.documents(COLLECTION).put_many([Document(*one) for one in writes.items()])
 
     def down(self, name: str, reply: Reply, where: str) -> list[Finding]:
         """Strike with a fault that no text escapes, then heal. Lag only, and an error of our tree."""
         scenario = f"encoder: {name} × {where}"
         operation = self._operation(where)
         with self._faulty(reply):
-            found = self._ends_in_our_tree(operation, scenario, must_fail=where != "worker")
+            found = ends_in_our_tree(operation, scenario, must_fail="a bad reply is refused" * (where != "worker"))
         self.fired[f"encoder: {name}", where] += 1
         found += self.place.invariants(scenario) + self.place.pool_is_whole(scenario)
         return found + self._heal(where, operation, scenario)
@@ -139,16 +128,17 @@ class Struck:
     def poison(self, name: str, error: Exception) -> list[Finding]:
         """Strike one text of several: it alone waits or becomes a dead letter, by its reason; the others are shown."""
         scenario = f"encoder: {name} for one text"
-        ids = self.write(poison=True)
+        writes = self.place.some(5)
+        ids = self.place.put(writes)
         worker = self.place.wired.worker()
-        with self._faulty(refusing(error)):
-            found = self._ends_in_our_tree(worker.drain, scenario)
+        with self._faulty(refusing(error, str(writes[ids[0]]))):
+            found = ends_in_our_tree(worker.drain, scenario)
         self.fired[f"encoder: {name} for one text", "worker"] += 1
         left = self.place.rows(
             "SELECT doc_id, last_error FROM pending JOIN slot USING (gen) WHERE doc_id = ANY(:ids)", ids=ids
         )
         if {row.doc_id for row in left} != {ids[0]} or not left[0].last_error:
-            found.append(Finding("a poison text costs only itself", scenario, f"{left} wait"))
+            found.append(broken("a poison text costs only itself", scenario, f"{left} wait"))
         self.place.rows("UPDATE pending SET state = 'due', attempts = 0")
         return found + self._heal("worker", worker.drain, scenario)
 
@@ -162,15 +152,13 @@ class Struck:
             end.wait(LIMIT_S)
             return vectors
 
-        (doc_id,) = self.write(1)
+        (doc_id,) = place.put(1)
         with self._faulty(reply), ThreadPoolExecutor(1) as thread:
             hanging = thread.submit(place.wired.worker().drain)
             try:
                 assert begun.wait(LIMIT_S), "the worker found nothing to embed"
                 found = place.nothing_is_held(scenario) + place.gate_is_free(scenario) + place.pool_is_whole(scenario)
-                newer = self._writes.text()
-                place.direct.documents(COLLECTION).put(doc_id, newer)
-                place.application.truth.acknowledged(doc_id, newer)
+                place.put(place.author.put(doc_id))
                 place.settle()  # the new version ended the lease
             finally:
                 end.set()
@@ -181,29 +169,30 @@ class Struck:
     def order(self, name: str) -> list[Finding]:
         """Strike with good vectors in another order: they must be refused, for they belong to other texts."""
         scenario = f"encoder: {name} × worker"
-        ids = self.write(6)
+        ids = self.place.put(6)
         worker = self.place.wired.worker()
         with self._faulty(ORDERS[name]):
-            found = self._ends_in_our_tree(worker.drain, scenario)
+            found = ends_in_our_tree(worker.drain, scenario)
         self.fired[f"encoder: {name}", "worker"] += 1
         found += self._heal("worker", worker.drain, scenario)
-        self.write_again(ids)  # nothing else would fix what is shown wrong
+        self.place.put(self.place.author.put(*ids))  # nothing else would fix what is shown wrong
+        self.place.settle()
         return found
 
     def other_model(self) -> list[Finding]:
         """Put another model under the same name: a running process keeps its own, a new one refuses the other."""
         scenario, place = "encoder: other model under the same name", self.place
-        self.write()
+        self.place.put(5)
         place.wired.worker().drain()  # its model is loaded
-        self.write()
+        self.place.put(5)
         fresh = place.connected(str(place.wired.settings.database_url))
         load = place.wired.load_encoder
         fresh.__dict__["encoders"] = Encoders(Models(lambda model: load(_renamed(model))))
         published = fresh.worker().drain()
-        found = [Finding("wrong model", scenario, f"{published} published")] if published else []
+        found = [broken("wrong model", scenario, f"{published} published")] if published else []
         try:
-            fresh.searcher(COLLECTION).search("apple3 pear3")
-            found.append(Finding("wrong model", scenario, "a query was answered"))
+            fresh.searcher(COLLECTION).search(QUESTION)
+            found.append(broken("wrong model", scenario, "a query was answered"))
         except EncoderMismatch:
             pass
         fresh.raw_engine.dispose()
@@ -213,14 +202,14 @@ class Struck:
     def silent_change(self) -> list[Finding]:
         """Change what a model answers, with its files and settings as they were: no worker may publish that."""
         scenario, place = "encoder: other vectors, same fingerprint", self.place
-        self.write()
+        self.place.put(5)
         fresh = place.connected(str(place.wired.settings.database_url))
         load = place.wired.load_encoder
         fresh.__dict__["encoders"] = Encoders(lambda model: _Negated(load(model)))
         published = fresh.worker().drain()
         fresh.raw_engine.dispose()
         self.fired["encoder: silent change", "worker"] += 1
-        found = [Finding("wrong model", scenario, f"{published} published")] if published else []
+        found = [broken("wrong model", scenario, f"{published} published")] if published else []
         return found + self._heal("worker", place.wired.worker().drain, scenario)
 
     def _faulty(self, reply: Reply) -> AbstractContextManager[None]:
@@ -234,25 +223,14 @@ class Struck:
             migrator.run("provision", NEW)
             return lambda: migrator.embed_shard(NEW, 0)
         if where == "worker":
-            self.write()
+            self.place.put(5)
             return self.place.wired.worker().drain
         searcher = self.place.wired.searcher(COLLECTION)
-        return lambda: searcher.search("apple3 pear3")
-
-    def _ends_in_our_tree(
-        self, operation: Callable[[], object], scenario: str, *, must_fail: bool = False
-    ) -> list[Finding]:
-        try:
-            operation()
-        except RevectorError:
-            return []
-        except Exception as error:  # noqa: BLE001 - whatever comes here is the finding
-            return [Finding("an error is of our tree", scenario, f"{type(error).__module__}: {error!r}"[:300])]
-        return [Finding("a bad reply is refused", scenario, "no error")] if must_fail else []
+        return lambda: searcher.search(QUESTION)
 
     def _heal(self, where: str, operation: Callable[[], object], scenario: str) -> list[Finding]:
         self.place.let_time_pass()
-        found = self._ends_in_our_tree(operation, f"{scenario}, healed")
+        found = ends_in_our_tree(operation, f"{scenario}, healed")
         self.place.settle()
         if where == "backfill":
             self.place.direct.migrator(COLLECTION, actor="healed").upgrade(NEW, to="backfill")

@@ -1,4 +1,4 @@
-"""Owns the small project that faults strike: one truth about its documents, an observer beside the wire, and checks.
+"""Owns the small project that faults strike: one site, an observer beside the wire, models that fail, and checks.
 
 Everything under test goes through ``place.wired``; ``place.direct`` looks on, and no fault touches it.
 """
@@ -9,24 +9,29 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from evaluation.reliability.application import Application
-from evaluation.reliability.project import COLLECTION, LABELLED, OLD, _write_labels, _write_migrations, corpus
+from evaluation.reliability import checks
+from evaluation.reliability.checker import Finding
+from evaluation.reliability.history import Recorder
+from evaluation.reliability.judge import at_rest
+from evaluation.reliability.site import COLLECTION, Shape, Site, doc_id_of
+from evaluation.reliability.traffic import Author, Writes, do
 
-from revector.config import Project, load_project
+from revector.config import Project
 from revector.encoders.check import PROBES
-from revector.errors import GateBusy
+from revector.errors import GateBusy, RevectorError
 from revector.indexing.encoding import Encoders
 from revector.interfaces import Encoder, Vectors
 from revector.registry.collections import Collection, Generation, read_collection, read_generation
 from revector.registry.control import control
 from revector.spec import ModelSpec
 
-DOCUMENTS = LABELLED + 20
+SHAPE = Shape(80, 60, 512, 256, 32, 240, "IndexSpec()", of_collection="shards = 2\n")
+QUESTION = doc_id_of(3)
 IDLE_S = 1.0
 """What ``idle_in_transaction_session_timeout`` is lowered to for the sessions under test."""
 
@@ -34,16 +39,9 @@ GATE_S = 10.0
 """What is not free after so long, with only faulty clients about, stays held."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """A promise that did not hold: which, where, and what was seen."""
-
-    promise: str
-    scenario: str
-    detail: str
-
-    def __str__(self) -> str:
-        return f"{self.scenario}: {self.promise}: {self.detail}"
+def broken(promise: str, scenario: str, detail: str) -> Finding:
+    """Return a promise that did not hold: which, where, and what was seen."""
+    return Finding(promise, detail, scenario)
 
 
 class FaultyEncoder:
@@ -92,27 +90,18 @@ class Models:
 
 
 class Place:
-    """A project with revision ``OLD`` live on a database, and what its application was told."""
+    """A site with its first revision live on a database, and what its application was told."""
 
-    def __init__(self, root: Path, url: str, *, wired: str | None = None, documents: int = DOCUMENTS) -> None:
-        root.mkdir(parents=True, exist_ok=True)
-        (root / "revector.toml").write_text(
-            f'database_url = "{url}"\ndrain_s = 0\narchive_days = 0\n'
-            f'[collections.{COLLECTION}]\nqrels = "labels"\nshards = 2\n'
-        )
-        _write_migrations(root / "migrations" / COLLECTION)
-        _write_labels(root / "labels")
-        self.root, self.direct = root, load_project(root)
-        self.direct.init()
-        texts = {one.id: str(one.text) for one in corpus(documents)}
-        self.direct.documents(COLLECTION).put_many(list(corpus(documents)))
-        self.direct.migrator(COLLECTION, actor="place").upgrade(OLD)
-        self.application = Application(self.direct, texts, seed=0)
+    def __init__(self, root: Path, url: str, *, wired: str | None = None, seed: int = 0) -> None:
+        self.site, self.recorder = Site(root / "project", url, SHAPE), Recorder()
+        self.site.begin(self.recorder)
+        self.direct = self.site.project
+        self.author = Author("f", self.site.ids, self.site.kept, random.Random(seed))
         self.wired = self.connected(wired or url)
 
     def connected(self, url: str) -> Project:
         """Return the same project on another way to its database, with models of its own; idle sessions end soon."""
-        project = Project(self.root, self.direct.settings.model_copy(update={"database_url": url}))
+        project = Project(self.site.folder, self.direct.settings.model_copy(update={"database_url": url}))
         project.__dict__["encoders"] = Encoders(Models(project.load_encoder))
         sa.event.listen(project.raw_engine, "connect", _end_idle_sessions_soon)
         return project
@@ -126,7 +115,53 @@ class Place:
     def close(self) -> None:
         """Give all connections back."""
         self.wired.raw_engine.dispose()
-        self.direct.raw_engine.dispose()
+        self.site.close()
+
+    # Writes -----------------------------------------------------------------------------------------------------------
+
+    def some(self, count: int) -> dict[str, str | None]:
+        """Return new contents for documents, new and old ones mixed."""
+        old = self.author.draw.sample(self._free, min(len(self._free), count // 2))
+        new = [f"n{self.author.draw.getrandbits(40)}" for _ in range(count - len(old))]
+        self.author.ids = [*self.author.ids, *new]
+        return self.author.put(*old, *new)
+
+    def doomed(self) -> dict[str, str | None]:
+        """Return the deletion of one document that queries are not labelled with."""
+        return {self.author.draw.choice(self._free): None}
+
+    @property
+    def _free(self) -> list[str]:
+        return [doc_id for doc_id in self.author.ids if doc_id not in self.author.kept]
+
+    def put(self, writes: int | Writes, by: Project | None = None) -> list[str]:
+        """Write so many documents, or these, beside the wire or by another project; return their ids."""
+        chosen = self.some(writes) if isinstance(writes, int) else writes
+        calls = self.begin(chosen)
+        do((by or self.direct).documents(COLLECTION), chosen, self.site.text)
+        self.acknowledge(calls, chosen)
+        return sorted(chosen)
+
+    def begin(self, writes: Writes) -> dict[str, int]:
+        """Record that writes begin; until they are acknowledged, nobody knows what comes of them."""
+        ops = {doc_id: "delete" if token is None else "put" for doc_id, token in writes.items()}
+        return {
+            doc_id: self.recorder.invoke(op, "application", doc_id=doc_id, content=writes[doc_id])
+            for doc_id, op in ops.items()
+        }
+
+    def acknowledge(self, calls: Mapping[str, int], writes: Writes) -> None:
+        """Record that writes were answered; their versions are those that the table has, read beside the wire."""
+        table = self.texts(list(writes))
+        for doc_id, token in writes.items():
+            version = table[doc_id][1] if doc_id in table else None
+            op = "delete" if token is None else "put"
+            self.recorder.ok(calls[doc_id], op, "application", doc_id=doc_id, content=token, version=version)
+
+    def shown(self, writes: Writes, table: Mapping[str, tuple[str | None, int]]) -> list[str]:
+        """Return whose write the table shows."""
+        texts = {doc_id: token and self.site.text(token) for doc_id, token in writes.items()}
+        return [doc_id for doc_id, text in texts.items() if table.get(doc_id, (None, 0))[0] == text]
 
     # What the observer sees -------------------------------------------------------------------------------------------
 
@@ -158,7 +193,7 @@ class Place:
 
     def events(self) -> dict[str, int]:
         """Return how many events of each kind the history has."""
-        return {row.kind: row.n for row in self.rows("SELECT kind, count(*) AS n FROM event GROUP BY kind")}
+        return checks.events(self.direct.engine, self.site.cid)
 
     def let_time_pass(self) -> None:
         """Make leases and pauses of all items end now."""
@@ -177,14 +212,8 @@ class Place:
     # Checks -----------------------------------------------------------------------------------------------------------
 
     def invariants(self, scenario: str) -> list[Finding]:
-        """Look at the views that must be empty at every instant, and at the slots."""
-        views = {
-            "i1_lost": "nothing is lost: a document is neither shown nor waited for",
-            "i2_ahead": "nothing comes from the future",
-            "i5_slots": "slots name live, complete generations",
-        }
-        counts = {view: self.value(f"SELECT count(*) FROM {view}") for view in views}
-        return [Finding(views[view], scenario, f"{n} rows in {view}") for view, n in counts.items() if n]
+        """Look at what must be so at every instant."""
+        return [replace(one, where=scenario) for one in checks.instant(self.direct.engine, self.site.cid)]
 
     def gate_is_free(self, scenario: str) -> list[Finding]:
         """Take the gate as a move would, again and again, until the sessions under test have let go of it."""
@@ -195,68 +224,41 @@ class Place:
                     pass
                 return []
             if time.monotonic() > deadline:
-                return [Finding("a lost client does not hold the gate", scenario, f"held for {GATE_S:.0f} s")]
+                return [broken("a lost client does not hold the gate", scenario, f"held for {GATE_S:.0f} s")]
 
     def nothing_is_held(self, scenario: str) -> list[Finding]:
         """Wait until the server has ended every transaction: of clients that are lost, and of those that stall."""
-        deadline = time.monotonic() + GATE_S
-        while found := self.rows(
-            "SELECT pid, state, wait_event, left(query, 80) AS query FROM pg_stat_activity WHERE datname = "
-            "current_database() AND pid <> pg_backend_pid() AND xact_start IS NOT NULL AND backend_type = 'client "
-            "backend'"
-        ):
-            if time.monotonic() > deadline:
-                return [Finding("no session is left in a transaction", scenario, str(found))]
-            time.sleep(0.02)
-        return []
+        return [replace(one, where=scenario) for one in checks.transactions(self.direct.engine, GATE_S)]
 
     def pool_is_whole(self, scenario: str) -> list[Finding]:
         """Look whether the engine under test has all its connections back."""
         out = self.wired.raw_engine.pool.checkedout()  # type: ignore[attr-defined]
-        return [Finding("the pool gets its connections back", scenario, f"{out} are out")] if out else []
+        return [broken("the pool gets its connections back", scenario, f"{out} are out")] if out else []
 
     def compare(self, scenario: str) -> list[Finding]:
         """Compare table and live indexes, whole, with what was acknowledged; every text is re-embedded."""
-        found = []
-        for place in self.application.compare():
-            for promise, ids in (("lost", place.lost), ("stale", place.stale), ("resurrected", place.resurrected)):
-                found += [Finding(promise, scenario, f"{place.place}: {', '.join(ids[:5])}")] if ids else []
+        judge = self.site.judge(self.recorder)
+        found = at_rest(self.direct.engine, self.site.cid, judge, self.recorder)
         dead = self.value("SELECT count(*) FROM pending WHERE state = 'dead'")
-        found += [Finding("a fault gives no document up", scenario, f"{dead} dead letters")] if dead else []
-        waiting = self.value("SELECT count(*) FROM pending JOIN slot USING (gen)")
-        return found + ([Finding("all work is done after heal", scenario, f"{waiting} items wait")] if waiting else [])
+        found += [Finding("a fault gives no document up", f"{dead} dead letters")] if dead else []
+        return [replace(one, where=scenario) for one in found]
+
+
+def ends_in_our_tree(call: Callable[[], object], scenario: str, *, must_fail: str = "") -> list[Finding]:
+    """Run a call that may fail, but only by an error of the library; ``must_fail``: by what promise it has to."""
+    try:
+        call()
+    except RevectorError:
+        return []
+    except Exception as error:  # noqa: BLE001 - whatever comes here is the finding
+        return [broken("an error is of our tree", scenario, f"{type(error).__module__}: {error!r}"[:300])]
+    return [broken(must_fail, scenario, "no error")] if must_fail else []
 
 
 def _end_idle_sessions_soon(connection: Any, _record: object) -> None:
     with connection.cursor() as cursor:
         cursor.execute(f"SET idle_in_transaction_session_timeout = '{int(IDLE_S * 1_000)}ms'")
     connection.commit()
-
-
-@dataclass
-class Writes:
-    """Draws writes on a place: documents of its own beside the labelled ones, each text like no other."""
-
-    place: Place
-    draw: random.Random
-    number: int = 0
-
-    def text(self) -> str:
-        """Return a text that no other write has."""
-        self.number += 1
-        return f"note{self.number} {self.draw.getrandbits(64):x} written while something failed"
-
-    def some(self, count: int) -> dict[str, str | None]:
-        """Return new texts for documents, new and old ones mixed."""
-        known = sorted(doc_id for doc_id in self.place.application.truth.texts if doc_id >= f"d{LABELLED:06d}")
-        old = self.draw.sample(known, min(len(known), count // 2))
-        new = [f"n{self.draw.getrandbits(40):010x}" for _ in range(count - len(old))]
-        return {doc_id: self.text() for doc_id in [*old, *new]}
-
-    def victim(self) -> Mapping[str, str | None]:
-        """Return the deletion of one document that queries are not labelled with."""
-        known = sorted(doc_id for doc_id in self.place.application.truth.texts if doc_id >= f"d{LABELLED:06d}")
-        return {self.draw.choice(known): None}
 
 
 def until_found(scenarios: Iterable[Callable[[], list[Finding]]]) -> list[Finding]:

@@ -15,8 +15,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
-from evaluation.reliability.faults_place import Finding, Place, Writes
-from evaluation.reliability.project import COLLECTION, NEW
+from evaluation.reliability.actors import Listed
+from evaluation.reliability.checker import Finding
+from evaluation.reliability.faults_place import QUESTION, Place, broken
+from evaluation.reliability.site import COLLECTION, NEW
+from evaluation.reliability.traffic import Writes, do
 from evaluation.reliability.wire import Proxy, State, Toxic
 
 from revector.documents import ingesting
@@ -29,7 +32,6 @@ from revector.registry.control import control
 LIMIT_S = 60.0
 """An operation that takes longer hangs."""
 
-QUESTION = "apple3 pear3"
 PAGE = 10
 """Rows of a page of ingestion here, so that a small source has several."""
 
@@ -40,7 +42,7 @@ class Operation:
 
     name: str
     run: Callable[[], object]
-    writes: Mapping[str, str | None] = field(default_factory=dict)
+    writes: Writes = field(default_factory=dict)
     events: Mapping[str, int] = field(default_factory=dict)
     epochs: int = 0
     page: int = 1 << 30
@@ -98,7 +100,7 @@ class Walk:
     """The operations of one migration, in their order; each is bound to the project that is reached by wire."""
 
     def __init__(self, place: Place, draw: random.Random) -> None:
-        self.place, self._writes, self._draw = place, Writes(place, draw), draw
+        self.place, self._draw = place, draw
         self._migrator = place.wired.migrator(COLLECTION, actor="struck")
         self._documents = place.wired.documents(COLLECTION)
         self._searcher, self._observer = (one.searcher(COLLECTION) for one in (place.wired, place.direct))
@@ -116,29 +118,29 @@ class Walk:
         yield self.retire() if self._draw.random() < 0.5 else self.drop()
         yield self.apply()
 
+    def _written(self, name: str, writes: Writes) -> Operation:
+        return Operation(name, lambda: do(self._documents, writes, self.place.site.text), writes)
+
     def put(self) -> Operation:
         """One document."""
-        ((doc_id, text),) = self._writes.some(1).items()
-        return Operation("put", lambda: self._documents.put(doc_id, str(text)), {doc_id: text})
+        return self._written("put", self.place.some(1))
 
     def put_many(self) -> Operation:
         """Twenty documents in one transaction."""
-        writes = self._writes.some(20)
-        rows = [Document(doc_id, text) for doc_id, text in writes.items()]
-        return Operation("put_many", lambda: self._documents.put_many(rows), writes)
+        return self._written("put_many", self.place.some(20))
 
     def delete(self) -> Operation:
         """One document."""
-        writes = self._writes.victim()
-        return Operation("delete", lambda: self._documents.delete_many(list(writes)), writes)
+        return self._written("delete", self.place.doomed())
 
     def ingest(self) -> Operation:
         """Three pages of a source."""
-        writes = self._writes.some(3 * PAGE)
+        writes, text = self.place.some(3 * PAGE), self.place.site.text
+        source = Listed([Document(doc_id, text(str(token))) for doc_id, token in writes.items()])
 
         def run() -> object:
             with _pages_of(PAGE):
-                return self._documents.ingest(_Source(writes), actor="struck")
+                return self._documents.ingest(source, actor="struck")
 
         return Operation("ingest", run, writes, page=PAGE)
 
@@ -202,15 +204,6 @@ class Walk:
         return Operation("drop", self._migrator.retire, events={"drop": 1})
 
 
-@dataclass
-class _Source:
-    writes: Mapping[str, str | None]
-    name: str = "a source"
-
-    def __iter__(self) -> Iterator[Document]:
-        return (Document(doc_id, text) for doc_id, text in self.writes.items())
-
-
 @contextmanager
 def _pages_of(rows: int) -> Iterator[None]:
     before, ingesting.BATCH_ROWS = ingesting.BATCH_ROWS, rows
@@ -230,10 +223,8 @@ class Striker:
 
     def strike(self, operation: Operation, fault: str, toxic: Toxic) -> list[Finding]:
         """Run an operation under a fault, look, heal, run it again and count its effects."""
-        scenario, truth = f"{fault} × {operation.name}", self.place.application.truth
+        scenario, calls = f"{fault} × {operation.name}", self.place.begin(operation.writes)
         epoch, events = self.place.collection().epoch, self.place.events()
-        for doc_id, text in operation.writes.items():
-            truth.unanswered(doc_id, text)
         self._proxy.arm(toxic)
         running = self._thread.submit(operation.run)
         found = self._while_stalled(running, scenario) if toxic.action == "stall" else []
@@ -249,11 +240,10 @@ class Striker:
         if error is not None:
             self.place.let_time_pass()
             error, raw = _outcome(self._thread.submit(operation.run), scenario)
-            failed = [Finding("after heal the same call succeeds", scenario, repr(error))] if error else []
+            failed = [broken("after heal the same call succeeds", scenario, repr(error))] if error else []
             found += raw + failed + self._repeated(operation, scenario, before)
         if error is None:
-            for doc_id, text in operation.writes.items():
-                truth.acknowledged(doc_id, text)
+            self.place.acknowledge(calls, operation.writes)
         return found + self._effects(operation, scenario, epoch, events)
 
     def _while_stalled(self, running: Future[object], scenario: str) -> list[Finding]:
@@ -271,11 +261,11 @@ class Striker:
         """Look before anything is repaired: done or not done, never half, and nothing held."""
         place = self.place
         found = place.gate_is_free(scenario) + place.pool_is_whole(scenario)
-        done, all_of_it = len(_done(operation, table)), len(operation.writes)
+        done, all_of_it = len(place.shown(operation.writes, table)), len(operation.writes)
         if acknowledged and done < all_of_it:
-            found.append(Finding("lost", scenario, f"{all_of_it - done} of {all_of_it} acknowledged writes"))
+            found.append(broken("lost", scenario, f"{all_of_it - done} of {all_of_it} acknowledged writes"))
         if done % operation.page and done < all_of_it:
-            found.append(Finding("a write is done or not done, never half", scenario, f"{done} of {all_of_it}"))
+            found.append(broken("a write is done or not done, never half", scenario, f"{done} of {all_of_it}"))
         return found + place.invariants(scenario)
 
     def _repeated(
@@ -283,8 +273,8 @@ class Striker:
     ) -> list[Finding]:
         """What was done before the second call keeps its version."""
         after = self.place.texts(list(operation.writes))
-        twice = [doc_id for doc_id in _done(operation, before) if after[doc_id] != before[doc_id]]
-        return [Finding("one intended write, one version", scenario, f"{twice[:5]} changed twice")] if twice else []
+        twice = [doc_id for doc_id in self.place.shown(operation.writes, before) if after[doc_id] != before[doc_id]]
+        return [broken("one intended write, one version", scenario, f"{twice[:5]} changed twice")] if twice else []
 
     def _effects(self, operation: Operation, scenario: str, epoch: int, events: Mapping[str, int]) -> list[Finding]:
         """Compare epoch and history with the one effect that was meant."""
@@ -292,10 +282,10 @@ class Striker:
         new = {kind: now[kind] - events.get(kind, 0) for kind in COUNTED & now.keys()}
         new = {kind: count for kind, count in new.items() if count}
         if new != dict(operation.events):
-            found.append(Finding("one intended step, one event", scenario, f"{new}, not {dict(operation.events)}"))
+            found.append(broken("one intended step, one event", scenario, f"{new}, not {dict(operation.events)}"))
         moved = self.place.collection().epoch - epoch
         if moved != operation.epochs:
-            found.append(Finding("one intended move, one epoch", scenario, f"{moved}, not {operation.epochs}"))
+            found.append(broken("one intended move, one epoch", scenario, f"{moved}, not {operation.epochs}"))
         return found
 
 
@@ -306,26 +296,19 @@ def _outcome(running: Future[object], scenario: str) -> tuple[Exception | None, 
     except (DatabaseUnavailable, GateBusy) as error:
         return error, []
     except RevectorError as error:
-        return error, [Finding("a lost connection is DatabaseUnavailable", scenario, repr(error))]
+        return error, [broken("a lost connection is DatabaseUnavailable", scenario, repr(error))]
     except Exception as error:  # noqa: BLE001 - whatever comes here is the finding
-        return error, [Finding("an error is of our tree", scenario, f"{type(error).__module__}: {error!r}")]
+        return error, [broken("an error is of our tree", scenario, f"{type(error).__module__}: {error!r}")]
     return None, []
 
 
-def _done(operation: Operation, table: Mapping[str, tuple[str | None, int]]) -> list[str]:
-    """Return whose write the table shows."""
-    return [doc_id for doc_id, text in operation.writes.items() if table.get(doc_id, (None, 0))[0] == text]
-
-
-def keep_cutting(place: Place, proxy: Proxy, draw: random.Random) -> list[Finding]:
+def keep_cutting(place: Place, proxy: Proxy) -> list[Finding]:
     """Cut the wire whenever one document is in a worker's hands, more often than a document is tried.
 
     A lost database is no fault of the document: it must not become a dead letter.
     """
-    scenario, operation = "cut again and again × apply", Walk(place, draw).put()
-    operation.run()
-    for doc_id, text in operation.writes.items():
-        place.application.truth.acknowledged(doc_id, text)
+    scenario = "cut again and again × apply"
+    place.put(1)
     for _ in range(2 * work.MAX_ATTEMPTS + 1):
         place.let_time_pass()
         proxy.arm(Toxic(action="close", at="DELETE FROM pending"))
@@ -355,7 +338,7 @@ def strike_all(place: Place, proxy: Proxy, draw: random.Random) -> tuple[list[Fi
         if found:
             return found, striker.fired
     place.settle()
-    found = place.compare("at the end") or keep_cutting(place, proxy, draw)
+    found = place.compare("at the end") or keep_cutting(place, proxy)
     return found, striker.fired
 
 

@@ -14,6 +14,9 @@ Every put has a content of its own (``content`` is a token that no other put has
 | documents | | hits: the document table, whole, after heal |
 | index | | gen, hits: one live index, whole, after heal |
 
+A put that is one of several written together has their number in ``detail["batch"]``; an ``info`` whose process was
+dead by then, and its sessions gone, says so in ``detail["dead"]``.
+
 ``at`` is monotonic: seconds of one clock, or the number of a simulation's step. ``process`` is a session: its answers
 must never go back in time.
 """
@@ -22,6 +25,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -70,11 +74,17 @@ class Record:
 
 
 class Recorder:
-    """Collects records from any number of threads, in the order of its clock."""
+    """Collects records from any number of threads, in the order of its clock; calls are numbered from ``first`` on.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    With ``path`` each record is also appended there in one write, so that what the kernel was told survives SIGKILL.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, *, first: int = 1, path: Path | None = None
+    ) -> None:
         self.records: list[Record] = []
-        self._clock, self._calls, self._lock = clock, itertools.count(1), threading.Lock()
+        self._clock, self._calls, self._lock = clock, itertools.count(first), threading.Lock()
+        self._file = None if path is None else os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
     def invoke(self, op: str, process: str, **facts: Any) -> int:
         """Note that a call begins; return its number."""
@@ -97,6 +107,8 @@ class Recorder:
     def _add(self, call: int, kind: Kind, op: str, process: str, facts: Mapping[str, Any]) -> None:
         with self._lock:
             self.records.append(Record(call, kind, op, process, self._clock(), **facts))
+            if self._file is not None:
+                os.write(self._file, (json.dumps(asdict(self.records[-1]), ensure_ascii=False) + "\n").encode())
 
 
 def save(path: Path, records: Iterable[Record]) -> None:
@@ -110,5 +122,7 @@ def load(path: Path) -> Iterator[Record]:
     """Read a history that ``save`` wrote."""
     with path.open(encoding="utf-8") as file:
         for line in file:
+            if not line.endswith("\n"):
+                return  # killed in the middle of it
             row = json.loads(line)
             yield Record(**{**row, "hits": tuple(Hit(**hit) for hit in row["hits"])})

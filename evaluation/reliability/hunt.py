@@ -8,7 +8,6 @@ with ``--effort``, until one of them reports a broken promise.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import itertools
 import multiprocessing
@@ -29,7 +28,7 @@ import sqlalchemy as sa
 from evaluation.bench.common import Figure
 from evaluation.reliability.arena import database, server
 from evaluation.reliability.bugs import BUGS, Bug, plant
-from evaluation.reliability.pieces import RESULTS, Piece, add_piece
+from evaluation.reliability.pieces import Piece, add_piece, options
 
 from revector.database.engine import make_engine
 from revector.documents.documents import Documents
@@ -38,6 +37,7 @@ from revector.interfaces import Document
 from revector.registry.collections import ensure_collection
 from revector.registry.control import control
 
+MODULE = "evaluation.reliability.hunt"
 HISTORIES, INTERLEAVINGS, ROUNDS = 400, 40, 1
 """What one unit of effort buys of each layer."""
 
@@ -218,12 +218,8 @@ def figures(pieces: Sequence[Piece]) -> list[Figure]:
 
 def main() -> int:
     """Read the command line and hunt; return 1 if a bug got away."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(MODULE, __doc__, seed=20_261_120, results="hunt", effort=1, processes=2)
     parser.add_argument("--only", default=",".join(BUGS), help="names, default: all")
-    parser.add_argument("--effort", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=20_261_120)
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--results", type=Path, default=RESULTS / "hunt.json")
     given = parser.parse_args()
     done: list[Caught] = []
     with ProcessPoolExecutor(given.processes, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
@@ -232,13 +228,9 @@ def main() -> int:
             done.append(one.result())
             by = f"caught by {done[-1].caught_by} after {done[-1].tries}" if done[-1].caught_by else "NOT caught"
             print(f"{len(done):3}/{len(hunts)} {done[-1].name:24} {by}, {done[-1].took_s} s  {done[-1].shown_as[:80]}")
-    order = list(BUGS)
-    piece = {
-        "seed": given.seed,
-        "effort": given.effort,
-        "bugs": [asdict(one) for one in sorted(done, key=lambda one: order.index(one.name))],
-    }
-    return 0 if add_piece(given.results, piece, figures, "evaluation.reliability.hunt") else 1
+    done.sort(key=lambda one: list(BUGS).index(one.name))
+    piece = {"seed": given.seed, "effort": given.effort, "bugs": [asdict(one) for one in done]}
+    return 0 if add_piece(given.results, piece, figures, MODULE) else 1
 
 
 if __name__ == "__main__":

@@ -13,15 +13,12 @@ revector's one store lies in the same database (class A); what only a store outs
 
 from __future__ import annotations
 
-import argparse
-import multiprocessing
 import random
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -33,9 +30,8 @@ from evaluation.bench.common import Figure
 from evaluation.reliability.arena import database, server
 from evaluation.reliability.checker import Finding
 from evaluation.reliability.interleave_actors import cast
-from evaluation.reliability.interleave_checks import check_end, clean_up, heal, look
-from evaluation.reliability.interleave_scene import Scene, SharedEncoders, watched_moves
-from evaluation.reliability.pieces import RESULTS, add_piece
+from evaluation.reliability.interleave_scene import Scene, SharedEncoders, check_end, heal, look, noted_moves
+from evaluation.reliability.pieces import add_piece, in_batches, none, options
 from evaluation.reliability.stepping import Actor, Hang, Killed, Stage, stage
 
 from revector.database.engine import make_engine
@@ -91,7 +87,7 @@ def run_interleavings(
         with (
             tempfile.TemporaryDirectory(prefix="interleave-") as folder,
             plant(engine) if plant else nullcontext(),
-            watched_moves(),
+            noted_moves(),
             stage(engine) as steps,
         ):
             for seed in seeds:
@@ -125,8 +121,7 @@ def _run(steps: Stage, scene: Scene) -> None:
     with _noted(scene, "end"):
         steps.clear()
         heal(scene)
-        check_end(scene, steps.monitor)
-        clean_up(scene)
+        check_end(scene)
 
 
 @contextmanager
@@ -140,7 +135,7 @@ def _noted(scene: Scene, where: str) -> Iterator[None]:
 
 
 def _drive(steps: Stage, scene: Scene) -> None:
-    draw = random.Random(f"schedule {scene.seed}")  # noqa: S311 - a simulation
+    draw = random.Random(f"schedule {scene.seed}")
     burst, kills = draw.choice((1, 2, 4, 12)), draw.choice((0.0, 0.002, 0.006))
     steps.patient = lambda: draw.random() < 0.7
     roles = {steps.enter(role.name, role): role for role in cast(scene)}
@@ -161,7 +156,7 @@ def _drive(steps: Stage, scene: Scene) -> None:
         else:
             steps.step(last)
         if draw.random() < 0.03:
-            look(scene, steps.monitor)
+            look(scene)
 
 
 def _able(steps: Stage, scene: Scene) -> list[Actor] | None:
@@ -213,10 +208,10 @@ def figures(pieces: Sequence[Any]) -> list[Figure]:
     failed = [seed for piece in pieces for seed in piece["failed"]]
     seconds = sum(piece["seconds"] for piece in pieces)
     found.append(Figure("time", round(seconds / 60, 1), "min of one process"))
-    return [*found, Figure("interleavings in which a promise broke", len(failed), "", "0", not failed)]
+    return [*found, none("interleavings in which a promise broke", len(failed), "")]
 
 
-def _batch(at: str, seeds: Sequence[int], bug: str | None) -> tuple[Report, float]:
+def _batch(seeds: Sequence[int], at: str, bug: str | None) -> tuple[Report, float]:
     """Run some seeds in a database of their own; return the report and the seconds that it took."""
     started = time.monotonic()
     plant: Plant | None = None
@@ -230,47 +225,32 @@ def _batch(at: str, seeds: Sequence[int], bug: str | None) -> tuple[Report, floa
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run them and keep the figures; return 1 if a goal was missed or a promise broke."""
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {MODULE}", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seed", type=int, default=1, help="of the first run (default: %(default)s)")
-    parser.add_argument("--count", type=int, default=1_000, help="runs, each with the next seed (default: %(default)s)")
-    parser.add_argument("--processes", type=int, default=1)
+    parser = options(MODULE, __doc__, seed=1, results="interleave", count=1_000, processes=1)
     parser.add_argument("--bug", help="plant a seeded bug; nothing is kept then")
     parser.add_argument("--schedule", action="store_true", help="print the schedule of each run that failed")
-    parser.add_argument("--results", type=Path, default=RESULTS / "interleave.json")
     given = parser.parse_args(argv)
-    seeds = range(given.seed, given.seed + given.count)
-    size = min(BATCH, -(-given.count // given.processes))
-    batches = [seeds[n : n + size] for n in range(0, len(seeds), size)]
-    total, seconds, started = Report(), 0.0, time.monotonic()
-    with (
-        server() as at,
-        ProcessPoolExecutor(given.processes, mp_context=multiprocessing.get_context("spawn")) as pool,
-    ):
+    seeds, size = range(given.seed, given.seed + given.count), min(BATCH, -(-given.count // given.processes))
+    total, seconds = Report(), 0.0
+    with server() as at:
         where = at.render_as_string(hide_password=False)
-        for one in as_completed([pool.submit(_batch, where, batch, given.bug) for batch in batches]):
-            report, took = one.result()
+        for report, took in in_batches(_batch, seeds, size, given.processes, where, given.bug):
             total.add(report)
             seconds += took
-            _tell(report, total.counts["runs"], given, time.monotonic() - started)
+            _tell(report, given.bug, schedule=given.schedule)
     if given.bug is not None:
         print(f"{given.bug}: found in {len(total.failed)} of {given.count} runs")
         return 1 if total.failed else 0
     piece = {"seed": given.seed, "counts": dict(total.counts), "failed": total.failed, "seconds": round(seconds, 1)}
-    piece["findings"] = [f"seed {seed}: {one.promise}: {one.detail}" for seed, one in total.findings[:50]]
+    piece["findings"] = [f"seed {seed}: {one}" for seed, one in total.findings[:50]]
     return 0 if add_piece(given.results, piece, figures, MODULE) else 1
 
 
-def _tell(report: Report, done: int, given: argparse.Namespace, seconds: float) -> None:
-    left = (given.count - done) * seconds / max(1, done)
-    print(f"{done:,} of {given.count:,} runs, {done / seconds:.2f} a second, {left / 60:.0f} min left", flush=True)
+def _tell(report: Report, bug: str | None, *, schedule: bool) -> None:
     for seed in report.failed:
         for finding in [one for of, one in report.findings if of == seed][:5]:
-            print(f"  {finding.promise}: {finding.detail}")
-        planted = f" --bug {given.bug}" if given.bug else ""
-        print(f"  again: python -m {MODULE} --seed {seed} --count 1 --schedule{planted}")
-        if given.schedule:
+            print(f"  {finding}")
+        print(f"  again: python -m {MODULE} --seed {seed} --count 1 --schedule{f' --bug {bug}' if bug else ''}")
+        if schedule:
             print("\n".join(report.schedules[seed]))
 
 

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from evaluation.reliability.interleave_checks import judge
-from evaluation.reliability.interleave_scene import GaveUp, Scene, TinyMigrator, revision
+from evaluation.reliability.interleave_scene import Scene, TinyMigrator, answered, revision
 from evaluation.reliability.stepping import current
+from evaluation.reliability.traffic import NotDone, Writes, do, token_in
 
 from revector.errors import ArchiveError, GateBusy, GenerationGone, SourceError, StateError
 from revector.indexing.worker import Worker
-from revector.interfaces import Document
 from revector.lifecycle import BUILDING, Phase, remaining
 from revector.registry.collections import Collection, Generation
 from revector.serving.searcher import Searcher
@@ -40,7 +39,7 @@ class Role(ABC):
     name: str
 
     def __post_init__(self) -> None:
-        self.random = random.Random(f"{self.scene.seed} {self.name}")  # noqa: S311 - a simulation
+        self.random = random.Random(f"{self.scene.seed} {self.name}")
 
     @abstractmethod
     def __call__(self) -> None:
@@ -72,19 +71,15 @@ class Writer(Role):
             ids = self.random.sample(self.scene.ids, self.random.randint(2, 3) if "many" in what else 1)
             if what == "meta":
                 self._change_metadata(documents, ids[0])
-            elif what.startswith("delete"):
-                with self.scene.writing(self.name, dict.fromkeys(ids)) as told:
-                    told.update(documents.delete_many(ids).versions)
             else:
-                texts = {doc_id: self.scene.content(doc_id, self.random.randint(1, 22)) for doc_id in ids}
-                with self.scene.writing(self.name, {doc_id: token for doc_id, (token, _) in texts.items()}) as told:
-                    made = [Document(doc_id, text) for doc_id, (_, text) in texts.items()]
-                    told.update(documents.put_many(made).versions)
+                writes = dict.fromkeys(ids) if what.startswith("delete") else self.scene.put(*ids)
+                with self.scene.writing(self.name, writes) as told:
+                    told.update(do(documents, writes, self.scene.text))
 
     def _change_metadata(self, documents: Any, doc_id: str) -> None:
         stored = documents.get(doc_id)
         if stored is not None:
-            token = stored.text.partition("x")[0]
+            token = token_in(stored.text)
             with self.scene.writing(self.name, {doc_id: token}) as told:
                 told.update(documents.put(doc_id, stored.text, {"n": self.random.random()}).versions)
 
@@ -97,12 +92,9 @@ class ForeignWriter(Role):
         isolation = self.random.choice(ISOLATION)
         for _ in range(self.random.randint(2, 3)):
             self.pause()
-            writes: dict[str, str | None] = {
-                doc_id: None
-                if self.random.random() < 0.3
-                else self.scene.content(doc_id, self.random.randint(1, 22))[0]
-                for doc_id in self.random.sample(self.scene.ids, self.random.randint(1, 2))
-            }
+            writes: dict[str, str | None] = {}
+            for doc_id in self.random.sample(self.scene.ids, self.random.randint(1, 2)):
+                writes |= {doc_id: None} if self.random.random() < 0.3 else self.scene.put(doc_id)
             by_update = self.random.random() < 0.5
             with self.scene.writing(self.name, writes) as told:
                 for _ in range(FOREIGN_ATTEMPTS):
@@ -114,9 +106,9 @@ class ForeignWriter(Role):
                             raise
                         self.scene.counts["transactions that PostgreSQL asked to repeat"] += 1
                 else:
-                    raise GaveUp
+                    raise NotDone
 
-    def _transaction(self, isolation: str, writes: dict[str, str | None], *, by_update: bool) -> dict[str, int]:
+    def _transaction(self, isolation: str, writes: Writes, *, by_update: bool) -> dict[str, int]:
         told: dict[str, int] = {}
         with self.scene.engine.connect().execution_options(isolation_level=isolation) as connection, connection.begin():
             if self.random.random() < 0.6:  # from here on it has a snapshot
@@ -126,7 +118,7 @@ class ForeignWriter(Role):
                 values = {
                     "cid": self.scene.cid,
                     "id": doc_id,
-                    "text": None if token is None else self.scene.texts[token],
+                    "text": token and self.scene.text(token),
                 }
                 statement = _DELETE if token is None else _UPDATE if by_update else _INSERT
                 version = connection.scalar(sa.text(statement), values)
@@ -253,7 +245,7 @@ class Asking(Role):
                 self.scene.counts["queries refused"] += 1
                 continue
             with actor.at_once():
-                judge(self.scene, call, self.name, question, answer, by=by)
+                answered(self.scene, call, self.name, question, answer, by=by)
 
 
 class Time(Role):

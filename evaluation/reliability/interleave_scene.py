@@ -6,7 +6,7 @@ import random
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache
@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from evaluation.reliability.checker import Finding
+from evaluation.reliability import checks, judge
+from evaluation.reliability.checker import Finding, check
 from evaluation.reliability.history import Recorder
+from evaluation.reliability.moves_seen import watched_moves
 from evaluation.reliability.stepping import Stage, current
+from evaluation.reliability.traffic import Writes, recorded, text_of, token_of
 from evaluation.reliability.truth import Truth
 
 from revector.documents.documents import Documents
@@ -27,17 +30,18 @@ from revector.gate.gate import GateVerdict
 from revector.indexing.chunking import make_chunker
 from revector.indexing.encoding import Encoders
 from revector.indexing.worker import Worker
-from revector.interfaces import Chunk, Chunker, NoProgress, Vectors
-from revector.lifecycle import Outcome
+from revector.interfaces import Chunker, NoProgress
+from revector.lifecycle import Outcome, Phase
 from revector.migration.migrator import Migrator
 from revector.migration.settings import MigratorSettings
 from revector.migration.target import Standing
 from revector.registry import moves, sharding, verdicts, work
 from revector.registry.collections import Collection, Generation, ensure_collection, read_collection, read_generation
-from revector.registry.control import Control, control, take_lease
-from revector.serving.searcher import Searcher
+from revector.registry.control import control, take_lease
+from revector.serving.searcher import Answer, Searcher
 from revector.spec import Chunking, IndexSpec, ModelSpec, Revision
 
+MOST_WORDS = 22
 MODELS = 3
 WINDOWS_HOURS = (48.0, 48.0, 48.0, 1e-9)
 """Mostly the usual window; one of a few microseconds is over by the next statement."""
@@ -62,13 +66,11 @@ def revision(number: int) -> Revision:
 
 
 class SharedEncoders(Encoders):
-    """Encoders of all runs of a process, with chunkers and what they gave: runs write the same few hundred texts."""
+    """Encoders of all runs of a process, and their chunkers."""
 
     def __init__(self) -> None:
         super().__init__(lambda model: load_encoder(model, root=Path()))
         self._chunkers: dict[Chunking, Chunker] = {}
-        self._chunks: dict[tuple[Chunking, str], list[Chunk]] = {}
-        self._vectors: dict[tuple[ModelSpec, Chunking, str], Vectors] = {}
 
     def chunker_of(self, generation: Generation) -> Chunker:
         """Return the chunker of a generation; the hashing encoders share one tokenizer."""
@@ -76,20 +78,6 @@ class SharedEncoders(Encoders):
         if chunking not in self._chunkers:
             self._chunkers[chunking] = make_chunker(chunking, self.fresh(generation.spec.model).tokenizer)
         return self._chunkers[chunking]
-
-    def chunks(self, spec: Revision, text: str) -> list[Chunk]:
-        """Cut a text as a revision must, worked out without the library."""
-        key = spec.chunking, text
-        if key not in self._chunks:
-            self._chunks[key] = Truth.of(spec).chunks(text)
-        return self._chunks[key]
-
-    def vectors(self, spec: Revision, text: str) -> Vectors:
-        """Embed the chunks of a text as a revision must: float32 ``(chunks, 8)``."""
-        key = spec.model, spec.chunking, text
-        if key not in self._vectors:
-            self._vectors[key] = Truth.of(spec).vectors([chunk.text for chunk in self.chunks(spec, text)])
-        return self._vectors[key]
 
 
 class Unlabelled(Evidence):
@@ -130,15 +118,16 @@ class TinyMigrator(Migrator):
 
 
 class Scene:
-    """What the actors of one run share. ``texts``: content token → text; ``puts``: document → tokens ever put."""
+    """What the actors of one run share. ``puts``: document → tokens ever put."""
 
     def __init__(self, stage: Stage, seed: int, folder: Path, encoders: SharedEncoders) -> None:
         self.stage, self.seed, self.folder, self.encoders = stage, seed, folder, encoders
         self.engine, self.name = stage.engine, f"c{seed}_{uuid.uuid4().hex[:6]}"
-        self.random = random.Random(f"scene {seed}")  # noqa: S311 - a simulation
+        self.random = random.Random(f"scene {seed}")
         self.recorder = Recorder(lambda: float(stage.steps))
-        self.texts: dict[str, str] = {}
         self.puts: dict[str, list[str]] = {}
+        others = [own(revision(number).revision) for number in range(MODELS)]
+        self.judge = judge.Judge(own, self.text, lambda doc_id, _: self.puts.get(doc_id, ())[::-1], others)
         self.counts: Counter[str] = Counter()
         self.findings: list[Finding] = []
         self.building: str | None = None
@@ -160,35 +149,25 @@ class Scene:
 
     # Writes -----------------------------------------------------------------------------------------------------------
 
-    def content(self, doc_id: str, words: int) -> tuple[str, str]:
-        """Make a content that no other put has, every word of which names it; return its token and text."""
-        token = f"t{len(self.texts)}"
-        self.texts[token] = " ".join(f"{token}x{n}" for n in range(words))
-        self.puts.setdefault(doc_id, []).append(token)
-        return token, self.texts[token]
+    def text(self, token: str) -> str:
+        """Return the text of a put."""
+        return text_of(token, MOST_WORDS)
+
+    def put(self, *doc_ids: str) -> dict[str, str | None]:
+        """Return new contents for documents."""
+        for doc_id in doc_ids:
+            made = self.puts.setdefault(doc_id, [])
+            made.append(token_of(doc_id, self.seed, len(made)))
+        return {doc_id: self.puts[doc_id][-1] for doc_id in doc_ids}
 
     @contextmanager
-    def writing(self, process: str, writes: Mapping[str, str | None]) -> Iterator[dict[str, int]]:
-        """Record writes of documents (None: a delete); the block fills in the versions that it was told."""
-        calls = {doc_id: ("delete" if token is None else "put", token) for doc_id, token in writes.items()}
-        begun = {
-            doc_id: self.recorder.invoke(op, process, doc_id=doc_id, content=token)
-            for doc_id, (op, token) in calls.items()
-        }
-        versions: dict[str, int] = {}
-        try:
-            yield versions
-        except BaseException as error:
-            end = self.recorder.fail if isinstance(error, GaveUp) else self.recorder.info
-            for doc_id, call in begun.items():
-                end(call, calls[doc_id][0], process, doc_id=doc_id)
-            if isinstance(error, GaveUp):
-                self.counts["refused writes"] += 1
-                return
-            raise
-        self.counts["writes"] += len(writes)
-        for doc_id, call in begun.items():
-            self.recorder.ok(call, calls[doc_id][0], process, doc_id=doc_id, version=versions.get(doc_id))
+    def writing(self, process: str, writes: Writes) -> Iterator[dict[str, int]]:
+        """Record writes of documents; the block fills in the versions that it was told."""
+        done = False
+        with recorded(self.recorder, process, writes, survives=()) as told:
+            yield told
+            done = True
+        self.counts["writes" if done else "refused writes"] += len(writes) if done else 1
 
     # Moves ------------------------------------------------------------------------------------------------------------
 
@@ -224,9 +203,9 @@ class Scene:
     def open(self) -> None:
         """Bring the collection to where the actors meet it."""
         for doc_id in self.random.sample(self.ids, self.random.randint(2, len(self.ids))):
-            token, text = self.content(doc_id, self.random.randint(2, 20))
-            with self.writing("opening", {doc_id: token}) as told:
-                told.update(self.documents().put(doc_id, text).versions)
+            writes = self.put(doc_id)
+            with self.writing("opening", writes) as told:
+                told.update(self.documents().put(doc_id, self.text(str(writes[doc_id]))).versions)
         live, then = self.random.choices(OPENINGS, (1, 3, 3, 4, 4))[0]
         for number in range(live):
             self._build(revision(number), "live")
@@ -281,76 +260,21 @@ def _shards(engine: sa.Engine, gen: int) -> list[sharding.Shard]:
         return sharding.read_shards(connection, gen)
 
 
-class GaveUp(Exception):
-    """A foreign writer was told to repeat its transaction too often: it did nothing."""
-
-
-# What a move saw ------------------------------------------------------------------------------------------------------
-
-_WAITING = """
-SELECT count(*) AS waiting, count(w.gen) AS waived
-FROM pending p LEFT JOIN waiver w ON (w.gen, w.doc_id, w.version) = (p.gen, p.doc_id, p.version) WHERE p.gen = :gen
-"""
-_PROVED = """
-SELECT coalesce((SELECT passed FROM gate_result WHERE gen = :gen AND kind = 'verify' ORDER BY id DESC LIMIT 1), false)
-  AS verified,
-  coalesce((SELECT passed FROM gate_result WHERE gen = :gen AND kind = 'recall' ORDER BY id DESC LIMIT 1), false)
-  AS recalled
-"""
-
-
-def _before(control: Control, gen: int | None) -> dict[str, Any]:
-    collection = control.collection
-    proved = control.connection.execute(sa.text(_PROVED), {"gen": gen}).one()
-    over = control.scalar(
-        "SELECT clock_timestamp() >= rollback_deadline FROM collection WHERE cid = :cid", cid=collection.cid
-    )
-    return {
-        "old": collection.active_gen,
-        "verified": proved.verified,
-        "recalled": proved.recalled,
-        "forced": False,
-        "taken_over": control.token is not None
-        and control.token != control.scalar("SELECT token FROM lease WHERE cid = :cid", cid=collection.cid),
-        "deadline_passed": bool(over),
-    }
-
-
-def _gen_of(name: str, control: Control, arguments: Sequence[Any]) -> int | None:
-    if name == "swap":
-        return int(arguments[0].gen)
-    return control.collection.building_gen if name == "abort" else control.collection.standby_gen
+def own(revision_id: str) -> Truth:
+    """Return what a revision must make of texts."""
+    return Truth.of(revision(int(revision_id[1:])))
 
 
 @contextmanager
-def watched_moves() -> Iterator[None]:
-    """Note what each move finds in its own transaction, by SQL of ours, whatever the move itself tests."""
-    names = ("register", "swap", "rollback", "retire", "abort")
-    originals = {name: getattr(moves, name) for name in names}
+def noted_moves() -> Iterator[None]:
+    """Note what each move finds in its own transaction, for ``Scene.move``."""
 
-    def watched(name: str) -> Callable[..., Any]:
-        def run(control: Control, *arguments: Any, **options: Any) -> Any:
-            with _quiet():
-                gen = _gen_of(name, control, arguments)
-                seen = _before(control, gen) | {"given_up": bool(options.get("now"))}
-            made = originals[name](control, *arguments, **options)
-            # After it: workers go on under the gate, but nothing can be added there.
-            with _quiet():
-                seen |= control.connection.execute(sa.text(_WAITING), {"gen": gen}).one()._mapping
-            if name == "register":
-                gen = made.gen
-            _noted.facts = {"gen": gen, "epoch": control.collection.epoch + 1, "detail": seen}
-            return made
+    def note(facts: dict[str, Any]) -> None:
+        del facts["op"]
+        _noted.facts = facts
 
-        return run
-
-    for name in names:
-        setattr(moves, name, watched(name))
-    try:
+    with watched_moves(note, quiet=_quiet):
         yield
-    finally:
-        for name, original in originals.items():
-            setattr(moves, name, original)
 
 
 @contextmanager
@@ -361,3 +285,73 @@ def _quiet() -> Iterator[None]:
     else:
         with actor.at_once():
             yield
+
+
+# What a run is judged by ----------------------------------------------------------------------------------------------
+
+_STANDBY = """
+SELECT c.standby_gen, count(d.doc_id) FILTER (WHERE p.gen IS NULL AND l.version IS DISTINCT FROM d.version
+  AND NOT (d.deleted AND coalesce(l.deleted, true)))
+FROM collection c LEFT JOIN document d ON d.cid = c.cid
+LEFT JOIN ledger l ON l.gen = c.standby_gen AND l.doc_id = d.doc_id
+LEFT JOIN pending p ON p.gen = c.standby_gen AND p.doc_id = d.doc_id AND p.version >= d.version
+WHERE c.cid = :cid AND c.standby_gen IS NOT NULL GROUP BY c.standby_gen
+"""
+_SERVED = """
+SELECT d.doc_id FROM document d JOIN ledger l ON l.gen = :gen AND l.doc_id = d.doc_id
+WHERE d.cid = :cid AND NOT d.deleted AND NOT l.deleted AND l.version > d.tombstone_version
+"""
+
+
+def look(scene: Scene) -> None:
+    """Check what is true at every instant, and sample the standby generation."""
+    scene.counts["instants at which the invariant views were read"] += 1
+    scene.findings += checks.instant(scene.engine, scene.cid)
+    with scene.engine.connect() as connection:
+        for gen, missing in connection.execute(sa.text(_STANDBY), {"cid": scene.cid}):
+            call = scene.recorder.invoke("standby", "monitor")
+            scene.recorder.ok(call, "standby", "monitor", gen=gen, detail={"missing": missing})
+
+
+def answered(scene: Scene, call: int, process: str, question: str, answer: Answer, *, by: str) -> None:
+    """Record an answer in the step of its search: what had to be found is read from the database as it is now."""
+    with scene.engine.connect() as connection:
+        served = set(connection.scalars(sa.text(_SERVED), {"gen": answer.generation, "cid": scene.cid}))
+    if (shown := {hit.id for hit in answer.hits}) != served:
+        where = f"query {call} ({by}) of generation {answer.generation}"
+        scene.found("lost", f"{where} shows {sorted(shown)}, searchable were {sorted(served)}")
+    scene.counts["queries"] += 1
+    scene.recorder.ok(call, "query", process, **scene.judge.answer(question, answer, by=by, whole=True))
+
+
+def heal(scene: Scene) -> None:
+    """Let time pass and one worker drain; finish a backfill that was left, so that every live index can be compared."""
+    with scene.engine.begin() as connection:
+        connection.execute(
+            sa.text(
+                "UPDATE pending SET lease_until = NULL, due_at = clock_timestamp() FROM generation g WHERE g.gen = "
+                "pending.gen AND g.cid = :cid"
+            ),
+            {"cid": scene.cid},
+        )
+    migrator = TinyMigrator(scene, "healer")
+    collection, live = scene.slots()
+    building = live.get(collection.building_gen or -1)
+    if building is not None and building.phase == Phase.PROVISIONED:
+        migrator.run("backfill", building.revision)
+    for generation in live.values():
+        migrator._catch_up.drain(generation, until=0)
+
+
+def check_end(scene: Scene) -> None:
+    """Compare the document table and every live index, whole, with what was put; judge the history; drop the indexes.
+
+    The run's rows stay, under a collection that nobody asks for.
+    """
+    look(scene)
+    scene.findings += judge.look(scene.engine, scene.cid, scene.judge, scene.recorder, exact=False)
+    scene.findings += check(scene.recorder.records)
+    names = sa.text("SELECT physical_name FROM generation WHERE cid = :cid AND NOT dropped")
+    with scene.engine.begin() as connection:
+        for name in connection.scalars(names, {"cid": scene.cid}).all():
+            connection.exec_driver_sql(f"DROP TABLE IF EXISTS {name}")

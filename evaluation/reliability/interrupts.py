@@ -24,10 +24,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evaluation.bench.common import Figure, machine, write
+from evaluation.reliability import checks
 from evaluation.reliability.arena import database, server
+from evaluation.reliability.history import Recorder
+from evaluation.reliability.judge import look
+from evaluation.reliability.site import NEW, Shape, Site
+from evaluation.reliability.traffic import first, token_of
 
 from revector.cli import main as main_of_cli
-from revector.cli import run
 from revector.config import load_project
 from revector.errors import StateError
 
@@ -79,12 +83,12 @@ def _apart(act: Callable[[Path], object], root: Path) -> None:
         finally:
             os._exit(status)
     if os.waitpid(pid, 0)[1]:
-        raise SystemExit(f"{act.__name__} failed")
+        raise SystemExit("what was done apart failed: see above")
 
 
 COMMANDS: dict[str, Command] = {
     "watch": Command(("status", "--watch", "--json", "--every", "0.2"), 2.0),
-    "upgrade": Command(("upgrade", "b200"), 4.0, _abort),
+    "upgrade": Command(("upgrade", NEW), 4.0, _abort),
     "worker": Command(("worker",), 2.0),
     "ingest": Command(("ingest", "more.jsonl"), 2.0),
     "serve": Command(("serve", "--port", str(PORT)), 3.0),
@@ -176,58 +180,36 @@ class _Started:
 
 
 @contextmanager
-def place() -> Iterator[Path]:
+def place() -> Iterator[Site]:
     """Make a small project with a served revision and another to migrate to."""
     with server() as at, database(at) as url, tempfile.TemporaryDirectory(prefix="revector-interrupts-") as folder:
-        root = Path(folder)
-        settings = ["drain_s = 0", "[collections.docs]", "shards = 2", 'qrels = "labels"']
-        (root / "revector.toml").write_text("\n".join([f"database_url = {json.dumps(url)}", *settings]) + "\n")
-        (root / "migrations" / "docs").mkdir(parents=True)
-        for revision, parent, seed in (("a100", None, ""), ("b200", "a100", ":seed2")):
-            (root / "migrations" / "docs" / f"{revision}.py").write_text(
-                f'"""{revision}"""\nfrom revector import Gate, ModelSpec\nrevision = {revision!r}\ndown_revision = '
-                f'{parent!r}\nmodel = ModelSpec(name="hashing{seed}", dim=64)\n'
-                "gate = Gate(max_drop=1.0, min_queries=20)\n"
-            )
-        lines = [json.dumps({"_id": f"d{n:05d}", "text": f"apple{n} pear{n} words here"}) for n in range(DOCUMENTS)]
-        (root / "docs.jsonl").write_text("\n".join(lines))
-        (root / "more.jsonl").write_text("\n".join(line.replace("words", "other words") for line in lines))
-        (root / "labels" / "qrels").mkdir(parents=True)
-        queries = [json.dumps({"_id": f"q{n}", "text": f"apple{n} pear{n}"}) for n in range(60)]
-        (root / "labels" / "queries.jsonl").write_text("\n".join(queries))
-        judged = "".join(f"q{n}\td{n:05d}\t1\n" for n in range(60))
-        (root / "labels" / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + judged)
-        os.chdir(root)
-        _apart(_serve_first, root)
-        yield root
+        site = Site(Path(folder) / "project", url, Shape(DOCUMENTS, 60, 64))
+        lines = [json.dumps({"_id": doc_id, "text": site.text(_more(doc_id))}) for doc_id in site.ids]
+        (site.folder / "more.jsonl").write_text("\n".join(lines))
+        os.chdir(site.folder)
+        _apart(lambda _: site.begin(Recorder()), site.folder)
+        yield site
 
 
-def _serve_first(root: Path) -> None:
-    for words in (["init"], ["ingest", "docs.jsonl"], ["upgrade", "a100"]):
-        if run([*words, "--project", str(root)]):
-            raise SystemExit(f"{words} failed")
+def _more(doc_id: str) -> str:
+    return token_of(doc_id, "more", 1)
 
 
-def sound(root: Path) -> list[str]:
-    """Return what is wrong with the project after the runs: an invariant, or no way to finish."""
-    _abort(root)
-    project = load_project(root)
-    worker = project.worker()
+def sound(site: Site) -> list[str]:
+    """Return what is wrong with the project after the runs: an invariant, an index, or no way to finish."""
+    _abort(site.folder)
+    worker = site.project.worker()
     while worker.drain():
         pass
-    with project.engine.connect() as connection:
-        views = ("i1_lost", "i2_ahead", "i5_slots", "i13_unwaived")
-        rows = {view: connection.exec_driver_sql(f"SELECT count(*) FROM {view}").scalar_one() for view in views}
-    found = [f"{count} rows in {view}" for view, count in rows.items() if count]
-    if not project.verify("docs", reembed=0).passed:
-        found.append("verify found an index that does not equal the documents")
-    project.engine.dispose()
-    return found
+    judge = site.judge(lambda doc_id, _: (first(doc_id), _more(doc_id)))
+    found = checks.instant(site.engine, site.cid) + look(site.engine, site.cid, judge, Recorder())
+    site.close()
+    return [str(one) for one in found]
 
 
 def stress(root: Path, names: list[str], runs: int, seed: int) -> list[Found]:
     """Interrupt ``runs`` runs, the commands in turns, each at a random instant of its time."""
-    draw = random.Random(seed)  # noqa: S311 - instants, no secret
+    draw = random.Random(seed)
     found = []
     for n in range(runs):
         name = names[n % len(names)]
@@ -250,9 +232,9 @@ def main() -> int:
     # Started in the background by a shell, this ignores SIGINT, and so would every program that it starts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     before = machine()
-    with place() as root:
-        found = stress(root, chosen.commands, chosen.runs, chosen.seed)
-        disorder = sound(root)
+    with place() as site:
+        found = stress(site.folder, chosen.commands, chosen.runs, chosen.seed)
+        disorder = sound(site)
     command = " ".join(["python -m evaluation.reliability.interrupts", *sys.argv[1:]])
     return write(chosen.output, command, before, figures(found, disorder))
 

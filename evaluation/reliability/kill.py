@@ -11,7 +11,6 @@ retired, and the next one begins. Kills that a migration was too fast for are le
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
 import signal
@@ -20,20 +19,24 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evaluation.reliability.application import Application, Difference, wait_until
-from evaluation.reliability.drivers import DAG_ID, Cli, Dag, Driver, finish
-from evaluation.reliability.project import COLLECTION, corpus, make_project, remove_project
-from evaluation.reliability.report import write
-from evaluation.reliability.victims import VICTIMS, Site, Victim
+from evaluation.bench.common import Figure
+from evaluation.reliability.application import Application
+from evaluation.reliability.checks import wait_until
+from evaluation.reliability.drivers import DAG, DAG_ID, Cli, Dag, Driver, finish
+from evaluation.reliability.history import Recorder
+from evaluation.reliability.pieces import Piece, add_piece, none, options
+from evaluation.reliability.site import COLLECTION, Shape, Site
+from evaluation.reliability.victims import VICTIMS, Host, Victim
 
 from revector.local.up import airflow_of, services
 
+MODULE = "evaluation.reliability.kill"
 DOCUMENTS = 2_000
 LIMIT_S = 300.0
 FIRST_GUESS_S = {"upgrade": 20.0, "dag": 120.0}
@@ -63,7 +66,7 @@ class Trial:
     lasted_s: float = 0.0
     through_s: float = 0.0
     reruns: list[str] = field(default_factory=list)
-    differences: list[Difference] = field(default_factory=list)
+    findings: list[str] = field(default_factory=list)
     application: dict[str, int] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
 
@@ -74,38 +77,37 @@ class Trial:
 
     def __str__(self) -> str:
         kills = "; ".join(f"{k.target} in {k.phase} ({k.killed}), back {k.back_s:.1f} s" for k in self.kills)
-        wrong = [f"{d.place}: {len(d.lost)}/{len(d.stale)}/{len(d.resurrected)}" for d in self.differences]
-        return f"{kills}; through {self.through_s:.1f} s later, reruns {self.reruns}; {wrong} {self.errors}"
+        return f"{kills}; through {self.through_s:.1f} s later, reruns {self.reruns}; {self.findings} {self.errors}"
 
 
-def trial(site: Site, application: Application, driver: Driver, plan: Iterable[tuple[str, float]]) -> Trial:
+def trial(host: Host, application: Application, driver: Driver, plan: Iterable[tuple[str, float]]) -> Trial:
     """Run one migration and kill each target of ``plan`` after its pause, until the migration is through."""
-    done, before, said = Trial(driver.name), Counter(application.truth.counts), len(application.truth.errors)
+    done, before = Trial(driver.name), len(application.recorder.records)
     with application.running():
         driver.start()
-        wait_until(lambda: driver.care() or site.phase() != "none", LIMIT_S, "the migration is registered")
+        wait_until(lambda: driver.care() or host.phase() != "none", LIMIT_S, "the migration is registered")
         started = killed = time.monotonic()
         for target, pause_s in plan:
-            victim, due = VICTIMS[target](site, driver), time.monotonic() + pause_s
-            if not _is_due(victim, due, driver, site):
+            victim, due = VICTIMS[target](host, driver), time.monotonic() + pause_s
+            if not _is_due(victim, due, driver, host):
                 break
-            done.kills.append(Kill(target, round(pause_s, 2), site.phase(), victim.kill()))
+            done.kills.append(Kill(target, round(pause_s, 2), host.phase(), victim.kill()))
             killed = time.monotonic()
             _recover(victim, driver, target)
             done.kills[-1].back_s = round(time.monotonic() - killed, 1)
         finish(driver)
         done.lasted_s, done.through_s = round(time.monotonic() - started, 1), round(time.monotonic() - killed, 1)
     application.settle()
-    done.reruns, done.differences = list(driver.reruns), application.compare()
-    done.application = dict(Counter(application.truth.counts) - before)
-    done.errors = application.truth.errors[said:]
+    done.reruns, done.findings = list(driver.reruns), [str(one) for one in application.compare()]
+    counts, done.errors = application.counts(before)
+    done.application = dict(counts)
     return done
 
 
-def _is_due(victim: Victim, due: float, driver: Driver, site: Site) -> bool:
+def _is_due(victim: Victim, due: float, driver: Driver, host: Host) -> bool:
     """Wait for the moment, and for the victim to be there; False if the migration is through before."""
     while time.monotonic() < due or not victim.there():
-        if driver.care() or site.phase() == "live":
+        if driver.care() or host.phase() == "live":
             return False
         time.sleep(0.05)
     return True
@@ -119,32 +121,36 @@ def _recover(victim: Victim, driver: Driver, target: str) -> None:
     wait_until(is_back, LIMIT_S, f"{target} is back")
 
 
-def undo(site: Site, driver: Driver) -> None:
+def undo(host: Host, driver: Driver) -> None:
     """Make the old revision live again and drop the new index, so that the same migration can run again."""
-    migrator = site.project.migrator(COLLECTION, actor="trial")
+    migrator = host.site.project.migrator(COLLECTION, actor="trial")
     migrator.rollback("the trial is over")
     migrator.retire("the trial is over", now=True)
     driver.forget()
 
 
 @contextmanager
-def running_site(documents: int, *, airflow: bool, seed: int) -> Iterator[tuple[Site, Application]]:
+def running_site(documents: int, *, airflow: bool, seed: int) -> Iterator[tuple[Host, Application]]:
     """Make a project and everything that runs for it; at the end nothing of it is left."""
-    with tempfile.TemporaryDirectory(prefix="revector-kill-", ignore_cleanup_errors=True) as folder:
-        root = Path(folder)
-        root.chmod(0o755)  # PostgreSQL is another user where root runs this
-        project = make_project(root / "project", documents=documents)
-        try:
-            with ExitStack() as stack:
-                supervisor = stack.enter_context(services(project))
-                home = airflow_of(project, 0) if airflow else None
-                if home is not None:
-                    stack.callback(home.stop)
-                    home.start(dags=[DAG_ID])
-                texts = {one.id: str(one.text) for one in corpus(documents)}
-                yield Site(project, supervisor, home), Application(project, texts, seed=seed)
-        finally:
-            remove_project(project)
+    settings = "drain_s = 0\n[encoder]\nthreads = 1\n"
+    # Wide, so that loading and indexing last.
+    shape = Shape(documents, min(60, documents // 2), 512, 256, 32, 240, "IndexSpec()", settings, "shards = 4\n")
+    with (
+        tempfile.TemporaryDirectory(prefix="revector-kill-", ignore_cleanup_errors=True) as folder,
+        ExitStack() as stack,
+    ):
+        Path(folder).chmod(0o755)  # PostgreSQL is another user where root runs this
+        site, recorder = Site(Path(folder) / "project", None, shape), Recorder()
+        stack.callback(site.remove)
+        (site.folder / "dags").mkdir()
+        (site.folder / "dags" / "migrate.py").write_text(DAG)
+        site.begin(recorder)
+        supervisor = stack.enter_context(services(site.project))
+        home = airflow_of(site.project, 0) if airflow else None
+        if home is not None:
+            stack.callback(home.stop)
+            home.start(dags=[DAG_ID])
+        yield Host(site, supervisor, home), Application(site, recorder, seed=seed)
 
 
 def run(targets: list[str], repeats: int, kills: int, seed: int, documents: int, results: Path) -> bool:
@@ -152,36 +158,65 @@ def run(targets: list[str], repeats: int, kills: int, seed: int, documents: int,
 
     Returns whether every figure is as promised.
     """
-    draw, holds = random.Random(seed), True  # noqa: S311 - moments, not secrets
+    draw, holds = random.Random(seed), True
     by_dag = any(target in BY_DAG for target in targets)
-    record: dict[str, Any] = {"targets": targets, "repeats": repeats, "kills": kills, "seed": seed}
-    record |= {"documents": documents, "migrations": []}
-    with running_site(documents, airflow=by_dag, seed=seed) as (site, application):
+    piece: dict[str, Any] = {"targets": targets, "repeats": repeats, "kills": kills, "seed": seed}
+    piece |= {"documents": documents, "migrations": []}
+    with running_site(documents, airflow=by_dag, seed=seed) as (host, application):
         for kind in sorted({target in BY_DAG for target in targets}):
-            driver: Driver = Dag(site) if kind else Cli(site)
+            driver: Driver = Dag(host) if kind else Cli(host)
             left = [target for _ in range(repeats) for target in targets if (target in BY_DAG) is kind]
             lasts = [FIRST_GUESS_S[driver.name]]
             while left:
                 most_s = 2 * statistics.median(lasts) / (kills + 1)
-                done = trial(site, application, driver, [(one, draw.uniform(0, most_s)) for one in left[:kills]])
-                undo(site, driver)
+                done = trial(host, application, driver, [(one, draw.uniform(0, most_s)) for one in left[:kills]])
+                undo(host, driver)
                 lasts.append(done.quiet_s)
                 del left[: len(done.kills)]
                 print(f"{len(left):3} kills left; {done}", flush=True)
-                record["migrations"].append(asdict(done))
-                holds = write(results, record)
+                piece["migrations"].append(asdict(done))
+                holds = add_piece(results, piece, figures, MODULE)
     return holds
+
+
+def figures(pieces: Sequence[Piece]) -> list[Figure]:
+    """Return kills, recovery times and what was wrong."""
+    found, trials = [], [trial for piece in pieces for trial in piece["migrations"]]
+    kills = [kill for trial in trials for kill in trial["kills"]]
+    for target in dict.fromkeys(target for piece in pieces for target in piece["targets"]):
+        wanted = max(piece["repeats"] for piece in pieces if target in piece["targets"])
+        back = [kill["back_s"] for kill in kills if kill["target"] == target]
+        found.append(Figure(f"{target}: kills", len(back), "kills", f"≥ {wanted}", len(back) >= wanted))
+        found += _times(f"{target}: back after a kill", back)
+    found += [Figure(f"kills in phase {phase}", n, "kills") for phase, n in Counter(k["phase"] for k in kills).items()]
+    hit = [trial for trial in trials if trial["kills"]]
+    for driver in sorted({trial["driver"] for trial in hit}):
+        through = [trial["through_s"] for trial in hit if trial["driver"] == driver]
+        found += _times(f"{driver}: through after the last kill", through)
+    found.append(Figure("migrations that were hit, and finished", len(hit), "migrations"))
+    counts = sum((Counter(trial["application"]) for trial in trials), Counter[str]())
+    broken = Counter(finding.partition(":")[0] for trial in trials for finding in trial["findings"])
+    zeros = {f"documents {what}": broken[what] for what in ("lost", "stale", "resurrected")}
+    zeros |= {"wrong model": broken["wrong model"], "findings in all": broken.total()}
+    zeros |= {what: counts[what] for what in ("query failed", "write failed")}
+    found += [none(what, n, "count") for what, n in zeros.items()]
+    for what in ("put", "delete", "query"):
+        found.append(Figure(f"acknowledged: {what}", counts[what], "operations", "> 0", counts[what] > 0))
+    refused = ("query refused: database down", "write refused: database down")
+    return found + [Figure(what, counts[what], "operations") for what in refused]
+
+
+def _times(what: str, seconds: Sequence[float]) -> list[Figure]:
+    if not seconds:
+        return []
+    median = round(statistics.median(seconds), 2)
+    return [Figure(f"{what}, median", median, "s"), Figure(f"{what}, longest", max(seconds), "s")]
 
 
 def main() -> int:
     """Read the command line and run."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = options(MODULE, __doc__, seed=20_261_120, results="kill", repeats=10, kills=3, documents=DOCUMENTS)
     parser.add_argument("--targets", default=",".join(VICTIMS), help="any of %(default)s")
-    parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--kills", type=int, default=3, help="at most so many in one migration, default %(default)s")
-    parser.add_argument("--seed", type=int, default=20_261_120)
-    parser.add_argument("--documents", type=int, default=DOCUMENTS)
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "kill.json")
     given = parser.parse_args()
     targets = given.targets.split(",")
     if unknown := set(targets) - set(VICTIMS):

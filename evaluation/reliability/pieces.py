@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import json
+import multiprocessing
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,6 +25,36 @@ Piece = Mapping[str, Any]
 def not_run(name: str) -> Figure:
     """Return the figure of what no piece has tried: it holds for nothing, and the report lists it."""
     return Figure(name, NOT_RUN, "")
+
+
+def none(name: str, count: int, unit: str = "findings") -> Figure:
+    """Return the figure of what may not be found even once."""
+    return Figure(name, count, unit, "0", count == 0)
+
+
+def options(module: str, doc: str | None, *, seed: int, results: str, **numbers: int) -> argparse.ArgumentParser:
+    """Return the command line that layers share: ``--seed``, ``--results``, and whole numbers with their defaults."""
+    made = argparse.ArgumentParser(
+        prog=f"python -m {module}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name, default in {"seed": seed, **numbers}.items():
+        made.add_argument(f"--{name}", type=int, default=default, help="default: %(default)s")
+    made.add_argument("--results", type=Path, default=RESULTS / f"{results}.json", help="default: %(default)s")
+    return made
+
+
+def in_batches(run: Callable[..., Any], seeds: range, size: int, processes: int, *given: Any) -> Iterator[Any]:
+    """Run batches of seeds in processes of their own; yield what each returns, and print how fast they go."""
+    started, done = time.monotonic(), 0
+    batches = [seeds[at : at + size] for at in range(0, len(seeds), size)]
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        futures = {pool.submit(run, batch, *given): batch for batch in batches}
+        for future in as_completed(futures):
+            yield future.result()
+            done += len(futures[future])
+            rate = done / (time.monotonic() - started)
+            left_s = (len(seeds) - done) / rate
+            print(f"{done:,} of {len(seeds):,}, {rate:.2f} a second, {left_s:.0f} s left", flush=True)
 
 
 def add_piece(path: Path, piece: Piece, figures: Callable[[Sequence[Piece]], Sequence[Figure]], module: str) -> bool:

@@ -26,85 +26,38 @@ SEED = 20_261_120
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One layer: the command that runs it, and its options in either size."""
+    """One layer: the command that runs it, what it says of itself, and its options in either size."""
 
     name: str
-    module: str
+    results: str
     says: str
     short: str
     long: str
-    results: str
     seeded: bool = True
+
+    @property
+    def module(self) -> str:
+        """The command, which is called as its results are."""
+        return f"evaluation.reliability.{self.results}"
 
 
 LAYERS = (
-    Layer(
-        "L0",
-        "evaluation.reliability.model",
-        "The protocol as an exhaustive model: every interleaving of a small world, and each guard taken away",
-        "--size short",
-        "--size long",
-        "model",
-        seeded=False,
-    ),
-    Layer(
-        "L1",
-        "evaluation.reliability.simulate",
-        "The real code, call by call, on a real PostgreSQL with a clock that can be set, against an oracle",
-        "--count 300",
-        "--count 20000 --processes 2",
-        "simulate",
-    ),
-    Layer(
-        "L2",
-        "evaluation.reliability.interleave",
-        "The real code, statement by statement, in random interleavings of writers, workers, queries and moves",
-        "--count 60",
-        "--count 2500 --processes 2",
-        "interleave",
-    ),
-    Layer(
-        "L3",
-        "evaluation.reliability.crashes",
-        "SIGKILL of real processes, at every named point and at random, and of PostgreSQL",
-        "--mode points --count 60",
-        "--mode random --count 600",
-        "crashes",
-    ),
-    Layer(
-        "L4",
-        "evaluation.reliability.faults",
-        "Faults on the SQL wire, in encoders, clocks and on full disks",
-        "--rounds 1",
-        "--rounds 10",
-        "faults",
-    ),
-    Layer(
-        "L5",
-        "evaluation.reliability.checker",
-        "The checker that reads recorded histories, itself tested with broken ones",
-        "--bench",
-        "--bench",
-        "checker",
-        seeded=False,
-    ),
-    Layer(
-        "L6",
-        "evaluation.reliability.soak",
-        "A soak: writers, queries, migrations, rollbacks and kills all at once, every answer checked",
-        "--seconds 30",
-        "--seconds 600",
-        "soak",
-    ),
-    Layer(
-        "L7",
-        "evaluation.reliability.hunt",
-        "32 seeded bugs, each planted into the real code, SQL or model, and which layer saw it",
-        "--effort 1",
-        "--effort 10",
-        "hunt",
-    ),
-)
+    Layer("L0", "model", "The protocol as an exhaustive model: every interleaving of a small world, and each guard "
+          "taken away", "--size short", "--size long", seeded=False),
+    Layer("L1", "simulate", "The real code, call by call, on a real PostgreSQL with a clock that can be set, against "
+          "an oracle", "--count 300", "--count 20000 --processes 2"),
+    Layer("L2", "interleave", "The real code, statement by statement, in random interleavings of writers, workers, "
+          "queries and moves", "--count 60", "--count 2500 --processes 2"),
+    Layer("L3", "crashes", "SIGKILL of real processes, at every named point and at random, and of PostgreSQL",
+          "--mode points --count 60", "--mode random --count 600"),
+    Layer("L4", "faults", "Faults on the SQL wire, in encoders, clocks and on full disks", "--rounds 1", "--rounds 10"),
+    Layer("L5", "checker", "The checker that reads recorded histories, itself tested with broken ones", "--bench",
+          "--bench", seeded=False),
+    Layer("L6", "soak", "A soak: writers, queries, migrations, rollbacks and kills all at once, every answer checked",
+          "--seconds 30", "--seconds 600"),
+    Layer("L7", "hunt", "32 seeded bugs, each planted into the real code, SQL or model, and which layer saw it",
+          "--effort 1", "--effort 10"),
+)  # fmt: skip
 
 
 def main() -> int:

@@ -8,23 +8,20 @@ a real PostgreSQL; see ``simulation``. ``--seed S --count 1`` repeats one. What 
 
 from __future__ import annotations
 
-import argparse
-import multiprocessing
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from evaluation.bench.common import Figure
 from evaluation.reliability.arena import database, server
 from evaluation.reliability.bugs import BUGS, plant
-from evaluation.reliability.pieces import RESULTS, Piece, add_piece
+from evaluation.reliability.pieces import Piece, add_piece, in_batches, none, options
 from evaluation.reliability.simulation import Finding, run_histories
 
+MODULE = "evaluation.reliability.simulate"
 BATCH = 250
 """Histories that share a database: more of them slow its catalogue down."""
 
@@ -54,7 +51,7 @@ def figures(pieces: Sequence[Piece]) -> Iterator[Figure]:
     histories = sum(piece["histories"] for piece in pieces)
     broken = sum(len(piece["findings"]) for piece in pieces)
     yield Figure("simulated histories", histories, "histories", f"≥ {GOAL:,}", histories >= GOAL)
-    yield Figure("histories that broke a promise", broken, "histories", "0", broken == 0)
+    yield none("histories that broke a promise", broken, "histories")
     for name, says in COUNTED.items():
         yield Figure(says, sum(piece["tally"].get(name, 0) for piece in pieces), "")
 
@@ -62,19 +59,11 @@ def figures(pieces: Sequence[Piece]) -> Iterator[Figure]:
 def run(seed: int, count: int, processes: int, bug: str | None) -> dict[str, Any]:
     """Run the histories of ``count`` seeds from ``seed`` on, printing what they find and how fast they go."""
     started, done, tally, findings = time.monotonic(), 0, Counter[str](), list[Finding]()
-    batches = [range(at, min(at + BATCH, seed + count)) for at in range(seed, seed + count, BATCH)]
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-        futures: list[Future[Any]] = [pool.submit(run_batch, batch, bug) for batch in batches]
-        for future in as_completed(futures):
-            histories, did, found = future.result()
-            done, findings = done + histories, findings + found
-            tally.update(did)
-            for finding in found:
-                command = f"python -m evaluation.reliability.simulate --seed {finding.seed} --count 1"
-                print(f"{finding}\nrepeat it: {command}")
-            rate = done / (time.monotonic() - started)
-            left = f"{rate:.1f}/s, {(count - done) / rate:.0f} s left"
-            print(f"{done:,} of {count:,} histories, {len(findings)} broken, {left}", flush=True)
+    for histories, did, found in in_batches(run_batch, range(seed, seed + count), BATCH, processes, bug):
+        done, findings = done + histories, findings + found
+        tally.update(did)
+        for finding in found:
+            print(f"{finding}\nrepeat it: python -m {MODULE} --seed {finding.seed} --count 1")
     return {
         "seed": seed,
         "histories": done,
@@ -88,16 +77,12 @@ def run(seed: int, count: int, processes: int, bug: str | None) -> dict[str, Any
 
 def main() -> int:
     """Read the command line and run; return 1 if a promise broke."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--count", type=int, default=1_000)
-    parser.add_argument("--processes", type=int, default=2)
+    parser = options(MODULE, __doc__, seed=1, results="simulate", count=1_000, processes=2)
     parser.add_argument("--bug", choices=[bug.name for bug in BUGS.values() if "L1" in bug.layers])
-    parser.add_argument("--results", type=Path, default=RESULTS / "simulate.json", help="default: %(default)s")
     given = parser.parse_args()
     piece = run(given.seed, given.count, given.processes, given.bug)
     if given.bug is None and given.count > 1:
-        add_piece(given.results, piece, lambda pieces: list(figures(pieces)), "evaluation.reliability.simulate")
+        add_piece(given.results, piece, lambda pieces: list(figures(pieces)), MODULE)
     return 1 if piece["findings"] else 0
 
 

@@ -95,7 +95,7 @@ def run_histories(
 
 def run_history(at: Place, seed: int) -> Finding | None:
     """Draw a history and run it; return the promise that it breaks, if any."""
-    chance = random.Random(seed)  # noqa: S311 - a simulation
+    chance = random.Random(seed)
     beginning = chance.choice((*BEGINNINGS, *OFTEN))
     count = chance.choice(STEPS)
     return _run(at, seed, beginning, (draw(chance) for _ in range(10 * count)), count)

@@ -13,9 +13,6 @@ and the window's history is checked, so that memory is bounded however long it t
 from __future__ import annotations
 
 import argparse
-import ctypes
-import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -24,32 +21,29 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import psutil
+import sqlalchemy as sa
+from evaluation.reliability import checks
 from evaluation.reliability.arena import server
-from evaluation.reliability.checker import Finding
+from evaluation.reliability.checker import check
+from evaluation.reliability.crash_postgres import Outages
+from evaluation.reliability.forks import End, Forks, Notes
+from evaluation.reliability.history import Hit, Record, Recorder, load, save
+from evaluation.reliability.judge import look
 from evaluation.reliability.pieces import RESULTS, add_piece
-from evaluation.reliability.soak_checks import judge_window, rest, tidy
-from evaluation.reliability.soak_moves import control
+from evaluation.reliability.site import COLLECTION, Shape, Site
 from evaluation.reliability.soak_report import CHAOS, Outcome, Plan, figures, piece_of
-from evaluation.reliability.soak_roles import Load, ask, end_backends, sample, work, write
-from evaluation.reliability.soak_site import Site, make_site
+from evaluation.reliability.traffic import waited_for
 from evaluation.temporary import owned
 
-from revector import embedded
 from revector.database.engine import make_engine, upgrade_schema
-
-if TYPE_CHECKING:
-    from multiprocessing.context import ForkProcess
 
 MODULE = "evaluation.reliability.soak"
 PAUSE_S = 0.3, 4.0
-JOIN_S = 90.0
+JOIN_S, HEAL_S = 90.0, 120.0
 LAST_MOVE_S = 10.0
 """How long a move may go on after its window; then its controller is killed, as at any other moment."""
 
@@ -57,55 +51,61 @@ MOST_WINDOWS = 10_000
 MOST_TIMES = 12
 """So many times its seconds a soak may take until it has met what it was to meet."""
 
-DIES_WITH_PARENT = 1
-"""PR_SET_PDEATHSIG of prctl(2)."""
+HOT_SHARE = 0.009
+"""Evidence of a gate lapses when 1 % of the documents changed, so writers have a hot set, as applications have."""
+
+OBSERVER = 10**12
+"""Where the observer's calls begin, above those of all children."""
 
 
-def soak(database_url: str, plan: Plan, restart: Callable[[], None] | None = None) -> Outcome:
-    """Run a soak on a database that has our tables; ``restart`` kills its postmaster and starts it again.
+def shape_of(documents: int) -> Shape:
+    """Return the shape of a soak's project."""
+    index = 'IndexSpec(kind="hnsw", m=8, ef_construction=32, ef_search=10)'
+    few = "drain_s = 1\n", "shards = 2\n"
+    return Shape(documents, min(60, documents // 2), 24, 24, 4, 70, index, *few)
 
-    Processes are forked, so a bug planted in this process is in all of them.
-    """
+
+def soak(database_url: str, plan: Plan, restart: Callable[[], object] | None = None, bug: str | None = None) -> Outcome:
+    """Run a soak on a database that has our tables; ``restart`` kills its postmaster and starts it again."""
     root = owned(Path(tempfile.mkdtemp(prefix="revector-soak-")))
     try:
-        site, state = make_site(root, database_url, plan.documents)
-        return Soak(site, plan, restart).run({doc_id: list(value) for doc_id, value in state.items()})
+        site, written = Site(root / "project", database_url, shape_of(plan.documents)), Recorder()
+        site.begin(written)
+        with Forks(0) as forks:
+            forks.open(site, bug)
+            forks.run("drain", limit_s=JOIN_S)  # from here on it is ready
+            puts = [one for one in written.records if one.op == "put" and one.kind == "ok"]
+            state = {str(one.doc_id): Hit(str(one.doc_id), str(one.content), one.version or 0) for one in puts}
+            return Soak(forks, site, plan, restart).run(state)
     finally:
         shutil.rmtree(root, ignore_errors=True)
 
 
 class Soak:
-    """The parent of all processes. It opens no connection itself and has no thread, so that it may fork at any time."""
+    """The parent of all processes, and their observer."""
 
-    def __init__(self, site: Site, plan: Plan, restart: Callable[[], None] | None) -> None:
-        self._site, self._plan, self._restart = site, plan, restart
-        self._draw = random.Random(plan.seed)  # noqa: S311 - moments, not secrets
-        self._forking, self._numbers = multiprocessing.get_context("fork"), iter(range(1, 10**6))
-        self._outcome, self._moves = Outcome(), site.root / "moves.jsonl"
-        self._workers: list[ForkProcess] = []
-        self._judges: list[tuple[Path, ForkProcess]] = []
+    def __init__(self, forks: Forks, site: Site, plan: Plan, restart: Callable[[], object] | None) -> None:
+        self._forks, self._site, self._plan, self._restart = forks, site, plan, restart
+        self._draw, self._outcome, self._notes = random.Random(plan.seed), Outcome(), Notes()
+        self._hot, self._moves = max(8, int(HOT_SHARE * plan.documents)), site.folder / "moves.jsonl"
+        self._ends: dict[int, End] = {}
+        self._workers: list[int] = []
 
-    def run(self, state: Mapping[str, Sequence[Any]]) -> Outcome:
-        """Run windows until the plan is fulfilled; return what was found. No process is left behind."""
+    def run(self, state: Mapping[str, Hit]) -> Outcome:
+        """Run windows until the plan is fulfilled; return what was found."""
         started, out = time.monotonic(), self._outcome
-        try:
-            self._workers = [self._start(work, self._site) for _ in range(self._plan.workers)]
-            for window in range(1, MOST_WINDOWS):
-                state = self._window(window, state)
-                out.seconds = round(time.monotonic() - started, 1)
-                self._count_moves()
-                self._say(window)
-                if not state or self._is_done():
-                    break
-            for folder, judge in self._judges:
-                self._judged(folder, judge)
-            tidied = self._site.root / "tidied.json"
-            self._join(self._start(tidy, self._site, tidied))
-            out.garbage = json.loads(tidied.read_text()) if tidied.exists() else {}
-        finally:
-            for process in self._forked():
-                process.kill()
-                process.join()
+        self._workers = [self._forks.start("work") for _ in range(self._plan.workers)]
+        for window in range(1, MOST_WINDOWS):
+            state = self._window(window, state)
+            out.seconds = round(time.monotonic() - started, 1)
+            self._count_moves()
+            self._say(window)
+            if not state or self._is_done():
+                break
+        project = self._site.project
+        time.sleep(2 * project.settings.drain_s)
+        waited_for(lambda: project.migrator(COLLECTION, actor="soak").retire_due())
+        out.garbage = _garbage(self._site)
         return out
 
     def _is_done(self) -> bool:
@@ -119,88 +119,74 @@ class Soak:
             return True
         return out.seconds >= plan.seconds and not left
 
-    def _window(self, window: int, state: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[Any]]:
+    def _window(self, window: int, state: Mapping[str, Hit]) -> Mapping[str, Hit]:
         """Run one window and rest; return the documents as they stand then, or none if they did not heal."""
-        plan, folder = self._plan, self._site.root / f"window-{window}"
-        folder.mkdir()
-        (folder / "before.json").write_text(json.dumps(state))
-        left_s = plan.seconds - self._outcome.seconds
-        load = Load(
-            window=window,
-            seed=plan.seed,
-            until=time.monotonic() + (left_s if 0 < left_s < 1.5 * plan.window_s else plan.window_s),
-            writes_per_s=plan.writes_per_s,
-            sessions=plan.sessions,
-            queries_per_s=plan.queries_per_s,
-            query_sessions=plan.query_sessions,
-            before={doc_id: str(content) for doc_id, (content, _) in state.items()},
-        )
-        processes = self._start_load(load, folder)
-        self._disturb(load, self._start_controller(load, 0))
-        for process in processes:
-            self._join(process)
-        looks = self._start(rest, self._site, next(self._numbers), window, folder)
-        self._join(looks, 2 * JOIN_S)
-        found = json.loads((folder / "rest.json").read_text()) if (folder / "rest.json").exists() else {"problems": []}
-        self._outcome.problems += found["problems"]
-        self._outcome.sizes += [found["sizes"]] if "sizes" in found else []
-        self._outcome.memory_mib.append(round(psutil.Process(self._workers[0].pid).memory_info().rss / 2**20, 1))
-        kept = plan.keep / f"revector-soak-{plan.seed}-{window}.jsonl"
-        self._judges.append((folder, self._start(judge_window, folder, self._moves, kept)))
-        while len(self._judges) > 1:
-            self._judged(*self._judges.pop(0))
-        rested: Mapping[str, Sequence[Any]] = found.get("state", {})
+        plan, left_s = self._plan, self._plan.seconds - self._outcome.seconds
+        until = time.monotonic() + (left_s if 0 < left_s < 1.5 * plan.window_s else plan.window_s)
+        self._notes = Notes(Recorder(first=OBSERVER + window * 100))
+        self._notes.recorder.records += _as_puts(state.values())
+        load = self._start_load(window, state, until)
+        self._disturb(window, until)
+        for child in load:
+            self._await(child)
+        healed = waited_for(lambda: self._heal(window))
+        rested = waited_for(lambda: self._judge(window)) if healed else {}
+        oldest = self._forks.oldest()
+        self._outcome.memory_mib.append(round(oldest.memory_info().rss / 2**20, 1) if oldest else 0.0)
         return rested
 
     # Processes --------------------------------------------------------------------------------------------------------
 
-    def _start(self, body: Callable[..., None], *given: Any) -> ForkProcess:
-        process = self._forking.Process(target=_child, args=(body, *given), name=body.__name__, daemon=True)
-        process.start()
-        return process
+    def _start_load(self, window: int, state: Mapping[str, Hit], until: float) -> list[int]:
+        plan, start, hot = self._plan, self._forks.start, self._site.ids[-self._hot :]
+        shared = {"window": window, "hot": self._hot, "until": until}
+        gone = [doc_id for doc_id in hot if doc_id not in state]
+        before = {doc_id: state[doc_id].content for doc_id in hot if doc_id in state}
+        asking = {"before": before, "sessions": plan.query_sessions, "per_s": plan.queries_per_s}
+        load = [start("ask", **shared, **asking) for _ in range(plan.query_processes)]
+        load.append(start("sample", until=until))
+        if plan.writes_per_s:
+            load.append(start("write_hot", **shared, gone=gone, sessions=plan.sessions, per_s=plan.writes_per_s))
+        if "backend" in plan.chaos:
+            load.append(start("end_backends", seed=f"{plan.seed} {window}", every_s=plan.chaos_every_s, until=until))
+        return load
 
-    def _start_load(self, load: Load, folder: Path) -> list[ForkProcess]:
-        number, site = self._numbers, self._site
-        processes = (
-            [self._start(write, site, load, next(number), folder / "write-1.jsonl")] if load.writes_per_s else []
-        )
-        processes += [
-            self._start(ask, site, load, next(number), folder / f"ask-{n}.jsonl")
-            for n in range(self._plan.query_processes)
-        ]
-        processes.append(self._start(sample, site, load, next(number), folder / "sample.jsonl"))
-        if "backend" in self._plan.chaos:
-            every_s = self._plan.chaos_every_s
-            processes.append(self._start(end_backends, site, load, every_s, folder / "backends.ended"))
-        return processes
+    def _await(self, child: int, limit_s: float = JOIN_S, *, killed: bool = False) -> None:
+        """Wait until a child has ended, taking in the notes of all that do; it is killed after its time."""
+        deadline = time.monotonic() + limit_s
+        while child not in self._ends:
+            if time.monotonic() > deadline:
+                self._forks.kill(child)
+                deadline = float("inf")
+            self._listen(0.2)
+        end = self._ends[child]
+        if end.status and not (killed and end.killed):
+            self._outcome.problems.append(f"the process {child} ended with {self._notes.said(end)}")
 
-    def _start_controller(self, load: Load, life: int) -> ForkProcess:
-        seed = f"{load.seed} {load.window} {life}"
-        return self._start(control, self._site, seed, self._moves, load.until, self._plan.move_every_s)
-
-    def _join(self, process: ForkProcess, limit_s: float = JOIN_S, ends: Sequence[int] = (0,)) -> None:
-        process.join(limit_s)
-        if process.exitcode is None:
-            process.kill()
-            process.join()
-        if process.exitcode not in ends:
-            self._outcome.problems.append(f"the process {process.name} ended with {process.exitcode}")
-
-    def _forked(self) -> list[ForkProcess]:
-        return [*self._workers, *(judge for _, judge in self._judges), *multiprocessing.active_children()]  # type: ignore[list-item]
+    def _listen(self, limit_s: float) -> None:
+        end = self._forks.next_end(limit_s)
+        if end is not None:
+            self._ends[end.child] = end
+            self._notes.read(self._site, end)
 
     # Chaos ------------------------------------------------------------------------------------------------------------
 
-    def _disturb(self, load: Load, controller: ForkProcess) -> None:
+    def _disturb(self, window: int, until: float) -> None:
         """Kill, stop and restart at random until the window ends; then wake everybody and wait for the controller."""
         plan, lives = self._plan, 0
+
+        def control() -> int:
+            seed = f"{plan.seed} {window} {lives}"
+            return self._forks.start("controller", seed=seed, until=until, every_s=plan.move_every_s)
+
+        controller = control()
         every: dict[str, float] = {kind: plan.chaos_every_s for kind in ("kill", "pause") if kind in plan.chaos}
         if "postmaster" in plan.chaos and self._restart is not None:
             every["postmaster"] = plan.postmaster_every_s
         due = {kind: time.monotonic() + self._draw.expovariate(1 / seconds) for kind, seconds in every.items()}
         stopped: dict[int, float] = {}
-        while (now := time.monotonic()) < load.until:
-            time.sleep(min(0.05, load.until - now))
+        while (now := time.monotonic()) < until:
+            self._listen(min(0.05, until - now))
             self._wake(stopped, time.monotonic())
             for kind in [kind for kind, at in due.items() if at <= time.monotonic()]:
                 due[kind] = time.monotonic() + self._draw.expovariate(1 / every[kind])
@@ -212,55 +198,70 @@ class Soak:
                 elif self._draw.random() < 0.5 and len(self._workers) > 1:
                     number = self._draw.randrange(1, len(self._workers))
                     self._kill(self._workers[number], "workers")
-                    self._workers[number] = self._start(work, self._site)
+                    self._workers[number] = self._forks.start("work")
                 else:
                     self._kill(controller, "controllers")
                     lives += 1
-                    controller = self._start_controller(load, lives)
+                    controller = control()
         self._wake(stopped, float("inf"))
-        controller.join(LAST_MOVE_S)
-        if controller.exitcode is None:
-            self._kill(controller, "controllers")
-        self._join(controller, ends=(0, -signal.SIGKILL))
+        self._await(controller, LAST_MOVE_S, killed=True)
 
-    def _kill(self, process: ForkProcess, what: str) -> None:
-        process.kill()
-        process.join()
+    def _kill(self, child: int, what: str) -> None:
+        self._forks.kill(child)
+        self._await(child, killed=True)
         self._outcome.chaos[f"{what} killed"] += 1
 
     def _stop(self, stopped: dict[int, float]) -> None:
         worker = self._draw.choice(self._workers)
-        assert worker.pid is not None
-        os.kill(worker.pid, signal.SIGSTOP)
-        stopped[worker.pid] = time.monotonic() + self._draw.uniform(*PAUSE_S)
+        self._forks.kill(worker, signal.SIGSTOP)
+        stopped[worker] = time.monotonic() + self._draw.uniform(*PAUSE_S)
         self._outcome.chaos["workers stopped for seconds"] += 1
 
     def _wake(self, stopped: dict[int, float], now: float) -> None:
-        for pid in [pid for pid, until in stopped.items() if until <= now]:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
-            del stopped[pid]
+        for child in [child for child, until in stopped.items() if until <= now]:
+            self._forks.kill(child, signal.SIGCONT)
+            del stopped[child]
 
-    # What was found ---------------------------------------------------------------------------------------------------
+    # At rest ----------------------------------------------------------------------------------------------------------
 
-    def _judged(self, folder: Path, judge: ForkProcess) -> None:
-        """Take in what a window's history says, and delete it."""
-        judge.join()
-        if not (folder / "judged.json").exists():
-            self._outcome.problems.append(f"the history of {folder.name} could not be checked: see above")
-            return
-        found, out = json.loads((folder / "judged.json").read_text()), self._outcome
-        out.counts.update(found["counts"])
-        out.errors.update(found["errors"])
-        out.chaos["backends ended"] += found["backends ended"]
-        out.lags += found["lags"]
-        out.findings += [one for pair in found["findings"] if (one := Finding(*pair)) not in out.findings]
-        shutil.rmtree(folder)
+    def _heal(self, window: int) -> bool:
+        """Wait until the live lane is empty and nobody is in a transaction; what is left after ``HEAL_S`` is said."""
+        give_up = time.monotonic() + HEAL_S
+        while time.monotonic() < give_up:
+            with self._site.engine.begin() as connection:
+                if not connection.scalar(sa.text(_WAITING)) and not connection.scalar(sa.text(_BUSY)):
+                    return True
+                # What a killed worker had leased would be due after a minute: leases save work, they protect nothing.
+                connection.execute(
+                    sa.text("UPDATE pending SET lease_until = NULL WHERE attempts > 0 AND state = 'due'")
+                )
+            time.sleep(0.5)
+        with self._site.engine.connect() as connection:
+            left = connection.execute(sa.text("SELECT * FROM pending LIMIT 3")).all()
+        self._outcome.problems.append(f"window {window}: not healed within {HEAL_S:g} s, such as {left}")
+        return False
+
+    def _judge(self, window: int) -> Mapping[str, Hit]:
+        """Compare indexes and documents, whole, and check the window's history; of one with findings it is kept."""
+        site, recorder, out = self._site, self._notes.recorder, self._outcome
+        noted = len(recorder.records)
+        found = look(site.engine, site.cid, site.judge(recorder), recorder, roles=("active", "standby"))
+        out.problems += [f"window {window}: {one}" for one in checks.instant(site.engine, site.cid)]
+        out.sizes.append(_sizes(site))
+        moves = list(load(self._moves)) if self._moves.exists() else []
+        records = sorted([*recorder.records, *moves], key=lambda record: record.at)
+        found += check(records)
+        for record in recorder.records[:noted]:
+            out.count(record)
+        out.findings += [one for one in found if one not in out.findings]
+        if found:
+            save(self._plan.keep / f"revector-soak-{self._plan.seed}-{window}.jsonl", records)
+        [table] = [one for one in recorder.records if one.op == "documents" and one.kind == "ok"]
+        return {hit.doc_id: hit for hit in table.hits}
 
     def _count_moves(self) -> None:
-        records = [json.loads(line) for line in self._moves.read_text().splitlines()] if self._moves.exists() else []
-        done = [one for one in records if one["kind"] != "invoke"]
-        self._outcome.moves = Counter(f"{one['op']} {one['kind']}" for one in done)
+        records = load(self._moves) if self._moves.exists() else ()
+        self._outcome.moves = Counter(f"{one.op} {one.kind}" for one in records if one.kind != "invoke")
         refusals = self._moves.with_suffix(".errors")
         lines = refusals.read_text().splitlines() if refusals.exists() else []
         self._outcome.refusals = Counter(line.partition(":")[0] for line in lines)
@@ -277,28 +278,56 @@ class Soak:
         )
 
 
-def _child(body: Callable[..., None], *given: Any) -> None:
-    """Be a child that Ctrl-C leaves to its parent, and that nothing leaves behind."""
-    ctypes.CDLL(None).prctl(DIES_WITH_PARENT, signal.SIGKILL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    body(*given)
+_WAITING = "SELECT count(*) FROM pending p JOIN slot s USING (gen) WHERE s.role <> 'building'"
+_BUSY = """
+SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND
+backend_type = 'client backend' AND state <> 'idle'
+"""
+_END_LEASES = "UPDATE pending SET lease_until = NULL WHERE attempts > 0 AND state = 'due'"
+_SIZES = """
+SELECT CASE WHEN relid = ANY(SELECT relid FROM pg_partition_tree('ledger')) THEN 'ledger'
+            WHEN relname IN ('document', 'pending', 'event') THEN relname ELSE 'live indexes' END AS what,
+  sum(pg_total_relation_size(relid)) AS bytes, sum(n_dead_tup) AS dead FROM pg_stat_user_tables
+WHERE relname IN ('document', 'pending', 'event') OR relid = ANY(SELECT relid FROM pg_partition_tree('ledger'))
+  OR relname IN (SELECT g.physical_name FROM slot s JOIN generation g USING (gen)) GROUP BY 1
+"""
+_ENDED_INDEXES = """
+SELECT count(*) FROM pg_tables WHERE schemaname = 'revector' AND tablename LIKE 'idx\\_%' AND
+tablename NOT IN (SELECT physical_name FROM generation g JOIN slot s USING (gen))
+"""
+
+
+def _as_puts(state: Iterable[Hit]) -> Iterable[Record]:
+    """Yield what there was before a window, as puts."""
+    for number, hit in enumerate(state, 1):
+        yield Record(-number, "invoke", "put", "before", 0.0, doc_id=hit.doc_id, content=hit.content)
+        yield Record(-number, "ok", "put", "before", 0.0, doc_id=hit.doc_id, version=hit.version)
+
+
+def _sizes(site: Site) -> dict[str, int]:
+    """Return the bytes of the tables that a soak could make grow, live indexes together, and their dead rows."""
+    with site.engine.connect() as connection:
+        rows = connection.execute(sa.text(_SIZES)).all()
+    return {f"size of {row.what}": int(row.bytes) for row in rows} | {"dead rows": sum(int(row.dead) for row in rows)}
+
+
+def _garbage(site: Site) -> dict[str, int]:
+    """Count what ended generations have left behind."""
+    ended = "gen NOT IN (SELECT gen FROM slot)"
+    with site.engine.connect() as connection:
+        found = {
+            f"{table} rows of ended generations": connection.scalar(
+                sa.text(f"SELECT count(*) FROM {table} WHERE {ended}")
+            )
+            for table in ("pending", "ledger", "shard", "part")
+        }
+        found["index tables of ended generations"] = connection.scalar(sa.text(_ENDED_INDEXES))
+        kept = set(connection.scalars(sa.text(f"SELECT path FROM part WHERE NOT {ended}")))
+    files = [path for path in site.project.archive.rglob("*") if path.is_file() and str(path) not in kept]
+    return {name: int(count or 0) for name, count in found.items()} | {"archive files of ended generations": len(files)}
 
 
 # The command line -----------------------------------------------------------------------------------------------------
-
-
-def restarter(url: Any) -> Callable[[], None]:
-    """Return what kills the postmaster of an embedded server with SIGKILL and starts it again."""
-    state = Path(str(url.query["host"])).parents[1]
-
-    def restart() -> None:
-        pid = embedded.status(state).pid
-        if pid is not None:
-            os.kill(pid, signal.SIGKILL)
-        embedded.ensure_running(state)
-
-    return restart
 
 
 def _plan(given: argparse.Namespace) -> Plan:
@@ -345,17 +374,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     # A crash of the server, unlike one of the machine, loses nothing that was handed to the system's cache.
-    with ExitStack() as stack:
-        url = stack.enter_context(server(synchronous_commit="on"))
+    with server(synchronous_commit="on") as url:
         database_url = url.render_as_string(hide_password=False)
-        if given.bug:
-            from evaluation.reliability.bugs import plant
-
-            engine = make_engine(database_url)
-            upgrade_schema(engine)
-            stack.enter_context(plant(given.bug, engine))
-            engine.dispose()
-        outcome = soak(database_url, _plan(given), restarter(url))
+        engine = make_engine(database_url)
+        upgrade_schema(engine)
+        engine.dispose()
+        outcome = soak(database_url, _plan(given), Outages(url).postmaster, given.bug)
     for one in outcome.findings[:20]:
         print(f"  {one.promise}: {one.detail}")
     for problem in outcome.problems[:20]:

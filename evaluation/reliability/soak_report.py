@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from evaluation.bench.common import Figure
 from evaluation.reliability.checker import Finding
-from evaluation.reliability.pieces import Piece
-from evaluation.reliability.soak_checks import percentile
+from evaluation.reliability.history import Record
+from evaluation.reliability.pieces import Piece, none
 
 CHAOS = ("kill", "pause", "backend", "postmaster")
 CHECKED_QUERIES = 1_000_000
@@ -67,6 +68,20 @@ class Outcome:
     sizes: list[Mapping[str, int]] = field(default_factory=list)
     garbage: Mapping[str, int] = field(default_factory=dict)
 
+    def count(self, record: Record) -> None:
+        """Count one record of a window."""
+        if record.op == "backend ended":
+            self.chaos["backends ended"] += 1
+        if record.process == "before" or record.kind == "invoke":
+            return
+        if record.op == "standby":
+            self.lags += record.detail["lags"]
+        if record.op != "standby" or record.gen is not None:
+            self.counts[f"{record.op} {record.kind}"] += 1
+        self.counts["queries checked"] += record.op == "query" and record.kind == "ok" and bool(record.hits)
+        if record.detail.get("error") and not record.detail["down"]:
+            self.errors[f"{record.op}: {record.detail['error']}"[:160]] += 1
+
     @property
     def sound(self) -> bool:
         """Whether nothing was found."""
@@ -117,25 +132,21 @@ def figures(pieces: Sequence[Piece]) -> list[Figure]:
             "at least 1,000,000",
             checked >= CHECKED_QUERIES,
         ),
-        _none("queries encoded by the wrong encoder", found["wrong model"], "queries"),
-        _none("deleted documents served or kept", found["resurrected"], "documents"),
-        _none(
+        none("queries encoded by the wrong encoder", found["wrong model"], "queries"),
+        none("deleted documents served or kept", found["resurrected"], "documents"),
+        none(
             "acknowledged writes lost, stale or half-done", found["lost"] + found["stale"] + found["half"], "documents"
         ),
-        _none("findings of the checker in all", found.total(), "findings"),
-        _none("invariants broken, or not healed in time", problems, "times"),
+        none("findings of the checker in all", found.total(), "findings"),
+        none("invariants broken, or not healed in time", problems, "times"),
         Figure("samples of a whole standby index", counts["standby ok"], "samples"),
         *(Figure(f"moves: {name}", count, "times") for name, count in sorted(done.items())),
         *(Figure(f"moves refused: {name}", count, "times") for name, count in sorted(total["refusals"].items())),
         *(Figure(name, count, "times") for name, count in sorted(total["chaos"].items())),
-        _none("errors that were not of a database going away", total["errors"].total(), "errors"),
+        none("errors that were not of a database going away", total["errors"].total(), "errors"),
     ]
     shown += [Figure(f"lag of the active index, {name}", max(p["lag_s"][name] for p in pieces), "s") for name in LAGS]
     return shown + _growth(pieces)
-
-
-def _none(name: str, count: int, unit: str) -> Figure:
-    return Figure(name, count, unit, "0", count == 0)
 
 
 def _growth(pieces: Sequence[Piece]) -> list[Figure]:
@@ -152,5 +163,10 @@ def _growth(pieces: Sequence[Piece]) -> list[Figure]:
         first, last = (size[name] if unit == "rows" else round(size[name] / 1024) for size in (sizes[0], sizes[-1]))
         shown += [Figure(f"{name}, after the first window", first, unit), Figure(f"{name}, at the end", last, unit)]
     for name, count in longest["garbage"].items():
-        shown.append(_none(f"left at the end: {name}", count, ""))
+        shown.append(none(f"left at the end: {name}", count, ""))
     return shown
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """Return the value below which ``share`` of the values lie; 0 for none."""
+    return float(np.quantile(np.array(values), share)) if values else 0.0

@@ -16,10 +16,9 @@ from typing import Any, Protocol
 import psutil
 import sqlalchemy as sa
 from evaluation.reliability.drivers import DAG_ID, Cli, Dag, Driver
-from evaluation.reliability.project import NEW
+from evaluation.reliability.site import NEW, Site
 
 from revector import embedded
-from revector.config import Project
 from revector.errors import DatabaseUnavailable
 from revector.local.airflow import AirflowHome
 from revector.local.processes import Supervisor
@@ -29,10 +28,10 @@ WRITES_GO_ON = timedelta(seconds=2)
 
 
 @dataclass
-class Site:
-    """A project and what runs for it."""
+class Host:
+    """A site and what runs for it."""
 
-    project: Project
+    site: Site
     supervisor: Supervisor
     airflow: AirflowHome | None = None
 
@@ -53,7 +52,7 @@ class Site:
 
     def value(self, sql: str, **params: Any) -> Any:
         """Return the first value of a query."""
-        with self.project.engine.connect() as connection:
+        with self.site.project.engine.connect() as connection:
             return connection.scalar(sa.text(sql), params)
 
 
@@ -73,9 +72,9 @@ class Victim(Protocol):
 class Upgrade:
     """The process of `revector upgrade`; it is back when another one has taken the migration over."""
 
-    def __init__(self, site: Site, driver: Driver) -> None:
+    def __init__(self, host: Host, driver: Driver) -> None:
         assert isinstance(driver, Cli)
-        self._site, self._driver, self._token = site, driver, 0
+        self._host, self._driver, self._token = host, driver, 0
 
     def there(self) -> bool:
         """Whether the process runs."""
@@ -91,11 +90,11 @@ class Upgrade:
 
     def is_back(self) -> bool:
         """Whether a new process runs a step, or none is left to do."""
-        return self._newest() > self._token or (self.there() and self._site.phase() == "live")
+        return self._newest() > self._token or (self.there() and self._host.phase() == "live")
 
     def _newest(self) -> int:
         try:
-            return int(self._site.value("SELECT max(token) FROM lease") or 0)
+            return int(self._host.value("SELECT max(token) FROM lease") or 0)
         except DatabaseUnavailable:
             return 0
 
@@ -105,13 +104,13 @@ class Program:
 
     name = "worker"
 
-    def __init__(self, site: Site, _driver: Driver) -> None:
-        self._site = site
-        self._note = self._folder(site) / "run" / f"{self.name}.json"
+    def __init__(self, host: Host, _driver: Driver) -> None:
+        self._host = host
+        self._note = self._folder(host) / "run" / f"{self.name}.json"
         self._killed, self._at = 0, datetime.now(UTC)
 
-    def _folder(self, site: Site) -> Path:
-        return site.supervisor.folder
+    def _folder(self, host: Host) -> Path:
+        return host.supervisor.folder
 
     def _pid(self) -> int:
         with contextlib.suppress(OSError, ValueError):
@@ -134,7 +133,7 @@ class Program:
             return False
         try:
             waits = "SELECT count(*) FROM pending p JOIN slot s USING (gen) WHERE s.role = 'active' AND p.since < :at"
-            return bool(self._site.value(waits, at=self._at) == 0)
+            return bool(self._host.value(waits, at=self._at) == 0)
         except DatabaseUnavailable:
             return False
 
@@ -144,14 +143,14 @@ class Scheduler(Program):
 
     name = "scheduler"
 
-    def _folder(self, site: Site) -> Path:
-        return site.airflow_home.home
+    def _folder(self, host: Host) -> Path:
+        return host.airflow_home.home
 
     def is_back(self) -> bool:
         """Whether a new one has given a sign of life."""
         if self._pid() in (0, self._killed):
             return False
-        with self._site.airflow_home.client("admin") as client:
+        with self._host.airflow_home.client("admin") as client:
             beat = client.get("/monitor/health")["scheduler"]["latest_scheduler_heartbeat"]
         return beat is not None and datetime.fromisoformat(beat) > self._at
 
@@ -159,11 +158,11 @@ class Scheduler(Program):
 class Task:
     """The process of one task: a grandchild of the scheduler, below a worker of its executor."""
 
-    def __init__(self, site: Site, driver: Driver) -> None:
+    def __init__(self, host: Host, driver: Driver) -> None:
         assert isinstance(driver, Dag)
-        self._site, self._driver = site, driver
-        self._scheduler = Scheduler(site, driver)
-        self._pause_s, self._seen = random.Random(driver.run_id).uniform(0, 1.5), 0.0  # noqa: S311 - a moment
+        self._host, self._driver = host, driver
+        self._scheduler = Scheduler(host, driver)
+        self._pause_s, self._seen = random.Random(driver.run_id).uniform(0, 1.5), 0.0
         self._killed: dict[tuple[str, int], int] = {}
 
     def _pids(self) -> list[int]:
@@ -203,21 +202,21 @@ class Task:
 class Postgres:
     """The postmaster of the embedded server; its other processes end by themselves."""
 
-    def __init__(self, site: Site, _driver: Driver) -> None:
-        self._site, self._killed = site, 0
+    def __init__(self, host: Host, _driver: Driver) -> None:
+        self._host, self._killed = host, 0
 
     def there(self) -> bool:
         """Whether it answers."""
-        return embedded.status(self._site.project.state).pid is not None
+        return embedded.status(self._host.site.project.state).pid is not None
 
     def kill(self) -> str:
         """Kill it."""
-        self._killed = embedded.status(self._site.project.state).pid or 0
+        self._killed = embedded.status(self._host.site.project.state).pid or 0
         return _kill(self._killed)
 
     def is_back(self) -> bool:
         """Whether a new one answers."""
-        return embedded.status(self._site.project.state).pid not in (None, self._killed)
+        return embedded.status(self._host.site.project.state).pid not in (None, self._killed)
 
 
 def _name(pid: int) -> str:

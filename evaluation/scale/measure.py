@@ -81,7 +81,7 @@ class Generated:
 
     def __iter__(self) -> Iterator[Document]:
         """Yield them, the same every time."""
-        numbers = random.Random(0)  # noqa: S311 - texts, no secrets
+        numbers = random.Random(0)
         for n in range(self._count):
             yield Document(f"d{n:09d}", text(numbers))
 
@@ -189,7 +189,7 @@ class Meter:
 def _labels(root: Path) -> None:
     folder = root / "labels"
     (folder / "qrels").mkdir(parents=True)
-    (folder / "queries.jsonl").write_text('{"_id": "q0", "text": "' + text(random.Random(0)) + '"}\n')  # noqa: S311
+    (folder / "queries.jsonl").write_text('{"_id": "q0", "text": "' + text(random.Random(0)) + '"}\n')
     (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq0\td000000000\t1\n")
 
 
@@ -262,7 +262,7 @@ def _sizes(project: Project, run: Run) -> None:
 
 def _lookups(project: Project, run: Run, meter: Meter) -> None:
     """Searches, puts, and bringing each changed document up to date in the index."""
-    numbers = random.Random(1)  # noqa: S311
+    numbers = random.Random(1)
     searcher, documents, worker = project.searcher(COLLECTION), project.documents(COLLECTION), project.worker()
     ids = [f"d{numbers.randrange(run.documents):09d}" for _ in range(LOOKUPS)]
     if run.index == "hnsw":

@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = options.parse_args(argv)
     before, found = machine(), {}
     for gpus in chosen.gpus:
-        hours = [wall_hours(chosen, gpus, random.Random(f"{chosen.seed} {gpus} {run}")) for run in range(chosen.runs)]  # noqa: S311
+        hours = [wall_hours(chosen, gpus, random.Random(f"{chosen.seed} {gpus} {run}")) for run in range(chosen.runs)]
         found[gpus] = np.array(hours)
     _chart(found, chosen.gpu_hours, chosen.output.with_suffix(".svg"))
     given = " ".join(

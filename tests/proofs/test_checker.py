@@ -33,6 +33,14 @@ def a_put_is_lost_though_another_document_is_open(story: Story) -> None:
     story.heal()
 
 
+@broken("lost")
+def a_put_is_gone_and_the_delete_without_an_answer_was_by_a_process_dead_before_it(story: Story) -> None:
+    call = story.invoke("delete", "dead", doc_id="d")
+    story.info(call, "delete", "dead", detail={"dead": True})
+    story.put("c1", 1)
+    story.heal()
+
+
 @broken("stale")
 def an_index_shows_the_content_before_the_last(story: Story) -> None:
     story.put("c1", 1)
@@ -65,6 +73,22 @@ def an_unanswered_put_is_in_the_index_only(story: Story) -> None:
 def an_unanswered_first_put_is_in_one_of_two_indexes(story: Story) -> None:
     story.invoke("put", "w", doc_id="d", content="c1")
     story.heal(hit("c1", 1), g1=(hit("c1", 1),), g2=())
+
+
+@broken("half")
+def puts_made_together_are_there_in_part(story: Story) -> None:
+    story.put("c0", 1, doc_id="e")
+    for doc_id in "de":
+        story.invoke("put", "w", doc_id=doc_id, content=f"new {doc_id}", detail={"batch": "1"})
+    table = (hit("new d", 2), hit("c0", 1, doc_id="e"))
+    story.heal(*table)
+
+
+@broken("half")
+def puts_made_together_are_there_in_part_beside_a_document_that_never_was(story: Story) -> None:
+    for doc_id in "de":
+        story.invoke("put", "w", doc_id=doc_id, content=f"new {doc_id}", detail={"batch": "1"})
+    story.heal(hit("new d", 2))
 
 
 # Resurrected ----------------------------------------------------------------------------------------------------------

@@ -4,30 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from copy import deepcopy
+from copy import copy
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from evaluation.reliability import crash_checks
+from evaluation.reliability import checks
+from evaluation.reliability.checker import Finding
 from evaluation.reliability.crash_chaos import CHANGED_FLOOR, Chaos
-from evaluation.reliability.crash_checks import (
-    check_effects,
-    check_instant,
-    check_leftovers,
-    check_parts,
-    check_sessions,
-    compare,
-)
 from evaluation.reliability.crash_points import PASSES, Stories
 from evaluation.reliability.crash_report import Report, figures
-from evaluation.reliability.crash_server import Forks
-from evaluation.reliability.crash_site import COLLECTION, Site, free, labelled, name_of
 from evaluation.reliability.crash_task import POINT, run_tasks
-from evaluation.reliability.crash_truth import Truth, write_first
 from evaluation.reliability.crashes import run_points
-from evaluation.reliability.history import Kind, Record
+from evaluation.reliability.forks import Forks, Notes
+from evaluation.reliability.history import Record, Recorder
+from evaluation.reliability.judge import at_rest
+from evaluation.reliability.site import Site
 
 from copies import Databases
 from revector.crash import POINTS
@@ -44,7 +37,7 @@ def sites(databases: Databases, template: str, tmp_path_factory: pytest.TempPath
 
     def make(copied: str = template) -> Site:
         url = databases.url(databases.create(copied))
-        made.append(Site(url, tmp_path_factory.mktemp("crashes") / "project"))
+        made.append(Site(tmp_path_factory.mktemp("crashes") / "project", url))
         return made[-1]
 
     yield make
@@ -131,29 +124,30 @@ def test_one_call_tells_the_stories_of_some_points(databases: Databases, templat
 
 
 @pytest.fixture(scope="module")
-def first(sites: Sites) -> tuple[str, Truth]:
+def first(sites: Sites) -> tuple[str, list[Record]]:
     """A database whose first generation is live, unharmed, and what was written into it."""
-    site, truth = sites(), Truth()
-    site.project.init()
-    write_first(site, truth, labelled() + free())
-    site.project.migrator(COLLECTION, actor="first").upgrade(name_of(0))
-    assert _findings(site, truth) == []
+    site, recorder = sites(), Recorder()
+    site.begin(recorder)
+    told = copy(recorder.records)
+    assert _findings(site, recorder) == []
     site.close()
-    return str(sa.make_url(site.url).database), truth
+    return str(sa.make_url(site.url).database), told
 
 
 @pytest.fixture
-def served(sites: Sites, first: tuple[str, Truth]) -> Iterator[tuple[Site, Truth]]:
+def served(sites: Sites, first: tuple[str, list[Record]]) -> Iterator[tuple[Site, Recorder]]:
     """A copy of ``first``."""
-    name, truth = first
-    site = sites(name)
-    yield site, deepcopy(truth)
+    site, recorder = sites(first[0]), Recorder(first=1_000)
+    recorder.records = copy(first[1])
+    yield site, recorder
     site.close()
 
 
-def _findings(site: Site, truth: Truth) -> list[str]:
-    parts = check_parts(site, 0, overlapped=False)[1]
-    return check_sessions(site) + check_instant(site) + compare(site, truth) + parts + check_leftovers(site)
+def _findings(site: Site, recorder: Recorder) -> list[Finding]:
+    engine, cid = site.engine, site.cid
+    found = checks.sessions(engine) + checks.instant(engine, cid) + checks.leftovers(engine)
+    found += checks.parts(engine, site.project.state / "archive", 0, overlapped=False)[1]
+    return found + at_rest(engine, cid, site.judge(recorder), recorder)
 
 
 def _unguarded(site: Site, *statements: str) -> None:
@@ -171,121 +165,94 @@ LONGEST = f"(SELECT doc_id FROM {INDEX} ORDER BY chunk DESC, doc_id LIMIT 1)"
 @pytest.mark.parametrize(
     ("promise", "fault"),
     [
-        ("lost", f"DELETE FROM {INDEX} WHERE doc_id = 'k000'"),
-        ("lost", "DELETE FROM revector.ledger WHERE doc_id = 'k000'"),
-        ("lost", "DELETE FROM revector.document WHERE doc_id = 'd000'"),
-        ("stale", f"UPDATE {INDEX} SET version = version - 1 WHERE doc_id = 'k001'"),
+        ("lost", f"DELETE FROM {INDEX} WHERE doc_id = 'd000000'"),
+        ("lost", "DELETE FROM revector.ledger WHERE doc_id = 'd000000'"),
+        ("lost", "DELETE FROM revector.document WHERE doc_id = 'd000009'"),
+        ("lost", "INSERT INTO revector.pending (gen, doc_id, version) SELECT 1, doc_id, version FROM document LIMIT 1"),
+        ("phantom", f"UPDATE {INDEX} SET version = version - 1 WHERE doc_id = 'd000001'"),
         ("mixed chunks", f"DELETE FROM {INDEX} WHERE doc_id = {LONGEST} AND chunk = 0"),
-        ("wrong model", f"UPDATE {INDEX} SET embedding = (SELECT avg(embedding) FROM {INDEX}) WHERE doc_id = 'k001'"),
-        ("resurrected", f"UPDATE {INDEX} SET doc_id = 'gone' WHERE doc_id = 'k002'"),
-        ("went back", "UPDATE revector.document SET version = version + 9 WHERE doc_id = 'k003'"),
-        ("phantom", "UPDATE revector.document SET content = 'k004 forged text' WHERE doc_id = 'k004'"),
+        ("mixed chunks", f"UPDATE {INDEX} SET start = start + 1 WHERE doc_id = 'd000001' AND chunk = 0"),
+        (
+            "wrong model",
+            f"UPDATE {INDEX} SET embedding = (SELECT avg(embedding) FROM {INDEX}) WHERE doc_id = 'd000001'",
+        ),
+        ("resurrected", f"UPDATE {INDEX} SET doc_id = 'gone' WHERE doc_id = 'd000002'"),
+        ("phantom", "UPDATE revector.document SET version = version + 9 WHERE doc_id = 'd000003'"),
+        ("phantom", "UPDATE revector.document SET content = 'd000004 forged text' WHERE doc_id = 'd000004'"),
         ("history", "UPDATE revector.event SET actor = 'nobody' WHERE seq = 3"),
-        ("epochs", "UPDATE revector.collection SET epoch = epoch + 1"),
-        ("invariant i1_lost", "UPDATE revector.ledger SET version = version - 1 WHERE doc_id = 'k005'"),
-        ("leftover table", "CREATE TABLE revector.idx_docs_g99 ()"),
+        ("swap history", "UPDATE revector.collection SET epoch = epoch + 1"),
+        ("lost", "UPDATE revector.ledger SET version = version - 1 WHERE doc_id = 'd000005'"),
+        ("leftover", "CREATE TABLE revector.idx_docs_g99 ()"),
         ("parts", "UPDATE revector.part SET sha256 = 'another'"),
         ("parts", "UPDATE revector.part SET published_at = NULL"),
     ],
 )
-def test_a_fault_is_named_by_the_promise_that_it_breaks(served: tuple[Site, Truth], promise: str, fault: str) -> None:
-    site, truth = served
+def test_a_fault_is_named_by_the_promise_that_it_breaks(
+    served: tuple[Site, Recorder], promise: str, fault: str
+) -> None:
+    site, recorder = served
     _unguarded(site, fault)
-    assert any(finding.startswith(promise) for finding in _findings(site, truth))
+    assert promise in {finding.promise for finding in _findings(site, recorder)}
 
 
 def test_a_file_that_a_dead_task_left_is_found_once_a_later_backfill_could_have_removed_it(
-    served: tuple[Site, Truth],
+    served: tuple[Site, Recorder],
 ) -> None:
-    site, truth = served
+    site, recorder = served
     archive = site.project.state / "archive"
     archive.mkdir(parents=True)
     (archive / ".left.tmp").write_text("by a killed task")
-    assert _findings(site, truth) == []
-    assert _findings(site, truth) == ["leftover files in the archive: .left.tmp and 0 more"]
+    assert _findings(site, recorder) == []
+    assert _findings(site, recorder) == [Finding("leftover", "files in the archive: .left.tmp and 0 more")]
 
 
 def test_a_session_that_outlives_its_client_is_found(
-    served: tuple[Site, Truth], monkeypatch: pytest.MonkeyPatch
+    served: tuple[Site, Recorder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site, _ = served
-    monkeypatch.setattr(crash_checks, "SESSIONS_S", 0.0)
-    with Site(site.url, site.folder).engine.connect():
-        assert any(finding.startswith("leftover session") for finding in check_sessions(site))
+    monkeypatch.setattr(checks, "SESSIONS_S", 0.0)
+    with Site(site.folder, site.url).engine.connect():
+        assert [finding.promise for finding in checks.sessions(site.engine)] == ["leftover"]
 
 
-def test_an_effect_that_happened_twice_or_not_at_all_is_found(served: tuple[Site, Truth]) -> None:
+def test_an_effect_that_happened_twice_or_not_at_all_is_found(served: tuple[Site, Recorder]) -> None:
     site, _ = served
-    assert check_effects(site, Counter(swap=1, rollback=0)) == []
-    assert check_effects(site, Counter(swap=2)) == ["effects: swap was meant 2 times and done 1 times"]
+    assert checks.effects(site.engine, site.cid, Counter(swap=1, rollback=0)) == []
+    [found] = checks.effects(site.engine, site.cid, Counter(swap=2))
+    assert str(found) == "effects: swap was meant 2 times and done 1 times"
 
 
-# What a victim's notes leave possible ---------------------------------------------------------------------------------
-
-
-def _note(
-    truth: Truth, call: int, at: float, kind: Kind, *, version: int | None = None, content: str | None = None
-) -> None:
-    op = "put" if content else "delete"
-    truth.note(Record(call, kind, op, "w", at, doc_id="d", content=content, version=version, detail={"batch": call}))
-
-
-def _possible(truth: Truth) -> list[str | None]:
-    return [write.content for write in truth.possible()["d"]]
-
-
-def test_a_write_without_an_answer_is_possible_beside_the_newest_acknowledged_one() -> None:
-    truth = Truth()
-    _note(truth, 1, 1.0, "invoke", content="a")
-    _note(truth, 1, 2.0, "ok", version=5, content="a")
-    _note(truth, 2, 3.0, "invoke")
-    assert _possible(truth) == ["a", None]
-
-
-def test_a_write_whose_process_was_dead_before_a_later_acknowledged_one_is_not_possible() -> None:
-    truth = Truth()
-    _note(truth, 1, 1.0, "invoke", content="a")
-    truth.writes[1].ended = 2.0
-    _note(truth, 2, 3.0, "invoke", content="b")
-    _note(truth, 2, 4.0, "ok", version=6, content="b")
-    assert _possible(truth) == ["b"]
-
-
-def test_the_newest_version_counts_not_the_latest_answer() -> None:
-    truth = Truth()
-    for call, version, content, at in ((1, 9, "new", 4.0), (2, 8, "old", 5.0)):
-        _note(truth, call, 1.0, "invoke", content=content)
-        _note(truth, call, at, "ok", version=version, content=content)
-    assert _possible(truth) == ["new"]
+# What victims note ----------------------------------------------------------------------------------------------------
 
 
 def test_a_victim_dies_by_sigkill_where_it_is_armed_and_its_acknowledged_writes_are_read_from_its_notes(
-    served: tuple[Site, Truth], forks: Forks
+    served: tuple[Site, Recorder], forks: Forks
 ) -> None:
-    site, truth = served
-    before = truth.acknowledged
+    site, recorder = served
+    notes = Notes(recorder)
+    before = notes.count("ok")
     forks.open(site)
     end = forks.run("write", "write.after_commit:3", seed=1, count=9)
-    truth.read(site, end)
+    notes.read(site, end)
     assert end.killed
-    assert truth.unknown > 0  # committed, and never answered
-    assert truth.acknowledged > before
+    assert notes.count("info") > 0  # committed, and never answered
+    assert notes.count("ok") > before
     assert forks.run("drain").status == 0
-    assert compare(site, truth) == []
+    assert at_rest(site.engine, site.cid, site.judge(recorder), recorder) == []
 
 
-def test_a_child_that_fails_says_what_it_met(served: tuple[Site, Truth], forks: Forks) -> None:
-    site, truth = served
+def test_a_child_that_fails_says_what_it_met(served: tuple[Site, Recorder], forks: Forks) -> None:
+    site, recorder = served
     forks.open(site)
-    end = forks.run("control", move="swap", revision="r001")
-    truth.read(site, end)
+    end, notes = forks.run("control", move="swap", revision="r00001"), Notes(recorder)
+    notes.read(site, end)
     assert end.status == 1
-    assert "run the step provision first" in truth.failures[end.child].detail["error"]
+    assert "run the step provision first" in notes.said(end)
 
 
 def test_reports_of_several_databases_add_up() -> None:
-    one, two = Report(1, acknowledged=3), Report(2, acknowledged=4, findings=["lost: x"])
+    one, two = Report(1, acknowledged=3), Report(2, acknowledged=4, findings=[Finding("lost", "x")])
     one.add(two)
     named = {figure.name: figure.value for figure in figures([one.piece("random", 0), two.piece("random", 0)])}
-    assert (one.acknowledged, one.findings) == (7, ["lost: x"])
+    assert (one.acknowledged, one.findings) == (7, [Finding("lost", "x")])
     assert named["found: lost"] == 2

@@ -6,7 +6,7 @@ import random
 
 import numpy as np
 import pytest
-from evaluation.reliability import crash_site, soak_site
+from evaluation.reliability.traffic import text_of, token_of
 from evaluation.reliability.truth import Truth, cut
 
 from revector.encoders.hashing import HashingEncoder
@@ -16,8 +16,7 @@ from revector.spec import Chunking, ModelSpec
 
 DRAW = random.Random(7)
 TEXTS = [
-    *(crash_site.text_of(f"d{n:03d}", f"first.{n}") for n in range(60)),
-    *(soak_site.text_of(str(soak_site.Content(n, 0, 0))) for n in range(20)),
+    *(text_of(token_of(f"d{n:03d}", "first", 0), words) for words in (12, 40, 120) for n in range(30)),
     *(" ".join(DRAW.choice(("été", "a1b", "x", "first.b", "Word")) for _ in range(n)) for n in range(1, 60)),
 ]
 SHAPES = [

@@ -9,19 +9,17 @@ promise. Nothing is random: the same command visits the same states.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from evaluation.bench.common import Figure
 from evaluation.reliability.model.explore import MOST_STATES, Explored, Trace, explore
 from evaluation.reliability.model.guards import ASKED_FOR, GUARDS, hunt, is_covered
 from evaluation.reliability.model.settings import LONG, SHORT, models
-from evaluation.reliability.pieces import RESULTS, Piece, add_piece
+from evaluation.reliability.pieces import Piece, add_piece, none, options
 
 MODULE = "evaluation.reliability.model"
 GOAL = {"short": 200_000, "long": 10_000_000}
@@ -29,17 +27,9 @@ GOAL = {"short": 200_000, "long": 10_000_000}
 
 def main() -> int:
     """Explore and hunt; return 1 if a promise broke, a guard's loss was not seen, or too little was explored."""
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {MODULE}", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options(MODULE, __doc__, seed=0, results="model", states=MOST_STATES)
     parser.add_argument("--size", choices=tuple(GOAL), default="short")
-    parser.add_argument(
-        "--states", type=int, default=MOST_STATES, help="at most, in each setting (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--bug", choices=sorted(GUARDS), metavar="NAME", help="the guard to remove; nothing else is done"
-    )
-    parser.add_argument("--results", type=Path, default=RESULTS / "model.json", help="default: %(default)s")
+    parser.add_argument("--bug", choices=sorted(GUARDS), metavar="NAME", help="remove this guard; nothing else is done")
     chosen = parser.parse_args()
     if chosen.bug:
         found = hunt(chosen.bug)
@@ -118,7 +108,7 @@ def figures(pieces: Sequence[Piece]) -> list[Figure]:
         Figure(
             "rate of the exploration", round(states / max(0.1, sum(one["seconds"] for one in settings))), "states/s"
         ),
-        Figure("settings in which a promise broke", broken, "settings", "0", broken == 0),
+        none("settings in which a promise broke", broken, "settings"),
         Figure("settings explored to their end", f"{whole} of {len(settings)}", "settings"),
         Figure(
             "guards whose removal is seen to break a promise",

@@ -1,6 +1,6 @@
-"""The fork server of the crash proofs: one process that has imported the library, whose children are the victims.
+"""The fork server of the proofs that kill: one process that has imported the library, whose children are the victims.
 
-    python -m evaluation.reliability.crash_server 10        (started by ``Forks``, which talks to it by lines of JSON)
+    python -m evaluation.reliability.forks 10        (started by ``Forks``, which talks to it by lines of JSON)
 
 It has one thread and no open connection when it forks, so each child begins as a fresh process would, some milliseconds
 later. It alone reaps its children, hence it alone can kill them without ever meeting a recycled process id.
@@ -20,14 +20,16 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+import psutil
 import sqlalchemy as sa
 import tenacity
 from evaluation.bench.common import ROOT
-from evaluation.reliability.crash_site import Site, shrink
+from evaluation.reliability.history import Record, Recorder, load
+from evaluation.reliability.site import Shape, Site
 
 from revector import crash
 from revector.errors import DatabaseUnavailable
@@ -66,7 +68,7 @@ class Forks:
     """Starts, kills and awaits children. Use it as a context: at its end none of them is left."""
 
     changed_floor: int = EVIDENCE_CHANGED_FLOOR
-    """See ``crash_site.shrink``."""
+    """See ``actors.shrink``; 0 leaves the library's limits as they are."""
 
     _server: subprocess.Popen[bytes] = field(init=False)
     _unread: bytes = b""
@@ -76,7 +78,7 @@ class Forks:
     def __enter__(self) -> Self:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("REVECTOR_CRASH")}
         self._server = subprocess.Popen(
-            [sys.executable, "-m", "evaluation.reliability.crash_server", str(self.changed_floor)],
+            [sys.executable, "-m", "evaluation.reliability.forks", str(self.changed_floor)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment | QUIET,
@@ -88,17 +90,22 @@ class Forks:
 
     def open(self, site: Site, bug: str | None = None) -> None:
         """Make ``site`` the one that children work on, with a seeded bug (``bugs.plant``) in all of them or none."""
-        self._tell(do="open", url=site.url, folder=str(site.folder), bug=bug)
+        self._tell(do="open", url=site.url, folder=str(site.folder), shape=asdict(site.shape), bug=bug)
 
     def start(self, actor: str, arm: str = "", **arguments: Any) -> int:
-        """Start a child that plays ``actor`` (``crash_actors.ACTORS``) with crash points armed; return its number."""
+        """Start a child that plays ``actor`` (``actors.ACTORS``) with crash points armed; return its number."""
         self._children += 1
         self._tell(do="start", child=self._children, actor=actor, arm=arm, arguments=arguments)
         return self._children
 
-    def kill(self, child: int) -> None:
-        """Send SIGKILL; nothing happens to a child that ended."""
-        self._tell(do="kill", child=child)
+    def kill(self, child: int, with_signal: int = signal.SIGKILL) -> None:
+        """Send a signal; nothing happens to a child that ended."""
+        self._tell(do="kill", child=child, signal=int(with_signal))
+
+    def oldest(self) -> psutil.Process | None:
+        """Return the process of the child that has lived longest."""
+        children = psutil.Process(self._server.pid).children()
+        return min(children, key=lambda one: (one.create_time(), one.pid), default=None)
 
     def next_end(self, limit_s: float) -> End | None:
         """Return the next end that nobody has asked for, or None after ``limit_s``."""
@@ -133,6 +140,47 @@ class Forks:
             self._ends[end.child] = end
 
 
+@dataclass
+class Notes:
+    """What children were told, as one history: they note every call before it and after it, in files of their own."""
+
+    recorder: Recorder = field(default_factory=Recorder)
+    failures: dict[int, Record] = field(default_factory=dict)
+    """By child: what it raised."""
+    latest: dict[int, bool] = field(default_factory=dict)
+    """By child: whether its last write was acknowledged."""
+
+    def read(self, site: Site, end: End) -> None:
+        """Take over the notes of a child that ended; what it had not been answered by then, nobody ever will be."""
+        path, unanswered = site.log / f"{end.child}.jsonl", dict[int, Record]()
+        for record in load(path) if path.exists() else ():
+            if record.op == "process":
+                self.failures[end.child] = record
+                continue
+            if record.op in ("put", "delete"):
+                self.latest[end.child] = record.kind == "ok"
+                if record.kind in ("invoke", "info"):
+                    unanswered[record.call] = record
+                else:
+                    unanswered.pop(record.call, None)
+            if record.op not in ("put", "delete") or record.kind != "info":
+                self.recorder.records.append(record)
+        for call, record in unanswered.items():
+            detail = {**record.detail, "dead": True}
+            gone = Record(call, "info", record.op, record.process, end.at, doc_id=record.doc_id, detail=detail)
+            self.recorder.records.append(gone)
+
+    def said(self, end: End) -> str:
+        """Return what a child raised, or the status that it ended with."""
+        failed = self.failures.get(end.child)
+        return str(failed.detail["error"] if failed else end.status)
+
+    def count(self, kind: str) -> int:
+        """Return how many writes ended so: ``ok``, or ``info`` where nobody knows."""
+        ended = {one.call: one.kind for one in self.recorder.records if one.op in ("put", "delete")}
+        return sum(one == kind for one in ended.values())
+
+
 # The server's side ----------------------------------------------------------------------------------------------------
 
 
@@ -145,13 +193,13 @@ class _Server:
 
     def obey(self, order: Mapping[str, Any]) -> None:
         if order["do"] == "open":
-            self._open(Site(order["url"], Path(order["folder"])), order["bug"])
+            self._open(Site(Path(order["folder"]), order["url"], Shape(**order["shape"])), order["bug"])
         elif order["do"] == "start":
             self._fork(order)
         else:
             for pid, child in self.children.items():
                 if child == order["child"]:
-                    os.kill(pid, signal.SIGKILL)
+                    os.kill(pid, order["signal"])
 
     def _open(self, site: Site, bug: str | None) -> None:
         with contextlib.suppress(DatabaseUnavailable, sa.exc.SQLAlchemyError):  # of a database that is gone
@@ -180,7 +228,7 @@ class _Server:
             os._exit(status)
 
     def _become(self, site: Site, order: Mapping[str, Any]) -> None:
-        from evaluation.reliability.crash_actors import play
+        from evaluation.reliability.actors import play
 
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
         signal.set_wakeup_fd(-1)
@@ -235,10 +283,10 @@ def _orders(wake: int) -> Iterator[Mapping[str, Any] | None]:
 def main() -> int:
     """Serve until the client is gone, then kill what is left."""
     import h5py  # noqa: F401 - once here instead of in every child
-    from evaluation.reliability import crash_actors  # noqa: F401
+    from evaluation.reliability import actors
 
     logging.disable()  # what children meet, they note
-    shrink(int(sys.argv[1]))
+    actors.shrink(int(sys.argv[1]))
     wake, wakened = os.pipe()
     os.set_blocking(wakened, False)
     signal.set_wakeup_fd(wakened)

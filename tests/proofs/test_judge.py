@@ -1,0 +1,82 @@
+"""The judge of the proofs: it names what an answer or an index shows, by its own encoder, and blames what is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from evaluation.reliability.judge import Row, asked, embedded, mismatch
+from evaluation.reliability.site import Shape, Site, doc_id_of
+from evaluation.reliability.traffic import first, text_of, token_in, token_of
+
+from revector.serving.searcher import Answer, Hit
+
+SHAPE = Shape(documents=5, labelled=2, dim=24, max_tokens=12, overlap_tokens=2)
+OWN, OTHER = "r00001", "r00003"
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path / "project", "postgresql://nowhere", SHAPE)
+
+
+def judged(site: Site, by: str, over: str, *, fingerprint: str = "", best: bool = False) -> tuple[str, str]:
+    """Have an answer of revision ``OWN`` judged whose query ``by`` encoded, over vectors by ``over``."""
+    query, hits = doc_id_of(3), []
+    for doc_id in site.ids:
+        chunks, vectors = embedded(site.own(over), site.text(first(doc_id)))
+        scores = vectors @ asked(site.own(by), query)
+        chunk = int(scores.argmax()) if best else int(scores.argmin())
+        piece = chunks[chunk]
+        hits.append(Hit(doc_id, float(scores[chunk]), chunk, piece.start, piece.end, piece.text, 1, {}))
+    named = fingerprint or site.own(OWN).fingerprint
+    answer = Answer(tuple(hits), 1, OWN, named, exact=False, encode_ms=0, search_ms=0, asked=1)
+    judge = site.judge(lambda doc_id, _: [first(doc_id)])
+    facts = judge.answer(query, answer, whole=best)
+    assert {hit.content for hit in facts["hits"]} == {first(doc_id) for doc_id in site.ids}
+    return facts["encoder"], facts["index_encoder"]
+
+
+def test_the_judge_names_the_encoder_that_really_encoded_a_query(site: Site) -> None:
+    own, other = site.own(OWN).fingerprint, site.own(OTHER).fingerprint
+    assert judged(site, OWN, OWN) == (own, own)
+    assert judged(site, OTHER, OWN) == (other, own)
+    assert judged(site, OWN, OTHER)[0].startswith("none that explains")
+    assert judged(site, OWN, OWN, fingerprint=other)[0].startswith("fingerprint")
+
+
+def test_where_nothing_was_cut_off_a_document_must_show_its_best_chunk(site: Site) -> None:
+    assert judged(site, OWN, OWN, best=True)[0] == site.own(OWN).fingerprint
+    vectors = embedded(site.own(OWN), site.text(first(doc_id_of(3))))[1]
+    assert len(vectors) > 1  # or there would be nothing to choose
+
+
+def _rows(site: Site, text: str, version: int = 1) -> list[Row]:
+    chunks, vectors = embedded(site.own(OWN), text)
+    return [Row(n, version, one.start, one.end, vectors[n]) for n, one in enumerate(chunks)]
+
+
+def test_rows_are_those_of_a_text_or_it_is_said_how_they_differ(site: Site) -> None:
+    text, own = site.text(first(doc_id_of(0))), site.own(OWN)
+    rows = _rows(site, text)
+    assert mismatch(rows, text, own) is None
+    for spoilt, promise in (
+        (rows[:-1], "mixed chunks"),
+        ([*rows[:-1], rows[-1]._replace(start=rows[-1].start + 1)], "mixed chunks"),
+        ([*rows[:-1], rows[-1]._replace(version=2)], "mixed chunks"),
+        ([*rows[:-1], rows[-1]._replace(vector=-rows[-1].vector)], "wrong model"),
+        (rows[::-1], "mixed chunks"),
+    ):
+        found = mismatch(spoilt, text, own)
+        assert found is not None
+        assert found[0] == promise
+    assert mismatch(rows, text, site.own(OTHER)) == mismatch(rows[:], text, site.own(OTHER))
+    assert (mismatch(rows, text, site.own(OTHER)) or ("",))[0] == "wrong model"
+
+
+def test_every_chunk_of_a_text_names_its_put(site: Site) -> None:
+    for number in range(200):
+        token = token_of(f"d{number}", "a_1", number)
+        text = text_of(token, 40)
+        assert text.startswith(f"d{number} ")
+        assert {token_in(chunk.text) for chunk in site.own(OWN).chunks(text)} == {token}
