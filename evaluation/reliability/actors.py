@@ -158,16 +158,16 @@ def ask(
 
 
 def ask_once(
-    recorder: Recorder, name: str, searcher: Searcher, judge: Judge, query: str, *, by: str = "document"
+    recorder: Recorder, name: str, searcher: Searcher, judge: Judge, query: str, *, by: str = "document", **facts: Any
 ) -> None:
-    """Ask one question and record the judged answer, or why there was none."""
+    """Ask one question and record the judged answer, or why there was none; ``facts`` replace what the judge says."""
     call = recorder.invoke("query", name)
     try:
         answer = searcher.search(query, 5, by=by)
     except ERRORS as error:
         recorder.fail(call, "query", name, detail=said(error))
     else:
-        recorder.ok(call, "query", name, **judge.answer(query, answer, by=by))
+        recorder.ok(call, "query", name, **judge.answer(query, answer, by=by) | facts)
 
 
 def run_threads(bodies: Iterable[Callable[[], None]]) -> None:

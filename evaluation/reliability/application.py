@@ -64,9 +64,9 @@ class Application:
             told.update(do(self._documents, writes, self.site.text))
 
     def query(self) -> None:
-        """Ask one labelled question, and have the answer judged."""
+        """Ask one labelled question, and have the answer judged; who is active is another process's to say."""
         judge = self.site.judge(self.recorder)
-        ask_once(self.recorder, "reader", self._searcher, judge, self._asks.choice(sorted(self.site.kept)))
+        ask_once(self.recorder, "reader", self._searcher, judge, self._asks.choice(sorted(self.site.kept)), gen=None)
 
     def settle(self, limit_s: float = 120.0) -> None:
         """Wait until every live index has been brought up to date by the worker. Raises ``TimeoutError``."""
