@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 # Images of containers often set it. Every process would then compile whatever it imports again: 2 s for a command.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-fast up cluster prove prove-long clean lock
+.PHONY: demo test test-fast up cluster prove prove-long mutate clean lock
 
 demo: $(INSTALLED)  ## the main job on this machine, on a real corpus, through Airflow; FULL=1: on all of it
 	$(BIN)/revector demo $(if $(FULL),--full)
@@ -30,6 +30,19 @@ prove: $(INSTALLED)  ## tries to break the promises, for minutes, and runs the l
 
 prove-long: $(INSTALLED)  ## the same for an hour or more; its report is evaluation/reliability/REPORT.md
 	$(BIN)/python -m evaluation.reliability.prove --size long
+
+# The tool changes files where they are, so it works on a copy; its own packages stay out of .venv.
+MUTATE ?= src/revector/registry/control.py
+MUTATE_TESTS ?= tests/migration/test_moves_history.py tests/migration/test_moves.py
+COSMIC := $(CURDIR)/$(BIN)/uv tool run --from cosmic-ray==8.7.0
+
+mutate: $(INSTALLED)  ## plants small mistakes into MUTATE, one at a time; MUTATE_TESTS must see each (hours for all)
+	rm -rf .revector/mutants && git clone -q --shared . .revector/mutants
+	$(BIN)/python -m evaluation.mutants $(MUTATE) --tests "$(MUTATE_TESTS)" > .revector/mutants/cosmic.toml
+	cd .revector/mutants && $(COSMIC) cosmic-ray init cosmic.toml cosmic.sqlite
+	cd .revector/mutants && $(COSMIC) cr-filter-operators cosmic.sqlite cosmic.toml
+	cd .revector/mutants && $(COSMIC) cosmic-ray exec cosmic.toml cosmic.sqlite
+	cd .revector/mutants && $(COSMIC) cr-report cosmic.sqlite --show-diff --surviving-only
 
 clean:  ## removes everything that the targets above made
 	@if [ -x $(BIN)/revector ]; then $(BIN)/revector db remove --yes; fi
