@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
-from evaluation.reliability.judge import Row, asked, embedded, mismatch
+from evaluation.reliability.history import Recorder
+from evaluation.reliability.judge import Row, asked, at_rest, embedded, mismatch
 from evaluation.reliability.site import Shape, Site, doc_id_of
 from evaluation.reliability.traffic import first, text_of, token_in, token_of
 
+from revector.documents import text
+from revector.encoders.hashing import HashingEncoder
+from revector.indexing import chunking
 from revector.serving.searcher import Answer, Hit
 
-SHAPE = Shape(documents=5, labelled=2, dim=24, max_tokens=12, overlap_tokens=2)
+SHAPE = Shape(documents=12, labelled=2, dim=24, max_tokens=12, overlap_tokens=2)
 OWN, OTHER = "r00001", "r00003"
 
 
@@ -80,3 +86,45 @@ def test_every_chunk_of_a_text_names_its_put(site: Site) -> None:
         text = text_of(token, 40)
         assert text.startswith(f"d{number} ")
         assert {token_in(chunk.text) for chunk in site.own(OWN).chunks(text)} == {token}
+
+
+# An error of the product itself ---------------------------------------------------------------------------------------
+
+
+def _rolled(encode: Any) -> Any:
+    return lambda self, texts, prompt: np.roll(encode(self, texts, prompt), 1, axis=1)
+
+
+def _short(windows: Any) -> Any:
+    return lambda self, text: (list(windows(self, text))[:-1] or list(windows(self, text))).__iter__()
+
+
+def _meddled(clean: Any) -> Any:
+    return lambda text, *given: clean(text, *given).replace("word1", "word2")
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "spoil", "promise"),
+    [
+        (HashingEncoder, "_encode", _rolled, "wrong model"),
+        (chunking._Windows, "__call__", _short, "mixed chunks"),
+        (text, "_cleaned", _meddled, "phantom"),
+    ],
+    ids=["encoder", "chunker", "cleaning"],
+)
+def test_an_error_of_the_product_itself_is_found_for_the_judge_shares_no_code_with_it(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, spoil: Any, promise: str
+) -> None:
+    monkeypatch.setattr(owner, name, spoil(getattr(owner, name)))
+    site, recorder = Site(tmp_path / "project", database_url, SHAPE), Recorder()
+    site.begin(recorder)
+    found = at_rest(site.engine, site.cid, site.judge(recorder), recorder)
+    site.close()
+    assert promise in {one.promise for one in found}
+
+
+def test_a_sound_product_is_found_sound(database_url: str, tmp_path: Path) -> None:
+    site, recorder = Site(tmp_path / "project", database_url, SHAPE), Recorder()
+    site.begin(recorder)
+    assert at_rest(site.engine, site.cid, site.judge(recorder), recorder) == []
+    site.close()
