@@ -133,9 +133,9 @@ def _changes(root: Path, name: str, chunks: Mapping[str, int]) -> Iterator[Figur
     from revector.measure.metrics import paired_difference
 
     project = load_project(root)
-    slots = project.status(name)["slots"]
+    slots = project.status(name).slots
     migrator = project.migrator(name, actor="bench")
-    truncated = migrator.evaluate(generation=slots["standby"]["generation"], k=K, exact=True)
+    truncated = migrator.evaluate(generation=slots.standby.generation, k=K, exact=True)
     exact, hnsw = (migrator.evaluate(k=K, exact=exact) for exact in (True, False))
     project.engine.dispose()
     for what, measured in (("default chunking, exact search", exact), ("default chunking, HNSW", hnsw)):

@@ -19,10 +19,12 @@ import numpy as np
 import numpy.typing as npt
 
 from evaluation.bench.common import Figure, machine, parser, write
-from revector.gate.judgement import Thresholds, Value, judge
+from revector.gate.figures import GateFigures, Value
+from revector.gate.judgement import judge
 from revector.measure.comparison import Comparison, MetricChange
 from revector.measure.metrics import Interval
 from revector.measure.statistics import deviation_of, paired_interval, queries_needed
+from revector.spec import Gate
 
 Floats = npt.NDArray[np.float64]
 
@@ -143,21 +145,24 @@ def _interval(old: Floats, new: Floats, seed: int) -> Interval:
 
 def _verdicts(intervals: Sequence[Interval], max_drop: float) -> Counter[Value]:
     """Let the gate itself judge each interval."""
+    gate = Gate(max_drop=max_drop, min_queries=1, min_overlap=None)
     return Counter(
         judge(
-            Comparison(
-                k=10,
-                documents=10_000,
-                queries=1,
-                fingerprint="",
-                confidence=0.95,
-                new="new",
-                old="old",
-                metrics={"recall": MetricChange(1, ZERO, ZERO, interval, detectable=0.0)},
-                ceiling=1.0,
-                saturated_by=(),
+            gate,
+            GateFigures(
+                comparison=Comparison(
+                    k=10,
+                    documents=10_000,
+                    queries=1,
+                    fingerprint="",
+                    confidence=0.95,
+                    new="new",
+                    old="old",
+                    metrics={"recall": MetricChange(1, ZERO, ZERO, interval, detectable=0.0)},
+                    ceiling=1.0,
+                    saturated_by=(),
+                )
             ),
-            Thresholds(max_drop=max_drop),
         ).value
         for interval in intervals
     )

@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             project.migrator(COLLECTION, actor="bench").upgrade(SECOND, to="backfill")
             pause.clear()  # from here on its encoder sleeps
             beside = _lags(project, "beside", chosen.writes)
-            waiting = project.status(COLLECTION)["slots"]["building"]["waiting"]["live"]
+            waiting = project.status(COLLECTION).slots.building.waiting.live
             pause.set()
         project.engine.dispose()
     figures = _figures("no migration", alone) + _figures(f"an encoder that sleeps {chosen.sleep_s:g} s a batch", beside)

@@ -173,9 +173,9 @@ def lag(root: Path, chosen: Any) -> list[Figure]:
         with running(project, (work_until, (root, True)), (backfill_all, (root,)), *load):
             end = time.monotonic() + 10 * chosen.seconds
             while time.monotonic() < end:
-                slots = project.status(COLLECTION)["slots"]
-                if slots["building"] is not None:
-                    seen.append(float(slots["active"]["lag_s"]))
+                slots = project.status(COLLECTION).slots
+                if slots.building is not None:
+                    seen.append(float(slots.active.lag_s))
                 time.sleep(0.1)
         times = times_of(folder)
     p95 = round(float(np.percentile(seen, 95)), 2)
@@ -213,7 +213,7 @@ def pause(root: Path, chosen: Any) -> list[Figure]:
 
 
 def _lag_s(project: Project) -> float:
-    return max(float(slot["lag_s"]) for slot in project.status(COLLECTION)["slots"].values() if slot)
+    return max(slot.lag_s for slot in project.status(COLLECTION).slots.filled.values())
 
 
 def visibility(root: Path, _chosen: Any) -> list[Figure]:

@@ -220,8 +220,8 @@ def _heal(project: Project) -> None:
     """Apply what is due until nothing waits; the load has ended."""
     worker, end = project.worker(), time.monotonic() + HEAL_S
     while time.monotonic() < end:
-        slots = [slot for slot in project.status(COLLECTION)["slots"].values() if slot]
-        if not any(slot["waiting"]["live"] + slot["waiting"]["bulk"] for slot in slots):
+        slots = project.status(COLLECTION).slots.filled.values()
+        if not any(slot.waiting.live + slot.waiting.bulk for slot in slots):
             return
         if not worker.drain():
             time.sleep(0.2)

@@ -38,7 +38,7 @@ from revector.serving.searcher import Offer, Searcher
 from revector.serving.shadow import ShadowReads
 from revector.settings import FILE, CollectionSettings, ModelSettings, Settings, find_file, read_settings
 from revector.spec import ModelSpec
-from revector.status import read_status, waiting_revision
+from revector.status import Status, read_status, waiting_revision
 from revector.verify.verification import REEMBEDDED, verify_live
 from revector.verify.verified import VerificationReport
 
@@ -308,13 +308,13 @@ class Project:
         finally:
             self.tell(collection)
 
-    def status(self, collection: str, *, recount: bool = False) -> dict[str, Any]:
+    def status(self, collection: str, *, recount: bool = False) -> Status:
         """Where a collection stands, and the revision that waits (``next``); needs no model. See ``read_status``."""
         source = self.labels(collection)
         labels = None if source is None else source.name
         with self.engine.connect() as connection:
             found = read_status(connection, collection, labels=labels, recount=recount)
-        return found | {"next": waiting_revision(self.migrations(collection), found["slots"])}
+        return found.model_copy(update={"next": waiting_revision(self.migrations(collection), found.slots)})
 
     def events(self, collection: str, limit: int = 100) -> list[dict[str, Any]]:
         """The newest events of a collection, newest first."""

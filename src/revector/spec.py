@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, TypeVar
 
 from revector.errors import SpecError
+
+T = TypeVar("T")
 
 HNSW_MAX_DIM = {"vector": 2_000, "halfvec": 4_000, "bit": 64_000}
 """Largest dimension of an HNSW graph by what its nodes hold (pgvector README, section HNSW)."""
@@ -29,6 +32,20 @@ NO_INT8 = (
 def _require(ok: bool, what: str, allowed: str, found: object) -> None:
     if not ok:
         raise SpecError(f"{what} must be {allowed}, found {found!r}. Nothing was changed; fix the migration file.")
+
+
+def _within(default: T, allowed: str, holds: Callable[[T], bool]) -> T:
+    """Return a field of a dataclass that says which of its values are ``allowed``."""
+    made: T = field(default=default, metadata={"allowed": allowed, "holds": holds})
+    return made
+
+
+def _share(default: float) -> float:
+    return _within(default, "0 to 1", lambda value: 0 <= value <= 1)
+
+
+def _share_or_none(default: float | None) -> float | None:
+    return _within(default, "0 to 1, or None", lambda value: value is None or 0 <= value <= 1)
 
 
 def stable_hash(data: object) -> str:
@@ -197,50 +214,30 @@ class Gate:
     too, by shadow reads, before the gate judges; their agreement is in its report.
     """
 
-    min_recall: float = 0.0
-    max_drop: float = 0.02
-    k: int = 10
-    min_queries: int = 50
-    min_fidelity: float = 0.99
-    confidence: float = 0.95
-    slices: tuple[str, ...] = ()
-    max_slice_drop: float | None = None
-    min_overlap: float | None = 0.95
-    max_latency_ratio: float | None = None
-    shadow_hours: float = 0.0
+    min_recall: float = _share(0.0)
+    max_drop: float = _share(0.02)
+    k: int = _within(10, "1 to 1000", lambda value: isinstance(value, int) and 1 <= value <= 1000)
+    min_queries: int = _within(50, "at least 1", lambda value: isinstance(value, int) and value >= 1)
+    min_fidelity: float = _share(0.99)
+    confidence: float = _within(
+        0.95, "above 0.5 and below 1", lambda value: isinstance(value, float) and 0.5 < value < 1
+    )
+    slices: tuple[str, ...] = _within(
+        (),
+        'a tuple of names of metadata fields, such as ("language", "length")',
+        lambda value: isinstance(value, tuple) and all(isinstance(one, str) and one for one in value),
+    )
+    max_slice_drop: float | None = _share_or_none(None)
+    min_overlap: float | None = _share_or_none(0.95)
+    max_latency_ratio: float | None = _within(
+        None, "above 0, or None", lambda value: value is None or 0 < value < math.inf
+    )
+    shadow_hours: float = _within(0.0, "0 to 720", lambda value: 0 <= value <= 720)
 
     def __post_init__(self) -> None:
-        _require(0 <= self.shadow_hours <= 720, "gate.shadow_hours", "0 to 720", self.shadow_hours)
-        for name in ("min_recall", "max_drop", "min_fidelity"):
-            _require(0 <= getattr(self, name) <= 1, f"gate.{name}", "0 to 1", getattr(self, name))
-        for name in ("max_slice_drop", "min_overlap"):
-            value = getattr(self, name)
-            _require(value is None or 0 <= value <= 1, f"gate.{name}", "0 to 1, or None", value)
-        _require(isinstance(self.k, int) and 1 <= self.k <= 1000, "gate.k", "1 to 1000", self.k)
-        _require(
-            isinstance(self.confidence, float) and 0.5 < self.confidence < 1,
-            "gate.confidence",
-            "above 0.5 and below 1",
-            self.confidence,
-        )
-        _require(
-            isinstance(self.min_queries, int) and self.min_queries >= 1,
-            "gate.min_queries",
-            "at least 1",
-            self.min_queries,
-        )
-        _require(
-            isinstance(self.slices, tuple) and all(isinstance(one, str) and one for one in self.slices),
-            "gate.slices",
-            'a tuple of names of metadata fields, such as ("language", "length")',
-            self.slices,
-        )
-        _require(
-            self.max_latency_ratio is None or 0 < self.max_latency_ratio < math.inf,
-            "gate.max_latency_ratio",
-            "above 0, or None",
-            self.max_latency_ratio,
-        )
+        for one in fields(self):
+            value = getattr(self, one.name)
+            _require(one.metadata["holds"](value), f"gate.{one.name}", one.metadata["allowed"], value)
 
 
 @dataclass(frozen=True, slots=True)

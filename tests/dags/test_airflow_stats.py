@@ -69,7 +69,7 @@ def test_what_was_done_before_a_task_failed_is_told_too(served: World, backend: 
 def test_gates_and_canaries_tell_their_recall(swapped: World, backend: Backend) -> None:
     status = swapped.project.status("docs")
     ours.gate_recall("docs", status)
-    assert backend.gauges["revector.gate_recall", DOCS] == status["migration"]["gate"]["new"]["recall"]["mean"]
+    assert backend.gauges["revector.gate_recall", DOCS] == status.gate.new.recall.mean
     ours.canary_recall("docs", 0.875)
     assert backend.gauges["revector.canary_recall", DOCS] == 0.875
 

@@ -39,6 +39,7 @@ from revector.airflow.operators import LibraryRetries, RevectorOperator
 from revector.airflow.progress import LogProgress
 from revector.airflow.questions import figures
 from revector.airflow.wording import RETIRE_NOW, ROLL_BACK, window_question
+from revector.gate.figures import GateResult
 from revector.lifecycle import FORWARD
 from revector.upkeep import upkeep
 from revector.verify import verification
@@ -442,15 +443,16 @@ def test_a_dead_letter_is_tried_again_within_the_bounds_of_the_form(served: Worl
 
 def test_the_gate_is_shown_to_whoever_must_decide() -> None:
     value = {"mean": 0.5, "low": 0.4, "high": 0.6}
-    gate: dict[str, Any] = {"k": 10, "queries": 300, "labels": "test", "passed": True, "reasons": []}
-    gate |= {"new": {"revision": "0002", "recall": value}, "difference": value}
-    text = figures({"migration": {"gate": gate}})
+    kept = {"id": 1, "generation": 2, "passed": True, "verdict": "pass", "overridden": None, "at": "2026-11-20"}
+    side = {"generation": 2, "revision": "0002", "recall": value, "means": {"recall": 0.5}}
+    gate = kept | {"k": 10, "queries": 300, "labels": "test", "reasons": [], "new": side, "difference": value}
+    text = figures(GateResult.model_validate(gate))
     assert "| revision 0002 | 0.5000 | 0.4000 to 0.6000 |" in text
     assert "300 labelled queries (test). Passed." in text
-    failed = figures({"migration": {"gate": gate | {"passed": False, "reasons": ["too low"]}}})
-    assert "Failed: too low." in failed
-    assert "measured nothing" in figures({"migration": None})
-    assert "measured nothing" in figures({"migration": {"gate": {"passed": True, "not_measured": "first"}}})
+    failed = gate | {"passed": False, "verdict": "fail", "reasons": ["too low"]}
+    assert "Failed: too low." in figures(GateResult.model_validate(failed))
+    assert "measured nothing" in figures(None)
+    assert "measured nothing" in figures(GateResult.model_validate(kept | {"not_measured": "first"}))
 
 
 def test_the_question_names_collection_and_revision() -> None:

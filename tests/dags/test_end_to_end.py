@@ -78,8 +78,8 @@ class Site:
         """Wait until the worker has brought every index of a collection up to date."""
 
         def applied() -> bool:
-            slots = [slot for slot in self.project.status(collection)["slots"].values() if slot]
-            return not any(slot["waiting"]["live"] + slot["waiting"]["bulk"] for slot in slots)
+            slots = self.project.status(collection).slots.filled.values()
+            return not any(slot.waiting.live + slot.waiting.bulk for slot in slots)
 
         until(applied, "no write waits", STEP_S)
 
@@ -139,7 +139,7 @@ def test_the_dag_migrates_while_an_application_writes_and_nothing_is_lost(site: 
     assert counts["writes"] > 0
     assert counts["deletes"] > 0
     assert set(counts["by_revision"]) == {OLD, NEW}
-    assert site.project.status(WRITTEN)["slots"]["active"]["revision"] == NEW
+    assert site.project.status(WRITTEN).slots.active.revision == NEW
 
 
 def test_a_viewer_sees_the_page_but_may_not_move_anything(site: Site, migrated: Seen) -> None:
@@ -153,7 +153,7 @@ def test_a_viewer_sees_the_page_but_may_not_move_anything(site: Site, migrated: 
     for path in ("", "data/status", f"data/history/{WRITTEN}"):
         answer = httpx.get(f"{site.airflow.url}/revector/ui/{path}", trust_env=False, timeout=60)
         assert answer.status_code == 401, path
-    assert site.project.status(WRITTEN)["slots"]["active"]["revision"] == NEW
+    assert site.project.status(WRITTEN).slots.active.revision == NEW
 
 
 # In a browser ---------------------------------------------------------------------------------------------------------
@@ -256,7 +256,7 @@ def test_a_person_migrates_approves_and_rolls_back_in_the_browser(browser: Any, 
     move(shown, "Roll back", "people liked the old answers", "Go back to the old index")
     shown.get_by_role("button", name="Go forward again").wait_for()
     status = site.project.status(ASKED)
-    assert (status["slots"]["active"]["revision"], status["migration"]["phase"]) == (OLD, "rolled_back")
+    assert (status.slots.active.revision, status.migration.phase) == (OLD, "rolled_back")
     assert "late" in found()[OLD]
     last = newest(site, "rollback")
     assert (last["actor"], last["detail"]["airflow"]["dag_id"]) == ("operator", DAG)
@@ -284,7 +284,7 @@ def a_viewer_moves_nothing(browser: Any, site: Site) -> None:
     shown.get_by_role("button", name="Approve").wait_for()
     for name in ("Approve", "Reject", "Abort"):
         assert shown.get_by_role("button", name=name).is_disabled(), name
-    events, slots = site.project.events(ASKED, 1_000), site.project.status(ASKED)["slots"]
+    events, slots = site.project.events(ASKED, 1_000), site.project.status(ASKED).slots
 
     press = "node => { const one = [...node.querySelectorAll('button')].find((b) => b.textContent === 'Approve'); "
     shown.evaluate(press + "one.disabled = false; one.click(); }")
@@ -319,7 +319,7 @@ def a_viewer_moves_nothing(browser: Any, site: Site) -> None:
     }
     assert answers == dict.fromkeys(answers, 403)
     assert page.evaluate(send, [f"{site.airflow.url}/api/v2/{run}", "GET", None]) == 200, "its session is one"
-    assert (site.project.events(ASKED, 1_000), site.project.status(ASKED)["slots"]) == (events, slots)
+    assert (site.project.events(ASKED, 1_000), site.project.status(ASKED).slots) == (events, slots)
     assert site.operator.state(DAG, run_id) not in FINISHED
     page.close()
 

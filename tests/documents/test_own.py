@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from revector.cli.app import app
-from revector.gate.gate import QuerySet, usable_queries
+from revector.gate.query_set import QuerySet, usable_queries
 from revector.interfaces import Document
 from revector.labels import Labels
 from worlds import World

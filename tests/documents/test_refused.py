@@ -183,7 +183,7 @@ def test_get_search_and_status_say_that_what_is_served_is_behind(served: World) 
     assert found["behind"]["d00003"]["version"] == 30
     status = run(app, ["status", *project]).output
     assert "1 documents are served in an older version" in status
-    assert served.project.status("docs")["refused"] == {"records": 1, "behind": 1}
+    assert served.project.status("docs").refused.as_data() == {"records": 1, "behind": 1}
 
 
 # Text that is empty on purpose ----------------------------------------------------------------------------------------

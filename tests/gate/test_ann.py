@@ -140,7 +140,7 @@ def test_the_best_documents_that_the_index_lost_are_named(library: World, search
     assert report.lost_best == len(report.lost) == report.as_data()["lost_best"]
     assert report.lost_relevant == sum(one.relevant is True for one in report.lost)
     [first, *_] = report.lost
-    print_lost(report.as_data(), QUERIES, console_for(sys.stdout))
+    print_lost(report, QUERIES, console_for(sys.stdout))
     said = capsys.readouterr().out
     assert f"{len(wanted)} of 50 queries the index lost the document that exact search has at rank 1" in said
     assert f"  {first.document} ({first.score:.4f}" in said
@@ -314,8 +314,8 @@ def test_an_index_that_loses_answers_fails_the_gate_although_its_model_is_the_sa
     with pytest.raises(GateFailed, match=r"failed: overlap@10 of the index with exact search is 0\.\d+, at least 0.95"):
         library.upgrade(BAD, to="gate")
     kept = gate_result.kept_result(library.project, "docs")
-    assert kept["ann"]["served"]["overlap"]["mean"] < 0.95
+    assert kept.evidence("ann", AnnReport).served.overlap.mean < 0.95
     assert "What does the index lose" in gate_result.gate_page(library.project, "docs")
     path.write_text(path.read_text().replace("min_queries=20", "min_queries=20, min_overlap=None"))
     library.upgrade(BAD, to="gate")
-    assert gate_result.kept_result(library.project, "docs")["verdict"] == "pass"
+    assert gate_result.kept_result(library.project, "docs").verdict == "pass"

@@ -22,7 +22,7 @@ B200 = 'model = ModelSpec(name="hashing:seed2", dim=64)'
 
 
 def kept(world: World, **which: Any) -> dict[str, Any]:
-    return kept_result(world.project, "docs", **which)
+    return kept_result(world.project, "docs", **which).as_data()
 
 
 def demanded(world: World, gate: str, body: str = B200) -> None:
@@ -210,7 +210,7 @@ def test_a_kept_result_holds_recall_per_query_and_no_text_of_a_user(judged: Worl
     events = json.dumps([event["detail"] for event in judged.events("gate_failed")])
     assert "scores" not in events
     assert "comparison" not in events
-    status = judged.project.status("docs")["migration"]["gate"]
+    status = judged.project.status("docs").as_data()["migration"]["gate"]
     assert status["id"] == result["id"]
     assert "comparison" not in status
 

@@ -16,12 +16,15 @@ from revector.gate import gate as gates
 from revector.gate.ann import AnnReport, Loss, LostBest, Point
 from revector.gate.explaining import QueryPlan
 from revector.gate.latency import LatencyReport, QueryTimes
+from revector.gate.query_set import usable_queries
 from revector.labels import Labels, Span, item_of
 from revector.measure.comparison import compare
 from revector.measure.metrics import Interval, attainable_recall, evaluate
 from revector.measure.slices import length_slices
+from revector.pages import gate as gate_pages
 from revector.pages.charts import ChartRow, Dot, Mark, _ticks, bubbles, curve, intervals
-from revector.pages.gate import VERDICTS, render
+from revector.pages.gate import VERDICTS
+from revector.pages.gate_view import GatePage
 from revector.pages.markup import printable
 from revector.spec import Gate
 
@@ -88,7 +91,7 @@ class _Everything:
         return OwnDocuments({}, 0)
 
 
-ASKED = gates.usable_queries(LABELS, _Everything())
+ASKED = usable_queries(LABELS, _Everything())
 
 
 def measured(revision: str, generation: int, keep: float, seed: int) -> gates.GateMeasurement:
@@ -105,6 +108,10 @@ def result(keep: float = 0.75, *, old: gates.GateMeasurement | None = OLD, **dem
     verdict = gates.judge(Gate(**demanded), ASKED, new, old, documents=DOCUMENTS)
     kept = {"passed": verdict.passed, "verdict": verdict.value, "overridden": None, "at": "2026-11-20T10:00:00+00:00"}
     return json.loads(json.dumps({**kept, "reasons": list(verdict.reasons), **verdict.detail}))
+
+
+def render(data: dict[str, Any]) -> str:
+    return gate_pages.render(GatePage.model_validate(data))
 
 
 def of_an_earlier_version(data: dict[str, Any]) -> dict[str, Any]:
@@ -311,10 +318,10 @@ def test_the_page_names_nothing_outside_itself() -> None:
 
 
 def test_old_and_new_that_are_equal_are_drawn_without_an_end_of_the_axis() -> None:
-    same = {"mean": 1.0, "low": 1.0, "high": 1.0}
+    same = Interval(1.0, 1.0, 1.0)
     assert intervals([ChartRow("hit", [Mark(same, "old"), Mark(same, "new")])], axis="hit").tag == "svg"
     assert bubbles({"q": 0.0}, {"q": 0.0}, axis="recall").tag == "svg"
-    assert curve([Dot(40, {"mean": 0.0})], axis="ef_search", up="overlap").tag == "svg"
+    assert curve([Dot(40, 0.0)], axis="ef_search", up="overlap").tag == "svg"
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-0.013, 0.002), (0.97, 0.9701), (0.0, 900.0), (-1.0, 1.0)])

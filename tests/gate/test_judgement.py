@@ -14,11 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ir_measures import RR, R, Success, nDCG
 
-from revector.errors import ConfigError, LabelError
-from revector.gate.judgement import GateFinding, Thresholds, Value, Verdict, judge
+from revector.errors import ConfigError, LabelError, SpecError
+from revector.gate.ann import AnnReport, Point
+from revector.gate.explaining import QueryPlan
+from revector.gate.figures import GateFigures, GateFinding, Value
+from revector.gate.judgement import Verdict
+from revector.gate.judgement import judge as judge_figures
+from revector.gate.latency import LatencyReport, QueryTimes
 from revector.measure.comparison import Comparison, ScoredRun, compare
-from revector.measure.metrics import attainable_recall, evaluate
+from revector.measure.metrics import Interval, attainable_recall, evaluate
 from revector.measure.slices import WITHOUT, field_slices, length_slices
+from revector.spec import Gate
 
 DOCUMENTS = 1_000
 
@@ -39,8 +45,17 @@ def lost(queries: int, share: float) -> list[float]:
     return [0.0 if n < round(share * queries) else 1.0 for n in range(queries)]
 
 
-def verdict(old: list[float] | None, new: list[float], *, gate: Thresholds, **measured: float) -> Verdict:
-    return judge(comparison(old, new, max_drop=gate.max_drop), gate, **measured)
+def demanding(**demands: Any) -> Gate:
+    """A gate that demands this, and nothing else that could be missed."""
+    return Gate(**{"max_drop": 1.0, "min_queries": 1, "min_overlap": None, **demands})
+
+
+def judge(measured: Comparison, gate: Gate, **evidence: Any) -> Verdict:
+    return judge_figures(gate, GateFigures.model_validate({"comparison": measured, **evidence}))
+
+
+def verdict(old: list[float] | None, new: list[float], *, gate: Gate, **evidence: Any) -> Verdict:
+    return judge(comparison(old, new, max_drop=gate.max_drop), gate, **evidence)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +71,7 @@ def verdict(old: list[float] | None, new: list[float], *, gate: Thresholds, **me
     ],
 )
 def test_a_drop_passes_or_fails_only_where_the_whole_interval_says_so(queries: int, share: float, value: Value) -> None:
-    found = verdict([1.0] * queries, lost(queries, share), gate=Thresholds(max_drop=0.02))
+    found = verdict([1.0] * queries, lost(queries, share), gate=demanding(max_drop=0.02))
     assert found.value is value
     assert len(found.reasons) == 1
     assert "recall@10" in found.reasons[0]
@@ -70,7 +85,7 @@ def test_the_verdict_is_where_the_interval_lies(new: list[float], max_drop: floa
     measured = comparison([0.5] * len(new), new, max_drop=max_drop)
     low, high = measured.metrics["recall"].difference[1:]
     expected = Value.FAIL if high < -max_drop else Value.PASS if low >= -max_drop else Value.INCONCLUSIVE
-    assert judge(measured, Thresholds(max_drop=max_drop)).value is expected
+    assert judge(measured, demanding(max_drop=max_drop)).value is expected
 
 
 def test_an_undecided_reader_is_told_how_many_queries_decide() -> None:
@@ -78,28 +93,28 @@ def test_an_undecided_reader_is_told_how_many_queries_decide() -> None:
     old, new = (rng.random((2, 100)) < 0.7).astype(float)
     measured = comparison(old, new, max_drop=0.02)
     change = measured.metrics["recall"]
-    found = judge(measured, Thresholds(max_drop=0.02))
+    found = judge(measured, demanding(max_drop=0.02))
     assert found.value is Value.INCONCLUSIVE
     assert change.needed > 100
     assert f"about {change.needed:,} are needed" in found.reasons[0]
     assert f"can tell a drop of {change.detectable:.4f}" in found.reasons[0]
-    with_no_drop = judge(comparison(old, new, max_drop=0.0), Thresholds(max_drop=0.0))
+    with_no_drop = judge(comparison(old, new, max_drop=0.0), demanding(max_drop=0.0))
     assert "only a gain" in with_no_drop.reasons[0]
 
 
 @pytest.mark.parametrize(("demanded", "value"), [(0.5, Value.PASS), (0.9, Value.INCONCLUSIVE), (0.97, Value.FAIL)])
 def test_a_first_generation_is_judged_by_the_interval_of_its_recall(demanded: float, value: Value) -> None:
-    found = verdict(None, lost(300, 0.1), gate=Thresholds(min_recall=demanded, max_drop=0.0, max_latency_ratio=1.0))
+    found = verdict(None, lost(300, 0.1), gate=demanding(min_recall=demanded, max_drop=0.0, max_latency_ratio=1.0))
     assert found.value is value
     assert f"{demanded:.4f}" in found.reasons[0]
 
 
 def test_nothing_demanded_passes_without_a_finding() -> None:
-    assert verdict([1.0], [0.0], gate=Thresholds()).as_data() == {"value": "pass", "reasons": [], "findings": []}
+    assert verdict(None, [0.0], gate=demanding()).as_data() == {"value": "pass", "reasons": [], "findings": []}
 
 
 def test_fewer_queries_than_demanded_is_no_pass_and_hides_no_fail() -> None:
-    gate = Thresholds(max_drop=0.02, min_queries=500)
+    gate = demanding(max_drop=0.02, min_queries=500)
     few = verdict([1.0] * 400, [1.0] * 400, gate=gate)
     assert few.value is Value.INCONCLUSIVE
     assert few.reasons == ("400 labelled queries were measured, at least 500 are demanded.",)
@@ -108,7 +123,7 @@ def test_fewer_queries_than_demanded_is_no_pass_and_hides_no_fail() -> None:
 
 
 def test_a_saturated_score_is_no_pass_and_hides_no_fail() -> None:
-    gate, queries = Thresholds(max_drop=0.02), 400
+    gate, queries = demanding(max_drop=0.02), 400
     few = {"max_drop": 0.02, "documents": 10}
     same = judge(comparison([1.0] * queries, [1.0] * queries, **few), gate)
     assert same.value is Value.INCONCLUSIVE
@@ -120,7 +135,7 @@ def test_a_saturated_score_is_no_pass_and_hides_no_fail() -> None:
 def test_a_corpus_hardly_larger_than_k_is_saturated_by_chance() -> None:
     measured = comparison([1.0] * 400, [1.0] * 400, max_drop=0.02, documents=10)
     assert measured.saturated_by == ("a random ranking",)
-    assert judge(measured, Thresholds(max_drop=0.02)).value is Value.INCONCLUSIVE
+    assert judge(measured, demanding(max_drop=0.02)).value is Value.INCONCLUSIVE
     assert comparison([1.0] * 400, [1.0] * 400, max_drop=1.0, documents=20).saturated_by == ()
 
 
@@ -130,34 +145,47 @@ def test_a_recall_that_no_ranking_can_reach_is_refused_as_a_demand() -> None:
     measured = comparison(None, [0.5, 1.0], attainable=attainable)
     assert measured.ceiling == 0.75
     with pytest.raises(LabelError, match=r"min_recall is 0\.8000, and the best possible recall@10 .* 0\.7500"):
-        judge(measured, Thresholds(min_recall=0.8))
+        judge(measured, demanding(min_recall=0.8))
+
+
+TIMES = {"p50": 1.0, "p95": 2.0, "p99": 3.0}
+
+
+def overlap_of(value: float) -> dict[str, Any]:
+    exact = Point(40, Interval(value, value, value), TIMES, 0, QueryPlan(True, ("Index Scan",), 40))
+    return AnnReport(2, "b200", {"kind": "hnsw"}, 10, 1, 100, 100, 0.95, TIMES, exact, (), None, None).as_data()
+
+
+def latency_of(value: float) -> dict[str, Any]:
+    old, new = (QueryTimes(n, name, TIMES, TIMES, TIMES) for n, name in ((1, "a100"), (2, "b200")))
+    return LatencyReport(1, old, new, {name: Interval(value, value, value) for name in TIMES}).as_data()
 
 
 @pytest.mark.parametrize(
-    ("measured", "value"),
+    ("evidence", "value"),
     [
-        ({"overlap": 0.96, "latency_ratio": 1.1}, Value.PASS),
-        ({"overlap": 0.95, "latency_ratio": 1.5}, Value.PASS),
-        ({"overlap": 0.94, "latency_ratio": 1.1}, Value.FAIL),
-        ({"overlap": 0.96, "latency_ratio": 1.6}, Value.FAIL),
-        ({"overlap": 0.96}, Value.INCONCLUSIVE),
-        ({"latency_ratio": 1.1}, Value.INCONCLUSIVE),
+        ({"ann": overlap_of(0.95), "latency": latency_of(1.5)}, Value.PASS),
+        ({"ann": overlap_of(0.94), "latency": latency_of(1.1)}, Value.FAIL),
+        ({"ann": overlap_of(0.96), "latency": latency_of(1.6)}, Value.FAIL),
+        ({"ann": overlap_of(0.96)}, Value.INCONCLUSIVE),
+        ({"latency": latency_of(1.1)}, Value.INCONCLUSIVE),
+        ({"ann": None, "latency": latency_of(1.1)}, Value.PASS),  # every answer is exact
     ],
 )
-def test_overlap_and_latency_hold_or_are_missed_or_were_not_measured(measured: dict[str, float], value: Value) -> None:
-    assert verdict([1.0], [1.0], gate=Thresholds(min_overlap=0.95, max_latency_ratio=1.5), **measured).value is value
+def test_overlap_and_latency_hold_or_are_missed_or_were_not_measured(evidence: dict[str, Any], value: Value) -> None:
+    assert verdict([1.0], [1.0], gate=demanding(min_overlap=0.95, max_latency_ratio=1.5), **evidence).value is value
 
 
-@pytest.mark.parametrize("name", ["overlap", "latency_ratio"])
+@pytest.mark.parametrize(("name", "of"), [("ann", overlap_of), ("latency", latency_of)])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
-def test_a_measurement_that_is_no_number_is_refused(name: str, value: float) -> None:
+def test_a_measurement_that_is_no_number_is_refused(name: str, of: Any, value: float) -> None:
     with pytest.raises(LabelError, match="measure it again"):
-        verdict([1.0], [1.0], gate=Thresholds(), **{name: value})
+        verdict([1.0], [1.0], gate=demanding(min_overlap=0.95, max_latency_ratio=1.5), **{name: of(value)})
 
 
 def test_an_overlap_above_1_is_refused() -> None:
     with pytest.raises(LabelError, match="measure it again"):
-        verdict([1.0], [1.0], gate=Thresholds(), overlap=1.1)
+        verdict([1.0], [1.0], gate=demanding(min_overlap=0.95), ann=overlap_of(1.1))
 
 
 def by_language(**sizes: int) -> dict[str, dict[str, list[str]]]:
@@ -177,8 +205,8 @@ def test_one_fallen_language_fails_though_the_mean_hardly_moves() -> None:
     assert measured.metrics["recall"].difference.mean == pytest.approx(-0.01)
     assert hindi.recall.difference.mean == pytest.approx(-0.5)
     assert (thai.recall, thai.queries, thai.minimum) == (None, 20, 30)
-    assert judge(measured, Thresholds(max_drop=0.02)).value is Value.PASS
-    found = judge(measured, Thresholds(max_drop=0.02, max_slice_drop=0.1))
+    assert judge(measured, demanding(max_drop=0.02)).value is Value.PASS
+    found = judge(measured, demanding(max_drop=0.02, max_slice_drop=0.1))
     assert found.value is Value.FAIL
     assert "language = hi (-0.5000 on 80 queries" in found.reasons[0]
     told = " ".join(finding.sentence for finding in found.findings)
@@ -186,10 +214,10 @@ def test_one_fallen_language_fails_though_the_mean_hardly_moves() -> None:
 
 
 def test_the_worst_slice_is_judged_in_three_values() -> None:
-    gate, slices = Thresholds(max_slice_drop=0.1), by_language(hi=100, en=900)
+    gate, slices = demanding(max_slice_drop=0.1), by_language(hi=100, en=900)
     passed = judge(comparison([1.0] * 1_000, lost(1_000, 0.001), slices=slices), gate)
     assert passed.value is Value.PASS
-    assert "the worst is language = hi" in passed.reasons[0]
+    assert "the worst is language = hi" in passed.reasons[-1]
     unsure = judge(comparison([1.0] * 1_000, lost(1_000, 0.01), slices=slices), gate)
     assert unsure.value is Value.INCONCLUSIVE
     assert "label more queries of it" in unsure.reasons[0]
@@ -198,7 +226,7 @@ def test_the_worst_slice_is_judged_in_three_values() -> None:
     assert needed > 100
     assert (
         f"about {needed:,} queries of language = hi are needed"
-        in judge(sized, Thresholds(max_slice_drop=0.05)).reasons[0]
+        in judge(sized, demanding(max_slice_drop=0.05)).reasons[0]
     )
     nothing = judge(comparison([1.0] * 20, [1.0] * 20, slices=by_language(hi=10, en=10)), gate)
     assert nothing.value is Value.INCONCLUSIVE
@@ -207,7 +235,7 @@ def test_the_worst_slice_is_judged_in_three_values() -> None:
 
 def test_among_many_slices_a_fall_must_be_shown_for_all_at_once() -> None:
     """The planted fault: twenty slices, each judged as if it were the only one."""
-    gate, new = Thresholds(max_slice_drop=0.02), [*lost(100, 0.11), *[1.0] * 19 * 30]
+    gate, new = demanding(max_slice_drop=0.02), [*lost(100, 0.11), *[1.0] * 19 * 30]
     alone = judge(comparison([1.0] * 100, new[:100], slices=by_language(hi=100)), gate)
     measured = comparison([1.0] * len(new), new, slices=by_language(hi=100, **{f"l{n}": 30 for n in range(19)}))
     hindi = measured.slices[0]
@@ -295,7 +323,7 @@ def test_a_comparison_and_its_verdict_are_plain_data_and_a_frame() -> None:
     assert list(frame["queries"]) == [60, 60, 60, 60, 40, 20]
     row = frame.iloc[0]
     assert (row["difference"], row["difference_low"], row["difference_high"]) == found.metrics["recall"].difference
-    judged = json.loads(json.dumps(judge(found, Thresholds(max_drop=0.02)).as_data()))
+    judged = json.loads(json.dumps(judge(found, demanding(max_drop=0.02)).as_data()))
     assert judged["findings"] == [{"value": judged["value"], "sentence": judged["reasons"][0]}]
 
 
@@ -319,7 +347,7 @@ def test_the_simulation_plants_the_drop_that_it_names(world: World, whole: bool)
 
 def test_fifty_queries_do_not_pass_a_planted_drop_by_luck() -> None:
     """The planted fault: with a percentile or BCa bootstrap, models nearly alike pass in every fifth sample."""
-    rng, gate = np.random.default_rng(2), Thresholds(max_drop=0.02)
+    rng, gate = np.random.default_rng(2), demanding(max_drop=0.02)
     samples = [WORLDS[2].draw(50, rng, PLANTED) for _ in range(100)]
     rivals = [_bootstraps(old, new, 0) for old, new in samples]
     assert all(sum(one.low >= -0.02 for one in found) > 10 for found in zip(*rivals, strict=True))
@@ -378,6 +406,6 @@ def test_no_queries_at_all_are_refused() -> None:
         {"max_latency_ratio": math.nan},
     ],
 )
-def test_thresholds_out_of_range_are_refused(bad: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=next(iter(bad))):
-        Thresholds(**bad)
+def test_demands_out_of_range_are_refused(bad: dict[str, Any]) -> None:
+    with pytest.raises(SpecError, match=next(iter(bad))):
+        demanding(**bad)

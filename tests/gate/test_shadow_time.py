@@ -104,8 +104,9 @@ def test_the_verdict_tells_what_live_queries_found(asking: World, sleeps: Sleeps
         shadow_rows.add(connection, [{"gen": building, "against": active, "k": 10, **tally.as_row()}])
     asking.upgrade("b200", to="gate")
     kept = kept_result(asking.project, "docs")
-    assert kept["shadow"]["hours"] == 2
-    (reads,) = kept["shadow"]["reads"]
+    shadow = kept.as_data()["shadow"]
+    assert shadow["hours"] == 2
+    (reads,) = shadow["reads"]
     assert (reads["compared"], reads["overlap"]["mean"]) == (30, pytest.approx(0.9))
     assert "Do live queries find the same?" in page(asking.project, "docs", kept)
     said = CliRunner().invoke(app, ["gate", "--project", str(asking.root)]).output

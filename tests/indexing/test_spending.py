@@ -28,7 +28,7 @@ def test_uses_of_all_days_and_processes_add_up(world: World, meter: SpendingMete
             {"provider": "p", "requests": 3, "tokens": 35, "usd": 2.25, "month_usd": 0.75},
             {"provider": "q", "requests": 1, "tokens": 1, "usd": 1.0, "month_usd": 1.0},
         ]
-    assert world.project.status("docs")["spending"] == [
+    assert world.project.status("docs").as_data()["spending"] == [
         {"provider": "p", "requests": 3, "tokens": 35, "usd": 2.25, "month_usd": 0.75},
         {"provider": "q", "requests": 1, "tokens": 1, "usd": 1.0, "month_usd": 1.0},
     ]

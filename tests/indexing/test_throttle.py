@@ -88,10 +88,10 @@ def test_the_dial_is_history_and_status_and_counts_for_one_migration(building: W
     gen = dial(building, 0.25)
     event = building.events("throttle")[0]
     assert (event["actor"], event["gen"], event["detail"]) == ("tester", gen, {"share": 0.25})
-    assert building.project.status("docs")["migration"]["progress"]["share"] == 0.25
+    assert building.project.status("docs").migration.progress.share == 0.25
     assert building.migrator.abort("another one")
     building.upgrade("b200", to="provision")
-    assert building.project.status("docs")["migration"]["progress"]["share"] == 1
+    assert building.project.status("docs").migration.progress.share == 1
 
 
 def test_a_backfill_rests_between_its_windows_and_loses_nothing(

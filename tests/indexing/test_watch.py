@@ -64,7 +64,7 @@ def test_a_clock_that_jumped_ends_no_window_by_itself(swapped: World, clock: Clo
     with pytest.raises(ClockJumped, match="--now"):
         swapped.migrator.retire_due()
     assert swapped.collection.standby_gen is not None
-    assert swapped.project.status("docs")["rollback"]["clock_jumped"]
+    assert swapped.project.status("docs").rollback.clock_jumped
 
 
 @pytest.mark.parametrize(("passed_s", "jump_s"), [(60.0, 0.0), (60.0, 59.0), (72 * HOUR, 0.0), (5.0, 3 * HOUR)])
@@ -132,12 +132,12 @@ def test_an_encoder_that_changes_in_the_window_is_told_before_somebody_needs_the
         now_s += HOUR
         worker.drain()
         worker.drain()
-    slots = swapped.project.status("docs")["slots"]
-    assert "probe" in slots["standby"]["encoder_fault"]
-    assert slots["active"]["encoder_fault"] is None
+    slots = swapped.project.status("docs").slots
+    assert "probe" in slots.standby.encoder_fault
+    assert slots.active.encoder_fault is None
     assert len(swapped.events("encoder_failed")) == 1
     swapped.project.worker().drain()
-    assert swapped.project.status("docs")["slots"]["standby"]["encoder_fault"] is None
+    assert swapped.project.status("docs").slots.standby.encoder_fault is None
     assert len(swapped.events("encoder_restored")) == 1
 
 
@@ -162,7 +162,7 @@ def test_an_encoder_that_raises_on_the_probes_makes_its_generation_wait_and_noth
     written = swapped.put(1, start=500)
     swapped.project.worker().drain()
     swapped.documents.wait_until_served(written, timeout_s=0)
-    assert "429" in swapped.project.status("docs")["slots"]["standby"]["encoder_fault"]
+    assert "429" in swapped.project.status("docs").slots.standby.encoder_fault
     monkeypatch.setattr(inner, "encode_document", original)
     swapped.settle()
     assert swapped.differences(swapped.generation("standby")) == []

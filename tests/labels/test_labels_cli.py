@@ -180,7 +180,7 @@ def test_the_gate_measures_on_labels_in_a_table(at: World) -> None:
     )
     at.settings(qrels="sql:SELECT * FROM public.judged WHERE lang = 'en'")
     at.upgrade("b200")
-    assert at.project.status("docs")["labels"] == "sql"
+    assert at.project.status("docs").labels == "sql"
     measured = at.events("gate")[0]["detail"]
     assert (measured["labels"], measured["queries"]) == ("sql", 60)
 

@@ -206,9 +206,9 @@ def test_a_database_whose_default_is_another_isolation_level_changes_nothing(wor
 def test_upgrade_stops_where_it_is_told_and_goes_on_from_there(served: World) -> None:
     for step, phase in zip(FORWARD[1:], list(Phase)[1:], strict=False):
         served.upgrade("b200", to=step)
-        status = served.migrator.status()["migration"]
-        assert status["phase"] == phase
-        assert status["revision"] == "b200"
+        status = served.migrator.status().migration
+        assert status.phase == phase
+        assert status.revision == "b200"
     assert served.generation().revision == "b200"
 
 
@@ -396,9 +396,9 @@ def test_a_failed_gate_leaves_all_as_it_was_and_says_why(served: World) -> None:
     assert served.generation().revision == "a100"
     assert served.generation("building").phase == Phase.VERIFIED
     assert served.search("apple7 pear7", 1) == ["d00007"]
-    result = served.migrator.status()["migration"]["gate"]
-    assert not result["passed"]
-    assert "falls" in result["reasons"][0]
+    result = served.migrator.status().migration.gate
+    assert not result.passed
+    assert "falls" in result.reasons[0]
     [event] = served.events("gate_failed")
     assert event["detail"]["new"]["recall"]["mean"] < event["detail"]["old"]["recall"]["mean"]
     with pytest.raises(GateFailed):
@@ -421,7 +421,7 @@ def test_the_gate_measures_recall_as_counted_by_hand(at_step: AtStep) -> None:
         f"d{n:05d}" in {hit.id for hit in searcher.search(f"apple{n} pear{n}", generation=generation.gen).hits}
         for n in range(60)
     ]
-    assert served.migrator.status()["migration"]["gate"]["new"]["recall"]["mean"] == pytest.approx(sum(found) / 60)
+    assert served.migrator.status().migration.gate.new.recall.mean == pytest.approx(sum(found) / 60)
 
 
 def test_an_approval_that_is_asked_for_is_waited_for(served: World) -> None:

@@ -406,7 +406,7 @@ def test_asked_again_and_again_a_status_takes_a_large_count_from_the_last_hour(
     with served.engine.begin() as connection:
         loads.add(connection)
     served.put(5, 900)
-    asked = {recount: served.project.status("docs", recount=recount)["documents"] for recount in (False, True)}
+    asked = {recount: served.project.status("docs", recount=recount).documents for recount in (False, True)}
     assert asked == {False: 120, True: 125}
     served.sql("UPDATE load_sample SET minute = minute - interval '61 minutes'")
-    assert served.project.status("docs")["documents"] == 125
+    assert served.project.status("docs").documents == 125

@@ -49,18 +49,18 @@ def test_a_rehearsal_reports_the_whole_migration_and_leaves_one_event_behind(ser
     assert (found.documents, found.sampled, found.labelled, found.queries_usable) == (320, 150, 60, 60)
     steps = [step.step for step in found.steps]
     assert steps == ["provision", "backfill", "index", "verify", "gate", "swap", "rollback", "retire"]
-    assert found.gate["passed"]
-    assert found.gate["queries"] == 60
-    assert found.gate["old"]["revision"] == "a100"
-    assert found.gate["new"]["revision"] == "b200"
-    assert found.verify["passed"]
-    assert found.verify["documents"] == 150
+    assert found.gate.passed
+    assert found.gate.queries == 60
+    assert found.gate.old.revision == "a100"
+    assert found.gate.new.revision == "b200"
+    assert found.verify.passed
+    assert found.verify.documents == 150
     assert found.rollback == {"passed": True, "reasons": [], "written": 3, "deleted": 2}
     assert set(found.pauses_ms) == {"swap", "rollback", "forward again"}
     [event] = served.events("rehearse")
     assert event["actor"] == "tester"
     assert event["detail"]["revision"] == "b200"
-    assert event["detail"]["gate"]["new"]["recall"]["mean"] == found.gate["new"]["recall"]["mean"]
+    assert event["detail"]["gate"]["new"]["recall"]["mean"] == found.gate.new.recall.mean
 
 
 def test_the_estimates_hold_for_the_migration_that_follows(served: World) -> None:
@@ -136,8 +136,8 @@ def test_poison_documents_are_found_with_their_reasons_and_the_rest_is_rehearsed
     assert found.dead_reasons == {"d00210": "RuntimeError: tokenizer choked"}
     assert found.dead_expected.value == 1
     assert found.refusals == ("1 documents of the sample cannot be embedded: cure them, or waive each",)
-    assert found.gate["passed"]
-    assert found.rollback["passed"]
+    assert found.gate.passed
+    assert found.rollback.passed
     page = io.StringIO()
     rehearsal_page(found, console_for(page))
     assert "The real migration would be refused:\n  1 documents of the sample" in page.getvalue()
@@ -156,9 +156,9 @@ def test_a_gate_that_would_fail_is_said_with_old_and_new_and_the_rest_is_rehears
     assert file.read_text() == text
     assert len(found.refusals) == 1
     assert re.search(r"gate: recall@10 falls by .* against revision a100 ", found.refusals[0])
-    assert found.gate["new"]["recall"]["mean"] < found.gate["old"]["recall"]["mean"]
-    assert found.gate["gate"]["max_drop"] == 0.1
-    assert found.rollback["passed"]
+    assert found.gate.new.recall.mean < found.gate.old.recall.mean
+    assert found.gate.gate["max_drop"] == 0.1
+    assert found.rollback.passed
 
 
 def test_an_index_that_would_not_be_verified_ends_the_rehearsal_there(served: World) -> None:
@@ -196,7 +196,7 @@ def test_a_planted_fault_of_the_window_is_a_rollback_that_loses(served: World, f
             connection.exec_driver_sql(source.replace(sound, broken.format(schema=schema)).replace("%", "%%"))
 
     found = rehearse(served, size=60, progress=During("put and delete", plant))
-    assert not found.rollback["passed"]
+    assert not found.rollback.passed
     assert any(re.search(f"rollback: {says}", reason) for reason in found.refusals), found.refusals
     assert traces(served) == []
 

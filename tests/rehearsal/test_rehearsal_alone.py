@@ -27,10 +27,10 @@ from worlds import World
 
 def test_nobody_works_for_lists_or_clears_away_a_rehearsal_that_runs(served: World) -> None:
     served.put(3, start=300)  # due for the live worker
-    status, seen = served.project.status("docs"), []
+    status, seen = served.project.status("docs").as_data(), []
 
     def look() -> None:
-        now = served.project.status("docs")
+        now = served.project.status("docs").as_data()
         changing = ("database_time", "slots")
         assert {k: v for k, v in now.items() if k not in changing} == {
             k: v for k, v in status.items() if k not in changing

@@ -28,7 +28,7 @@ def test_what_several_processes_add_is_the_sum_and_the_status_tells_it(at_step: 
     for tally in (counted(0.5, 0.7), counted(0.9)):
         with served.engine.begin() as connection:
             shadow_rows.add(connection, [{"gen": gen, "against": against, "k": 10, **tally.as_row()}])
-    (found,) = served.project.status("docs")["shadow"]
+    (found,) = served.project.status("docs").as_data()["shadow"]
     expected = counted(0.5, 0.7, 0.9)
     expected.shed = 2
     assert found.pop("overlap") == pytest.approx(expected.as_data().pop("overlap"))

@@ -284,7 +284,7 @@ def test_the_step_verify_embeds_some_documents_anew(at_step: AtStep) -> None:
     with pytest.raises(VerificationFailed, match=r"documents are damaged .* has cosine 0\."):
         served.upgrade("b200")
     assert served.generation().revision == "a100"
-    assert served.migrator.status()["migration"]["verify"]["damaged"] >= 60
+    assert served.migrator.status().migration.verify.damaged >= 60
 
 
 def test_the_command_ends_with_11_where_something_is_wrong_and_says_what(

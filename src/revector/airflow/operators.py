@@ -22,12 +22,12 @@ from revector.airflow.hook import RevectorHook
 from revector.airflow.progress import LogProgress
 from revector.crash import crash_at
 from revector.errors import RevectorError, StateError, WindowOpen
-from revector.lifecycle import Phase
 
 if TYPE_CHECKING:
     from revector.config import Project
     from revector.lifecycle import Outcome
     from revector.migration.migrator import Migrator
+    from revector.status import MigrationStatus
 
 log = logging.getLogger("revector.airflow")
 
@@ -176,8 +176,8 @@ class MigrateStepOperator(MigrationOperator):
         A migration that was opened without approval stays as it was opened; this run asks all the same.
         """
         options = dict(self.options or {})
-        opened = project.status(collection)["migration"] if self.step == "provision" else None
-        if opened and opened["revision"] == self.wanted:
+        opened = project.status(collection).migration if self.step == "provision" else None
+        if opened and opened.revision == self.wanted:
             options.pop("approval", None)
         if self.step == "approve":
             _, options["reason"] = self.answered(context)
@@ -252,9 +252,9 @@ class MoveOperator(MigrationOperator):
         if self.action not in MOVES:
             raise StateError(f"move {self.action!r} was asked for; there are {', '.join(MOVES)}. Nothing was changed.")
         status = project.status(collection)
-        self._refuse_moved(status["migration"] or {})
+        self._refuse_moved(status.migration)
         who, why = self.answered(context)
-        reason, epoch = self.reason or why or "the window is over", status["epoch"]
+        reason, epoch = self.reason or why or "the window is over", status.epoch
         migrator = self.migrator(project, collection, context)
         if self.action == "override":
             return report(migrator.override(reason))
@@ -276,11 +276,12 @@ class MoveOperator(MigrationOperator):
             announce(project, collection, outcome, context)
         return None
 
-    def _refuse_moved(self, migration: Mapping[str, Any]) -> None:
-        phase = migration.get("phase", Phase.NONE)
-        if migration.get("revision") == self.wanted and self.phase in ("", phase):
+    def _refuse_moved(self, migration: MigrationStatus | None) -> None:
+        if migration is not None and migration.revision == self.wanted and self.phase in ("", migration.phase):
             return
-        there = f"revision {migration['revision']} in phase {phase}" if migration else "no open migration"
+        there = (
+            "no open migration" if migration is None else f"revision {migration.revision} in phase {migration.phase}"
+        )
         said = (
             f"{self.action} was asked for revision {self.revision} in {f'phase {self.phase}' if self.phase else 'any'}"
             f"{'' if self.phase else ' phase'}; now there is {there}. Nothing was changed; look again."
@@ -295,14 +296,15 @@ def announce(project: Project, collection: str, outcome: Outcome, context: Any) 
     if not outcome.changed and context["ti"].try_number <= 1:
         return
     status = project.status(collection)
-    active, gate = status["slots"]["active"], (status["migration"] or {}).get("gate") or {}
-    side = next((gate[one] for one in ("new", "old") if gate.get(one, {}).get("revision") == active["revision"]), None)
+    active, sides = status.slots.active, {} if status.gate is None else status.gate.sides
+    assert active is not None  # the move is done
+    side = next((side for side in sides.values() if side.revision == active.revision), None)
     extra = {
         "collection": collection,
-        "revision": active["revision"],
-        "generation": active["generation"],
+        "revision": active.revision,
+        "generation": active.generation,
         "move": outcome.step,
-        "recall": side and side["recall"]["mean"],
+        "recall": side and side.recall.mean,
     }
     context["outlet_events"][SWAPS].add(active_index(collection), extra=extra)
 

@@ -12,7 +12,9 @@ from airflow.sdk import Param, timezone
 from revector.airflow.hook import RevectorHook
 from revector.airflow.operators import ANSWER, PageLink
 from revector.airflow.wording import RETIRE_NOW, ROLL_BACK, approval_question, window_question
+from revector.gate.figures import GateResult, Value
 from revector.lifecycle import Phase
+from revector.status import Status
 
 REASON = {"reason": Param(None, type=["null", "string"], maxLength=500, title="Why", description="For the history")}
 FINAL = f"*{RETIRE_NOW}* drops the old index for good: nothing brings it back. Left alone, the window ends by itself."
@@ -34,14 +36,15 @@ class _Question:
         super().__init__(**kwargs | {"params": REASON})
         self.revision, self.collection, self.config, self.conn_id = revision, collection, config, conn_id
 
-    def _look(self) -> tuple[str, dict[str, Any], Phase]:
+    def _look(self) -> tuple[str, Status, Phase]:
         """Return the collection, its status, and the phase of the revision: one that has ended counts as completed."""
         hook = RevectorHook(self.conn_id, config=self.config)
         name = hook.collection(self.collection)
         status = hook.get_conn().status(name)
-        migration = status["migration"]
-        is_open = migration and migration["revision"] == self.revision
-        return name, status, Phase(migration["phase"]) if is_open else Phase.COMPLETED
+        migration = status.migration
+        if migration is None or migration.revision != self.revision:
+            return name, status, Phase.COMPLETED
+        return name, status, migration.phase
 
 
 class MigrationApprovalOperator(_Question, ApprovalOperator):
@@ -60,12 +63,12 @@ class MigrationApprovalOperator(_Question, ApprovalOperator):
     def execute(self, context: Any) -> Any:
         """Ask, with the gate's figures, if the step before was the gate and someone must approve."""
         name, status, phase = self._look()
-        wanted = self.wanted or (status["migration"] or {}).get("needs_approval")
+        wanted = self.wanted or (status.migration is not None and status.migration.needs_approval)
         if not wanted or phase is not Phase.GATED:
             self.log.info("No approval is needed.")
             return None
         self.subject = approval_question(name, self.revision)
-        self.body = figures(status)
+        self.body = figures(status.gate)
         return super().execute(context)
 
     def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
@@ -103,14 +106,14 @@ class RollbackWindowOperator(_Question, HITLBranchOperator):
     def execute(self, context: Any) -> Any:
         """Ask, unless the migration is not live any more: then neither branch has anything to do."""
         name, status, phase = self._look()
-        window = status["rollback"]
+        window = status.rollback
         if phase is not Phase.LIVE or window is None:
             self.log.info("Revision %s is not in its rollback window: it is %s.", self.revision, phase)
             return self.do_branch(context, None)
         # One second more, so that the window is over for the registry too when nobody answered.
-        self.response_timeout = timedelta(seconds=window["seconds_left"] + 1)
+        self.response_timeout = timedelta(seconds=window.seconds_left + 1)
         self.subject = window_question(name, self.revision)
-        self.body = f"{figures(status)}\n\n{FINAL}"
+        self.body = f"{figures(status.gate)}\n\n{FINAL}"
         return super().execute(context)
 
     def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
@@ -128,16 +131,15 @@ def _keep_answer(context: Mapping[str, Any], event: Mapping[str, Any]) -> None:
     context["ti"].xcom_push(key=ANSWER, value=answer)
 
 
-def figures(status: Mapping[str, Any]) -> str:
+def figures(gate: GateResult | None) -> str:
     """Return the gate's result as Markdown: what a person needs in order to decide."""
-    gate = (status["migration"] or {}).get("gate")
-    if gate is None or "new" not in gate:
+    if gate is None or gate.new is None:
         return "The gate has measured nothing: there was nothing to compare with, and no labelled queries."
-    rows = [(f"revision {gate[side]['revision']}", gate[side]["recall"]) for side in ("old", "new") if side in gate]
-    rows += [("difference", gate["difference"])] if "difference" in gate else []
-    lines = [f"| {name} | {value['mean']:.4f} | {value['low']:.4f} to {value['high']:.4f} |" for name, value in rows]
-    percent = 100 * ((gate.get("gate") or {}).get("confidence") or 0.95)
-    table = "\n".join([f"| | recall@{gate['k']} | {percent:g} % interval |", "|---|---|---|", *lines])
-    judged = "Inconclusive" if gate.get("verdict") == "inconclusive" else "Failed"
-    verdict = "Passed." if gate["passed"] else f"{judged}: {'; '.join(gate['reasons'])}."
-    return f"{table}\n\nMeasured on {gate['queries']} labelled queries ({gate['labels']}). {verdict}"
+    rows = [(f"revision {side.revision}", side.recall) for side in (gate.old, gate.new) if side is not None]
+    rows += [] if gate.difference is None else [("difference", gate.difference)]
+    lines = [f"| {name} | {value.mean:.4f} | {value.low:.4f} to {value.high:.4f} |" for name, value in rows]
+    percent = f"{100 * gate.demanded_confidence:g} %"
+    table = "\n".join([f"| | recall@{gate.k} | {percent} interval |", "|---|---|---|", *lines])
+    judged = "Inconclusive" if gate.verdict is Value.INCONCLUSIVE else "Failed"
+    verdict = "Passed." if gate.passed else f"{judged}: {'; '.join(gate.reasons)}."
+    return f"{table}\n\nMeasured on {gate.queries} labelled queries ({gate.labels}). {verdict}"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from revector import counts
+from revector.status import Status
 
 
 @contextmanager
@@ -27,11 +27,10 @@ def counted(collection: str) -> Iterator[None]:
                 stats.incr(f"revector.{name}", more, tags=labels | {"collection": collection})
 
 
-def gate_recall(collection: str, status: Mapping[str, Any]) -> None:
+def gate_recall(collection: str, status: Status) -> None:
     """Set ``revector.gate_recall`` to what the latest gate of the open migration measured, if it measured anything."""
-    gate = (status["migration"] or {}).get("gate") or {}
-    if "new" in gate:
-        _recall("gate_recall", collection, gate["new"]["recall"]["mean"])
+    if status.gate is not None and status.gate.new is not None:
+        _recall("gate_recall", collection, status.gate.new.recall.mean)
 
 
 def canary_recall(collection: str, recall: float) -> None:

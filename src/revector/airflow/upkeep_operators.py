@@ -52,7 +52,7 @@ class CanaryOperator(RevectorOperator):
         settings = project.collection(collection)
         if settings.canary is None and settings.qrels is None:
             raise AirflowSkipException(f"{collection} has no labelled queries.")
-        if project.status(collection)["slots"]["active"] is None:
+        if project.status(collection).slots.active is None:
             raise AirflowSkipException(f"{collection} serves nothing yet.")
         found = project.canary(collection, actor=actor(context), progress=LogProgress())
         log.info("recall@%s %.4f, at first %.4f, on %s queries", found.k, found.recall, found.baseline, found.queries)

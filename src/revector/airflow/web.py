@@ -104,7 +104,7 @@ def _collection(opened: Project, name: str) -> dict[str, Any]:
             newest = audit.newest(connection, name)
     except RevectorError as error:
         return {"name": name, "problem": str(error)}
-    migration = found["migration"]
+    migration = found.migration
     asks = {"window": window_question, "approval": approval_question}
-    questions = {key: ask(name, migration["revision"]) for key, ask in asks.items()} if migration else {}
-    return {"name": name, "questions": questions, "newest_event": newest} | found
+    questions = {key: ask(name, migration.revision) for key, ask in asks.items()} if migration else {}
+    return {"name": name, "questions": questions, "newest_event": newest} | found.as_data()

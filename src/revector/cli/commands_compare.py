@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from revector.gate.ann import AnnReport
-    from revector.gate.gate import QuerySet
+    from revector.gate.query_set import QuerySet
     from revector.interfaces import Progress
 
 TIMED_QUERIES = 200
@@ -120,7 +120,7 @@ def _compare_generations(
 
 def _compare_with_exact(session: Session, generation: int | None, k: int, least: float) -> None:
     from revector.gate.ann import measure_ann
-    from revector.gate.gate import usable_queries
+    from revector.gate.query_set import usable_queries
     from revector.labels import load_labels
 
     source = session.project.labels(session.collection)
@@ -171,7 +171,7 @@ def _ann_page(found: AnnReport, queries: QuerySet, console: Console) -> None:
         console.print(f"Recall@{found.k} lost to the index: {lost.mean:.4f} ({lost.low:.4f} to {lost.high:.4f})")
     if said := own_left_out(queries.counts["own_documents"]):
         console.print(said.strip(), soft_wrap=True)
-    print_lost(found.as_data(), queries.texts, console)
+    print_lost(found, queries.texts, console)
     enough = "none of these" if found.recommended is None else f"{found.recommended:,}"
     console.print(f"ef_search that reaches {found.min_overlap:g} for sure: {enough}")
     for note in (*found.reasons, *found.notes):
@@ -211,8 +211,8 @@ def _queries(session: Session, path: Path | None) -> dict[str, str]:
 
 
 def _generations(session: Session, new: int | None) -> tuple[int, int]:
-    slots = session.project.status(session.collection)["slots"]
-    live = {role: slot["generation"] for role, slot in slots.items() if slot is not None}
+    slots = session.project.status(session.collection).slots
+    live = {role: slot.generation for role, slot in slots.filled.items()}
     other = new if new is not None else live.get("building", live.get("standby"))
     if "active" not in live or other is None or other == live["active"]:
         raise StateError(
@@ -245,6 +245,8 @@ def _ask(
 
 
 def _page(data: dict[str, Any], console: Console) -> None:
+    from revector.gate.figures import RefusedQueries
+
     overlap, rbo = data["overlap"], data["rbo"]
     console.print(
         f"Generations {data['old']} and {data['new']} on {data['queries']:,} queries: overlap@{data['k']} "
@@ -259,7 +261,7 @@ def _page(data: dict[str, Any], console: Console) -> None:
         f"p95 of a query, old and new: {times}: {ratio['mean']:.2f} × ({ratio['low']:.2f} to {ratio['high']:.2f})"
     )
     for side, refused in data["refused_queries"].items():
-        refused_queries(refused, f"the {side} generation", console)
+        refused_queries(RefusedQueries.model_validate(refused), f"the {side} generation", console)
     if not data["cutoffs"]:
         return
     table = make_table("threshold", "old", "new", "decisions kept", "if nobody moves it", right=("old", "new"))

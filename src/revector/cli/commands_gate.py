@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -12,12 +12,15 @@ from revector.cli.options import Collection, Json, ProjectPath, Session, open_se
 from revector.cli.output import make_table, one_line
 from revector.cli.screens import shadow_line
 from revector.errors import ConfigError
-from revector.pages.gate import NAMES, VERDICTS, lost_best
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from revector.gate.gate import GateMeasurement, QuerySet
+    from revector.gate.ann import AnnReport
+    from revector.gate.figures import GateResult, RefusedQueries
+    from revector.gate.gate import GateMeasurement
+    from revector.gate.query_set import QuerySet
+    from revector.measure.comparison import Comparison
 
 SHOWN = 20
 """Lost best documents that a terminal shows."""
@@ -53,9 +56,8 @@ def gate(
     found = kept_result(session.project, session.collection, result, generation=generation)
     if html is not None:
         html.write_text(page(session.project, session.collection, found), encoding="utf-8")
-    data = {**found, "html": None if html is None else str(html)}
-    texts = query_texts(session.project, session.collection)
-    session.out.show(data, lambda console: _gate_page(data, texts, console))
+    texts, written = query_texts(session.project, session.collection), None if html is None else str(html)
+    session.out.show(found.as_data() | {"html": written}, lambda console: _gate_page(found, written, texts, console))
 
 
 def check_folder(html: Path | None) -> None:
@@ -69,113 +71,122 @@ def measured_page(
 ) -> str:
     """Return the page on what was measured now, under the verdict that is kept at this ``k``, if there is one."""
     from revector.errors import StateError
+    from revector.gate.demands import max_drop
+    from revector.gate.figures import GateFigures
     from revector.gate.gate import described
     from revector.measure.comparison import compare
     from revector.measure.metrics import attainable_recall
-    from revector.measure.statistics import CONFIDENCE
     from revector.pages.gate_result import kept_result, page
 
     try:
         kept = kept_result(session.project, session.collection, generation=new.generation)
     except StateError:
-        kept = {}
-    judged = kept if kept.get("k") == k else {}
-    demanded = judged.get("gate") or {}
+        kept = None
+    judged = kept if kept is not None and kept.k == k else GateFigures()
     comparison = compare(
         new.scored,
         None if old is None else old.scored,
         k=k,
         documents=session.project.documents(session.collection).count(),
-        max_drop=demanded.get("max_drop") if old else None,
+        max_drop=max_drop.DEMAND.kept(judged) if old else None,
         slices=queries.slices(),
         attainable=attainable_recall(queries.items, k),
-        confidence=demanded.get("confidence") or CONFIDENCE,
+        confidence=judged.demanded_confidence,
     )
-    found = {
-        **{name: judged.get(name) for name in ("verdict", "reasons", "findings", "overridden", "at", "gate")},
+    verdict = {"verdict", "reasons", "findings", "overridden", "at", "gate"}
+    measured = {
+        **{name: value for name, value in judged.as_data().items() if name in verdict},
         **queries.counts,
         **described(comparison, new, old),
-        "measured_at": session.project.status(session.collection)["database_time"],
-        "exact": exact,
         "k": k,
         "labels": queries.labels.name,
         "labels_fingerprint": queries.labels.fingerprint,
     }
-    return page(session.project, session.collection, found)
+    now = session.project.status(session.collection).database_time
+    found = GateFigures.model_validate(measured)
+    return page(session.project, session.collection, found, measured_at=now, exact=exact)
 
 
-def _gate_page(data: dict[str, Any], texts: Mapping[str, str], console: Console) -> None:
-    sides = " against ".join(f"revision {data[side]['revision']}" for side in ("new", "old") if side in data)
-    head = f"{VERDICTS[data['verdict']]} for generation {data['generation']}" + (f", {sides}" if sides else "")
-    console.print(f"{head}, judged {data['at']} (result {data['id']})", style="bold", soft_wrap=True)
-    if by := data["overridden"]:
-        console.print(f"Overridden by {by['by']}: {by['reason']}", style="yellow", soft_wrap=True)
-    findings = data.get("findings") or [{"value": data["verdict"], "sentence": one} for one in data.get("reasons", ())]
-    for one in sorted(findings, key=lambda one: list(VERDICTS).index(one["value"]), reverse=True):
-        console.print(f"- {VERDICTS[one['value']]}: {one['sentence']}", soft_wrap=True)
-    if "not_measured" in data:
-        console.print(f"Not measured: {data['not_measured']}", soft_wrap=True)
-    if index := data.get("ann"):
+def _gate_page(found: GateResult, html: str | None, texts: Mapping[str, str], console: Console) -> None:
+    from revector.gate.ann import AnnReport
+    from revector.gate.demands import min_overlap, shadow_hours
+    from revector.pages.gate import VERDICTS
+
+    sides = " against ".join(f"revision {side.revision}" for side in found.sides.values())
+    head = f"{VERDICTS[found.verdict]} for generation {found.generation}" + (f", {sides}" if sides else "")
+    console.print(f"{head}, judged {found.at} (result {found.id})", style="bold", soft_wrap=True)
+    if by := found.overridden:
+        console.print(f"Overridden by {by.by}: {by.reason}", style="yellow", soft_wrap=True)
+    findings = [(one.value, one.sentence) for one in found.findings] or [(found.verdict, one) for one in found.reasons]
+    for value, sentence in sorted(findings, key=lambda one: list(VERDICTS).index(one[0]), reverse=True):
+        console.print(f"- {VERDICTS[value]}: {sentence}", soft_wrap=True)
+    if found.not_measured is not None:
+        console.print(f"Not measured: {found.not_measured}", soft_wrap=True)
+    if (index := found.evidence(min_overlap.EVIDENCE, AnnReport)) is not None:
         print_lost(index, texts, console)
-    if comparison := data.get("comparison"):
-        _figures(comparison, data.get("own_documents") or 0, console)
-    for side in ("new", "old"):
-        refused = data.get(side, {}).get("refused_queries")
-        refused_queries(refused, f"the {side} revision", console)
-    if shadow := data.get("shadow"):
-        for reads in shadow["reads"]:
+    if found.comparison is not None:
+        _figures(found.comparison, found.own_documents, console)
+    for role, side in found.sides.items():
+        refused_queries(side.refused_queries, f"the {role} revision", console)
+    if (shadow := found.evidence(shadow_hours.EVIDENCE, shadow_hours.ShadowEvidence)) is not None:
+        for reads in shadow.reads:
             console.print(shadow_line(reads), soft_wrap=True)
-        if not any(reads["compared"] for reads in shadow["reads"]):
-            console.print(f"Shadow reads: no live query was compared in {shadow['hours']:g} h.", soft_wrap=True)
-    if data["html"]:
-        console.print(f"\nWrote {data['html']}: open it in a browser.", soft_wrap=True)
+        if not any(reads.compared for reads in shadow.reads):
+            console.print(f"Shadow reads: no live query was compared in {shadow.hours:g} h.", soft_wrap=True)
+    if html is not None:
+        console.print(f"\nWrote {html}: open it in a browser.", soft_wrap=True)
 
 
-def refused_queries(refused: dict[str, Any] | None, by: str, console: Console) -> None:
+def refused_queries(refused: RefusedQueries | None, by: str, console: Console) -> None:
     """Name the labelled queries that a search refuses, with the reason of the first; nothing where there are none."""
-    if not refused or not refused["count"]:
+    if refused is None or not refused.count:
         return
-    first = next(iter(refused["first"].values()))
-    more = f" and {refused['count'] - len(refused['first'])} more" if refused["count"] > len(refused["first"]) else ""
+    first = next(iter(refused.first.values()))
+    more = f" and {refused.count - len(refused.first)} more" if refused.count > len(refused.first) else ""
     console.print(
-        f"{refused['count']:,} queries are refused by {by} and found nothing: {', '.join(refused['first'])}{more}. "
+        f"{refused.count:,} queries are refused by {by} and found nothing: {', '.join(refused.first)}{more}. "
         f"The first: {first}",
         style="yellow",
         soft_wrap=True,
     )
 
 
-def _figures(comparison: dict[str, Any], own: int, console: Console) -> None:
-    interval = f"{comparison['confidence'] * 100:g} % interval"
-    columns = ("metric", "new", "old", "difference", interval) if comparison["old"] else ("metric", "new", interval)
+def _figures(comparison: Comparison, own: int, console: Console) -> None:
+    from revector.pages.gate import NAMES
+
+    interval, changes = (
+        f"{comparison.confidence * 100:g} % interval",
+        {str(metric): change for metric, change in comparison.metrics.items()},
+    )
+    columns = ("metric", "new", "old", "difference", interval) if comparison.old else ("metric", "new", interval)
     table = make_table(*columns, right=("new", "old", "difference"))
-    for metric, name in NAMES.items():
-        change = comparison["metrics"][metric]
-        new, old, difference = change["new"], change["old"], change["difference"]
-        cells = [f"{name}@{comparison['k']}", f"{new['mean']:.4f}"]
-        if comparison["old"]:
-            ends = f"{difference['low']:+.4f} to {difference['high']:+.4f}"
-            cells += [f"{old['mean']:.4f}", f"{difference['mean']:+.4f}", ends]
+    for metric, change in ((metric, changes[metric]) for metric in NAMES):
+        cells = [f"{NAMES[metric]}@{comparison.k}", f"{change.new.mean:.4f}"]
+        if change.old is not None and change.difference is not None:
+            ends = f"{change.difference.low:+.4f} to {change.difference.high:+.4f}"
+            cells += [f"{change.old.mean:.4f}", f"{change.difference.mean:+.4f}", ends]
         else:
-            cells.append(f"{new['low']:.4f} to {new['high']:.4f}")
+            cells.append(f"{change.new.low:.4f} to {change.new.high:.4f}")
         table.add_row(*cells)
     console.print(table)
     console.print(
-        f"On {comparison['queries']:,} labelled queries over {comparison['documents']:,} documents.{own_left_out(own)}",
+        f"On {comparison.queries:,} labelled queries over {comparison.documents:,} documents.{own_left_out(own)}",
         soft_wrap=True,
     )
 
 
-def print_lost(ann: Mapping[str, Any], texts: Mapping[str, str], console: Console) -> None:
+def print_lost(ann: AnnReport, texts: Mapping[str, str], console: Console) -> None:
     """Name the documents that exact search has at rank 1 and the index did not find."""
-    if not ann.get("lost_best"):
+    from revector.pages.index_report import lost_best
+
+    if not ann.lost_best:
         return
     console.print(f"{lost_best(ann)}:", style="yellow", soft_wrap=True)
-    for one in ann["lost"][:SHOWN]:
-        relevant = ", judged relevant" if one["relevant"] else ""
-        query = one_line(texts.get(one["query"], ""), 70)
-        console.print(f"  {one['document']} ({one['score']:.4f}{relevant}) for {one['query']}: {query}", soft_wrap=True)
-    if ann["lost_best"] > SHOWN:
+    for one in ann.lost[:SHOWN]:
+        relevant = ", judged relevant" if one.relevant else ""
+        query = one_line(texts.get(one.query, ""), 70)
+        console.print(f"  {one.document} ({one.score:.4f}{relevant}) for {one.query}: {query}", soft_wrap=True)
+    if ann.lost_best > SHOWN:
         console.print("  …; --json names more", soft_wrap=True)
 
 

@@ -20,6 +20,7 @@ from revector.errors import ConfigError, GateFailed
 if TYPE_CHECKING:
     from revector.lifecycle import Outcome
     from revector.migration.migrator import Migrator
+    from revector.status import Status
 
 _PANEL = "Migration"
 
@@ -100,7 +101,7 @@ def rehearse(
     with reporting(quiet=json) as progress:
         rehearsal = session.project.rehearsal(session.collection, progress=progress)
         found = rehearsal.run(rev, size=size, share=share, seed=seed, keep=keep)
-    session.out.show(found, lambda console: rehearsal_page(found, console))
+    session.out.show(found.as_data(), lambda console: rehearsal_page(found, console))
     if found.refusals:
         raise typer.Exit(GateFailed.exit_code)
 
@@ -168,12 +169,12 @@ def status(
     """
     session = open_session(project, collection, as_json=json)
 
-    def look() -> dict[str, Any]:
+    def look() -> Status:
         return session.project.status(session.collection, recount=not watch)
 
     if not watch:
         found = look()
-        session.out.show(found, lambda console: console.print(status_screen(found)))
+        session.out.show(found.as_data(), lambda console: console.print(status_screen(found)))
     elif session.out.console.is_terminal and not json:
         from rich.live import Live
 
@@ -185,7 +186,7 @@ def status(
         while True:  # one JSON object a line, or one page after the other
             found = look()
             if json:
-                session.out.console.print(as_json(found), soft_wrap=True)
+                session.out.console.print(as_json(found.as_data()), soft_wrap=True)
             else:
                 session.out.console.print(status_screen(found))
             session.out.console.file.flush()
@@ -294,6 +295,6 @@ def _move(project: Any, collection: str | None, json: bool, move: Callable[[Migr
 
 
 def _say_way_back(session: Session, migrator: Migrator) -> None:
-    left = migrator.status()["rollback"]
+    left = migrator.status().rollback
     if left is not None:
-        session.out.say(f"One can go back for {span(left['seconds_left'])}: revector rollback --reason …")
+        session.out.say(f"One can go back for {span(left.seconds_left)}: revector rollback --reason …")

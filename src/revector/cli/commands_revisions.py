@@ -119,23 +119,23 @@ def current(*, project: ProjectPath = None, json: Json = False) -> None:
     from revector.migration.target import edited_files
 
     opened, out = open_project(project), Output(as_json=json)
-    found = []
+    columns = ("collection", "active", "standby", "building", "head", "message")
+    table, notes, found = make_table(*columns), list[str](), list[dict[str, object]]()
     for name in sorted(opened.settings.collections):
-        slots = opened.status(name)["slots"]
-        roles = {role: slot and slot["revision"] for role, slot in slots.items()}
-        head, edited = _head(opened.migrations(name)), edited_files(opened.engine, name, opened.migrations(name))
-        files = {"head": head and head.revision, "message": head and head.message, "edited": edited}
-        found.append({"collection": name, **roles, **files})
+        slots, head = opened.status(name).slots, _head(opened.migrations(name))
+        edited = edited_files(opened.engine, name, opened.migrations(name))
+        row: dict[str, str | None] = {"collection": name, "head": None, "message": None}
+        row |= {role: None if slot is None else slot.revision for role, slot in slots.roles.items()}
+        row |= {} if head is None else {"head": head.revision, "message": head.message}
+        table.add_row(*(str(row[column] or "-") for column in columns))
+        notes += edited
+        found.append({**row, "edited": edited})
 
     def page(console: Console) -> None:
         console.print(table)
-        for said in (said for row in found for said in row["edited"]):
+        for said in notes:
             console.print(f"Note: {said}", style="yellow", soft_wrap=True, markup=False)
 
-    columns = ("collection", "active", "standby", "building", "head", "message")
-    table = make_table(*columns)
-    for row in found:
-        table.add_row(*(row[name] or "-" for name in columns))
     out.show(found, page)
 
 

@@ -21,7 +21,8 @@ from revector.errors import ConfigError
 
 if TYPE_CHECKING:
     from revector.documents.deadletters import Refusal
-    from revector.gate.gate import GateMeasurement, QuerySet
+    from revector.gate.gate import GateMeasurement
+    from revector.gate.query_set import QuerySet
     from revector.interfaces import Encoder
     from revector.registry.collections import Generation as ServedGeneration
     from revector.serving.searcher import Answer
@@ -286,6 +287,8 @@ def _worst(queries: QuerySet, measured: GateMeasurement, count: int) -> list[dic
 
 
 def _eval_page(data: dict[str, Any], console: Console) -> None:
+    from revector.gate.figures import RefusedQueries
+
     how = "exact search" if data["exact"] else "as in production"
     console.print(
         f"Generation {data['generation']}, revision {data['revision']}: {data['queries']:,} queries, {how}",
@@ -298,7 +301,8 @@ def _eval_page(data: dict[str, Any], console: Console) -> None:
     console.print(table)
     if latency := ", ".join(f"{name} {value:.1f} ms" for name, value in data["latency_ms"].items()):
         console.print(f"Search, without encoding: {latency}")
-    refused_queries(data["refused_queries"], f"generation {data['generation']}", console)
+    refused = RefusedQueries.model_validate(data["refused_queries"])
+    refused_queries(refused, f"generation {data['generation']}", console)
     if said := own_left_out(data["own_documents"]):
         console.print(said.strip(), soft_wrap=True)
     if data["same_ids"]:

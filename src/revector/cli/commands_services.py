@@ -205,10 +205,10 @@ def _run_until_stopped(project: Project, names: Sequence[str], threads: int, tal
 
 def _refuse_left_over(project: Project, names: Sequence[str]) -> None:
     left = {
-        f"{name}/{slot['generation']}": slot["waiting"]["live"]
+        f"{name}/{slot.generation}": slot.waiting.live
         for name in names
-        for slot in project.status(name)["slots"].values()
-        if slot is not None and slot["waiting"]["live"]
+        for slot in project.status(name).slots.filled.values()
+        if slot.waiting.live
     }
     if left:
         shown = ", ".join(f"{count:,} in {where}" for where, count in left.items())

@@ -132,7 +132,7 @@ def _as_built(project: Project, name: str) -> str:
 
 
 def _registered(project: Project, name: str) -> str:
-    documents = project.status(name, recount=True)["documents"]
+    documents = project.status(name, recount=True).documents
     return f"{documents:,} documents"
 
 

@@ -53,6 +53,8 @@ def as_json(data: Any, *, indent: int | None = None) -> str:
 def _plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
+    if hasattr(value, "as_data"):
+        return value.as_data()
     return dict(value) if isinstance(value, Mapping) else str(value)
 
 

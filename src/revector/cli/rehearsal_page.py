@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from revector.cli.output import make_table, one_line, pairs, size, span
 
 if TYPE_CHECKING:
+    from revector.gate.figures import GateResult
+    from revector.measure.metrics import Interval
     from revector.planning.estimate import Estimate
     from revector.rehearsal.report import RehearsalReport
 
@@ -58,36 +60,36 @@ def _times(found: RehearsalReport, console: Console) -> None:
 def _verdicts(found: RehearsalReport) -> dict[str, str]:
     back = "nothing is served yet, so there is nothing to go back to"
     if found.rollback is not None:
-        how = "lost nothing" if found.rollback["passed"] else "; ".join(found.rollback["reasons"])
-        writes = f"{found.rollback['written']} documents written and {found.rollback['deleted']} deleted after the swap"
+        how = "lost nothing" if found.rollback.passed else "; ".join(found.rollback.reasons)
+        writes = f"{found.rollback.written} documents written and {found.rollback.deleted} deleted after the swap"
         back = f"{how}; {writes}"
-    elif not found.verify["passed"]:
+    elif not found.verify.passed:
         back = "not tried: the copy failed its verification"
     held = ", ".join(f"{move} {ms:g} ms" for move, ms in found.pauses_ms.items())
     return {
         "gate": _gate(found.gate),
-        "verification": "the index equals the documents" if found.verify["passed"] else "failed",
+        "verification": "the index equals the documents" if found.verify.passed else "failed",
         "rollback": back,
         "writers wait": held or "not measured",
         "dead letters": f"{found.dead_letters:,} in the sample, {_about(found.dead_expected)} in all",
     }
 
 
-def _gate(verdict: Mapping[str, Any] | None) -> str:
+def _gate(kept: GateResult | None) -> str:
     """Return old and new side by side."""
-    if verdict is None:
+    if kept is None:
         return "not measured: the copy failed its verification"
-    if "not_measured" in verdict:
-        return f"not measured: {verdict['not_measured']}"
-    sides = [f"{side} {_interval(verdict[side]['recall'])}" for side in ("old", "new") if side in verdict]
-    if "difference" in verdict:
-        sides.append(f"difference {_interval(verdict['difference'], '+')}")
-    judged = {"pass": "passed", "fail": "failed"}.get(verdict["verdict"], verdict["verdict"])
-    return f"{judged}: recall@{verdict['k']} {', '.join(sides)} on {verdict['queries']:,} queries"
+    if kept.not_measured is not None:
+        return f"not measured: {kept.not_measured}"
+    sides = [f"{role} {_interval(side.recall)}" for role, side in reversed(kept.sides.items())]
+    if kept.difference is not None:
+        sides.append(f"difference {_interval(kept.difference, '+')}")
+    judged = {"pass": "passed", "fail": "failed"}.get(kept.verdict, kept.verdict)
+    return f"{judged}: recall@{kept.k} {', '.join(sides)} on {kept.queries:,} queries"
 
 
-def _interval(one: Mapping[str, float], sign: str = "") -> str:
-    return f"{one['mean']:{sign}.4f} ({one['low']:{sign}.4f} to {one['high']:{sign}.4f})"
+def _interval(one: Interval, sign: str = "") -> str:
+    return f"{one.mean:{sign}.4f} ({one.low:{sign}.4f} to {one.high:{sign}.4f})"
 
 
 def _costs(found: RehearsalReport) -> dict[str, str]:

@@ -11,7 +11,10 @@ from rich.text import Text
 from revector.cli.output import make_table, one_line, size, span
 
 if TYPE_CHECKING:
+    from revector.gate.figures import GateFigures, GateResult
     from revector.lifecycle import Outcome
+    from revector.serving.shadow_rows import ShadowReads
+    from revector.status import BulkProgress, MigrationStatus, Slots, Status, UnusableFiles, WaitingRevision
 
 _MARKS = {"done": "✓", "current": "▸", "waiting": "·"}
 
@@ -28,19 +31,23 @@ def step_line(outcome: Outcome, wall_s: float) -> str:
 def _gate(facts: Mapping[str, Any]) -> str:
     if "by" in facts:
         return f"overridden by {facts['by']}: {facts['reason']}"
-    if "not_measured" in facts:
-        return f"not measured: {facts['not_measured']}"
-    if "new" not in facts:
+    from revector.gate.figures import GateFigures
+
+    return _measured(GateFigures.model_validate(facts))
+
+
+def _measured(gate: GateFigures) -> str:
+    if gate.not_measured is not None:
+        return f"not measured: {gate.not_measured}"
+    if gate.new is None:
         return ""
-    new = facts["new"]["recall"]
-    line = f"recall@{facts['k']} {new['mean']:.4f} ({new['low']:.4f} to {new['high']:.4f})"
-    if "old" in facts:
-        difference = facts["difference"]
+    new, old, difference = gate.new.recall, gate.old, gate.difference
+    line = f"recall@{gate.k} {new.mean:.4f} ({new.low:.4f} to {new.high:.4f})"
+    if old is not None and difference is not None:
         line += (
-            f", before {facts['old']['recall']['mean']:.4f}: {difference['mean']:+.4f} "
-            f"({difference['low']:+.4f} to {difference['high']:+.4f})"
+            f", before {old.recall.mean:.4f}: {difference.mean:+.4f} ({difference.low:+.4f} to {difference.high:+.4f})"
         )
-    return f"{line} on {facts['queries']:,} queries"
+    return f"{line} on {gate.queries:,} queries"
 
 
 def _fidelity(found: Mapping[str, Any] | None) -> str:
@@ -83,114 +90,122 @@ _SAID: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
 """What each step of ``lifecycle.STEPS`` says about its facts."""
 
 
-def status_screen(found: Mapping[str, Any]) -> RenderableType:
-    """Return the page of ``revector status``, from the data that ``--json`` prints."""
+def status_screen(found: Status) -> RenderableType:
+    """Return the page of ``revector status``."""
     parts: list[RenderableType] = [
-        Text.assemble((found["collection"], "bold"), f": {found['documents']:,} documents"),
+        Text.assemble((found.collection, "bold"), f": {found.documents:,} documents"),
         Text(),
-        _slots(found["slots"]),
+        _slots(found.slots),
     ]
-    if found["migration"] is not None:
-        parts += [Text(), *_migration(found["migration"])]
-    if (following := found.get("next")) is not None:
-        parts += [Text(), _waiting(following, open_one=found["migration"] is not None)]
-    if found["rollback"] is not None:
-        left = found["rollback"]["seconds_left"]
+    if found.migration is not None:
+        parts += [Text(), *_migration(found.migration)]
+    if found.next is not None:
+        parts += [Text(), _waiting(found.next, open_one=found.migration is not None)]
+    if found.rollback is not None:
+        left = found.rollback.seconds_left
         line = f"Rollback: {span(left)} left" if left else "Rollback: the window is over; run `revector retire`"
-        parts += [Text(), Text(line + (f", until {found['rollback']['deadline'][:16]} UTC" if left else ""))]
-        if found["rollback"]["clock_jumped"]:
+        parts += [Text(), Text(line + (f", until {found.rollback.deadline[:16]} UTC" if left else ""))]
+        if found.rollback.clock_jumped:
             line = "The database's clock jumped in this window: it ends only by `revector retire --now --reason …`"
             parts += [Text(line, style="yellow")]
-    for role, slot in found["slots"].items():
-        if slot is not None and slot["encoder_fault"]:
+    for role, slot in found.slots.filled.items():
+        if slot.encoder_fault:
             lost = "; no rollback while it lasts" if role == "standby" else ""
-            parts += [Text(), Text(f"Encoder of {slot['revision']} fails{lost}: {slot['encoder_fault']}", style="red")]
-    for reads in found["shadow"]:
+            parts += [Text(), Text(f"Encoder of {slot.revision} fails{lost}: {slot.encoder_fault}", style="red")]
+    for reads in found.shadow:
         parts += [Text(), Text(shadow_line(reads))]
-    if found["dead_letters"]:
-        parts += [Text(), Text(f"Dead letters: {found['dead_letters']:,}; see `revector dlq list`", style="yellow")]
-    if behind := found["refused"]["behind"]:
+    if found.dead_letters:
+        parts += [Text(), Text(f"Dead letters: {found.dead_letters:,}; see `revector dlq list`", style="yellow")]
+    if behind := found.refused.behind:
         line = f"{behind:,} documents are served in an older version, as their latest was refused at ingestion"
         parts += [Text(line, style="yellow")]
-    for use in found["spending"]:
-        used = f"{use['tokens']:,} tokens in {use['requests']:,} requests"
-        parts += [Text(), Text(f"Spent on {use['provider']}: {use['usd']:,.2f} USD, {used}")]
+    for use in found.spending:
+        used = f"{use.tokens:,} tokens in {use.requests:,} requests"
+        parts += [Text(), Text(f"Spent on {use.provider}: {use.usd:,.2f} USD, {used}")]
     return Group(*parts)
 
 
-def _waiting(following: Mapping[str, Any], *, open_one: bool) -> Text:
-    if "problem" in following:
-        return Text(f"The migration files cannot be used: {following['problem']}", style="red")
+def _waiting(following: WaitingRevision | UnusableFiles, *, open_one: bool) -> Text:
+    from revector.status import UnusableFiles
+
+    if isinstance(following, UnusableFiles):
+        return Text(f"The migration files cannot be used: {following.problem}", style="red")
     then = "once this migration is closed" if open_one else "run `revector plan`, then `revector upgrade`"
-    return Text(f"Revision {following['revision']} ({following['model']}) waits: {then}", style="yellow")
+    return Text(f"Revision {following.revision} ({following.model}) waits: {then}", style="yellow")
 
 
-def shadow_line(reads: Mapping[str, Any]) -> str:
+def shadow_line(reads: ShadowReads) -> str:
     """Return a sentence on the shadow reads against one generation."""
-    lost = ", ".join(f"{reads[what]:,} {what}" for what in ("shed", "errors") if reads[what])
-    if not reads["compared"]:
-        return f"Shadow reads against generation {reads['against']}: nothing compared yet{lost and '; ' + lost}"
-    overlap, old, new = reads["overlap"], reads["old_latency_ms"], reads["new_latency_ms"]
+    lost = ", ".join(f"{count:,} {what}" for what, count in (("shed", reads.shed), ("errors", reads.errors)) if count)
+    found = reads.figures
+    if found is None:
+        return f"Shadow reads against generation {reads.against}: nothing compared yet{lost and '; ' + lost}"
+    overlap, old, new = found.overlap, found.old_latency_ms, found.new_latency_ms
     return (
-        f"Shadow reads against generation {reads['against']}: {reads['compared']:,} live queries compared, "
-        f"overlap@{reads['k']} {overlap['mean']:.3f} ({overlap['low']:.3f} to {overlap['high']:.3f}), RBO "
-        f"{reads['rbo']['mean']:.3f}, p95 {old['p95']:.0f} ms served and {new['p95']:.0f} ms being built"
+        f"Shadow reads against generation {reads.against}: {reads.compared:,} live queries compared, "
+        f"overlap@{reads.k} {overlap.mean:.3f} ({overlap.low:.3f} to {overlap.high:.3f}), RBO "
+        f"{found.rbo.mean:.3f}, p95 {old['p95']:.0f} ms served and {new['p95']:.0f} ms being built"
         f"{lost and '; ' + lost}"
     )
 
 
-def _slots(slots: Mapping[str, Any]) -> RenderableType:
-    filled = {role: slot for role, slot in slots.items() if slot is not None}
-    if not filled:
+def _slots(slots: Slots) -> RenderableType:
+    if not slots.filled:
         return Text("Nothing is served yet: run `revector upgrade`.")
     right = ("generation", "dim", "size", "waiting", "dead", "lag")
     columns = ("slot", "generation", "revision", "message", "model", "dim", "state", "size", "waiting", "dead", "lag")
     table = make_table(*columns, right=right)
-    for role, slot in filled.items():
-        waiting = slot["waiting"]
+    for role, slot in slots.filled.items():
         table.add_row(
             Text(role, style="green" if role == "active" else ""),
-            str(slot["generation"]),
-            slot["revision"],
-            one_line(slot["message"], 30),
-            slot["model"],
-            f"{slot['dim']:,}",
-            slot["state"],
-            size(slot["bytes"]),
-            f"{waiting['live'] + waiting['bulk']:,}",
-            f"{waiting['dead']:,}",
-            span(slot["lag_s"]) if slot["lag_s"] else "-",
+            str(slot.generation),
+            slot.revision,
+            one_line(slot.message, 30),
+            slot.model,
+            f"{slot.dim:,}",
+            slot.state,
+            size(slot.bytes),
+            f"{slot.waiting.live + slot.waiting.bulk:,}",
+            f"{slot.waiting.dead:,}",
+            span(slot.lag_s) if slot.lag_s else "-",
         )
     return table
 
 
-def _migration(found: Mapping[str, Any]) -> list[RenderableType]:
-    steps = Text(f"Migration to {found['revision']}: ")
-    for step in found["steps"]:
-        style = {"done": "green", "current": "bold yellow"}.get(step["state"], "dim")
-        steps.append(f"{_MARKS[step['state']]} {step['name']}  ", style=style)
+def _migration(found: MigrationStatus) -> list[RenderableType]:
+    steps = Text(f"Migration to {found.revision}: ")
+    for step in found.steps:
+        style = {"done": "green", "current": "bold yellow"}.get(step.state, "dim")
+        steps.append(f"{_MARKS[step.state]} {step.name}  ", style=style)
     steps.rstrip()
     lines: list[RenderableType] = [steps]
-    progress = found["progress"]
-    if found["building"] and progress["planned"]:
-        share = progress["published"] / progress["planned"]
-        line = f"  {progress['published']:,} of {progress['planned']:,} documents ({share:.0%})"
-        if progress["documents_per_s"]:
-            line += f", {progress['documents_per_s']:,.0f}/s"
-        if progress["eta_s"] is not None:
-            line += f", {span(progress['eta_s'])} left"
-        if progress["share"] not in (None, 1):
-            line += f", throttled to {progress['share']:.0%} of the time"
-        lines.append(Text(line))
-    for name in ("verify", "gate"):
-        verdict = found[name]
-        if verdict is not None:
-            said = (_gate(verdict) if name == "gate" else "the index equals the documents") if verdict["passed"] else ""
-            reasons = "; ".join(verdict.get("reasons", ()))
-            judged = {"fail": "failed", "inconclusive": "is inconclusive"}.get(verdict["verdict"], "")
-            lines.append(Text(f"  {name}: {said}" if verdict["passed"] else f"  {name} {judged}: {reasons}"))
-            if (by := verdict["overridden"]) is not None:
-                lines.append(Text(f"  overridden by {by['by']}: {by['reason']}", style="yellow"))
-    if found["phase"] == "gated" and found["needs_approval"]:
+    if found.building and found.progress.planned:
+        lines.append(Text(_progress(found.progress)))
+    if found.verify is not None:
+        lines += _verdict("verify", found.verify, "the index equals the documents")
+    if found.gate is not None:
+        lines += _verdict("gate", found.gate, _measured(found.gate))
+    if found.phase == "gated" and found.needs_approval:
         lines.append(Text("  waits for approval: revector approve --reason …", style="yellow"))
+    return lines
+
+
+def _progress(progress: BulkProgress) -> str:
+    share = progress.published / progress.planned
+    line = f"  {progress.published:,} of {progress.planned:,} documents ({share:.0%})"
+    if progress.documents_per_s:
+        line += f", {progress.documents_per_s:,.0f}/s"
+    if progress.eta_s is not None:
+        line += f", {span(progress.eta_s)} left"
+    if progress.share not in (None, 1):
+        line += f", throttled to {progress.share:.0%} of the time"
+    return line
+
+
+def _verdict(name: str, kept: GateResult, passed: str) -> list[RenderableType]:
+    judged = {"fail": "failed", "inconclusive": "is inconclusive"}.get(kept.verdict, "")
+    said = f"  {name}: {passed}" if kept.passed else f"  {name} {judged}: {'; '.join(kept.reasons)}"
+    lines: list[RenderableType] = [Text(said)]
+    if (by := kept.overridden) is not None:
+        lines.append(Text(f"  overridden by {by.by}: {by.reason}", style="yellow"))
     return lines

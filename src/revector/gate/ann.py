@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, TypedDict
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy.typing as npt
 import sqlalchemy as sa
 
 from revector.errors import ConfigError
+from revector.formats.kept import plain
 from revector.gate.explaining import QueryPlan, ask, explain
 from revector.interfaces import NoProgress, Progress, Vectors
 from revector.measure.exact import Exact, search_exact
@@ -88,7 +89,7 @@ class AnnReport:
 
     generation: int
     revision: str
-    index: Mapping[str, Any]
+    index: Mapping[str, object]
     k: int
     queries: int
     documents: int
@@ -99,15 +100,15 @@ class AnnReport:
     sweep: tuple[Point, ...]
     recommended: int | None
     loss: Loss | None
-    lost_best: int
-    lost_relevant: int
-    lost: tuple[LostBest, ...]
-    reasons: tuple[str, ...]
-    notes: tuple[str, ...]
+    lost_best: int = 0
+    lost_relevant: int = 0
+    lost: tuple[LostBest, ...] = ()
+    reasons: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
-    def as_data(self) -> dict[str, Any]:
+    def as_data(self) -> dict[str, object]:
         """Return everything as plain JSON data."""
-        return {name: _plain(value) for name, value in asdict(self).items()}
+        return {one.name: plain(getattr(self, one.name)) for one in fields(self)}
 
 
 def measure_ann(
@@ -387,12 +388,3 @@ def _notes(generation: Generation, served: Point) -> tuple[str, ...]:
         "nothing of the index"
     )
     return (note,)
-
-
-def _plain(value: Any) -> Any:
-    """Return JSON data: intervals as objects, tuples as lists."""
-    if isinstance(value, Interval):
-        return value._asdict()
-    if isinstance(value, Mapping):
-        return {name: _plain(one) for name, one in value.items()}
-    return [_plain(one) for one in value] if isinstance(value, tuple) else value

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
 
 import sqlalchemy as sa
 
 from revector.crash import crash_at
 from revector.documents.documents import Documents
 from revector.errors import GateFailed, GenerationGone, LabelError, VerificationFailed
+from revector.formats.kept import plain
 from revector.gate import gate as gates
-from revector.gate import shadow_time
-from revector.gate.ann import measure_ann
-from revector.gate.explaining import explain
-from revector.gate.latency import compare_latency
+from revector.gate.demand import GateScene
+from revector.gate.figures import Value
+from revector.gate.query_set import QuerySet, usable_queries
 from revector.gate.results import FIGURES, latest_result
 from revector.interfaces import Progress
 from revector.labels import LabelSource, load_labels
 from revector.lifecycle import STEPS
-from revector.measure.comparison import plain
 from revector.registry import moves, verdicts, work
 from revector.registry.collections import Collection, Generation, read_generation
 from revector.registry.control import control
 from revector.serving.searcher import Searcher
-from revector.spec import Gate, Revision
+from revector.spec import Revision
 from revector.verify.readback import INVARIANTS, broken_invariants
 from revector.verify.verification import IndexComparison
 
@@ -60,7 +57,8 @@ class Evidence:
         with self._engine.connect() as connection:
             if verdicts.stale_evidence(connection, generation, (KINDS[step],)) is not None:
                 return True
-            judged = (latest_result(connection, generation.gen, KINDS[step]) or {}).get("gate")
+            result = latest_result(connection, generation.gen, KINDS[step])
+        judged = None if result is None else result.gate
         return judged is not None and judged != plain(target.gate)
 
     def refuse_unmeasurable(self, target: Revision, collection: Collection) -> None:
@@ -68,7 +66,7 @@ class Evidence:
         if collection.active_gen is not None or self._labels is not None:
             gates.refuse_unmeasurable(target.gate, self.queries(), self._documents.count())
 
-    def verify(self, generation: Generation, token: int) -> Mapping[str, Any]:
+    def verify(self, generation: Generation, token: int) -> Mapping[str, object]:
         """Prove that the index equals the documents. Raises ``VerificationFailed``; the verdict is kept either way.
 
         Raises ``EncoderError``, and keeps no verdict, where the encoder that must tell is itself at fault.
@@ -84,7 +82,9 @@ class Evidence:
             )
         return verdict.detail
 
-    def gate(self, generation: Generation, target: Revision, collection: Collection, token: int) -> Mapping[str, Any]:
+    def gate(
+        self, generation: Generation, target: Revision, collection: Collection, token: int
+    ) -> Mapping[str, object]:
         """Measure new and old and judge them. Raises ``GateFailed``; the verdict is kept either way.
 
         ``target`` is the migration file as it is now: the gate may be edited in a reviewed change until the swap.
@@ -94,17 +94,14 @@ class Evidence:
         seen = self._see(generation, token)
         if collection.active_gen is None and self._labels is None:
             detail = {"not_measured": "first generation, and the collection has no labelled queries"}
-            verdict = gates.GateVerdict("pass", (), detail)
+            verdict = gates.GateVerdict(Value.PASS, (), detail)
         else:
             verdict = self._compare(target, generation, collection.active_gen)
-            with self._engine.connect() as connection:
-                shadow = shadow_time.told(connection, generation, target.gate.shadow_hours)
-            verdict = replace(verdict, detail={**verdict.detail, **shadow})
         self._keep(generation, "gate", verdict, seen, token)
         if not verdict.passed:
             raise GateFailed(
                 f"the gate of revision {generation.revision} "
-                f"{'failed' if verdict.value == 'fail' else 'is inconclusive'}: {'; '.join(verdict.reasons)}. The "
+                f"{'failed' if verdict.value is Value.FAIL else 'is inconclusive'}: {'; '.join(verdict.reasons)}. The "
                 "alias was not moved and everything serves as before; label more queries, run the step gate again "
                 "after a reviewed change of the gate, `revector override` it, or `revector abort`."
             )
@@ -118,7 +115,7 @@ class Evidence:
             self.gate(generation, target, collection, token)
 
     def measure(
-        self, generation: Generation, k: int, *, exact: bool = False, queries: gates.QuerySet | None = None
+        self, generation: Generation, k: int, *, exact: bool = False, queries: QuerySet | None = None
     ) -> gates.GateMeasurement:
         """Measure one live generation on ``queries``, by default every one that is usable."""
         asked = queries or self.queries()
@@ -128,14 +125,14 @@ class Evidence:
         """Id and text of the labelled queries with a document that exists; None where no labels are configured."""
         return None if self._labels is None else self.queries().texts
 
-    def queries(self) -> gates.QuerySet:
+    def queries(self) -> QuerySet:
         """Return the labelled queries that can be measured. Raises ``LabelError`` when there are none."""
         if self._labels is None:
             raise LabelError(
                 "the collection has no labelled queries, so recall cannot be measured. The alias was not moved; set "
                 "qrels in revector.toml to a folder in BEIR layout or of TREC files, a .csv file, or sql:SELECT ..."
             )
-        return gates.usable_queries(load_labels(self._labels), self._documents)
+        return usable_queries(load_labels(self._labels), self._documents)
 
     def _compare_rows(self, generation: Generation) -> gates.GateVerdict:
         self._searcher.encoders.probe(generation)  # an encoder that fails now says nothing about the index
@@ -149,44 +146,20 @@ class Evidence:
         if not generation.seeded:
             reasons.append("the backfill did not reach every document")
         detail = {**found.counts, "documents": found.checked - found.deleted}
-        return gates.GateVerdict("fail" if reasons else "pass", tuple(reasons), detail)
+        return gates.GateVerdict(Value.FAIL if reasons else Value.PASS, tuple(reasons), detail)
 
     def _compare(self, target: Revision, generation: Generation, active_gen: int | None) -> gates.GateVerdict:
         gate, queries = target.gate, self.queries()
         active = None if active_gen is None else self._searcher.resolve(active_gen)
-        latency = None
-        if gate.max_latency_ratio is not None and active is not None:
-            texts = list(queries.texts.values())
-            latency = compare_latency(self._searcher, active, generation, texts, gate.k).as_data()
+        scene = GateScene(self._engine, self._searcher, generation, active, queries, gate, self._progress)
         return gates.judge(
             gate,
             queries,
             self.measure(generation, gate.k, queries=queries),
             None if active is None else self.measure(active, gate.k, queries=queries),
             documents=self._documents.count(),
-            index=self._index(generation, queries, gate),
-            latency=latency,
+            evidence=gates.measure_demands(scene),
         )
-
-    def _index(self, generation: Generation, queries: gates.QuerySet, gate: Gate) -> Mapping[str, Any] | None:
-        """Compare the index with exact search; None where that is not demanded or every answer is exact anyway."""
-        if gate.min_overlap is None or generation.spec.index.kind == "exact":
-            return None
-        vector = self._searcher.encode(generation, [next(iter(queries.texts.values()))])[0]
-        if not explain(self._engine, self._searcher, generation, vector, gate.k).hnsw:
-            return None  # the planner scans small tables
-        return measure_ann(
-            self._engine,
-            self._searcher,
-            generation,
-            queries.texts,
-            gate.k,
-            qrels=queries.qrels,
-            own=queries.own,
-            sweep=(),
-            min_overlap=gate.min_overlap,
-            progress=self._progress,
-        ).as_data()
 
     def _see(self, generation: Generation, token: int) -> verdicts.ChangesSeen:
         documents = self._documents.count()

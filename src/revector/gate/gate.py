@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from revector.documents.own import OwnDocuments
-from revector.errors import LabelError, StateError
+from revector.errors import StateError
+from revector.formats.kept import plain
 from revector.gate import judgement
-from revector.gate.judgement import Thresholds
+from revector.gate.demand import GateScene
+from revector.gate.demands import DEMANDS
+from revector.gate.figures import GateFigures, Value
+from revector.gate.query_set import QuerySet
 from revector.interfaces import Progress
-from revector.labels import Labels, Span, check_against, item_qrels, placed, ranked_items
-from revector.measure.comparison import Comparison, ScoredRun, check_rank, compare, plain
+from revector.labels import Span, ranked_items
+from revector.measure.comparison import Comparison, ScoredRun, check_rank, compare
 from revector.measure.metrics import Interval, MetricName, attainable_recall, evaluate, latency_ms, mean_interval
-from revector.measure.slices import Slices, query_slices
 from revector.registry.collections import Generation
 from revector.serving.queries import named
 from revector.serving.searcher import Answer, Searcher
-from revector.spec import Gate, stable_hash
+from revector.spec import Gate
 
 CHUNKS_PER_ITEM = 4
 MOST_CHUNKS = 1_000
@@ -33,41 +34,14 @@ MOST_CHUNKS = 1_000
 class GateVerdict:
     """A judgement with its evidence; ``reasons`` is empty when it passed."""
 
-    value: Literal["pass", "fail", "inconclusive"]
+    value: Value
     reasons: tuple[str, ...]
-    detail: Mapping[str, Any]
+    detail: Mapping[str, object]
 
     @property
     def passed(self) -> bool:
         """Whether the alias may move."""
-        return self.value == "pass"
-
-
-@dataclass(frozen=True, slots=True)
-class QuerySet:
-    """The labelled queries that can be measured, with the judgements of documents that exist.
-
-    ``qrels`` judges documents, ``items`` what was judged: documents and spans of them (``labels.items``). ``own`` are
-    the documents that are a query themselves and not judged relevant for it: they are no answers, and are left out of
-    what is found, as BEIR does. ``fingerprint`` changes with any text and judgement of them. ``counts`` says what was
-    left out.
-    """
-
-    labels: Labels
-    qrels: Mapping[str, Mapping[str, int]]
-    items: Mapping[str, Mapping[str, int]]
-    fingerprint: str
-    counts: Mapping[str, int]
-    own: Mapping[str, frozenset[str]] = field(default_factory=dict)
-
-    @property
-    def texts(self) -> dict[str, str]:
-        """Query id → text."""
-        return {query: self.labels.queries[query] for query in self.qrels}
-
-    def slices(self, names: Collection[str] = ()) -> Slices:
-        """Return the queries by fields of their metadata; see ``slices.query_slices``."""
-        return query_slices(self.texts, self.labels.meta, names)
+        return self.value is Value.PASS
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,75 +70,17 @@ class GateMeasurement:
         return ScoredRun(self.revision, self.fingerprint, self.metrics, self.run)
 
 
-class JudgedCorpus(Protocol):
-    """The documents that labels are matched with; ``documents.documents.Documents`` is one."""
-
-    def known(self, doc_ids: Iterable[str], /) -> set[str]:
-        """Return those of ``doc_ids`` that exist."""
-        ...
-
-    def texts(self, doc_ids: Iterable[str], /) -> Mapping[str, str]:
-        """Return the cleaned texts of those of ``doc_ids`` that exist."""
-        ...
-
-    def own(self, queries: Mapping[str, str], /) -> OwnDocuments:
-        """Return the documents that are one of ``queries``, id → text, themselves."""
-        ...
-
-
-def usable_queries(labels: Labels, corpus: JudgedCorpus) -> QuerySet:
-    """Return the queries with a relevant document that exists, and the judgements of such documents.
-
-    A document that was deleted cannot be found by any model: it leaves both sides. Raises ``LabelError`` for labels
-    of another corpus, and for spans whose quoted text is not in their document.
-    """
-    labels = placed(labels, corpus.texts)
-    check = check_against(labels, corpus.known)
-    unknown, left = set(check.unknown_ids), set(check.queries_left)
-    qrels = {
-        query: {doc: score for doc, score in judged.items() if doc not in unknown}
-        for query, judged in labels.qrels.items()
-        if query in left
-    }
-    items = item_qrels(labels, qrels)
-    texts = {query: labels.queries[query] for query in qrels}
-    found = corpus.own(texts)
-    own = {
-        query: itself
-        for query, ids in found.documents.items()
-        if (itself := frozenset(doc for doc in ids if qrels[query].get(doc, 0) < 1))
-    }
-    counts = {
-        "queries": len(qrels),
-        "queries_lost": len(check.queries_lost),
-        "pairs": check.known_pairs,
-        "unknown_documents": len(unknown),
-        "unjudged_queries": len(labels.unjudged),
-        "own_documents": len(own),
-        "same_ids": found.other,
-    }
-    told: dict[str, Any] = {"qrels": items, "queries": texts}
-    if own:
-        told["own"] = {query: sorted(ids) for query, ids in own.items()}
-    return QuerySet(labels, qrels, items, stable_hash(told), counts, own)
-
-
 def refuse_unmeasurable(gate: Gate, queries: QuerySet, documents: int) -> None:
     """Refuse a gate that these labels over that number of documents could never pass: before the work, not after it.
 
-    Raises ``LabelError`` for fewer queries than it demands, a slice that no query is in, and a recall that no ranking
-    reaches; ``ConfigError`` for ``k`` above the number of documents.
+    Raises ``LabelError`` as ``Demand.refuse`` and for a slice that no query is in, ``ConfigError`` for ``k`` above the
+    number of documents.
     """
-    if (found := len(queries.qrels)) < gate.min_queries:
-        raise LabelError(
-            f"the gate demands at least {gate.min_queries} labelled queries, {queries.labels.name} has {found} whose "
-            f"documents exist ({queries.counts['queries_lost']} lost theirs). Nothing was measured; label more "
-            "queries, or lower gate.min_queries in the migration file."
-        )
+    for demand in DEMANDS:
+        if demand.refuse is not None and demand.of(gate) is not None:
+            demand.refuse(gate, queries)
     check_rank(gate.k, documents)
     queries.slices(gate.slices)
-    best = list(attainable_recall(queries.items, gate.k).values())
-    judgement.check_attainable(gate.min_recall, sum(best) / len(best), gate.k)
 
 
 def measure(
@@ -210,13 +126,12 @@ def judge(
     old: GateMeasurement | None,
     *,
     documents: int,
-    index: Mapping[str, Any] | None = None,
-    latency: Mapping[str, Any] | None = None,
+    evidence: Mapping[str, object] | None = None,
 ) -> GateVerdict:
     """Judge what was measured; the verdict's detail is all that its page needs, but for the texts.
 
-    ``documents``: how many there are to rank. ``index``: ``AnnReport.as_data`` of the new index, None where no answer
-    comes from an HNSW index; ``latency``: ``LatencyReport.as_data``, None where it was not measured.
+    ``documents``: how many there are to rank. ``evidence``: what ``measure_demands`` returned; without, there was
+    nothing to measure.
 
     Raises ``LabelError`` as ``compare`` and ``judgement.judge``, ``ConfigError`` if ``gate.k`` is above ``documents``.
     """
@@ -231,40 +146,26 @@ def judge(
         attainable=attainable_recall(queries.items, gate.k),
         confidence=gate.confidence,
     )
-    judged = judgement.judge(
-        comparison,
-        _thresholds(gate, measured_index=index is not None),
-        overlap=None if index is None else index["served"]["overlap"]["mean"],
-        latency_ratio=None if latency is None else latency["ratio"]["p95"]["mean"],
-    )
-    detail = {
+    measured: dict[str, object] = {
         "k": gate.k,
         "gate": plain(gate),
         "labels": queries.labels.name,
         "labels_fingerprint": queries.labels.fingerprint,
         **queries.counts,
         **described(comparison, new, old),
-        "findings": plain(judged.findings),
-        "ann": index,
-        "latency": latency,
+        **(evidence or {demand.evidence: None for demand in DEMANDS if demand.evidence}),
     }
-    passed = judged.value is judgement.Value.PASS
-    reasons = () if passed else tuple(reason.removesuffix(".") for reason in judged.reasons)
-    return GateVerdict(judged.value.value, reasons, detail)
+    judged = judgement.judge(gate, GateFigures.model_validate(measured))
+    reasons = () if judged.value is Value.PASS else tuple(reason.removesuffix(".") for reason in judged.reasons)
+    return GateVerdict(judged.value, reasons, {**measured, "findings": plain(judged.findings)})
 
 
-def _thresholds(gate: Gate, *, measured_index: bool) -> Thresholds:
-    return Thresholds(
-        max_drop=gate.max_drop,
-        min_recall=gate.min_recall or None,
-        min_queries=gate.min_queries,
-        max_slice_drop=gate.max_slice_drop,
-        min_overlap=gate.min_overlap if measured_index else None,
-        max_latency_ratio=gate.max_latency_ratio,
-    )
+def measure_demands(scene: GateScene) -> dict[str, object]:
+    """Return what the demands measure beside recall, by the name under which it is kept."""
+    return {demand.evidence: demand.measure(scene) for demand in DEMANDS if demand.measure is not None}
 
 
-def described(comparison: Comparison, new: GateMeasurement, old: GateMeasurement | None) -> dict[str, Any]:
+def described(comparison: Comparison, new: GateMeasurement, old: GateMeasurement | None) -> dict[str, object]:
     """Return what was compared as plain data: in short (``new``, ``old``, ``difference``), whole, and per query."""
     recall = comparison.metrics["recall"]
     sides = {"new": (new, recall.new)} | ({} if old is None else {"old": (old, recall.old)})

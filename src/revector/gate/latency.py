@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
 
 from revector.errors import ConfigError, StateError
+from revector.formats.kept import plain
 from revector.measure.metrics import Interval, latency_ms
 from revector.registry.collections import Generation
 from revector.serving.searcher import Searcher
@@ -42,9 +42,9 @@ class LatencyReport:
     new: QueryTimes
     ratio: Mapping[str, Interval]
 
-    def as_data(self) -> dict[str, Any]:
+    def as_data(self) -> dict[str, object]:
         """Return everything as plain JSON data."""
-        return {**asdict(self), "ratio": {name: ratio._asdict() for name, ratio in self.ratio.items()}}
+        return {one.name: plain(getattr(self, one.name)) for one in fields(self)}
 
 
 def compare_latency(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import sqlalchemy as sa
 
 from revector.errors import StateError
+from revector.gate.demands import DEMANDS
+from revector.gate.figures import GateResult
 from revector.registry.collections import read_collection
 
-FIGURES = ("comparison", "scores", "findings", "ann", "latency", "shadow")
+FIGURES = ("comparison", "scores", "findings", *(demand.evidence for demand in DEMANDS if demand.evidence))
 """What a gate result keeps for its page: too much for a status, or for an event."""
 
 _RESULTS = (
@@ -19,17 +20,17 @@ _RESULTS = (
 )
 
 
-def latest_result(connection: sa.Connection, gen: int, kind: str) -> dict[str, Any] | None:
+def latest_result(connection: sa.Connection, gen: int, kind: str) -> GateResult | None:
     """Return the latest verdict of one kind on a generation, without its ``FIGURES``."""
     return _result(connection, "AND r.gen = :gen", {"kind": kind, "without": list(FIGURES), "gen": gen})
 
 
 def gate_result(
     connection: sa.Connection, name: str, *, result_id: int | None = None, gen: int | None = None
-) -> dict[str, Any]:
+) -> GateResult:
     """Return a kept verdict of the gate with all its figures: the newest of the collection, or of ``gen``, or that one.
 
-    ``Comparison.from_data`` reads its ``comparison``. Raises ``StateError`` where there is none.
+    Raises ``StateError`` where there is none.
     """
     asked = {"cid": read_collection(connection, name).cid, "id": result_id, "gen": gen}
     where = "AND g.cid = :cid AND r.id = coalesce(:id, r.id) AND r.gen = coalesce(:gen, r.gen)"
@@ -43,17 +44,18 @@ def gate_result(
     return found
 
 
-def _result(connection: sa.Connection, where: str, values: Mapping[str, Any]) -> dict[str, Any] | None:
+def _result(connection: sa.Connection, where: str, values: Mapping[str, object]) -> GateResult | None:
     row = connection.execute(sa.text(f"{_RESULTS} {where} ORDER BY r.id DESC LIMIT 1"), values).one_or_none()
     if row is None:
         return None
-    overridden = None if row.who is None else {"by": row.who, "reason": row.why}
-    return {
-        "id": row.id,
-        "generation": row.gen,
-        "passed": row.passed,
-        "verdict": row.verdict,
-        "overridden": overridden,
-        "at": row.at.isoformat(),
-        **row.detail,
-    }
+    return GateResult.model_validate(
+        {
+            **row.detail,
+            "id": row.id,
+            "generation": row.gen,
+            "passed": row.passed,
+            "verdict": row.verdict,
+            "overridden": None if row.who is None else {"by": row.who, "reason": row.why},
+            "at": row.at.isoformat(),
+        }
+    )

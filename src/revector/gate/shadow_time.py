@@ -1,9 +1,8 @@
-"""Owns the time that a revision asks for shadow reads before its gate judges: refused without any, waited out, told."""
+"""Owns the time that a revision asks for shadow reads before its gate judges: refused without any, and waited out."""
 
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -11,7 +10,6 @@ from revector.errors import ConfigError, GenerationGone
 from revector.indexing import watch
 from revector.interfaces import Progress
 from revector.registry.collections import Collection, Generation
-from revector.serving import shadow_rows
 from revector.spec import Revision
 
 POLL_S = 15.0
@@ -52,12 +50,6 @@ def wait_out(engine: sa.Engine, generation: Generation, hours: float, progress: 
         progress.advance(max(0, int(left_s) - int(left_s - (now - before))))
         left_s, before = left_s - (now - before), now
     progress.done()
-
-
-def told(connection: sa.Connection, generation: Generation, hours: float) -> dict[str, Any]:
-    """Return what a verdict says of shadow reads: ``shadow`` with the hours asked for and what was read, if any."""
-    reads = shadow_rows.read(connection, generation.gen)
-    return {"shadow": {"hours": hours, "reads": reads}} if reads or hours else {}
 
 
 def _left_s(engine: sa.Engine, generation: Generation, hours: float) -> float:

@@ -22,6 +22,7 @@ from rich.console import Console
 from revector import embedded
 from revector.config import Project, load_project
 from revector.errors import ConfigError, RevectorError
+from revector.formats.kept import plain
 from revector.labels import load_labels
 from revector.local.airflow import AirflowHome
 from revector.local.airflow_client import FINISHED, AirflowClient
@@ -280,8 +281,8 @@ def _watch(project: Project, client: AirflowClient, run_id: str, screen: Screen,
 def _wait_until_applied(project: Project) -> None:
     end = time.monotonic() + CATCH_UP_S
     while time.monotonic() < end:
-        slots = [slot for slot in project.status(COLLECTION)["slots"].values() if slot]
-        if not any(slot["waiting"]["live"] + slot["waiting"]["bulk"] for slot in slots):
+        slots = project.status(COLLECTION).slots.filled.values()
+        if not any(slot.waiting.live + slot.waiting.bulk for slot in slots):
             return
         time.sleep(0.2)
 
@@ -291,7 +292,9 @@ def _figures(
 ) -> dict[str, Any]:
     counts, status = count(record), project.status(COLLECTION)
     swap = next(event for event in project.events(COLLECTION) if event["kind"] == "swap" and event["detail"]["from"])
-    gate = status["migration"]["gate"]
+    gate, window = status.gate, status.rollback
+    assert gate is not None  # the run waits in its rollback window
+    assert window is not None
     totals = {what: sum(len(getattr(one, what)) for one in differences) for what in ("lost", "stale", "resurrected")}
     as_promised = (
         not any(totals.values())
@@ -309,19 +312,18 @@ def _figures(
             "python": platform.python_version(),
         },
         "as_promised": as_promised,
-        "documents": status["documents"],
+        "documents": status.documents,
         "application": counts,
         **totals,
         "comparison": [asdict(one) for one in differences],
         "recall": {
-            "k": gate["k"],
-            "queries": gate["queries"],
-            "old": gate["old"]["recall"],
-            "new": gate["new"]["recall"],
-            "difference": gate["difference"],
+            "k": gate.k,
+            "queries": gate.queries,
+            **{role: plain(side.recall) for role, side in gate.sides.items()},
+            "difference": plain(gate.difference),
         },
         "swap_pause_ms": swap["detail"]["pause_ms"],
-        "rollback_until": status["rollback"]["deadline"],
+        "rollback_until": window.deadline,
         "steps": _durations(client, run_id),
         "wall_s": round(wall_s, 1),
         "run_id": run_id,

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -15,6 +15,9 @@ from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from revector.status import Status
 
 QUIET_S = 15.0
 """Without a terminal a line is printed when something changed, and at most this long after the last."""
@@ -84,7 +87,7 @@ class Screen:
         if self._live:
             self._live.stop()
 
-    def show(self, status: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]], counts: Mapping[str, Any]) -> None:
+    def show(self, status: Status, tasks: Sequence[Mapping[str, Any]], counts: Mapping[str, Any]) -> None:
         """Show the state of the run, of the backfill and of the application."""
         if self._live:
             self._live.update(Group(_steps(tasks), _backfill(status), _application(counts, status)))
@@ -97,16 +100,16 @@ class Screen:
             )
 
 
-def progress_text(status: Mapping[str, Any]) -> str:
+def progress_text(status: Status) -> str:
     """Return documents, rate and ETA of the backfill in one line."""
-    migration = status["migration"]
+    migration = status.migration
     if migration is None:
         return "no index is made yet"
-    progress = migration["progress"]
-    eta = "" if progress["eta_s"] is None else f", ETA {progress['eta_s']:.0f} s"
+    progress = migration.progress
+    eta = "" if progress.eta_s is None else f", ETA {progress.eta_s:.0f} s"
     return (
-        f"phase {migration['phase']}, {progress['published']:,} of {progress['planned']:,} documents embedded, "
-        f"{progress['documents_per_s']:.1f}/s{eta}"
+        f"phase {migration.phase}, {progress.published:,} of {progress.planned:,} documents embedded, "
+        f"{progress.documents_per_s:.1f}/s{eta}"
     )
 
 
@@ -158,20 +161,19 @@ def _states(tasks: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     }
 
 
-def _backfill(status: Mapping[str, Any]) -> Table:
+def _backfill(status: Status) -> Table:
     table = Table.grid(padding=(0, 2))
-    migration = status["migration"]
-    if migration:
-        progress = migration["progress"]
+    if status.migration is not None:
+        progress = status.migration.progress
         table.add_row(
-            ProgressBar(total=max(1, progress["planned"]), completed=progress["published"], width=40),
+            ProgressBar(total=max(1, progress.planned), completed=progress.published, width=40),
             progress_text(status),
         )
     return table
 
 
-def _application(counts: Mapping[str, Any], status: Mapping[str, Any]) -> Text:
-    lag = max((slot["lag_s"] for slot in status["slots"].values() if slot), default=0.0)
+def _application(counts: Mapping[str, Any], status: Status) -> Text:
+    lag = max((slot.lag_s for slot in status.slots.filled.values()), default=0.0)
     return Text(f"application: {application_text(counts)}; indexing lag {lag:.1f} s")
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
-from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter
 
 from revector.errors import ConfigError, LabelError
+from revector.formats.kept import plain
 from revector.measure.metrics import Interval, MetricName
 from revector.measure.slices import Slices
 from revector.measure.statistics import (
@@ -120,13 +120,12 @@ class Comparison:
     lost: tuple[QueryComparison, ...] = ()
     won: tuple[QueryComparison, ...] = ()
 
-    def as_data(self) -> dict[str, Any]:
+    def as_data(self) -> dict[str, object]:
         """Return everything as plain JSON data."""
-        data: dict[str, Any] = plain(self)
-        return data
+        return {one.name: plain(getattr(self, one.name)) for one in fields(self)}
 
     @classmethod
-    def from_data(cls, data: Mapping[str, Any]) -> Comparison:
+    def from_data(cls, data: Mapping[str, object]) -> Comparison:
         """Return the comparison that ``as_data`` described, such as that of a kept gate result."""
         return TypeAdapter(cls).validate_python(data)
 
@@ -201,19 +200,6 @@ def check_rank(k: int, documents: int) -> None:
             f"recall@{k} was asked for over {documents} documents; k must be 1 to the number of documents, or every "
             "document is found by any model. Nothing was compared; lower gate.k, or label a larger corpus."
         )
-
-
-def plain(value: Any) -> Any:
-    """Return frozen data as JSON knows it: objects by field name, tuples as lists, words of an enumeration as text."""
-    if isinstance(value, Interval):
-        return value._asdict()
-    if is_dataclass(value):
-        return {one.name: plain(getattr(value, one.name)) for one in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): plain(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(one) for one in value]
-    return str(value) if isinstance(value, StrEnum) else value
 
 
 def _check_sets(new: ScoredRun, old: ScoredRun | None) -> list[str]:
@@ -338,11 +324,11 @@ def _changed(queries: list[str], old: ScoredRun, new: ScoredRun, k: int, sign: i
     )
 
 
-def _flat(change: MetricChange | None) -> dict[str, Any]:
+def _flat(change: MetricChange | None) -> dict[str, object]:
     """Return a change as columns: an interval gives three."""
     if change is None:
         return {}
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for one in fields(change):
         value = getattr(change, one.name)
         if isinstance(value, Interval):

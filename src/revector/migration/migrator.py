@@ -11,7 +11,8 @@ import sqlalchemy as sa
 
 from revector.errors import IllegalStep, StateError
 from revector.gate.evidence import STEP_REEMBEDDED, Evidence
-from revector.gate.gate import GateMeasurement, QuerySet
+from revector.gate.gate import GateMeasurement
+from revector.gate.query_set import QuerySet
 from revector.indexing.encoding import Encoders
 from revector.interfaces import NoProgress, Progress
 from revector.lifecycle import BUILDING, FORWARD, STEPS, Outcome, Phase, remaining
@@ -29,7 +30,7 @@ from revector.registry.control import Control, control
 from revector.revisions import RevisionGraph
 from revector.serving.searcher import Searcher
 from revector.spec import Revision
-from revector.status import read_status
+from revector.status import Status, read_status
 
 
 class Migrator:
@@ -257,7 +258,7 @@ class Migrator:
         """Return a sentence for each slot whose migration file was edited since; see ``Standing.edited``."""
         return self._standing.edited()
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> Status:
         """Return where the collection stands; see ``status.read_status``."""
         labels = self._settings.labels
         with self._engine.connect() as connection:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Literal
 from xml.etree import ElementTree as ET
 
-from revector.pages.markup import Child, interval, one_line, tag
+from revector.measure.metrics import Interval
+from revector.pages.markup import Child, interval, numbers, one_line, tag
 
 Tone = Literal["old", "new", "lost", "won"]
 
@@ -29,9 +30,9 @@ GRID = 20
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A value with the ends of its interval, as ``{"mean", "low", "high"}``, or with ``mean`` alone."""
+    """A value with the ends of its interval, or alone."""
 
-    value: Mapping[str, float]
+    value: Interval | float
     tone: Tone
 
 
@@ -49,13 +50,13 @@ class Dot:
     """One point of ``curve``: where on the axis, and its value."""
 
     at: float
-    value: Mapping[str, float]
+    value: Interval | float
     ringed: bool = False
 
 
 def intervals(rows: Sequence[ChartRow], *, axis: str, zero: float | None = None, sign: bool = False) -> ET.Element:
     """Draw means as dots with their intervals; ``zero`` is a line for no change, a row's ``limit`` a dashed one."""
-    ends = [end for row in rows for mark in row.marks for end in mark.value.values()]
+    ends = [end for row in rows for mark in row.marks for end in numbers(mark.value)]
     ends += [row.limit for row in rows if row.limit is not None]
     ends += [] if zero is None else [zero]
     low, high = min(ends), max(ends)
@@ -108,7 +109,7 @@ def bubbles(old: Mapping[str, float], new: Mapping[str, float], *, axis: str) ->
 
 def curve(dots: Sequence[Dot], *, axis: str, up: str, limit: float | None = None, named: str = "") -> ET.Element:
     """Draw values over ``Dot.at`` (above 0, logarithmic); ``limit`` is a dashed line, called ``named``."""
-    ends = [end for dot in dots for end in dot.value.values()] + ([] if limit is None else [limit])
+    ends = [end for dot in dots for end in numbers(dot.value)] + ([] if limit is None else [limit])
     pad = (max(ends) - min(ends)) * 0.08 or 0.05 * abs(max(ends)) or 1.0
     left, right, top, bottom = 44.0, WIDTH - 6, 22.0, 180.0
     x = _scale(math.log(dots[0].at), math.log(dots[-1].at), left + 12, right - 12)
@@ -122,16 +123,16 @@ def curve(dots: Sequence[Dot], *, axis: str, up: str, limit: float | None = None
             _text(right, y(limit) + 13, named, "limit-text", "end"),
         ]
     places = [(x(math.log(dot.at)), dot) for dot in dots]
-    points = " ".join(f"{at:.1f},{y(dot.value['mean']):.1f}" for at, dot in places)
+    points = " ".join(f"{at:.1f},{y(numbers(dot.value)[0]):.1f}" for at, dot in places)
     parts.append(tag("polyline", points=points, class_="new line"))
     labelled = -math.inf
     for at, dot in places:
-        if "low" in dot.value:
-            parts.append(_line(at, y(dot.value["low"]), at, y(dot.value["high"]), "new span"))
+        if isinstance(dot.value, Interval):
+            parts.append(_line(at, y(dot.value.low), at, y(dot.value.high), "new span"))
         told = tag("title", f"{axis} {dot.at:g}: {up} {_told(dot.value)}")
-        parts.append(tag("circle", told, cx=at, cy=y(dot.value["mean"]), r=4.0, class_="new"))
+        parts.append(tag("circle", told, cx=at, cy=y(numbers(dot.value)[0]), r=4.0, class_="new"))
         if dot.ringed:
-            parts.append(tag("circle", cx=at, cy=y(dot.value["mean"]), r=8.0, class_="ring"))
+            parts.append(tag("circle", cx=at, cy=y(numbers(dot.value)[0]), r=8.0, class_="ring"))
         if at - labelled >= 24:
             parts.append(_text(at, bottom + 15, f"{dot.at:g}", "quiet", "middle"))
             labelled = at
@@ -159,19 +160,19 @@ def _mark(mark: Mark, x: Callable[[float], float], bar: float, *, sign: bool, na
     value, shape = mark.value, f"{mark.tone} span"
     figures = interval(value, sign=sign).replace(" (interval not measured)", "")
     yield _text(WIDTH, bar - 10, f"{mark.tone} {figures}" if named else figures, "value", "end")
-    if "low" in value:
-        yield _line(x(value["low"]), bar, x(value["high"]), bar, shape)
-        for end in (value["low"], value["high"]):
+    if isinstance(value, Interval):
+        yield _line(x(value.low), bar, x(value.high), bar, shape)
+        for end in (value.low, value.high):
             yield _line(x(end), bar - 3.5, x(end), bar + 3.5, shape)
-    yield tag("circle", cx=x(value["mean"]), cy=bar, r=4.5, class_=mark.tone)
+    yield tag("circle", cx=x(numbers(value)[0]), cy=bar, r=4.5, class_=mark.tone)
 
 
 def _read(row: ChartRow, sign: bool) -> str:
     return ", ".join(f"{mark.tone} {interval(mark.value, sign=sign)}" for mark in row.marks)
 
 
-def _told(value: Mapping[str, float]) -> str:
-    return interval(value) if "low" in value else f"{value['mean']:.2f}"
+def _told(value: Interval | float) -> str:
+    return interval(value) if isinstance(value, Interval) else f"{value:.2f}"
 
 
 def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:

@@ -6,14 +6,18 @@ So deleted documents do not live on in the history.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
 from revector.errors import LabelError
+from revector.gate.ann import AnnReport
+from revector.gate.demands import min_overlap
+from revector.gate.figures import GateFigures, GateResult
 from revector.gate.results import gate_result
 from revector.labels import Labels, item_qrels, load_labels, shown, span_of
 from revector.pages.gate import render
+from revector.pages.gate_view import GatePage
 from revector.pages.markup import one_line
 
 if TYPE_CHECKING:
@@ -40,36 +44,38 @@ def gate_page(project: Project, collection: str, result_id: int | None = None) -
 
 def kept_result(
     project: Project, collection: str, result_id: int | None = None, *, generation: int | None = None
-) -> dict[str, Any]:
-    """Return a kept gate result as plain data; see ``results.gate_result``."""
+) -> GateResult:
+    """Return a kept gate result; see ``results.gate_result``."""
     project.collection(collection)
     with project.engine.connect() as connection:
         return gate_result(connection, collection, result_id=result_id, gen=generation)
 
 
-def page(project: Project, collection: str, found: Mapping[str, Any]) -> str:
-    """Return the page on ``found``, in the form of ``kept_result``, with the texts of what it names."""
-    labels = _labels(project, collection)
-    comparison = found.get("comparison") or {}
-    changed = [*comparison.get("lost", ()), *comparison.get("won", ())]
-    queries = {one["query"] for one in changed}
+def page(
+    project: Project, collection: str, found: GateFigures, *, measured_at: str | None = None, exact: bool = False
+) -> str:
+    """Return the page on ``found`` with the texts of what it names; see ``GatePage`` for the rest."""
+    labels, comparison = _labels(project, collection), found.comparison
+    changed = [] if comparison is None else [*comparison.lost, *comparison.won]
+    queries = {one.query for one in changed}
     judged = {} if labels is None else item_qrels(labels)
     relevant = {
         query: [item for item, score in judged[query].items() if score > 0] for query in queries & judged.keys()
     }
-    items = {item for one in changed for item in (*one["old_ranking"], *one["new_ranking"])}
+    items = {item for one in changed for item in (*one.old_ranking, *one.new_ranking)}
     items.update(item for of in relevant.values() for item in of)
-    items.update(one["document"] for one in (found.get("ann") or {}).get("lost", ()))
-    return render(
-        {
-            **found,
-            "collection": collection,
-            "texts": {} if labels is None else labels.queries,
-            "relevant": relevant,
-            "items": _items(project, collection, items),
-            "labels_changed": labels is not None and found.get("labels_fingerprint") not in (None, labels.fingerprint),
-        }
-    )
+    if (ann := found.evidence(min_overlap.EVIDENCE, AnnReport)) is not None:
+        items.update(one.document for one in ann.lost)
+    looked_up = {
+        "collection": collection,
+        "measured_at": measured_at,
+        "exact": exact,
+        "texts": {} if labels is None else labels.queries,
+        "relevant": relevant,
+        "items": _items(project, collection, items),
+        "labels_changed": labels is not None and found.labels_fingerprint not in (None, labels.fingerprint),
+    }
+    return render(GatePage.model_validate(found.as_data() | looked_up))
 
 
 def query_texts(project: Project, collection: str) -> Mapping[str, str]:

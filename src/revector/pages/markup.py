@@ -9,6 +9,8 @@ from importlib.resources import files
 from typing import TypeAlias
 from xml.etree import ElementTree as ET
 
+from revector.measure.metrics import Interval
+
 Child: TypeAlias = ET.Element | str | None
 
 _UNPRINTABLE = re.compile("[^\t\n\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -84,18 +86,21 @@ def signed(value: float) -> str:
     return "0.0000" if not text.strip("+-0.") else text.replace("-", "−")
 
 
-def interval(value: Mapping[str, float] | None, *, sign: bool = False) -> str:
-    """Return a mean with the ends of its interval.
+def interval(value: Interval | float | None, *, sign: bool = False) -> str:
+    """Return a mean with the ends of its interval, or alone.
 
-    >>> interval({"mean": 0.8, "low": 0.75, "high": 0.85})
+    >>> interval(Interval(mean=0.8, low=0.75, high=0.85))
     '0.8000 (0.7500 to 0.8500)'
     """
     if value is None:
         return "not measured"
-    mean, *ends = (
-        signed(value[end]) if sign else f"{value[end]:.4f}" for end in ("mean", "low", "high") if end in value
-    )
+    mean, *ends = (signed(each) if sign else f"{each:.4f}" for each in numbers(value))
     return f"{mean} ({' to '.join(ends)})" if ends else f"{mean} (interval not measured)"
+
+
+def numbers(value: Interval | float) -> tuple[float, ...]:
+    """Return the mean and, where they are known, the ends of its interval."""
+    return (value,) if isinstance(value, int | float) else tuple(value)
 
 
 def one_line(text: str, width: int) -> str:

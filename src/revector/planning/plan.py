@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, TypedDict
+from dataclasses import replace
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
@@ -12,6 +13,7 @@ from revector.documents.deadletters import open_letters
 from revector.encoders.check import PROBES, probe_vectors, vectors_fp
 from revector.encoders.pca import rotation_of
 from revector.encoders.vocabulary import Vocabulary
+from revector.gate.demands import DEMANDS
 from revector.indexing.chunking import make_chunker
 from revector.indexing.reuse import count_known
 from revector.interfaces import Encoder, NoProgress, Progress
@@ -59,85 +61,63 @@ def make_plan(
     progress = progress or NoProgress()
     read = _read_sample(engine, collection, revision, encoder, progress)
     unreadable = askable(labelled or {}, revision, Vocabulary(encoder.tokenizer))[1]
-    reused, share, probed = _try(engine, collection, revision, encoder, read, means.probe_s, progress)
-    drawn, chunks, tokens, to_embed = read.drawn, read.chunks, read.tokens, read.tokens.times(share)
+    tried = _try(engine, collection, revision, encoder, read, means.probe_s, progress)
     progress.start("plan: ask PostgreSQL")
     database = look(engine, collection, active, means.index_build)
-    storage, spending = storage_of(drawn, revision, chunks, share), spending_of(revision, means, database)
-    asked, amounts = len(labelled or {}), (chunks, tokens, to_embed)
-    counted = {"queries": asked, "reused": reused, "reembedded": means.reembedded}
-    steps = step_plans(engine, revision, drawn, amounts, probed, database, **counted)
-    costs = means.costs if spending is None else means.costs.at(spending.usd_per_million_tokens)
-    paid, disks = money(costs, to_embed.value), disks_of(drawn, storage, database, means.archive)
-    warnings = (*_warnings(collection, revision, None if labelled is None else asked), *_unreadable(read.unknown))
-    warnings += (*_window(engine, collection, revision), *_no_room(disks), *_cap(spending, paid.api_usd))
-    risks = (*_risks(revision, storage, database, drawn), *_failed(probed), *_refused(engine, collection))
+    found = _figures(engine, collection, active, revision, (read, tried, database), means, len(labelled or {}))
+    warnings = (*_warnings(collection, revision, None if labelled is None else len(labelled)),)
+    warnings += (*_unreadable(read.unknown), *_window(engine, collection, revision), *_no_room(found.disks))
+    warnings += _cap(found.spending, found.money.api_usd)
+    risks = (*_risks(revision, found.storage, database, read.drawn), *_failed(found.probe))
+    risks += (*_refused(engine, collection), *_refused_queries(unreadable))
     progress.done()
+    return replace(found, warnings=warnings, risks=risks, unreadable_queries=unreadable)
+
+
+def _figures(
+    engine: sa.Engine,
+    collection: Collection,
+    active: Generation | None,
+    revision: Revision,
+    measured: tuple[_Read, _Tried, Database],
+    means: Means,
+    labelled: int,
+) -> MigrationPlan:
+    """Return the plan without what would refuse it and what to know."""
+    (read, tried, database), changes = measured, diff(active, revision)
+    drawn, to_embed = read.drawn, read.tokens.times(tried.share)
+    storage, spending = storage_of(drawn, revision, read.chunks, tried.share), spending_of(revision, means, database)
+    amounts = (read.chunks, read.tokens, to_embed)
+    counted = {"queries": labelled, "reused": tried.reused, "reembedded": means.reembedded}
+    steps = step_plans(engine, revision, drawn, amounts, tried.probe, database, **counted)
+    costs = means.costs if spending is None else means.costs.at(spending.usd_per_million_tokens)
     return MigrationPlan(
-        **_subject(collection, active, revision, drawn.documents, reused),
-        **_sampled(read, to_embed),
-        probe=probed,
+        collection=collection.name,
+        revision=revision.revision,
+        active_revision=None if active is None else active.revision,
+        action=_action(active, revision, changes, drawn.documents, tried.reused),
+        changes=changes,
+        documents=drawn.documents,
+        reused=tried.reused,
+        sampled=drawn.sampled,
+        strata=len(drawn.strata),
+        chunks=read.chunks,
+        tokens=read.tokens,
+        tokens_to_embed=to_embed,
+        probe=tried.probe,
         steps=steps,
         seconds=total_of([step.seconds for step in steps]),
         storage=storage,
-        disks=disks,
-        money=paid,
+        disks=disks_of(drawn, storage, database, means.archive),
+        money=money(costs, to_embed.value),
         spending=spending,
-        window=window_of(means.window_hours, drawn, tokens, database, costs, own=spending is None),
-        labelled_queries=asked,
-        warnings=warnings,
-        risks=(*risks, *_refused_queries(unreadable)),
-        unreadable_queries=unreadable,
+        window=window_of(means.window_hours, drawn, read.tokens, database, costs, own=spending is None),
+        labelled_queries=labelled,
+        gate="; ".join(demand.says(revision.gate) for demand in DEMANDS if demand.of(revision.gate) is not None),
+        warnings=(),
+        risks=(),
+        unknown=read.unknown,
     )
-
-
-class _Sampled(TypedDict):
-    sampled: int
-    strata: int
-    chunks: Estimate
-    tokens: Estimate
-    tokens_to_embed: Estimate
-    unknown: Screening | None
-
-
-def _sampled(read: _Read, to_embed: Estimate) -> _Sampled:
-    """Return what a plan says of the sample that its figures come from."""
-    return {
-        "sampled": read.drawn.sampled,
-        "strata": len(read.drawn.strata),
-        "chunks": read.chunks,
-        "tokens": read.tokens,
-        "tokens_to_embed": to_embed,
-        "unknown": read.unknown,
-    }
-
-
-class _Subject(TypedDict):
-    collection: str
-    revision: str
-    active_revision: str | None
-    action: str
-    changes: tuple[SettingChange, ...]
-    documents: int
-    reused: int
-    gate: str
-
-
-def _subject(
-    collection: Collection, active: Generation | None, revision: Revision, documents: int, reused: int
-) -> _Subject:
-    """Return what a plan says of its migration before any figure: from where to where, and what that means."""
-    changes = diff(active, revision)
-    return {
-        "collection": collection.name,
-        "revision": revision.revision,
-        "active_revision": None if active is None else active.revision,
-        "action": _action(active, revision, changes, documents, reused),
-        "changes": changes,
-        "documents": documents,
-        "reused": reused,
-        "gate": _gate(revision),
-    }
 
 
 class _Read(NamedTuple):
@@ -149,6 +129,14 @@ class _Read(NamedTuple):
     weighted: list[tuple[str, float]]
     cut_tokens_per_s: float
     unknown: Screening | None
+
+
+class _Tried(NamedTuple):
+    """How many documents have their vectors already, the share (0 to 1) of the others, and how fast the encoder is."""
+
+    reused: int
+    share: float
+    probe: Probe
 
 
 def _read_sample(
@@ -169,16 +157,17 @@ def _try(
     read: _Read,
     probe_s: float,
     progress: Progress,
-) -> tuple[int, float, Probe]:
-    """Return how many documents have their vectors already, the share of the others, and how fast the encoder is."""
+) -> _Tried:
+    """Look for vectors that are there already, and try the encoder where some are not."""
     progress.start("plan: look for vectors that are there already")
     reused, rate = _known(engine, collection, revision, encoder)
     reused = min(read.drawn.documents, reused)
     share = 1 - reused / max(1, read.drawn.documents)
     if not share:
-        return reused, share, untried(encoder, rate, cut_tokens_per_s=read.cut_tokens_per_s)
+        return _Tried(reused, share, untried(encoder, rate, cut_tokens_per_s=read.cut_tokens_per_s))
     progress.start(f"plan: try the model on this machine, for {probe_s:g} s at most")
-    return reused, share, probe(encoder, read.weighted, seconds=probe_s, cut_tokens_per_s=read.cut_tokens_per_s)
+    tried = probe(encoder, read.weighted, seconds=probe_s, cut_tokens_per_s=read.cut_tokens_per_s)
+    return _Tried(reused, share, tried)
 
 
 def _known(engine: sa.Engine, collection: Collection, revision: Revision, encoder: Encoder) -> tuple[int, float]:
@@ -342,21 +331,6 @@ def _refused(engine: sa.Engine, collection: Collection) -> tuple[str, ...]:
         "served; the swap does not wait for them, as both indexes show the same (`revector dlq list`)"
     )
     return (said,)
-
-
-def _gate(revision: Revision) -> str:
-    gate = revision.gate
-    more = {
-        f"overlap with exact search at least {gate.min_overlap}": gate.min_overlap,
-        f"at most {gate.max_slice_drop} below in any slice": gate.max_slice_drop,
-        f"p95 of a query at most {gate.max_latency_ratio} times as long": gate.max_latency_ratio,
-        f"judged after {gate.shadow_hours:g} h of shadow reads": gate.shadow_hours or None,
-    }
-    recall = (
-        f"recall@{gate.k} at least {gate.min_recall:g}, at most {gate.max_drop:g} below the active revision, at "
-        f"{gate.confidence:.0%} confidence, on at least {gate.min_queries} labelled queries"
-    )
-    return "; ".join((recall, *(said for said, demanded in more.items() if demanded is not None)))
 
 
 def _warnings(collection: Collection, revision: Revision, labelled_queries: int | None) -> tuple[str, ...]:

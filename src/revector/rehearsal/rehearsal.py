@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -15,7 +15,8 @@ import sqlalchemy as sa
 from revector.documents.documents import Documents
 from revector.errors import ArchiveError, ConfigError, EditedRevision, IllegalStep, RevectorError
 from revector.gate.evidence import Evidence
-from revector.gate.gate import usable_queries
+from revector.gate.figures import Value
+from revector.gate.query_set import usable_queries
 from revector.indexing.encoding import Encoders
 from revector.interfaces import NoProgress, Progress
 from revector.labels import Labels, load_labels, write_beir
@@ -119,7 +120,7 @@ class Rehearsal:
                 raise
         report = replace(report, wall_s=round(time.monotonic() - started, 3), kept=scratch.schema if keep else None)
         with self._engine.begin() as connection:
-            add_event(connection, real.collection.cid, self._actor, "rehearse", None, asdict(report))
+            add_event(connection, real.collection.cid, self._actor, "rehearse", None, report.as_data())
         return report
 
     def _look(self, revision: str | None) -> _Real:
@@ -172,7 +173,7 @@ class Rehearsal:
         if real.active is not None:
             trial.serve(real.active.revision)
         trial.migrate(real.target, labels)
-        if real.active is not None and trial.found.verify["passed"]:
+        if real.active is not None and trial.found.verified.passed:
             trial.back_and_forth(real.target.revision, labels)
         return self._report(real, sample, trial.found, seed=seed, queries=len(queries))
 
@@ -185,7 +186,7 @@ class Rehearsal:
             growth,
             ranges_s=time.perf_counter() - started,
             drain_s=self._settings.drain_s,
-            reembedded_s=found.seconds["backfill"] / max(1, documents) * found.verify.get("reembedded", 0),
+            reembedded_s=found.seconds["backfill"] / max(1, documents) * found.verified.count("reembedded"),
         )
 
     def _report(
@@ -225,7 +226,7 @@ class Rehearsal:
             active_bytes=real.active_bytes,
             embedding_hours=backfill.estimated_s.times(1 / 3_600),
             gate=found.gate,
-            verify=found.verify,
+            verify=found.verified,
             rollback=found.rollback,
             dead_letters=len(found.letters),
             dead_expected=_whole_share(certain, drawn, rest, "dead"),
@@ -297,12 +298,12 @@ def _refusals(found: Findings, *, all_queries: bool) -> tuple[str, ...]:
     reasons = []
     if found.letters:
         reasons.append(f"{len(found.letters)} documents of the sample cannot be embedded: cure them, or waive each")
-    if not found.verify["passed"]:
-        reasons += [f"verification: {reason}" for reason in found.verify["reasons"]]
-    if found.gate is not None and (found.gate["verdict"] == "fail" or (all_queries and not found.gate["passed"])):
-        reasons += [f"gate: {reason}" for reason in found.gate["reasons"]]
-    if found.rollback is not None and not found.rollback["passed"]:
-        reasons += [f"rollback: {reason}" for reason in found.rollback["reasons"]]
+    if not found.verified.passed:
+        reasons += [f"verification: {reason}" for reason in found.verified.reasons]
+    if found.gate is not None and (found.gate.verdict is Value.FAIL or (all_queries and not found.gate.passed)):
+        reasons += [f"gate: {reason}" for reason in found.gate.reasons]
+    if found.rollback is not None:
+        reasons += [f"rollback: {reason}" for reason in found.rollback.reasons]
     return tuple(reasons)
 
 
@@ -320,8 +321,8 @@ def _notes(real: _Real, sample: RehearsalSample, found: Findings, queries: int) 
         )
     if 0 < queries < len(real.qrels):
         notes.append(f"recall was measured on {queries:,} of {len(real.qrels):,} labelled queries, drawn by the seed")
-        if found.gate is not None and found.gate["verdict"] == "inconclusive":
-            notes.append(f"so few cannot tell whether the gate will pass: {'; '.join(found.gate['reasons'])}")
+        if found.gate is not None and found.gate.verdict is Value.INCONCLUSIVE:
+            notes.append(f"so few cannot tell whether the gate will pass: {'; '.join(found.gate.reasons)}")
     if sample.drawn < 30 and sample.labelled + sample.drawn < sample.documents:
         notes.append(f"only {sample.drawn} documents were drawn at random: intervals are too narrow")
     return tuple(notes)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
 
+from revector.formats.kept import plain
+from revector.gate.figures import GateResult
 from revector.planning.estimate import Estimate
 
 
@@ -17,6 +18,16 @@ class StepTime:
     rehearsed_s: float
     estimated_s: Estimate
     assumes: str
+
+
+@dataclass(frozen=True, slots=True)
+class RehearsedRollback:
+    """What going back and forth showed: ``reasons`` say what was not as promised, after so many writes and deletes."""
+
+    passed: bool
+    reasons: list[str]
+    written: int
+    deleted: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +60,19 @@ class RehearsalReport:
     archive_bytes: Estimate
     active_bytes: int
     embedding_hours: Estimate
-    gate: Mapping[str, Any] | None
-    verify: Mapping[str, Any]
-    rollback: Mapping[str, Any] | None
+    gate: GateResult | None
+    verify: GateResult
+    rollback: RehearsedRollback | None
     dead_letters: int
     dead_expected: Estimate
     dead_reasons: Mapping[str, str]
     refusals: tuple[str, ...]
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
+
+    def as_data(self) -> dict[str, object]:
+        """Return everything as plain JSON data."""
+        return {one.name: plain(getattr(self, one.name)) for one in fields(self)}
+
     wall_s: float = 0.0
     kept: str | None = None

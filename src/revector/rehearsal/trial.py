@@ -16,6 +16,7 @@ from revector.documents import deadletters
 from revector.documents.documents import Documents
 from revector.errors import GateFailed, StateError, VerificationFailed
 from revector.gate.evidence import KINDS
+from revector.gate.figures import GateResult
 from revector.gate.results import latest_result
 from revector.indexing.encoding import Encoders
 from revector.indexing.worker import Worker
@@ -24,6 +25,7 @@ from revector.migration.migrator import Migrator
 from revector.migration.settings import MigratorSettings
 from revector.registry import work
 from revector.registry.collections import Generation, ensure_collection, read_collection, read_generation
+from revector.rehearsal.report import RehearsedRollback
 from revector.rehearsal.sampling import SampleStratum, measure
 from revector.rehearsal.scratch import Scratch
 from revector.serving.searcher import Searcher
@@ -54,9 +56,15 @@ class Findings:
     index_bytes: int = 0
     memory_bytes: int = 0
     archive_bytes: int = 0
-    verify: Mapping[str, Any] = field(default_factory=dict)
-    gate: Mapping[str, Any] | None = None
-    rollback: Mapping[str, Any] | None = None
+    verify: GateResult | None = None
+    gate: GateResult | None = None
+    rollback: RehearsedRollback | None = None
+
+    @property
+    def verified(self) -> GateResult:
+        """The verdict of the verification, which every rehearsal reaches."""
+        assert self.verify is not None
+        return self.verify
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +139,10 @@ class Trial:
             migrator.run("index", revision)
         self._weigh(generation)
         found.verify = self._judge(migrator, generation, "verify")
-        if not found.verify["passed"]:
+        if not found.verify.passed:
             return
         found.gate = self._judge(migrator, generation, "gate")
-        if not found.gate["passed"]:
+        if not found.gate.passed:
             migrator.override(WHY)
         migrator.run("approve", revision)
         with self._timed("swap"):
@@ -158,12 +166,7 @@ class Trial:
                 migrator.retire(WHY, now=True)
         except StateError as error:
             wrong.append(str(error))
-        found.rollback = {
-            "passed": not wrong,
-            "reasons": wrong,
-            "written": len(before.there) + 1,
-            "deleted": len(before.gone),
-        }
+        found.rollback = RehearsedRollback(not wrong, wrong, len(before.there) + 1, len(before.gone))
 
     # Steps ------------------------------------------------------------------------------------------------------------
 
@@ -217,11 +220,13 @@ class Trial:
                     break
                 self._worker.apply_some(generation, lanes=LANES)
 
-    def _judge(self, migrator: Migrator, generation: Generation, step: str) -> Mapping[str, Any]:
+    def _judge(self, migrator: Migrator, generation: Generation, step: str) -> GateResult:
         with suppress(VerificationFailed, GateFailed), self._timed(step):
             migrator.run(step, generation.revision)
         with self.engine.connect() as connection:
-            return latest_result(connection, generation.gen, KINDS[step]) or {}
+            kept = latest_result(connection, generation.gen, KINDS[step])
+        assert kept is not None  # the step keeps what it found either way
+        return kept
 
     def _measure(self, generation: Generation) -> None:
         self._progress.start("count tokens", self._documents.count())

@@ -36,10 +36,10 @@ def ready(request: Request, service: Shared) -> JSONResponse:
 
 
 @admin.get("/collections/{collection}", responses=example({"collection": "docs", "slots": {"active": None}}))
-def status(collection: Name, service: Shared) -> dict[str, Any]:
+def status(collection: Name, service: Shared) -> dict[str, object]:
     """Return where a collection stands: slots, lag, the open migration, the rollback window, dead letters."""
     service.documents(collection)
-    return service.project.status(collection)
+    return service.project.status(collection).as_data()
 
 
 @admin.get("/collections/{collection}/shadow", responses=example({"queries": 0}))

@@ -1,0 +1,92 @@
+"""Owns the labelled queries that a gate can measure: those with a relevant document that exists."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from revector.documents.own import OwnDocuments
+from revector.labels import Labels, check_against, item_qrels, placed
+from revector.measure.slices import Slices, query_slices
+from revector.spec import stable_hash
+
+
+@dataclass(frozen=True, slots=True)
+class QuerySet:
+    """The labelled queries that can be measured, with the judgements of documents that exist.
+
+    ``qrels`` judges documents, ``items`` what was judged: documents and spans of them (``labels.items``). ``own`` are
+    the documents that are a query themselves and not judged relevant for it: they are no answers, and are left out of
+    what is found, as BEIR does. ``fingerprint`` changes with any text and judgement of them. ``counts`` says what was
+    left out.
+    """
+
+    labels: Labels
+    qrels: Mapping[str, Mapping[str, int]]
+    items: Mapping[str, Mapping[str, int]]
+    fingerprint: str
+    counts: Mapping[str, int]
+    own: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """Query id → text."""
+        return {query: self.labels.queries[query] for query in self.qrels}
+
+    def slices(self, names: Collection[str] = ()) -> Slices:
+        """Return the queries by fields of their metadata; see ``slices.query_slices``."""
+        return query_slices(self.texts, self.labels.meta, names)
+
+
+class JudgedCorpus(Protocol):
+    """The documents that labels are matched with; ``documents.documents.Documents`` is one."""
+
+    def known(self, doc_ids: Iterable[str], /) -> set[str]:
+        """Return those of ``doc_ids`` that exist."""
+        ...
+
+    def texts(self, doc_ids: Iterable[str], /) -> Mapping[str, str]:
+        """Return the cleaned texts of those of ``doc_ids`` that exist."""
+        ...
+
+    def own(self, queries: Mapping[str, str], /) -> OwnDocuments:
+        """Return the documents that are one of ``queries``, id → text, themselves."""
+        ...
+
+
+def usable_queries(labels: Labels, corpus: JudgedCorpus) -> QuerySet:
+    """Return the queries with a relevant document that exists, and the judgements of such documents.
+
+    A document that was deleted cannot be found by any model: it leaves both sides. Raises ``LabelError`` for labels
+    of another corpus, and for spans whose quoted text is not in their document.
+    """
+    labels = placed(labels, corpus.texts)
+    check = check_against(labels, corpus.known)
+    unknown, left = set(check.unknown_ids), set(check.queries_left)
+    qrels = {
+        query: {doc: score for doc, score in judged.items() if doc not in unknown}
+        for query, judged in labels.qrels.items()
+        if query in left
+    }
+    items = item_qrels(labels, qrels)
+    texts = {query: labels.queries[query] for query in qrels}
+    found = corpus.own(texts)
+    own = {
+        query: itself
+        for query, ids in found.documents.items()
+        if (itself := frozenset(doc for doc in ids if qrels[query].get(doc, 0) < 1))
+    }
+    counts = {
+        "queries": len(qrels),
+        "queries_lost": len(check.queries_lost),
+        "pairs": check.known_pairs,
+        "unknown_documents": len(unknown),
+        "unjudged_queries": len(labels.unjudged),
+        "own_documents": len(own),
+        "same_ids": found.other,
+    }
+    told: dict[str, object] = {"qrels": items, "queries": texts}
+    if own:
+        told["own"] = {query: sorted(ids) for query, ids in own.items()}
+    return QuerySet(labels, qrels, items, stable_hash(told), counts, own)
