@@ -6,7 +6,7 @@ until then, an interrupt that falls into a callback of Python's import system is
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from revector.spec import Chunking, Gate, IndexSpec, ModelSpec
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["Chunking", "Gate", "IndexSpec", "ModelSpec", "__version__"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name == "__version__":
         from importlib.metadata import version
 

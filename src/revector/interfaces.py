@@ -23,7 +23,7 @@ class Document:
 
     id: str
     text: str | None
-    meta: Mapping[str, Any] = field(default_factory=dict)
+    meta: Mapping[str, object] = field(default_factory=dict)
     version: int | None = None
 
 
@@ -58,7 +58,7 @@ class Encoder(Protocol):
         ...
 
     @property
-    def components(self) -> Mapping[str, Any]:
+    def components(self) -> Mapping[str, object]:
         """What went into the fingerprint, by name, so that a mismatch can say what differs."""
         ...
 

@@ -190,7 +190,7 @@ def _literal_value(node: ast.expr, field: str, path: Path) -> object:
 
 
 @cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
+def _adapter(kind: Any) -> TypeAdapter[object]:
     return TypeAdapter(kind)
 
 

@@ -29,6 +29,7 @@ from revector.errors import (
 from revector.interfaces import Document
 from revector.planning.estimate import Estimate
 from revector.rehearsal.growth import Growth, graph_growth, step_times
+from revector.rehearsal.report import RehearsedRollback
 from revector.rehearsal.sampling import FigureSums, choose_queries, draw, whole
 from revector.rehearsal.scratch import Scratch
 from worlds import World
@@ -55,7 +56,7 @@ def test_a_rehearsal_reports_the_whole_migration_and_leaves_one_event_behind(ser
     assert found.gate.new.revision == "b200"
     assert found.verify.passed
     assert found.verify.documents == 150
-    assert found.rollback == {"passed": True, "reasons": [], "written": 3, "deleted": 2}
+    assert found.rollback == RehearsedRollback(passed=True, reasons=[], written=3, deleted=2)
     assert set(found.pauses_ms) == {"swap", "rollback", "forward again"}
     [event] = served.events("rehearse")
     assert event["actor"] == "tester"
@@ -110,9 +111,9 @@ def test_the_first_revision_is_rehearsed_without_a_way_back(world: World) -> Non
     found = rehearse(world, "a100", size=80)
     assert everything(world) == before
     assert (found.active_revision, found.rollback, found.refusals) == (None, None, ())
-    assert "old" not in found.gate
+    assert found.gate.old is None
     world.settings(qrels=None)
-    assert "not_measured" in rehearse(world, "a100", size=50).gate
+    assert rehearse(world, "a100", size=50).gate.not_measured
 
 
 # What it refuses ------------------------------------------------------------------------------------------------------

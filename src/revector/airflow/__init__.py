@@ -9,7 +9,7 @@ A DAG file needs two lines; importing this package costs next to nothing, what i
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from revector.airflow.dags import migration_dag, rollback_dag
@@ -75,7 +75,7 @@ __all__ = [
 _MODULES = ("hook", "notifier", "operators", "questions", "upkeep_operators", "dags", "upkeep")
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     modules = (importlib.import_module(f"revector.airflow.{module}") for module in _MODULES)

@@ -8,7 +8,6 @@ dag_bundle_config_list = [{"name": "dags-folder", "classpath": "airflow.dag_proc
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from airflow.dag_processing.bundles.local import LocalDagBundle
 
@@ -16,5 +15,5 @@ from airflow.dag_processing.bundles.local import LocalDagBundle
 class RevectorDagBundle(LocalDagBundle):
     """The DAGs of ``packaged/``; they run the code that is installed, so that there are no versions to choose from."""
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, **kwargs: object) -> None:
         super().__init__(path=str(Path(__file__).parent / "packaged"), **kwargs)

@@ -52,7 +52,7 @@ def migration_dag(
     pool: str | None = None,
     queue: str = "gpu",
     executor: str | None = None,
-    executor_config: Mapping[str, Any] | None = None,
+    executor_config: Mapping[str, object] | None = None,
     deadline: timedelta | None = timedelta(days=14),
     **common: Any,
 ) -> DAG:
@@ -90,12 +90,12 @@ def migration_dag(
             doc_md="Asks a person where the form wants that. A rejection keeps everything as it is.",
             **of,
         )
-        before: dict[str, list[Any]] = {"backfill": [shards, embed], "approve": [approval]}
+        before: dict[str, list[object]] = {"backfill": [shards, embed], "approve": [approval]}
         chain(*(task for name in FORWARD for task in (*before.get(name, ()), _step(name, dag, of))), *_window(of))
     return dag
 
 
-def _embed(shards: ShardsOperator, where: Mapping[str, Any], of: Mapping[str, Any]) -> Any:
+def _embed(shards: ShardsOperator, where: Mapping[str, object], of: Mapping[str, object]) -> object:
     """Return one task for each shard that is to do."""
     pool = where["pool"] or conf.get("revector", "gpu_pool", fallback="default_pool")
     return EmbedShardOperator.partial(
@@ -109,7 +109,7 @@ def _embed(shards: ShardsOperator, where: Mapping[str, Any], of: Mapping[str, An
     ).expand(shard=shards.output)
 
 
-def _step(name: str, dag: DAG, of: Mapping[str, Any]) -> Any:
+def _step(name: str, dag: DAG, of: Mapping[str, Any]) -> object:
     does = f"This step {STEPS[name].does}."
     if name == "plan":
         return PlanOperator(task_id=name, revision="{{ params.revision }}", doc_md=does, **of)

@@ -23,20 +23,20 @@ TAG = "revector"
 """On every DAG of ours."""
 
 Config = str | os.PathLike[str] | None
-Notifiers = Sequence[Callable[[Any], None]]
+Notifiers = Sequence[Callable[[object], None]]
 """Airflow notifiers (``SlackNotifier(…)``) or callables that get the context of the task that failed."""
 
 
 def make_dag(
     dag_id: str,
     *,
-    schedule: Any,
-    place: Mapping[str, Any],
+    schedule: object,
+    place: Mapping[str, object],
     retries: int = 3,
     owner: str = "revector",
     deadline: timedelta | None = timedelta(days=1),
     notifiers: Notifiers = (),
-    **options: Any,
+    **options: object,
 ) -> DAG:
     """Return an empty DAG; every factory passes its ``common`` arguments on to here, and the rest to ``DAG``.
 
@@ -70,7 +70,7 @@ def make_dag(
     )
 
 
-def _alert(dag_id: str, deadline: timedelta, place: Mapping[str, Any]) -> DeadlineAlert:
+def _alert(dag_id: str, deadline: timedelta, place: Mapping[str, object]) -> DeadlineAlert:
     text = f"A run of {dag_id} has taken longer than {deadline}; look at it in Airflow."
     return DeadlineAlert(
         reference=DeadlineReference.DAGRUN_QUEUED_AT,

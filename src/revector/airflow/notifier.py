@@ -30,11 +30,11 @@ class RevectorNotifier(BaseNotifier):
         super().__init__(context)
         self.text, self.config, self.conn_id = text, config, conn_id
 
-    def notify(self, context: Any) -> None:  # noqa: ARG002 - the signature is Airflow's
+    def notify(self, context: object) -> None:  # noqa: ARG002 - the signature is Airflow's
         """Send it."""
         project = RevectorHook(self.conn_id, config=self.config).get_conn()
         post(project.settings.alerts.webhook, {"text": self.text})
 
-    async def async_notify(self, context: Any) -> None:
+    async def async_notify(self, context: object) -> None:
         """Send it from the triggerer, where a deadline is missed."""
         await asyncio.to_thread(self.notify, context)

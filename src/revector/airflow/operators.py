@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from airflow.sdk import Asset, AssetAlias, BaseOperator, BaseOperatorLink, RetryPolicy
+from airflow.sdk import Asset, AssetAlias, BaseOperator, BaseOperatorLink, Context, RetryPolicy
 from airflow.sdk.configuration import conf
 from airflow.sdk.definitions.retry_policy import RetryDecision
 from airflow.sdk.exceptions import AirflowSkipException
@@ -24,6 +24,8 @@ from revector.crash import crash_at
 from revector.errors import RevectorError, StateError, WindowOpen
 
 if TYPE_CHECKING:
+    from pydantic import JsonValue
+
     from revector.config import Project
     from revector.lifecycle import Outcome
     from revector.migration.migrator import Migrator
@@ -57,7 +59,7 @@ class LibraryRetries(RetryPolicy):
     Anything else (a lost connection, a killed process, no memory) is retried with the task's own back-off.
     """
 
-    def evaluate(self, exception: BaseException, *_: Any, **__: Any) -> RetryDecision:
+    def evaluate(self, exception: BaseException, *_: object, **__: object) -> RetryDecision:
         """Decide by the class of the error; its message becomes the reason shown on the task."""
         if isinstance(exception, RevectorError) and not exception.retryable:
             return RetryDecision.fail(str(exception))
@@ -69,13 +71,13 @@ class PageLink(BaseOperatorLink):
 
     name = "Revector"
 
-    def get_link(self, operator: BaseOperator, *, ti_key: Any) -> str:  # noqa: ARG002 - the signature is Airflow's
+    def get_link(self, operator: BaseOperator, *, ti_key: object) -> str:  # noqa: ARG002 - the signature is Airflow's
         """Return the address of the page, below the server's path."""
         return f"{urlsplit(conf.get('api', 'base_url', fallback='')).path.rstrip('/')}/plugin/revector"
 
 
 @contextmanager
-def told(context: Mapping[str, Any]) -> Iterator[None]:
+def told(context: Context) -> Iterator[None]:
     """Have every event that is written inside name this task."""
     from revector.registry.control import ORIGIN
 
@@ -87,7 +89,7 @@ def told(context: Mapping[str, Any]) -> Iterator[None]:
         ORIGIN.reset(token)
 
 
-def actor(context: Mapping[str, Any]) -> str:
+def actor(context: Context) -> str:
     """Return who started the run: an Airflow user, or for a schedule the DAG itself."""
     return context["dag_run"].triggering_user_name or f"airflow:{context['dag'].dag_id}"
 
@@ -109,7 +111,7 @@ class RevectorOperator(BaseOperator):
         super().__init__(**kwargs)
         self.collection, self.config, self.conn_id = collection, config, conn_id
 
-    def execute(self, context: Any) -> Any:
+    def execute(self, context: Context) -> object:
         """Open the project and make the call."""
         hook = RevectorHook(self.conn_id, config=self.config)
         collection = hook.collection(self.collection)
@@ -117,7 +119,7 @@ class RevectorOperator(BaseOperator):
             return self.call(hook.get_conn(), collection, context)
 
     @abstractmethod
-    def call(self, project: Project, collection: str, context: Any) -> Any:
+    def call(self, project: Project, collection: str, context: Context) -> object:
         """Make the call. Raises what the library raises."""
 
 
@@ -138,12 +140,12 @@ class MigrationOperator(RevectorOperator):
         """The revision as the library wants it: None is the newest."""
         return None if self.revision == "head" else str(self.revision)
 
-    def answered(self, context: Any) -> tuple[str | None, str | None]:
+    def answered(self, context: Context) -> tuple[str | None, str | None]:
         """Return who answered the question (None: nobody, it was not asked or ran out) and the reason."""
         said = context["ti"].xcom_pull(task_ids=self.question, key=ANSWER) if self.question else None
         return (said["who"], said["why"] or "no reason was given") if said and said["who"] else (None, None)
 
-    def migrator(self, project: Project, collection: str, context: Any) -> Migrator:
+    def migrator(self, project: Project, collection: str, context: Context) -> Migrator:
         """Return the moves of the collection, under the name of whoever answered or started the run."""
         who, _ = self.answered(context)
         return project.migrator(collection, actor=who or actor(context), progress=LogProgress())
@@ -164,13 +166,13 @@ class MigrateStepOperator(MigrationOperator):
         *,
         step: str,
         began: int | str | None = None,
-        options: Mapping[str, Any] | None = None,
+        options: Mapping[str, object] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.step, self.began, self.options = step, began, options
 
-    def call(self, project: Project, collection: str, context: Any) -> None:
+    def call(self, project: Project, collection: str, context: Context) -> None:
         """Run the step. An approval that nobody was asked for gives no reason, so that a demanded one is refused.
 
         A migration that was opened without approval stays as it was opened; this run asks all the same.
@@ -198,7 +200,7 @@ class PlanOperator(MigrationOperator):
     "head" then means one thing for the whole run, and XCom ``epoch`` what the run saw when it began.
     """
 
-    def call(self, project: Project, collection: str, context: Any) -> str:
+    def call(self, project: Project, collection: str, context: Context) -> str:
         """Plan, and remember the epoch."""
         migrator = self.migrator(project, collection, context)
         context["ti"].xcom_push(key=EPOCH, value=migrator.epoch())
@@ -212,7 +214,7 @@ class PlanOperator(MigrationOperator):
 class ShardsOperator(MigrationOperator):
     """Returns the shards still to embed, to map ``EmbedShardOperator`` over; a run that resumes gets only those."""
 
-    def call(self, project: Project, collection: str, context: Any) -> list[int]:
+    def call(self, project: Project, collection: str, context: Context) -> list[int]:
         """List the shards."""
         return self.migrator(project, collection, context).shards(self.wanted)
 
@@ -226,7 +228,7 @@ class EmbedShardOperator(MigrationOperator):
         super().__init__(**kwargs)
         self.shard = shard
 
-    def call(self, project: Project, collection: str, context: Any) -> None:
+    def call(self, project: Project, collection: str, context: Context) -> None:
         """Embed and publish the shard."""
         report(self.migrator(project, collection, context).embed_shard(self.wanted, int(self.shard)))
 
@@ -247,7 +249,7 @@ class MoveOperator(MigrationOperator):
         super().__init__(**kwargs)
         self.action, self.phase, self.reason, self.skip_if_moved = action, phase, reason, skip_if_moved
 
-    def call(self, project: Project, collection: str, context: Any) -> None:
+    def call(self, project: Project, collection: str, context: Context) -> None:
         """Look, then move."""
         if self.action not in MOVES:
             raise StateError(f"move {self.action!r} was asked for; there are {', '.join(MOVES)}. Nothing was changed.")
@@ -291,7 +293,7 @@ class MoveOperator(MigrationOperator):
         raise StateError(said)
 
 
-def announce(project: Project, collection: str, outcome: Outcome, context: Any) -> None:
+def announce(project: Project, collection: str, outcome: Outcome, context: Context) -> None:
     """Give the collection's asset an event that its alias was moved; a retry, which may have lost it, does so again."""
     if not outcome.changed and context["ti"].try_number <= 1:
         return
@@ -299,12 +301,12 @@ def announce(project: Project, collection: str, outcome: Outcome, context: Any) 
     active, sides = status.slots.active, {} if status.gate is None else status.gate.sides
     assert active is not None  # the move is done
     side = next((side for side in sides.values() if side.revision == active.revision), None)
-    extra = {
+    extra: dict[str, JsonValue] = {
         "collection": collection,
         "revision": active.revision,
         "generation": active.generation,
         "move": outcome.step,
-        "recall": side and side.recall.mean,
+        "recall": None if side is None else side.recall.mean,
     }
     context["outlet_events"][SWAPS].add(active_index(collection), extra=extra)
 

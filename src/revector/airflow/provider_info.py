@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 CONNECTION = {
     "connection-type": "revector",
     "hook-class-name": "revector.airflow.hook.RevectorHook",
@@ -64,7 +62,7 @@ SETTINGS = {
 }
 
 
-def get_provider_info() -> dict[str, Any]:
+def get_provider_info() -> dict[str, object]:
     """Return the provider's description (schema: ``airflow/provider_info.schema.json``)."""
     return {
         "package-name": "revector",

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator, HITLBranchOperator
-from airflow.sdk import Param, timezone
+from airflow.sdk import Context, Param, timezone
 
 from revector.airflow.hook import RevectorHook
 from revector.airflow.operators import ANSWER, PageLink
@@ -60,7 +60,7 @@ class MigrationApprovalOperator(_Question, ApprovalOperator):
         super().__init__(subject="Swap?", **kwargs)
         self.wanted = wanted
 
-    def execute(self, context: Any) -> Any:
+    def execute(self, context: Context) -> Any:
         """Ask, with the gate's figures, if the step before was the gate and someone must approve."""
         name, status, phase = self._look()
         wanted = self.wanted or (status.migration is not None and status.migration.needs_approval)
@@ -71,7 +71,7 @@ class MigrationApprovalOperator(_Question, ApprovalOperator):
         self.body = figures(status.gate)
         return super().execute(context)
 
-    def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         """Pass on who answered; after a rejection say how to go on."""
         _keep_answer(context, event)
         if event.get("chosen_options") == [self.REJECT]:
@@ -103,7 +103,7 @@ class RollbackWindowOperator(_Question, HITLBranchOperator):
             **kwargs,
         )
 
-    def execute(self, context: Any) -> Any:
+    def execute(self, context: Context) -> Any:
         """Ask, unless the migration is not live any more: then neither branch has anything to do."""
         name, status, phase = self._look()
         window = status.rollback
@@ -116,7 +116,7 @@ class RollbackWindowOperator(_Question, HITLBranchOperator):
         self.body = f"{figures(status.gate)}\n\n{FINAL}"
         return super().execute(context)
 
-    def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         """Pass on who answered and take the branch; nobody: the window is over, which retires."""
         if event.get("error_type") == "timeout":
             nobody: dict[str, Any] = {"responded_at": timezone.utcnow(), "responded_by_user": None, "params_input": {}}
@@ -125,7 +125,7 @@ class RollbackWindowOperator(_Question, HITLBranchOperator):
         return super().execute_complete(context, event)
 
 
-def _keep_answer(context: Mapping[str, Any], event: Mapping[str, Any]) -> None:
+def _keep_answer(context: Context, event: Mapping[str, Any]) -> None:
     user = event.get("responded_by_user")
     answer = {"who": user["name"] if user else None, "why": (event.get("params_input") or {}).get("reason")}
     context["ti"].xcom_push(key=ANSWER, value=answer)

@@ -23,7 +23,7 @@ from revector.airflow.upkeep_operators import (
 from revector.errors import ConfigError
 
 
-def upkeep_dags(*, schedules: Mapping[str, str | None] | None = None, **common: Any) -> tuple[DAG, ...]:
+def upkeep_dags(*, schedules: Mapping[str, str | None] | None = None, **common: object) -> tuple[DAG, ...]:
     """Return all DAGs of the upkeep; Airflow lists them without a name of their own in the DAG file.
 
     They are ``revector_canary``, ``revector_dead_letters``, ``revector_metadata_backfill``, ``revector_retire``,
@@ -52,7 +52,7 @@ def retire_dag(
     dag_id: str = "revector_retire",
     *,
     schedule: str | None = "@hourly",
-    **common: Any,
+    **common: object,
 ) -> DAG:
     """Return the safety net: a DAG that drops old generations whose rollback window is over, whoever opened it."""
     options = {
@@ -67,7 +67,7 @@ def canary_dag(
     dag_id: str = "revector_canary",
     *,
     schedule: str | None = "@daily",
-    **common: Any,
+    **common: object,
 ) -> DAG:
     """Return the DAG that measures what is served on the same queries and fails when it got worse.
 
@@ -89,7 +89,7 @@ def verify_dag(
     schedule: str | None = "@hourly",
     sample: float | None = 0.01,
     reembed: int = 50,
-    **common: Any,
+    **common: object,
 ) -> DAG:
     """Return the DAG that proves that every live index equals the documents, and fails when one does not.
 
@@ -134,7 +134,7 @@ def dead_letters_dag(
     schedule: str | None = "@daily",
     limit: int = 200,
     tries: int = 3,
-    **common: Any,
+    **common: object,
 ) -> DAG:
     """Return the DAG that tries dead letters again; ``limit`` and ``tries`` are what its form begins with."""
     options = {

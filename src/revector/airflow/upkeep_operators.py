@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowSkipException
 
 from revector.airflow import stats
@@ -27,18 +28,18 @@ PATIENCE_S = 300.0
 class CollectionsOperator(RevectorOperator):
     """Returns the collections of the project, to map other operators over."""
 
-    def execute(self, context: Any) -> list[str]:  # noqa: ARG002 - the signature is Airflow's
+    def execute(self, context: object) -> list[str]:  # noqa: ARG002 - the signature is Airflow's
         """Read the names."""
         return sorted(RevectorHook(self.conn_id, config=self.config).get_conn().settings.collections)
 
-    def call(self, project: Project, collection: str, context: Any) -> None:
+    def call(self, project: Project, collection: str, context: object) -> None:
         """Do nothing for a single one."""
 
 
 class RetireDueOperator(RevectorOperator):
     """Retires what is past its rollback window, and tells when one is about to close; mostly there is nothing to do."""
 
-    def call(self, project: Project, collection: str, context: Any) -> None:
+    def call(self, project: Project, collection: str, context: Context) -> None:
         """Retire, then tell."""
         report(project.migrator(collection, actor=actor(context), progress=LogProgress()).retire_due())
         project.tell(collection)
@@ -47,7 +48,7 @@ class RetireDueOperator(RevectorOperator):
 class CanaryOperator(RevectorOperator):
     """Measures what is served; raises ``CanaryAlert`` when it got worse, skips what has no labels or serves nothing."""
 
-    def call(self, project: Project, collection: str, context: Any) -> None:
+    def call(self, project: Project, collection: str, context: Context) -> None:
         """Measure."""
         settings = project.collection(collection)
         if settings.canary is None and settings.qrels is None:
@@ -75,7 +76,7 @@ class VerifyOperator(RevectorOperator):
         super().__init__(**kwargs)
         self.sample, self.reembed, self.repair = sample, reembed, repair
 
-    def call(self, project: Project, collection: str, context: Any) -> None:
+    def call(self, project: Project, collection: str, context: Context) -> None:
         """Compare."""
         found = project.verify(
             collection,
@@ -120,7 +121,7 @@ class DeadLettersOperator(RevectorOperator):
         super().__init__(**kwargs)
         self.limit, self.tries, self.patience_s = limit, tries, patience_s
 
-    def call(self, project: Project, collection: str, context: Any) -> None:
+    def call(self, project: Project, collection: str, context: Context) -> None:
         """Try again, and log the counts."""
         from revector.indexing.waiting import wait_until_done
         from revector.upkeep.upkeep import retry_dead_letters
@@ -172,7 +173,7 @@ class StaleOperator(RevectorOperator):
         super().__init__(**kwargs)
         self.max_age_days, self.limit, self.reread, self.patience_s = max_age_days, limit, reread, patience_s
 
-    def call(self, project: Project, collection: str, context: Any) -> None:
+    def call(self, project: Project, collection: str, context: Context) -> None:
         """Look, log the counts, and wait."""
         from revector.indexing.waiting import wait_until_done
         from revector.upkeep.rereading import allowed_missing, configured_source
@@ -205,12 +206,12 @@ class FillFieldOperator(RevectorOperator):
     template_fields: Sequence[str] = (*RevectorOperator.template_fields, "field", "value", "path", "limit")
 
     def __init__(
-        self, *, field: str, value: Any = None, path: str | None = None, limit: int | None = None, **kwargs: Any
+        self, *, field: str, value: object = None, path: str | None = None, limit: int | None = None, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
         self.field, self.value, self.path, self.limit = field, value, path, limit
 
-    def call(self, project: Project, collection: str, context: Any) -> None:
+    def call(self, project: Project, collection: str, context: Context) -> None:
         """Fill, and log the counts."""
         from revector.upkeep.metadata import fill_field
 

@@ -6,7 +6,7 @@ Every route asks who it is (``web_access``); what a person does goes to Airflow'
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from airflow.api_fastapi.core_api.security import GetUserDep
 from fastapi import FastAPI, HTTPException, Query, Request
@@ -64,7 +64,7 @@ def static_file(name: str) -> FileResponse:
 
 
 @app.get("/ui/data/status")
-def status(user: GetUserDep) -> dict[str, Any]:
+def status(user: GetUserDep) -> dict[str, object]:
     """Return where every collection stands, read afresh from the database."""
     answers = {"rollback": ROLL_BACK, "retire": RETIRE_NOW, "approve": APPROVE, "reject": REJECT}
     return {
@@ -97,7 +97,7 @@ def gate(collection: Known, result_id: Annotated[int, InPath(ge=1, le=2**63 - 1)
 app.include_router(web_history.router)
 
 
-def _collection(opened: Project, name: str) -> dict[str, Any]:
+def _collection(opened: Project, name: str) -> dict[str, object]:
     try:
         found = opened.status(name)
         with opened.engine.connect() as connection:

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import FileResponse, StreamingResponse
@@ -58,7 +58,7 @@ class Export(Filter):
 
 
 @router.get("")
-def events(collection: Known, asked: Annotated[Page, Query()]) -> dict[str, Any]:
+def events(collection: Known, asked: Annotated[Page, Query()]) -> dict[str, object]:
     """Return a page of events, newest first, and what there is to filter by."""
     with project().engine.connect() as connection:
         found = audit.read_page(connection, collection, asked.wanted(), before=asked.before, limit=asked.limit)
@@ -66,7 +66,7 @@ def events(collection: Known, asked: Annotated[Page, Query()]) -> dict[str, Any]
 
 
 @router.get("/check")
-def check(collection: Known) -> dict[str, Any]:
+def check(collection: Known) -> dict[str, object]:
     """Compute the hash chain again and say whether it holds."""
     with project().engine.connect() as connection:
         return asdict(audit.check_chain(connection, collection))

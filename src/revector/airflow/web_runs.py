@@ -25,7 +25,7 @@ UNDER_WAY = ("running", "queued")
 MOST_RUNS = 50
 
 
-def airflow_state(user: BaseUser) -> dict[str, list[dict[str, Any]]]:
+def airflow_state(user: BaseUser) -> dict[str, list[dict[str, object]]]:
     """Return ``dags`` and ``runs`` of revector that the user may read.
 
     A DAG: ``dag``, ``paused``, ``scheduled``, ``does`` (its description). A run, oldest first: ``dag``, ``run``,
@@ -54,7 +54,7 @@ def _dags(session: Session) -> Iterable[dict[str, Any]]:
         yield {"dag": dag, "paused": bool(paused), "scheduled": timetable not in (None, "None"), "does": does or ""}
 
 
-def _runs(session: Session, dags: list[str]) -> list[dict[str, Any]]:
+def _runs(session: Session, dags: list[str]) -> list[dict[str, object]]:
     runs = session.execute(
         sa.select(
             DagRun.dag_id,
@@ -92,7 +92,7 @@ def _runs(session: Session, dags: list[str]) -> list[dict[str, Any]]:
     ]
 
 
-def _asked(session: Session, dag: str, conf: Mapping[str, Any] | None) -> dict[str, Any]:
+def _asked(session: Session, dag: str, conf: Mapping[str, object] | None) -> dict[str, object]:
     """Return what the run's form said; what a trigger left out has the form's own value."""
     given = dict(conf or {})
     if "collection" not in given or not {"revision", "action"} & given.keys():

@@ -55,7 +55,7 @@ class _Commands(TyperGroup):
         """Find the command, also by a name that it had before."""
         return super().resolve_command(ctx, as_named_now(args))
 
-    def invoke(self, ctx: Any) -> Any:
+    def invoke(self, ctx: Any) -> object:
         """Run the command."""
         try:
             result = super().invoke(ctx)

@@ -107,7 +107,7 @@ def _compare_generations(
             _ask(session, gen, asked, own, k, progress) for gen in (old_gen, new_gen)
         )
     ids = [{query: [doc for doc, _ in hits] for query, hits in run.items()} for run in (old, other)]
-    data: dict[str, Any] = {"old": old_gen, "new": new_gen, "k": k, **agree(ids[0], ids[1], k=k).as_data()}
+    data: dict[str, object] = {"old": old_gen, "new": new_gen, "k": k, **agree(ids[0], ids[1], k=k).as_data()}
     data["own_documents"] = len(own)
     data["refused_queries"] = {"old": named(old_refused), "new": named(refused)}
     data["cutoffs"] = [one.as_data() for one in match_cutoffs(thresholds, old, other)] if thresholds else []

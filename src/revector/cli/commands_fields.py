@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -73,7 +73,7 @@ def set_field(
     session.out.show(asdict(report), page)
 
 
-def _json(text: str | None) -> Any:
+def _json(text: str | None) -> object:
     try:
         return None if text is None else parse(text)
     except ValueError as error:

@@ -209,7 +209,7 @@ def _chain(session: Session) -> list[dict[str, Any]]:
     return rows
 
 
-def _write_chain(rows: Sequence[Mapping[str, Any]], form: Format, output: Path | None, out: Output) -> None:
+def _write_chain(rows: Sequence[Mapping[str, object]], form: Format, output: Path | None, out: Output) -> None:
     if form == Format.TABLE:
         _print_chain(rows, out)
     elif form == Format.JSON:

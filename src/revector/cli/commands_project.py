@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -162,7 +162,7 @@ def status(*, project: ProjectPath = None, json: Json = False) -> None:
 
     opened = open_project(project)
     found = embedded.status(opened.state)
-    data: dict[str, Any] = {
+    data: dict[str, object] = {
         "used": opened.settings.database_url is None,
         "running": found.running,
         "url": found.url,

@@ -142,7 +142,7 @@ def current(*, project: ProjectPath = None, json: Json = False) -> None:
 # Writing a revision ---------------------------------------------------------------------------------------------------
 
 
-def _given(**values: Any) -> dict[str, Any]:
+def _given(**values: object) -> dict[str, object]:
     return {name: value for name, value in values.items() if value is not None}
 
 

@@ -268,7 +268,7 @@ def _answer_page(answer: Answer, console: Console, behind: Mapping[str, Refusal]
             console.print(refused_line(doc_id, refused), style="yellow", soft_wrap=True)
 
 
-def _worst(queries: QuerySet, measured: GateMeasurement, count: int) -> list[dict[str, Any]]:
+def _worst(queries: QuerySet, measured: GateMeasurement, count: int) -> list[dict[str, object]]:
     """Return the queries with the lowest recall, none of them perfect; documents that no longer exist do not count."""
     from revector.labels import shown
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -64,7 +64,7 @@ def open_session(path: Path | None, collection: str | None, *, as_json: bool = F
     return Session(project, collection, Output(as_json=as_json))
 
 
-def json_object(option: str, text: str | None) -> dict[str, Any]:
+def json_object(option: str, text: str | None) -> dict[str, object]:
     """Return the JSON object that an option holds; empty if it was not given. Raises ``ConfigError`` for others."""
     if text is None:
         return {}

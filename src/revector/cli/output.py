@@ -28,14 +28,14 @@ class Output:
         self.as_json = as_json
         self.console = console_for(sys.stdout)
 
-    def show(self, data: Any, human: Callable[[Console], None]) -> None:
+    def show(self, data: object, human: Callable[[Console], None]) -> None:
         """Print ``data`` as JSON if that was asked for, else what ``human`` prints."""
         if self.as_json:
             self.json(data)
         else:
             human(self.console)
 
-    def json(self, data: Any) -> None:
+    def json(self, data: object) -> None:
         """Print ``data`` as indented JSON; dataclasses become objects, everything else that JSON lacks its text."""
         sys.stdout.write(as_json(data, indent=2) + "\n")
 
@@ -45,12 +45,12 @@ class Output:
             self.console.print(line, style=style, soft_wrap=True)
 
 
-def as_json(data: Any, *, indent: int | None = None) -> str:
+def as_json(data: object, *, indent: int | None = None) -> str:
     """Return ``data`` as JSON text."""
     return json.dumps(data, indent=indent, ensure_ascii=False, default=_plain)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
     if hasattr(value, "as_data"):

@@ -85,7 +85,7 @@ def first_line(cause: BaseException) -> str:
     return (str(cause).strip().splitlines() or [type(cause).__name__])[0].rstrip(".")
 
 
-class BinaryArray(list[Any]):
+class BinaryArray(list[object]):
     """A list of pgvector's values that travels in PostgreSQL's binary form, twenty times as fast as text."""
 
 
@@ -123,7 +123,7 @@ def copy_into(connection: sa.Connection, statement: str) -> Iterator[psycopg.Cop
 
 
 @contextmanager
-def _driver(connection: sa.Connection, what: str) -> Iterator[psycopg.Connection[Any]]:
+def _driver(connection: sa.Connection, what: str) -> Iterator[psycopg.Connection[object]]:
     """Yield psycopg's connection. SQLAlchemy does not see what happens inside, so errors are told apart here too."""
     driver: Any = connection.connection.driver_connection
     try:

@@ -32,7 +32,7 @@ def settle(engine: sa.Engine, settings: Mapping[str, str]) -> None:
     kept = " AND ".join(f"{found[name]} = {_quoted(value)}" for name, value in settings.items())
     refused = False
 
-    def connect(_dialect: Any, _record: Any, given: Any, named: dict[str, Any]) -> Any:
+    def connect(_dialect: object, _record: object, given: Any, named: dict[str, Any]) -> object:
         nonlocal refused
         if not refused:
             own = " ".join(filter(None, (_ALIVE, named.get("options"), options)))

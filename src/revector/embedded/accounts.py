@@ -42,7 +42,7 @@ def account_for(owned: Path) -> Account:
     )
 
 
-def run_as(account: Account, command: Sequence[str | Path], **streams: Any) -> subprocess.CompletedProcess[str]:
+def run_as(account: Account, command: Sequence[str | Path], **streams: object) -> subprocess.CompletedProcess[str]:
     """Run as the account, in a session of its own, without the caller's folder, environment and input."""
     options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | streams
     if os.geteuid() == 0:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -78,7 +77,7 @@ def unit_rows(vectors: Vectors) -> Vectors:
     return units
 
 
-def settings_of(model: ModelSpec) -> dict[str, Any]:
+def settings_of(model: ModelSpec) -> dict[str, object]:
     """Return the settings of ``model`` that shape vectors, by name: the part of an identity that all encoders share."""
     return {
         "dim": model.dim,
@@ -90,12 +89,12 @@ def settings_of(model: ModelSpec) -> dict[str, Any]:
     }
 
 
-def fingerprint_of(components: Mapping[str, Any]) -> str:
+def fingerprint_of(components: Mapping[str, object]) -> str:
     """Return the SHA-256 (hex) of the identity in ``components``: everything but the library versions."""
     return stable_hash({name: value for name, value in components.items() if name != "libraries"})
 
 
-def vectors_fp(components: Mapping[str, Any]) -> str:
+def vectors_fp(components: Mapping[str, object]) -> str:
     """Return the fingerprint of what vectors are worth to other generations.
 
     As ``fingerprint_of``, but without the width where a narrower vector is the beginning of a wider one (Matryoshka
@@ -113,7 +112,7 @@ def probe_vectors(encoder: Encoder) -> Vectors:
 
 
 def check_same_encoder(
-    stored_components: Mapping[str, Any],
+    stored_components: Mapping[str, object],
     stored_probes: npt.ArrayLike,
     encoder: Encoder,
     *,
@@ -133,7 +132,7 @@ def check_same_encoder(
             f"the encoder is not the one that this generation was built with: {'; '.join(differences)}. Nothing was "
             "embedded; restore the model and its settings, or write a new revision for the changed one."
         )
-    libraries = _differences(stored_components.get("libraries", {}), found.get("libraries", {}))
+    libraries = _differences(_libraries(stored_components), _libraries(found))
     if not libraries and not probe:
         return
     said = f"library versions differ ({'; '.join(libraries)})" if libraries else "settings and libraries are the same"
@@ -153,11 +152,16 @@ def check_same_encoder(
         )
 
 
-def _without_libraries(components: Mapping[str, Any]) -> dict[str, Any]:
+def _without_libraries(components: Mapping[str, object]) -> dict[str, object]:
     return {name: value for name, value in components.items() if name != "libraries"}
 
 
-def _differences(stored: Mapping[str, Any], found: Mapping[str, Any], prefix: str = "") -> list[str]:
+def _libraries(components: Mapping[str, object]) -> Mapping[str, object]:
+    versions = components.get("libraries")
+    return versions if isinstance(versions, Mapping) else {}
+
+
+def _differences(stored: Mapping[str, object], found: Mapping[str, object], prefix: str = "") -> list[str]:
     """Return one ``name: stored -> found`` per difference, inner mappings by their own names."""
     differences: list[str] = []
     for name in sorted({*stored, *found}):

@@ -43,13 +43,14 @@ def rotation_of(encoder: Encoder) -> Rotation | None:
     return found if isinstance(found, Rotation) else None
 
 
-def read_rotation(folder: Path, components: Mapping[str, Any]) -> Rotation | None:
+def read_rotation(folder: Path, components: Mapping[str, object]) -> Rotation | None:
     """Return the rotation in a model's ``folder``, or None where ``train_pca`` did not make it.
 
     The base is recognised by the hashes of the files that are its own (``components``), not by what the manifest says
     of it. Raises ``EncoderError`` for a manifest that cannot be read.
     """
-    if MANIFEST not in components["files"]:
+    hashes = components.get("files")
+    if not isinstance(hashes, Mapping) or MANIFEST not in hashes:
         return None
     try:
         said = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -60,7 +61,7 @@ def read_rotation(folder: Path, components: Mapping[str, Any]) -> Rotation | Non
             f"{folder / MANIFEST} is not what `revector train pca` wrote ({error}). Nothing was changed; make the "
             "model again."
         ) from error
-    files = {name: sha for name, sha in components["files"].items() if name != MANIFEST and not name.startswith(own)}
+    files = {name: sha for name, sha in hashes.items() if name != MANIFEST and not name.startswith(own)}
     return Rotation(vectors_fp({**components, "files": {**files, "modules.json": modules}}), matrix)
 
 

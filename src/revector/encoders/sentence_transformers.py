@@ -125,7 +125,7 @@ class SentenceTransformerEncoder:
         return self._fingerprint
 
     @property
-    def components(self) -> Mapping[str, Any]:
+    def components(self) -> Mapping[str, object]:
         """What went into the fingerprint, by name, and ``libraries`` with their versions."""
         return self._components
 

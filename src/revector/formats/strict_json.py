@@ -37,7 +37,7 @@ def doubled(names: Iterable[str]) -> str | None:
     return None
 
 
-def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+def _object(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) < len(pairs):
         raise DoubledName(doubled(name for name, _ in pairs) or "")

@@ -73,7 +73,7 @@ def days_around(text: str) -> tuple[str, str]:
         return "", ":"
 
 
-def plain(value: Any, *, forgiving: bool = False) -> Any:
+def plain(value: object, *, forgiving: bool = False) -> object:
     """Return ``value`` as JSON data, with zoned times in UTC, so that one moment has one spelling.
 
     A time without zone keeps its own spelling, which filters take as UTC. ``forgiving``: NaN and infinities become None
@@ -105,7 +105,7 @@ def plain(value: Any, *, forgiving: bool = False) -> Any:
     return plain(_of_numpy(value), forgiving=forgiving)
 
 
-def plain_object(entries: Iterable[tuple[Any, Any]], *, forgiving: bool = False) -> dict[str, Any]:
+def plain_object(entries: Iterable[tuple[object, object]], *, forgiving: bool = False) -> dict[str, object]:
     """Return entries as a JSON object; see ``plain``."""
     made = [(_key(name, forgiving=forgiving), plain(value, forgiving=forgiving)) for name, value in entries]
     if (twice := doubled(name for name, _ in made)) is not None:
@@ -118,7 +118,7 @@ def storable(text: str) -> str:
     return text.replace("\x00", "").encode("utf-8", "replace").decode()
 
 
-def _of_numpy(value: Any) -> Any:
+def _of_numpy(value: Any) -> object:
     """Return an array or a scalar of NumPy as Python has it."""
     if getattr(getattr(value, "dtype", None), "kind", "") == "M":  # a time; of nanoseconds it would make numbers
         value = value.astype("datetime64[us]")
@@ -127,7 +127,7 @@ def _of_numpy(value: Any) -> Any:
     raise ValueError(f"holds {type(value).__name__}, which JSON cannot")
 
 
-def _key(name: Any, *, forgiving: bool) -> str:
+def _key(name: object, *, forgiving: bool) -> str:
     text = json.dumps(name) if name is None or isinstance(name, bool) else str(name)
     return storable(text) if forgiving else text
 

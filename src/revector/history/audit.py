@@ -75,7 +75,7 @@ class EventFilter:
     run: str | None = None
     text: str | None = None
 
-    def condition(self) -> tuple[str, dict[str, Any]]:
+    def condition(self) -> tuple[str, dict[str, object]]:
         """Return the tests as SQL over event ``e`` and generation ``g``, beginning with AND, and their values."""
         given = {one.name: value for one in fields(self) if (value := getattr(self, one.name)) is not None}
         given = {name: list(value) if name == "kinds" else value for name, value in given.items()}
@@ -114,7 +114,7 @@ def newest(connection: sa.Connection, name: str) -> int:
 
 def read_page(
     connection: sa.Connection, name: str, wanted: EventFilter, *, before: int | None = None, limit: int = 50
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return a page of events, newest first: those below the number ``before``, at most ``limit``.
 
     ``older`` is the ``before`` of the next page, None at the end; ``matching`` counts the events of all pages and
@@ -141,7 +141,7 @@ def read_page(
     return {"events": events, "older": older, "first": newer + 1, "matching": matching}
 
 
-def choices(connection: sa.Connection, name: str) -> dict[str, list[Any]]:
+def choices(connection: sa.Connection, name: str) -> dict[str, list[object]]:
     """Return what there is to filter by: ``kinds``, ``actors`` and ``generations`` with their revisions."""
     cid = {"cid": read_collection(connection, name).cid}
     words = "SELECT DISTINCT {0} FROM event WHERE cid = :cid ORDER BY {0}"
@@ -221,14 +221,14 @@ def csv_lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     yield buffer.getvalue()
 
 
-def write_parquet(rows: Iterable[Mapping[str, Any]], path: Path) -> int:
+def write_parquet(rows: Iterable[Mapping[str, object]], path: Path) -> int:
     """Write a Parquet file and return the number of rows; times are UTC to the microsecond."""
     import pyarrow as pa
     from pyarrow import parquet
 
     types = {"seq": pa.int64(), "at": pa.timestamp("us", tz="UTC"), "epoch": pa.int64(), "gen": pa.int32()}
     schema = pa.schema([(column, types.get(column, pa.string())) for column in COLUMNS])
-    written, batch = 0, list[dict[str, Any]]()
+    written, batch = 0, list[dict[str, object]]()
     with parquet.ParquetWriter(path, schema) as writer:
         for row in rows:
             batch.append({**row, "detail": _json(row["detail"])})
@@ -239,5 +239,5 @@ def write_parquet(rows: Iterable[Mapping[str, Any]], path: Path) -> int:
     return written + len(batch)
 
 
-def _json(detail: Any) -> str:
+def _json(detail: object) -> str:
     return json.dumps(detail, ensure_ascii=False)

@@ -18,7 +18,7 @@ def baseline(connection: sa.Connection, gen: int, labels_fp: str, k: int) -> flo
     return None if found is None else float(found)
 
 
-def add(connection: sa.Connection, cid: int, found: Mapping[str, Any]) -> None:
+def add(connection: sa.Connection, cid: int, found: Mapping[str, object]) -> None:
     """Append one measurement; ``found`` has the columns of the table, ``alerts`` and ``detail`` as plain data."""
     connection.execute(
         sa.text(

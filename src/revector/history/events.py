@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import sqlalchemy as sa
 
 from revector.registry.collections import read_collection
 
 
-def read_events(connection: sa.Connection, name: str, *, limit: int = 100, after: int = 0) -> list[dict[str, Any]]:
+def read_events(connection: sa.Connection, name: str, *, limit: int = 100, after: int = 0) -> list[dict[str, object]]:
     """Return the newest events first, with sequence numbers above ``after``."""
     collection = read_collection(connection, name)
     rows = connection.execute(

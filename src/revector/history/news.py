@@ -65,7 +65,7 @@ class News:
     closing: str | None
     dead: int
     dead_told: int
-    head: Mapping[str, Any]
+    head: Mapping[str, object]
 
 
 @contextmanager
@@ -98,7 +98,7 @@ def read_news(connection: sa.Connection, cid: int, kinds: Sequence[str], *, clos
     )
 
 
-def remember(connection: sa.Connection, cid: int, *, actor: str, through: int | None, **facts: Any) -> None:
+def remember(connection: sa.Connection, cid: int, *, actor: str, through: int | None, **facts: object) -> None:
     """Keep, as an event, through which event others have been told; None: as before. ``facts``: what else they were."""
     last = connection.scalar(
         sa.text("SELECT detail FROM event WHERE cid = :cid AND kind = :kind ORDER BY seq DESC LIMIT 1"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -43,7 +42,7 @@ def tell(engine: sa.Engine, collection: str, webhook: str) -> int:
 def _tell(connection: sa.Connection, cid: int, collection: str, webhook: str) -> int:
     found = news.read_news(connection, cid, list(MESSAGES), closing_hours=CLOSING_HOURS)
 
-    def send(text: str, event: Mapping[str, Any]) -> bool:
+    def send(text: str, event: Mapping[str, object]) -> bool:
         # The head outside the database is what a rewritten history is found by: `revector history --check --head HASH`.
         notice = {"text": f"{collection}: {text}.", "collection": collection, "event": event, "history": found.head}
         return post(webhook, notice)

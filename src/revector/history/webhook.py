@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any
 
 TIMEOUT_S = 10.0
 
 log = logging.getLogger(__name__)
 
 
-def post(webhook: str | None, payload: Mapping[str, Any]) -> bool:
+def post(webhook: str | None, payload: Mapping[str, object]) -> bool:
     """Send ``payload`` with a sentence as ``text``, as chat services read it; return whether it was taken.
 
     A webhook that fails is logged and hides nothing: the alert itself goes on to whoever called.

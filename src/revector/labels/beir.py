@@ -16,7 +16,6 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from revector.errors import LabelError
 from revector.formats.strict_json import DoubledName, parse
@@ -121,13 +120,13 @@ def add_to_beir(folder: Path, split: str, queries: Mapping[str, str], scores: Se
     )
 
 
-def query_line(query: str, text: str, meta: Mapping[str, Any] | None = None) -> str:
+def query_line(query: str, text: str, meta: Mapping[str, object] | None = None) -> str:
     """Return one line of ``queries.jsonl``."""
     record = {"_id": query, "text": text} | ({"metadata": dict(meta)} if meta else {})
     return json.dumps(record, ensure_ascii=False, default=str) + "\n"
 
 
-def _meta(place: str, record: Mapping[str, Any]) -> dict[str, Any]:
+def _meta(place: str, record: Mapping[str, object]) -> dict[str, object]:
     inner = record.get("metadata")
     beside = {name: value for name, value in record.items() if name not in ("_id", "text", "metadata")}
     if isinstance(inner, Mapping):

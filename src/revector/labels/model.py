@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from revector.errors import LabelError
 from revector.labels.lines import malformed, some
@@ -30,7 +30,7 @@ class LabelledQuery:
     place: str
     id: str
     text: str
-    meta: Mapping[str, Any] = field(default_factory=dict)
+    meta: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class Labels:
     fingerprint: str
     unjudged: tuple[str, ...] = ()
     spans: dict[str, dict[Span, int]] = field(default_factory=dict)
-    meta: dict[str, dict[str, Any]] = field(default_factory=dict)
+    meta: dict[str, dict[str, object]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ def believe(read: Read) -> Labels:
         )
     queries = {query: text for query, text in texts.items() if query in judged}
     qrels = {query: judged[query] for query in queries}
-    told: dict[str, Any] = {"queries": queries, "qrels": qrels}
+    told: dict[str, object] = {"queries": queries, "qrels": qrels}
     if spans:
         told["spans"] = {
             query: sorted([*span[: 4 if span.quote else 3], score] for span, score in found.items())

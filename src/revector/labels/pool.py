@@ -15,7 +15,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from revector.errors import LabelError
 from revector.formats.cells import guarded, unguarded
@@ -199,12 +199,12 @@ def check_same_texts(labels: Labels, queries: Mapping[str, str]) -> None:
         )
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, object]]]:
     for place, row in csv_rows(path, needs=_NEEDED, example=EXAMPLE):
         yield place, {name: unguarded(value) for name, value in row.items()}
 
 
-def _json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _json_rows(path: Path) -> Iterator[tuple[str, dict[str, object]]]:
     for place, line in lines(path):
         try:
             row = parse(line)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from revector.errors import LabelError, SourceError
 from revector.labels.beir import span_of
@@ -50,7 +49,7 @@ def read_table(table: Table) -> Read:
     return _read(table.name, f"the query {table.query[:200]!r}", rows)
 
 
-def _read(name: str, at: str, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Read:
+def _read(name: str, at: str, rows: Iterable[tuple[str, Mapping[str, object]]]) -> Read:
     queries: dict[str, LabelledQuery] = {}
     judgements: list[Judgement] = []
     for place, row in rows:

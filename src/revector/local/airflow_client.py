@@ -58,7 +58,7 @@ class AirflowClient:
         self._http.headers["Authorization"] = f"Bearer {token}"
         return token
 
-    def request(self, method: str, path: str, *, accept: tuple[int, ...] = (), **kw: Any) -> httpx.Response:
+    def request(self, method: str, path: str, *, accept: tuple[int, ...] = (), **kw: object) -> httpx.Response:
         """Send a request below the server's root; sign in first where needed.
 
         Raises ``RevectorError`` for an answer of 400 or more that is not in ``accept``.
@@ -76,11 +76,11 @@ class AirflowClient:
             )
         return answer
 
-    def get(self, path: str, **params: Any) -> Any:
+    def get(self, path: str, **params: object) -> Any:
         """Return the JSON of ``GET /api/v2<path>``."""
         return self.request("GET", f"/api/v2{path}", params=params).json()
 
-    def trigger(self, dag_id: str, conf: Mapping[str, Any], *, note: str | None = None) -> str:
+    def trigger(self, dag_id: str, conf: Mapping[str, object], *, note: str | None = None) -> str:
         """Start a run and return its id. ``conf`` fills the form; values that do not fit it raise ``RevectorError``."""
         run_id = f"manual__{datetime.now(UTC):%Y-%m-%dT%H:%M:%S}__{secrets.token_hex(4)}"
         body = {"dag_run_id": run_id, "logical_date": None, "conf": dict(conf), "note": note}
@@ -88,7 +88,7 @@ class AirflowClient:
         self.request("POST", f"/api/v2/dags/{dag_id}/dagRuns", json=body, accept=(409,))
         return run_id
 
-    def run(self, dag_id: str, run_id: str) -> dict[str, Any]:
+    def run(self, dag_id: str, run_id: str) -> dict[str, object]:
         """Return a run: ``state``, ``conf``, ``start_date``, ``end_date``, ``triggering_user_name`` and more."""
         return cast("dict[str, Any]", self.get(_run(dag_id, run_id)))
 
@@ -108,7 +108,7 @@ class AirflowClient:
         answer = self.get(f"{_run(dag_id, run_id)}/taskInstances", limit=1000)
         return cast("list[dict[str, Any]]", answer["task_instances"])
 
-    def questions(self, dag_id: str = "~", run_id: str = "~", *, waiting: bool = True) -> list[dict[str, Any]]:
+    def questions(self, dag_id: str = "~", run_id: str = "~", *, waiting: bool = True) -> list[dict[str, object]]:
         """Return what people are (or were) asked: ``task_instance``, ``subject``, ``options`` and more."""
         path = f"/dags/{dag_id}/dagRuns/{quote(run_id, safe='~')}/hitlDetails"
         answer = self.get(path, limit=100, **({"response_received": False} if waiting else {}))

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import sqlalchemy as sa
@@ -45,7 +45,7 @@ class Record:
     def __init__(self, file: IO[str]) -> None:
         self._file, self._lock = file, threading.Lock()
 
-    def add(self, **line: Any) -> None:
+    def add(self, **line: object) -> None:
         """Append a line."""
         with self._lock:
             self._file.write(json.dumps(line) + "\n")

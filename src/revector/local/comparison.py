@@ -105,7 +105,7 @@ def _compare_index(
     lost = sorted(set(texts) - set(rows) - unknown)
     resurrected = sorted(set(rows) - set(texts) - unknown)
     stale: list[str] = []
-    again: list[tuple[str, str, Any]] = []
+    again: list[tuple[str, str, object]] = []
     here = sorted((set(texts) & set(rows)) - unknown)
     sample = set(sorted(changed & set(here))[:MOST_CHANGED]) | set(here[:: max(1, len(here) // SAMPLE)])
     for doc_id in here:

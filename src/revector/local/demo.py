@@ -80,7 +80,7 @@ def run(
     return 0 if figures["as_promised"] else 1
 
 
-def prepare(project: Project, console: Console, *, full: bool = False) -> dict[str, Any]:
+def prepare(project: Project, console: Console, *, full: bool = False) -> dict[str, object]:
     """Ingest the corpus, or the part of it that this machine embeds in time, and make revision 1 live; return which."""
     head = RevisionGraph.from_folder(project.migrations(COLLECTION)).head
     with phase(console, "Collecting the docstrings of this environment …") as tell:
@@ -164,7 +164,7 @@ def _start_afresh(project: Project) -> None:
         project.__dict__.pop(name, None)
 
 
-def _main_job(project: Project, airflow: AirflowHome, console: Console) -> dict[str, Any]:
+def _main_job(project: Project, airflow: AirflowHome, console: Console) -> dict[str, object]:
     started = time.monotonic()
     record = project.state / "demo" / "application.jsonl"
     record.parent.mkdir(parents=True, exist_ok=True)
@@ -191,7 +191,7 @@ def _main_job(project: Project, airflow: AirflowHome, console: Console) -> dict[
 
 
 @contextmanager
-def application(project: Project, record: Path) -> Iterator[Any]:
+def application(project: Project, record: Path) -> Iterator[object]:
     """Run the simulated application; yields a function that counts its record so far."""
     record.unlink(missing_ok=True)
     environment = {
@@ -289,7 +289,7 @@ def _wait_until_applied(project: Project) -> None:
 
 def _figures(
     project: Project, client: AirflowClient, run_id: str, record: Path, differences: list[Difference], wall_s: float
-) -> dict[str, Any]:
+) -> dict[str, object]:
     counts, status = count(record), project.status(COLLECTION)
     swap = next(event for event in project.events(COLLECTION) if event["kind"] == "swap" and event["detail"]["from"])
     gate, window = status.gate, status.rollback
@@ -330,7 +330,7 @@ def _figures(
     }
 
 
-def _durations(client: AirflowClient, run_id: str) -> list[dict[str, Any]]:
+def _durations(client: AirflowClient, run_id: str) -> list[dict[str, object]]:
     """Return the wall time of each step, waiting for a slot included."""
     spans: dict[str, list[datetime]] = {}
     for task in client.tasks(DAG, run_id):

@@ -66,7 +66,7 @@ class Gauges:
     slots: Sequence[Mapping[str, Any]]
     verdicts: Sequence[Mapping[str, Any]]
     collections: Sequence[Mapping[str, Any]]
-    spending: Sequence[Mapping[str, Any]]
+    spending: Sequence[Mapping[str, object]]
     cache_bytes: int
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from revector.errors import ConfigError
 from revector.planning.costs import HOURS_PER_MONTH, Costs, Money, money
@@ -258,7 +258,7 @@ class Capacity:
             "Fewer bytes a vector: --storage halfvec, --quantize bit, fewer --dim or --m."
         )
 
-    def as_data(self) -> dict[str, Any]:
+    def as_data(self) -> dict[str, object]:
         """Return figures by key, prices and constants as plain data."""
         return {
             "corpus": asdict(self.corpus),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from revector.errors import NoRoom
 from revector.planning.costs import Money
@@ -21,8 +20,8 @@ class SettingChange:
 
     field: str
     mark: str
-    before: Any
-    after: Any
+    before: object
+    after: object
     means: str = ""
 
 
@@ -161,9 +160,9 @@ class MigrationPlan:
     risks: tuple[str, ...]
     unknown: Screening | None = None
     unreadable_queries: Mapping[str, str] = field(default_factory=dict)
-    already: Mapping[str, Any] | None = None
+    already: Mapping[str, object] | None = None
 
-    def brief(self) -> dict[str, Any]:
+    def brief(self) -> dict[str, object]:
         """Return what the history keeps, to be compared with what happened."""
         return {
             "revision": self.revision,

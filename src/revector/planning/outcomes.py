@@ -44,7 +44,7 @@ def keep_plan(engine: sa.Engine, cid: int, actor: str, plan: MigrationPlan) -> N
         add_event(connection, cid, actor, "plan", None, plan.brief())
 
 
-def backfilled(engine: sa.Engine, generation: Generation) -> dict[str, Any]:
+def backfilled(engine: sa.Engine, generation: Generation) -> dict[str, object]:
     """Return what a backfill came to: documents, chunks, and bytes of the archive's parts that are still there.
 
     Behind an API also ``spent``, what its provider was paid until now; so does the event of the provisioning.

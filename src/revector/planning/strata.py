@@ -149,6 +149,6 @@ def total(drawn: StratifiedSample, values: Sequence[Sequence[float]]) -> Estimat
     return Estimate(value, max(seen, value - half), value + half)
 
 
-def by_stratum(drawn: StratifiedSample, measure: Callable[[str], Any]) -> list[list[Any]]:
+def by_stratum(drawn: StratifiedSample, measure: Callable[[str], object]) -> list[list[Any]]:
     """Return what ``measure`` makes of every sampled text, stratum by stratum."""
     return [[measure(text) for text in stratum.texts] for stratum in drawn.strata]

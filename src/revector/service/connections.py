@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -30,7 +29,7 @@ class TimedProtocol(H11Protocol):
             self._look_again.cancel()
         super().connection_lost(exc)
 
-    def _look(self, before: Any, unsent_before: int) -> None:
+    def _look(self, before: object, unsent_before: int) -> None:
         """Close the connection if it waits between the same two requests as ``before``, and takes nothing meanwhile.
 
         A place between requests is named by the request before it; the connection itself is that before the first.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import anyio
 from fastapi import Query
@@ -46,7 +46,7 @@ class DocumentIn(BaseModel):
     )
 
     text: str
-    meta: dict[str, Any] = {}
+    meta: dict[str, object] = {}
     version: int | None = Field(default=None, ge=0, le=BIGGEST_VERSION)
     """The caller's own version: the write is kept only if it is newer than what is stored."""
 

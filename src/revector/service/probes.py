@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 
@@ -43,6 +41,6 @@ def status(collection: Name, service: Shared) -> dict[str, object]:
 
 
 @admin.get("/collections/{collection}/shadow", responses=example({"queries": 0}))
-def shadow(collection: Name, service: Shared) -> dict[str, Any]:
+def shadow(collection: Name, service: Shared) -> dict[str, object]:
     """Return what the shadow reads of this process found since it began; the status has those of all processes."""
     return service.shadow(collection)

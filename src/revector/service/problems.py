@@ -73,12 +73,12 @@ _EXAMPLES = {
 }
 
 
-def example(value: Any) -> dict[int | str, dict[str, Any]]:
+def example(value: object) -> dict[int | str, dict[str, object]]:
     """Return the OpenAPI description of a route's answer by an example."""
     return {200: {"content": {"application/json": {"example": value}}}}
 
 
-def responses(*codes: int) -> dict[int | str, dict[str, Any]]:
+def responses(*codes: int) -> dict[int | str, dict[str, object]]:
     """Return the OpenAPI description of the problems that a route may answer with."""
     return {
         code: {
@@ -102,14 +102,14 @@ def problem(
     *,
     retryable: bool = False,
     headers: Mapping[str, str] | None = None,
-    **more: Any,
+    **more: object,
 ) -> JSONResponse:
     """Return problem details; ``more`` are extension members."""
     content = _content(status, kind, detail, retryable=retryable)
     return JSONResponse(content | more, status, headers, media_type="application/problem+json")
 
 
-def _content(status: int, kind: str, detail: str, *, retryable: bool) -> dict[str, Any]:
+def _content(status: int, kind: str, detail: str, *, retryable: bool) -> dict[str, object]:
     return {
         "type": f"urn:revector:error:{kind}",
         "title": HTTPStatus(status).phrase,
@@ -131,7 +131,7 @@ async def of_http(_: Request, error: Exception) -> JSONResponse:
     return of_refusal(error)
 
 
-def of_refusal(error: HTTPException, *, also: str = "", **more: Any) -> JSONResponse:
+def of_refusal(error: HTTPException, *, also: str = "", **more: object) -> JSONResponse:
     """Return what a route raised as problem details."""
     status = error.status_code
     kind, retryable = KINDS.get(status, "InvalidRequest"), status in RETRYABLE

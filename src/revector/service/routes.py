@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import anyio
 from fastapi import APIRouter, Depends, Path, Request, Response, Security
@@ -22,7 +22,7 @@ from revector.formats.values import as_id
 from revector.service import bodies
 from revector.service.problems import responses
 
-Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+Handler = Callable[[Request], Coroutine[object, object, Response]]
 
 BEARER = HTTPBearer(auto_error=False, description="A key of `revector keys create`, or $REVECTOR_SERVE_TOKEN.")
 
@@ -110,7 +110,7 @@ async def _read(request: Request, limit: int, held: AsyncExitStack) -> Request:
 class _Body(Request):
     """A request whose JSON names no key twice."""
 
-    async def json(self) -> Any:
+    async def json(self) -> object:
         """Return the body. Raises 422 for a key that stands twice, of which one would be lost."""
         try:
             return parse(await self.body())

@@ -30,7 +30,7 @@ class _Search(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     k: int = Field(default=10, ge=1, le=1_000)
-    where: dict[str, Any] | None = Field(default=None, max_length=64)
+    where: dict[str, object] | None = Field(default=None, max_length=64)
     by: Literal["document", "chunk"] = "document"
 
 
@@ -56,7 +56,7 @@ class ByVector(_Search):
 _FIRST_FIELD = {"query": ByText, "like": ByDocument, "vector": ByVector}
 
 
-def _kind(asked: Any) -> str | None:
+def _kind(asked: object) -> str | None:
     named = _FIRST_FIELD.keys() & asked if isinstance(asked, dict) else set()
     return named.pop() if len(named) == 1 else None
 
@@ -71,7 +71,7 @@ SearchIn = Annotated[
 ]
 
 _FINGERPRINT = "5b1f6f6d6c0c4d5e8f0a9b7c3d2e1f00aa55bb66cc77dd88ee99ff0011223344"
-_EXAMPLES: dict[str, Any] = {
+_EXAMPLES: dict[str, object] = {
     "text": {
         "summary": "By text, with a filter",
         "value": {"query": "how do valleys form", "k": 10, "where": {"lang": ["en", "de"], "year": {"gte": 2020}}},

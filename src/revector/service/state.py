@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 import threading
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import uuid4
 
 import anyio
@@ -96,7 +96,7 @@ class Service:
             self._shadows[collection] = reads
         return documents, self.project.searcher(collection, offer=None if reads is None else reads.offer)
 
-    def shadow(self, collection: str) -> dict[str, Any]:
+    def shadow(self, collection: str) -> dict[str, object]:
         """Return what this process's shadow reads found; 404 if there is no such collection, or they are off."""
         self._open(collection)
         if collection not in self._shadows:

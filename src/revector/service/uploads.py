@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import sqlalchemy as sa
 from fastapi import Request, Response
@@ -179,7 +178,7 @@ class _Upload:
         self.report.read += 1
         self.report.rejected.append(Rejected(number, _shown(doc_id), _shown(reason) or ""))
 
-    def data(self) -> dict[str, Any]:
+    def data(self) -> dict[str, object]:
         """Return the report as JSON data."""
         return asdict(self.report)
 

@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import psycopg
 import sqlalchemy as sa
@@ -27,7 +26,7 @@ _SHORTEN = sa.text(
 _CANCEL_S = 5.0
 
 
-def check_filter(where: Mapping[str, Any] | None) -> None:
+def check_filter(where: Mapping[str, object] | None) -> None:
     """Raise ``ConfigError`` for a filter of more fields, values, levels or characters than one search may have."""
     if not isinstance(where, Mapping):
         return
@@ -66,7 +65,7 @@ class Stop:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._running: psycopg.Connection[Any] | None = None
+        self._running: psycopg.Connection[object] | None = None
         self.asked = False
 
     def ask(self) -> None:

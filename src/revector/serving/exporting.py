@@ -88,7 +88,7 @@ def _parts(connection: sa.Connection, generation: Generation) -> Iterator[Part]:
         after = rows[-1].doc_id
 
 
-def _part(generation: Generation, rows: Sequence[sa.Row[Any]]) -> Part:
+def _part(generation: Generation, rows: Sequence[sa.Row[object]]) -> Part:
     for row in rows:
         if row.places != list(range(row.n_chunks)):
             raise VerificationFailed(

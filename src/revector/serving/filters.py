@@ -37,7 +37,7 @@ _DAY = f"CASE WHEN {_TEXT} ~ :date THEN CAST({_TEXT} || 'T00:00Z' AS timestamptz
 _PATTERNS = {"zoned": f"^{ZONED}$", "naive": f"^{NAIVE}$", "date": f"^{DATE}$"}
 
 
-def compile_filter(where: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
+def compile_filter(where: Mapping[str, object] | None) -> tuple[str, dict[str, object]]:
     """Return SQL (over ``d.meta``) and its parameters for conditions that must all hold.
 
     ``{"lang": "en"}`` is equality, ``{"lang": ["en", "de"]}`` one of, ``{"year": {"gte": 2020, "lt": 2024}}`` a range
@@ -51,7 +51,7 @@ def compile_filter(where: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]
     return " AND ".join(clauses), params.values
 
 
-def why_nothing(connection: sa.Connection, cid: int, where: Mapping[str, Any] | None) -> tuple[str, ...]:
+def why_nothing(connection: sa.Connection, cid: int, where: Mapping[str, object] | None) -> tuple[str, ...]:
     """Return a sentence for each field of a filter that no document has, or has only with values of other types.
 
     Looks at few enough documents to stay quick, and says at how many where those are not all.
@@ -95,7 +95,7 @@ def _complaint(name: str, wanted: set[str], held: set[str], whole: str) -> str |
     return f"filter {name!r}: the field holds {there}, and the filter asks for {asked}{inner}."
 
 
-def _wanted_types(wanted: Any) -> set[str]:
+def _wanted_types(wanted: object) -> set[str]:
     values = wanted.values() if isinstance(wanted, Mapping) else _listed(wanted)
     kinds = {bool: "boolean", int: "number", float: "number", str: "string", type(None): "null"}
     types = {kinds.get(type(plain(value)), "") for value in values}
@@ -106,9 +106,9 @@ def _wanted_types(wanted: Any) -> set[str]:
 class _Params:
     """Parameters of one filter, named as they come."""
 
-    values: dict[str, Any] = field(default_factory=dict)
+    values: dict[str, object] = field(default_factory=dict)
 
-    def add(self, value: Any, kind: str) -> str:
+    def add(self, value: object, kind: str) -> str:
         """Return SQL for ``value`` as a parameter of the type ``kind``."""
         name = f"w{len(self.values)}"
         self.values[name] = value
@@ -120,7 +120,7 @@ class _Params:
         return sql
 
 
-def _fields(where: Mapping[str, Any] | None) -> Iterable[tuple[str, Any]]:
+def _fields(where: Mapping[str, object] | None) -> Iterable[tuple[str, object]]:
     if where is not None and not isinstance(where, Mapping):
         raise ConfigError(f"a filter is a mapping of metadata fields, found {where!r}. Nothing was searched.")
     for name, wanted in (where or {}).items():
@@ -144,7 +144,7 @@ def _paths(name: str) -> list[str]:
     return [_path(way) for way in _ways(name)]
 
 
-def _one_of(name: str, wanted: Any, params: _Params) -> str:
+def _one_of(name: str, wanted: object, params: _Params) -> str:
     values = [_checked(name, value) for value in _listed(wanted)]
     if not values:
         raise ConfigError(
@@ -184,7 +184,7 @@ def _same_moment(path: str, moments: Sequence[str], params: _Params) -> str:
     return _element(near, params.patterns(f"{_MOMENT} = ANY({bounds})"), params)
 
 
-def _range(name: str, bounds: Mapping[str, Any], params: _Params) -> str:
+def _range(name: str, bounds: Mapping[str, object], params: _Params) -> str:
     found = {op: _checked(name, bound) for op, bound in bounds.items()}
     wrong = {op: bound for op, bound in found.items() if op not in _RANGE or not _orders(bound)}
     if wrong or not found:
@@ -221,7 +221,7 @@ def _element(path: str, condition: str, params: _Params) -> str:
     return f"d.meta @? {at} AND EXISTS (SELECT FROM jsonb_path_query(d.meta, {at}) AS e(value) WHERE {condition})"
 
 
-def _listed(wanted: Any) -> Sequence[Any]:
+def _listed(wanted: object) -> Sequence[object]:
     return wanted if isinstance(wanted, list | tuple) else [wanted]
 
 
@@ -229,7 +229,7 @@ def _orders(bound: object) -> bool:
     return isinstance(bound, int | float | str) and not isinstance(bound, bool)
 
 
-def _checked(name: str, value: Any) -> Any:
+def _checked(name: str, value: object) -> Any:
     """Return ``value`` as JSON data. Raises ``ConfigError`` for what PostgreSQL cannot hold."""
     try:
         found = plain(value)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from revector.documents.text import clean_query
 from revector.encoders.vocabulary import Vocabulary, excerpt
@@ -44,6 +43,6 @@ def askable(
     return taken, refused
 
 
-def named(refused: Mapping[str, str]) -> dict[str, Any]:
+def named(refused: Mapping[str, str]) -> dict[str, object]:
     """Return refused queries as plain data: how many, and the first of them with the reason."""
     return {"count": len(refused), "first": dict(sorted(refused.items())[:NAMED])}

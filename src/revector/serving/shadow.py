@@ -16,7 +16,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple, Self
+from typing import Literal, NamedTuple, Self
 
 import sqlalchemy as sa
 
@@ -42,7 +42,7 @@ FAILURES = 5
 
 REST_S = 60.0
 
-Save = Callable[[sa.Connection, Sequence[Mapping[str, Any]]], None]
+Save = Callable[[sa.Connection, Sequence[Mapping[str, object]]], None]
 """Adds rows to what is stored: ``gen``, ``against`` (who answered), ``k``, and ``AgreementTally.as_row``."""
 
 
@@ -82,7 +82,7 @@ class ShadowReport:
     errors: Mapping[str, int]
     kept: tuple[KeptComparison, ...]
 
-    def as_data(self) -> dict[str, Any]:
+    def as_data(self) -> dict[str, object]:
         """Return plain JSON data."""
         tallies = [{"generation": gen, "against": old, **t.as_data()} for (gen, old), t in self.tallies.items()]
         names = ("collection", "state", "generation", "share", "k", "queued", "busy_s")
@@ -97,7 +97,7 @@ class ShadowReport:
 class _Offered(NamedTuple):
     pair: tuple[int, int]
     query: str
-    where: Mapping[str, Any] | None
+    where: Mapping[str, object] | None
     ids: tuple[str, ...]
     ms: float
 
@@ -187,7 +187,7 @@ class ShadowReads:
         answer: Answer,
         *,
         k: int,
-        where: Mapping[str, Any] | None = None,
+        where: Mapping[str, object] | None = None,
         by: str = "document",
     ) -> None:
         """Hand over a query that the alias answered, with the arguments it was asked with. Never raises, never waits.

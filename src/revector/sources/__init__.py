@@ -116,7 +116,7 @@ class _RecordSource:
             except _Refused as refused:
                 raise SourceError(f"{self.name}, {place}: {refused} Fix it and ingest again.") from refused
 
-    def _check_first(self, record: Mapping[str, Any]) -> None:
+    def _check_first(self, record: Mapping[str, object]) -> None:
         if not any(name in record for name in self.fields.texts):
             raise _Refused(
                 f"a source without text: none of the text fields {_names(self.fields.texts)} is there, the fields are "
@@ -132,13 +132,13 @@ class _RecordSource:
                 f"the columns {_names(absent)} that types are given for are missing, the fields are {_names(record)}."
             )
 
-    def _types(self, first: Mapping[str, Any]) -> Mapping[str, ColumnType]:
+    def _types(self, first: Mapping[str, object]) -> Mapping[str, ColumnType]:
         """Return the types of the meta fields where cells are text: the source is read once more for them."""
         if self.cells is None:
             return {}
         return column_types((row for _, row in self.read()), list(self._meta_names(first)), self.cells)
 
-    def _document(self, record: Mapping[str, Any], types: Mapping[str, ColumnType]) -> Document:
+    def _document(self, record: Mapping[str, object], types: Mapping[str, ColumnType]) -> Document:
         fields = self.fields
         if fields.id not in record:
             raise _Refused(f"the id field {fields.id!r} is missing, the fields are {_names(record)}.")
@@ -150,11 +150,11 @@ class _RecordSource:
             version=None if fields.version is None else _version(fields.version, record.get(fields.version)),
         )
 
-    def _meta_names(self, record: Mapping[str, Any]) -> Iterable[str]:
+    def _meta_names(self, record: Mapping[str, object]) -> Iterable[str]:
         return record.keys() - self.fields.all if self.fields.metas is None else self.fields.metas
 
-    def _meta(self, record: Mapping[str, Any], types: Mapping[str, ColumnType]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+    def _meta(self, record: Mapping[str, object], types: Mapping[str, ColumnType]) -> dict[str, object]:
+        found: dict[str, object] = {}
         for name in sorted(self._meta_names(record)):
             stored = storable(name)
             if stored in found:
@@ -167,7 +167,7 @@ class _RecordSource:
         return found
 
 
-def _flat(record: Mapping[str, Any], fields: _Fields) -> Mapping[str, Any]:
+def _flat(record: Mapping[str, object], fields: _Fields) -> Mapping[str, object]:
     """Return ``record`` with the entries of a BEIR ``metadata`` object beside its own.
 
     Raises ``_Refused`` where the two say different things about one name.
@@ -187,7 +187,7 @@ class _Refused(ValueError):
     """Why a record cannot be a document; becomes a SourceError with its place."""
 
 
-def _identity(name: str, value: Any) -> str:
+def _identity(name: str, value: object) -> str:
     found_id = str(value) if isinstance(value, UUID) else as_id(value)
     if isinstance(found_id, str) and found_id:
         return found_id
@@ -195,7 +195,7 @@ def _identity(name: str, value: Any) -> str:
     raise _Refused(f"the id field {name!r} is {found}, it must be a string or a whole number.")
 
 
-def _text(name: str, value: Any) -> str:
+def _text(name: str, value: object) -> str:
     if value is None or isinstance(value, str):
         return value or ""
     if isinstance(value, (bool, int, float, Decimal)):

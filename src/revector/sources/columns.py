@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 from revector.errors import ConfigError
 
@@ -52,7 +52,7 @@ def column_types(
     return {name: told[name].type if name in told else chosen.get(name, chosen.get(ALL, "text")) for name in names}
 
 
-def typed(cell: str, kind: ColumnType) -> Any:
+def typed(cell: str, kind: ColumnType) -> object:
     """Return a cell as its column's type, None where it is empty. Raises ``ValueError`` for one that does not fit."""
     if kind == "text":
         return cell

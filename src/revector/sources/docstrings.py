@@ -143,11 +143,11 @@ def _methods(found: _Found, walked: set[int]) -> Iterator[_Found]:
                 yield _Found(f"{found.name}.{name}", found.module, kind, item)
 
 
-def _same_top(item: Any, other: Any) -> bool:
+def _same_top(item: object, other: object) -> bool:
     return _top(item) == _top(other)
 
 
-def _top(item: Any) -> str:
+def _top(item: object) -> str:
     """Return the top-level module of ``item``; what ``_bisect`` holds is ``bisect``'s, in C."""
     home = getattr(item, "__module__", None) or getattr(item, "__name__", "")
     return str(home).lstrip("_").split(".")[0]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import unicodedata
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
@@ -60,7 +59,7 @@ def find_alike(connection: sa.Connection, generation: Generation, tolerance: flo
     return sorted(found, key=lambda one: (-one.texts, one.first))
 
 
-def _compare(connection: sa.Connection, index: str, group: sa.Row[Any], tolerance: float) -> Alike | None:
+def _compare(connection: sa.Connection, index: str, group: sa.Row[object], tolerance: float) -> Alike | None:
     """Return what has the vector that most texts of a group have; None where it is one text's."""
     vectors = connection.execute(
         sa.text(

@@ -120,7 +120,7 @@ class IndexComparison:
             else:
                 after, again = "", True
 
-    def _read(self, read: Callable[..., list[T]], *what: Any) -> list[T]:
+    def _read(self, read: Callable[..., list[T]], *what: object) -> list[T]:
         """Read in a transaction of its own; nothing from a generation that was retired and dropped meanwhile."""
         try:
             with self._engine.connect() as connection:

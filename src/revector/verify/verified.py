@@ -64,7 +64,7 @@ class IndexFindings:
         return [f"{n:,} documents are {kind} ({some[kind]})" for kind, n in self.wrong.items()] + self.faults
 
     @property
-    def counts(self) -> dict[str, Any]:
+    def counts(self) -> dict[str, object]:
         """The figures, for the history."""
         apart = ("wrong", "first", "through", "alike", "unreadable")
         data = {name: getattr(self, name) for name in self.__slots__ if name not in apart}
@@ -100,7 +100,7 @@ class VerificationReport:
         """Whether everything equals the documents."""
         return not self.broken_events and not self.invariants and all(found.passed for found in self.generations)
 
-    def as_data(self) -> dict[str, Any]:
+    def as_data(self) -> dict[str, object]:
         """Return it for machines: each kind of wrong document with its count and first ids."""
         generations = [
             found.counts
@@ -108,7 +108,7 @@ class VerificationReport:
             | {"alike": found.alike, "unreadable": found.unreadable}
             for found in self.generations
         ]
-        data: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
+        data: dict[str, object] = {name: getattr(self, name) for name in self.__slots__}
         return data | {"passed": self.passed, "generations": generations}
 
     def for_history(self) -> dict[str, Any]:

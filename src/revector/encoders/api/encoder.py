@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -98,7 +98,7 @@ class ApiEncoder:
         return self._fingerprint
 
     @property
-    def components(self) -> Mapping[str, Any]:
+    def components(self) -> Mapping[str, object]:
         """What went into the fingerprint, by name, and as ``libraries`` the server's address."""
         return self._components
 

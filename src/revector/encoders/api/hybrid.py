@@ -51,7 +51,7 @@ class Hybrid:
         return self._local.fingerprint
 
     @property
-    def components(self) -> Mapping[str, Any]:
+    def components(self) -> Mapping[str, object]:
         """The local model's."""
         return self._local.components
 
