@@ -6,7 +6,6 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -77,7 +76,12 @@ class RowSample:
                 heapq.heappushpop(self._held, drawn)
 
     def compare(
-        self, path: Path, vectors: npt.NDArray[Any], encoder: Encoder, revision: str, progress: Progress | None = None
+        self,
+        path: Path,
+        vectors: npt.NDArray[np.generic],
+        encoder: Encoder,
+        revision: str,
+        progress: Progress | None = None,
     ) -> SpotCheck:
         """Embed the sample and compare it with ``vectors``, all of the file's, ``(n, dim)``.
 

@@ -55,7 +55,7 @@ class ArchivedVectors:
     ``starts`` and ``counts`` int64 ``(ids,)``, ``embeddings`` float32 or float16 ``(chunks, dim)``.
     """
 
-    embeddings: npt.NDArray[Any]
+    embeddings: npt.NDArray[np.generic]
     starts: npt.NDArray[np.int64]
     counts: npt.NDArray[np.int64]
 
@@ -164,7 +164,7 @@ class Archive:
             found[at] = True
         return found
 
-    def read(self, doc_id: str, *, group: str = "text") -> npt.NDArray[Any]:
+    def read(self, doc_id: str, *, group: str = "text") -> npt.NDArray[np.generic]:
         """Return the vectors of one document: ``(count, dim)``. Raises ``ArchiveError`` if it is not there."""
         return self.read_many([doc_id], group=group).embeddings
 
@@ -288,7 +288,7 @@ class Archive:
         self._groups, self._settings = groups, settings
 
 
-def _write_manifest(folder: Path, data: Mapping[str, Any]) -> None:
+def _write_manifest(folder: Path, data: Mapping[str, object]) -> None:
     with sealing(folder / MANIFEST) as temporary:
         text = json.dumps(
             {"format": _FORMAT, "version": _VERSION, **data}, default=asdict, indent=1, ensure_ascii=False

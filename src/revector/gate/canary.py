@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -179,7 +178,7 @@ def _unmeasured(
 
 
 def _keep(engine: sa.Engine, cid: int, report: CanaryReport, measured: GateMeasurement, actor: str) -> None:
-    detail: dict[str, Any] = {
+    detail: dict[str, object] = {
         "low": report.low,
         "high": report.high,
         "detectable": report.detectable,

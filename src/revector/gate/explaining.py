@@ -66,7 +66,7 @@ def explain(
     return QueryPlan(any(node.get("Index Name") in indexes for node in nodes), named, int(ef or 0))
 
 
-def _reads(node: Mapping[str, Any], table: str, indexes: set[str]) -> bool:
+def _reads(node: Mapping[str, object], table: str, indexes: set[str]) -> bool:
     return node.get("Relation Name") == table or node.get("Index Name") in indexes
 
 
@@ -79,10 +79,10 @@ def _nodes(node: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 @contextmanager
 def _overheard(engine: sa.Engine) -> Iterator[list[tuple[str, Any]]]:
     """Yield the statements that this thread sends, with their values, as the driver gets them."""
-    said: list[tuple[str, Any]] = []
+    said: list[tuple[str, object]] = []
     mine = threading.get_ident()
 
-    def listen(_: Any, __: Any, statement: str, values: Any, *___: Any) -> None:
+    def listen(_: object, __: object, statement: str, values: object, *___: object) -> None:
         if threading.get_ident() == mine:
             said.append((statement, values))
 

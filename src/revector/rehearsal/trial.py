@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -279,7 +278,7 @@ class Trial:
         self._progress.done()
         return _TrialDocuments(frozenset({first, models[0].doc_id}), gone, _query(text))
 
-    def _askable(self, rows: Sequence[sa.Row[Any]]) -> list[sa.Row[Any]]:
+    def _askable(self, rows: Sequence[sa.Row[tuple[object, ...]]]) -> list[sa.Row[tuple[object, ...]]]:
         """Return the documents whose beginning both models take as a query."""
         asked = {row.doc_id: _query(row.content) for row in rows}
         for role in ("active", "standby"):
