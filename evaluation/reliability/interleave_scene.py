@@ -26,6 +26,7 @@ from revector.documents.documents import Documents
 from revector.encoders.check import probe_vectors
 from revector.encoders.loading import load_encoder
 from revector.gate.evidence import Evidence
+from revector.gate.figures import Value
 from revector.gate.gate import GateVerdict
 from revector.indexing.chunking import make_chunker
 from revector.indexing.encoding import Encoders
@@ -87,7 +88,7 @@ class Unlabelled(Evidence):
         """Refuse nothing."""
 
     def _compare(self, target: Revision, _generation: Generation, active_gen: int | None) -> GateVerdict:
-        return GateVerdict("pass", (), {"gate": asdict(target.gate), "old": active_gen})
+        return GateVerdict(Value.PASS, (), {"gate": asdict(target.gate), "judged_against": active_gen})
 
 
 class Unfiled(Standing):

@@ -28,6 +28,7 @@ from revector.database.engine import make_engine
 from revector.documents.documents import Documents
 from revector.gate import gate
 from revector.gate.evidence import Evidence
+from revector.gate.figures import Value
 from revector.indexing.encoding import Encoders
 from revector.interfaces import NoProgress
 from revector.migration.migrator import Migrator
@@ -97,7 +98,9 @@ class Unmeasured(Evidence):
         """Measure anything."""
 
     def _compare(self, *_: Any) -> gate.GateVerdict:
-        return gate.GateVerdict("pass" if self.passes else "fail", () if self.passes else ("a rule says so",), {})
+        return gate.GateVerdict(
+            Value.PASS if self.passes else Value.FAIL, () if self.passes else ("a rule says so",), {}
+        )
 
 
 class Place:
