@@ -134,7 +134,7 @@ class PartWriter:
         file.create_dataset("embeddings", shape, dtype, **options, **place)
         file.flush()
 
-    def _write(self, name: str, first: int, values: npt.NDArray[Any]) -> None:
+    def _write(self, name: str, first: int, values: npt.NDArray[np.generic]) -> None:
         """Write rows where HDF5 has set them aside, around it: on a full disk it would end the whole process."""
         column = self._file[name]
         start = column.id.get_offset()
@@ -301,7 +301,7 @@ def check_attributes(path: Path, file: h5py.File, wanted: Mapping[str, str | int
             raise ArchiveError(f"{path}: attribute {name} should be {value!r}, found {found!r}. {ADVICE}")
 
 
-def converted(embeddings: npt.NDArray[Any], dtype: Dtype, path: Path) -> npt.NDArray[Any]:
+def converted(embeddings: npt.NDArray[np.generic], dtype: Dtype, path: Path) -> npt.NDArray[np.generic]:
     """Return finite ``embeddings`` as ``dtype``. Raises ``ArchiveError`` where they exceed its range."""
     if embeddings.dtype == dtype:
         return embeddings

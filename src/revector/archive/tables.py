@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -90,7 +90,7 @@ def check_format(path: Path) -> None:
         raise ConfigError(f"{path}: the file's ending must be {', '.join(FORMATS)}. Nothing has run; rename it.")
 
 
-def row_columns(part: Part) -> dict[str, npt.NDArray[Any]]:
+def row_columns(part: Part) -> dict[str, npt.NDArray[np.generic]]:
     """Return the columns of one row per vector but the vectors; texts as fixed bytes."""
     repeat = part.counts
     firsts = np.repeat(part.starts, repeat)
@@ -128,7 +128,7 @@ class _Sink(ABC):
     def _begin(self, stack: ExitStack) -> None: ...
 
     @abstractmethod
-    def append(self, part: Part, vectors: npt.NDArray[Any]) -> None:
+    def append(self, part: Part, vectors: npt.NDArray[np.generic]) -> None:
         """Write ``part``, whose vectors in the file's dtype are ``vectors``."""
 
     def _finish(self) -> None:  # noqa: B027 - most have nothing to do
@@ -140,7 +140,7 @@ class _Hdf5(_Sink):
         written = writing_part(self._path, self._size, attributes=self._provenance, dtype=self._dtype)
         self._writer, _ = stack.enter_context(written)
 
-    def append(self, part: Part, vectors: npt.NDArray[Any]) -> None:  # noqa: ARG002 - the writer converts itself
+    def append(self, part: Part, vectors: npt.NDArray[np.generic]) -> None:  # noqa: ARG002 - the writer converts itself
         self._writer.append(part)
 
 
@@ -163,7 +163,7 @@ class _Parquet(_Sink):
             pq.ParquetWriter(self._path, self._schema, compression="zstd", use_dictionary=["id", "content_hash"])
         )
 
-    def append(self, part: Part, vectors: npt.NDArray[Any]) -> None:
+    def append(self, part: Part, vectors: npt.NDArray[np.generic]) -> None:
         import pyarrow as pa
 
         columns = [pa.array(column) for column in row_columns(part).values()]
@@ -183,7 +183,7 @@ class _Npy(_Sink):
         rows = _Rows(self._path.with_name(self._path.name + ROWS_SUFFIX), self._size, self._dtype, self._provenance)
         self._rows = stack.enter_context(rows)
 
-    def append(self, part: Part, vectors: npt.NDArray[Any]) -> None:
+    def append(self, part: Part, vectors: npt.NDArray[np.generic]) -> None:
         self._file.append(vectors)
         self._rows.append(part, vectors)
 
@@ -205,7 +205,7 @@ class _Npz(_Sink):
             for name, (kind, shape) in columns.items()
         }
 
-    def append(self, part: Part, vectors: npt.NDArray[Any]) -> None:
+    def append(self, part: Part, vectors: npt.NDArray[np.generic]) -> None:
         for name, column in {**row_columns(part), "vector": vectors}.items():
             self._files[name].append(column)
 
@@ -233,6 +233,6 @@ class NpyWriter:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def append(self, rows: npt.NDArray[Any]) -> None:
+    def append(self, rows: npt.NDArray[np.generic]) -> None:
         """Write the next rows."""
         self._file.write(np.ascontiguousarray(rows, self._dtype).tobytes())

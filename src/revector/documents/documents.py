@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -39,7 +38,7 @@ class StoredDocument:
     id: str
     version: int
     text: str
-    meta: Mapping[str, Any]
+    meta: Mapping[str, object]
     external_version: int | None
     refused: Refusal | None = None
     """A later version that was refused: what is stored, and served, is behind it."""
@@ -78,7 +77,7 @@ class Documents:
         self._engine, self._cid, self._max_text_mib, self._on_empty = engine, cid, max_text_mib, on_empty
 
     def put(
-        self, doc_id: str, text: str, meta: Mapping[str, Any] | None = None, version: int | None = None
+        self, doc_id: str, text: str, meta: Mapping[str, object] | None = None, version: int | None = None
     ) -> WriteResult:
         """Create or replace one document; unchanged content and metadata cost no version.
 

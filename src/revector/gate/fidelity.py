@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -59,9 +59,9 @@ class Fidelity:
     query_overlap_at_10: float | None = None
     ignored: tuple[str, ...] = ()
 
-    def as_data(self) -> dict[str, Any]:
+    def as_data(self) -> dict[str, object]:
         """Return what was measured as plain JSON data."""
-        data = {"texts": self.texts, "cosine_mean": self.cosine_mean, "cosine_min": self.cosine_min}
+        data: dict[str, object] = {"texts": self.texts, "cosine_mean": self.cosine_mean, "cosine_min": self.cosine_min}
         data |= {"overlap_at_10": self.overlap_at_10}
         if not self.ignored:
             return data

@@ -89,7 +89,7 @@ class Agreement:
     overlap: Mapping[str, float]
     rbo: Mapping[str, float]
 
-    def as_data(self) -> dict[str, Any]:
+    def as_data(self) -> dict[str, object]:
         """Return means with their 95 % bootstrap intervals over queries, and how many queries gave the same ``k``."""
         return {
             "k": self.k,
@@ -178,7 +178,7 @@ class AgreementTally:
         for each in fields(self):
             setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
 
-    def as_row(self) -> dict[str, Any]:
+    def as_row(self) -> dict[str, object]:
         """Return the sums as numbers and lists of numbers, to be stored and added to."""
         return {
             each.name: value.tolist() if isinstance(value := getattr(self, each.name), np.ndarray) else value
@@ -194,14 +194,14 @@ class AgreementTally:
                 values[name] = np.array(value, dtype=np.int64)
         return cls(**values)
 
-    def as_data(self) -> dict[str, Any]:
+    def as_data(self) -> dict[str, object]:
         """Return counts; means of overlap and RBO with 95 % intervals; p50, p95 and p99 of both latencies (ms).
 
         Figures are None where nothing was compared. The intervals are the normal approximation (mean ± 1.96 standard
         errors, cut at 0 and 1): below some thirty comparisons they are too narrow.
         """
         counts = {name: getattr(self, name) for name in ("compared", "shed", "skipped", "gone", "errors")}
-        figures: dict[str, Any] = dict.fromkeys(("overlap", "rbo", "old_latency_ms", "new_latency_ms"))
+        figures: dict[str, object] = dict.fromkeys(("overlap", "rbo", "old_latency_ms", "new_latency_ms"))
         if self.compared:
             figures = {
                 "overlap": _normal_interval(self.compared, self.overlap_sum, self.overlap_squares)._asdict(),

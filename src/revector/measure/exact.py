@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -44,12 +44,12 @@ class Block(Protocol):
         ...
 
     @property
-    def counts(self) -> npt.NDArray[Any]:
+    def counts(self) -> npt.NDArray[np.generic]:
         """Integers ``(n,)``, at least 0."""
         ...
 
     @property
-    def embeddings(self) -> npt.NDArray[Any]:
+    def embeddings(self) -> npt.NDArray[np.generic]:
         """The vectors of all documents, one after the other."""
         ...
 
@@ -59,8 +59,8 @@ class MemoryBlock:
     """A ``Block`` in memory."""
 
     doc_ids: Sequence[str]
-    counts: npt.NDArray[Any]
-    embeddings: npt.NDArray[Any]
+    counts: npt.NDArray[np.generic]
+    embeddings: npt.NDArray[np.generic]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -132,7 +132,7 @@ class _Piece:
     """Up to ``BLOCK_ROWS`` rows: ``units`` float32 of length 1, ``vectors`` as they came, the document of each row."""
 
     units: Vectors
-    vectors: npt.NDArray[Any]
+    vectors: npt.NDArray[np.generic]
     doc_ids: Sequence[str]
     owners: npt.NDArray[np.intp]
     chunks: npt.NDArray[np.int64]
@@ -210,7 +210,7 @@ class _Best:
         self.scores = np.full(shape, -np.inf)
         self.ids = np.zeros(shape, "S1")
         self.chunks = np.zeros(shape, np.int64)
-        self._pending: list[tuple[npt.NDArray[Any], ...]] = []
+        self._pending: list[tuple[npt.NDArray[np.generic], ...]] = []
         self._waiting = 0
 
     def see(self, piece: _Piece) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from revector.errors import LabelError
 
@@ -21,7 +21,7 @@ Slices: TypeAlias = Mapping[str, Mapping[str, Collection[str]]]
 
 
 def query_slices(
-    texts: Mapping[str, str], metadata: Mapping[str, Mapping[str, Any]], names: Collection[str] = ()
+    texts: Mapping[str, str], metadata: Mapping[str, Mapping[str, object]], names: Collection[str] = ()
 ) -> dict[str, dict[str, list[str]]]:
     """Return the queries of ``texts`` by each of ``names``; without any, by length and each field of few values.
 
@@ -36,7 +36,7 @@ def query_slices(
     return {name: slices for name, slices in found.items() if names or len(slices) <= MOST_SLICES}
 
 
-def field_slices(metadata: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, list[str]]:
+def field_slices(metadata: Mapping[str, Mapping[str, object]], name: str) -> dict[str, list[str]]:
     """Return the queries by what a field of their metadata says; those that lack it form the slice ``(without)``.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -44,7 +44,7 @@ class Decisions:
     agreement: Interval
     still_shown: Interval | None
 
-    def as_data(self) -> dict[str, Any]:
+    def as_data(self) -> dict[str, object]:
         """Return plain JSON data."""
         counts = {name: getattr(self, name) for name in ("threshold", "share", *_COUNTS, "empty")}
         still = None if self.still_shown is None else self.still_shown._asdict()
@@ -74,7 +74,7 @@ class Cutoff:
     interval: Interval | None
     notes: tuple[str, ...]
 
-    def as_data(self) -> dict[str, Any]:
+    def as_data(self) -> dict[str, object]:
         """Return plain JSON data."""
         return {
             "name": self.name,

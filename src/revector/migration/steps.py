@@ -52,7 +52,7 @@ class ForwardSteps:
         self._settings, self._cid, self._actor, self._progress = settings, cid, actor, progress
         self._worker = Worker(engine, encoders)
         self.evidence, self.catch_up = evidence, CatchUp(engine, self._worker)
-        self.building: Mapping[str, Callable[..., Mapping[str, Any]]] = {
+        self.building: Mapping[str, Callable[..., Mapping[str, object]]] = {
             "backfill": self.backfill,
             "index": self.index,
             "verify": self.verify,
@@ -65,7 +65,7 @@ class ForwardSteps:
         """Fence off every earlier run and return the token of this one."""
         return take_lease(self._engine, self._cid, self._actor)
 
-    def backfill(self, generation: Generation, token: int) -> Mapping[str, Any]:
+    def backfill(self, generation: Generation, token: int) -> Mapping[str, object]:
         """Embed what no shard task has embedded, and end with every document in the index or in the work set."""
         with self._engine.connect() as connection:
             shards = sharding.read_shards(connection, generation.gen)
@@ -82,7 +82,7 @@ class ForwardSteps:
         facts = {"shards": len(shards), "embedded": embedded, "reused": reused}
         return self._advance(generation, "backfill", token, **facts, **outcomes.backfilled(self._engine, generation))
 
-    def index(self, generation: Generation, token: int) -> Mapping[str, Any]:
+    def index(self, generation: Generation, token: int) -> Mapping[str, object]:
         """Build the ANN index over what was loaded."""
         index = index_of(generation)
         built = index.build(self._engine, self._progress, self._settings.index_build)
@@ -90,11 +90,11 @@ class ForwardSteps:
         crash_at("index.after_build")
         return self._advance(generation, "index", token, built=built, **outcomes.indexed(self._engine, generation))
 
-    def verify(self, generation: Generation, token: int) -> Mapping[str, Any]:
+    def verify(self, generation: Generation, token: int) -> Mapping[str, object]:
         """Prove that the index equals the documents; see ``Evidence``."""
         return self.evidence.verify(generation, token)
 
-    def gate(self, generation: Generation, token: int) -> Mapping[str, Any]:
+    def gate(self, generation: Generation, token: int) -> Mapping[str, object]:
         """Measure and judge the generation, after the shadow reads that its revision asks for."""
         target, collection = self._standing.target(generation.revision), self._standing.collection()
         if target.gate.shadow_hours and collection.active_gen is not None:
@@ -103,7 +103,7 @@ class ForwardSteps:
 
     def approve(
         self, generation: Generation, token: int, *, reason: str | None = None, by: str | None = None
-    ) -> Mapping[str, Any]:
+    ) -> Mapping[str, object]:
         """Record a person's approval where the migration needs one. Raises ``ApprovalWanted`` without a reason."""
         if generation.needs_approval and not (reason or "").strip():
             raise ApprovalWanted(
@@ -128,7 +128,7 @@ class ForwardSteps:
             limit_s=self._settings.warm_wait_s,
         )
 
-        def move(allowed_times: int) -> Mapping[str, Any]:
+        def move(allowed_times: int) -> Mapping[str, object]:
             with control(self._engine, self._cid, actor=self._actor, token=token) as held:
                 self.catch_up.finish_under_gate(generation)
                 return moves.swap(held, generation, began=began, reason=reason, allowed_times=allowed_times)
@@ -146,7 +146,7 @@ class ForwardSteps:
                 facts = self.catch_up.then(generation, partial(move, times))
         return Outcome("swap", target.revision, self._standing.phase(generation), True, facts)
 
-    def _advance(self, generation: Generation, step: str, token: int, **detail: Any) -> Mapping[str, Any]:
+    def _advance(self, generation: Generation, step: str, token: int, **detail: Any) -> Mapping[str, object]:
         with control(self._engine, self._cid, actor=self._actor, token=token) as held:
             moves.advance(held, generation.gen, step, **detail)
         return detail
