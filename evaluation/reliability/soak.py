@@ -283,7 +283,6 @@ _BUSY = """
 SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND
 backend_type = 'client backend' AND state <> 'idle'
 """
-_END_LEASES = "UPDATE pending SET lease_until = NULL WHERE attempts > 0 AND state = 'due'"
 _SIZES = """
 SELECT CASE WHEN relid = ANY(SELECT relid FROM pg_partition_tree('ledger')) THEN 'ledger'
             WHEN relname IN ('document', 'pending', 'event') THEN relname ELSE 'live indexes' END AS what,

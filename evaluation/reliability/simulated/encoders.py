@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -54,29 +54,8 @@ class SimulatedEncoder:
         self._model, self._models = model, models
         self._inner = HashingEncoder(model, seed=99) if replaced else sound_encoder(model)
 
-    @property
-    def dim(self) -> int:
-        """Width of the vectors."""
-        return self._inner.dim
-
-    @property
-    def fingerprint(self) -> str:
-        """As the model's."""
-        return self._inner.fingerprint
-
-    @property
-    def components(self) -> Mapping[str, Any]:
-        """As the model's."""
-        return self._inner.components
-
-    @property
-    def tokenizer(self) -> Any:
-        """As the model's."""
-        return self._inner.tokenizer
-
-    def count_tokens(self, text: str) -> int:
-        """As the model's."""
-        return self._inner.count_tokens(text)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
 
     def encode_query(self, texts: Sequence[str]) -> Vectors:
         """Embed queries; between resolving and searching is where the alias may move."""
@@ -95,13 +74,10 @@ class SimulatedEncoder:
             raise RuntimeError("429 Too Many Requests")
         if any(POISON in text for text in texts):
             raise RuntimeError("CUDA error: device-side assert triggered")
-        vectors = self._probes() if tuple(texts) == PROBES else self._inner.encode_document(texts)
+        vectors = _probes(self._inner) if tuple(texts) == PROBES else self._inner.encode_document(texts)
         spoilt = np.array([fault == "nan" or VENOM in text for text in texts])
         reply = np.where(spoilt[:, None], np.float32("nan"), vectors)
         return reply[:-1] if fault == "short" else reply[::-1] if fault == "reversed" else reply
-
-    def _probes(self) -> Vectors:
-        return _probes(self._inner)
 
 
 @cache

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, NamedTuple
 
-import numpy as np
+from evaluation.reliability.judge import Row, asked, embedded, mismatch
 from evaluation.reliability.simulated.look import Broken, Doc, Look, demand
 from evaluation.reliability.truth import Truth
 
@@ -131,28 +130,16 @@ class Wanted(NamedTuple):
     piece: Chunk
 
 
-@lru_cache(maxsize=50_000)
-def embedded(revision: Revision, content: str) -> tuple[list[Chunk], Vectors]:
-    """Return the chunks of a text and their vectors, as a generation of this revision must hold them."""
-    return Truth.of(revision).embedded(content)
-
-
-@lru_cache(maxsize=50_000)
-def asked(revision: Revision, text: str) -> Vectors:
-    """Return the vector of a query by a revision's own encoder."""
-    return Truth.of(revision).vector(text)
-
-
 def in_reach(oracle: Oracle, seen: Look, gen: int, revision: Revision, query: Query) -> list[Wanted]:
     """Return the chunks that the generation must find, best first: of every document what its ledger says."""
     found: list[Wanted] = []
-    vector = asked(revision, query.text)
+    vector = asked(Truth.of(revision), query.text)
     for doc_id, doc in seen.documents.items():
         applied = seen.ledger.get((gen, doc_id))
         if doc.deleted or applied is None or applied.deleted or applied.version <= doc.tombstone:
             continue
         if query.lang is None or doc.meta.get("lang") == query.lang:
-            chunks, vectors = embedded(revision, oracle.contents[doc_id, applied.version] or "")
+            chunks, vectors = embedded(Truth.of(revision), oracle.contents[doc_id, applied.version] or "")
             found += [Wanted(1 - float(one), doc_id, n, chunks[n]) for n, one in enumerate(vectors @ vector)]
     return sorted(found)
 
@@ -204,32 +191,29 @@ def _blame(
     tolerance = TOLERANCE[revision.index.storage]
 
     def came_from(content: str, vector: Vectors) -> bool:
-        chunks, vectors = embedded(revision, content)
+        chunks, vectors = embedded(Truth.of(revision), content)
         at = [n for n, chunk in enumerate(chunks) if (chunk.start, chunk.end) == (hit.start, hit.stop)]
         return any(abs(float(vectors[n] @ vector) - hit.score) <= tolerance for n in at)
 
     for (doc_id, version), content in oracle.contents.items():
-        if doc_id == hit.id and content is not None and came_from(content, asked(revision, query.text)):
+        if doc_id == hit.id and content is not None and came_from(content, asked(Truth.of(revision), query.text)):
             return "resurrected" if version <= doc.tombstone else "stale"
     others = [one for one in revisions.values() if one.model.dim == revision.model.dim and one != revision]
     texts = [content for (doc_id, _), content in oracle.contents.items() if doc_id == hit.id and content]
-    if any(came_from(text, asked(other, query.text)) for other in others for text in texts):
+    if any(came_from(text, asked(Truth.of(other), query.text)) for other in others for text in texts):
         return "wrong model"
     return "phantom"
 
 
 def check_vectors(oracle: Oracle, seen: Look, gen: int, revision: Revision, rows: Collection[Any]) -> None:
     """Compare every row of an index (doc_id, chunk, start, stop, vector) with the texts that its ledger names."""
-    found: dict[str, list[Any]] = {}
-    for row in rows:
-        found.setdefault(row[0], []).append(row)
+    found: dict[str, list[Row]] = {}
+    for doc_id, chunk, start, stop, vector in sorted(rows, key=lambda row: row[1]):
+        found.setdefault(doc_id, []).append(Row(chunk, 0, start, stop, vector))
     for (of, doc_id), applied in seen.ledger.items():
         if of != gen or applied.deleted:
             continue
-        have = sorted(found.pop(doc_id, []), key=lambda row: row[1])
-        chunks, vectors = embedded(revision, oracle.contents[doc_id, applied.version] or "")
-        places = [(n, chunk.start, chunk.end) for n, chunk in enumerate(chunks)]
-        demand([tuple(row[1:4]) for row in have] == places, "mixed chunks", gen, repr(doc_id), have, "is not", places)
-        close = np.allclose([row[4] for row in have], vectors, atol=TOLERANCE[revision.index.storage])
-        demand(close, "wrong model", gen, repr(doc_id), applied, "has vectors that are not of its text")
+        text, tolerance = oracle.contents[doc_id, applied.version] or "", TOLERANCE[revision.index.storage]
+        if wrong := mismatch(found.pop(doc_id, []), text, Truth.of(revision), tolerance):
+            raise Broken(wrong[0], f"{gen} {doc_id!r} {applied}: {wrong[1]}")
     demand(not found, "phantom", gen, "has rows of", list(found))

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import sqlalchemy as sa
+from evaluation.reliability.stepping import Hang, Killed
 
 from revector.errors import DatabaseUnavailable
 
@@ -22,14 +23,6 @@ HANG_S = 30.0
 BETWEEN = "between transactions"
 OUTSIDE = "outside "
 """How the names of places begin that are none of the library's crash points."""
-
-
-class Killed(BaseException):
-    """Ends a call as SIGKILL would, but for what the database does by itself: nothing in the library catches it."""
-
-
-class Hang(Exception):
-    """A call did not come back: it waits for a lock that someone who stands still holds."""
 
 
 @dataclass(frozen=True, slots=True)
