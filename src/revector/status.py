@@ -21,7 +21,7 @@ from revector.registry.spending import spent
 from revector.registry.watching import clock_jumped, encoder_fault
 from revector.revisions import RevisionGraph
 from revector.serving import shadow_rows
-from revector.serving.shadow_rows import ShadowReads
+from revector.serving.shadow_rows import ShadowSums
 
 
 class WaitingItems(Kept):
@@ -170,7 +170,7 @@ class Status(Kept):
     refused: RefusedRecords
     labels: str | None
     spending: tuple[ProviderSpending, ...]
-    shadow: tuple[ShadowReads, ...]
+    shadow: tuple[ShadowSums, ...]
     next: WaitingRevision | UnusableFiles | None = None
 
     @property

@@ -13,7 +13,7 @@ from revector.cli.output import make_table, one_line, size, span
 if TYPE_CHECKING:
     from revector.gate.figures import GateFigures, GateResult
     from revector.lifecycle import Outcome
-    from revector.serving.shadow_rows import ShadowReads
+    from revector.serving.shadow_rows import ShadowSums
     from revector.status import BulkProgress, MigrationStatus, Slots, Status, UnusableFiles, WaitingRevision
 
 _MARKS = {"done": "✓", "current": "▸", "waiting": "·"}
@@ -134,7 +134,7 @@ def _waiting(following: WaitingRevision | UnusableFiles, *, open_one: bool) -> T
     return Text(f"Revision {following.revision} ({following.model}) waits: {then}", style="yellow")
 
 
-def shadow_line(reads: ShadowReads) -> str:
+def shadow_line(reads: ShadowSums) -> str:
     """Return a sentence on the shadow reads against one generation."""
     lost = ", ".join(f"{count:,} {what}" for what, count in (("shed", reads.shed), ("errors", reads.errors)) if count)
     found = reads.figures

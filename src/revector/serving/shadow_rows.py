@@ -25,7 +25,7 @@ class ShadowFigures(NamedTuple):
     new_latency_ms: Mapping[str, float]
 
 
-class ShadowReads(Kept):
+class ShadowSums(Kept):
     """Shadow reads of a generation against one other, of its first ``k``; see ``AgreementTally.as_data``."""
 
     against: int
@@ -66,7 +66,7 @@ def add(connection: sa.Connection, rows: Sequence[Mapping[str, object]]) -> None
     )
 
 
-def read(connection: sa.Connection, gen: int) -> list[ShadowReads]:
+def read(connection: sa.Connection, gen: int) -> list[ShadowSums]:
     """Return what shadow reads of a generation found, by the one compared with."""
     found: dict[tuple[int, int], AgreementTally] = {}
     rows = connection.execute(
@@ -75,6 +75,6 @@ def read(connection: sa.Connection, gen: int) -> list[ShadowReads]:
     for row in rows.mappings():
         found.setdefault((row["against"], row["k"]), AgreementTally()).add(AgreementTally.from_row(dict(row)))
     return [
-        ShadowReads.model_validate({"against": against, "k": k, **tally.as_data()})
+        ShadowSums.model_validate({"against": against, "k": k, **tally.as_data()})
         for (against, k), tally in found.items()
     ]

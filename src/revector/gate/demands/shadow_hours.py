@@ -9,7 +9,7 @@ from revector.gate.demand import Demand, GateScene, ShownDemand
 from revector.gate.figures import GateFigures
 from revector.measure.metrics import Interval
 from revector.serving import shadow_rows
-from revector.serving.shadow_rows import ShadowReads
+from revector.serving.shadow_rows import ShadowSums
 
 EVIDENCE = "shadow"
 
@@ -18,7 +18,7 @@ class ShadowEvidence(Kept):
     """The hours that were asked for, and what was read."""
 
     hours: float
-    reads: tuple[ShadowReads, ...]
+    reads: tuple[ShadowSums, ...]
 
 
 def _measure(scene: GateScene) -> Mapping[str, object] | None:
