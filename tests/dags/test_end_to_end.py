@@ -59,8 +59,8 @@ class Site:
     operator: AirflowClient
     running: ExitStack
 
-    pages: dict[str, Any]
-    """Who is signed in, in the browser: the first page of each, whose session and cache the later ones share."""
+    sessions: dict[str, Any]
+    """Who is signed in, in the browser: their pages share what Airflow's form gave and what was loaded."""
 
     def trigger(self, collection: str, *, approval: bool) -> str:
         conf = {"collection": collection, "revision": "head", "approval": approval, "rollback_hours": 48}
@@ -174,19 +174,28 @@ def browser() -> Iterator[Any]:
 
 def open_airflow(browser: Any, site: Site, user: str, path: str) -> Any:
     """Return the page behind ``path``, after Airflow's form at a user's first."""
-    if user in site.pages:
-        page = site.pages[user].context.new_page()
-        page.set_default_timeout(STEP_S * 1_000)
+    if user in site.sessions:
+        page = site.sessions[user].new_page()
         page.goto(f"{site.airflow.url}{path}")
         return page
-    page = site.pages[user] = browser.new_context(viewport={"width": 1400, "height": 1000}).new_page()
-    page.set_default_timeout(STEP_S * 1_000)
+    session = site.sessions[user] = browser.new_context(viewport={"width": 1400, "height": 1000})
+    session.set_default_timeout(STEP_S * 1_000)
+    page = session.new_page()
     page.goto(f"{site.airflow.url}{path}")
     page.locator("input[name=username]").fill(user)
     page.locator("input[name=password]").fill(site.airflow.passwords[user])
     page.get_by_role("button", name="Sign in").click()
     page.wait_for_url(f"**{path}")
     return page
+
+
+@pytest.fixture(autouse=True)
+def _no_page_stays_open(site: Site) -> Iterator[None]:
+    """An open page asks Airflow for news for as long as it is there."""
+    yield
+    for session in site.sessions.values():
+        for page in session.pages:
+            page.close()
 
 
 def card(page: Any, user: str, collection: str) -> Any:

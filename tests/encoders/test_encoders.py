@@ -232,10 +232,12 @@ def fresh() -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", FRESH], capture_output=True, text=True, env=environment, check=False)
 
 
+@pytest.mark.slow
 def test_loading_a_local_model_is_silent_and_opens_no_connection(fresh: subprocess.CompletedProcess[str]) -> None:
     assert (fresh.returncode, fresh.stdout.count("\n"), fresh.stderr) == (0, 1, "")
 
 
+@pytest.mark.slow
 def test_scikit_learn_is_loaded_by_those_that_call_it_and_not_with_a_model(
     fresh: subprocess.CompletedProcess[str],
 ) -> None:

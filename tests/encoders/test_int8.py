@@ -87,6 +87,7 @@ def _neighbours(vectors: Floats) -> list[set[int]]:
     return [set(row) for row in np.argpartition(-scores, K, axis=1)[:, :K].tolist()]
 
 
+@pytest.mark.slow
 def test_integers_keep_the_neighbours_of_float32(texts: list[str], rounded: Floats) -> None:
     exact = unit_rows(_engine("float32").encode(texts, 384))
 
