@@ -160,7 +160,7 @@ def at_step(tmp_path: Path, databases: Databases, stages: Stages) -> Iterator[At
 
     yield make
     for name, world in made:
-        world.engine.dispose()
+        world.close()
         databases.drop(name)
 
 

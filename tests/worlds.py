@@ -86,6 +86,11 @@ class World:
     def engine(self) -> sa.Engine:
         return self.project.engine
 
+    def close(self) -> None:
+        """Close the connections, if there are any: a test may have changed what the project would connect to now."""
+        if "raw_engine" in self.__dict__.get("project", self).__dict__:
+            self.project.raw_engine.dispose()
+
     @property
     def documents(self) -> Documents:
         return self.project.documents("docs")
