@@ -46,8 +46,9 @@ class World:
         self.revision("b200", "a100", 'model = ModelSpec(name="hashing:seed2", dim=64)')
         self.labels((f"d{n:05d}", f"apple{n} pear{n}") for n in range(QUERIES))
         self.loader = Loader()
+        project = self.project  # read now, whatever a test does to the settings later
         if init:
-            self.project.init()
+            project.init()
 
     def settings(self, **collection: Any) -> None:
         lines = [
