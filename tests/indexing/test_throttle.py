@@ -230,4 +230,5 @@ def test_the_first_migration_yields_to_nobody(world: World) -> None:
 def test_bars_are_settings(served: World, tmp_path: Path) -> None:
     with (tmp_path / "revector.toml").open("a") as file:
         file.write("\n[collections.docs.bulk]\nmax_lag_s = 5\nmax_search_ms = inf\n")
+    del served.project
     assert served.migrator._settings.bars == ThrottleLimits(5, math.inf)
