@@ -29,7 +29,7 @@ from revector.interfaces import Vectors
 from revector.labels import load_labels
 from revector.measure.metrics import latency_ms, paired_difference, recall_at_k
 from revector.registry.collections import Generation
-from revector.registry.tables import analyze_searched, index_of
+from revector.registry.in_sql import InSqlLane
 from revector.serving.exporting import reading_vectors
 from revector.serving.searcher import Searcher
 from revector.spec import IndexSpec
@@ -170,7 +170,7 @@ def _load(project: Project, base: Generation, rotation: Rotation) -> tuple[list[
     stored: list[Vectors] = []
     with project.engine.begin() as connection:
         for kind in _tables():
-            index_of(_as_generation(kind, base)).create(connection, base.encoder_fp)
+            InSqlLane(_as_generation(kind, base)).index.create(connection, base.encoder_fp)
         with reading_vectors(project.engine, base) as (_, parts):
             for part in parts:
                 ids += list(part.doc_ids)
@@ -181,17 +181,17 @@ def _load(project: Project, base: Generation, rotation: Rotation) -> tuple[list[
                 offsets = (np.repeat(part.versions, part.counts), part.chunk_starts, part.chunk_ends)
                 for kind in _tables():
                     rows = Rows(owners, places, *offsets, _map(kind, rotation)(part.embeddings))
-                    index_of(_as_generation(kind, base)).replace(connection, [], rows)
+                    InSqlLane(_as_generation(kind, base)).index.replace(connection, [], rows)
     return ids, np.concatenate(counts), np.concatenate(stored)
 
 
 def _built(project: Project, base: Generation) -> Iterator[Figure]:
     for kind in _tables():
-        index = index_of(_as_generation(kind, base))
+        index = InSqlLane(_as_generation(kind, base)).index
         started = time.monotonic()
         index.build(project.engine)
         seconds = time.monotonic() - started
-        analyze_searched(project.engine, _as_generation(kind, base))
+        InSqlLane(_as_generation(kind, base)).analyze(project.engine)
         with project.engine.connect() as connection:
             table, graph, rows = connection.execute(
                 sa.text(

@@ -16,6 +16,7 @@
     │   ├── NotAllowed           its role lacks a right
     │   ├── MissingExtension     pgvector is absent or too old
     │   └── NoRoom               a migration would not fit on a disk; it was not begun
+    ├── StoreUnavailable         a store of vectors outside of the database does not answer
     ├── StateError               the registry disagrees with the request
     │   ├── IllegalStep          the step does not apply to the current phase
     │   ├── MigrationOpen        another migration is open on this collection
@@ -135,6 +136,13 @@ class MissingExtension(DatabaseError):
 
 class NoRoom(DatabaseError):
     """A migration would not fit on a disk of the database or the archive; it was not begun."""
+
+
+class StoreUnavailable(RevectorError):
+    """A store of vectors outside of the database does not answer, or did not do what it acknowledged."""
+
+    exit_code = 3
+    retryable = True
 
 
 class StateError(RevectorError):

@@ -16,6 +16,9 @@ GUARDS = {
     "publish.item_version": "a work item of a newer version stays due",
     "publish.encoder": "only vectors of the generation's own encoder are published",
     "search.visible": "a search shows nothing of deleted documents, nor text from before a delete",
+    "search.attempt": "of a store's points, only those are shown that the ledger names, or named as the search began",
+    "reveal.open": "what was given up is never published: its points may be gone",
+    "collect.unseen": "points are removed only when no search can be looking at them",
     "window.clock": "the rollback window ends by the database's clock, whatever a worker's says",
 }
 """Every guard by name, with what holds because of it."""

@@ -19,6 +19,9 @@ HNSW_MAX_DIM = {"vector": 2_000, "halfvec": 4_000, "bit": 64_000}
 MAX_DIM = 16_000
 """Largest dimension that a pgvector column can store (pgvector README)."""
 
+PGVECTOR = "pgvector"
+"""The store in the registry's own database."""
+
 MAX_UNKNOWN_TOKENS = 0.5
 """What a revision allows that says nothing about unknown tokens."""
 
@@ -146,11 +149,12 @@ class Chunking:
 
 @dataclass(frozen=True, slots=True)
 class IndexSpec:
-    """How vectors are stored and searched: cosine distance, exact or by HNSW.
+    """Where and how vectors are stored and searched: cosine distance, exact or by HNSW.
 
     ``storage`` is how they lie in the table: float32 (``vector``) or float16 (``halfvec``). ``quantize="bit"`` keeps
     only the signs of their numbers in the graph: it finds ``rerank`` (1 to 100) times the candidates of a search by
-    Hamming distance, and the stored vectors put these in order.
+    Hamming distance, and the stored vectors put these in order. ``store``: ``pgvector``, in the database of the
+    documents, or another that this process knows; what it has of the other settings is checked by `plan`.
     """
 
     kind: Literal["hnsw", "exact"] = "hnsw"
@@ -160,6 +164,7 @@ class IndexSpec:
     ef_search: int = 100
     quantize: Literal["none", "bit"] = "none"
     rerank: int = 4
+    store: str = PGVECTOR
 
     @property
     def graph(self) -> str:
@@ -167,13 +172,16 @@ class IndexSpec:
         return "bit" if self.quantize == "bit" else self.storage
 
     def as_identity(self) -> dict[str, object]:
-        """Return what shapes the index; as it was before ``quantize`` existed where that is not used."""
+        """Return what shapes the index; as it was before ``quantize`` and ``store`` existed where they are not used."""
         shapes = asdict(self)
+        if self.store == PGVECTOR:
+            del shapes["store"]
         if self.quantize == "none":
             del shapes["quantize"], shapes["rerank"]
         return shapes
 
     def __post_init__(self) -> None:
+        _require(isinstance(self.store, str) and bool(self.store), "index.store", "the name of a store", self.store)
         _require(self.kind in ("hnsw", "exact"), "index.kind", "hnsw or exact", self.kind)
         int8 = f": {NO_INT8}" if "int8" in (self.storage, self.quantize) else ""
         bit = ' (bits are quantize="bit")' if str(self.storage) == "bit" else ""
@@ -261,7 +269,7 @@ class Revision:
             self.chunking.max_tokens,
         )
         limit = HNSW_MAX_DIM[self.index.graph]
-        if self.index.kind == "hnsw" and self.model.dim > limit:
+        if self.index.kind == "hnsw" and self.index.store == PGVECTOR and self.model.dim > limit:
             way = (
                 'set index storage="halfvec" (indexable up to 4,000)'
                 if self.model.dim <= HNSW_MAX_DIM["halfvec"]

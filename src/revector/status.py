@@ -17,6 +17,7 @@ from revector.indexing.dial import read_share
 from revector.lifecycle import BUILDING, FORWARD, STEPS, Phase, remaining, state_of
 from revector.registry import sharding, work
 from revector.registry.collections import Collection, Generation, read_collection, read_generation
+from revector.registry.lanes import lane_of
 from revector.registry.spending import spent
 from revector.registry.watching import clock_jumped, encoder_fault
 from revector.revisions import RevisionGraph
@@ -235,9 +236,6 @@ def _slot(connection: sa.Connection, role: str, gen: int | None) -> SlotStatus |
         return None
     generation = read_generation(connection, gen)
     waiting = work.backlog(connection, gen)
-    size = connection.scalar(
-        sa.text("SELECT pg_total_relation_size(to_regclass(:name))"), {"name": generation.physical_name}
-    )
     return SlotStatus(
         generation=gen,
         revision=generation.revision,
@@ -252,7 +250,7 @@ def _slot(connection: sa.Connection, role: str, gen: int | None) -> SlotStatus |
         state=state_of(role, generation.phase),
         registered_at=generation.registered_at.isoformat(),
         live_at=None if generation.live_at is None else generation.live_at.isoformat(),
-        bytes=int(size or 0),
+        bytes=lane_of(generation).size_bytes(connection),
         waiting=WaitingItems(live=waiting.due, bulk=waiting.bulk, dead=waiting.dead, waived=waiting.waived),
         lag_s=round(waiting.oldest_s, 1),
         encoder_fault=encoder_fault(connection, gen),

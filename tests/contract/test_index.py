@@ -13,8 +13,9 @@ import sqlalchemy as sa
 
 from revector.database.driver import analyze
 from revector.interfaces import Document
-from revector.registry import ledgers, visible
-from revector.registry.visible import VisibleHits
+from revector.registry import ledgers
+from revector.registry.in_sql import InSqlLane
+from revector.registry.lane import SearchRequest, VisibleHits
 from revector.spec import IndexSpec
 from revector.stores.pgvector import PgVectorIndex, Rows
 from worlds import World
@@ -67,10 +68,12 @@ class Built:
         """What is found, and how often the HNSW index was scanned for it."""
         asked: dict[str, Any] = {"candidates": k, "by_document": False, "exact": self.index.spec.kind == "exact"}
         spec = SimpleNamespace(model=SimpleNamespace(dim=self.index.dim), index=self.index.spec)
-        generation = SimpleNamespace(cid=self.world.collection.cid, gen=0, physical_name=self.index.name, spec=spec)
+        lane = InSqlLane(
+            SimpleNamespace(cid=self.world.collection.cid, gen=0, physical_name=self.index.name, spec=spec)
+        )
         with self.world.engine.connect() as connection:
             before = self._scans(connection)
-            found = visible.search(connection, generation, query, k, **asked | options)
+            found = lane.search(connection, query, SearchRequest(k, **asked | options))
             return found, self._scans(connection) - before
 
     def _scans(self, connection: sa.Connection) -> int:

@@ -54,7 +54,10 @@ BY_THE_CLOCK = {
     "serving/shadow_rows.py": "the hour of a sum that is shown",
     "status.py": "shown",
     "upkeep/stale.py": "age of an entry: another embedding",
-    "verify/repair.py": "due now: stepped.work_goes_on",
+    "registry/intents.py": (
+        "garbage waits longer, or is removed early: then its successor is shown, and an attempt in flight is made again"
+    ),
+    "indexing/rearm.py": "due now: stepped.work_goes_on",
 }
 """Every file that asks the database for its time, and what a step does there or which test steps it."""
 

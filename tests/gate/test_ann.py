@@ -22,7 +22,7 @@ from revector.interfaces import Document
 from revector.measure.metrics import Interval
 from revector.pages import gate_result
 from revector.registry.collections import Generation
-from revector.registry.tables import analyze_searched, index_of
+from revector.registry.in_sql import InSqlLane
 from revector.serving.searcher import Searcher
 from worlds import World
 
@@ -176,7 +176,7 @@ def test_the_plan_is_that_of_the_search_as_it_is_served(library: World, searcher
     [vector] = searcher.encode(generation, ["word1 word2"])
     plan = explain(library.engine, searcher, generation, vector, 10)
     assert (plan.hnsw, plan.ef_search) == (True, 60)
-    assert plan.nodes == (f"Index Scan {index_of(generation)._ann}",)
+    assert plan.nodes == (f"Index Scan {InSqlLane(generation).index._ann}",)
     wide = dataclasses.replace(generation.spec, index=dataclasses.replace(generation.spec.index, ef_search=333))
     assert explain(library.engine, searcher, dataclasses.replace(generation, spec=wide), vector, 10).ef_search == 333
 
@@ -189,8 +189,8 @@ def test_an_index_of_bits_is_measured_as_it_is_served_with_its_rerank(library: W
     )
     with library.engine.begin() as connection:
         connection.exec_driver_sql(f"CREATE TABLE idx_docs_bits AS SELECT * FROM {served.physical_name}")
-    index_of(bits).build(library.engine)
-    analyze_searched(library.engine, bits)
+    InSqlLane(bits).index.build(library.engine)
+    InSqlLane(bits).analyze(library.engine)
     report = measured(library, bits, sweep=(40, 320), min_overlap=1.0)
     assert report.served.plan.hnsw
     assert [point.ef_search for point in report.sweep] == [80, 320]  # twice the forty candidates of ten documents

@@ -12,9 +12,9 @@ from evaluation.reliability.truth import Truth
 from revector.documents import deadletters
 from revector.errors import EncoderError, GenerationGone
 from revector.indexing.publish import Applier, PreparedBatch
+from revector.indexing.rearm import rearm
 from revector.interfaces import Document
 from revector.registry import sharding, work
-from revector.verify.repair import rearm
 from worlds import World
 
 

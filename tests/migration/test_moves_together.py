@@ -24,10 +24,9 @@ from revector.errors import (
 )
 from revector.interfaces import Document
 from revector.lifecycle import Outcome
-from revector.migration import steps
 from revector.registry import ledgers, moves, verdicts
 from revector.registry.control import add_event, control
-from revector.registry.tables import analyze_searched, index_of
+from revector.registry.in_sql import InSqlLane
 from stages import AtStep
 from worlds import World, document
 
@@ -36,7 +35,7 @@ from worlds import World, document
 
 def test_two_builders_of_one_index_meet_without_a_deadlock(at_step: AtStep) -> None:
     served = at_step("backfill")
-    index = index_of(served.generation("building"))
+    index = InSqlLane(served.generation("building")).index
     with ThreadPoolExecutor(3) as pool:
         built = list(pool.map(lambda _: index.build(served.engine), range(3)))
     assert sorted(built) == [False, False, True]
@@ -235,11 +234,13 @@ def test_an_event_beside_a_control_step_waits_for_it_and_does_not_deadlock(serve
 def test_an_abort_under_the_step_that_builds_the_index_is_said_as_such(at_step: AtStep, monkeypatch: Any) -> None:
     served = at_step("backfill")
 
-    def abort_first(engine: sa.Engine, generation: Any) -> None:
-        served.migrator.abort("changed my mind")
-        analyze_searched(engine, generation)
+    analyze = InSqlLane.analyze
 
-    monkeypatch.setattr(steps, "analyze_searched", abort_first)
+    def abort_first(lane: InSqlLane, engine: sa.Engine) -> None:
+        served.migrator.abort("changed my mind")
+        analyze(lane, engine)
+
+    monkeypatch.setattr(InSqlLane, "analyze", abort_first)
     with pytest.raises(GenerationGone, match="aborted meanwhile"):
         served.migrator.run("index", "b200")
     assert tables(served) == {served.generation().physical_name}

@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 from revector.cli import run
 from revector.errors import ConfigError, SearchTooLong
 from revector.service import bodies, create_app
-from revector.service.lanes import Full, Lane, Room
+from revector.service.lanes import Full, RequestLane, Room
 from revector.serving.bounds import Stop, bounded
 from services import DOCUMENT, JSON_TYPE, SEARCH, UPLOAD, key_for, refused, revector_serve, serve, until
 from worlds import World
@@ -265,7 +265,7 @@ def test_json_in_another_encoding_hides_nothing_from_the_count() -> None:
 
 def test_a_key_gets_its_places_and_no_more_and_leaves_the_others_theirs() -> None:
     async def scenario() -> None:
-        lane = Lane("searches", 3, 2)
+        lane = RequestLane("searches", 3, 2)
         async with lane.place("a"), lane.place("a"):
             with pytest.raises(Full) as caught:
                 await lane.place("a").__aenter__()
@@ -285,7 +285,7 @@ def test_a_key_gets_its_places_and_no_more_and_leaves_the_others_theirs() -> Non
 
 def test_a_place_that_is_waited_for_comes_in_turn_or_is_given_up_in_time() -> None:
     async def scenario() -> None:
-        lane, order = Lane("searches", 1, 1, wait_s=30), list[int]()
+        lane, order = RequestLane("searches", 1, 1, wait_s=30), list[int]()
 
         async def one(number: int) -> None:
             async with lane.place(f"key {number}"):
@@ -297,7 +297,7 @@ def test_a_place_that_is_waited_for_comes_in_turn_or_is_given_up_in_time() -> No
             assert order == []
         await asyncio.gather(*waiting)
         assert order == [0, 1, 2]
-        lane = Lane("searches", 1, 1, wait_s=0.01)
+        lane = RequestLane("searches", 1, 1, wait_s=0.01)
         async with lane.place("first"):
             with pytest.raises(Full):
                 await lane.place("second").__aenter__()

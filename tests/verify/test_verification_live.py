@@ -15,12 +15,12 @@ from damage import SEVEN, found, index_sql, verify
 from revector.cli import exits, run
 from revector.encoders.hashing import HashingEncoder
 from revector.errors import ConfigError, VerificationFailed
+from revector.indexing.rearm import rearm
 from revector.interfaces import Document, NoProgress
 from revector.registry import moves, work
 from revector.registry.control import control
 from revector.spec import ModelSpec
 from revector.verify import readback
-from revector.verify.repair import rearm
 from stages import AtStep
 from worlds import World, document
 

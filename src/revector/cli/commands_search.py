@@ -188,7 +188,7 @@ def rotate(
     """
     from revector.encoders.pca import train_pca
     from revector.encoders.references import model_folder
-    from revector.registry.tables import index_of
+    from revector.registry.lanes import lane_of
 
     session = open_session(project, collection, as_json=json)
     opened, target = session.project, session.project.root / folder.expanduser()
@@ -196,7 +196,7 @@ def rotate(
     encoder, model = opened.encoders.of(served), served.spec.model
     _check_turnable(encoder, served)
     with opened.engine.connect() as connection:
-        kept = train_pca(index_of(served).sample(connection, sample), model_folder(model, opened.root), target)
+        kept = train_pca(lane_of(served).sample(connection, sample), model_folder(model, opened.root), target)
     widths = {dim: round(float(kept[dim - 1]), 4) for dim in (32, 64, 128, 256, 512, 1_024, 2_048) if dim < model.dim}
     reference = _reference(session, target)
 

@@ -17,7 +17,7 @@ from revector.interfaces import Encoder
 from revector.labels import check_against, load_labels
 from revector.migration.target import edited_files
 from revector.planning.screening import screen
-from revector.registry import tables
+from revector.registry import lanes
 from revector.registry.collections import Generation, read_collection, read_generation
 from revector.rehearsal.rehearsal import clear_leftovers
 from revector.rehearsal.scratch import leftovers
@@ -188,7 +188,9 @@ def _indexes(project: Project, name: str) -> str:
         collection = read_collection(connection, name)
         for gen in collection.live:
             generation, role = read_generation(connection, gen), str(collection.role(gen))
-            faults = tables.faults(connection, generation)
+            faults = lanes.faults(connection, generation)
+            if not faults:
+                lanes.lane_of(generation).demand()
             wrong += [f"generation {gen} ({role}): {'; '.join(faults)}. {CURES[role]}."] if faults else []
     if wrong:
         raise StateError(f"someone changed tables by hand: {' '.join(wrong)}")

@@ -122,6 +122,10 @@ MESSAGES: dict[str, Callable[[Event], str | None]] = {
     "abort": _by("the migration to revision {revision} was aborted"),
     "canary_alert": lambda event: f"canary: {'; '.join(event.detail['alerts'])}",
     "verify_live": _verify,
+    "store_lost": lambda event: (
+        f"the store {event.detail['store']} has lost points of revision {event.revision}: searches miss documents "
+        f"until {event.detail['documents']:,} are embedded again"
+    ),
     "encoder_failed": lambda event: f"the encoder of revision {event.revision} fails: {event.detail['reason']}",
 }
 """What is told, by the kind of the event; None: nothing this time."""

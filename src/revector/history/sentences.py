@@ -191,6 +191,9 @@ SENTENCES: dict[str, Callable[[Detail], str]] = {
     "dlq_upkeep": lambda facts: f"{_count(len(facts['documents']), 'dead letter')} made due again",
     "dlq_waive": _waived,
     "clock_jump": lambda facts: f"the database's clock jumped by {facts['jump_s']:+g} s",
+    "store_lost": lambda facts: (
+        f"the store {facts['store']} has lost points: {facts['documents']:,} documents are embedded again"
+    ),
     "encoder_failed": lambda _: "the encoder cannot be used",
     "encoder_restored": lambda _: "the encoder works again",
     "notice": _told,

@@ -1,4 +1,4 @@
-"""Owns the columns of a batch: embedded documents as a part of the archive, and a part as rows of an index."""
+"""Owns the columns of a batch: embedded documents as a part of the archive."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 from revector.archive import Part
 from revector.indexing.reuse import EmbeddedText
 from revector.registry.work import Item
-from revector.stores.pgvector import Rows
 
 
 def part_of(found: Sequence[tuple[Item, EmbeddedText]], dim: int) -> Part:
@@ -25,20 +24,4 @@ def part_of(found: Sequence[tuple[Item, EmbeddedText]], dim: int) -> Part:
         chunk_starts=np.concatenate([none, *(known.starts for _, known in found)]),
         chunk_ends=np.concatenate([none, *(known.ends for _, known in found)]),
         embeddings=np.concatenate([np.zeros((0, dim), np.float32), *(known.vectors for _, known in found)]),
-    )
-
-
-def rows_of(part: Part, wanted: set[str]) -> Rows:
-    """Return the rows of those documents of ``part`` that are ``wanted``, their chunks numbered from 0."""
-    counts = np.where([doc_id in wanted for doc_id in part.doc_ids], part.counts, 0)
-    documents = np.repeat(np.arange(len(part.doc_ids)), counts)
-    chunks = np.arange(len(documents)) - np.repeat(np.cumsum(counts) - counts, counts)
-    at = part.starts[documents] + chunks
-    return Rows(
-        [part.doc_ids[n] for n in documents],
-        chunks,
-        part.versions[documents],
-        part.chunk_starts[at],
-        part.chunk_ends[at],
-        part.embeddings[at],
     )

@@ -26,17 +26,20 @@ from revector.errors import (
     GenerationGone,
     ProviderUnavailable,
     RevectorError,
+    StoreUnavailable,
     TextsRefused,
 )
 from revector.guards import guard
-from revector.indexing.batches import part_of, rows_of
+from revector.indexing.batches import part_of
 from revector.indexing.encoding import MODEL_ERRORS
 from revector.indexing.reuse import EmbeddedText, Reuse
 from revector.interfaces import Chunk, Chunker, Encoder, Vectors
 from revector.registry import work
 from revector.registry.collections import Generation
+from revector.registry.lane import Staged
+from revector.registry.lanes import lane_of
 from revector.registry.work import Item
-from revector.stores.pgvector import MAX_HALF, PgVectorIndex
+from revector.stores.pgvector import MAX_HALF
 
 _VERSIONS = "unnest(CAST(:ids AS text[]), CAST(:versions AS bigint[])) AS s(doc_id, version)"
 FRAME = 0, 1
@@ -84,7 +87,7 @@ class Applier:
     def __init__(self, engine: sa.Engine, generation: Generation, encoder: Encoder, chunker: Chunker) -> None:
         self._engine, self.generation, self._encoder, self._chunker = engine, generation, encoder, chunker
         self._reuse, self._vocabulary = Reuse(engine, generation, rotation_of(encoder)), Vocabulary(encoder.tokenizer)
-        self._index = PgVectorIndex(generation.physical_name, generation.spec.model.dim, generation.spec.index)
+        self._lane = lane_of(generation)
 
     def apply(self, doc_ids: Sequence[str]) -> tuple[int, int]:
         """Embed and publish the documents as they stand; return (published, dead-lettered).
@@ -97,7 +100,7 @@ class Applier:
             prepared = self.prepare(items)
             crash_at("worker.after_embed")
             published = self.publish(prepared)
-        except (EncoderUnavailable, EncoderMismatch, DatabaseUnavailable):
+        except (EncoderUnavailable, EncoderMismatch, DatabaseUnavailable, StoreUnavailable):
             with suppress(DatabaseUnavailable):
                 work.release(self._engine, self.generation.gen, doc_ids)
             raise
@@ -248,7 +251,7 @@ class Applier:
         candidates |= {item.doc_id: item.version for item in (*prepared.unchanged, *prepared.tombstones)}
         if not candidates:
             return 0
-        consumed = self._publish(prepared, candidates)
+        consumed = self._publish(prepared, self._lane.stage(self._engine, part), candidates)
         counts.add("documents_published", len(consumed), self.generation.cid)
         left = [doc_id for doc_id in candidates if doc_id not in consumed]
         if left:
@@ -256,24 +259,25 @@ class Applier:
         return len(consumed)
 
     @repeated
-    def _publish(self, prepared: PreparedBatch, candidates: dict[str, int]) -> set[str]:
-        part = prepared.part
+    def _publish(self, prepared: PreparedBatch, staged: Staged, candidates: dict[str, int]) -> set[str]:
+        gen, part = self.generation.gen, prepared.part
         dead = {item.doc_id for item in prepared.tombstones}
         same = {item.doc_id for item in prepared.unchanged}
         with transaction(self._engine) as connection:
             current = self._lock_current(connection, candidates)
             crash_at("publish.after_lock")
             # Asked again under the locks: a repair may have taken back what the ledger showed.
-            shown = work.shown_unchanged(connection, self.generation.gen, prepared.unchanged) if same else set()
-            consumed = self._take(
-                connection, {doc_id: v for doc_id, v in current.items() if doc_id not in same - shown}
-            )
-            crash_at("publish.after_consume")
-            self._index.replace(connection, sorted(consumed - same), rows_of(part, consumed))
+            shown = work.shown_unchanged(connection, gen, prepared.unchanged) if same else set()
+            wanted = {doc_id: version for doc_id, version in current.items() if doc_id not in same - shown}
+            held = work.hold(connection, gen, wanted)
+            consumed = self._lane.reveal(connection, part, staged, held - same) | held & same
             crash_at("publish.after_rows")
+            work.consume(connection, gen, list(consumed))
+            crash_at("publish.after_consume")
             self._write_ledger(
                 connection,
                 part,
+                staged,
                 consumed,
                 {doc_id: candidates[doc_id] for doc_id in consumed & dead},
                 {doc_id: candidates[doc_id] for doc_id in consumed & same},
@@ -307,24 +311,11 @@ class Applier:
             )
         return {row.doc_id: row.version for row in current}
 
-    def _take(self, connection: sa.Connection, current: dict[str, int]) -> set[str]:
-        """Consume the work items: only one publisher can have each."""
-        taken = connection.scalars(
-            sa.text(
-                # In id order, so that two publishers of the same items wait for each other instead of deadlocking.
-                f"WITH held AS MATERIALIZED (SELECT p.doc_id FROM {_VERSIONS} JOIN pending p ON p.gen = :gen AND "
-                f"p.doc_id = s.doc_id WHERE {guard('publish.item_version', 'p.version <= s.version')} ORDER BY "
-                "p.doc_id FOR UPDATE OF p) DELETE FROM pending p USING held WHERE p.gen = :gen AND p.doc_id = "
-                "held.doc_id RETURNING p.doc_id"
-            ),
-            {"gen": self.generation.gen, "ids": list(current), "versions": list(current.values())},
-        )
-        return set(taken)
-
     def _write_ledger(
         self,
         connection: sa.Connection,
         part: Part,
+        staged: Staged,
         consumed: set[str],
         tombstones: dict[str, int],
         unchanged: dict[str, int],
@@ -334,13 +325,14 @@ class Applier:
         connection.execute(
             sa.text(
                 """
-                INSERT INTO ledger AS l (gen, doc_id, version, deleted, n_chunks, content_hash)
-                SELECT :gen, doc_id, version, content_hash IS NULL, n_chunks, content_hash
+                INSERT INTO ledger AS l (gen, doc_id, version, deleted, n_chunks, content_hash, attempt)
+                SELECT :gen, doc_id, version, content_hash IS NULL, n_chunks, content_hash, attempt
                 FROM unnest(CAST(:ids AS text[]), CAST(:versions AS bigint[]), CAST(:counts AS int[]),
-                            CAST(:hashes AS text[]))
-                  s(doc_id, version, n_chunks, content_hash)
+                            CAST(:hashes AS text[]), CAST(:attempts AS uuid[]))
+                  s(doc_id, version, n_chunks, content_hash, attempt)
                 ON CONFLICT (gen, doc_id) DO UPDATE SET version = EXCLUDED.version, deleted = EXCLUDED.deleted,
-                  n_chunks = EXCLUDED.n_chunks, content_hash = EXCLUDED.content_hash, applied_at = clock_timestamp()
+                  n_chunks = EXCLUDED.n_chunks, content_hash = EXCLUDED.content_hash, attempt = EXCLUDED.attempt,
+                  applied_at = clock_timestamp()
                 """
             ),
             {
@@ -349,6 +341,8 @@ class Applier:
                 "versions": [int(part.versions[n]) for n in new] + list(tombstones.values()),
                 "counts": [int(part.counts[n]) for n in new] + [0] * len(tombstones),
                 "hashes": [part.content_hashes[n] for n in new] + [None] * len(tombstones),
+                # A shorter list ends in NULL: tombstones name no attempt, nor do indexes in this database.
+                "attempts": [staged[part.doc_ids[n]] for n in new] if staged else [],
             },
         )
         if unchanged:

@@ -19,9 +19,10 @@ from revector.encoders.pca import Rotation
 from revector.errors import ArchiveError, IndexGone
 from revector.interfaces import Chunk, Vectors
 from revector.registry.collections import Generation, read_generation
+from revector.registry.lanes import lane_of
 from revector.registry.work import Item
 from revector.spec import Revision
-from revector.stores.pgvector import MAX_HALF, PgVectorIndex
+from revector.stores.pgvector import MAX_HALF
 
 PARTS_KEPT = 4
 """Archive parts in memory at once: pages of a shard follow each other, and so do the parts that hold them."""
@@ -200,17 +201,20 @@ class Reuse:
         source = read_generation(connection, gen)
         if not self._same_model(source):
             return {}
-        index = PgVectorIndex(source.physical_name, source.spec.model.dim, source.spec.index)
         by_id = {row.doc_id: row for row in shown}
         try:
-            read = list(index.read(connection, sorted(by_id)))
+            read = list(lane_of(source).read(connection, sorted(by_id)))
         except IndexGone:  # retired and dropped since the snapshot began
             connection.rollback()
             return {}
         return {
-            by_id[doc_id].content_hash: EmbeddedText(starts, ends, self._as_own(vectors, source.vectors_fp))
-            for doc_id, starts, ends, vectors in read
-            if len(vectors) == by_id[doc_id].n_chunks and np.isfinite(vectors).all() and vectors.any(axis=1).all()
+            by_id[one.doc_id].content_hash: EmbeddedText(
+                one.starts, one.stops, self._as_own(one.vectors, source.vectors_fp)
+            )
+            for one in read
+            if len(one.vectors) == by_id[one.doc_id].n_chunks
+            and np.isfinite(one.vectors).all()
+            and one.vectors.any(axis=1).all()
         }
 
     def _same_model(self, source: Generation) -> bool:
@@ -278,7 +282,7 @@ class Reuse:
         return turn(vectors) if turn is not None and vectors_fp == turn.base_fp else vectors
 
     def _taken_back(self, doc_ids: Iterable[str]) -> list[str]:
-        """Return which documents a repair has marked in this generation (see ``verify.repair``)."""
+        """Return which documents a repair has marked in this generation (see ``indexing.rearm``)."""
         with self._engine.connect() as connection:
             return list(
                 connection.scalars(

@@ -13,8 +13,9 @@ import sqlalchemy as sa
 
 from revector.errors import GenerationGone
 from revector.indexing.dial import read_share, worked_lag_s
-from revector.registry import visible
 from revector.registry.collections import Generation, read_generation
+from revector.registry.lane import SearchRequest
+from revector.registry.lanes import lane_of
 
 log = logging.getLogger("revector.backfill")
 
@@ -125,6 +126,6 @@ class Throttle:
         for probe in self._active.probes:
             began = time.perf_counter()
             exact = self._active.spec.index.kind == "exact"
-            visible.search(connection, self._active, probe, K, candidates=K, by_document=True, exact=exact)
+            lane_of(self._active).search(connection, probe, SearchRequest(K, K, by_document=True, exact=exact))
             self._searches_ms.append((time.perf_counter() - began) * 1_000)
         return float(np.percentile(self._searches_ms, 95, method="inverted_cdf"))

@@ -13,8 +13,16 @@ import sqlalchemy as sa
 
 from revector import counts
 from revector.crash import crash_at
-from revector.errors import DatabaseUnavailable, EncoderError, GenerationGone, IndexGone, RevectorError
+from revector.errors import (
+    DatabaseUnavailable,
+    EncoderError,
+    GenerationGone,
+    IndexGone,
+    RevectorError,
+    StoreUnavailable,
+)
 from revector.indexing.encoding import Encoders
+from revector.indexing.keeping import StoreKeeper
 from revector.indexing.publish import Applier
 from revector.indexing.watch import Watch
 from revector.registry import work
@@ -28,7 +36,7 @@ BACK_OFF_S = 2.0
 TELL_S = 60.0
 """A database that stays away is told of so often."""
 REST_S = 15.0
-"""A generation whose encoder cannot be used is tried again after this long."""
+"""A generation whose encoder or store cannot be used is tried again after this long."""
 TEND_S = 60.0
 YIELD_S = 1.0
 """So long, at most, an index that is not served waits for served ones that load their encoder or embed a batch."""
@@ -50,7 +58,7 @@ class Worker:
     ) -> None:
         """``tend`` is called once a minute by ``run``, with the names of its collections, for what else is due."""
         self._engine, self._encoders, self._tend = engine, encoders, tend
-        self._watch = Watch(engine, encoders)
+        self._watch, self._keeper = Watch(engine, encoders), StoreKeeper(engine)
         self._appliers: dict[int, Applier] = {}
         self._rest_until: dict[int, float] = {}
         self._precedence = _Precedence()
@@ -130,7 +138,7 @@ class Worker:
     def batch(self, generation: Generation, on_applied: Told | None = None, *, served: bool = True) -> int:
         """Bring one batch of a generation up to date; return how many documents were published or dead-lettered.
 
-        0 where the generation is gone, or while it rests because its encoder or its table cannot be used: its lag
+        0 where the generation is gone, or while it rests because its encoder, table or store cannot be used: its lag
         shows that.
         """
         if time.monotonic() < self._rest_until.get(generation.gen, 0.0):
@@ -138,11 +146,12 @@ class Worker:
         try:
             with self._precedence.turn(served=served):
                 self._watch.encoder(generation)
+                self._keeper.look(generation)
                 published, dead = self.apply_some(generation)
         except GenerationGone as error:
             log.info("%s", error)
             return 0
-        except IndexGone as error:
+        except (IndexGone, StoreUnavailable) as error:
             self._rest_until[generation.gen] = time.monotonic() + REST_S
             _lament(error)
             return 0

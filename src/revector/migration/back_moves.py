@@ -16,6 +16,7 @@ from revector.migration.target import Standing
 from revector.registry import moves
 from revector.registry.collections import Generation, read_generation, window_is_over
 from revector.registry.control import control, take_lease
+from revector.registry.lanes import lane_of
 from revector.spec import Revision
 
 WINDOW_OVER = "window over"
@@ -75,6 +76,7 @@ class BackMoves:
         if collection.standby_gen is not None:
             with self._engine.connect() as connection:
                 back = read_generation(connection, collection.standby_gen)
+            lane_of(back).demand()
 
         def move() -> Mapping[str, Any]:
             with control(

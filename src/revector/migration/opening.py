@@ -24,7 +24,9 @@ from revector.planning.plan import make_plan, sample_chunks
 from revector.registry import moves, sharding
 from revector.registry.collections import Generation, read_collection, read_generation
 from revector.registry.control import control, take_lease
+from revector.registry.lanes import lane_of
 from revector.spec import Revision
+from revector.stores.opening import check_revision
 
 MOST_WINDOW_HOURS = 24 * 365
 
@@ -61,6 +63,7 @@ class Opening:
         """
         self._progress.start("plan: read the migration files and the labelled queries")
         target = find()
+        check_revision(target)
         self._refuse_empty()
         labelled = self._evidence.labelled_queries()
         collection = self._standing.collection()
@@ -115,7 +118,10 @@ class Opening:
                     f"revision {target.revision} was to wait for approval, but its migration was opened without. "
                     "Nothing was changed; `revector abort` it and begin again, or go on without asking for approval."
                 )
+            if generation.phase in BUILDING:
+                lane_of(generation).ensure()  # a run that was killed may have registered it and no more
             return Outcome("provision", target.revision, generation.phase, False, {"generation": generation.gen})
+        check_revision(target)
         self._refuse_empty()
         count, hours = self._parts(target, shards), self._means.window_hours if window_hours is None else window_hours
         if count < 1 or not 0 < hours <= MOST_WINDOW_HOURS:
@@ -149,6 +155,7 @@ class Opening:
             if held.collection.epoch != epoch:  # while the encoder loaded, another run may have passed this revision
                 self._standing.target(target.revision)
             made = moves.register(held, new)
+        lane_of(made).ensure()
         return Outcome(
             "provision",
             target.revision,

@@ -26,7 +26,7 @@ from revector.planning import outcomes
 from revector.registry import moves, sharding
 from revector.registry.collections import Generation
 from revector.registry.control import control, take_lease
-from revector.registry.tables import analyze_searched, index_of
+from revector.registry.lanes import lane_of
 from revector.serving.servers import wait_until_warm
 from revector.spec import Revision
 
@@ -69,6 +69,7 @@ class ForwardSteps:
         """Embed what no shard task has embedded, and end with every document in the index or in the work set."""
         with self._engine.connect() as connection:
             shards = sharding.read_shards(connection, generation.gen)
+        lane_of(generation).ensure()
         reports = [self.bulk_lane(generation).run(shard) for shard in shards]
         with self._engine.begin() as connection:
             if not sharding.mark_seeded(connection, generation.gen):
@@ -84,9 +85,9 @@ class ForwardSteps:
 
     def index(self, generation: Generation, token: int) -> Mapping[str, object]:
         """Build the ANN index over what was loaded."""
-        index = index_of(generation)
-        built = index.build(self._engine, self._progress, self._settings.index_build)
-        analyze_searched(self._engine, generation)
+        lane = lane_of(generation)
+        built = lane.build(self._engine, self._progress, self._settings.index_build)
+        lane.analyze(self._engine)
         crash_at("index.after_build")
         return self._advance(generation, "index", token, built=built, **outcomes.indexed(self._engine, generation))
 
@@ -121,6 +122,7 @@ class ForwardSteps:
         STEPS["swap"].check(target.revision, generation.phase)
         token = self.take_over()
         self._encoders.of(generation)
+        lane_of(generation).demand()
         wait_until_warm(
             self._engine,
             generation.gen,

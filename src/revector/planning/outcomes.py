@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from revector.planning.forecast import MigrationPlan
 from revector.registry.collections import Generation
 from revector.registry.control import add_event, before_event
+from revector.registry.lanes import lane_of
 from revector.registry.spending import spent_at
 
 STEPS = ("backfill", "index", "verify", "gate")
@@ -66,10 +67,7 @@ def backfilled(engine: sa.Engine, generation: Generation) -> dict[str, object]:
 def indexed(engine: sa.Engine, generation: Generation) -> dict[str, int]:
     """Return the bytes of a physical index with everything that belongs to it."""
     with engine.connect() as connection:
-        size = connection.scalar(
-            sa.text("SELECT pg_total_relation_size(to_regclass(:name))"), {"name": generation.physical_name}
-        )
-    return {"index_bytes": int(size or 0)}
+        return {"index_bytes": lane_of(generation).size_bytes(connection)}
 
 
 def planned_and_actual(connection: sa.Connection, cid: int, revision: str) -> dict[str, Any] | None:

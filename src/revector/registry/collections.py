@@ -16,7 +16,7 @@ from revector.interfaces import Vectors
 from revector.lifecycle import Phase
 from revector.spec import Revision, revision_from_data
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)

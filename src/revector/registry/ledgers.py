@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import sqlalchemy as sa
 import tenacity
@@ -13,6 +14,8 @@ PART_DOCUMENTS = 100_000_000
 """A larger generation's ledger is spread by hash: a table is vacuumed by one process at a time."""
 
 MOST_PARTS = 64
+
+MISSING = "is missing"
 
 DROP_WAIT_MS = 500
 """How long a drop may hold up publishers of other generations, for it needs the whole ledger for an instant."""
@@ -34,6 +37,12 @@ def create(connection: sa.Connection, gen: int, documents: int) -> None:
     """Make the ledger of a generation of about ``documents`` documents; no reader, writer or publisher waits."""
     parts = min(MOST_PARTS, math.ceil(documents / PART_DOCUMENTS))
     connection.execute(sa.text("SELECT ledger_make(:gen, :parts)"), {"gen": gen, "parts": parts})
+
+
+def absent(connection: sa.Connection, names: Iterable[str]) -> list[str]:
+    """Say which of these tables are missing."""
+    there = sa.text("SELECT to_regclass(:name) IS NOT NULL")
+    return [f"the table {name} {MISSING}" for name in names if not connection.scalar(there, {"name": name})]
 
 
 def sweep(engine: sa.Engine) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,14 +24,14 @@ from revector.errors import (
 )
 from revector.interfaces import Vectors
 from revector.lifecycle import STEPS, Phase
-from revector.registry import archived, ledgers, sharding, tables, work
+from revector.registry import archived, ledgers, sharding, work
 from revector.registry.collections import Generation, read_generation, window_is_over
 from revector.registry.control import Control, add_event, before_event
+from revector.registry.lanes import check, lane_of
 from revector.registry.spending import spent_at
-from revector.registry.tables import index_of
 from revector.registry.verdicts import stale_evidence
 from revector.registry.watching import clock_jumped
-from revector.spec import Revision
+from revector.spec import PGVECTOR, Revision
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ class Registration:
 def register(control: Control, new: Registration) -> Generation:
     """Create the shadow index and put it into the building slot: from this commit on, every write reaches it too.
 
+    What of it is in another store is made after the commit, by ``Lane.ensure``.
     Raises ``MigrationOpen`` if another generation is being built.
     """
     revision = new.revision
@@ -57,7 +59,7 @@ def register(control: Control, new: Registration) -> Generation:
     spent = spent_at(control.connection, revision.model.name)
     gen = _insert(control, new, spent.get("spent", {}))
     generation = read_generation(control.connection, gen)
-    index_of(generation).create(control.connection, new.encoder_fp)
+    lane_of(generation).register(control.connection, new.encoder_fp)
     ledgers.create(control.connection, gen, sum(one.documents for one in new.ranges))
     sharding.add_shards(control.connection, gen, new.ranges)
     control.move_slots("building_gen = :gen", gen=gen)
@@ -92,7 +94,7 @@ def _insert(control: Control, new: Registration, spent: Mapping[str, Any]) -> in
         gen=gen,
         cid=collection.cid,
         revision=revision.revision,
-        name=f"idx_{collection.name}_g{gen}",
+        name=_physical_name(collection.name, gen, revision),
         spec=json.dumps(revision.as_data()),
         config_hash=revision.config_hash,
         chunker_fp=revision.chunker_fp,
@@ -106,6 +108,12 @@ def _insert(control: Control, new: Registration, spent: Mapping[str, Any]) -> in
         spent=json.dumps(spent),
     )
     return gen
+
+
+def _physical_name(collection: str, gen: int, revision: Revision) -> str:
+    """Return a name that is never used again; in a store that others may use too, also not by them."""
+    name = f"idx_{collection}_g{gen}"
+    return name if revision.index.store == PGVECTOR else f"{name}_{secrets.token_hex(4)}"
 
 
 def _refuse_second(control: Control, revision: Revision) -> None:
@@ -217,7 +225,7 @@ def _refuse_swap(
             f"until {collection.rollback_deadline:%Y-%m-%d %H:%M %Z}. The alias was not moved; wait, or give that "
             "window up with `revector retire --now`."
         )
-    tables.check(control.connection, generation, "swap")
+    check(control.connection, generation, "swap")
     _refuse_waiting(control, generation, "swap")
     stale = stale_evidence(control.connection, generation, allowed_times=allowed_times)
     if stale is not None:
@@ -251,7 +259,7 @@ def rollback(control: Control, *, reason: str, force: bool) -> Mapping[str, Any]
     left = read_generation(control.connection, collection.active_gen)
     if back.phase == Phase.ROLLED_BACK:  # a retry after a lost reply must not move the alias forward again
         return {"from": back.gen, "to": left.gen, "revision": left.revision, "already": True}
-    tables.check(control.connection, back, "rollback")
+    check(control.connection, back, "rollback")
     waiting = work.backlog(control.connection, back.gen)
     if not force:
         _refuse_waiting(control, back, "rollback")
@@ -335,7 +343,7 @@ def drop(engine: sa.Engine, generation: Generation, *, actor: str) -> None:
             )
         if row.dropped:
             return
-        index_of(generation).drop(connection)
+        lane_of(generation).drop(connection)
         crash_at("drop.after_table")
         # A task may be recording a part: it ends first, or finds no shard.
         connection.execute(sa.text("SELECT 1 FROM shard WHERE gen = :gen FOR UPDATE"), {"gen": generation.gen})

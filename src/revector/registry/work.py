@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 
 from revector.database.engine import repeated
+from revector.guards import guard
 
 LEASE_S = 60
 """A claimed item may be claimed by others after this long: leases save work, they protect nothing."""
@@ -155,6 +156,29 @@ def shown_unchanged(connection: sa.Connection, gen: int, items: Sequence[Item]) 
                 "tombstones": [item.tombstone_version for item in items],
             },
         )
+    )
+
+
+def hold(connection: sa.Connection, gen: int, current: Mapping[str, int]) -> set[str]:
+    """Lock the items of documents, by id with the version that was embedded: only one publisher can have each."""
+    return set(
+        connection.scalars(
+            sa.text(
+                # In id order, so that two publishers of the same items wait for each other instead of deadlocking.
+                "SELECT p.doc_id FROM unnest(CAST(:ids AS text[]), CAST(:versions AS bigint[])) AS s(doc_id, version) "
+                "JOIN pending p ON p.gen = :gen AND p.doc_id = s.doc_id WHERE "
+                f"{guard('publish.item_version', 'p.version <= s.version')} ORDER BY p.doc_id FOR UPDATE OF p"
+            ),
+            {"gen": gen, "ids": list(current), "versions": list(current.values())},
+        )
+    )
+
+
+def consume(connection: sa.Connection, gen: int, doc_ids: Sequence[str]) -> None:
+    """End items that the transaction holds."""
+    connection.execute(
+        sa.text("DELETE FROM pending WHERE gen = :gen AND doc_id = ANY(CAST(:ids AS text[]))"),
+        {"gen": gen, "ids": list(doc_ids)},
     )
 
 

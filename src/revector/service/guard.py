@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from revector.errors import RevectorError
 from revector.service.access import ANYONE, Access, Buckets, Caller, is_loopback
-from revector.service.lanes import Full, Lane
+from revector.service.lanes import Full, RequestLane
 from revector.service.problems import answer_of, of_refusal, problem
 
 OPEN = "/health"
@@ -42,7 +42,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, *, access: Access, buckets: Buckets | None) -> None:
         self._app, self._access, self._buckets = app, access, buckets
-        self._lane = Lane("requests", MOST_REQUESTS, MOST_REQUESTS_PER_KEY)
+        self._lane = RequestLane("requests", MOST_REQUESTS, MOST_REQUESTS_PER_KEY)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""

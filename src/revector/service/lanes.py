@@ -23,7 +23,7 @@ class _Key:
     asked: int = 0
 
 
-class Lane:
+class RequestLane:
     """Places for requests of one kind: ``most`` in all and ``most_per_key`` of each key, waited for ``wait_s`` at most.
 
     Belongs to one event loop.

@@ -19,7 +19,7 @@ from revector.database.engine import Role, check_schema, role_of
 from revector.documents.documents import Documents
 from revector.errors import ConfigError, RevectorError
 from revector.registry.collections import Collection, read_collection, read_generation
-from revector.service.lanes import Lane, Room
+from revector.service.lanes import RequestLane, Room
 from revector.service.problems import first_line
 from revector.serving import servers
 from revector.serving.searcher import Searcher
@@ -56,8 +56,8 @@ class Service:
         chosen = project.settings.serve
         self.searching = anyio.CapacityLimiter(chosen.searches)
         self.lanes = {
-            "searches": Lane("searches", chosen.searches, chosen.searches_per_key, wait_s=SEARCH_WAIT_S),
-            "uploads": Lane("uploads", chosen.uploads, chosen.uploads_per_key),
+            "searches": RequestLane("searches", chosen.searches, chosen.searches_per_key, wait_s=SEARCH_WAIT_S),
+            "uploads": RequestLane("uploads", chosen.uploads, chosen.uploads_per_key),
         }
         self.room = Room(max(ROOM_BYTES, 2 * self.body_limit), max(ROOM_BYTES // 2, self.body_limit))
         self._opened: dict[str, tuple[Documents, Searcher]] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -12,7 +12,10 @@ import sqlalchemy as sa
 
 from revector.archive import Part, Size
 from revector.errors import VerificationFailed
+from revector.registry import intents
 from revector.registry.collections import Generation
+from revector.registry.lane import StoredDocument
+from revector.registry.lanes import lane_of
 
 PAGE_DOCUMENTS, PAGE_CHUNKS = 2_000, 4_000
 """Most documents of a statement, and the chunks after which it ends: what bounds memory."""
@@ -42,6 +45,7 @@ def reading_vectors(engine: sa.Engine, generation: Generation) -> Iterator[tuple
         # Between two pages lies whatever the reader does with one.
         connection.execute(sa.text("SET LOCAL idle_in_transaction_session_timeout = 0"))
         connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
+        intents.hold_for_reading(connection, generation.gen)
         row = connection.execute(
             sa.text(
                 "SELECT count(*) AS documents, coalesce(sum(l.n_chunks), 0)::bigint AS chunks, "
@@ -64,53 +68,39 @@ def changed_since(engine: sa.Engine, generation: Generation, moment: datetime, d
 
 
 def _parts(connection: sa.Connection, generation: Generation) -> Iterator[Part]:
-    send = "halfvec_send" if generation.spec.index.storage == "halfvec" else "vector_send"
     page = sa.text(
         f"""
-        WITH page AS MATERIALIZED (
-          SELECT * FROM (
-            SELECT *, sum(n_chunks) OVER (ORDER BY doc_id) - n_chunks AS before FROM (
-              SELECT l.doc_id, l.version, l.content_hash, l.n_chunks {_VISIBLE_BY_KEY} AND l.doc_id > :after
-              ORDER BY l.doc_id LIMIT :documents) ahead) summed
-          WHERE before < :chunks)
-        SELECT p.*, c.* FROM page p CROSS JOIN LATERAL (
-          SELECT array_agg(i.chunk ORDER BY i.chunk) AS places, array_agg(i.start ORDER BY i.chunk) AS starts,
-            array_agg(i.stop ORDER BY i.chunk) AS stops,
-            string_agg({send}(i.embedding), ''::bytea ORDER BY i.chunk) AS vectors
-          FROM {generation.physical_name} i WHERE i.doc_id = p.doc_id) c
-        ORDER BY p.doc_id
+        SELECT * FROM (
+          SELECT *, sum(n_chunks) OVER (ORDER BY doc_id) - n_chunks AS before FROM (
+            SELECT l.doc_id, l.version, l.content_hash, l.n_chunks {_VISIBLE_BY_KEY} AND l.doc_id > :after
+            ORDER BY l.doc_id LIMIT :documents) ahead) summed
+        WHERE before < :chunks ORDER BY doc_id
         """
     )
+    lane = lane_of(generation)
     values = {"cid": generation.cid, "gen": generation.gen, "documents": PAGE_DOCUMENTS, "chunks": PAGE_CHUNKS}
     after = ""
     while rows := connection.execute(page, {**values, "after": after}).all():
-        yield _part(generation, rows)
+        yield _part(generation, rows, {one.doc_id: one for one in lane.read(connection, [row.doc_id for row in rows])})
         after = rows[-1].doc_id
 
 
-def _part(generation: Generation, rows: Sequence[sa.Row[object]]) -> Part:
+def _part(generation: Generation, rows: Sequence[sa.Row[object]], read: Mapping[str, StoredDocument]) -> Part:
     for row in rows:
-        if row.places != list(range(row.n_chunks)):
+        if (found := len(read[row.doc_id].vectors) if row.doc_id in read else 0) != row.n_chunks:
             raise VerificationFailed(
-                f"generation {generation.gen} shows {len(row.places or ())} chunks of document {row.doc_id!r}, its "
-                f"ledger has {row.n_chunks}. Nothing was exported; run `revector verify --repair`."
+                f"generation {generation.gen} shows {found} chunks of document {row.doc_id!r}, its ledger has "
+                f"{row.n_chunks}. Nothing was exported; run `revector verify --repair`."
             )
     counts = np.array([row.n_chunks for row in rows], np.int32)
-    starts = np.cumsum(counts, dtype=np.int64) - counts
+    documents = [read[row.doc_id] for row in rows]
     return Part(
         doc_ids=[row.doc_id for row in rows],
         versions=np.array([row.version for row in rows], np.int64),
         content_hashes=[row.content_hash for row in rows],
-        starts=starts,
+        starts=np.cumsum(counts, dtype=np.int64) - counts,
         counts=counts,
-        chunk_starts=np.array([start for row in rows for start in row.starts], np.int32),
-        chunk_ends=np.array([stop for row in rows for stop in row.stops], np.int32),
-        embeddings=_vectors(generation, b"".join(row.vectors for row in rows)),
+        chunk_starts=np.concatenate([one.starts for one in documents]),
+        chunk_ends=np.concatenate([one.stops for one in documents]),
+        embeddings=np.concatenate([one.vectors for one in documents]),
     )
-
-
-def _vectors(generation: Generation, sent: bytes) -> Any:
-    """Return the vectors in pgvector's binary form: dimension and zero as int16, then the numbers, all big-endian."""
-    number = ">f2" if generation.spec.index.storage == "halfvec" else ">f4"
-    form = np.dtype([("head", ">i2", 2), ("numbers", number, generation.spec.model.dim)])
-    return np.frombuffer(sent, form)["numbers"].astype(np.float32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -27,9 +27,9 @@ from revector.errors import (
 )
 from revector.indexing.encoding import MODEL_ERRORS, Encoders
 from revector.interfaces import Vectors
-from revector.registry import visible
 from revector.registry.collections import Generation, read_collection, read_generation
-from revector.registry.visible import VisibleHits
+from revector.registry.lane import SearchRequest, VisibleHits
+from revector.registry.lanes import lane_of
 from revector.serving.bounds import Stop, bounded, check_filter
 from revector.serving.filters import compile_filter, why_nothing
 from revector.serving.queries import askable, ready
@@ -270,7 +270,7 @@ class Searcher:
 
     def _stored(self, pinned: Generation, doc_id: str) -> np.ndarray[Any, np.dtype[np.float32]]:
         with self._engine.connect() as connection:
-            found = visible.direction(connection, pinned, doc_id)
+            found = lane_of(pinned).direction(connection, doc_id)
             if found is None and documents.exists(connection, pinned.cid, doc_id):
                 raise NotCaughtUp(
                     f"document {doc_id!r} is stored, and the active generation does not show it yet. Nothing was "
@@ -309,17 +309,16 @@ class Searcher:
             if without is not None:
                 filter_sql = " AND ".join(filter(None, (filter_sql, "d.doc_id <> :without")))
                 filter_params = {**filter_params, "without": without}
-            ask = partial(
-                visible.search,
-                connection,
-                pinned,
-                vector,
+            wanted = SearchRequest(
                 k,
+                k * 4 if by == "document" else k,
                 by_document=by == "document",
+                exact=exact,
                 filter_sql=filter_sql,
                 filter_params=filter_params,
             )
-            found, exact, asked = _widen(ask, k, k * 4 if by == "document" else k, exact=exact, check_time=check_time)
+            ask = partial(lane_of(pinned).search, connection, vector)
+            found, exact, asked = _widen(ask, wanted, check_time)
             if follow_alias and found.active_gen != pinned.gen:
                 return None
             warnings = () if found.rows else why_nothing(connection, pinned.cid, where)
@@ -331,10 +330,7 @@ class Searcher:
         self, connection: sa.Connection, pinned: Generation, filter_sql: str, filter_params: Mapping[str, Any]
     ) -> bool:
         """Whether a filter keeps so few documents that all of them are compared; counts no further than it must."""
-        rows = connection.scalar(
-            sa.text("SELECT reltuples FROM pg_class WHERE oid = to_regclass(:name)"), {"name": pinned.physical_name}
-        )
-        limit = max(1_000, min(EXACT_ROWS, int(EXACT_SHARE * float(rows or 0))))
+        limit = max(1_000, min(EXACT_ROWS, int(EXACT_SHARE * lane_of(pinned).rows(connection))))
         kept = connection.scalar(
             sa.text(
                 f"SELECT count(*) FROM (SELECT 1 FROM document d WHERE d.cid = :cid AND NOT d.deleted AND {filter_sql} "
@@ -346,20 +342,21 @@ class Searcher:
 
 
 def _widen(
-    ask: Callable[..., VisibleHits], k: int, candidates: int, *, exact: bool, check_time: Callable[[], None]
+    ask: Callable[[SearchRequest], VisibleHits], wanted: SearchRequest, check_time: Callable[[], None]
 ) -> tuple[VisibleHits, bool, int]:
     """Ask for more candidates until ``k`` are found; return the last answer, whether exact, and how often it asked."""
     asked = 0
     while True:
         check_time()
-        found = ask(candidates=candidates, exact=exact)
+        found = ask(wanted)
         asked += 1
-        if len(found.rows) >= k or (exact and found.candidates < candidates):
-            return found, exact, asked
-        if not exact and (found.candidates < candidates or candidates >= MOST_CANDIDATES):
-            exact = True  # the scan gave up before k were found
+        exhausted = found.candidates < wanted.candidates
+        if len(found.rows) >= wanted.k or (wanted.exact and exhausted):
+            return found, wanted.exact, asked
+        if not wanted.exact and (exhausted or wanted.candidates >= MOST_CANDIDATES):
+            wanted = replace(wanted, exact=True)  # the scan gave up before k were found
         else:
-            candidates *= 4
+            wanted = replace(wanted, candidates=wanted.candidates * 4)
 
 
 def _hit(row: Mapping[str, Any]) -> Hit:

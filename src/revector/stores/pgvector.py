@@ -20,11 +20,20 @@ from revector.database.driver import BinaryArray, bind_vectors
 from revector.database.sessions import holder, is_pooled, try_hold
 from revector.errors import DatabaseUnavailable, IndexGone
 from revector.interfaces import NoProgress, Progress, Vectors
-from revector.spec import IndexSpec
+from revector.spec import MAX_DIM, IndexSpec
+from revector.stores.seam import StoreTraits
 
 INSERT_ROWS = 1_000
 MAX_HALF = float(np.finfo(np.float16).max)
 """Largest number that ``halfvec`` stores."""
+
+TRAITS = StoreTraits(
+    in_sql=True,
+    kinds=frozenset({"hnsw", "exact"}),
+    storages=frozenset({"vector", "halfvec"}),
+    quantizes=frozenset({"none", "bit"}),
+    max_dim=MAX_DIM,
+)
 
 MAX_EF_SEARCH = 1_000
 """Largest ``hnsw.ef_search`` (pgvector README)."""

@@ -30,7 +30,7 @@ FROM (
 ORDER BY kind = 'old', role <> 'active', at, gen, doc_id LIMIT :limit
 """
 
-# Hash '' in the ledger says that it was made due again (``repair.rearm``).
+# Hash '' in the ledger says that it was made due again (``rearm.rearm``).
 _REARMED = f"""
 SELECT count(*) FROM pending p JOIN ledger l USING (gen, doc_id)
 WHERE gen IN ({_LIVE}) AND p.state = 'due' AND p.lane = 'live' AND l.content_hash = ''

@@ -10,11 +10,11 @@ import sqlalchemy as sa
 from revector.documents.deadletters import retry_dead
 from revector.documents.documents import Documents
 from revector.errors import ConfigError
+from revector.indexing.rearm import rearm
 from revector.interfaces import Progress, Source
 from revector.registry.control import add_event
 from revector.upkeep import stale
 from revector.upkeep.rereading import Reread, reread_source
-from revector.verify.repair import rearm
 
 PAGE_IDS = 500
 """Documents re-armed in one transaction, which holds their rows against writers."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import unicodedata
 from dataclasses import dataclass
 
@@ -11,6 +10,8 @@ import sqlalchemy as sa
 
 from revector.encoders.vocabulary import excerpt
 from revector.registry.collections import Generation
+from revector.registry.lane import Lane
+from revector.registry.lanes import lane_of
 
 MOST_GROUPS, MOST_TEXTS = 50, 200
 """Groups that are looked at, the largest first, and texts of each."""
@@ -22,7 +23,7 @@ EXAMPLES = 5
 
 _GROUPS = """
 WITH signs AS MATERIALIZED (
-  SELECT doc_id, chunk, start, stop, binary_quantize(subvector(embedding, 1, {signs})) AS key FROM {index}),
+  {signs}),
 twins AS (SELECT key FROM signs GROUP BY key HAVING count(*) > 1),
 texts AS (
   SELECT DISTINCT ON (s.key, t.text) s.key, s.doc_id, s.chunk, t.text
@@ -52,23 +53,19 @@ def find_alike(connection: sa.Connection, generation: Generation, tolerance: flo
     Texts that differ in letter case, accents and white space alone are no different ones: many models drop these.
     Reads every vector once and no text but those of candidates; changes of documents meanwhile raise no false alarm.
     """
-    dim, index = generation.spec.model.dim, generation.physical_name
-    sql = _GROUPS.format(signs=min(dim, SIGNS), index=index, most=MOST_TEXTS, groups=MOST_GROUPS)
-    groups = connection.execute(sa.text(sql), {"cid": generation.cid, "gen": generation.gen}).all()
-    found = [one for group in groups for one in [_compare(connection, index, group, tolerance)] if one is not None]
+    lane = lane_of(generation)
+    signs = lane.signs(connection, min(generation.spec.model.dim, SIGNS))
+    sql = _GROUPS.format(signs=signs.sql, most=MOST_TEXTS, groups=MOST_GROUPS)
+    groups = connection.execute(sa.text(sql), {"cid": generation.cid, "gen": generation.gen, **signs.values}).all()
+    found = [one for group in groups for one in [_compare(connection, lane, group, tolerance)] if one is not None]
     return sorted(found, key=lambda one: (-one.texts, one.first))
 
 
-def _compare(connection: sa.Connection, index: str, group: sa.Row[object], tolerance: float) -> Alike | None:
+def _compare(connection: sa.Connection, lane: Lane, group: sa.Row[object], tolerance: float) -> Alike | None:
     """Return what has the vector that most texts of a group have; None where it is one text's."""
-    vectors = connection.execute(
-        sa.text(
-            "SELECT CAST(i.embedding AS text) FROM unnest(CAST(:ids AS text[]), CAST(:chunks AS int[])) WITH "
-            f"ORDINALITY AS k(doc_id, chunk, place) JOIN {index} i USING (doc_id, chunk) ORDER BY k.place"
-        ),
-        {"ids": group.ids, "chunks": group.chunks},
-    ).scalars()
-    rows = np.array([json.loads(vector) for vector in vectors], dtype=np.float64)
+    read = {one.doc_id: one.vectors for one in lane.read(connection, sorted(set(group.ids)))}
+    places = zip(group.ids, group.chunks, strict=True)
+    rows = np.array([read[one][chunk] for one, chunk in places if one in read and chunk < len(read[one])], np.float64)
     if len(rows) != len(group.ids):
         return None  # written meanwhile
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)

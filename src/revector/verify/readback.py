@@ -7,24 +7,23 @@ writes meanwhile, and nothing is locked.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
+from revector.interfaces import Vectors
 from revector.registry.collections import Generation
-from revector.registry.tables import index_of
-
-NORM_TOLERANCE = 0.01
-"""Stored vectors may differ from their length by this share: float16 storage rounds to about 0.0005."""
+from revector.registry.lane import SqlRelation
+from revector.registry.lanes import lane_of
 
 WRONG = ("missing", "stale", "extra", "damaged")
 
 INVARIANTS = {
     "i1_lost": "documents are lost: neither shown nor waiting",
     "i2_ahead": "documents or work items are ahead of what was written",
+    "i9_intent": "the ledger names points that were not published for it, or were given up",
     "i5_slots": "slots name generations that are not complete and live",
     "i13_unwaived": "dead letters of the served generation were never waived",
 }
@@ -47,12 +46,12 @@ class IdState:
 
 @dataclass(frozen=True, slots=True)
 class ShownDocument:
-    """A document and its rows, in one snapshot in which no work item waited for it."""
+    """A document and its rows, while no work item waited for it; ``vectors``: float32 ``(chunks, dim)``."""
 
     doc_id: str
     text: str
     spans: list[tuple[int, int]]
-    vectors: list[list[float]]
+    vectors: Vectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +67,12 @@ _NEXT = """
     (SELECT doc_id FROM document WHERE cid = :cid AND doc_id > :after ORDER BY doc_id LIMIT :rows)
     UNION (SELECT doc_id FROM ledger WHERE gen = :gen AND doc_id > :after ORDER BY doc_id LIMIT :rows)
     UNION (SELECT doc_id FROM pending WHERE gen = :gen AND doc_id > :after ORDER BY doc_id LIMIT :rows)
-    UNION (SELECT DISTINCT doc_id FROM {index} WHERE doc_id > :after ORDER BY doc_id LIMIT :rows)),
+    {strays}),
   page AS MATERIALIZED (SELECT doc_id FROM ids ORDER BY doc_id LIMIT :rows)"""
 
 _NAMED = """
   page AS MATERIALIZED (SELECT id COLLATE "C" AS doc_id FROM unnest(CAST(:ids AS text[])) id)"""
 
-# LATERAL: the rows of each document by the primary key, whatever the statistics say.
 _LOOK = """
 WITH {page}
 SELECT p.doc_id, c.n AS chunks, CASE
@@ -86,6 +84,7 @@ SELECT p.doc_id, c.n AS chunks, CASE
   WHEN l.version > d.version THEN ARRAY['stale', format(
     'the ledger shows version %s, the document is at %s', l.version, d.version)]
   WHEN w.version = d.version THEN ARRAY[CASE w.state WHEN 'dead' THEN 'dead' ELSE 'in flight' END, '']
+  WHEN c.attempt IS DISTINCT FROM l.attempt THEN ARRAY['in flight', '']
   WHEN d.deleted AND c.n > 0 THEN ARRAY['extra', format('deleted, but %s chunks are left', c.n)]
   WHEN d.deleted AND NOT l.deleted THEN ARRAY['stale', 'deleted, but the ledger shows it']
   WHEN d.deleted THEN ARRAY['deleted', '']
@@ -107,13 +106,7 @@ FROM page p
 LEFT JOIN document d ON d.cid = :cid AND d.doc_id = p.doc_id
 LEFT JOIN ledger l ON l.gen = :gen AND l.doc_id = p.doc_id
 LEFT JOIN pending w ON w.gen = :gen AND w.doc_id = p.doc_id
-CROSS JOIN LATERAL (
-  SELECT count(*)::int AS n, count(DISTINCT i.chunk)::int AS kinds, min(i.chunk) AS lowest, max(i.chunk) AS highest,
-    min(i.version) AS oldest, max(i.version) AS newest, max(i.stop) AS stop,
-    count(*) FILTER (WHERE vector_dims(i.embedding) <> {dim}) AS unlike,
-    count(*) FILTER (WHERE {bad}) AS bad,
-    count(*) FILTER (WHERE i.start < 0 OR i.stop <= i.start) AS outside
-  FROM {index} i WHERE i.doc_id = p.doc_id) c
+{facts}
 WHERE EXISTS (SELECT 1 FROM slot s WHERE s.gen = :gen)
 ORDER BY p.doc_id
 """
@@ -133,43 +126,44 @@ def look_at(connection: sa.Connection, generation: Generation, doc_ids: Sequence
 
 
 def _look(connection: sa.Connection, generation: Generation, page: str, values: Mapping[str, Any]) -> list[IdState]:
-    index, model = index_of(generation), generation.spec.model
-    norm = "l2_norm(i.embedding)" if index.spec.storage == "halfvec" else "vector_norm(i.embedding)"
-    # PostgreSQL orders NaN above all numbers, so both forms call it bad.
-    bad = f"abs({norm} - 1) > {NORM_TOLERANCE}" if model.normalize else f"NOT ({norm} > 0 AND {norm} < 'Infinity')"
+    lane, model = lane_of(generation), generation.spec.model
+    named = page.format(strays=lane.strays())
+    facts = lane.facts(connection, SqlRelation(named, values))
     length = "of length 1" if model.normalize else "finite and above 0"
-    sql = _LOOK.format(page=page.format(index=index.name), index=index.name, dim=model.dim, bad=bad, length=length)
-    rows = connection.execute(sa.text(sql), {"cid": generation.cid, "gen": generation.gen, **values})
+    sql = _LOOK.format(page=named, facts=facts.sql, dim=model.dim, length=length)
+    given = {"cid": generation.cid, "gen": generation.gen, **values, **facts.values}
+    rows = connection.execute(sa.text(sql), given)
     found = ((row.doc_id, row.found or ("sound", ""), row.chunks) for row in rows)
     return [IdState(doc_id, state, reason, chunks) for doc_id, (state, reason), chunks in found]
 
 
+_LIVE = """
+SELECT d.doc_id, d.version, d.content FROM document d
+WHERE d.cid = :cid AND d.doc_id = ANY(CAST(:ids AS text[])) AND NOT d.deleted
+  AND EXISTS (SELECT 1 FROM slot s WHERE s.gen = :gen)
+  AND NOT EXISTS (SELECT 1 FROM pending w WHERE w.gen = :gen AND w.doc_id = d.doc_id AND w.version >= d.version)
+ORDER BY d.doc_id
+"""
+
+
 def read_shown(connection: sa.Connection, generation: Generation, doc_ids: Sequence[str]) -> list[ShownDocument]:
-    """Return text and rows of those documents that are live and do not wait, in key order."""
-    rows = connection.execute(
-        sa.text(
-            f"""
-            SELECT d.doc_id, d.content, array_agg(i.start ORDER BY i.chunk) AS starts,
-              array_agg(i.stop ORDER BY i.chunk) AS stops,
-              array_agg(CAST(i.embedding AS text) ORDER BY i.chunk) AS vectors
-            FROM document d JOIN {generation.physical_name} i USING (doc_id)
-            WHERE d.cid = :cid AND d.doc_id = ANY(CAST(:ids AS text[])) AND NOT d.deleted
-              AND EXISTS (SELECT 1 FROM slot s WHERE s.gen = :gen)
-              AND NOT EXISTS (SELECT 1 FROM pending w WHERE w.gen = :gen AND w.doc_id = d.doc_id
-                              AND w.version >= d.version)
-            GROUP BY d.cid, d.doc_id ORDER BY d.doc_id
-            """
-        ),
-        {"cid": generation.cid, "gen": generation.gen, "ids": list(doc_ids)},
-    )
+    """Return text and rows of those documents that are live and do not wait, in key order.
+
+    Asked before and after the vectors are read: a document that is the same both times was that throughout.
+    """
+    values = {"cid": generation.cid, "gen": generation.gen, "ids": list(doc_ids)}
+    before = {row.doc_id: row for row in connection.execute(sa.text(_LIVE), values)}
+    read = {one.doc_id: one for one in lane_of(generation).read(connection, list(before))}
+    after = {row.doc_id: row.version for row in connection.execute(sa.text(_LIVE), values)}
     return [
         ShownDocument(
-            row.doc_id,
+            doc_id,
             row.content,
-            list(zip(row.starts, row.stops, strict=True)),
-            [json.loads(vector) for vector in row.vectors],
+            list(zip(read[doc_id].starts.tolist(), read[doc_id].stops.tolist(), strict=True)),
+            read[doc_id].vectors,
         )
-        for row in rows
+        for doc_id, row in before.items()
+        if doc_id in read and after.get(doc_id) == row.version
     ]
 
 

@@ -20,14 +20,15 @@ from revector.encoders.check import PROBES, check_vectors
 from revector.errors import ConfigError, DatabaseError, EncoderMismatch, GateBusy, IndexGone, RevectorError
 from revector.history.events import broken_links
 from revector.indexing.encoding import Encoders
+from revector.indexing.rearm import rearm
 from revector.interfaces import Chunk, Chunker, Encoder, NoProgress, Progress, Vectors
-from revector.registry import tables
+from revector.registry import lanes, ledgers
 from revector.registry.collections import Generation, read_collection, read_generation
 from revector.registry.control import add_event
+from revector.registry.lane import NORM_TOLERANCE
 from revector.verify import readback
 from revector.verify.alike import find_alike
-from revector.verify.readback import NORM_TOLERANCE, WRONG, IdState, ShownDocument
-from revector.verify.repair import rearm
+from revector.verify.readback import WRONG, IdState, ShownDocument
 from revector.verify.verified import FIRST, IndexFindings, VerificationReport, WrongDocument
 
 T = TypeVar("T")
@@ -102,8 +103,8 @@ class IndexComparison:
 
     def _has_rows(self, connection: sa.Connection) -> bool:
         """Note what is wrong with the table as a whole; return whether there is one to read."""
-        self.found.faults += (faults := tables.faults(connection, self._generation))
-        return not any(one.endswith(tables.MISSING) for one in faults)
+        self.found.faults += (faults := lanes.faults(connection, self._generation))
+        return not any(one.endswith(ledgers.MISSING) for one in faults)
 
     def _pages(self, after: str, most: int | None) -> Iterator[list[IdState]]:
         """Yield pages in key order; only a page that was read and is empty is the end."""
@@ -210,11 +211,10 @@ class IndexComparison:
                 wrong.append(WrongDocument("damaged", one.doc_id, reason))
         return wrong
 
-    def _unlike_vectors(self, stored: Sequence[Sequence[float]], fresh: Vectors) -> str:
+    def _unlike_vectors(self, stored: Vectors, fresh: Vectors) -> str:
         """Say which stored vector is not its text's; empty if all are."""
         allowed = self.found.tolerance or LEAST_TOLERANCE
-        for chunk, (values, wanted) in enumerate(zip(stored, fresh, strict=True)):
-            vector = np.asarray(values, dtype=np.float32)
+        for chunk, (vector, wanted) in enumerate(zip(stored, fresh, strict=True)):
             if vector.shape != wanted.shape:
                 return f"chunk {chunk} is {len(vector)} wide"
             distance = float(_distances(vector[None], wanted[None])[0])

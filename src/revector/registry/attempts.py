@@ -1,0 +1,380 @@
+"""Owns the lane of indexes in a store outside of PostgreSQL: points named by attempts, and SQL that shows some of them.
+
+The store is asked for points by id and for what is near, nothing else. Which attempt of a document is shown is a line
+in the ledger. So showing a document, deleting it and a swap are single transactions of PostgreSQL, whatever the store
+does with its requests: delays, repeats or loses them.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import numpy.typing as npt
+import sqlalchemy as sa
+
+from revector.archive import Part
+from revector.crash import crash_at
+from revector.database.driver import analyze
+from revector.errors import IndexGone, StoreUnavailable
+from revector.guards import guard
+from revector.interfaces import Progress, Vectors
+from revector.registry import intents, ledgers
+from revector.registry.collections import Generation
+from revector.registry.in_sql import visible
+from revector.registry.lane import NORM_TOLERANCE, SearchRequest, SqlRelation, Staged, StoredDocument, VisibleHits
+from revector.stores.opening import open_index
+from revector.stores.pgvector import Build
+from revector.stores.seam import NearPoint, Points, StoreTraits
+
+PUT_POINTS = 1_000
+"""Points of one request."""
+
+READ_BACK_TRIES, READ_BACK_S = 50, 0.1
+"""How often, and how far apart, points are asked for again that a store has acknowledged and does not show yet."""
+
+_FACTS = """
+LEFT JOIN unnest(CAST(:f_ids AS text[]), CAST(:f_attempts AS uuid[]), CAST(:f_n AS int[]), CAST(:f_lowest AS int[]),
+  CAST(:f_highest AS int[]), CAST(:f_versions AS bigint[]), CAST(:f_stop AS int[]), CAST(:f_bad AS int[]),
+  CAST(:f_outside AS int[])) f(doc_id, attempt, n, lowest, highest, version, stop, bad, outside) ON f.doc_id = p.doc_id
+CROSS JOIN LATERAL (SELECT f.attempt, coalesce(f.n, 0) AS n, coalesce(f.n, 0) AS kinds, f.lowest, f.highest,
+  f.version AS oldest, f.version AS newest, f.stop, 0 AS unlike, f.bad, f.outside) c"""
+
+
+class AttemptsLane:
+    """The index of a generation as points that intents name."""
+
+    def __init__(self, generation: Generation) -> None:
+        self._generation, self._cid, self._gen = generation, generation.cid, generation.gen
+        self.index = open_index(generation.spec.index.store, generation.physical_name, generation.spec.model.dim)
+        self._canary = uuid.uuid5(uuid.NAMESPACE_OID, generation.physical_name)
+
+    @property
+    def traits(self) -> StoreTraits:
+        """What its store can do."""
+        return self.index.traits
+
+    def register(self, connection: sa.Connection, encoder_fp: str) -> None:
+        """Make the table of intents; the index itself waits for ``ensure``, as the gate waits for no store."""
+        del encoder_fp
+        intents.create(connection, self._gen)
+
+    def ensure(self) -> None:
+        """Create the index in its store, with one point by which its loss is noticed; no attempt names that point."""
+        self.index.create(self._generation.encoder_fp)
+        vector = np.zeros((1, self._generation.spec.model.dim), np.float32)
+        vector[0, 0] = 1.0
+        none = np.zeros(1, np.int32)
+        self.index.put(Points([self._canary], [self._canary], none, none, none + 1, vector))
+
+    def build(self, engine: sa.Engine, progress: Progress, given: Build) -> bool:
+        """Have the store index what was put."""
+        del engine, given
+        return self.index.finish(progress)
+
+    def analyze(self, engine: sa.Engine) -> None:
+        """Analyze documents, ledger and intents."""
+        analyze(engine, ("document", ledgers.table(self._gen), f"intent_g{self._gen}"))
+
+    def faults(self, connection: sa.Connection, *, built: bool) -> list[str]:
+        """Look for the tables of ledger and intents."""
+        del built
+        return ledgers.absent(connection, (ledgers.table(self._gen), f"intent_g{self._gen}"))
+
+    def demand(self) -> None:
+        """Look at the index in its store."""
+        there, name, store = self.index.describe(), self.index.name, self._generation.spec.index.store
+        if there is None:
+            raise IndexGone(
+                f"the index {name} is not in the store {store!r}. Nothing was changed; a worker that reaches the store "
+                "makes it again and re-embeds its documents."
+            )
+        if there.encoder_fp != self._generation.encoder_fp:
+            raise IndexGone(
+                f"the index {name} in the store {store!r} says that it is of encoder {there.encoder_fp}; generation "
+                f"{self._gen} is of {self._generation.encoder_fp}. Nothing was changed; someone changed it by hand."
+            )
+
+    def is_whole(self) -> bool:
+        """Look for the point that ``ensure`` put there."""
+        return self.index.describe() is not None and len(self.index.read([self._canary]).ids) == 1
+
+    def drop(self, connection: sa.Connection) -> None:
+        """Drop the index in its store; the intents go with the ledger."""
+        del connection
+        self.index.drop()
+
+    # Writing ----------------------------------------------------------------------------------------------------------
+
+    def stage(self, engine: sa.Engine, part: Part) -> Staged:
+        """Commit intents, then put the points: SQL knows every point that can exist."""
+        staged = {doc_id: uuid.uuid4() for doc_id in part.doc_ids}
+        if not staged:
+            return staged
+        intents.open_all(engine, self._gen, part, staged)
+        crash_at("stage.after_intent")
+        points = _points(part, staged)
+        for first in range(0, len(points.ids), PUT_POINTS):
+            self.index.put(points.rows(slice(first, first + PUT_POINTS)))
+            crash_at("stage.after_put")
+        if not self.traits.searchable_at_once:
+            self._await(points.ids)
+        return staged
+
+    def _await(self, ids: Sequence[UUID]) -> None:
+        """Wait until the store shows what it has acknowledged. Raises ``StoreUnavailable`` where it does not."""
+        left = set(ids)
+        for _ in range(READ_BACK_TRIES):
+            left -= set(self.index.read(sorted(left)).ids)
+            if not left:
+                return
+            time.sleep(READ_BACK_S)
+        raise StoreUnavailable(
+            f"the store {self._generation.spec.index.store!r} acknowledged {len(ids):,} points of {self.index.name}, "
+            f"and {len(left):,} of them cannot be read. Nothing was published, all work stays due; it is tried again."
+        )
+
+    def reveal(self, connection: sa.Connection, part: Part, staged: Staged, held: set[str]) -> set[str]:
+        """Publish the attempts that are still open, and note what they supersede."""
+        embedded = [doc_id for doc_id in part.doc_ids if doc_id in held]
+        shown = intents.publish(connection, self._gen, [staged[doc_id] for doc_id in embedded])
+        shown |= held - set(embedded)
+        crash_at("reveal.after_cas")
+        intents.supersede(connection, self._gen, sorted(shown))
+        return shown
+
+    def remove(self, attempts: Sequence[tuple[UUID, int]]) -> None:
+        """Remove points by the ids that attempts give them."""
+        self.index.remove(intents.point_ids(attempts))
+
+    # Reading ----------------------------------------------------------------------------------------------------------
+
+    def search(self, connection: sa.Connection, query: npt.NDArray[np.float32], wanted: SearchRequest) -> VisibleHits:
+        """Ask the store what is near, then SQL in one statement what of it is shown.
+
+        An attempt that was superseded while the store searched still counts: its points were what the alias showed when
+        the search began. What was superseded before had its successor in the store by then, which was found instead. Of
+        two attempts of one document the newer one counts.
+        """
+        began = intents.newest_shown(connection)
+        near = self.index.near(query, wanted.candidates, exact=wanted.exact)
+        shown = guard("search.attempt", "(l.attempt = i.attempt OR i.superseded_seq > :began)")
+        also = f" AND {wanted.filter_sql}" if wanted.filter_sql else ""
+        best = (
+            "SELECT DISTINCT ON (doc_id) * FROM shown ORDER BY doc_id, distance, chunk"
+            if wanted.by_document
+            else "SELECT * FROM shown"
+        )
+        sql = f"""
+            WITH hits AS MATERIALIZED (
+              SELECT n.*, i.doc_id, i.content_hash, first_value(i.attempt) OVER (
+                PARTITION BY i.doc_id ORDER BY i.version DESC, i.created_at DESC) AS newest
+              FROM unnest(CAST(:attempts AS uuid[]), CAST(:chunks AS int[]), CAST(:starts AS int[]),
+                CAST(:stops AS int[]), CAST(:distances AS float8[])) n(attempt, chunk, start, stop, distance)
+              JOIN intent i ON i.gen = :gen AND i.attempt = n.attempt
+              JOIN document d ON d.cid = :cid AND d.doc_id = i.doc_id
+              JOIN {ledgers.table(self._gen)} l ON l.gen = :gen AND l.doc_id = i.doc_id
+              WHERE i.state = 'published' AND {shown} AND {visible()}{also}),
+            shown AS (SELECT * FROM hits WHERE attempt = newest),
+            top AS (SELECT * FROM ({best}) best ORDER BY distance, doc_id, chunk LIMIT {int(wanted.k)})
+            SELECT c.active_gen, t.doc_id, t.chunk, t.start, t.stop, t.distance, d.version, d.meta,
+                   CASE WHEN t.content_hash = d.content_hash
+                     THEN substr(d.content, t.start + 1, t.stop - t.start) ELSE d.content END AS text
+            FROM collection c LEFT JOIN top t ON true
+            LEFT JOIN document d ON d.cid = c.cid AND d.doc_id = t.doc_id
+            WHERE c.cid = :cid ORDER BY t.distance, t.doc_id, t.chunk"""
+        values = {"cid": self._cid, "gen": self._gen, "began": began, **_columns(near), **wanted.filter_params}
+        found = connection.execute(sa.text(sql), values).mappings().all()
+        return VisibleHits(found[0]["active_gen"], len(near), [dict(row) for row in found if row["doc_id"] is not None])
+
+    def direction(self, connection: sa.Connection, doc_id: str) -> npt.NDArray[np.float32] | None:
+        """Read the attempt that is shown, and average it here."""
+        found = connection.execute(
+            sa.text(
+                "SELECT i.attempt, i.n_chunks FROM ledger l JOIN intent i ON i.gen = l.gen AND i.attempt = l.attempt "
+                "JOIN document d ON d.cid = :cid AND d.doc_id = l.doc_id WHERE l.gen = :gen AND l.doc_id = :doc_id "
+                f"AND {visible()}"
+            ),
+            {"cid": self._cid, "gen": self._gen, "doc_id": doc_id},
+        ).one_or_none()
+        if found is None:
+            return None
+        vectors = self.index.read(intents.point_ids([(found.attempt, found.n_chunks)])).vectors
+        if not len(vectors):
+            return None
+        mean: npt.NDArray[np.float32] = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).mean(axis=0)
+        return mean
+
+    def read(self, connection: sa.Connection, doc_ids: Sequence[str]) -> Iterator[StoredDocument]:
+        """Read the points of the attempts that the ledger names. They are written once, so no snapshot is needed."""
+        rows = connection.execute(
+            sa.text(
+                "SELECT doc_id, attempt, n_chunks FROM ledger WHERE gen = :gen AND doc_id = ANY(CAST(:ids AS text[])) "
+                "AND attempt IS NOT NULL ORDER BY doc_id"
+            ),
+            {"gen": self._gen, "ids": list(doc_ids)},
+        ).all()
+        found = self._by_attempt([(row.attempt, row.n_chunks) for row in rows])
+        for row in rows:
+            if (points := found.get(row.attempt)) is not None:
+                yield StoredDocument(
+                    row.doc_id, points.starts.astype(np.int32), points.stops.astype(np.int32), points.vectors
+                )
+
+    def _by_attempt(self, attempts: Sequence[tuple[UUID, int]]) -> dict[UUID, Points]:
+        """Return the points of attempts that are there, each in the order of its chunks."""
+        points = self.index.read(intents.point_ids(attempts))
+        at: dict[UUID, list[int]] = defaultdict(list)
+        for n in np.argsort(points.chunks, kind="stable").tolist():
+            at[points.attempts[n]].append(n)
+        return {
+            attempt: Points(
+                [points.ids[n] for n in places],
+                [attempt] * len(places),
+                points.chunks[places],
+                points.starts[places],
+                points.stops[places],
+                points.vectors[places],
+            )
+            for attempt, places in at.items()
+        }
+
+    def sample(self, connection: sa.Connection, rows: int) -> Iterator[Vectors]:
+        """Read the points of random documents."""
+        there = connection.execute(
+            sa.text(
+                f"SELECT attempt, n_chunks FROM {ledgers.table(self._gen)} WHERE attempt IS NOT NULL "
+                "ORDER BY hashtextextended(doc_id, 0) LIMIT :rows"
+            ),
+            {"rows": rows},
+        ).all()
+        taken, wanted = 0, list[tuple[UUID, int]]()
+        for attempt, n_chunks in there:
+            if taken >= rows:
+                break
+            wanted.append((attempt, n_chunks))
+            taken += n_chunks
+        for first in range(0, len(wanted), PUT_POINTS):
+            yield self.index.read(intents.point_ids(wanted[first : first + PUT_POINTS])).vectors
+
+    def facts(self, connection: sa.Connection, page: SqlRelation) -> SqlRelation:
+        """Read the points that the ledger names by now and count them here.
+
+        Where the statement then finds another attempt in the ledger, they say nothing of it.
+        """
+        rows = connection.execute(
+            sa.text(
+                f"WITH {page.sql} SELECT p.doc_id, l.attempt, l.n_chunks, i.version FROM page p JOIN ledger l ON "
+                "l.gen = :gen AND l.doc_id = p.doc_id JOIN intent i ON i.gen = :gen AND i.attempt = l.attempt"
+            ),
+            {"cid": self._cid, "gen": self._gen, **page.values},
+        ).all()
+        found = self._by_attempt([(row.attempt, row.n_chunks) for row in rows])
+        counted = [_count(found.get(row.attempt), normalize=self._generation.spec.model.normalize) for row in rows]
+        columns = list(zip(*counted, strict=True)) if counted else [()] * 6
+        values = dict(
+            zip(("f_n", "f_lowest", "f_highest", "f_stop", "f_bad", "f_outside"), map(list, columns), strict=True)
+        )
+        return SqlRelation(
+            _FACTS,
+            {
+                "f_ids": [row.doc_id for row in rows],
+                "f_attempts": [row.attempt for row in rows],
+                "f_versions": [row.version for row in rows],
+                **values,
+            },
+        )
+
+    def strays(self) -> str:
+        """Return nothing: what no attempt names is never shown, and the collector removes it."""
+        return ""
+
+    def signs(self, connection: sa.Connection, dims: int) -> SqlRelation:
+        """Read all vectors and return those chunks whose signs another one has."""
+        rows = connection.execute(
+            sa.text(
+                f"SELECT doc_id, attempt, n_chunks FROM {ledgers.table(self._gen)} WHERE attempt IS NOT NULL "
+                "ORDER BY doc_id"
+            )
+        ).all()
+        seen: dict[bytes, list[tuple[str, int, int, int]]] = defaultdict(list)
+        for first in range(0, len(rows), PUT_POINTS):
+            some = rows[first : first + PUT_POINTS]
+            found = self._by_attempt([(row.attempt, row.n_chunks) for row in some])
+            for row in some:
+                if (points := found.get(row.attempt)) is None:
+                    continue
+                keys = np.packbits(points.vectors[:, :dims] > 0, axis=1)
+                for n, key in enumerate(keys):
+                    place = (row.doc_id, int(points.chunks[n]), int(points.starts[n]), int(points.stops[n]))
+                    seen[key.tobytes()].append(place)
+        twins = [(*place, key) for key, places in seen.items() if len(places) > 1 for place in places]
+        columns = [list(column) for column in zip(*twins, strict=True)] or [[]] * 5
+        names = ("s_ids", "s_chunks", "s_starts", "s_stops", "s_keys")
+        return SqlRelation(
+            "SELECT * FROM unnest(CAST(:s_ids AS text[]), CAST(:s_chunks AS int[]), CAST(:s_starts AS int[]), "
+            "CAST(:s_stops AS int[]), CAST(:s_keys AS bytea[])) s(doc_id, chunk, start, stop, key)",
+            dict(zip(names, columns, strict=True)),
+        )
+
+    def size_bytes(self, connection: sa.Connection) -> int:
+        """Return what the store says."""
+        del connection
+        there = self.index.describe()
+        return 0 if there is None else there.bytes
+
+    def rows(self, connection: sa.Connection) -> int:
+        """Return the store's points, of superseded attempts too."""
+        del connection
+        there = self.index.describe()
+        return 0 if there is None else there.points
+
+
+def _points(part: Part, staged: Staged) -> Points:
+    """Return the points of all documents of a part, their chunks numbered from 0."""
+    attempts = [
+        attempt for doc_id, n in zip(part.doc_ids, part.counts, strict=True) for attempt in [staged[doc_id]] * n
+    ]
+    chunks = np.concatenate([np.arange(n, dtype=np.int32) for n in part.counts])
+    at = np.concatenate([np.arange(first, first + n) for first, n in zip(part.starts, part.counts, strict=True)])
+    return Points(
+        [intents.point_id(attempt, chunk) for attempt, chunk in zip(attempts, chunks, strict=True)],
+        attempts,
+        chunks,
+        part.chunk_starts[at],
+        part.chunk_ends[at],
+        part.embeddings[at],
+    )
+
+
+def _columns(near: Sequence[NearPoint]) -> dict[str, list[Any]]:
+    """Return what was found near as columns; a distance is 1 minus the similarity, as pgvector's cosine distance is."""
+    return {
+        "attempts": [one.attempt for one in near],
+        "chunks": [one.chunk for one in near],
+        "starts": [one.start for one in near],
+        "stops": [one.stop for one in near],
+        "distances": [1.0 - one.similarity for one in near],
+    }
+
+
+def _count(points: Points | None, *, normalize: bool) -> tuple[int, int | None, int | None, int | None, int, int]:
+    """Return number, least and largest chunk, last end, bad lengths and impossible offsets of one attempt's points."""
+    if points is None:
+        return 0, None, None, None, 0, 0
+    norms = np.linalg.norm(points.vectors, axis=1)
+    good = np.abs(norms - 1) <= NORM_TOLERANCE if normalize else (norms > 0) & np.isfinite(norms)
+    outside = (points.starts < 0) | (points.stops <= points.starts)
+    return (
+        len(points.ids),
+        int(points.chunks.min()),
+        int(points.chunks.max()),
+        int(points.stops.max()),
+        int((~good).sum()),
+        int(outside.sum()),
+    )

@@ -1,0 +1,177 @@
+"""Owns the intents of a generation whose index is in a store outside of PostgreSQL: every point that may exist there.
+
+An attempt is a random id for one try to embed one version of a document. It is ``open`` before the store is touched,
+``published`` by a compare-and-set in the transaction that shows it, and ``doomed`` before its points are removed. It
+never goes back, so a late request of the store cannot bring anything back either.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from revector.archive import Part
+from revector.database.engine import repeated
+from revector.guards import guard
+
+READERS_LOCK = 1919252073
+"""First key of the advisory lock, with the generation as the second, that long readers share with each other."""
+
+OPEN_S = 3_600.0
+"""An attempt that was not published after this long is given up: ten times the slowest (reliability.md 3.7)."""
+
+QUERY_S = 60.0
+"""Longer than any search runs: what was superseded this long ago is shown to nobody."""
+
+LATE_S = 900.0
+"""Longer than a request may be on its way: after it, points that arrived late are removed once more."""
+
+
+@dataclass(frozen=True, slots=True)
+class DoomedAttempt:
+    """An attempt whose points are to be removed; ``again`` for the second and last time."""
+
+    attempt: UUID
+    n_chunks: int
+    again: bool
+
+
+def create(connection: sa.Connection, gen: int) -> None:
+    """Make the table of a generation's intents."""
+    connection.execute(sa.text("SELECT intent_make(:gen)"), {"gen": gen})
+
+
+def point_id(attempt: UUID, chunk: int) -> UUID:
+    """Return the id of a chunk's point: computed, so that nothing need be scanned to find it."""
+    return uuid.uuid5(attempt, str(chunk))
+
+
+def point_ids(attempts: Iterable[tuple[UUID, int]]) -> list[UUID]:
+    """Return the ids of all points of attempts, given with their numbers of chunks."""
+    return [point_id(attempt, n) for attempt, n_chunks in attempts for n in range(n_chunks)]
+
+
+@repeated
+def open_all(engine: sa.Engine, gen: int, part: Part, attempts: Mapping[str, UUID]) -> None:
+    """Commit that points of these attempts, by document, may exist from now on."""
+    with engine.begin() as connection:
+        connection.execute(
+            sa.text(
+                "INSERT INTO intent (gen, attempt, doc_id, version, content_hash, n_chunks) SELECT :gen, * FROM unnest("
+                "CAST(:attempts AS uuid[]), CAST(:ids AS text[]), CAST(:versions AS bigint[]), CAST(:hashes AS "
+                "text[]), CAST(:counts AS int[])) ON CONFLICT DO NOTHING"
+            ),
+            {
+                "gen": gen,
+                "attempts": [attempts[doc_id] for doc_id in part.doc_ids],
+                "ids": list(part.doc_ids),
+                "versions": part.versions.tolist(),
+                "hashes": list(part.content_hashes),
+                "counts": part.counts.tolist(),
+            },
+        )
+
+
+def publish(connection: sa.Connection, gen: int, attempts: Sequence[UUID]) -> set[str]:
+    """Move attempts from open to published; return the documents of those that were still open."""
+    if not attempts:
+        return set()
+    still = guard("reveal.open", "i.state = 'open'")
+    return set(
+        connection.scalars(
+            sa.text(
+                "WITH open AS (SELECT i.attempt FROM unnest(CAST(:attempts AS uuid[])) a(attempt) JOIN intent i ON "
+                f"i.gen = :gen AND i.attempt = a.attempt WHERE {still} "
+                "ORDER BY i.doc_id FOR UPDATE OF i) UPDATE intent i SET state = 'published' FROM open WHERE i.gen = "
+                ":gen AND i.attempt = open.attempt RETURNING i.doc_id"
+            ),
+            {"gen": gen, "attempts": list(attempts)},
+        )
+    )
+
+
+def supersede(connection: sa.Connection, gen: int, doc_ids: Sequence[str]) -> None:
+    """Note that the ledger is about to name other attempts of these documents, or none."""
+    connection.execute(
+        sa.text(
+            "UPDATE intent i SET superseded_seq = nextval('publish_seq'), superseded_at = clock_timestamp() "
+            "FROM ledger l WHERE l.gen = :gen AND l.doc_id = ANY(CAST(:ids AS text[])) AND i.gen = :gen "
+            "AND i.attempt = l.attempt"
+        ),
+        {"gen": gen, "ids": list(doc_ids)},
+    )
+
+
+def newest_shown(connection: sa.Connection) -> int:
+    """Return the number of the latest change of what is shown: later ones have higher numbers, whatever clocks say."""
+    return int(connection.scalar(sa.text("SELECT last_value FROM publish_seq")) or 0)
+
+
+def hold_for_reading(connection: sa.Connection, gen: int) -> None:
+    """Keep what the transaction's snapshot names from being removed until it ends."""
+    connection.execute(sa.text("SELECT pg_advisory_xact_lock_shared(:key, :gen)"), {"key": READERS_LOCK, "gen": gen})
+
+
+@repeated
+def doom(engine: sa.Engine, gen: int, most: int) -> int:
+    """Give up to ``most`` attempts up that nobody can see or publish in time; return how many. 0 while someone reads.
+
+    Rows that a publisher holds are skipped, so the two never wait for each other.
+    """
+    with engine.begin() as connection:
+        unseen = guard("collect.unseen", "superseded_at < clock_timestamp() - :query_s * interval '1 s'")
+        free = sa.text("SELECT pg_try_advisory_xact_lock(:key, :gen)")
+        if not connection.scalar(free, {"key": READERS_LOCK, "gen": gen}):
+            return 0
+        return connection.execute(
+            sa.text(
+                "WITH old AS (SELECT attempt FROM intent WHERE gen = :gen AND (state = 'open' AND created_at < "
+                "clock_timestamp() - :open_s * interval '1 s' OR state = 'published' AND "
+                f"{unseen}) "
+                "LIMIT :most FOR UPDATE SKIP LOCKED) UPDATE intent i SET state = 'doomed', doomed_at = "
+                "clock_timestamp() FROM old WHERE i.gen = :gen AND i.attempt = old.attempt"
+            ),
+            {"gen": gen, "open_s": OPEN_S, "query_s": QUERY_S, "most": most},
+        ).rowcount
+
+
+def doomed(connection: sa.Connection, gen: int, most: int) -> list[DoomedAttempt]:
+    """Return attempts whose points must be removed now: for the first time, or ``LATE_S`` after it once more."""
+    rows = connection.execute(
+        sa.text(
+            "SELECT attempt, n_chunks, removed_at IS NOT NULL AS again FROM intent WHERE gen = :gen AND state = "
+            "'doomed' AND (removed_at IS NULL OR removed_at < clock_timestamp() - :late_s * interval '1 s') LIMIT "
+            ":most"
+        ),
+        {"gen": gen, "late_s": LATE_S, "most": most},
+    )
+    return [DoomedAttempt(**row._mapping) for row in rows]
+
+
+@repeated
+def removed(engine: sa.Engine, gen: int, attempts: Sequence[DoomedAttempt]) -> None:
+    """Note that the points of attempts were removed; those for which it was the second time are forgotten."""
+    values = {
+        "gen": gen,
+        "first": [one.attempt for one in attempts if not one.again],
+        "last": [one.attempt for one in attempts if one.again],
+    }
+    with engine.begin() as connection:
+        connection.execute(
+            sa.text(
+                "UPDATE intent SET removed_at = clock_timestamp() WHERE gen = :gen AND attempt = "
+                "ANY(CAST(:first AS uuid[])) AND removed_at IS NULL"
+            ),
+            values,
+        )
+        connection.execute(
+            sa.text(
+                "DELETE FROM intent WHERE gen = :gen AND attempt = ANY(CAST(:last AS uuid[])) AND removed_at IS NOT "
+                "NULL"
+            ),
+            values,
+        )

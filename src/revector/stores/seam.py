@@ -1,0 +1,153 @@
+"""Owns the seam between revector and a store of vectors: an index is points by id, and knows nothing of documents.
+
+What a point means, and whether a reader may see it, is decided in SQL (``registry.attempts``). So a store needs no
+conditional write, no transaction and no order of requests: a request that arrives late, twice or never does no harm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+from uuid import UUID
+
+import numpy as np
+import numpy.typing as npt
+
+from revector.interfaces import Progress, Vectors
+
+Metric = Literal["cosine", "dot", "l2"]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreTraits:
+    """What indexes of a store are like, and what they can be asked for."""
+
+    in_sql: bool
+    """Rows of the registry's own database: results and records change in one transaction."""
+    kinds: frozenset[str]
+    """Values of ``IndexSpec.kind`` that it has."""
+    storages: frozenset[str]
+    """Values of ``IndexSpec.storage`` that it has."""
+    quantizes: frozenset[str]
+    """Values of ``IndexSpec.quantize`` that it has."""
+    max_dim: int
+    searchable_at_once: bool = True
+    """What was put is found by the next search. Elsewhere the points are read back before they count."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Points:
+    """Chunks as a store keeps them, by column: ``n`` ids, attempts and integers, ``vectors`` float32 ``(n, dim)``.
+
+    An id is written once and never again with other content. ``attempts`` name the try to embed one version of one
+    document that the point belongs to.
+    """
+
+    ids: Sequence[UUID]
+    attempts: Sequence[UUID]
+    chunks: npt.NDArray[np.integer[Any]]
+    starts: npt.NDArray[np.integer[Any]]
+    stops: npt.NDArray[np.integer[Any]]
+    vectors: Vectors
+
+    def rows(self, wanted: slice) -> Points:
+        """Return some of the points."""
+        return Points(
+            self.ids[wanted],
+            self.attempts[wanted],
+            self.chunks[wanted],
+            self.starts[wanted],
+            self.stops[wanted],
+            self.vectors[wanted],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class NearPoint:
+    """A point that was found; a larger ``similarity`` is nearer (cosine, dot product, or minus the L2 distance)."""
+
+    attempt: UUID
+    chunk: int
+    start: int
+    stop: int
+    similarity: float
+
+
+@dataclass(frozen=True, slots=True)
+class IndexDescription:
+    """What a store says of one index: the fingerprint kept inside it, its width, its points and their bytes."""
+
+    encoder_fp: str
+    dim: int
+    points: int
+    bytes: int
+    ready: bool
+    """Whether searches are as good as they will be: everything is indexed."""
+
+
+class Index(Protocol):
+    """One physical index. Every call may be repeated; a name is never used again for another index.
+
+    Each raises ``StoreUnavailable`` where the store does not answer; ``put``, ``near``, ``read`` and ``scan`` raise
+    ``IndexGone`` where it has no such index. None of them creates an index but ``create``.
+    """
+
+    @property
+    def name(self) -> str:
+        """Its name in the store."""
+        ...
+
+    @property
+    def traits(self) -> StoreTraits:
+        """What it can do."""
+        ...
+
+    def create(self, encoder_fp: str) -> None:
+        """Create the empty index; one that is there stays as it is. Raises ``EncoderMismatch`` if it is another's."""
+        ...
+
+    def describe(self) -> IndexDescription | None:
+        """Return what the store says of it, or None where it is not there."""
+        ...
+
+    def drop(self) -> None:
+        """Drop it; one that is not there counts as dropped."""
+        ...
+
+    def put(self, points: Points) -> None:
+        """Store points; those that are there are the same already. Returns once the store has acknowledged all."""
+        ...
+
+    def remove(self, ids: Sequence[UUID]) -> None:
+        """Remove points by id; those that are not there count as removed."""
+        ...
+
+    def near(self, vector: npt.NDArray[np.float32], n: int, *, exact: bool) -> list[NearPoint]:
+        """Return the ``n`` points nearest to ``vector`` ``(dim,)``, best first; fewer only where there are no more."""
+        ...
+
+    def read(self, ids: Sequence[UUID]) -> Points:
+        """Return those of the points that are there, in any order."""
+        ...
+
+    def scan(self, after: UUID | None, n: int) -> list[tuple[UUID, UUID]]:
+        """Return id and attempt of the next ``n`` points above the id ``after``, in the order of ids."""
+        ...
+
+    def finish(self, progress: Progress) -> bool:
+        """Build what searches need over everything that was put; return whether there was anything to do."""
+        ...
+
+
+class Store(Protocol):
+    """A place for indexes, as settings describe it."""
+
+    @property
+    def traits(self) -> StoreTraits:
+        """What its indexes can do."""
+        ...
+
+    def open(self, name: str, dim: int) -> Index:
+        """Return the index of that name; nothing is asked of the store yet."""
+        ...

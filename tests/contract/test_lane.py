@@ -1,0 +1,326 @@
+"""What every lane must do, and the protocol over it: the whole life of a migration, wherever an index is."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from uuid import UUID
+
+import numpy as np
+import pytest
+from evaluation.reliability.late import LateStore
+
+from revector.errors import IndexGone, SpecError, StoreUnavailable
+from revector.indexing.keeping import StoreKeeper
+from revector.interfaces import Document
+from revector.registry import intents
+from revector.registry.lane import SearchRequest
+from revector.registry.lanes import lane_of
+from revector.serving.exporting import reading_vectors
+from revector.stores.memory import MemoryStore
+from revector.stores.opening import added
+from revector.stores.seam import Store
+from worlds import World, document
+
+GATE = "gate = Gate(max_drop=1.0, min_overlap=None, min_queries=1)"
+
+
+@dataclass
+class Stored:
+    """A project whose indexes are in a store under test."""
+
+    world: World
+    name: str
+    store: Store | None
+
+    def revision(self, name: str, parent: str | None, model: str = "hashing", store: str | None = None) -> None:
+        where = f'index = IndexSpec(kind="exact", store="{store or self.name}")'
+        self.world.revision(name, parent, f'model = ModelSpec(name="{model}", dim=64)', where, GATE)
+
+    def keep(self) -> None:
+        """Look after the served index as a worker does once a minute."""
+        StoreKeeper(self.world.engine).look(self.world.generation())
+
+
+STORES = {"pgvector": None, "memory": MemoryStore, "late": partial(LateStore, fails=0.0)}
+
+
+@pytest.fixture(params=STORES)
+def stored(request: pytest.FixtureRequest, world: World) -> Iterator[Stored]:
+    make = STORES[request.param]
+    if make is None:
+        yield Stored(world, "pgvector", None)
+        return
+    store = make()
+    with added("tested", store):
+        yield Stored(world, "tested", store)
+
+
+@pytest.fixture
+def serving(stored: Stored) -> Stored:
+    """120 documents are served, and b200 may follow."""
+    stored.revision("a100", None)
+    stored.revision("b200", "a100", "hashing:seed2")
+    stored.world.put(120)
+    stored.world.upgrade("a100")
+    return stored
+
+
+@pytest.fixture
+def outside(serving: Stored) -> Stored:
+    if serving.store is None:
+        pytest.skip("what PostgreSQL commits, it keeps: nothing to collect, and nothing to lose")
+    return serving
+
+
+def check_equal(world: World) -> None:
+    """Every live index equals the documents by revector's own verification, and no invariant is broken."""
+    world.settle()
+    report = world.project.verify("docs")
+    assert report.passed, report
+    for view in ("i1_lost", "i2_ahead", "i5_slots", "i9_intent"):
+        assert world.sql(f"SELECT * FROM {view}") == [], view
+
+
+def test_a_document_is_found_replaced_and_hidden_at_once(serving: Stored) -> None:
+    world = serving.world
+    assert world.search("apple7 pear7", 3)[0] == "d00007"
+    world.documents.put("d00007", "quince melon")
+    world.settle()
+    assert world.search("quince melon", 3)[0] == "d00007"
+    [hit] = world.project.searcher("docs").search("quince melon", 1).hits
+    assert (hit.text, hit.version) == ("quince melon", world.documents.get("d00007").version)
+    assert hit.score == pytest.approx(1.0, abs=1e-5)
+    world.documents.delete("d00007")
+    assert "d00007" not in world.search("quince melon", 100)
+    world.settle()
+    assert "d00007" not in world.search("quince melon", 100)
+    assert len(world.search("apple", 100)) == 100
+    check_equal(world)
+
+
+def test_a_migration_goes_forward_back_and_to_its_end_while_documents_change(serving: Stored) -> None:
+    world = serving.world
+    world.upgrade("b200", to="backfill")
+    world.put(20, 200)
+    world.documents.delete_many([document(n).id for n in range(10)])
+    world.upgrade("b200")
+    assert world.generation().revision == "b200"
+    world.put(20, 300)
+    check_equal(world)
+    world.migrator.rollback("to see the way back")
+    assert world.generation().revision == "a100"
+    assert world.search("apple310 pear310", 3)[0] == "d00310"
+    assert world.search("apple5 pear5", 200).count("d00005") == 0
+    check_equal(world)
+    gone = world.generation("standby")
+    world.migrator.run("retire", reason="done", now=True)
+    with world.engine.connect() as connection:
+        assert lane_of(gone).size_bytes(connection) == 0
+    assert world.value("SELECT count(*) FROM intent WHERE gen = :gen", gen=gone.gen) == 0
+
+
+def test_a_filter_is_answered_with_exactly_k_whenever_k_match(serving: Stored) -> None:
+    world = serving.world
+    world.documents.put_many([Document(f"r{n}", f"rare kiwi{n}", {"rare": True}) for n in range(12)])
+    world.settle()
+    found = world.search("apple1 pear1", 12, where={"rare": True})
+    assert sorted(found) == sorted(f"r{n}" for n in range(12))
+
+
+def test_the_mean_of_a_document_is_searched_for_and_unknown_ones_are_refused(serving: Stored) -> None:
+    searcher = serving.world.project.searcher("docs")
+    like = searcher.search_like("d00003", 5)
+    assert len(like.hits) == 5
+    assert "d00003" not in [hit.id for hit in like.hits]
+
+
+def test_what_is_read_back_exported_and_sampled_is_what_was_embedded(serving: Stored) -> None:
+    world, generation = serving.world, serving.world.generation()
+    encoder = world.project.encoders.of(generation)
+    wanted = encoder.encode_document([document(n).text for n in range(120)])
+    lane = lane_of(generation)
+    with world.engine.connect() as connection:
+        read = {one.doc_id: one.vectors for one in lane.read(connection, [document(n).id for n in range(121)])}
+        sampled = np.concatenate(list(lane.sample(connection, 1_000)))
+        assert lane.size_bytes(connection) > 0
+    assert len(read) == 120
+    np.testing.assert_allclose(np.concatenate([read[document(n).id] for n in range(120)]), wanted, atol=1e-6)
+    np.testing.assert_allclose((sampled @ wanted.T).max(axis=1), 1, atol=1e-5)
+    with reading_vectors(world.engine, generation) as (size, parts):
+        exported = np.concatenate([part.embeddings for part in parts])
+    assert size.documents == 120
+    np.testing.assert_allclose(exported, wanted, atol=1e-6)
+
+
+def test_another_index_of_the_same_model_embeds_nothing_wherever_it_is(serving: Stored) -> None:
+    world = serving.world
+    serving.revision("b200", "a100", store="memory" if serving.store is None else "pgvector")
+    world.upgrade("b200")
+    [second, _] = [event["detail"] for event in world.events("backfill")]
+    assert (second["embedded"], second["reused"]) == (0, 120)
+    assert world.generation().revision == "b200"
+    assert world.search("apple7 pear7", 3)[0] == "d00007"
+    check_equal(world)
+
+
+def test_points_of_other_texts_with_one_vector_are_named(serving: Stored) -> None:
+    world = serving.world
+    world.documents.put_many([Document("x1", "same words here"), Document("x2", "here same words")])
+    world.settle()
+    report = world.project.verify("docs")
+    [alike] = report.generations[0].alike
+    assert alike.texts == 2
+    assert "x1" in alike.first[0]
+    assert "x2" in alike.first[1]
+
+
+# Outside of PostgreSQL ------------------------------------------------------------------------------------------------
+
+
+def test_superseded_attempts_are_removed_by_id_and_what_is_shown_stays(
+    outside: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = outside.world
+    for turn in range(3):
+        world.documents.put("d00001", f"apple1 pear1 turn {turn}")
+        world.settle()
+    index = lane_of(world.generation()).index
+    assert len(index.scan(None, 1_000)) == 120 + 1 + 3
+    monkeypatch.setattr(intents, "QUERY_S", 0.0)
+    outside.keep()
+    assert len(index.scan(None, 1_000)) == 120 + 1
+    assert world.sql("SELECT DISTINCT state FROM intent WHERE superseded_at IS NOT NULL") == [("doomed",)]
+    monkeypatch.setattr(intents, "LATE_S", 0.0)
+    outside.keep()
+    assert world.value("SELECT count(*) FROM intent") == 120
+    check_equal(world)
+
+
+def test_an_attempt_that_was_given_up_is_not_published_and_its_document_stays_due(
+    outside: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = outside.world
+    monkeypatch.setattr(intents, "OPEN_S", 0.0)
+    put = type(lane_of(world.generation()).index).put
+
+    def collect_first(index: object, points: object) -> None:
+        put(index, points)
+        outside.keep()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(lane_of(world.generation()).index), "put", collect_first)
+        world.documents.put("d00001", "a text of its own")
+        worker = world.project.worker()
+        assert worker.drain() == 0
+    assert world.value("SELECT count(*) FROM pending WHERE doc_id = 'd00001'") == 1
+    assert world.search("apple1 pear1", 1) == ["d00001"]
+    world.settle()
+    assert world.search("text of its own", 1) == ["d00001"]
+    check_equal(world)
+
+
+def test_a_store_that_lost_everything_is_noticed_said_and_filled_again(outside: Stored) -> None:
+    world, lane = outside.world, lane_of(outside.world.generation())
+    lane.index.drop()
+    with pytest.raises(IndexGone):
+        world.search("apple7 pear7", 3)
+    outside.keep()
+    assert world.events("store_lost")[0]["detail"]["documents"] == 120
+    world.settle()
+    assert world.search("apple7 pear7", 3)[0] == "d00007"
+    check_equal(world)
+
+
+def test_a_store_that_lost_some_points_is_noticed_by_verify_and_repaired(outside: Stored) -> None:
+    world, index = outside.world, lane_of(outside.world.generation()).index
+    [(attempt, n)] = world.sql("SELECT attempt, n_chunks FROM ledger WHERE doc_id = 'd00042'")
+    index.remove([intents.point_id(attempt, chunk) for chunk in range(n)])
+    report = world.project.verify("docs", repair=True)
+    assert [wrong.id for wrong in report.generations[0].first["missing"]] == ["d00042"]
+    check_equal(world)
+
+
+def test_an_attempt_goes_forward_only_whoever_writes(outside: Stored) -> None:
+    world = outside.world
+    world.sql("UPDATE intent SET state = 'doomed', doomed_at = clock_timestamp() WHERE doc_id = 'd00001'")
+    with pytest.raises(Exception, match="given up once and for all"):
+        world.sql("UPDATE intent SET state = 'published', doomed_at = NULL WHERE doc_id = 'd00001'")
+    assert world.sql("SELECT doc_id FROM i9_intent") == [("d00001",)]
+
+
+def test_a_search_that_began_before_a_document_changed_still_finds_it(outside: Stored) -> None:
+    world, generation = outside.world, outside.world.generation()
+    lane = lane_of(generation)
+    vector = world.project.searcher("docs").encode(generation, ["apple7 pear7"])[0]
+    near = lane.index.near
+
+    def changed_meanwhile(*asked: object, **options: object) -> object:
+        found = near(*asked, **options)
+        world.documents.put("d00007", "apple7 pear7 but newer")
+        world.settle()
+        return found
+
+    lane.index.near = changed_meanwhile
+    with world.engine.connect() as connection:
+        found = lane.search(connection, vector, SearchRequest(1, 1, by_document=True, exact=True))
+    assert [(row["doc_id"], row["text"]) for row in found.rows] == [("d00007", "apple7 pear7 but newer")]
+
+
+def test_what_a_store_does_not_have_is_refused_before_anything_changes(outside: Stored) -> None:
+    for setting, allowed in (('kind="hnsw"', "exact"), ('kind="exact", storage="halfvec"', "vector")):
+        where = f'index = IndexSpec({setting}, store="tested")'
+        outside.world.revision("b200", "a100", 'model = ModelSpec(name="hashing:seed2", dim=64)', where, GATE)
+        with pytest.raises(SpecError, match=allowed):
+            outside.world.upgrade("b200")
+    outside.revision("b200", "a100", store="nowhere")
+    with pytest.raises(SpecError, match="nowhere"):
+        outside.world.upgrade("b200")
+    assert len(outside.world.collection.live) == 1
+
+
+def test_whatever_requests_a_store_loses_delays_or_repeats_every_answer_is_right(world: World) -> None:
+    """A request without an acknowledgement is tried again by a person or a worker, as after any failure."""
+
+    def insisting(act: Callable[[], object], until: Callable[[], bool] = lambda: True) -> None:
+        for _ in range(200):
+            with suppress(StoreUnavailable):
+                act()
+                if until():
+                    return
+        pytest.fail("it never came to an end")
+
+    with added("tested", LateStore(seed=7, fails=0.3)) as store:
+        stored = Stored(world, "tested", store)
+        stored.revision("a100", None)
+        stored.revision("b200", "a100", "hashing:seed2")
+        world.put(60)
+        insisting(lambda: world.upgrade("a100"))
+        for turn, draw in enumerate(random.Random(7).choices(range(60), k=40)):
+            if turn % 3:
+                world.documents.put(f"d{draw:05d}", f"turn{turn} apple{draw}")
+            else:
+                world.documents.delete(f"d{draw:05d}")
+            world.project.worker().drain()
+            if turn == 20:
+                insisting(lambda: world.upgrade("b200"))
+            doc = world.documents.get(f"d{draw:05d}")
+            found = world.project.searcher("docs").search(f"turn{turn} apple{draw}", 100).hits
+            shown = {hit.id: hit.text for hit in found}
+            assert (f"d{draw:05d}" in shown) <= (doc is not None)
+            assert len(shown) == len(found)
+        nothing_waits = partial(world.value, "SELECT count(*) = 0 FROM pending")
+        insisting(lambda: world.project.worker().drain(), nothing_waits)
+        assert store.lost > 5
+        texts = {hit.id: hit.text for hit in world.project.searcher("docs").search("apple", 100).hits}
+        assert texts == dict(world.sql("SELECT doc_id, content FROM document WHERE NOT deleted"))
+        check_equal(world)
+
+
+def test_ids_of_points_are_computed_from_their_attempt() -> None:
+    attempt = UUID("12345678-1234-5678-1234-567812345678")
+    assert intents.point_ids([(attempt, 2)]) == [intents.point_id(attempt, 0), intents.point_id(attempt, 1)]
+    assert intents.point_id(attempt, 0) != intents.point_id(attempt, 1)
