@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 from uuid import UUID
 
 import numpy as np
 import pytest
 from evaluation.reliability.late import LateStore
 
+from fakes import Crash
+from revector import crash
 from revector.errors import IndexGone, SpecError, StoreUnavailable
+from revector.indexing import keeping
 from revector.indexing.keeping import StoreKeeper
 from revector.interfaces import Document
-from revector.registry import intents
+from revector.registry import attempts, intents
 from revector.registry.lane import SearchRequest
 from revector.registry.lanes import lane_of
 from revector.serving.exporting import reading_vectors
-from revector.stores.memory import MemoryStore
+from revector.stores.memory import MemoryIndex, MemoryStore
 from revector.stores.opening import added
-from revector.stores.seam import Store
+from revector.stores.seam import Points, Store
 from worlds import World, document
 
 GATE = "gate = Gate(max_drop=1.0, min_overlap=None, min_queries=1)"
@@ -92,6 +96,7 @@ def test_a_document_is_found_replaced_and_hidden_at_once(serving: Stored) -> Non
     world.settle()
     assert world.search("quince melon", 3)[0] == "d00007"
     [hit] = world.project.searcher("docs").search("quince melon", 1).hits
+    assert world.search("apple7 pear7", 1) != ["d00007"]
     assert (hit.text, hit.version) == ("quince melon", world.documents.get("d00007").version)
     assert hit.score == pytest.approx(1.0, abs=1e-5)
     world.documents.delete("d00007")
@@ -242,6 +247,101 @@ def test_a_store_that_lost_some_points_is_noticed_by_verify_and_repaired(outside
     report = world.project.verify("docs", repair=True)
     assert [wrong.id for wrong in report.generations[0].first["missing"]] == ["d00042"]
     check_equal(world)
+
+
+KILLS = ("stage.after_intent", "stage.after_put", "reveal.after_cas", "collect.after_doom", "collect.after_remove")
+
+
+def kill_at(point: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have whatever passes a point end there, once."""
+
+    def watch(passed: str) -> None:
+        if passed == point:
+            monkeypatch.setattr(crash, "watcher", None)
+            raise Crash(point)
+
+    monkeypatch.setattr(crash, "watcher", watch)
+
+
+def known_points(world: World) -> set[UUID]:
+    rows = world.sql("SELECT attempt, n_chunks FROM intent WHERE state <> 'doomed' OR removed_at IS NULL")
+    return set(intents.point_ids([tuple(row) for row in rows]))
+
+
+@pytest.mark.parametrize("point", KILLS)
+def test_whatever_is_killed_sql_knows_every_point_and_no_document_is_lost(
+    outside: Stored, point: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, index = outside.world, lane_of(outside.world.generation()).index
+    monkeypatch.setattr(intents, "QUERY_S", 0.0)
+    canary = {one for one, _ in index.scan(None, 1_000)} - known_points(world)
+    assert len(canary) == 1
+    world.documents.put_many([document(n, turn=1) for n in range(3)])
+    world.documents.put("d00005", "another text")
+    kill_at(point, monkeypatch)
+
+    def work() -> None:
+        world.project.worker().drain()
+        outside.keep()
+
+    with pytest.raises(Crash, match=point):
+        work()
+    assert {one for one, _ in index.scan(None, 1_000)} <= known_points(world) | canary
+    world.sql("UPDATE pending SET lease_until = NULL")  # a minute later
+    world.settle()
+    assert world.search("another text", 1) == ["d00005"]
+    monkeypatch.setattr(intents, "OPEN_S", 0.0)
+    outside.keep()
+    assert len(index.scan(None, 1_000)) == 121
+    check_equal(world)
+
+
+def test_a_restoration_that_was_killed_is_made_again(outside: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
+    world, lane = outside.world, lane_of(outside.world.generation())
+    lane.index.drop()
+    monkeypatch.setattr(keeping, "PAGE_IDS", 50)
+    kill_at("restore.after_page", monkeypatch)
+    with pytest.raises(Crash):
+        outside.keep()
+    assert world.value("SELECT count(*) FROM pending") == 50
+    outside.keep()
+    world.settle()
+    assert len(world.events("store_lost")) == 2
+    assert world.search("apple7 pear7", 3)[0] == "d00007"
+    check_equal(world)
+
+
+class _LazyStore(MemoryStore):
+    """Acknowledges points and shows them when they have been asked for three times."""
+
+    traits = replace(MemoryStore.traits, searchable_at_once=False)
+
+    def open(self, name: str, dim: int) -> MemoryIndex:
+        index, waiting = super().open(name, dim), list[Points]()
+        put, read = index.put, index.read
+        asked = count(1)
+
+        def show(ids: Sequence[UUID]) -> Points:
+            if not next(asked) % 3:
+                while waiting:
+                    put(waiting.pop())
+            return read(ids)
+
+        index.traits, index.put, index.read = self.traits, waiting.append, show
+        return index
+
+
+def test_an_acknowledgement_counts_when_the_points_can_be_found(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attempts, "READ_BACK_S", 0.0)
+    with added("tested", _LazyStore()) as store:
+        stored = Stored(world, "tested", store)
+        stored.revision("a100", None)
+        world.put(20)
+        world.upgrade("a100")
+        assert world.search("apple2 pear2", 1) == ["d00002"]
+        world.documents.put("d00002", "quince melon")
+        world.project.worker().drain()
+        assert world.search("quince melon", 1) == ["d00002"]
 
 
 def test_an_attempt_goes_forward_only_whoever_writes(outside: Stored) -> None:

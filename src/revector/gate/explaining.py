@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from revector.errors import StateError
 from revector.registry.collections import Generation
+from revector.registry.lanes import lane_of
 from revector.serving.searcher import Answer, Searcher
 
 
@@ -42,7 +43,12 @@ def ask(searcher: Searcher, generation: Generation, vector: npt.NDArray[np.float
 def explain(
     engine: sa.Engine, searcher: Searcher, generation: Generation, vector: npt.NDArray[np.float32], k: int
 ) -> QueryPlan:
-    """Return the plan of exactly the statement that ``search_vector`` sends: it is overheard, and sent as EXPLAIN."""
+    """Return the plan of exactly the statement that ``search_vector`` sends: it is overheard, and sent as EXPLAIN.
+
+    A store outside of PostgreSQL has no plan to show; it is named instead.
+    """
+    if not lane_of(generation).traits.in_sql:
+        return QueryPlan(hnsw=generation.spec.index.kind == "hnsw", nodes=(generation.spec.index.store,), ef_search=0)
     with _overheard(engine) as said:
         ask(searcher, generation, vector, k)
     search = next(at for at, (statement, _) in enumerate(said) if statement.lstrip().startswith("WITH hits"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -11,6 +12,10 @@ import sqlalchemy as sa
 from revector.interfaces import Progress
 from revector.registry import archived, ledgers, moves
 from revector.registry.collections import read_generations
+from revector.registry.lanes import lane_of
+
+LATE = timedelta(days=1)
+"""Longer than any request to a store is on its way."""
 
 
 class Leftovers:
@@ -55,9 +60,18 @@ class Leftovers:
                 self._progress.done()
             moves.drop(self._engine, generation, actor=self._actor)
             dropped.append(generation.gen)
+        self._drop_again(now)
         ledgers.sweep(self._engine)
         self._sweep_archive()
         return dropped
+
+    def _drop_again(self, now: datetime) -> None:
+        """Drop indexes in other stores once more for a day: a request to make one may arrive late."""
+        with self._engine.connect() as connection:
+            for generation in read_generations(connection, self._cid):
+                ended = generation.dropped and generation.ended_at and now - generation.ended_at < LATE
+                if ended and not lane_of(generation).traits.in_sql:
+                    lane_of(generation).drop(connection)
 
     def _sweep_archive(self) -> None:
         """Remove old parts of dropped generations, and what a kill or a late shard task left there unrecorded."""

@@ -16,7 +16,7 @@ STATEMENT_S = 2
 _SLOTS = """
     SELECT c.name AS collection, s.role, g.gen, g.revision, g.phase, g.spec->'model'->>'name' AS model,
       coalesce(l.queued, 0) AS queued, coalesce(l.lag_s, 0)::float8 AS lag_s, dead.items AS dead, dead.waived,
-      pg_total_relation_size(to_regclass(g.physical_name)) AS bytes,
+      coalesce(pg_total_relation_size(to_regclass(g.physical_name)), 0) AS bytes,
       coalesce(pg_relation_size(to_regclass(g.physical_name || '_hnsw')), 0) AS index_bytes,
       bulk.planned, bulk.published, bulk.chunks, CASE WHEN g.phase = 'provisioned' THEN coalesce(
         (SELECT (e.detail->>'share')::float8 FROM event e WHERE e.cid = c.cid AND e.gen = g.gen AND e.kind = 'throttle'

@@ -27,7 +27,7 @@ from revector.interfaces import Progress, Vectors
 from revector.registry import intents, ledgers
 from revector.registry.collections import Generation
 from revector.registry.in_sql import visible
-from revector.registry.lane import NORM_TOLERANCE, SearchRequest, SqlRelation, Staged, StoredDocument, VisibleHits
+from revector.registry.lane import NORM_TOLERANCE, IndexedDocument, SearchRequest, SqlRelation, Staged, VisibleHits
 from revector.stores.opening import open_index
 from revector.stores.pgvector import Build
 from revector.stores.seam import NearPoint, Points, StoreTraits
@@ -210,7 +210,7 @@ class AttemptsLane:
         mean: npt.NDArray[np.float32] = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).mean(axis=0)
         return mean
 
-    def read(self, connection: sa.Connection, doc_ids: Sequence[str]) -> Iterator[StoredDocument]:
+    def read(self, connection: sa.Connection, doc_ids: Sequence[str]) -> Iterator[IndexedDocument]:
         """Read the points of the attempts that the ledger names. They are written once, so no snapshot is needed."""
         rows = connection.execute(
             sa.text(
@@ -222,7 +222,7 @@ class AttemptsLane:
         found = self._by_attempt([(row.attempt, row.n_chunks) for row in rows])
         for row in rows:
             if (points := found.get(row.attempt)) is not None:
-                yield StoredDocument(
+                yield IndexedDocument(
                     row.doc_id, points.starts.astype(np.int32), points.stops.astype(np.int32), points.vectors
                 )
 

@@ -19,7 +19,7 @@ from revector.guards import guard
 from revector.interfaces import Progress, Vectors
 from revector.registry import ledgers
 from revector.registry.collections import Generation
-from revector.registry.lane import NORM_TOLERANCE, SearchRequest, SqlRelation, Staged, StoredDocument, VisibleHits
+from revector.registry.lane import NORM_TOLERANCE, IndexedDocument, SearchRequest, SqlRelation, Staged, VisibleHits
 from revector.stores import pgvector
 from revector.stores.pgvector import Build, PgVectorIndex, Rows
 
@@ -141,9 +141,9 @@ class InSqlLane:
         )
         return None if found is None else np.asarray(Vector.from_text(found).to_numpy(), dtype=np.float32)
 
-    def read(self, connection: sa.Connection, doc_ids: Sequence[str]) -> Iterator[StoredDocument]:
+    def read(self, connection: sa.Connection, doc_ids: Sequence[str]) -> Iterator[IndexedDocument]:
         """Read rows."""
-        return (StoredDocument(*one) for one in self.index.read(connection, doc_ids))
+        return (IndexedDocument(*one) for one in self.index.read(connection, doc_ids))
 
     def sample(self, connection: sa.Connection, rows: int) -> Iterator[Vectors]:
         """Read random pages of the table."""

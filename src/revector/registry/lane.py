@@ -52,7 +52,7 @@ class VisibleHits:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class StoredDocument:
+class IndexedDocument:
     """What an index holds of a document: chunk starts and ends int32 ``(c,)``, vectors float32 ``(c, dim)``."""
 
     doc_id: str
@@ -141,7 +141,7 @@ class Lane(Protocol):
         """Return the mean direction of a document's chunks, ``(dim,)``; None where the index shows none of them."""
         ...
 
-    def read(self, connection: sa.Connection, doc_ids: Sequence[str]) -> Iterator[StoredDocument]:
+    def read(self, connection: sa.Connection, doc_ids: Sequence[str]) -> Iterator[IndexedDocument]:
         """Yield what the index holds of each document that is there, as the transaction's snapshot names it."""
         ...
 

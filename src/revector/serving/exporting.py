@@ -14,7 +14,7 @@ from revector.archive import Part, Size
 from revector.errors import VerificationFailed
 from revector.registry import intents
 from revector.registry.collections import Generation
-from revector.registry.lane import StoredDocument
+from revector.registry.lane import IndexedDocument
 from revector.registry.lanes import lane_of
 
 PAGE_DOCUMENTS, PAGE_CHUNKS = 2_000, 4_000
@@ -85,7 +85,7 @@ def _parts(connection: sa.Connection, generation: Generation) -> Iterator[Part]:
         after = rows[-1].doc_id
 
 
-def _part(generation: Generation, rows: Sequence[sa.Row[object]], read: Mapping[str, StoredDocument]) -> Part:
+def _part(generation: Generation, rows: Sequence[sa.Row[object]], read: Mapping[str, IndexedDocument]) -> Part:
     for row in rows:
         if (found := len(read[row.doc_id].vectors) if row.doc_id in read else 0) != row.n_chunks:
             raise VerificationFailed(
