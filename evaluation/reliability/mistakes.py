@@ -20,7 +20,8 @@ from revector.indexing.publish import check_vectors
 from revector.lifecycle import Outcome, Phase
 from revector.migration.back_moves import BackMoves
 from revector.registry import control as controls
-from revector.registry import moves, sharding, verdicts, work
+from revector.registry import in_sql, intents, moves, sharding, verdicts, work
+from revector.registry.attempts import AttemptsLane
 from revector.registry.collections import read_generation
 from revector.serving import searcher
 
@@ -197,7 +198,7 @@ def bulk_lane_ignored() -> Iterator[None]:
 @contextmanager
 def chunks_reversed() -> Iterator[None]:
     """Publish the last chunk of a document as its first."""
-    original = publish.rows_of
+    original = in_sql.rows_of
 
     def reversed_rows(part: Any, wanted: set[str]) -> Any:
         starts, counts = part.starts, part.counts
@@ -212,7 +213,7 @@ def chunks_reversed() -> Iterator[None]:
         )
         return original(spoilt, wanted)
 
-    with _attribute(publish, "rows_of", reversed_rows):
+    with _attribute(in_sql, "rows_of", reversed_rows):
         yield
 
 
@@ -340,4 +341,29 @@ def tombstone_purged() -> Iterator[None]:
         return written
 
     with _attribute(documents.Documents, "delete_many", delete_many):
+        yield
+
+
+@contextmanager
+def ack_before_searchable() -> Iterator[None]:
+    """Take a store's acknowledgement for the proof that its points are found."""
+    with _attribute(AttemptsLane, "_await", lambda *_: None):
+        yield
+
+
+@contextmanager
+def no_intent() -> Iterator[None]:
+    """Tell SQL of points when they are published, not before they are put."""
+    later: list[tuple[Any, ...]] = []
+    opened, published = intents.open_all, intents.publish
+
+    def publish_all(connection: sa.Connection, gen: int, attempts: Sequence[Any]) -> set[str]:
+        while later:
+            opened(*later.pop())
+        return published(connection, gen, attempts)
+
+    with (
+        _attribute(intents, "open_all", lambda *args: later.append(args)),
+        _attribute(intents, "publish", publish_all),
+    ):
         yield

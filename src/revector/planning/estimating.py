@@ -20,7 +20,7 @@ from revector.planning.server import WORTH_S, Slowdown, measure
 from revector.planning.strata import StratifiedSample
 from revector.registry.collections import Collection, Generation
 from revector.registry.spending import spent
-from revector.spec import Revision
+from revector.spec import PGVECTOR, Revision
 from revector.stores.pgvector import Build
 
 PROBE_S = 2.0
@@ -178,7 +178,8 @@ def storage_of(drawn: StratifiedSample, revision: Revision, chunks: Estimate, sh
     """Return the bytes of ``chunks``; the ``share`` of the documents that is re-embedded goes to the archive too."""
     dim, index, value = revision.model.dim, revision.index, {k: one.value for k, one in capacity.CONSTANTS.items()}
     graph = capacity.graph_bytes(dim, index)
-    rows = capacity.row_bytes(dim, index.storage, drawn.id_bytes)
+    # What lies in another store is on no disk of PostgreSQL's.
+    rows = capacity.row_bytes(dim, index.storage, drawn.id_bytes) if index.store == PGVECTOR else 0.0
     return Storage(
         float32=chunks.times(dim * 4),
         float16=chunks.times(dim * 2),
