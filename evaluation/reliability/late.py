@@ -28,7 +28,7 @@ class LateStore:
     traits = MemoryStore.traits
 
     def __init__(self, metric: Metric = "cosine", *, seed: int = 0, fails: float = FAILS) -> None:
-        self._inner, self._random = MemoryStore(metric), random.Random(seed)  # noqa: S311 - a proof, not a secret
+        self._inner, self._random = MemoryStore(metric), random.Random(seed)
         self._under_way: list[Callable[[], None]] = []
         self._fails = fails
         self.lost = 0

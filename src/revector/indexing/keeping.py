@@ -37,16 +37,22 @@ class StoreKeeper:
         lane, now_s = lane_of(generation), running_s()
         if lane.traits.in_sql or now_s - self._looked_at_s.get(generation.gen, -LOOK_S) < LOOK_S:
             return
-        if not lane.is_whole():
-            self.restore(generation, lane)
+        self.make_whole(generation)
         self.collect(generation, lane)
         self._looked_at_s[generation.gen] = now_s
 
-    def restore(self, generation: Generation, lane: Lane) -> None:
-        """Make every document of an index due again whose store has lost points that it acknowledged.
+    def make_whole(self, generation: Generation) -> None:
+        """Make an index that is not there yet, and every document of one that has lost points due again.
 
-        The point that shows a loss is put back last: a restoration that was killed is made again.
+        That it is whole is said last: what was killed before is made again.
         """
+        lane = lane_of(generation)
+        with self._engine.connect() as connection:
+            whole = lane.is_whole(connection)
+        if not whole:
+            self._restore(generation, lane)
+
+    def _restore(self, generation: Generation, lane: Lane) -> None:
         gen, after = generation.gen, ""
         with self._engine.begin() as connection:
             before_event(connection, generation.cid)
@@ -65,7 +71,7 @@ class StoreKeeper:
             rearm(self._engine, generation.cid, gen, {"lost": ids}, actor=self._actor)
             after = ids[-1]
             crash_at("restore.after_page")
-        lane.ensure()
+        lane.ensure(self._engine)
 
     def collect(self, generation: Generation, lane: Lane) -> int:
         """Give up attempts that nobody sees, and remove the points of those that were given up; return how many."""

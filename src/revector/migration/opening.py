@@ -14,6 +14,7 @@ from revector.errors import SourceError, StateError
 from revector.gate import fidelity, shadow_time
 from revector.gate.evidence import Evidence
 from revector.indexing.encoding import Encoders
+from revector.indexing.keeping import StoreKeeper
 from revector.interfaces import Encoder, Progress
 from revector.lifecycle import BUILDING, Outcome
 from revector.migration.target import Standing
@@ -24,7 +25,6 @@ from revector.planning.plan import make_plan, sample_chunks
 from revector.registry import moves, sharding
 from revector.registry.collections import Generation, read_collection, read_generation
 from revector.registry.control import control, take_lease
-from revector.registry.lanes import lane_of
 from revector.spec import Revision
 from revector.stores.opening import check_revision
 
@@ -119,7 +119,8 @@ class Opening:
                     "Nothing was changed; `revector abort` it and begin again, or go on without asking for approval."
                 )
             if generation.phase in BUILDING:
-                lane_of(generation).ensure()  # a run that was killed may have registered it and no more
+                # A run that was killed may have registered it and no more.
+                StoreKeeper(self._engine).make_whole(generation)
             return Outcome("provision", target.revision, generation.phase, False, {"generation": generation.gen})
         check_revision(target)
         self._refuse_empty()
@@ -155,7 +156,7 @@ class Opening:
             if held.collection.epoch != epoch:  # while the encoder loaded, another run may have passed this revision
                 self._standing.target(target.revision)
             made = moves.register(held, new)
-        lane_of(made).ensure()
+        StoreKeeper(self._engine).make_whole(made)
         return Outcome(
             "provision",
             target.revision,

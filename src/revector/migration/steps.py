@@ -15,6 +15,7 @@ from revector.gate import shadow_time
 from revector.gate.evidence import Evidence
 from revector.indexing.backfill import Backfill
 from revector.indexing.encoding import Encoders
+from revector.indexing.keeping import StoreKeeper
 from revector.indexing.throttle import Throttle
 from revector.indexing.worker import Worker
 from revector.interfaces import Progress
@@ -69,7 +70,7 @@ class ForwardSteps:
         """Embed what no shard task has embedded, and end with every document in the index or in the work set."""
         with self._engine.connect() as connection:
             shards = sharding.read_shards(connection, generation.gen)
-        lane_of(generation).ensure()
+        StoreKeeper(self._engine).make_whole(generation)
         reports = [self.bulk_lane(generation).run(shard) for shard in shards]
         with self._engine.begin() as connection:
             if not sharding.mark_seeded(connection, generation.gen):

@@ -52,7 +52,6 @@ class AttemptsLane:
     def __init__(self, generation: Generation) -> None:
         self._generation, self._cid, self._gen = generation, generation.cid, generation.gen
         self.index = open_index(generation.spec.index.store, generation.physical_name, generation.spec.model.dim)
-        self._canary = uuid.uuid5(uuid.NAMESPACE_OID, generation.physical_name)
 
     @property
     def traits(self) -> StoreTraits:
@@ -64,13 +63,22 @@ class AttemptsLane:
         del encoder_fp
         intents.create(connection, self._gen)
 
-    def ensure(self) -> None:
-        """Create the index in its store, with one point by which its loss is noticed; no attempt names that point."""
+    def ensure(self, engine: sa.Engine) -> None:
+        """Create the index in its store, and put a new canary there: a point of no document that shows a loss.
+
+        A canary of before that arrives late says nothing of what is there now, so each has an attempt of its own.
+        """
         self.index.create(self._generation.encoder_fp)
+        canary = intents.open_canary(engine, self._gen)
         vector = np.zeros((1, self._generation.spec.model.dim), np.float32)
         vector[0, 0] = 1.0
         none = np.zeros(1, np.int32)
-        self.index.put(Points([self._canary], [self._canary], none, none, none + 1, vector))
+        self.index.put(Points(intents.point_ids([(canary, 1)]), [canary], none, none, none + 1, vector))
+        if not intents.publish_canary(engine, self._gen, canary):
+            raise StoreUnavailable(
+                f"the store {self._generation.spec.index.store!r} took so long to make {self.index.name} that it was "
+                "given up. Nothing was published; it is tried again."
+            )
 
     def build(self, engine: sa.Engine, progress: Progress, given: Build) -> bool:
         """Have the store index what was put."""
@@ -100,9 +108,12 @@ class AttemptsLane:
                 f"{self._gen} is of {self._generation.encoder_fp}. Nothing was changed; someone changed it by hand."
             )
 
-    def is_whole(self) -> bool:
-        """Look for the point that ``ensure`` put there."""
-        return self.index.describe() is not None and len(self.index.read([self._canary]).ids) == 1
+    def is_whole(self, connection: sa.Connection) -> bool:
+        """Look for the canary."""
+        canary = intents.canary(connection, self._gen)
+        if canary is None or self.index.describe() is None:
+            return False
+        return len(self.index.read(intents.point_ids([(canary, 1)])).ids) == 1
 
     def drop(self, connection: sa.Connection) -> None:
         """Drop the index in its store; the intents go with the ledger."""

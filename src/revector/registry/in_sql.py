@@ -47,8 +47,9 @@ class InSqlLane:
         """Create the table."""
         self.index.create(connection, encoder_fp)
 
-    def ensure(self) -> None:
+    def ensure(self, engine: sa.Engine) -> None:
         """Do nothing: all of it is in this database."""
+        del engine
 
     def build(self, engine: sa.Engine, progress: Progress, given: Build) -> bool:
         """Build the HNSW index."""
@@ -79,8 +80,9 @@ class InSqlLane:
     def demand(self) -> None:
         """Do nothing: ``faults`` sees all of it."""
 
-    def is_whole(self) -> bool:
+    def is_whole(self, connection: sa.Connection) -> bool:
         """Return True: what the database committed, it keeps."""
+        del connection
         return True
 
     def drop(self, connection: sa.Connection) -> None:

@@ -76,6 +76,52 @@ def open_all(engine: sa.Engine, gen: int, part: Part, attempts: Mapping[str, UUI
         )
 
 
+@repeated
+def open_canary(engine: sa.Engine, gen: int) -> UUID:
+    """Commit that a canary may exist from now on, and return its attempt. It is of no document, so nothing shows it."""
+    attempt = uuid.uuid4()
+    with engine.begin() as connection:
+        connection.execute(
+            sa.text(
+                "INSERT INTO intent (gen, attempt, doc_id, version, content_hash, n_chunks) VALUES (:gen, :attempt, "
+                "'', 0, '', 1)"
+            ),
+            {"gen": gen, "attempt": attempt},
+        )
+    return attempt
+
+
+@repeated
+def publish_canary(engine: sa.Engine, gen: int, attempt: UUID) -> bool:
+    """Have a canary count from now on, and those before it given up; False where it was given up itself."""
+    values = {"gen": gen, "attempt": attempt}
+    with engine.begin() as connection:
+        counts = connection.execute(
+            sa.text(
+                "UPDATE intent SET state = 'published' WHERE gen = :gen AND attempt = :attempt AND state <> 'doomed'"
+            ),
+            values,
+        ).rowcount
+        if counts:
+            connection.execute(
+                sa.text(
+                    "UPDATE intent SET state = 'doomed', doomed_at = clock_timestamp() WHERE gen = :gen AND doc_id = "
+                    "'' AND state = 'published' AND attempt <> :attempt"
+                ),
+                values,
+            )
+    return counts == 1
+
+
+def canary(connection: sa.Connection, gen: int) -> UUID | None:
+    """Return the attempt of the canary that counts; None where the index was never made or made again."""
+    found: UUID | None = connection.scalar(
+        sa.text("SELECT attempt FROM intent WHERE gen = :gen AND doc_id = '' AND state = 'published' LIMIT 1"),
+        {"gen": gen},
+    )
+    return found
+
+
 def publish(connection: sa.Connection, gen: int, attempts: Sequence[UUID]) -> set[str]:
     """Move attempts from open to published; return the documents of those that were still open."""
     if not attempts:

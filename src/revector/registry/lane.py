@@ -83,8 +83,11 @@ class Lane(Protocol):
         """Make, in the transaction that registers the generation, what of the index is in this database."""
         ...
 
-    def ensure(self) -> None:
-        """Make, after that transaction, what is elsewhere. May be called at any time before the index is dropped."""
+    def ensure(self, engine: sa.Engine) -> None:
+        """Make, after that transaction, what is elsewhere, and begin to watch it for a loss.
+
+        Called for an index that is new, or whose loss is dealt with (``indexing.keeping``): it counts as whole then.
+        """
         ...
 
     def build(self, engine: sa.Engine, progress: Progress, given: Build) -> bool:
@@ -106,7 +109,7 @@ class Lane(Protocol):
         """
         ...
 
-    def is_whole(self) -> bool:
+    def is_whole(self, connection: sa.Connection) -> bool:
         """Whether the store still has what it acknowledged, as far as one look at a point of ours shows."""
         ...
 

@@ -1,9 +1,6 @@
 -- Indexes in stores outside of this database: SQL knows every point that may exist there, and decides which are shown.
 -- Lock order everywhere: collection → document → generation → pending → intent → ledger.
 
-ALTER TABLE revector.generation ADD COLUMN store text NOT NULL
-  GENERATED ALWAYS AS (coalesce(spec->'index'->>'store', 'pgvector')) STORED;
-
 ALTER TABLE revector.ledger ADD COLUMN attempt uuid;  -- which points of the store are shown; NULL in this database's own
 ALTER TABLE revector.ledger ADD CONSTRAINT a_tombstone_names_no_attempt CHECK (NOT deleted OR attempt IS NULL) NOT VALID;
 
@@ -22,6 +19,7 @@ CREATE TABLE revector.intent (              -- one try to embed one version of a
     superseded_at IS NULL OR state <> 'open' AND superseded_seq IS NOT NULL),
   CONSTRAINT doomed_before_removed CHECK ((state = 'doomed') = (doomed_at IS NOT NULL) AND (removed_at IS NULL OR state = 'doomed')))
   PARTITION BY LIST (gen);
+CREATE INDEX intent_canary ON revector.intent (gen) WHERE doc_id = '';  -- one point by which a store's loss is noticed
 CREATE INDEX intent_garbage ON revector.intent (state, created_at) WHERE state <> 'published' OR superseded_at IS NOT NULL;
 
 CREATE TRIGGER only_forward BEFORE UPDATE ON revector.intent FOR EACH ROW
@@ -59,7 +57,7 @@ CREATE VIEW revector.i9_intent AS           -- the ledger names a published atte
   SELECT l.gen, l.doc_id
   FROM revector.generation g JOIN revector.ledger l USING (gen)
     LEFT JOIN revector.intent i ON i.gen = l.gen AND i.attempt = l.attempt
-  WHERE g.live AND NOT l.deleted AND CASE WHEN g.store = 'pgvector' THEN l.attempt IS NOT NULL
+  WHERE g.live AND NOT l.deleted AND CASE WHEN coalesce(g.spec->'index'->>'store', 'pgvector') = 'pgvector' THEN l.attempt IS NOT NULL
     ELSE i.state IS DISTINCT FROM 'published' OR i.superseded_at IS NOT NULL OR i.doc_id <> l.doc_id OR i.version > l.version
       OR i.n_chunks <> l.n_chunks OR i.content_hash <> l.content_hash AND l.content_hash <> '' END;
 
