@@ -1,8 +1,8 @@
-"""The seeded bugs: 32 mistakes, each one switch, planted into the real code, the real SQL or the model.
+"""The seeded bugs: 34 mistakes, each one switch, planted into the real code, the real SQL or the model.
 
 A suite that has never seen a bug proves nothing. ``plant(name, engine)`` takes one guard away, as a careless change
-would; ``python -m evaluation.reliability.hunt`` then asks the layers of the proof to find it. Five need a store outside
-the database ("class B"), which this version does not have: they are planted into its model only.
+would; ``python -m evaluation.reliability.hunt`` then asks the layers of the proof to find it. Two are planted into the
+model alone: no code of ours could make them.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ _TOMBSTONES = "DROP TRIGGER IF EXISTS c_tombstones ON revector.document"
 _LANES = "test_moves.py::test_a_swap_is_refused_while_work_waits_in_either_lane"
 _ORDER = "test_publish.py::test_chunks_are_numbered_in_the_order_of_the_text"
 _TOGETHER = "test_searcher.py::test_index_and_encoder_change_together"
+_LANE = "test_lane.py::test_"
 _REPAIR = "test_publish.py::test_a_worker_that_found_the_content_unchanged_leaves_what_a_repair_armed_meanwhile"
 
 
@@ -75,9 +76,12 @@ _ALL = (
     _bug("version_before_lock", "a version is drawn before the document's row is locked", "R11", "L2",
          patch=mistakes.version_of_the_insert, functions=(_VERSION,)),
     _bug("fixed_point_ids", "points are named by version, not by attempt", "R22", "L0", switch="attempt_id"),
-    _bug("no_intent", "points are written before SQL knows of them", "R27 R28", "L0", switch="intent"),
-    _bug("publish_without_cas", "publish does not ask whether its attempt was given up", "R27", "L0",
-         switch="intent_cas"),
+    _bug("no_intent", "points are written before SQL knows of them", "R27 R28", "L0; test",
+         patch=mistakes.no_intent, switch="intent",
+         test=f"{_LANE}whatever_is_killed_sql_knows_every_point_and_no_document_is_lost"),
+    _bug("publish_without_cas", "publish does not ask whether its attempt was given up", "R27", "L0; test",
+         guards={"reveal.open": "true"}, switch="intent_cas",
+         test=f"{_LANE}an_attempt_that_was_given_up_is_not_published_and_its_document_stays_due"),
     _bug("no_read_filter", "search trusts the index on what is deleted", "R02 R74", "L1; L2",
          guards={"search.visible": "true"}, switch="filter"),
     _bug("search_by_alias", "a query searches what the alias names by then, with the vector that it has", "R31",
@@ -98,7 +102,9 @@ _ALL = (
          patch=mistakes.zombie_accepted),
     _bug("seed_ends_on_error", "an error while seeding counts as the end of the data", "R14", "L1; L4",
          patch=mistakes.seed_ends_on_error),
-    _bug("ack_before_searchable", "an acknowledgement counts as searchable", "R25", "L0", switch="readback"),
+    _bug("ack_before_searchable", "an acknowledgement counts as searchable", "R25", "L0; test",
+         patch=mistakes.ack_before_searchable, switch="readback",
+         test=f"{_LANE}an_acknowledgement_counts_when_the_points_can_be_found"),
     _bug("short_batch_accepted", "a reply with too few vectors is spread over the texts", "R68", "L1; L4",
          patch=mistakes.short_batch_accepted),
     _bug("torn_part_accepted", "a sealed part is published whatever its hash", "R71", "L1; L4",
@@ -119,6 +125,10 @@ _ALL = (
          "R31", "test", patch=mistakes.old_query_encoder, test=_TOGETHER),
     _bug("unchanged_not_asked_again", "that a text is unchanged is not asked again under the lock", "R01", "test",
          patch=mistakes.unchanged_not_asked_again, test=_REPAIR),
+    _bug("superseded_shown", "search trusts the store on which attempt of a document counts", "R22 R28", "test",
+         guards={"search.attempt": "true"}, test=f"{_LANE}a_document_is_found_replaced_and_hidden_at_once"),
+    _bug("shown_collected", "the collector removes what is shown", "R27", "test", guards={"collect.unseen": "true"},
+         test=f"{_LANE}superseded_attempts_are_removed_by_id_and_what_is_shown_stays"),
 )  # fmt: skip
 BUGS = {bug.name: bug for bug in _ALL}
 """In the order of reliability.md 4.6, and then those that a review planted and no test saw."""

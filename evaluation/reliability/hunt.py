@@ -12,6 +12,7 @@ import contextlib
 import itertools
 import multiprocessing
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -130,7 +131,7 @@ def _test(bug: Bug, url: str, _seed: int, _effort: int) -> Sighting | None:
         done = subprocess.run(
             [*command, *planted], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
         )
-        failed = " failed" in done.stdout and " error" not in done.stdout
+        failed = re.findall(r"\d+ (failed|errors?)\b", done.stdout.splitlines()[-1]) == ["failed"]
         if done.returncode != wanted or failed != bool(planted):
             return None
     return 1, f"{bug.test} fails"

@@ -25,12 +25,6 @@ POINTS = {
     "publish.after_rows": "the index shows the new chunks, uncommitted",
     "publish.after_ledger": "everything is written, uncommitted",
     "publish.after_commit": "committed, the worker does not know it",
-    "stage.after_intent": "attempts are open, the store knows nothing of them",
-    "stage.after_put": "points of open attempts are in the store, perhaps not all",
-    "reveal.after_cas": "attempts are published, uncommitted",
-    "collect.after_doom": "attempts are given up, their points are in the store",
-    "collect.after_remove": "points of given up attempts are removed, SQL does not know it",
-    "restore.after_page": "some documents of a store that lost points are due again",
     "seed.after_items": "a page of work items is written, its cursor is not",
     "seed.after_cursor": "page and cursor are written, uncommitted",
     "seed.after_commit": "a page of a seed is committed",
@@ -58,6 +52,16 @@ POINTS = {
 }
 """Every point by name, with what is true of the world there."""
 
+STORE_POINTS = {
+    "stage.after_intent": "attempts are open, the store knows nothing of them",
+    "stage.after_put": "points of open attempts are in the store, perhaps not all",
+    "reveal.after_cas": "attempts are published, uncommitted",
+    "collect.after_doom": "attempts are given up, their points are in the store",
+    "collect.after_remove": "points of given up attempts are removed, SQL does not know it",
+    "restore.after_page": "some documents of a store that lost points are due again",
+}
+"""Those that only a generation passes whose index is in a store outside of PostgreSQL."""
+
 watcher: Callable[[str], None] | None = None
 """Called at every point that is passed: a simulation stops, steps or crashes its actors there."""
 
@@ -70,8 +74,9 @@ def arm(points: str) -> None:
     _armed.clear()
     for word in filter(None, points.split(",")):
         name, _, passing = word.partition(":")
-        if name not in POINTS:
-            raise ValueError(f"REVECTOR_CRASH_AT names {name!r}; there are {', '.join(POINTS)}.")
+        if name not in POINTS | STORE_POINTS:
+            known = ", ".join(POINTS | STORE_POINTS)
+            raise ValueError(f"REVECTOR_CRASH_AT names {name!r}; there are {known}.")
         _armed[name] = int(passing or 1)
 
 

@@ -1,0 +1,295 @@
+"""Histories of an index in a store at its worst: writes, moves, kills and losses, and every answer judged.
+
+    python -m evaluation.reliability.stores [--seed N] [--count N] [--bug NAME] [--output PATH]
+
+Each history draws from its seed what happens next, over the real code and a real PostgreSQL. The store delays, repeats
+and drops requests (``late``), and now and then it loses points that it acknowledged. The truth is a dictionary of what
+was written; it knows nothing of revector.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from unittest.mock import patch
+
+import sqlalchemy as sa
+from evaluation.bench.common import Figure, machine, parser, write
+from evaluation.reliability.arena import database, server
+from evaluation.reliability.bugs import plant
+from evaluation.reliability.late import LateStore
+from evaluation.reliability.site import NEW, OLD, Shape, Site
+
+from revector import crash
+from revector.errors import IndexGone, RevectorError, StateError, StoreUnavailable
+from revector.indexing.keeping import StoreKeeper
+from revector.registry import intents
+from revector.registry.collections import Generation, read_collection, read_generation
+from revector.registry.lanes import lane_of
+from revector.stores.opening import added
+
+DOCUMENTS, STEPS, TRIES = 24, 40, 400
+SHAPE = Shape(documents=DOCUMENTS, labelled=6, index='IndexSpec(kind="exact", store="late")')
+KILLS = ("stage.after_intent", "stage.after_put", "reveal.after_cas", "publish.after_ledger", "publish.after_commit")
+KILLS_OF_KEEPER = ("collect.after_doom", "collect.after_remove", "restore.after_page")
+
+
+class BrokenPromise(AssertionError):
+    """A promise did not hold; the message says which, and the history's seed repeats it."""
+
+
+class Killed(BaseException):
+    """Ends what passes a crash point, as SIGKILL would: nothing of the library catches it."""
+
+
+class StoreHistory:
+    """One history: a project whose indexes are in ``store``, and the truth beside it; labelled documents stay."""
+
+    def __init__(self, site: Site, store: LateStore, seed: int) -> None:
+        self._project, self._store, self._kept = site.project, store, site.ids
+        self._random = random.Random(seed)
+        self._truth: dict[str, str] = {}
+        self._turn = 0
+        self.tally: Counter[str] = Counter()
+
+    def run(self) -> None:
+        """Serve documents, do what is drawn ``STEPS`` times, and prove the end. Raises ``BrokenPromise``."""
+        self._project.init()
+        for doc_id in self._kept:
+            self._write(doc_id)
+        self._insist(lambda: self._project.migrator("docs", actor="history").upgrade(OLD))
+        acts = {
+            self._put: 8,
+            self._delete: 3,
+            self._work: 6,
+            self._kill: 3,
+            self._keep: 3,
+            self._search: 8,
+            self._move: 4,
+        }
+        acts |= {self._lose: 1, self._arrive: 2}
+        for act in self._random.choices(list(acts), list(acts.values()), k=STEPS):
+            with suppress(StoreUnavailable, IndexGone):
+                act()
+            self.tally[act.__name__.strip("_")] += 1
+        self._finish()
+
+    # What happens -----------------------------------------------------------------------------------------------------
+
+    def _put(self) -> None:
+        self._write(f"n{self._random.randrange(DOCUMENTS):03d}")
+
+    def _write(self, doc_id: str) -> None:
+        self._turn += 1
+        self._truth[doc_id] = " ".join(f"turn{self._turn}x{n}" for n in range(self._random.choice((3, 20))))
+        self._project.documents("docs").put(doc_id, self._truth[doc_id])
+
+    def _delete(self) -> None:
+        if others := sorted(self._truth.keys() - self._kept):
+            doc_id = self._random.choice(others)
+            del self._truth[doc_id]
+            self._project.documents("docs").delete(doc_id)
+
+    def _work(self) -> None:
+        self._project.worker().drain()
+
+    def _kill(self) -> None:
+        with self._killed_at(self._random.choice(KILLS)):
+            self._work()
+        self._expire_leases()
+
+    def _keep(self) -> None:
+        with self._killed_at(self._random.choice((*KILLS_OF_KEEPER, "", "", ""))):
+            self._keep_all()
+
+    def _lose(self) -> None:
+        index = lane_of(self._active()).index  # type: ignore[attr-defined]
+        if self._random.random() < 0.5:
+            index.drop()
+        else:
+            with self._project.engine.connect() as connection:
+                canary = intents.canary(connection, self._active().gen)
+            gone = [
+                one for one, attempt in index.scan(None, 10_000) if attempt == canary or self._random.random() < 0.5
+            ]
+            index._inner.remove(gone)
+        self._keep_all()
+
+    def _arrive(self) -> None:
+        self._store.arrive(1.0)
+
+    def _move(self) -> None:
+        migrator, move = self._project.migrator("docs", actor="history"), self._random.randrange(4)
+        with suppress(StateError):
+            if move == 0:
+                migrator.rollback("drawn")
+            elif move == 1 and self._random.random() < 0.3:
+                migrator.run("retire", reason="drawn", now=True)
+            else:
+                migrator.upgrade(
+                    self._random.choice((OLD, NEW)), to=self._random.choice(("provision", "backfill", "swap"))
+                )
+
+    # What is judged ---------------------------------------------------------------------------------------------------
+
+    def _search(self, generation: Generation | None = None, *, whole: bool = False) -> None:
+        """Ask for everything: what is shown is written and current, and whole where nothing waits."""
+        served = self._active() if generation is None else generation
+        searcher = self._project.searcher("docs")
+        answer = searcher.search("turn1x0 turn2x0", 1_000, generation=None if generation is None else generation.gen)
+        self._demand(answer.encoder_fp == served.encoder_fp, "a query was answered by another model", answer.generation)
+        for hit in answer.hits:
+            self._demand(hit.id in self._truth, "a deleted document was shown", hit)
+            self._demand(hit.text in self._truth[hit.id], "a text was shown that is not the document's", hit)
+        if whole:
+            shown = {hit.id for hit in answer.hits}
+            self._demand(shown == set(self._truth), "lost", sorted(set(self._truth) ^ shown))
+
+    def _finish(self) -> None:
+        """Let everything arrive and be done: then each live index is the documents, and its store holds no more."""
+        self._insist(self._settle, self._nothing_waits)
+        for view in ("i1_lost", "i2_ahead", "i5_slots", "i9_intent"):
+            with self._project.engine.connect() as connection:
+                rows = connection.execute(sa.text(f"SELECT * FROM {view}")).all()
+            self._demand(not rows, f"{view} is not empty", rows)
+        for generation in self._live():
+            self._search(generation, whole=True)
+        with patch.object(intents, "LATE_S", 0.0):
+            self._arrive()
+            for _ in range(3):
+                self._insist(self._keep_all)
+        for generation in self._live():
+            self._search(generation, whole=True)
+            self._check_points(generation)
+
+    def _check_points(self, generation: Generation) -> None:
+        with self._project.engine.connect() as connection:
+            rows = connection.execute(
+                sa.text(
+                    "SELECT attempt, n_chunks FROM ledger WHERE gen = :gen AND attempt IS NOT NULL UNION ALL SELECT "
+                    "attempt, n_chunks FROM intent WHERE gen = :gen AND doc_id = '' AND state = 'published'"
+                ),
+                {"gen": generation.gen},
+            )
+            wanted = set(intents.point_ids([(row.attempt, row.n_chunks) for row in rows]))
+        there = {one for one, _ in lane_of(generation).index.scan(None, 100_000)}  # type: ignore[attr-defined]
+        self._demand(
+            there == wanted, "points that nobody names, or missing ones", len(there - wanted), len(wanted - there)
+        )
+
+    def _demand(self, holds: bool, *says: object) -> None:
+        if not holds:
+            raise BrokenPromise(" ".join(map(str, says)))
+
+    # Helpers ----------------------------------------------------------------------------------------------------------
+
+    def _settle(self) -> None:
+        self._expire_leases()
+        self._keep_all()
+        self._project.worker().drain()
+
+    def _keep_all(self) -> None:
+        for generation in self._live():
+            StoreKeeper(self._project.engine).look(generation)
+
+    def _expire_leases(self) -> None:
+        with self._project.engine.begin() as connection:
+            connection.execute(sa.text("UPDATE pending SET lease_until = NULL, attempts = 0 WHERE state = 'due'"))
+
+    def _nothing_waits(self) -> bool:
+        with self._project.engine.connect() as connection:
+            seeded = all(one.seeded for one in self._live())
+            waits = connection.scalar(
+                sa.text("SELECT count(*) FROM pending WHERE lane = 'live' OR :seeded"), {"seeded": seeded}
+            )
+        return not waits
+
+    def _insist(self, act: Callable[[], object], until: Callable[[], bool] = lambda: True) -> None:
+        for _ in range(TRIES):
+            with suppress(StoreUnavailable, IndexGone):
+                act()
+                if until():
+                    return
+        raise BrokenPromise(f"{TRIES} tries did not come to an end")
+
+    def _active(self) -> Generation:
+        with self._project.engine.connect() as connection:
+            return read_generation(connection, int(read_collection(connection, "docs").active_gen or 0))
+
+    def _live(self) -> list[Generation]:
+        with self._project.engine.connect() as connection:
+            collection = read_collection(connection, "docs")
+            return [read_generation(connection, gen) for gen in collection.live]
+
+    @contextmanager
+    def _killed_at(self, point: str) -> Iterator[None]:
+        def watch(passed: str) -> None:
+            if passed == point:
+                crash.watcher = None
+                self.tally["kills"] += 1
+                raise Killed
+
+        crash.watcher = watch
+        try:
+            with suppress(Killed):
+                yield
+        finally:
+            crash.watcher = None
+
+
+def run_history(url: str, seed: int, bug: str | None = None) -> tuple[Counter[str], str | None]:
+    """Run the history of a seed in an empty database; return what it did, and the promise that it broke."""
+    with TemporaryDirectory(prefix="revector-stores-") as folder, ExitStack() as stack:
+        store = stack.enter_context(added("late", LateStore(seed=seed)))
+        for name in ("QUERY_S", "OPEN_S"):  # nothing runs beside a look of the keeper here
+            stack.enter_context(patch.object(intents, name, 0.0))
+        site = Site(Path(folder) / "site", url, SHAPE)
+        history = StoreHistory(site, store, seed)
+        if bug is not None:
+            site.project.init()
+            stack.enter_context(plant(bug, site.project.engine))
+        try:
+            history.run()
+        except (BrokenPromise, RevectorError, sa.exc.SQLAlchemyError) as error:
+            return history.tally, f"seed {seed}: {type(error).__name__}: {error}"
+        finally:
+            site.project.engine.dispose()
+        return history.tally, None
+
+
+def main() -> int:
+    """Run histories, print what broke, and keep the figures."""
+    words = parser("evaluation.reliability.stores", __doc__)
+    words.add_argument("--seed", type=int, default=0)
+    words.add_argument("--count", type=int, default=400)
+    words.add_argument("--bug", help="plant a seeded bug, and end at the first history that breaks")
+    words.set_defaults(output=Path(__file__).parent / "results" / "stores.json")
+    given, before = words.parse_args(), machine()
+    tally, broken = Counter[str](), list[str]()
+    with server() as at:
+        for seed in range(given.seed, given.seed + given.count):
+            with database(at) as url:
+                did, says = run_history(url, seed, given.bug)
+            tally += did
+            if says:
+                broken.append(says)
+                print(says, file=sys.stderr, flush=True)
+                if given.bug:
+                    return 0
+            print(f"{seed - given.seed + 1} of {given.count} histories, {len(broken)} broken", flush=True)
+    figures = [
+        Figure("histories of an index in a store at its worst", given.count, "histories"),
+        Figure("histories that broke a promise", len(broken), "histories", "0", not broken),
+        *(Figure(name, tally[name], "") for name in sorted(tally)),
+    ]
+    command = f"python -m evaluation.reliability.stores --seed {given.seed} --count {given.count}"
+    return write(given.output, command, before, figures)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
