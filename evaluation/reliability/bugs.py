@@ -1,4 +1,4 @@
-"""The seeded bugs: 34 mistakes, each one switch, planted into the real code, the real SQL or the model.
+"""The seeded bugs: 35 mistakes, each one switch, planted into the real code, the real SQL or the model.
 
 A suite that has never seen a bug proves nothing. ``plant(name, engine)`` takes one guard away, as a careless change
 would; ``python -m evaluation.reliability.hunt`` then asks the layers of the proof to find it. Two are planted into the
@@ -125,6 +125,8 @@ _ALL = (
          "R31", "test", patch=mistakes.old_query_encoder, test=_TOGETHER),
     _bug("unchanged_not_asked_again", "that a text is unchanged is not asked again under the lock", "R01", "test",
          patch=mistakes.unchanged_not_asked_again, test=_REPAIR),
+    _bug("lost_published", "what was put before a loss is published after it", "R30", "test",
+         guards={"reveal.canary": "true"}, test=f"{_LANE}what_was_put_before_a_loss_is_not_published_after_it"),
     _bug("superseded_shown", "search trusts the store on which attempt of a document counts", "R22 R28", "test",
          guards={"search.attempt": "true"}, test=f"{_LANE}a_document_is_found_replaced_and_hidden_at_once"),
     _bug("shown_collected", "the collector removes what is shown", "R27", "test", guards={"collect.unseen": "true"},

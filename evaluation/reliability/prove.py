@@ -55,7 +55,7 @@ LAYERS = (
           "--bench", seeded=False),
     Layer("L6", "soak", "A soak: writers, queries, migrations, rollbacks and kills all at once, every answer checked",
           "--seconds 30", "--seconds 600"),
-    Layer("L7", "hunt", "34 seeded bugs, each planted into the real code, SQL or model, and which layer saw it",
+    Layer("L7", "hunt", "35 seeded bugs, each planted into the real code, SQL or model, and which layer saw it",
           "--effort 1", "--effort 10"),
 )  # fmt: skip
 

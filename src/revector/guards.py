@@ -18,6 +18,7 @@ GUARDS = {
     "search.visible": "a search shows nothing of deleted documents, nor text from before a delete",
     "search.attempt": "of a store's points, only those are shown that the ledger names, or named as the search began",
     "reveal.open": "what was given up is never published: its points may be gone",
+    "reveal.canary": "what was put before a store's loss was noticed is not published after it",
     "collect.unseen": "points are removed only when no search can be looking at them",
     "window.clock": "the rollback window ends by the database's clock, whatever a worker's says",
 }

@@ -294,6 +294,26 @@ def test_whatever_is_killed_sql_knows_every_point_and_no_document_is_lost(
     check_equal(world)
 
 
+def test_what_was_put_before_a_loss_is_not_published_after_it(outside: Stored) -> None:
+    world, index = outside.world, lane_of(outside.world.generation()).index
+    put = type(index).put
+
+    def lose_everything(of: object, points: Points) -> None:
+        put(of, points)
+        if world.value("SELECT count(*) FROM event WHERE kind = 'store_lost'") == 0 and len(points.ids) == 2:
+            index.drop()
+            outside.keep()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(index), "put", lose_everything)
+        world.documents.put_many([Document("d00001", "quince melon"), Document("d00002", "kiwi plum")])
+        world.project.worker().drain()
+    assert world.value("SELECT count(*) FROM pending") == 120
+    world.settle()
+    assert world.search("quince melon", 1) == ["d00001"]
+    check_equal(world)
+
+
 def test_a_restoration_that_was_killed_is_made_again(outside: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
     world, lane = outside.world, lane_of(outside.world.generation())
     lane.index.drop()

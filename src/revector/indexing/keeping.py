@@ -18,7 +18,10 @@ from revector.registry.lanes import lane_of
 
 LOOK_S = 60.0
 ATTEMPTS = 1_000
-"""AttemptsLane that are given up, or whose points are removed, in one look: what a look may take is bounded."""
+"""Attempts of one request."""
+
+ROUNDS = 20
+"""Requests of one look: what a look may take is bounded."""
 
 PAGE_IDS = 5_000
 
@@ -38,7 +41,9 @@ class StoreKeeper:
         if lane.traits.in_sql or now_s - self._looked_at_s.get(generation.gen, -LOOK_S) < LOOK_S:
             return
         self.make_whole(generation)
-        self.collect(generation, lane)
+        for _ in range(ROUNDS):
+            if self.collect(generation, lane) < ATTEMPTS:
+                break
         self._looked_at_s[generation.gen] = now_s
 
     def make_whole(self, generation: Generation) -> None:
@@ -65,6 +70,8 @@ class StoreKeeper:
                 add_event(connection, generation.cid, self._actor, "store_lost", gen, facts)
         if not live:
             return
+        # A publisher that is under way has put points that may be lost: from here on it shows none of them.
+        intents.give_up_canary(self._engine, gen)
         if shown:
             log.error("the store %r has lost points of generation %s", generation.spec.index.store, gen)
         while shown and (ids := self._next_shown(gen, after)):

@@ -342,7 +342,7 @@ class Applier:
                 "counts": [int(part.counts[n]) for n in new] + [0] * len(tombstones),
                 "hashes": [part.content_hashes[n] for n in new] + [None] * len(tombstones),
                 # A shorter list ends in NULL: tombstones name no attempt, nor do indexes in this database.
-                "attempts": [staged[part.doc_ids[n]] for n in new] if staged else [],
+                "attempts": [staged.attempts[part.doc_ids[n]] for n in new] if staged.attempts else [],
             },
         )
         if unchanged:

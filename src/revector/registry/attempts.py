@@ -11,7 +11,7 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Any
+from contextlib import suppress
 from uuid import UUID
 
 import numpy as np
@@ -27,10 +27,11 @@ from revector.interfaces import Progress, Vectors
 from revector.registry import intents, ledgers
 from revector.registry.collections import Generation
 from revector.registry.in_sql import visible
-from revector.registry.lane import NORM_TOLERANCE, IndexedDocument, SearchRequest, SqlRelation, Staged, VisibleHits
+from revector.registry.lane import IndexedDocument, SearchRequest, SqlRelation, Staged, VisibleHits
+from revector.registry.points import columns_of, count_of, points_of
 from revector.stores.opening import open_index
 from revector.stores.pgvector import Build
-from revector.stores.seam import NearPoint, Points, StoreTraits
+from revector.stores.seam import Points, StoreTraits
 
 PUT_POINTS = 1_000
 """Points of one request."""
@@ -124,18 +125,20 @@ class AttemptsLane:
 
     def stage(self, engine: sa.Engine, part: Part) -> Staged:
         """Commit intents, then put the points: SQL knows every point that can exist."""
-        staged = {doc_id: uuid.uuid4() for doc_id in part.doc_ids}
-        if not staged:
-            return staged
-        intents.open_all(engine, self._gen, part, staged)
+        if not part.doc_ids:
+            return Staged()
+        with engine.connect() as connection:
+            canary = intents.canary(connection, self._gen)
+        attempts = {doc_id: uuid.uuid4() for doc_id in part.doc_ids}
+        intents.open_all(engine, self._gen, part, attempts)
         crash_at("stage.after_intent")
-        points = _points(part, staged)
+        points = points_of(part, attempts)
         for first in range(0, len(points.ids), PUT_POINTS):
             self.index.put(points.rows(slice(first, first + PUT_POINTS)))
             crash_at("stage.after_put")
         if not self.traits.searchable_at_once:
             self._await(points.ids)
-        return staged
+        return Staged(attempts, canary)
 
     def _await(self, ids: Sequence[UUID]) -> None:
         """Wait until the store shows what it has acknowledged. Raises ``StoreUnavailable`` where it does not."""
@@ -151,9 +154,14 @@ class AttemptsLane:
         )
 
     def reveal(self, connection: sa.Connection, part: Part, staged: Staged, held: set[str]) -> set[str]:
-        """Publish the attempts that are still open, and note what they supersede."""
+        """Publish the attempts that are still open, and note what they supersede.
+
+        Not where the store has lost points since they were put: theirs may be among them, and all are due again.
+        """
         embedded = [doc_id for doc_id in part.doc_ids if doc_id in held]
-        shown = intents.publish(connection, self._gen, [staged[doc_id] for doc_id in embedded])
+        whole = not embedded or intents.is_canary(connection, self._gen, staged.canary)
+        attempts = [staged.attempts[doc_id] for doc_id in embedded] if whole else []
+        shown = intents.publish(connection, self._gen, attempts)
         shown |= held - set(embedded)
         crash_at("reveal.after_cas")
         intents.supersede(connection, self._gen, sorted(shown))
@@ -199,7 +207,7 @@ class AttemptsLane:
             FROM collection c LEFT JOIN top t ON true
             LEFT JOIN document d ON d.cid = c.cid AND d.doc_id = t.doc_id
             WHERE c.cid = :cid ORDER BY t.distance, t.doc_id, t.chunk"""
-        values = {"cid": self._cid, "gen": self._gen, "began": began, **_columns(near), **wanted.filter_params}
+        values = {"cid": self._cid, "gen": self._gen, "began": began, **columns_of(near), **wanted.filter_params}
         found = connection.execute(sa.text(sql), values).mappings().all()
         return VisibleHits(found[0]["active_gen"], len(near), [dict(row) for row in found if row["doc_id"] is not None])
 
@@ -286,7 +294,7 @@ class AttemptsLane:
             {"cid": self._cid, "gen": self._gen, **page.values},
         ).all()
         found = self._by_attempt([(row.attempt, row.n_chunks) for row in rows])
-        counted = [_count(found.get(row.attempt), normalize=self._generation.spec.model.normalize) for row in rows]
+        counted = [count_of(found.get(row.attempt), normalize=self._generation.spec.model.normalize) for row in rows]
         columns = list(zip(*counted, strict=True)) if counted else [()] * 6
         values = dict(
             zip(("f_n", "f_lowest", "f_highest", "f_stop", "f_bad", "f_outside"), map(list, columns), strict=True)
@@ -334,58 +342,15 @@ class AttemptsLane:
         )
 
     def size_bytes(self, connection: sa.Connection) -> int:
-        """Return what the store says."""
+        """Return what the store says; 0 where it does not answer, as a status must not fail for that."""
         del connection
-        there = self.index.describe()
-        return 0 if there is None else there.bytes
+        with suppress(StoreUnavailable):
+            there = self.index.describe()
+            return 0 if there is None else there.bytes
+        return 0
 
     def rows(self, connection: sa.Connection) -> int:
         """Return the store's points, of superseded attempts too."""
         del connection
         there = self.index.describe()
         return 0 if there is None else there.points
-
-
-def _points(part: Part, staged: Staged) -> Points:
-    """Return the points of all documents of a part, their chunks numbered from 0."""
-    attempts = [
-        attempt for doc_id, n in zip(part.doc_ids, part.counts, strict=True) for attempt in [staged[doc_id]] * n
-    ]
-    chunks = np.concatenate([np.arange(n, dtype=np.int32) for n in part.counts])
-    at = np.concatenate([np.arange(first, first + n) for first, n in zip(part.starts, part.counts, strict=True)])
-    return Points(
-        [intents.point_id(attempt, chunk) for attempt, chunk in zip(attempts, chunks, strict=True)],
-        attempts,
-        chunks,
-        part.chunk_starts[at],
-        part.chunk_ends[at],
-        part.embeddings[at],
-    )
-
-
-def _columns(near: Sequence[NearPoint]) -> dict[str, list[Any]]:
-    """Return what was found near as columns; a distance is 1 minus the similarity, as pgvector's cosine distance is."""
-    return {
-        "attempts": [one.attempt for one in near],
-        "chunks": [one.chunk for one in near],
-        "starts": [one.start for one in near],
-        "stops": [one.stop for one in near],
-        "distances": [1.0 - one.similarity for one in near],
-    }
-
-
-def _count(points: Points | None, *, normalize: bool) -> tuple[int, int | None, int | None, int | None, int, int]:
-    """Return number, least and largest chunk, last end, bad lengths and impossible offsets of one attempt's points."""
-    if points is None:
-        return 0, None, None, None, 0, 0
-    norms = np.linalg.norm(points.vectors, axis=1)
-    good = np.abs(norms - 1) <= NORM_TOLERANCE if normalize else (norms > 0) & np.isfinite(norms)
-    outside = (points.starts < 0) | (points.stops <= points.starts)
-    return (
-        len(points.ids),
-        int(points.chunks.min()),
-        int(points.chunks.max()),
-        int(points.stops.max()),
-        int((~good).sum()),
-        int(outside.sum()),
-    )

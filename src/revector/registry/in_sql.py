@@ -92,7 +92,7 @@ class InSqlLane:
     def stage(self, engine: sa.Engine, part: Part) -> Staged:
         """Do nothing: rows are written in the transaction that shows them."""
         del engine, part
-        return {}
+        return Staged()
 
     def reveal(self, connection: sa.Connection, part: Part, staged: Staged, held: set[str]) -> set[str]:
         """Replace the rows of all documents that are held."""

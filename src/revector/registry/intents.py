@@ -122,6 +122,31 @@ def canary(connection: sa.Connection, gen: int) -> UUID | None:
     return found
 
 
+def is_canary(connection: sa.Connection, gen: int, attempt: UUID | None) -> bool:
+    """Whether a canary still counts, and does until the transaction ends."""
+    counts = guard("reveal.canary", "state = 'published'")
+    return (
+        connection.scalar(
+            sa.text(f"SELECT 1 FROM intent WHERE gen = :gen AND attempt = :attempt AND {counts} FOR SHARE"),
+            {"gen": gen, "attempt": attempt},
+        )
+        is not None
+    )
+
+
+@repeated
+def give_up_canary(engine: sa.Engine, gen: int) -> None:
+    """Have no canary count: what was put until now is not shown any more, if it was not yet."""
+    with engine.begin() as connection:
+        connection.execute(
+            sa.text(
+                "UPDATE intent SET state = 'doomed', doomed_at = clock_timestamp() WHERE gen = :gen AND doc_id = '' "
+                "AND state = 'published'"
+            ),
+            {"gen": gen},
+        )
+
+
 def publish(connection: sa.Connection, gen: int, attempts: Sequence[UUID]) -> set[str]:
     """Move attempts from open to published; return the documents of those that were still open."""
     if not attempts:

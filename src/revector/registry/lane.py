@@ -23,8 +23,16 @@ from revector.stores.seam import StoreTraits
 NORM_TOLERANCE = 0.01
 """Stored vectors may differ from their length by this share: float16 storage rounds to about 0.0005."""
 
-Staged = Mapping[str, UUID]
-"""The attempts of a batch by document; empty where the index is in SQL."""
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """What was brought near an index: attempts by document, none where the index is in SQL.
+
+    ``canary``: the one that counted before the points were put. They are shown only while it still does.
+    """
+
+    attempts: Mapping[str, UUID] = field(default_factory=dict)
+    canary: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
