@@ -158,13 +158,13 @@ class StoreHistory:
                 rows = connection.execute(sa.text(f"SELECT * FROM {view}")).all()
             self._demand(not rows, f"{view} is not empty", rows)
         for generation in self._live():
-            self._search(generation, whole=True)
+            self._search(generation, whole=generation.seeded)
         with patch.object(intents, "LATE_S", 0.0):
             self._arrive()
             for _ in range(3):
                 self._insist(self._keep_all)
         for generation in self._live():
-            self._search(generation, whole=True)
+            self._search(generation, whole=generation.seeded)
             self._check_points(generation)
 
     def _check_points(self, generation: Generation) -> None:
@@ -236,10 +236,19 @@ class StoreHistory:
 
         crash.watcher = watch
         try:
-            with suppress(Killed):
-                yield
+            yield
+        except BaseException as error:
+            if not _was_killed(error):
+                raise
         finally:
             crash.watcher = None
+
+
+def _was_killed(error: BaseException | None) -> bool:
+    """Whether a kill is behind an error: what cleans up after it may raise another one."""
+    while error is not None and not isinstance(error, Killed):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def run_history(url: str, seed: int, bug: str | None = None) -> tuple[Counter[str], str | None]:
