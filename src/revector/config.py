@@ -217,7 +217,7 @@ class Project:
         return Metrics(lambda: self.engine, self.providers, limit_bytes=limit)
 
     def migrator(self, collection: str, *, actor: str | None = None, progress: Progress | None = None) -> Migrator:
-        """The moves of one collection; ``actor`` stands in the history, default: the operating system's user."""
+        """The moves of one collection; ``actor`` is named in the history, default: the operating system's user."""
         return Migrator(
             self.engine,
             collection,
@@ -234,7 +234,7 @@ class Project:
         return 0 if webhook is None else notices.tell(self.engine, collection, webhook)
 
     def rehearsal(self, collection: str, *, actor: str | None = None, progress: Progress | None = None) -> Rehearsal:
-        """Rehearsals of one collection; ``actor`` stands in the history, default: the operating system's user."""
+        """Rehearsals of one collection; ``actor`` is named in the history, default: the operating system's user."""
         return Rehearsal(
             self.engine,
             collection,

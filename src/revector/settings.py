@@ -22,7 +22,7 @@ FILE = "revector.toml"
 
 
 class EncoderSettings(BaseModel):
-    """The ``[encoder]`` table: how models run here; what they are stands in the migration files."""
+    """The ``[encoder]`` table: how models run here; what they are is in the migration files."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -38,6 +38,35 @@ def test_ruff_finds_nothing() -> None:
     run("-m", "ruff", "check", ".")
 
 
+NOT_SAID = {
+    "anew": "again",
+    "mend": "fix",
+    "mended": "fixed",
+    "nobody's": "no one's",
+    "somebody": "someone",
+    "tells of": "reports",
+    "told of": "is called with, hears of",
+    "whoever": "anyone who",
+    "made up for": "finished",
+    "behind users' backs": "without affecting users",
+}
+"""What reads as translated, and what to say instead."""
+
+
+def test_the_words_are_those_of_plain_english() -> None:
+    said = re.compile("|".join(rf"\b{re.escape(words)}\b" for words in NOT_SAID), re.IGNORECASE)
+    kinds = ("*.py", "*.md", "*.js", "*.html", "*.css")
+    places = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
+    places += [path for kind in kinds for path in (ROOT / "src").rglob(kind)]
+    found = [
+        f"{path.relative_to(ROOT)}:{n}: {match[0]!r}, say {NOT_SAID[match[0].lower()]!r}"
+        for path in places
+        for n, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        for match in said.finditer(line)
+    ]
+    assert found == []
+
+
 def test_everything_is_formatted() -> None:
     run("-m", "ruff", "format", "--check", ".")
 

@@ -166,7 +166,7 @@ def rollback_dag(
 ) -> DAG:
     """Return the DAG that makes one move of an open migration: go back, forward again, retire, abort or override.
 
-    It is what the buttons of the page start, so that every move is authorised by Airflow and stands in the history
+    It is what the buttons of the page start, so that every move is authorised by Airflow and is in the history
     under the name of the user, with the reason and the run. ``common``: as in ``factory.make_dag``.
     """
     place = place_of(config, conn_id)

@@ -17,8 +17,8 @@ FAILED = "Task {{ ti.task_id }} of DAG {{ dag.dag_id }} ended as {{ ti.state }} 
 class RevectorNotifier(BaseNotifier):
     """Posts ``text`` as JSON to ``[alerts] webhook`` of ``revector.toml``, as chat services read it.
 
-    What happens to a collection (gate, swap, rollback, ...) the library tells by itself, whoever did it; this is for
-    what only Airflow knows: ``on_failure_callback``, a question that waits (``notifiers`` of a question), a deadline.
+    The library itself reports what happens to a collection (gate, swap, rollback, ...). This is for what only Airflow
+    knows: ``on_failure_callback``, a question that waits (``notifiers`` of a question), a deadline.
     Without a webhook nothing is sent; one that fails is logged and fails nothing.
     """
 

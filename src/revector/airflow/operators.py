@@ -1,4 +1,4 @@
-"""The operators: each is one call of the library, under the name of whoever started the run, told in the history.
+"""The operators: each is one call of the library, in the history under the name of who started the run.
 
 Nothing of the library is imported before a task runs: every Airflow component parses the DAGs.
 """
@@ -146,7 +146,7 @@ class MigrationOperator(RevectorOperator):
         return (said["who"], said["why"] or "no reason was given") if said and said["who"] else (None, None)
 
     def migrator(self, project: Project, collection: str, context: Context) -> Migrator:
-        """Return the moves of the collection, under the name of whoever answered or started the run."""
+        """Return the moves of the collection, under the name of the person who answered or started the run."""
         who, _ = self.answered(context)
         return project.migrator(collection, actor=who or actor(context), progress=LogProgress())
 

@@ -54,7 +54,7 @@ def retire_dag(
     schedule: str | None = "@hourly",
     **common: object,
 ) -> DAG:
-    """Return the safety net: a DAG that drops old generations whose rollback window is over, whoever opened it."""
+    """Return the safety net: a DAG that drops old generations whose rollback window is over, whatever opened it."""
     options = {
         "schedule": schedule,
         "description": "Drop old generations whose rollback window is over",

@@ -1,7 +1,7 @@
 """Who may do what on the page, asked of Airflow's auth manager, and the project whose state is shown.
 
-Whoever may see the DAG ``revector_migrate`` sees the page. The history is shown to those who may read that DAG's audit
-log. Moves are runs of ``revector_rollback`` and answers to waiting runs, sent to Airflow's own API: it decides.
+Anyone who may see the DAG ``revector_migrate`` sees the page. The history is shown to those who may read that DAG's
+audit log. Moves are runs of ``revector_rollback`` and answers to waiting runs, sent to Airflow's own API: it decides.
 """
 
 from __future__ import annotations

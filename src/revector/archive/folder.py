@@ -42,7 +42,7 @@ class SealedFile:
 
     @classmethod
     def of(cls, path: Path, sha256: str, part: Part) -> SealedFile:
-        """Return what is to be remembered of a part just written; the part holds at least one document."""
+        """Return what to remember of a part just written; the part holds at least one document."""
         ids = part.doc_ids
         return cls(str(path), sha256, path.stat().st_size, ids[0], ids[-1], len(ids), len(part.embeddings))
 

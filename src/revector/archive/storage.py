@@ -132,7 +132,7 @@ def _check_format(path: Path, file: h5py.File) -> None:
 
 
 def check_own(path: Path, file: h5py.File, name: str) -> None:
-    """Raise ``ArchiveError`` unless the dataset ``name`` lies in this very file, from the root to its last number."""
+    """Raise ``ArchiveError`` unless all of the dataset ``name`` is in this very file."""
     import h5py
 
     steps, place = name.split("/"), file

@@ -219,7 +219,7 @@ def override(
 ) -> None:
     """Let the open migration's alias move although its gate did not pass; then run `revector upgrade` again.
 
-    It holds for the latest measurement alone, for 24 hours, and stands in the history with name and reason.
+    It holds for the latest measurement alone, for 24 hours, and is in the history with name and reason.
 
     For example:
       revector override --reason "the labels lack the new product line; 200 answers were read"

@@ -34,7 +34,7 @@ NAIVE = f"{DATE}{_TIME}"
 
 
 def as_id(value: object) -> object:
-    """Return a whole number as the id that its digits are; all else as it is, for who checks ids to judge.
+    """Return a whole number as the id that its digits are; all else as it is, for the check of ids to judge.
 
     The one rule for ids that come as JSON, columns or rows: a string, or a whole number.
 

@@ -28,7 +28,7 @@ SWEEP = (10, 20, 40, 80, 100, 160, 320, 640)
 MIN_OVERLAP = 0.95
 TIE = 1e-6
 DEPTH = 4
-"""Exact answers are known to this multiple of k, so that whoever ties with the k-th is not taken for a loss."""
+"""Exact answers are known to this multiple of k, so that a tie with the k-th does not count as a loss."""
 
 WARM_QUERIES = 3
 TIMED_QUERIES, BATCH = 100, 32
@@ -277,7 +277,7 @@ class _Judge:
         return sorted(found, key=lambda one: not one.relevant)
 
     def point(self, asked: _Asked) -> Point:
-        """Return what is to be reported of one ``ef_search``."""
+        """Return the report of one ``ef_search``."""
         overlaps = [self._overlap(ids, best) for ids, best in zip(asked.ids, self._best, strict=True)]
         return Point(
             asked.plan.ef_search,

@@ -164,7 +164,7 @@ class Evidence:
     def _see(self, generation: Generation, token: int) -> verdicts.ChangesSeen:
         documents = self._documents.count()
         with control(self._engine, self._cid, actor=self._actor, token=token) as held:
-            # Whoever aborts from now on takes the token, and no verdict is kept; who did before took the index.
+            # An abort from now on takes the token, and no verdict is kept; an earlier one took the index.
             if generation.gen not in held.collection.live:
                 raise GenerationGone(
                     f"revision {generation.revision} was aborted meanwhile; its generation {generation.gen} was not "

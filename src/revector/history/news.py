@@ -20,7 +20,7 @@ NEWS_HOURS = 24
 """What is older is no news: a webhook that is set later, or was away for long, is not flooded."""
 
 _TELLER = GATE_LOCK + 3
-"""First key of the advisory lock of whoever tells."""
+"""First key of the advisory lock of the process that reports."""
 
 _NEWS = f"""
 SELECT e.seq, e.at, e.actor, e.kind, e.gen, e.detail, g.revision, g.needs_approval
@@ -70,7 +70,7 @@ class News:
 
 @contextmanager
 def only_teller(engine: sa.Engine, cid: int) -> Iterator[sa.Connection | None]:
-    """Give a connection to the only process that tells of this collection, None to any other; no transaction is open.
+    """Give a connection to the only process that reports on this collection, None to any other; no transaction is open.
 
     Another one has begun to read already, so what is missed here waits for the next move or the hourly DAG.
     """

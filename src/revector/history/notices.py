@@ -1,4 +1,4 @@
-"""Tells others what happened to a collection, whoever did it: events of the history become sentences for a webhook."""
+"""Reports what happened to a collection, no matter who did it: events of the history become sentences for a webhook."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from revector.history.webhook import post
 from revector.registry.collections import read_collection
 
 CLOSING_HOURS = 6.0
-"""A rollback window that was longer is told of once more when it has this long to go."""
+"""A rollback window that was longer is announced once more when it has this long to go."""
 
 ACTOR = "revector"
 

@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 def post(webhook: str | None, payload: Mapping[str, object]) -> bool:
     """Send ``payload`` with a sentence as ``text``, as chat services read it; return whether it was taken.
 
-    A webhook that fails is logged and hides nothing: the alert itself goes on to whoever called.
+    A webhook that fails is logged and hides nothing: the alert itself still reaches the caller.
     """
     if webhook is None:
         return False

@@ -59,7 +59,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class PlannedBatch:
-    """What is to be done for a batch: documents to embed, ones that others have embedded, and what needs no vectors."""
+    """What to do for a batch: documents to embed, ones that others have embedded, and what needs no vectors."""
 
     items: tuple[Item, ...]
     todo: tuple[tuple[Item, list[Chunk]], ...]

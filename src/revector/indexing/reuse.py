@@ -144,7 +144,7 @@ class Reuse:
     """Looks for vectors that generation ``generation`` would only compute again.
 
     The same text, cut by the same chunker and embedded by the same model, has the same vectors, whatever document it
-    stands in: a re-run, other index parameters, a narrower cut (Matryoshka), and documents that moved cost nothing.
+    is in: a re-run, other index parameters, a narrower cut (Matryoshka), and documents that moved cost nothing.
     Nor does a ``rotation`` of a model whose vectors are there: they are turned.
     """
 

@@ -34,7 +34,7 @@ BATCH_DOCUMENTS = 32
 POLL_S = 0.2
 BACK_OFF_S = 2.0
 TELL_S = 60.0
-"""A database that stays away is told of so often."""
+"""How often the log mentions a database that stays away."""
 REST_S = 15.0
 """A generation whose encoder or store cannot be used is tried again after this long."""
 TEND_S = 60.0

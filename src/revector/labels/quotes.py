@@ -21,7 +21,7 @@ Texts: TypeAlias = Callable[[Sequence[str]], Mapping[str, str]]
 
 
 def placed_span(span: Span, text: str) -> Span | str:
-    """Return the span where its quote lies in ``text``, or what is wrong with it.
+    """Return the span of its quote in ``text``, or what is wrong with it.
 
     The quote is at the span's start, or stands once in the text; more than once elsewhere says nothing.
     """

@@ -97,7 +97,7 @@ class AirflowHome:
         return _keep_passwords(self.home)
 
     def running(self) -> str | None:
-        """Return the address of the Airflow of this folder if it answers, whoever started it."""
+        """Return the address of the Airflow of this folder if it answers, no matter who started it."""
         with contextlib.suppress(OSError, ValueError, KeyError, httpx.HTTPError):
             url = cast("str", json.loads((self.home / "address.json").read_text())["url"])
             if httpx.get(f"{url}/api/v2/version", timeout=5, trust_env=False).status_code == 200:

@@ -35,7 +35,7 @@ class Block(Protocol):
     """Documents with their vectors, as ``archive.Part`` is.
 
     Document ``i`` owns ``counts[i]`` rows of ``embeddings`` (float32 or float16, ``(rows, dim)``), in this order and
-    without gaps. A document lies in one block; ids hold no NUL.
+    without gaps. A document is in one block; ids hold no NUL.
     """
 
     @property

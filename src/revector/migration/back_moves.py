@@ -23,7 +23,7 @@ WINDOW_OVER = "window over"
 
 
 class BackMoves:
-    """The moves of one collection that no forward step is waiting for; ``actor`` stands in the history."""
+    """The moves of one collection that no forward step is waiting for; ``actor`` is named in the history."""
 
     def __init__(
         self, engine: sa.Engine, standing: Standing, leftovers: Leftovers, catch_up: CatchUp, *, cid: int, actor: str

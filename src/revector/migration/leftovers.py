@@ -42,7 +42,7 @@ class Leftovers:
     def drop(self, *, wait: bool) -> list[int]:
         """Drop indexes whose generations left their slots longer ago than ``drain_s``; return their numbers.
 
-        With ``wait``, younger ones are waited for. What an earlier call was kept from is made up for.
+        With ``wait``, younger ones are waited for. Finishes what an earlier call could not.
         """
         with self._engine.connect() as connection:
             ended = [one for one in read_generations(connection, self._cid) if not one.live and not one.dropped]

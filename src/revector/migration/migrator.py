@@ -34,7 +34,7 @@ from revector.status import Status, read_status
 
 
 class Migrator:
-    """The moves of one collection. Everything it knows lies in the database: any process may take over at any point."""
+    """The moves of one collection. Everything it knows is in the database: any process may take over at any point."""
 
     def __init__(
         self,

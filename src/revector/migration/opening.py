@@ -32,7 +32,7 @@ MOST_WINDOW_HOURS = 24 * 365
 
 
 class Opening:
-    """The steps ``plan`` and ``provision`` of one collection; ``actor`` stands in the history.
+    """The steps ``plan`` and ``provision`` of one collection; ``actor`` is named in the history.
 
     ``shards``, ``served_encoder`` and ``shadow_share`` are those of ``MigratorSettings``.
     """

@@ -178,7 +178,7 @@ def storage_of(drawn: StratifiedSample, revision: Revision, chunks: Estimate, sh
     """Return the bytes of ``chunks``; the ``share`` of the documents that is re-embedded goes to the archive too."""
     dim, index, value = revision.model.dim, revision.index, {k: one.value for k, one in capacity.CONSTANTS.items()}
     graph = capacity.graph_bytes(dim, index)
-    # What lies in another store is on no disk of PostgreSQL's.
+    # What is in another store takes no disk of PostgreSQL's.
     rows = capacity.row_bytes(dim, index.storage, drawn.id_bytes) if index.store == PGVECTOR else 0.0
     return Storage(
         float32=chunks.times(dim * 4),

@@ -132,7 +132,7 @@ def _read(
 
 
 def total(drawn: StratifiedSample, values: Sequence[Sequence[float]]) -> Estimate:
-    """Return the total over all documents of what ``values`` tells of the sampled ones, stratum by stratum.
+    """Return the total over all documents of what ``values`` says about the sampled ones, stratum by stratum.
 
     With its 95 % interval: normal, each stratum with its finite population correction (Cochran, sections 5.3 and
     2.6). The degrees of freedom of small strata make it a little too narrow.

@@ -19,7 +19,7 @@ from revector.lifecycle import Phase
 from revector.registry.collections import Collection, lock_collection
 
 LOCK_BUDGET_MS = 1_500
-"""Longest wait for the gate: writers queue behind whoever waits for it (reliability.md, R38)."""
+"""Longest wait for the gate: writers queue behind anyone who waits for it (reliability.md, R38)."""
 
 STATEMENT_BUDGET_MS = 10_000
 """Longest statement under the gate, where writers stand still."""

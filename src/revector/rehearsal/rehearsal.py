@@ -1,4 +1,4 @@
-"""A rehearsal: the whole migration and a rollback on a sampled copy, what that tells of the real one, and no trace."""
+"""A rehearsal: the whole migration and a rollback on a sampled copy, what that says of the real one, and no trace."""
 
 from __future__ import annotations
 

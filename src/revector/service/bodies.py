@@ -70,7 +70,7 @@ def declared(headers: Headers, limit: int) -> int:
 
 
 async def read(receive: Receive, headers: Headers, limit: int, hold: Callable[[int], None]) -> bytes:
-    """Return a whole body, unpacked. ``hold`` is told of each piece's size, and may raise.
+    """Return a whole body, unpacked. ``hold`` is called with each piece's size, and may raise.
 
     Raises 408 where it comes too slowly, 413 above ``limit`` bytes, 400 and 415 as ``pieces`` does.
     """

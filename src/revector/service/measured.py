@@ -41,6 +41,6 @@ class RequestMetrics:
         try:
             await self._app(scope, receive, seen)
         finally:
-            # The route's name and not what was asked for: whoever asks for nonsense makes no new series.
+            # The route's name and not what was asked for: asking for nonsense makes no new series.
             route = getattr(scope.get("route"), "name", "none")
             self._seconds.labels(route, str(status)).observe(time.perf_counter() - began)

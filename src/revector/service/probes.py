@@ -25,7 +25,7 @@ def ready(request: Request, service: Shared) -> JSONResponse:
     """Answer 200 when database, schema and the encoders of everything that is served are there, else 503 and why.
 
     `database` is `primary`, `standby` or `read-only`; the latter two answer searches, and writes with 503. A key for
-    some collections is told of those.
+    some collections hears of those.
     """
     role, reasons = service.standing(request.state.caller.collections)
     if reasons:

@@ -147,7 +147,7 @@ class Service:
     def beat_until(self, stop: threading.Event) -> None:
         """Tell the database what is loaded, for swaps to wait for, until ``stop`` is set; then take leave.
 
-        A database that takes no writes is told nothing: no swap waits for who serves from a standby.
+        A database that takes no writes is told nothing: no swap waits for a process that serves from a standby.
         """
         name = f"revector serve, {socket.gethostname()}, process {os.getpid()}"
         while not stop.is_set():

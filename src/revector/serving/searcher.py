@@ -85,7 +85,7 @@ class Answer:
 
 
 class Offer(Protocol):
-    """Is told of each query that the alias answered, with what it was asked; must neither wait nor raise."""
+    """Called with each query that the alias answered; must neither wait nor raise."""
 
     def __call__(
         self, query: str, answer: Answer, *, k: int, where: Mapping[str, Any] | None = None, by: str = "document"
@@ -94,7 +94,7 @@ class Offer(Protocol):
 
 
 class Searcher:
-    """Searches one collection through its alias, or a named generation; ``offer`` is told of the alias's answers.
+    """Searches one collection through its alias, or a named generation; ``offer`` is called with the alias's answers.
 
     ``limit_s``: how long ``search``, ``search_like`` and ``search_given`` may take in the database. A ``stop`` that is
     given to them ends them from another thread.

@@ -73,7 +73,7 @@ class Stale:
 
 @dataclass(frozen=True, slots=True)
 class Dead:
-    """Documents that are dead letters in a live index, by what is to be done with them.
+    """Documents that are dead letters in a live index, by what should happen to them.
 
     ``worth``: to be tried again, of which ``chosen`` now; ``given_up``: final and tried often enough; ``refused``:
     records that ingestion did not take and nobody waived, which only their source can fix.

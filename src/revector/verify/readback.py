@@ -1,8 +1,8 @@
 """What an index holds, read back against its documents: a page of ids per statement, hence one snapshot each.
 
 A write and its work item are one transaction, and so are rows, ledger and the end of an item: within one snapshot a
-document either waits or is exactly what its text gives. So whatever a statement here finds is no false alarm, whoever
-writes meanwhile, and nothing is locked.
+document either waits or is exactly what its text gives. So nothing that a statement here finds is a false alarm,
+whatever is written meanwhile, and nothing is locked.
 """
 
 from __future__ import annotations

@@ -162,7 +162,7 @@ class FakeServer:
         self._thread.join()
 
     def fault_of(self, request: Reply) -> Fault:
-        """Return what is to be done to ``request``."""
+        """Return what to do to ``request``."""
         if request["encoding_format"] == "base64" and not self.base64:
             return status(400, "encoding_format base64 is not supported")
         with self.lock:

@@ -1,4 +1,4 @@
-"""Owns what a person is told of number formats on this CPU: which are computed as asked, and what each costs."""
+"""Owns what a person hears about number formats on this CPU: which are computed as asked, and what each costs."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ BEGIN
 END $$;
 CREATE OR REPLACE FUNCTION revector.ledger_drop(of_gen int, wait_ms int) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER
   SET search_path = pg_catalog, pg_temp AS $$
-BEGIN  -- false: somebody reads or writes it for longer than wait_ms
+BEGIN  -- false: someone reads or writes it for longer than wait_ms
   IF NOT EXISTS (SELECT 1 FROM revector.generation WHERE gen = of_gen AND dropped) THEN
     RAISE EXCEPTION 'generation % is not dropped, and its ledger stays', of_gen;
   END IF;
