@@ -1,4 +1,4 @@
-"""Shadow reads: a share of the live queries is asked of the generation that is being built too, without affecting users.
+"""Shadow reads: a share of live queries is also asked of the generation being built, without affecting users.
 
 A query is offered after it was answered: that takes microseconds, and never waits, raises or keeps anything but ids
 and the query's text until it was compared. One thread with one connection of its own does the rest; it works at most
