@@ -297,7 +297,9 @@ def test_making_and_revoking_a_key_is_in_the_history_of_the_collections_that_it_
 def test_ready_tells_a_key_of_its_own_collections_only(
     served: World, client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client.app.state.service, "_warm", {served.generation().gen: "the model's folder is gone."})
+    gone, service = "the model's folder is gone.", client.app.state.service
+    monkeypatch.setattr(service, "_load", lambda _: gone)  # it is tried again in the background
+    monkeypatch.setattr(service, "_warm", {served.generation().gen: gone})
     docs, other = (key_for(served, "read", collections=[name])[1] for name in ("docs", "other"))
     assert "docs" in refused(client.get("/ready", headers=docs), 503, "NotReady")
     answer = client.get("/ready", headers=other)
