@@ -362,6 +362,11 @@ def test_an_acknowledgement_counts_when_the_points_can_be_found(world: World, mo
         assert world.search("quince melon", 1) == ["d00002"]
 
 
+def test_a_plan_warns_of_a_store_that_one_process_holds(outside: Stored) -> None:
+    plan = outside.world.migrator.plan("b200")
+    assert any("memory of one process" in warning for warning in plan.warnings)
+
+
 def test_an_attempt_goes_forward_only_whoever_writes(outside: Stored) -> None:
     world = outside.world
     world.sql("UPDATE intent SET state = 'doomed', doomed_at = clock_timestamp() WHERE doc_id = 'd00001'")

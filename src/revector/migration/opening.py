@@ -26,7 +26,7 @@ from revector.registry import moves, sharding
 from revector.registry.collections import Generation, read_collection, read_generation
 from revector.registry.control import control, take_lease
 from revector.spec import Revision
-from revector.stores.opening import check_revision
+from revector.stores.opening import check_revision, warnings_of
 
 MOST_WINDOW_HOURS = 24 * 365
 
@@ -87,7 +87,9 @@ class Opening:
         foretold, known = proof.foretell()
         unread = shadow_time.unread(target, collection, share=self._shadow_share)
         risks = (*(said.rstrip(".") for said in self._standing.edited()), *plan.risks, *known)
-        return replace(plan, already=already, warnings=(*plan.warnings, *foretold, *unread), risks=risks)
+        return replace(
+            plan, already=already, warnings=(*plan.warnings, *foretold, *unread, *warnings_of(target)), risks=risks
+        )
 
     def keep_plan(self, target: Revision) -> MigrationPlan:
         """Plan, refuse what would fill a disk, and keep the estimates in the history."""

@@ -27,6 +27,7 @@ TRAITS = StoreTraits(
     storages=frozenset({"vector"}),
     quantizes=frozenset({"none"}),
     max_dim=65_536,
+    lasting=False,
 )
 
 

@@ -44,6 +44,19 @@ def added(name: str, store: StoreT) -> Iterator[StoreT]:
         del _known[name]
 
 
+def warnings_of(revision: Revision) -> list[str]:
+    """Return what a person should know of the store before a migration to ``revision``."""
+    store = revision.index.store
+    if _traits(store).lasting:
+        return []
+    said = f"the store {store!r} keeps vectors in the memory of one process: others cannot search them"
+    return [f"{said}, and when it ends every document is embedded again"]
+
+
+def _traits(store: str) -> StoreTraits:
+    return pgvector.TRAITS if store == PGVECTOR else _known[store].traits
+
+
 def check_revision(revision: Revision) -> None:
     """Raise ``SpecError`` for an index that its store does not have."""
     index, name = revision.index, revision.revision
@@ -52,7 +65,7 @@ def check_revision(revision: Revision) -> None:
             f"revision {name}: index.store must be one of {', '.join(stores())}, found {index.store!r}. Nothing was "
             "changed; correct the migration file."
         )
-    traits: StoreTraits = pgvector.TRAITS if index.store == PGVECTOR else _known[index.store].traits
+    traits = _traits(index.store)
     for setting, allowed in (("kind", traits.kinds), ("storage", traits.storages), ("quantize", traits.quantizes)):
         found = getattr(index, setting)
         if found not in allowed:

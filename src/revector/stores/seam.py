@@ -34,6 +34,8 @@ class StoreTraits:
     max_dim: int
     searchable_at_once: bool = True
     """What was put is found by the next search. Elsewhere the points are read back before they count."""
+    lasting: bool = True
+    """Its indexes outlive the process that made them, and other processes see them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
