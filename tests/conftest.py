@@ -135,7 +135,7 @@ def empty_database_url(databases: Databases) -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Settings come from the test's revector.toml, not from whoever runs it."""
+    """Settings come from the test's revector.toml, not from the person who runs it."""
     for name in [name for name in os.environ if name.startswith("REVECTOR_") and not name.startswith("REVECTOR_TEST")]:
         monkeypatch.delenv(name)
 

@@ -23,7 +23,13 @@ FORGOTTEN_S = 3_600.0
 MOVES = ("provision", "swap", "rollback", "retire", "abort")
 """Events that move slots: each is one epoch."""
 
-VIEWS = {"i1_lost": "lost", "i2_ahead": "phantom", "i5_slots": "swap history", "i13_unwaived": "swap history"}
+VIEWS = {
+    "i1_lost": "lost",
+    "i2_ahead": "phantom",
+    "i5_slots": "swap history",
+    "i9_intent": "lost",
+    "i13_unwaived": "swap history",
+}
 """The library's own views of broken invariants, always empty, and the promise that each keeps."""
 
 _CHAIN = """

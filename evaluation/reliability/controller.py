@@ -145,7 +145,7 @@ class Controller:
         """Return the notes of a call; of several, all but the last were undone or the call did several moves."""
         path, found = self._path.with_suffix(".notes"), list[dict[str, Any]]()
         for line in path.read_text().splitlines() if path.exists() else []:
-            with contextlib.suppress(json.JSONDecodeError):  # whoever was killed in the middle of a line did not commit
+            with contextlib.suppress(json.JSONDecodeError):  # one killed in the middle of a line did not commit
                 found.append(json.loads(line))
         return [note for note in found if note["call"] == call]
 

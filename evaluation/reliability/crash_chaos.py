@@ -206,7 +206,7 @@ class Chaos(Trials):
             record = self.notes.failures.get(end.child)
             kinds = record.detail["kinds"] if record else []
             self.errors[f"{role.kind}: {kinds[0] if kinds else end.status}"] += 1
-            # A supervisor starts again whoever lost the database, or was overtaken by the process before it.
+            # A supervisor restarts a process that lost the database, or was overtaken by the one before it.
             expected = (self._outage is not None and DatabaseUnavailable.__name__ in kinds) or (
                 role.kind != "writer" and StateError.__name__ in kinds
             )

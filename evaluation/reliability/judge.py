@@ -230,9 +230,9 @@ def look(
             call = recorder.invoke("index", "observer", gen=one.gen)
             recorder.ok(call, "index", "observer", gen=one.gen, hits=tuple(hits))
             behind = connection.execute(sa.text(_LEDGER), {"cid": cid, "gen": one.gen}).all()
-            found += (
-                wrong + [Finding("lost", f"the ledger of generation {one.gen} says otherwise: {behind}")][: len(behind)]
-            )
+            found += wrong
+            if behind:
+                found.append(Finding("lost", f"the ledger of generation {one.gen} says otherwise: {behind}"))
         waiting = connection.execute(sa.text(_WAITING), {"gens": [one.gen for one in live]}).all()
     return found + ([Finding("lost", f"work is left after heal: {waiting}")] if waiting else [])
 

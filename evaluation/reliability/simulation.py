@@ -86,7 +86,7 @@ def run_histories(
                 continue
             hangs = finding.promise == HANGS
             findings.append(shrink(at, finding) if shrunk and not hangs else finding)
-            if stop_at_first or hangs:  # whoever hangs still holds what others need
+            if stop_at_first or hangs:  # what hangs still holds what others need
                 break
         if tally is not None:
             tally.update(at.tally)

@@ -1,6 +1,6 @@
 """Histories of an index in a store at its worst: writes, moves, kills and losses, and every answer judged.
 
-    python -m evaluation.reliability.stores [--seed N] [--count N] [--bug NAME] [--output PATH]
+    python -m evaluation.reliability.stores [--seed N] [--count N] [--processes N] [--bug NAME] [--results PATH]
 
 Each history draws from its seed what happens next, over the real code and a real PostgreSQL. The store delays, repeats
 and drops requests (``late``), and now and then it loses points that it acknowledged. The truth is a dictionary of what
@@ -12,17 +12,18 @@ from __future__ import annotations
 import random
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
 import sqlalchemy as sa
-from evaluation.bench.common import Figure, machine, parser, write
+from evaluation.bench.common import Figure
 from evaluation.reliability.arena import database, server
 from evaluation.reliability.bugs import plant
 from evaluation.reliability.late import LateStore
+from evaluation.reliability.pieces import Piece, add_piece, in_batches, none, options
 from evaluation.reliability.site import NEW, OLD, Shape, Site
 
 from revector import crash
@@ -33,7 +34,21 @@ from revector.registry.collections import Generation, read_collection, read_gene
 from revector.registry.lanes import lane_of
 from revector.stores.opening import added
 
+MODULE = "evaluation.reliability.stores"
+BATCH = 20
 DOCUMENTS, STEPS, TRIES = 24, 40, 400
+COUNTED = {
+    "put": "writes",
+    "delete": "deletes",
+    "work": "batches of a worker",
+    "kill": "batches of a worker under a kill",
+    "kills": "kills that struck",
+    "keep": "looks of the keeper, half of them under a kill",
+    "lose": "losses of points that were acknowledged",
+    "arrive": "moments at which everything under way arrived",
+    "move": "moves of migrations",
+    "search": "answers judged, hit by hit",
+}
 SHAPE = Shape(documents=DOCUMENTS, labelled=6, index='IndexSpec(kind="exact", store="late")')
 KILLS = ("stage.after_intent", "stage.after_put", "reveal.after_cas", "publish.after_ledger", "publish.after_commit")
 KILLS_OF_KEEPER = ("collect.after_doom", "collect.after_remove", "restore.after_page")
@@ -271,33 +286,44 @@ def run_history(url: str, seed: int, bug: str | None = None) -> tuple[Counter[st
         return history.tally, None
 
 
-def main() -> int:
-    """Run histories, print what broke, and keep the figures."""
-    words = parser("evaluation.reliability.stores", __doc__)
-    words.add_argument("--seed", type=int, default=0)
-    words.add_argument("--count", type=int, default=400)
-    words.add_argument("--bug", help="plant a seeded bug, and end at the first history that breaks")
-    words.set_defaults(output=Path(__file__).parent / "results" / "stores.json")
-    given, before = words.parse_args(), machine()
-    tally, broken = Counter[str](), list[str]()
+def run_batch(seeds: range, bug: str | None) -> tuple[int, Counter[str], list[str]]:
+    """Run histories, each in a database of its own; return how many, what they did, and what broke."""
+    tally, findings = Counter[str](), list[str]()
     with server() as at:
-        for seed in range(given.seed, given.seed + given.count):
+        for seed in seeds:
             with database(at) as url:
-                did, says = run_history(url, seed, given.bug)
+                did, broken = run_history(url, seed, bug)
             tally += did
-            if says:
-                broken.append(says)
-                print(says, file=sys.stderr, flush=True)
-                if given.bug:
-                    return 0
-            print(f"{seed - given.seed + 1} of {given.count} histories, {len(broken)} broken", flush=True)
-    figures = [
-        Figure("histories of an index in a store at its worst", given.count, "histories"),
-        Figure("histories that broke a promise", len(broken), "histories", "0", not broken),
-        *(Figure(name, tally[name], "") for name in sorted(tally)),
-    ]
-    command = f"python -m evaluation.reliability.stores --seed {given.seed} --count {given.count}"
-    return write(given.output, command, before, figures)
+            findings += [broken] if broken else []
+    return len(seeds), tally, findings
+
+
+def figures(pieces: Sequence[Piece]) -> Iterator[Figure]:
+    """Yield what all pieces together did and found."""
+    yield Figure(
+        "histories of an index in a store at its worst", sum(piece["histories"] for piece in pieces), "histories"
+    )
+    yield none("histories that broke a promise", sum(len(piece["findings"]) for piece in pieces), "histories")
+    for name in sorted({name for piece in pieces for name in piece["tally"]}):
+        yield Figure(COUNTED[name], sum(piece["tally"].get(name, 0) for piece in pieces), "")
+
+
+def main() -> int:
+    """Read the command line and run; return 1 if a promise broke."""
+    words = options(MODULE, __doc__, seed=0, results="stores", count=400, processes=2)
+    words.add_argument("--bug", help="plant a seeded bug that Python or a guard can hold")
+    given = words.parse_args()
+    done, tally, findings = 0, Counter[str](), list[str]()
+    seeds = range(given.seed, given.seed + given.count)
+    for histories, did, broken in in_batches(run_batch, seeds, BATCH, given.processes, given.bug):
+        done, findings = done + histories, findings + broken
+        tally += did
+        for says in broken:
+            print(f"{says}\nrepeat it: python -m {MODULE} --seed {says.split(':')[0].split()[1]} --count 1")
+    piece = {"seed": given.seed, "histories": done, "bug": given.bug, "tally": dict(tally), "findings": findings}
+    if given.bug is None and given.count > 1:
+        add_piece(given.results, piece, lambda pieces: list(figures(pieces)), MODULE)
+    return 1 if findings else 0
 
 
 if __name__ == "__main__":

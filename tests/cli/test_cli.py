@@ -97,6 +97,17 @@ def test_upgrade_stops_after_the_step_named_and_resumes(served: World, at: Any, 
     assert [step["step"] for step in again if step["changed"]] == ["verify", "gate", "approve", "swap"]
 
 
+def test_an_upgrade_to_an_index_that_would_end_with_the_command_is_refused(served: World, at: Any, cli: Cli) -> None:
+    at(served)
+    served.revision(
+        "b200", "a100", 'model = ModelSpec(name="hashing", dim=64)', 'index = IndexSpec(kind="exact", store="memory")'
+    )
+    before = served.state()
+    refused = cli("upgrade")
+    assert (refused.code, "ends with the process that made it" in refused.err) == (2, True)
+    assert served.state() == before
+
+
 def test_abort_ends_an_open_migration(served: World, at: Any, cli: Cli) -> None:
     at(served)
     assert cli("upgrade", "--to", "backfill").code == 0

@@ -19,6 +19,7 @@ from revector import crash
 from revector.errors import IndexGone, SpecError, StoreUnavailable
 from revector.indexing import keeping
 from revector.indexing.keeping import StoreKeeper
+from revector.indexing.rearm import rearm
 from revector.interfaces import Document
 from revector.registry import attempts, intents
 from revector.registry.lane import SearchRequest
@@ -334,18 +335,23 @@ class _LazyStore(MemoryStore):
 
     traits = replace(MemoryStore.traits, searchable_at_once=False)
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._waiting, self._asked = list[tuple[Callable[[Points], None], Points]](), count(1)
+
     def open(self, name: str, dim: int) -> MemoryIndex:
-        index, waiting = super().open(name, dim), list[Points]()
+        index = super().open(name, dim)
         put, read = index.put, index.read
-        asked = count(1)
 
         def show(ids: Sequence[UUID]) -> Points:
-            if not next(asked) % 3:
-                while waiting:
-                    put(waiting.pop())
+            if not next(self._asked) % 3:
+                while self._waiting:
+                    one, points = self._waiting.pop()
+                    one(points)
             return read(ids)
 
-        index.traits, index.put, index.read = self.traits, waiting.append, show
+        index.traits, index.read = self.traits, show
+        index.put = lambda points: self._waiting.append((put, points))
         return index
 
 
@@ -360,6 +366,43 @@ def test_an_acknowledgement_counts_when_the_points_can_be_found(world: World, mo
         world.documents.put("d00002", "quince melon")
         world.project.worker().drain()
         assert world.search("quince melon", 1) == ["d00002"]
+
+
+def test_the_alias_does_not_move_to_an_index_that_lost_points(outside: Stored) -> None:
+    world = outside.world
+    world.upgrade("b200", to="approve")
+    building = lane_of(world.generation("building"))
+    index = building.index
+    index.remove([one for one, _ in index.scan(None, 1_000)])
+    with pytest.raises(IndexGone, match="has lost points"):
+        world.migrator.run("swap", "b200")
+    assert world.generation().revision == "a100"
+    world.upgrade("b200")  # begins by making it whole
+    assert world.search("apple7 pear7", 3)[0] == "d00007"
+    check_equal(world)
+
+
+def test_a_ledger_line_that_is_ahead_keeps_its_points_when_it_is_brought_back(outside: Stored) -> None:
+    world, generation = outside.world, outside.world.generation()
+    world.unguarded("UPDATE revector.ledger SET version = version + 1000 WHERE doc_id = 'd00007'")
+    rearm(world.engine, generation.cid, generation.gen, {"stale": ["d00007"]}, actor="tester")
+    assert world.search("apple7 pear7", 1) == ["d00007"]
+    assert world.sql("SELECT * FROM i9_intent") == []
+    check_equal(world)
+
+
+def test_a_store_that_is_not_known_here_stops_neither_a_status_nor_the_worker(world: World) -> None:
+    with added("tested", MemoryStore()) as store:
+        stored = Stored(world, "tested", store)
+        stored.revision("a100", None)
+        world.put(20)
+        world.upgrade("a100")
+        world.put(1, 30)
+    slot = world.project.status("docs").slots.active
+    assert (slot.bytes, slot.waiting.live) == (0, 1)
+    assert world.project.worker().drain() == 0
+    with pytest.raises(StoreUnavailable, match="not known to this process"):
+        world.search("apple7", 1)
 
 
 def test_a_plan_warns_of_a_store_that_one_process_holds(outside: Stored) -> None:

@@ -1,4 +1,4 @@
-"""Between two looks of autovacuum, the planner is told of tables that have grown."""
+"""Between two looks of autovacuum, the planner hears of tables that have grown."""
 
 from __future__ import annotations
 

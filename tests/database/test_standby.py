@@ -121,7 +121,7 @@ def test_a_hot_standby_is_ready_answers_all_that_reads_and_refuses_writes(
             assert len(client.post(SEARCH, json={**asked, "k": 3}).json()["hits"]) == 3
         for path in (DOCUMENT, "/collections/docs", "/metrics"):
             assert client.get(path).status_code == 200
-        time.sleep(0.3)  # so that it would have told of itself
+        time.sleep(0.3)  # so that it would have been heard of
         assert "cannot execute" not in standby.log  # nothing that reads has tried to write
         for answer in (
             client.put(DOCUMENT, json={"text": "new"}),

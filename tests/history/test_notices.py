@@ -1,4 +1,4 @@
-"""What happens to a collection is told to the webhook: by whoever it was done, in order, and normally once."""
+"""The webhook hears what happens to a collection, no matter who did it: in order, and normally once."""
 
 from __future__ import annotations
 

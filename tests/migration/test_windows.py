@@ -108,7 +108,7 @@ def test_a_worker_closes_what_is_over_and_drops_the_index(swapped: World, monkey
 
 def test_a_worker_leaves_open_windows_and_other_collections_alone(swapped: World) -> None:
     swapped.project._close_windows(None)
-    over(swapped, minutes=1)  # whoever opened it has five minutes to close it
+    over(swapped, minutes=1)  # the opener has five minutes to close it
     swapped.project._close_windows(None)
     over(swapped, minutes=6)
     swapped.project._close_windows(["others"])

@@ -57,7 +57,8 @@ def test_the_words_are_those_of_plain_english() -> None:
     said = re.compile("|".join(rf"\b{re.escape(words)}\b" for words in NOT_SAID), re.IGNORECASE)
     kinds = ("*.py", "*.md", "*.js", "*.html", "*.css")
     places = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
-    places += [path for kind in kinds for path in (ROOT / "src").rglob(kind)]
+    places += [path for room in ("src", "evaluation", "tests") for kind in kinds for path in (ROOT / room).rglob(kind)]
+    places.remove(Path(__file__))
     found = [
         f"{path.relative_to(ROOT)}:{n}: {match[0]!r}, say {NOT_SAID[match[0].lower()]!r}"
         for path in places

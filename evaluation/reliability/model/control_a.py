@@ -95,7 +95,7 @@ class ControlA(DataA):
             self._drop(s, out)
 
     def _moved(self, t: bytearray) -> None:
-        """One epoch further: whoever saw the slots before sees that they moved."""
+        """One epoch further, so that a process that saw the slots before sees that they moved."""
         if self._repeatable:
             for at in self.writer:
                 t[at + MOVED] = t[at + AT] == SNAPSHOT

@@ -106,6 +106,21 @@ def rehearse(
         raise typer.Exit(GateFailed.exit_code)
 
 
+def _refuse_fleeting(session: Session, rev: str | None) -> None:
+    """Refuse an index that would be gone with this command, and every search with it."""
+    from revector.revisions import RevisionGraph
+    from revector.stores.opening import is_lasting
+
+    graph = RevisionGraph.from_folder(session.project.migrations(session.collection))
+    target = graph.head if rev is None else graph[rev]
+    if not is_lasting(target):
+        raise ConfigError(
+            f"revision {target.revision} keeps its index in the store {target.index.store!r}, which ends with the "
+            "process that made it, here this command. Nothing was changed; migrate from the Python process that "
+            "searches too, or name another store."
+        )
+
+
 def upgrade(
     rev: Target = None,
     *,
@@ -142,6 +157,7 @@ def upgrade(
     options = {"shards": shards, "window_hours": window_hours, "approval": approval}
     with reporting(quiet=json, eager=True) as progress:
         migrator = session.project.migrator(session.collection, progress=progress)
+        _refuse_fleeting(session, rev)
         edited = migrator.edited()
         for sentence in edited:
             session.out.say(sentence, style="yellow")

@@ -190,7 +190,7 @@ def _indexes(project: Project, name: str) -> str:
             generation, role = read_generation(connection, gen), str(collection.role(gen))
             faults = lanes.faults(connection, generation)
             if not faults:
-                lanes.lane_of(generation).demand()
+                lanes.lane_of(generation).demand(project.engine)
             wrong += [f"generation {gen} ({role}): {'; '.join(faults)}. {CURES[role]}."] if faults else []
     if wrong:
         raise StateError(f"someone changed tables by hand: {' '.join(wrong)}")

@@ -38,8 +38,8 @@ WITH ahead AS (
   DELETE FROM ledger l USING document d
   WHERE l.gen = :gen AND l.doc_id = ANY(CAST(:ids AS text[])) AND d.cid = :cid AND d.doc_id = l.doc_id
     AND l.version > d.version
-  RETURNING l.gen, l.doc_id, d.version, l.deleted, l.n_chunks, l.content_hash)
-INSERT INTO ledger (gen, doc_id, version, deleted, n_chunks, content_hash) SELECT * FROM ahead
+  RETURNING l.gen, l.doc_id, d.version, l.deleted, l.n_chunks, l.content_hash, l.attempt)
+INSERT INTO ledger (gen, doc_id, version, deleted, n_chunks, content_hash, attempt) SELECT * FROM ahead
 """
 # No text has this hash, so no worker takes the shortcut for unchanged content. The line itself stays: a publisher that
 # took the shortcut just before must find it, or the document would be lost.

@@ -76,7 +76,7 @@ class BackMoves:
         if collection.standby_gen is not None:
             with self._engine.connect() as connection:
                 back = read_generation(connection, collection.standby_gen)
-            lane_of(back).demand()
+            lane_of(back).demand(self._engine)
 
         def move() -> Mapping[str, Any]:
             with control(

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from revector.errors import StoreUnavailable
 from revector.interfaces import Progress
 from revector.registry import archived, ledgers, moves
 from revector.registry.collections import read_generations
 from revector.registry.lanes import lane_of
+from revector.spec import PGVECTOR
 
 LATE = timedelta(days=1)
 """Longer than any request to a store is on its way."""
@@ -70,8 +72,9 @@ class Leftovers:
         with self._engine.connect() as connection:
             for generation in read_generations(connection, self._cid):
                 ended = generation.dropped and generation.ended_at and now - generation.ended_at < LATE
-                if ended and not lane_of(generation).traits.in_sql:
-                    lane_of(generation).drop(connection)
+                if ended and generation.spec.index.store != PGVECTOR:
+                    with suppress(StoreUnavailable):  # tried again by the next call
+                        lane_of(generation).drop(connection)
 
     def _sweep_archive(self) -> None:
         """Remove old parts of dropped generations, and what a kill or a late shard task left there unrecorded."""

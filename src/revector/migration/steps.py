@@ -123,7 +123,7 @@ class ForwardSteps:
         STEPS["swap"].check(target.revision, generation.phase)
         token = self.take_over()
         self._encoders.of(generation)
-        lane_of(generation).demand()
+        lane_of(generation).demand(self._engine)
         wait_until_warm(
             self._engine,
             generation.gen,

@@ -12,6 +12,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import cached_property
 from uuid import UUID
 
 import numpy as np
@@ -31,7 +32,7 @@ from revector.registry.lane import IndexedDocument, SearchRequest, SqlRelation, 
 from revector.registry.points import columns_of, count_of, points_of
 from revector.stores.opening import open_index
 from revector.stores.pgvector import Build
-from revector.stores.seam import Points, StoreTraits
+from revector.stores.seam import Index, Points, StoreTraits
 
 PUT_POINTS = 1_000
 """Points of one request."""
@@ -52,7 +53,12 @@ class AttemptsLane:
 
     def __init__(self, generation: Generation) -> None:
         self._generation, self._cid, self._gen = generation, generation.cid, generation.gen
-        self.index = open_index(generation.spec.index.store, generation.physical_name, generation.spec.model.dim)
+
+    @cached_property
+    def index(self) -> Index:
+        """The index in its store. Raises ``StoreUnavailable`` for a store that this process does not know."""
+        generation = self._generation
+        return open_index(generation.spec.index.store, generation.physical_name, generation.spec.model.dim)
 
     @property
     def traits(self) -> StoreTraits:
@@ -74,7 +80,10 @@ class AttemptsLane:
         vector = np.zeros((1, self._generation.spec.model.dim), np.float32)
         vector[0, 0] = 1.0
         none = np.zeros(1, np.int32)
-        self.index.put(Points(intents.point_ids([(canary, 1)]), [canary], none, none, none + 1, vector))
+        ids = intents.point_ids([(canary, 1)])
+        self.index.put(Points(ids, [canary], none, none, none + 1, vector))
+        if not self.traits.searchable_at_once:
+            self._await(ids)
         if not intents.publish_canary(engine, self._gen, canary):
             raise StoreUnavailable(
                 f"the store {self._generation.spec.index.store!r} took so long to make {self.index.name} that it was "
@@ -95,8 +104,8 @@ class AttemptsLane:
         del built
         return ledgers.absent(connection, (ledgers.table(self._gen), f"intent_g{self._gen}"))
 
-    def demand(self) -> None:
-        """Look at the index in its store."""
+    def demand(self, engine: sa.Engine) -> None:
+        """Look at the index in its store, and for the canary."""
         there, name, store = self.index.describe(), self.index.name, self._generation.spec.index.store
         if there is None:
             raise IndexGone(
@@ -107,6 +116,13 @@ class AttemptsLane:
             raise IndexGone(
                 f"the index {name} in the store {store!r} says that it is of encoder {there.encoder_fp}; generation "
                 f"{self._gen} is of {self._generation.encoder_fp}. Nothing was changed; someone changed it by hand."
+            )
+        with engine.connect() as connection:
+            whole = self.is_whole(connection)
+        if not whole:
+            raise IndexGone(
+                f"the store {store!r} has lost points of the index {name}. Nothing was changed; a worker embeds its "
+                "documents again, then run this again."
             )
 
     def is_whole(self, connection: sa.Connection) -> bool:

@@ -77,8 +77,9 @@ class InSqlLane:
             found.append(f"the HNSW index of {index.name} {ledgers.MISSING} or invalid")
         return found
 
-    def demand(self) -> None:
+    def demand(self, engine: sa.Engine) -> None:
         """Do nothing: ``faults`` sees all of it."""
+        del engine
 
     def is_whole(self, connection: sa.Connection) -> bool:
         """Return True: what the database committed, it keeps."""

@@ -189,7 +189,7 @@ def hold_for_reading(connection: sa.Connection, gen: int) -> None:
 
 @repeated
 def doom(engine: sa.Engine, gen: int, most: int) -> int:
-    """Give up to ``most`` attempts up that nobody can see or publish in time; return how many. 0 while someone reads.
+    """Doom at most ``most`` attempts that no one sees or can still publish; return how many, 0 while someone reads.
 
     Rows that a publisher holds are skipped, so the two never wait for each other.
     """

@@ -110,8 +110,8 @@ class Lane(Protocol):
         """Say what is wrong with what of it is in this database; ``built``: searches need it by now."""
         ...
 
-    def demand(self) -> None:
-        """Raise ``IndexGone`` or ``StoreUnavailable`` where what is elsewhere is not as it should be.
+    def demand(self, engine: sa.Engine) -> None:
+        """Raise ``IndexGone`` or ``StoreUnavailable`` where what is elsewhere is not as it should be, or not whole.
 
         Asked outside of any transaction, for a store may be slow.
         """

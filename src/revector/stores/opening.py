@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from revector.errors import ConfigError, SpecError
+from revector.errors import ConfigError, SpecError, StoreUnavailable
 from revector.spec import PGVECTOR, Revision
 from revector.stores import pgvector
 from revector.stores.memory import MemoryStore
@@ -18,11 +18,11 @@ _known: dict[str, Store] = {"memory": MemoryStore()}
 
 
 def open_index(store: str, name: str, dim: int) -> Index:
-    """Return an index of a store outside of PostgreSQL. Raises ``ConfigError`` for a store that nobody added."""
+    """Return an index of a store outside of PostgreSQL. Raises ``StoreUnavailable`` for one that is not known here."""
     if store not in _known:
-        raise ConfigError(
+        raise StoreUnavailable(
             f"the store {store!r} is not known to this process (known: {', '.join(stores())}). Nothing was changed; "
-            "add it, or run this where it is."
+            "run this where it is."
         )
     return _known[store].open(name, dim)
 
@@ -45,12 +45,17 @@ def added(name: str, store: StoreT) -> Iterator[StoreT]:
 
 
 def warnings_of(revision: Revision) -> list[str]:
-    """Return what a person should know of the store before a migration to ``revision``."""
-    store = revision.index.store
-    if _traits(store).lasting:
+    """Return what a person should know about the store before a migration to ``revision``."""
+    if is_lasting(revision):
         return []
-    said = f"the store {store!r} keeps vectors in the memory of one process: others cannot search them"
+    said = f"the store {revision.index.store!r} keeps vectors in the memory of one process: others cannot search them"
     return [f"{said}, and when it ends every document is embedded again"]
+
+
+def is_lasting(revision: Revision) -> bool:
+    """Whether the index outlives the process that makes it. Raises as ``check_revision``."""
+    check_revision(revision)
+    return _traits(revision.index.store).lasting
 
 
 def _traits(store: str) -> StoreTraits:
