@@ -22,6 +22,7 @@ from revector.local import demo
 from revector.local.airflow import AirflowHome
 from revector.local.airflow_client import FINISHED, AirflowClient
 from revector.local.comparison import Difference, compare, expected_texts
+from revector.local.record import ApplicationCounts, count
 from revector.local.up import services
 from revector.sources import open_source
 
@@ -110,7 +111,7 @@ def site() -> Iterator[Site]:
 class Seen:
     """What the application was told during a migration, and how the indexes differ from it afterwards."""
 
-    counts: dict[str, Any]
+    counts: ApplicationCounts
     differences: list[Difference]
 
 
@@ -121,12 +122,12 @@ def migrated(site: Site) -> Seen:
     record.parent.mkdir()
     with demo.application(site.project, record) as counts:
         site.wait_for_question(site.trigger(WRITTEN, approval=False), "rollback_window")
-        before = counts()["by_revision"].get(NEW, 0)
-        until(lambda: counts()["by_revision"].get(NEW, 0) > before, "the new index answers")
+        before = counts().by_revision.get(NEW, 0)
+        until(lambda: counts().by_revision.get(NEW, 0) > before, "the new index answers")
     site.settle(WRITTEN)
     source = open_source(str(site.project.collection(WRITTEN).source))
     differences = compare(site.project, WRITTEN, *expected_texts(source, record))
-    return Seen(demo.count(record), differences)
+    return Seen(count(record), differences)
 
 
 def test_the_dag_migrates_while_an_application_writes_and_nothing_is_lost(site: Site, migrated: Seen) -> None:
@@ -135,10 +136,10 @@ def test_the_dag_migrates_while_an_application_writes_and_nothing_is_lost(site: 
         assert (one.lost, one.stale, one.resurrected) == ((), (), ())
         assert one.compared > 0
     counts = migrated.counts
-    assert (counts["failed"], counts["wrong_model"], counts["unknown"], counts["resurrected_hits"]) == (0, 0, 0, 0)
-    assert counts["writes"] > 0
-    assert counts["deletes"] > 0
-    assert set(counts["by_revision"]) == {OLD, NEW}
+    assert (counts.failed, counts.wrong_model, counts.unknown) == (0, 0, 0)
+    assert counts.writes > 0
+    assert counts.deletes > 0
+    assert set(counts.by_revision) == {OLD, NEW}
     assert site.project.status(WRITTEN).slots.active.revision == NEW
 
 

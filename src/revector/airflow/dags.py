@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypedDict
 
 from airflow.sdk import DAG, Param, TriggerRule, chain
 from airflow.sdk.configuration import conf
 
 from revector.airflow.factory import (
     Config,
+    Place,
     collection_param,
     collections_of,
     make_dag,
@@ -36,7 +37,20 @@ MOST_SHARDS = 1_024
 """Airflow's ``[core] max_map_length``; ``planning.outcomes`` names it too, which no DAG file may load."""
 
 COLLECTION = "{{ params.collection }}"
-PLANNED: dict[str, Any] = {
+
+
+class _Planned(TypedDict):
+    revision: str
+    began: str
+
+
+class _Of(Place):
+    """What every task of a migration is about."""
+
+    collection: str
+
+
+PLANNED: _Planned = {
     "revision": "{{ ti.xcom_pull(task_ids='plan') }}",
     "began": f"{{{{ ti.xcom_pull(task_ids='plan', key='{EPOCH}') }}}}",
 }
@@ -79,7 +93,7 @@ def migration_dag(
         },
     } | common
     with make_dag(dag_id, place=place, deadline=deadline, **common) as dag:
-        of = {"collection": collection or COLLECTION, **place}
+        of = _Of(collection=collection or COLLECTION, **place)
         shards = ShardsOperator(task_id="shards", revision=PLANNED["revision"], **of)
         where = {"queue": queue, "pool": pool, "executor": executor, "executor_config": dict(executor_config or {})}
         embed = _embed(shards, where, of)
@@ -95,7 +109,7 @@ def migration_dag(
     return dag
 
 
-def _embed(shards: ShardsOperator, where: Mapping[str, object], of: Mapping[str, object]) -> object:
+def _embed(shards: ShardsOperator, where: Mapping[str, object], of: _Of) -> object:
     """Return one task for each shard that is to do."""
     pool = where["pool"] or conf.get("revector", "gpu_pool", fallback="default_pool")
     return EmbedShardOperator.partial(
@@ -109,7 +123,7 @@ def _embed(shards: ShardsOperator, where: Mapping[str, object], of: Mapping[str,
     ).expand(shard=shards.output)
 
 
-def _step(name: str, dag: DAG, of: Mapping[str, Any]) -> object:
+def _step(name: str, dag: DAG, of: _Of) -> object:
     does = f"This step {STEPS[name].does}."
     if name == "plan":
         return PlanOperator(task_id=name, revision="{{ params.revision }}", doc_md=does, **of)
@@ -131,7 +145,7 @@ def _step(name: str, dag: DAG, of: Mapping[str, Any]) -> object:
     )
 
 
-def _window(of: Mapping[str, Any]) -> tuple[Any, list[Any]]:
+def _window(of: _Of) -> tuple[RollbackWindowOperator, list[MoveOperator]]:
     window = RollbackWindowOperator(
         task_id="rollback_window",
         revision=PLANNED["revision"],

@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from airflow.sdk import DAG, Param
 from airflow.sdk.configuration import conf
@@ -31,7 +31,7 @@ def make_dag(
     dag_id: str,
     *,
     schedule: object,
-    place: Mapping[str, object],
+    place: Place,
     retries: int = 3,
     owner: str = "revector",
     deadline: timedelta | None = timedelta(days=1),
@@ -70,7 +70,7 @@ def make_dag(
     )
 
 
-def _alert(dag_id: str, deadline: timedelta, place: Mapping[str, object]) -> DeadlineAlert:
+def _alert(dag_id: str, deadline: timedelta, place: Place) -> DeadlineAlert:
     text = f"A run of {dag_id} has taken longer than {deadline}; look at it in Airflow."
     return DeadlineAlert(
         reference=DeadlineReference.DAGRUN_QUEUED_AT,
@@ -80,7 +80,14 @@ def _alert(dag_id: str, deadline: timedelta, place: Mapping[str, object]) -> Dea
     )
 
 
-def place_of(config: Config, conn_id: str | None) -> dict[str, Any]:
+class Place(TypedDict):
+    """Where a task finds its project: the path of ``revector.toml``, and an Airflow connection over it."""
+
+    config: str | None
+    conn_id: str | None
+
+
+def place_of(config: Config, conn_id: str | None) -> Place:
     """Return where the tasks find their project: ``$REVECTOR_CONFIG`` wins over what the DAG file gives.
 
     Airflow's own settings ``[revector] config`` and ``conn_id`` stand in where the DAG file gives nothing.
@@ -131,17 +138,18 @@ def revisions_of(folders: Mapping[str, Path]) -> tuple[dict[str, str], list[str]
 def revision_param(revisions: Mapping[str, str]) -> Param:
     """Return the form's choice of a revision: of the files; any text where none can be read."""
     what = "One of the migration files; head is the newest of the collection"
-    choice: dict[str, Any] = {"minLength": 1, "examples": ["head", *revisions]}
-    if revisions:
-        choice = {"enum": ["head", *revisions], "values_display": {"head": "head, the newest file"} | dict(revisions)}
-    return Param("head", type="string", title="Revision", description=what, **choice)
+    if not revisions:
+        return Param("head", type="string", title="Revision", description=what, minLength=1, examples=["head"])
+    shown = {"head": "head, the newest file"} | dict(revisions)
+    return Param("head", type="string", title="Revision", description=what, enum=list(shown), values_display=shown)
 
 
 def collection_param(names: Collection[str], problem: str | None) -> Param:
     """Return the form's choice of a collection; where the file cannot be read, any name and why."""
-    choice: dict[str, Any] = {"enum": list(names)} if names else {"minLength": 1}
     what = problem or "Which corpus of revector.toml"
-    return Param(next(iter(names), "docs"), type="string", title="Collection", description=what, **choice)
+    if not names:
+        return Param("docs", type="string", title="Collection", description=what, minLength=1)
+    return Param(next(iter(names)), type="string", title="Collection", description=what, enum=list(names))
 
 
 def warning(*problems: str | None) -> str:

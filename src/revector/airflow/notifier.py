@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
 
-from airflow.sdk import BaseNotifier
+from airflow.sdk import BaseNotifier, Context
 
 from revector.airflow.hook import RevectorHook
 from revector.history.webhook import post
@@ -25,7 +24,12 @@ class RevectorNotifier(BaseNotifier):
     template_fields: Sequence[str] = ("text", "config", "conn_id")
 
     def __init__(
-        self, text: str = FAILED, *, config: str | None = None, conn_id: str | None = None, context: Any = None
+        self,
+        text: str = FAILED,
+        *,
+        config: str | None = None,
+        conn_id: str | None = None,
+        context: Context | None = None,
     ) -> None:
         super().__init__(context)
         self.text, self.config, self.conn_id = text, config, conn_id

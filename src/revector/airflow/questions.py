@@ -56,11 +56,11 @@ class MigrationApprovalOperator(_Question, ApprovalOperator):
     template_fields = (*ApprovalOperator.template_fields, *FIELDS, "wanted")
     operator_extra_links = (PageLink(),)
 
-    def __init__(self, *, wanted: Any = False, **kwargs: Any) -> None:
+    def __init__(self, *, wanted: object = False, **kwargs: Any) -> None:
         super().__init__(subject="Swap?", **kwargs)
         self.wanted = wanted
 
-    def execute(self, context: Context) -> Any:
+    def execute(self, context: Context) -> object:
         """Ask, with the gate's figures, if the step before was the gate and someone must approve."""
         name, status, phase = self._look()
         wanted = self.wanted or (status.migration is not None and status.migration.needs_approval)
@@ -71,7 +71,7 @@ class MigrationApprovalOperator(_Question, ApprovalOperator):
         self.body = figures(status.gate)
         return super().execute(context)
 
-    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> object:
         """Pass on who answered; after a rejection say how to go on."""
         _keep_answer(context, event)
         if event.get("chosen_options") == [self.REJECT]:
@@ -103,7 +103,7 @@ class RollbackWindowOperator(_Question, HITLBranchOperator):
             **kwargs,
         )
 
-    def execute(self, context: Context) -> Any:
+    def execute(self, context: Context) -> object:
         """Ask, unless the migration is not live any more: then neither branch has anything to do."""
         name, status, phase = self._look()
         window = status.rollback
@@ -116,11 +116,15 @@ class RollbackWindowOperator(_Question, HITLBranchOperator):
         self.body = f"{figures(status.gate)}\n\n{FINAL}"
         return super().execute(context)
 
-    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> object:
         """Pass on who answered and take the branch; nobody: the window is over, which retires."""
         if event.get("error_type") == "timeout":
-            nobody: dict[str, Any] = {"responded_at": timezone.utcnow(), "responded_by_user": None, "params_input": {}}
-            event = {"chosen_options": [RETIRE_NOW], **nobody}
+            event = {
+                "chosen_options": [RETIRE_NOW],
+                "responded_at": timezone.utcnow(),
+                "responded_by_user": None,
+                "params_input": {},
+            }
         _keep_answer(context, event)
         return super().execute_complete(context, event)
 

@@ -6,7 +6,6 @@ Read from Airflow's own tables, and only what its auth manager lets the user see
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import sqlalchemy as sa
 from airflow.api_fastapi.app import get_auth_manager
@@ -33,7 +32,7 @@ def airflow_state(user: BaseUser) -> dict[str, list[dict[str, object]]]:
     ``collection``, ``revision`` and ``action``, each None where the DAG does not ask for it.
     """
     with create_session(scoped=False) as session:
-        dags = {one["dag"]: one for one in _dags(session) if _may(user, one["dag"])}
+        dags = {name: one for name, one in _dags(session) if _may(user, name)}
         seen = [dag for dag in dags if _may(user, dag, DagAccessEntity.RUN)]
         return {"dags": list(dags.values()), "runs": _runs(session, seen)}
 
@@ -43,7 +42,7 @@ def _may(user: BaseUser, dag: str, entity: DagAccessEntity | None = None) -> boo
     return get_auth_manager().is_authorized_dag(method="GET", access_entity=entity, details=details, user=user)
 
 
-def _dags(session: Session) -> Iterable[dict[str, Any]]:
+def _dags(session: Session) -> Iterable[tuple[str, dict[str, object]]]:
     rows = session.execute(
         sa.select(DagModel.dag_id, DagModel.is_paused, DagModel.timetable_summary, DagModel.description)
         .join(DagTag, DagTag.dag_id == DagModel.dag_id)
@@ -51,7 +50,10 @@ def _dags(session: Session) -> Iterable[dict[str, Any]]:
         .order_by(DagModel.dag_id)
     )
     for dag, paused, timetable, does in rows:
-        yield {"dag": dag, "paused": bool(paused), "scheduled": timetable not in (None, "None"), "does": does or ""}
+        yield (
+            dag,
+            {"dag": dag, "paused": bool(paused), "scheduled": timetable not in (None, "None"), "does": does or ""},
+        )
 
 
 def _runs(session: Session, dags: list[str]) -> list[dict[str, object]]:

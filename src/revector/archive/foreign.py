@@ -53,10 +53,10 @@ class Columns:
 
     path: Path
     ids: npt.NDArray[np.bytes_]
-    vectors: npt.NDArray[Any]
-    chunk: npt.NDArray[Any] | None
-    start: npt.NDArray[Any] | None
-    end: npt.NDArray[Any] | None
+    vectors: npt.NDArray[np.generic]
+    chunk: npt.NDArray[np.generic] | None
+    start: npt.NDArray[np.generic] | None
+    end: npt.NDArray[np.generic] | None
     content_hash: npt.NDArray[np.bytes_] | None
     provenance: Mapping[str, str | int]
 
@@ -112,7 +112,7 @@ def _check_note(made: Columns) -> None:
         )
 
 
-def vectors_sha256(vectors: npt.NDArray[Any]) -> str:
+def vectors_sha256(vectors: npt.NDArray[np.generic]) -> str:
     """Return the SHA-256 (hex) of the bytes of ``vectors``, row by row, as an export's note has it."""
     digest = hashlib.sha256()
     for first in range(0, len(vectors), _BLOCK):
@@ -120,18 +120,18 @@ def vectors_sha256(vectors: npt.NDArray[Any]) -> str:
     return digest.hexdigest()
 
 
-def _noted(path: Path) -> dict[str, Any]:
+def _noted(path: Path) -> dict[str, object]:
     note = path.with_name(path.name + NOTE_SUFFIX)
     found = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
     return found if isinstance(found, dict) else {}
 
 
-_Read = tuple[dict[str, npt.NDArray[Any]], Mapping[str, str | int]]
+_Read = tuple[dict[str, npt.NDArray[np.generic]], Mapping[str, str | int]]
 """Columns by name, and the provenance that the file holds itself."""
 
 
 def _npy(path: Path, scratch: Path) -> _Read:
-    columns: dict[str, npt.NDArray[Any]] = {}
+    columns: dict[str, npt.NDArray[np.generic]] = {}
     rows, ids = path.with_name(path.name + ROWS_SUFFIX), path.with_name(f"{path.stem}.ids.npy")
     if rows.is_file():
         columns, _ = _parquet(rows, scratch)
@@ -173,7 +173,7 @@ def _refuse_doubled(names: Iterable[str]) -> None:
         raise ValueError(f"the column {twice!r} is there twice")
 
 
-def _column(file: Any, name: str, rows: int) -> npt.NDArray[Any]:
+def _column(file: Any, name: str, rows: int) -> npt.NDArray[np.generic]:
     texts = name in ("id", "content_hash")
     pieces = [np.zeros(0, "S1" if texts else np.int64)]
     for batch in file.iter_batches(rows if texts else _BLOCK, columns=[name]):
@@ -188,7 +188,7 @@ def _column(file: Any, name: str, rows: int) -> npt.NDArray[Any]:
     return np.concatenate(pieces)
 
 
-def _spooled(source: Path, file: Any, path: Path) -> npt.NDArray[Any]:
+def _spooled(source: Path, file: Any, path: Path) -> npt.NDArray[np.generic]:
     """Return the vectors of a Parquet file, as a mapped array: Parquet cannot be read in another order than its own."""
     writer: NpyWriter | None = None
     numbers = sum(
@@ -240,7 +240,7 @@ def _hdf5(path: Path, scratch: Path) -> _Read:
     return columns, read_attributes(path)
 
 
-def _mapped(path: Path) -> npt.NDArray[Any]:
+def _mapped(path: Path) -> npt.NDArray[np.generic]:
     """Return an ``.npy`` file as a read-only view, as a plain array: numpy's own class of maps is slow to index.
 
     Raises ``ValueError`` where its header promises what the file does not hold.
@@ -258,18 +258,18 @@ def _mapped(path: Path) -> npt.NDArray[Any]:
     return np.asarray(np.load(path, mmap_mode="r"))
 
 
-def _object(found: Any) -> Mapping[str, str | int]:
+def _object(found: object) -> Mapping[str, str | int]:
     if not isinstance(found, dict):
         raise ValueError("its provenance is no JSON object")  # noqa: TRY004 - one of UNREADABLE
     return found
 
 
-def _check_width(column: npt.NDArray[Any]) -> None:
+def _check_width(column: npt.NDArray[np.generic]) -> None:
     if column.dtype.itemsize > WIDEST_ID:
         raise ValueError(f"ids or hashes of {column.dtype.itemsize:,} bytes each, allowed are {WIDEST_ID:,}")
 
 
-def _texts(column: npt.NDArray[Any]) -> npt.NDArray[np.bytes_]:
+def _texts(column: npt.NDArray[np.generic]) -> npt.NDArray[np.bytes_]:
     """Return a column of texts as UTF-8 bytes; numbers, which some teams have for ids, as their digits."""
     _check_width(column)
     if column.dtype.kind == "S":

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -255,7 +255,7 @@ class Importer:
             embeddings=vectors.astype(np.float32) if vectors.dtype == np.float64 else vectors,
         )
 
-    def _check_vectors(self, path: Path, fitting: Sequence[_Fit], vectors: npt.NDArray[Any]) -> None:
+    def _check_vectors(self, path: Path, fitting: Sequence[_Fit], vectors: npt.NDArray[np.generic]) -> None:
         lengths = np.linalg.norm(vectors.astype(np.float32), axis=1)
         bad = ~np.isfinite(lengths) | (lengths == 0)
         if self._target.normalize:

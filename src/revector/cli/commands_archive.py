@@ -6,7 +6,7 @@ from dataclasses import asdict
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -165,7 +165,7 @@ def _number(generation: str) -> int | None:
     return int(generation)
 
 
-def _provenance(collection: str, generation: Generation) -> dict[str, Any]:
+def _provenance(collection: str, generation: Generation) -> dict[str, str | int]:
     return {
         "encoder_fp": generation.encoder_fp,
         "chunker_fp": generation.chunker_fp,

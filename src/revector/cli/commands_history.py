@@ -11,7 +11,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 import typer
 
@@ -181,7 +181,21 @@ def _print_events(rows: Sequence[Mapping[str, Any]], out: Output) -> None:
 # The chain of revisions -----------------------------------------------------------------------------------------------
 
 
-def _chain(session: Session) -> list[dict[str, Any]]:
+class _ChainRow(TypedDict):
+    """A revision: its file, and what became of it; ``generation`` is the newest, ``edited`` since that was made."""
+
+    revision: str
+    down_revision: str | None
+    state: str | None
+    generation: int | None
+    edited: bool
+    model: str
+    dim: int
+    message: str
+    path: str
+
+
+def _chain(session: Session) -> list[_ChainRow]:
     from revector.registry.collections import read_collection, read_generations
     from revector.revisions import RevisionGraph
 
@@ -189,7 +203,7 @@ def _chain(session: Session) -> list[dict[str, Any]]:
     with session.project.engine.connect() as connection:
         slots = read_collection(connection, session.collection)
         newest = {one.revision: one for one in read_generations(connection, slots.cid)}
-    rows = []
+    rows: list[_ChainRow] = []
     for one in graph:
         generation = newest.get(one.revision)
         state = None if generation is None else slots.role(generation.gen) or str(generation.phase)
@@ -198,7 +212,7 @@ def _chain(session: Session) -> list[dict[str, Any]]:
                 "revision": one.revision,
                 "down_revision": one.down_revision,
                 "state": state,
-                "generation": generation and generation.gen,
+                "generation": None if generation is None else generation.gen,
                 "edited": bool(generation and generation.config_hash != one.config_hash),
                 "model": one.model.name,
                 "dim": one.model.dim,
@@ -209,7 +223,7 @@ def _chain(session: Session) -> list[dict[str, Any]]:
     return rows
 
 
-def _write_chain(rows: Sequence[Mapping[str, object]], form: Format, output: Path | None, out: Output) -> None:
+def _write_chain(rows: Sequence[_ChainRow], form: Format, output: Path | None, out: Output) -> None:
     if form == Format.TABLE:
         _print_chain(rows, out)
     elif form == Format.JSON:
@@ -229,7 +243,7 @@ def _write_chain(rows: Sequence[Mapping[str, object]], form: Format, output: Pat
         out.say(f"Wrote {output}.")
 
 
-def _print_chain(rows: Sequence[Mapping[str, Any]], out: Output) -> None:
+def _print_chain(rows: Sequence[_ChainRow], out: Output) -> None:
     table = make_table("revision", "after", "state", "model", "dim", "message", right=("dim",))
     for row in rows:
         state = (row["state"] or "") + (", file edited since" if row["edited"] else "")

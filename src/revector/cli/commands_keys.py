@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -82,13 +82,12 @@ def list_keys(*, project: ProjectPath = None, json: Json = False) -> None:
             return
         table = make_table("key", "name", "scopes", "collections", "made", "revoked")
         for key in found:
-            data = _data(key)
             revoked = f"{key.revoked_at:%Y-%m-%d %H:%M} by {key.revoked_by}" if key.revoked_at else ""
             table.add_row(
                 key.key_id,
                 key.name,
-                ", ".join(data["scopes"]),
-                "all" if key.collections is None else ", ".join(data["collections"]),
+                ", ".join(sorted(key.scopes)),
+                "all" if key.collections is None else ", ".join(sorted(key.collections)),
                 f"{key.made_at:%Y-%m-%d %H:%M} by {key.made_by}",
                 revoked,
             )
@@ -121,7 +120,7 @@ def revoke(
         raise typer.Exit(NOTHING_TO_DO)
 
 
-def _data(key: Key) -> dict[str, Any]:
+def _data(key: Key) -> dict[str, object]:
     return {
         "key_id": key.key_id,
         "name": key.name,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -21,6 +21,29 @@ if TYPE_CHECKING:
     from revector.labels.checking import LabelsReport
     from revector.labels.clicks import Counts
     from revector.registry.collections import Generation
+
+
+@dataclass(frozen=True, slots=True)
+class _ClicksMade:
+    """What `labels from-clicks` made, as its JSON has it."""
+
+    folder: str
+    queries: int
+    judgements: int
+    mean_weight: float | None
+    counts: Counts
+    bias: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _SampleMade:
+    """What `labels sample` made, as its JSON has it; ``parts`` by value of the field ``by``: ``drawn``, ``of``."""
+
+    folder: str
+    queries: int
+    of: int
+    by: str | None
+    parts: Mapping[str, Mapping[str, int]]
 
 
 labels = typer.Typer(
@@ -104,15 +127,15 @@ def from_clicks(
 
     found = label_clicks(file, min_clicks=min_clicks, days=days)
     folder = write_beir(out, found.labels, readme=readme(found, min_clicks=min_clicks, days=days))
-    data = {
-        "folder": str(folder),
-        "queries": len(found.labels.queries),
-        "judgements": sum(map(len, found.labels.qrels.values())),
-        "mean_weight": found.mean_weight,
-        "counts": found.counts,
-        "bias": bias(found),
-    }
-    Output(as_json=json).show(data, lambda console: _clicks_page(data, found.counts, out, console))
+    made = _ClicksMade(
+        str(folder),
+        len(found.labels.queries),
+        sum(map(len, found.labels.qrels.values())),
+        found.mean_weight,
+        found.counts,
+        bias(found),
+    )
+    Output(as_json=json).show(made, lambda console: _clicks_page(made, out, console))
 
 
 def pool(
@@ -243,8 +266,8 @@ def sample(
     drawn = draw_queries(known, there, queries, by=by, seed=seed)
     folder = write_beir(out, known, drawn.queries)
     parts = {} if by is None else {value: {"drawn": took, "of": size} for value, (took, size) in drawn.parts.items()}
-    data = {"folder": str(folder), "queries": len(drawn.queries), "of": len(there), "by": by, "parts": parts}
-    session.out.show(data, lambda console: _sample_page(data, out, console))
+    made = _SampleMade(str(folder), len(drawn.queries), len(there), by, parts)
+    session.out.show(made, lambda console: _sample_page(made, out, console))
 
 
 # Helpers --------------------------------------------------------------------------------------------------------------
@@ -293,9 +316,10 @@ def _check_page(found: LabelsReport, console: Console) -> None:
         console.print(f"Unusable: {found.refusal}", style="red", soft_wrap=True)
 
 
-def _clicks_page(data: Mapping[str, Any], counts: Counts, out: Path, console: Console) -> None:
+def _clicks_page(made: _ClicksMade, out: Path, console: Console) -> None:
+    counts = made.counts
     console.print(
-        f"Wrote {data['folder']}: {data['judgements']:,} judgements of {data['queries']:,} queries from "
+        f"Wrote {made.folder}: {made.judgements:,} judgements of {made.queries:,} queries from "
         f"{counts.clicks:,} clicks. Left out: {counts.pairs_below:,} of {counts.pairs:,} pairs and "
         f"{counts.queries_below:,} of {counts.queries:,} queries with too few clicks; {counts.outside_days:,} older "
         f"clicks; {counts.unusable:,} with an empty or damaged query"
@@ -303,16 +327,16 @@ def _clicks_page(data: Mapping[str, Any], counts: Counts, out: Path, console: Co
         soft_wrap=True,
     )
     console.print("\nSuch labels are biased:", style="bold")
-    for line in data["bias"]:
+    for line in made.bias:
         console.print(f"* {line}", soft_wrap=True)
     console.print(f'\nUse them: qrels = "{out}" in revector.toml, then revector labels check.', soft_wrap=True)
 
 
-def _sample_page(data: Mapping[str, Any], out: Path, console: Console) -> None:
-    console.print(f"Wrote {data['folder']}: {data['queries']:,} of {data['of']:,} queries.", soft_wrap=True)
-    if data["parts"]:
-        table = make_table(data["by"], "drawn", "of", right=("drawn", "of"))
-        for value, part in data["parts"].items():
+def _sample_page(made: _SampleMade, out: Path, console: Console) -> None:
+    console.print(f"Wrote {made.folder}: {made.queries:,} of {made.of:,} queries.", soft_wrap=True)
+    if made.by is not None and made.parts:
+        table = make_table(made.by, "drawn", "of", right=("drawn", "of"))
+        for value, part in made.parts.items():
             table.add_row(value, f"{part['drawn']:,}", f"{part['of']:,}")
         console.print(table)
     console.print(f'Use it: canary = "{out}" in revector.toml, then revector canary.', soft_wrap=True)

@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -144,7 +145,7 @@ def upgrade(
     if window_hours is not None and window_hours <= 0:
         raise ConfigError(f"--window-hours must be above 0, found {window_hours:g}. Nothing was changed.")
     session = open_session(project, collection, as_json=json)
-    done: list[dict[str, Any]] = []
+    done: list[dict[str, object]] = []
     started = time.monotonic()
 
     def tell(outcome: Outcome) -> None:
@@ -298,7 +299,7 @@ def _sample(text: str) -> tuple[int, float | None]:
     )
 
 
-def _move(project: Any, collection: str | None, json: bool, move: Callable[[Migrator], Outcome]) -> None:
+def _move(project: Path | None, collection: str | None, json: bool, move: Callable[[Migrator], Outcome]) -> None:
     session = open_session(project, collection, as_json=json)
     with reporting(quiet=json) as progress:
         started = time.monotonic()

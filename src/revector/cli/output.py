@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, is_dataclass
-from typing import Any
+from typing import TextIO
 
 from rich.console import Console
 from rich.table import Table
@@ -15,7 +15,7 @@ _WIDE = 10_000
 """Columns where no terminal sets a limit: what is piped is never wrapped or cut."""
 
 
-def console_for(stream: Any) -> Console:
+def console_for(stream: TextIO) -> Console:
     """Return a console for ``stream`` that prints text as it is; colours only on a terminal."""
     terminal = stream.isatty()
     return Console(file=stream, markup=False, highlight=False, emoji=False, width=None if terminal else _WIDE)

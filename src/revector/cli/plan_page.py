@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
@@ -14,7 +14,7 @@ from revector.planning.costs import API_WINS_BELOW, OWN_WINS_ABOVE
 
 if TYPE_CHECKING:
     from revector.planning.estimate import Estimate
-    from revector.planning.forecast import MigrationPlan, SettingChange
+    from revector.planning.forecast import MigrationPlan, PlannedActual, SettingChange
     from revector.planning.screening import Screening
 
 _STYLES = {"+": "green", "~": "yellow", "=": "dim"}
@@ -155,7 +155,7 @@ def _times(found: MigrationPlan, console: Console) -> None:
     console.print(table)
 
 
-def _compared(already: Mapping[str, Any] | None, console: Console) -> None:
+def _compared(already: Mapping[str, PlannedActual] | None, console: Console) -> None:
     if already is None:
         return
     table = make_table("planned and actual", "planned", "actual", "error", right=("planned", "actual", "error"))

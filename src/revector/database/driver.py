@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 import sqlalchemy as sa
 from pgvector.psycopg import register_vector
+from psycopg.rows import TupleRow
 from psycopg.types.array import ListBinaryDumper
 
 from revector.errors import (
@@ -123,7 +124,7 @@ def copy_into(connection: sa.Connection, statement: str) -> Iterator[psycopg.Cop
 
 
 @contextmanager
-def _driver(connection: sa.Connection, what: str) -> Iterator[psycopg.Connection[object]]:
+def _driver(connection: sa.Connection, what: str) -> Iterator[psycopg.Connection[TupleRow]]:
     """Yield psycopg's connection. SQLAlchemy does not see what happens inside, so errors are told apart here too."""
     driver: Any = connection.connection.driver_connection
     try:

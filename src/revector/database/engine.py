@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import sqlalchemy as sa
 import tenacity
@@ -69,7 +69,7 @@ def make_engine(url: str, *, search_path: str = SEARCH_PATH, name: str = "revect
     return engine
 
 
-def _translate(context: Any) -> None:
+def _translate(context: sa.ExceptionContext) -> None:
     if context.is_pre_ping:  # the pool replaces that connection itself
         return
     error = translated(context.original_exception, disconnected=context.is_disconnect)

@@ -78,7 +78,7 @@ ON CONFLICT (cid, doc_id) DO UPDATE
 
 
 def keep_refused(
-    connection: sa.Connection, cid: int, source: str, rows: str, *, also: str = "true", **values: object
+    connection: sa.Connection, cid: int, source: str, rows: str, values: Mapping[str, object], *, also: str = "true"
 ) -> None:
     """Make dead letters of the ``rows`` that have a reason and are newer than what is stored and than older letters.
 

@@ -215,13 +215,13 @@ class Documents:
             return WriteResult({})
         values = values_of(rows)
         with self._engine.begin() as connection:
-            found = upsert(connection, self._cid, **values)
+            found = upsert(connection, self._cid, values)
             changed = {row.doc_id for row in found}
             late = dict[str, LateMessage]()
             if any(row.external_version is not None and row.doc_id not in changed for row in rows):
-                late = older(connection, self._cid, **values)
+                late = older(connection, self._cid, values)
             if any(row.reason is not None for row in rows):
-                keep_refused(connection, self._cid, source, ROWS, **values)
+                keep_refused(connection, self._cid, source, ROWS, values)
             crash_at("write.after_row")
         crash_at("write.after_commit")
         versions = {row.doc_id: row.version for row in found}

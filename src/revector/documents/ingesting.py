@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, field
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -40,6 +39,9 @@ ALWAYS_TOLD = ("read", "written", "rejected")
 
 MOST_EMPTIED = 10
 """A source that holds nothing but more empty texts than this is one whose text field is wrong."""
+
+_Page = tuple[Sequence[sa.Row[tuple[str, int, bool]]], Mapping[str, LateMessage], int, str | None]
+"""What changed, what came too late, how many rows there were, and the last id; None where there was no row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +176,7 @@ class Ingestion:
             self.cid,
             self.source.name,
             "ingest s",
+            {},
             also="EXISTS (SELECT 1 FROM document k WHERE k.cid = :cid AND k.doc_id = s.doc_id AND NOT k.deleted)",
         )
         connection.commit()
@@ -191,13 +194,14 @@ class Ingestion:
         page = f"(SELECT * FROM ingest WHERE reason IS NULL AND doc_id > :after ORDER BY doc_id LIMIT {BATCH_ROWS}) s"
 
         @repeated
-        def write_page() -> tuple[Sequence[Any], Mapping[str, LateMessage], int, str | None]:
+        def write_page() -> _Page:
             if is_pooled(connection):
-                return self._send_page(connection.execute(sa.text(f"SELECT * FROM {page}"), {"after": cursor}).all())
+                found = connection.execute(sa.text(f"SELECT * FROM {page}"), {"after": cursor})
+                return self._send_page([DocumentRow(*row) for row in found])
             with connection.begin():
                 hold_shared(connection, self.cid)
-                changed = upsert(connection, self.cid, page, after=cursor)
-                late = older(connection, self.cid, page, after=cursor)
+                changed = upsert(connection, self.cid, {"after": cursor}, page)
+                late = older(connection, self.cid, {"after": cursor}, page)
                 rows, last = connection.execute(
                     sa.text(f"SELECT count(*), max(doc_id) FROM {page}"), {"after": cursor}
                 ).one()
@@ -215,19 +219,19 @@ class Ingestion:
             tally.came_late(late)
             progress.advance(rows)
 
-    def _send_page(self, page: Sequence[Any]) -> tuple[Sequence[Any], Mapping[str, LateMessage], int, str | None]:
+    def _send_page(self, page: Sequence[DocumentRow]) -> _Page:
         """Write a page of a stage that only its own transaction sees: the rows take the way over here."""
         values = values_of(page)
         with self.engine.begin() as connection:
             hold_shared(connection, self.cid)
-            changed = upsert(connection, self.cid, **values)
-            late = older(connection, self.cid, **values)
+            changed = upsert(connection, self.cid, values)
+            late = older(connection, self.cid, values)
         return changed, late, len(page), page[-1].doc_id if page else None
 
     def _keep_rejected(self, connection: sa.Connection, tally: _IngestCount) -> dict[str, str]:
         refused = "(SELECT * FROM ingest WHERE reason IS NOT NULL) s"
-        late = older(connection, self.cid, refused)
-        keep_refused(connection, self.cid, self.source.name, refused)
+        late = older(connection, self.cid, {}, refused)
+        keep_refused(connection, self.cid, self.source.name, refused, {})
         first = connection.execute(
             sa.text(
                 "SELECT doc_id, reason FROM ingest WHERE reason IS NOT NULL AND NOT doc_id = ANY(CAST(:late AS "

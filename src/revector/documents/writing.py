@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import sqlalchemy as sa
 
@@ -123,7 +123,7 @@ WHERE version < stored OR differs ORDER BY doc_id
 """
 
 
-def values_of(rows: Sequence[DocumentRow]) -> dict[str, Any]:
+def values_of(rows: Sequence[DocumentRow]) -> dict[str, object]:
     """Return the parameters of ``ROWS``."""
     return {
         "ids": [row.doc_id for row in rows],
@@ -135,12 +135,16 @@ def values_of(rows: Sequence[DocumentRow]) -> dict[str, Any]:
     }
 
 
-def upsert(connection: sa.Connection, cid: int, rows: str = ROWS, **values: Any) -> Sequence[Any]:
+def upsert(
+    connection: sa.Connection, cid: int, values: Mapping[str, object], rows: str = ROWS
+) -> Sequence[sa.Row[tuple[str, int, bool]]]:
     """Store those ``rows`` without a reason that are newer; return ``(doc_id, version, deleted)`` of what changed."""
     return connection.execute(sa.text(_UPSERT.format(rows=rows)), {"cid": cid, **values}).all()
 
 
-def older(connection: sa.Connection, cid: int, rows: str = ROWS, **values: Any) -> dict[str, LateMessage]:
+def older(
+    connection: sa.Connection, cid: int, values: Mapping[str, object], rows: str = ROWS
+) -> dict[str, LateMessage]:
     """Return those ``rows``, by id, whose version is older than what is stored, or the same with other content.
 
     Asked after ``upsert`` in its transaction, which holds the rows that it met.

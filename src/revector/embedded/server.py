@@ -10,9 +10,9 @@ import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import psycopg
+from psycopg.rows import TupleRow
 
 from revector.embedded.accounts import Account, own_folder, run_as
 from revector.embedded.locks import POLL_S, START_LIMIT_S, STOP_LIMIT_S, give, hold, lives, until
@@ -134,7 +134,7 @@ def complete(server: ServerRecord) -> None:
         connection.execute("alter extension vector update")
 
 
-def _connect(server: ServerRecord, database: str) -> psycopg.Connection[tuple[Any, ...]]:
+def _connect(server: ServerRecord, database: str) -> psycopg.Connection[TupleRow]:
     where = {"host": server.sockets, "port": server.port, "user": NAME, "dbname": database}
     return psycopg.connect(autocommit=True, connect_timeout=5, **where)  # type: ignore[arg-type]
 

@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from revector.errors import EncoderError
 
@@ -60,7 +59,7 @@ def _settings(folder: Path) -> Iterator[Path]:
         yield from (Path(here, name) for name in sorted(names) if name.endswith(".json") and name not in _VOCABULARIES)
 
 
-def _found(path: str, data: Any, *, trusted: bool) -> Iterator[tuple[str, bool]]:
+def _found(path: str, data: object, *, trusted: bool) -> Iterator[tuple[str, bool]]:
     """Yield what in a file would run code, and whether it would be code of the folder's own."""
     for kind in _module_types(path, data):
         if not isinstance(kind, str) or not _MODULE.fullmatch(kind):
@@ -77,11 +76,11 @@ def _found(path: str, data: Any, *, trusted: bool) -> Iterator[tuple[str, bool]]
                 yield f"{path} takes kernels from a repository ({value!r})", False
 
 
-def _is_own(reference: Any) -> bool:
+def _is_own(reference: object) -> bool:
     return isinstance(reference, str) and "--" not in reference
 
 
-def _module_types(path: str, data: Any) -> Iterator[Any]:
+def _module_types(path: str, data: object) -> Iterator[object]:
     """Yield the classes that sentence-transformers imports: of modules.json, and of the parts of a router."""
     if path == "modules.json":
         entries = data if isinstance(data, list) else []
@@ -90,7 +89,7 @@ def _module_types(path: str, data: Any) -> Iterator[Any]:
         yield from data["types"].values()
 
 
-def _entries(data: Any) -> Iterator[tuple[Any, Any]]:
+def _entries(data: object) -> Iterator[tuple[object, object]]:
     """Yield the names and values of all tables in JSON data, however deep."""
     waiting = [data]
     while waiting:
@@ -102,7 +101,7 @@ def _entries(data: Any) -> Iterator[tuple[Any, Any]]:
             waiting.extend(one)
 
 
-def _texts(value: Any) -> Iterator[str]:
+def _texts(value: object) -> Iterator[str]:
     """Yield the texts in JSON data, however deep."""
     waiting = [value]
     while waiting:

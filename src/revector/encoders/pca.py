@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -131,7 +130,7 @@ def _principal(blocks: Iterable[Vectors]) -> tuple[Vectors, npt.NDArray[np.float
     return np.ascontiguousarray(axes.T[::-1], np.float32), np.cumsum(lengths) / lengths.sum()
 
 
-def _add_rotation(folder: Path, axes: Vectors, manifest: dict[str, Any]) -> None:
+def _add_rotation(folder: Path, axes: Vectors, manifest: dict[str, object]) -> None:
     import torch
     from sentence_transformers.sentence_transformer.modules import Dense
 

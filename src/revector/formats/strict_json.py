@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 
 class DoubledName(ValueError):
@@ -15,7 +14,7 @@ class DoubledName(ValueError):
         self.name = name
 
 
-def parse(text: str | bytes) -> Any:
+def parse(text: str | bytes) -> object:
     """Return what ``text`` (bytes: UTF-8, a byte order mark before it is none of it) says.
 
     Raises ``DoubledName`` for a key that stands twice in one object, on any level, and ``ValueError`` for all else that

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from revector.errors import ConfigError
 from revector.formats.kept import plain
 from revector.gate.explaining import QueryPlan, ask, explain
 from revector.interfaces import NoProgress, Progress, Vectors
-from revector.measure.exact import Exact, search_exact
+from revector.measure.exact import Block, Exact, search_exact
 from revector.measure.metrics import Interval, Qrels, latency_ms, mean_interval, paired_difference, recall_at_k
 from revector.registry.collections import Generation
 from revector.serving.exporting import changed_since, reading_vectors
@@ -222,7 +222,7 @@ def _truth(engine: sa.Engine, generation: Generation, vectors: Vectors, k: int, 
             )
         progress.start(f"exact search {generation.revision}", size.documents)
 
-        def counted() -> Iterator[Any]:
+        def counted() -> Iterator[Block]:
             for part in parts:
                 yield part
                 progress.advance(len(part.doc_ids))

@@ -85,7 +85,7 @@ def _nodes(node: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 @contextmanager
 def _overheard(engine: sa.Engine) -> Iterator[list[tuple[str, Any]]]:
     """Yield the statements that this thread sends, with their values, as the driver gets them."""
-    said: list[tuple[str, object]] = []
+    said: list[tuple[str, Any]] = []
     mine = threading.get_ident()
 
     def listen(_: object, __: object, statement: str, values: object, *___: object) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -35,13 +34,13 @@ def add(connection: sa.Connection, cid: int, found: Mapping[str, object]) -> Non
     )
 
 
-def read(connection: sa.Connection, cid: int, limit: int = 400) -> Sequence[Mapping[str, Any]]:
+def read(connection: sa.Connection, cid: int, limit: int = 400) -> Sequence[sa.RowMapping]:
     """Return the newest measurements of a collection, newest first."""
     rows = connection.execute(
         sa.text(
-            "SELECT at, gen, labels, labels_fp, k, queries, recall, baseline, encoder_fault, alerts FROM canary WHERE "
-            "cid = :cid ORDER BY at DESC LIMIT :limit"
+            "SELECT at, gen, labels, labels_fp, k, queries, recall, baseline, encoder_fault, alerts FROM canary "
+            "WHERE cid = :cid ORDER BY at DESC LIMIT :limit"
         ),
         {"cid": cid, "limit": limit},
     )
-    return [dict(row._mapping) for row in rows]
+    return rows.mappings().all()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -45,7 +46,7 @@ class Event:
     """One event of the history; ``revision`` and ``needs_approval`` are those of its generation."""
 
     seq: int
-    at: Any
+    at: datetime
     actor: str
     kind: str
     gen: int | None

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import ParamSpec, TypeVar
 
 import sqlalchemy as sa
 
@@ -51,11 +51,15 @@ class ShardReport:
     paused_s: float = 0.0
 
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
 class _Inline(Executor):
     """Does everything at once, in the caller's thread: for callers that must decide the order of all statements."""
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
+    def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
+        future: Future[_T] = Future()
         future.set_result(fn(*args, **kwargs))
         return future
 

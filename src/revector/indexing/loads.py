@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -73,7 +72,7 @@ def documents(connection: sa.Connection, cid: int, *, recount: bool) -> int:
     )
 
 
-def read(connection: sa.Connection, cid: int, *, since: datetime | None = None) -> list[dict[str, Any]]:
+def read(connection: sa.Connection, cid: int, *, since: datetime | None = None) -> list[dict[str, object]]:
     """Return the samples of a collection, oldest first: ``minute``, ``queued``, ``lag_s``, ``dead``, ``documents``."""
     rows = connection.execute(
         sa.text(

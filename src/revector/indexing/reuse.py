@@ -7,7 +7,6 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -111,7 +110,7 @@ def count_known(
     return int(found or 0)
 
 
-def _values(cid: int, revision: Revision, vectors_fp: str, rotation: Rotation | None) -> dict[str, Any]:
+def _values(cid: int, revision: Revision, vectors_fp: str, rotation: Rotation | None) -> dict[str, object]:
     return {
         "cid": cid,
         "vectors_fp": vectors_fp,

@@ -67,8 +67,9 @@ def read_queries(path: Path) -> list[LabelledQuery]:
             raise malformed(place, str(error), "each key once") from error
         except ValueError as error:
             raise malformed(place, f"{line[:80]!r} ({error})", _QUERY) from error
-        query = as_id(record.get("_id")) if isinstance(record, dict) else None
-        text = (record.get("text") or "") if isinstance(record, dict) else ""
+        if not isinstance(record, dict):
+            raise malformed(place, repr(line[:80]), _QUERY)
+        query, text = as_id(record.get("_id")), record.get("text") or ""
         if not (isinstance(query, str) and query and isinstance(text, str)):
             raise malformed(place, repr(line[:80]), _QUERY)
         if re.search("[\ud800-\udfff]", query + text):

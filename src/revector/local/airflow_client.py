@@ -6,7 +6,7 @@ import secrets
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Self, cast
+from typing import Any, Self, TypedDict
 from urllib.parse import quote
 
 import httpx
@@ -21,6 +21,18 @@ FINISHED = frozenset({"success", "failed"})
 SETTLE_S = 5.0
 """Airflow 3.3.2 takes an answer that comes within one scheduler loop of the question for a crash of the task and asks
 again ("task instance's state attribute is queued"); people are slower than that, programs must wait."""
+
+
+class TaskInstance(TypedDict):
+    """A task of a run, as Airflow has it: ``map_index`` is -1 where it is not mapped, times are ISO 8601."""
+
+    task_id: str
+    map_index: int
+    state: str | None
+    try_number: int
+    executor: str | None
+    start_date: str | None
+    end_date: str | None
 
 
 class _TryAgain(Exception):
@@ -54,7 +66,7 @@ class AirflowClient:
             raise ConfigError(
                 f"Airflow at {self.url} did not let user {self.user} in: {_words(answer)}. Nothing was changed."
             )
-        token = cast("str", answer.json()["access_token"])
+        token = str(answer.json()["access_token"])
         self._http.headers["Authorization"] = f"Bearer {token}"
         return token
 
@@ -88,13 +100,9 @@ class AirflowClient:
         self.request("POST", f"/api/v2/dags/{dag_id}/dagRuns", json=body, accept=(409,))
         return run_id
 
-    def run(self, dag_id: str, run_id: str) -> dict[str, object]:
-        """Return a run: ``state``, ``conf``, ``start_date``, ``end_date``, ``triggering_user_name`` and more."""
-        return cast("dict[str, Any]", self.get(_run(dag_id, run_id)))
-
     def state(self, dag_id: str, run_id: str) -> str:
         """Return the state of a run: queued, running, success or failed."""
-        return cast("str", self.run(dag_id, run_id)["state"])
+        return str(self.get(_run(dag_id, run_id))["state"])
 
     def wait(self, dag_id: str, run_id: str, *, timeout_s: float, poll_s: float = 1.0) -> str:
         """Wait until a run has ended and return its state; after ``timeout_s`` return the state it is in."""
@@ -103,16 +111,16 @@ class AirflowClient:
             time.sleep(poll_s)
         return state
 
-    def tasks(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
-        """Return the task instances of a run: ``task_id``, ``map_index``, ``state``, ``try_number`` and more."""
-        answer = self.get(f"{_run(dag_id, run_id)}/taskInstances", limit=1000)
-        return cast("list[dict[str, Any]]", answer["task_instances"])
+    def tasks(self, dag_id: str, run_id: str) -> list[TaskInstance]:
+        """Return the task instances of a run."""
+        found: list[TaskInstance] = self.get(f"{_run(dag_id, run_id)}/taskInstances", limit=1000)["task_instances"]
+        return found
 
     def questions(self, dag_id: str = "~", run_id: str = "~", *, waiting: bool = True) -> list[dict[str, object]]:
         """Return what people are (or were) asked: ``task_instance``, ``subject``, ``options`` and more."""
         path = f"/dags/{dag_id}/dagRuns/{quote(run_id, safe='~')}/hitlDetails"
         answer = self.get(path, limit=100, **({"response_received": False} if waiting else {}))
-        return cast("list[dict[str, Any]]", answer["hitl_details"])
+        return list(answer["hitl_details"])
 
     def answer(self, dag_id: str, run_id: str, task_id: str, option: str, *, reason: str | None = None) -> None:
         """Answer a waiting question of our DAGs as this user.
@@ -124,7 +132,7 @@ class AirflowClient:
         time.sleep(max(0.0, SETTLE_S - (datetime.now(UTC) - asked).total_seconds()))
         self.request("PATCH", path, json={"chosen_options": [option], "params_input": {"reason": reason}})
 
-    def log_tail(self, dag_id: str, run_id: str, task: Mapping[str, Any], *, lines: int = 30) -> str:
+    def log_tail(self, dag_id: str, run_id: str, task: TaskInstance, *, lines: int = 30) -> str:
         """Return the last lines of a task instance's log (an entry of ``tasks``), empty if there is none yet."""
         path = f"/api/v2{_run(dag_id, run_id)}/taskInstances/{task['task_id']}/logs/{max(1, task['try_number'])}"
         params = {"map_index": task["map_index"], "full_content": True}
@@ -180,7 +188,7 @@ def _words(answer: httpx.Response) -> str:
     return detail if isinstance(detail, str) else str(detail)[:500]
 
 
-def _log_lines(entry: Any) -> list[str]:
+def _log_lines(entry: str | Mapping[str, Any]) -> list[str]:
     if isinstance(entry, str):
         return entry.splitlines()
     errors = [f"{error.get('exc_type')}: {error.get('exc_value')}" for error in entry.get("error_detail") or []]

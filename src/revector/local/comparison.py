@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
@@ -18,7 +17,8 @@ import sqlalchemy as sa
 from revector.config import Project
 from revector.documents.text import clean
 from revector.indexing.chunking import make_chunker
-from revector.interfaces import Document
+from revector.interfaces import Document, Encoder
+from revector.local.record import read_record
 from revector.revisions import RevisionGraph
 
 SAMPLE = 60
@@ -59,12 +59,6 @@ def expected_texts(source: Iterable[Document], record: Path) -> tuple[dict[str, 
     return texts, changed, unknown
 
 
-def read_record(record: Path) -> list[dict[str, Any]]:
-    """Return the lines of the application's record; a last line cut off by a kill was never acknowledged."""
-    lines = record.read_text(encoding="utf-8").split("\n")[:-1]
-    return [json.loads(line) for line in lines]
-
-
 def compare(
     project: Project, collection: str, texts: Mapping[str, str], changed: set[str], unknown: set[str]
 ) -> list[Difference]:
@@ -96,7 +90,7 @@ def _compare_index(
     spec = graph[revision]
     encoder = project.load_encoder(spec.model)
     chunker = make_chunker(spec.chunking, encoder.tokenizer)
-    rows: dict[str, list[Any]] = {}
+    rows: dict[str, list[sa.Row[tuple[str, int, int, int, str]]]] = {}
     with project.engine.connect() as connection:
         for row in connection.execute(
             sa.text(f"SELECT doc_id, chunk, start, stop, embedding::text AS vector FROM {name} ORDER BY doc_id, chunk")
@@ -105,7 +99,7 @@ def _compare_index(
     lost = sorted(set(texts) - set(rows) - unknown)
     resurrected = sorted(set(rows) - set(texts) - unknown)
     stale: list[str] = []
-    again: list[tuple[str, str, object]] = []
+    again: list[tuple[str, str, str]] = []
     here = sorted((set(texts) & set(rows)) - unknown)
     sample = set(sorted(changed & set(here))[:MOST_CHANGED]) | set(here[:: max(1, len(here) // SAMPLE)])
     for doc_id in here:
@@ -116,16 +110,16 @@ def _compare_index(
         ):
             stale.append(doc_id)
         elif doc_id in sample:
-            again += [(doc_id, chunk.text, row) for chunk, row in zip(chunks, found, strict=True)]
+            again += [(doc_id, chunk.text, row.vector) for chunk, row in zip(chunks, found, strict=True)]
     stale += _unlike(encoder, again)
     return Difference(revision, len(rows), tuple(lost), tuple(sorted(set(stale))), tuple(resurrected), len(again))
 
 
-def _unlike(encoder: Any, again: list[tuple[str, str, Any]]) -> list[str]:
-    """Return the documents whose stored vectors are not those of the expected text."""
+def _unlike(encoder: Encoder, again: list[tuple[str, str, str]]) -> list[str]:
+    """Return the documents whose vectors are not those of the text; ``again`` is document, text and stored vector."""
     if not again:
         return []
     fresh = encoder.encode_document([text for _, text, _ in again])
-    stored = np.array([json.loads(row.vector) for _, _, row in again], dtype=np.float32)
+    stored = np.array([json.loads(vector) for _, _, vector in again], dtype=np.float32)
     cosines = (fresh * stored).sum(axis=1) / np.linalg.norm(fresh, axis=1) / np.linalg.norm(stored, axis=1)
     return [doc_id for (doc_id, _, _), cosine in zip(again, cosines, strict=True) if cosine < MIN_COSINE]

@@ -9,12 +9,11 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import sqlalchemy as sa
 from rich.console import Console
@@ -26,11 +25,11 @@ from revector.formats.kept import plain
 from revector.labels import load_labels
 from revector.local.airflow import AirflowHome
 from revector.local.airflow_client import FINISHED, AirflowClient
-from revector.local.comparison import Difference, compare, expected_texts, read_record
+from revector.local.comparison import Difference, compare, expected_texts
 from revector.local.demo_corpus import cut, documents_per_s, said
+from revector.local.record import ApplicationCounts, count, read_record
 from revector.local.screen import Screen, phase, result_table
 from revector.local.up import airflow_of, describe, services, stay, stoppable
-from revector.measure.metrics import latency_ms
 from revector.revisions import RevisionGraph
 from revector.settings import FILE
 from revector.sources import open_source
@@ -191,7 +190,7 @@ def _main_job(project: Project, airflow: AirflowHome, console: Console) -> dict[
 
 
 @contextmanager
-def application(project: Project, record: Path) -> Iterator[object]:
+def application(project: Project, record: Path) -> Iterator[Callable[[], ApplicationCounts]]:
     """Run the simulated application; yields a function that counts its record so far."""
     record.unlink(missing_ok=True)
     environment = {
@@ -226,42 +225,9 @@ def application(project: Project, record: Path) -> Iterator[object]:
         log.close()
 
 
-def count(record: Path) -> dict[str, Any]:
-    """Return the application's counts: writes, deletes, queries, failures, and hits that had been deleted before."""
-    counts: dict[str, Any] = {
-        "writes": 0,
-        "deletes": 0,
-        "unknown": 0,
-        "queries": 0,
-        "failed": 0,
-        "wrong_model": 0,
-        "resurrected_hits": 0,
-        "by_revision": {},
-    }
-    deleted: set[str] = set()
-    milliseconds = []
-    for line in read_record(record):
-        if line["op"] == "put":
-            counts["writes"] += 1
-            deleted.discard(line["id"])
-        elif line["op"] == "delete":
-            counts["deletes"] += 1
-            deleted.add(line["id"])
-        elif line["op"] == "unknown":
-            counts["unknown"] += 1
-            deleted.discard(line["id"])
-        elif line["op"] == "query":
-            counts["queries"] += 1
-            counts["failed"] += not line["ok"]
-            counts["wrong_model"] += line.get("wrong_model", False)
-            if line["ok"]:
-                milliseconds.append(line["ms"])
-                counts["by_revision"][line["revision"]] = counts["by_revision"].get(line["revision"], 0) + 1
-    counts["latency_ms"] = latency_ms(milliseconds) if milliseconds else {}
-    return counts
-
-
-def _watch(project: Project, client: AirflowClient, run_id: str, screen: Screen, counters: Any) -> None:
+def _watch(
+    project: Project, client: AirflowClient, run_id: str, screen: Screen, counters: Callable[[], ApplicationCounts]
+) -> None:
     """Show the run until it waits in its rollback window. Raises ``RevectorError`` with the log when it fails."""
     end = time.monotonic() + RUN_LIMIT_S
     while time.monotonic() < end:
@@ -298,9 +264,9 @@ def _figures(
     totals = {what: sum(len(getattr(one, what)) for one in differences) for what in ("lost", "stale", "resurrected")}
     as_promised = (
         not any(totals.values())
-        and not counts["failed"]
-        and not counts["wrong_model"]
-        and counts["queries"] > 0
+        and not counts.failed
+        and not counts.wrong_model
+        and counts.queries > 0
         and len(differences) == 2
     )
     return {
@@ -313,7 +279,7 @@ def _figures(
         },
         "as_promised": as_promised,
         "documents": status.documents,
-        "application": counts,
+        "application": asdict(counts),
         **totals,
         "comparison": [asdict(one) for one in differences],
         "recall": {

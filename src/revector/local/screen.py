@@ -17,6 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from revector.local.airflow_client import TaskInstance
+    from revector.local.record import ApplicationCounts
     from revector.status import Status
 
 QUIET_S = 15.0
@@ -87,7 +89,7 @@ class Screen:
         if self._live:
             self._live.stop()
 
-    def show(self, status: Status, tasks: Sequence[Mapping[str, Any]], counts: Mapping[str, Any]) -> None:
+    def show(self, status: Status, tasks: Sequence[TaskInstance], counts: ApplicationCounts) -> None:
         """Show the state of the run, of the backfill and of the application."""
         if self._live:
             self._live.update(Group(_steps(tasks), _backfill(status), _application(counts, status)))
@@ -113,16 +115,16 @@ def progress_text(status: Status) -> str:
     )
 
 
-def application_text(counts: Mapping[str, Any]) -> str:
+def application_text(counts: ApplicationCounts) -> str:
     """Return the application's counts in one line."""
-    answered = ", ".join(f"{n} by {revision}" for revision, n in counts["by_revision"].items())
+    answered = ", ".join(f"{n} by {revision}" for revision, n in counts.by_revision.items())
     return (
-        f"{counts['writes']} writes, {counts['deletes']} deletes, {counts['queries']} queries ({answered}), "
-        f"{counts['failed']} failed, {counts['wrong_model']} by a wrong model"
+        f"{counts.writes} writes, {counts.deletes} deletes, {counts.queries} queries ({answered}), "
+        f"{counts.failed} failed, {counts.wrong_model} by a wrong model"
     )
 
 
-def _steps(tasks: Sequence[Mapping[str, Any]]) -> Table:
+def _steps(tasks: Sequence[TaskInstance]) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_row(
         *[
@@ -134,7 +136,7 @@ def _steps(tasks: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def _states(tasks: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def _states(tasks: Sequence[TaskInstance]) -> dict[str, str]:
     order = (
         "plan",
         "provision",
@@ -172,7 +174,7 @@ def _backfill(status: Status) -> Table:
     return table
 
 
-def _application(counts: Mapping[str, Any], status: Status) -> Text:
+def _application(counts: ApplicationCounts, status: Status) -> Text:
     lag = max((slot.lag_s for slot in status.slots.filled.values()), default=0.0)
     return Text(f"application: {application_text(counts)}; indexing lag {lag:.1f} s")
 
@@ -184,7 +186,7 @@ def result_table(figures: Mapping[str, Any]) -> Table:
     old, new = (
         f"{side['mean']:.3f} (95 % {side['low']:.3f} to {side['high']:.3f})" for side in (recall["old"], recall["new"])
     )
-    answered = ", ".join(f"{n} by revision {revision}" for revision, n in counts["by_revision"].items())
+    answered = ", ".join(f"{n} by revision {revision}" for revision, n in counts.by_revision.items())
     rows = [
         ("documents", f"{figures['documents']:,}"),
         ("writes and deletes during the run", f"{counts['writes']} and {counts['deletes']}"),

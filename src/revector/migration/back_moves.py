@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -78,7 +76,7 @@ class BackMoves:
                 back = read_generation(connection, collection.standby_gen)
             lane_of(back).demand(self._engine)
 
-        def move() -> Mapping[str, Any]:
+        def move() -> moves.MovedBack:
             with control(
                 self._engine, self._cid, actor=self._actor, epoch=collection.epoch if epoch is None else epoch
             ) as held:
@@ -86,10 +84,10 @@ class BackMoves:
                     self._catch_up.finish_under_gate(back)
                 return moves.rollback(held, reason=reason, force=force)
 
-        facts = move() if back is None or force else self._catch_up.then(back, move)
+        moved = move() if back is None or force else self._catch_up.then(back, move)
         with self._engine.connect() as connection:
-            left = read_generation(connection, int(facts["from"]))
-        return Outcome("rollback", left.revision, left.phase, not facts.get("already"), facts)
+            left = read_generation(connection, moved.left)
+        return Outcome("rollback", left.revision, left.phase, not moved.facts.get("already"), moved.facts)
 
     def _abort(self, reason: str) -> Outcome:
         if self._standing.collection().building_gen is None and (last := self._standing.last_aborted()) is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 
 import sqlalchemy as sa
 import tenacity
@@ -149,7 +148,7 @@ class ForwardSteps:
                 facts = self.catch_up.then(generation, partial(move, times))
         return Outcome("swap", target.revision, self._standing.phase(generation), True, facts)
 
-    def _advance(self, generation: Generation, step: str, token: int, **detail: Any) -> Mapping[str, object]:
+    def _advance(self, generation: Generation, step: str, token: int, **detail: object) -> Mapping[str, object]:
         with control(self._engine, self._cid, actor=self._actor, token=token) as held:
             moves.advance(held, generation.gen, step, **detail)
         return detail

@@ -214,7 +214,7 @@ def _spending(found: Gauges) -> Iterator[Metric]:
 
 
 def _rows(
-    names: Mapping[str, tuple[str, str]], labels: tuple[str, ...], rows: Iterable[Mapping[str, Any]]
+    names: Mapping[str, tuple[str, str]], labels: tuple[str, ...], rows: Iterable[Mapping[str, Any] | sa.RowMapping]
 ) -> Iterator[Metric]:
     rows = list(rows)
     for name, (column, text) in names.items():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -63,9 +62,9 @@ class Gauges:
     ``cache_bytes`` is what PostgreSQL's ``effective_cache_size`` says that memory holds of tables and indexes.
     """
 
-    slots: Sequence[Mapping[str, Any]]
-    verdicts: Sequence[Mapping[str, Any]]
-    collections: Sequence[Mapping[str, Any]]
+    slots: Sequence[sa.RowMapping]
+    verdicts: Sequence[sa.RowMapping]
+    collections: Sequence[sa.RowMapping]
     spending: Sequence[Mapping[str, object]]
     cache_bytes: int
 
@@ -76,8 +75,7 @@ def read(engine: sa.Engine) -> Gauges:
         connection.exec_driver_sql("SET TRANSACTION READ ONLY")
         connection.exec_driver_sql(f"SET LOCAL statement_timeout = '{STATEMENT_S}s'")
         slots, verdicts, collections = (
-            [dict(row._mapping) for row in connection.execute(sa.text(statement))]
-            for statement in (_SLOTS, _VERDICTS, _COLLECTIONS)
+            connection.execute(sa.text(statement)).mappings().all() for statement in (_SLOTS, _VERDICTS, _COLLECTIONS)
         )
         cache = connection.scalar(sa.text("SELECT pg_size_bytes(current_setting('effective_cache_size'))"))
         return Gauges(slots, verdicts, collections, spent(connection), int(cache or 0))

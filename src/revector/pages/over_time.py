@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any
 from xml.etree import ElementTree as ET
 
 import sqlalchemy as sa
@@ -57,7 +56,7 @@ def charts(connection: sa.Connection, name: str, hours: int) -> dict[str, str]:
     return {key: ET.tostring(chart, encoding="unicode", method="html") for key, chart in drawn.items()}
 
 
-def _by_generation(measured: Sequence[Mapping[str, Any]]) -> list[TimeSeries]:
+def _by_generation(measured: Sequence[sa.RowMapping]) -> list[TimeSeries]:
     """Return one line a generation and label set; the newest stands out."""
     found: dict[tuple[int, str, int], list[tuple[datetime, float]]] = {}
     for one in measured:
@@ -69,13 +68,13 @@ def _by_generation(measured: Sequence[Mapping[str, Any]]) -> list[TimeSeries]:
     ]
 
 
-def _load(connection: sa.Connection, cid: int, since: datetime, width: timedelta) -> Sequence[Mapping[str, Any]]:
+def _load(connection: sa.Connection, cid: int, since: datetime, width: timedelta) -> Sequence[sa.RowMapping]:
     """Return the greatest values of each stretch of ``width``: a short peak must be seen."""
     rows = connection.execute(
         sa.text(
-            "SELECT date_bin(:width, minute, :since) AS at, max(queued) AS queued, max(lag_s) AS lag_s, max(dead) AS "
-            "dead FROM load_sample WHERE cid = :cid AND minute >= :since GROUP BY 1 ORDER BY 1"
+            "SELECT date_bin(:width, minute, :since) AS at, max(queued) AS queued, max(lag_s) AS lag_s, max(dead) "
+            "AS dead FROM load_sample WHERE cid = :cid AND minute >= :since GROUP BY 1 ORDER BY 1"
         ),
         {"cid": cid, "since": since, "width": width},
     )
-    return [dict(row._mapping) for row in rows]
+    return rows.mappings().all()

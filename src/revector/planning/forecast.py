@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypedDict
 
 from revector.errors import NoRoom
 from revector.planning.costs import Money
@@ -124,6 +125,13 @@ class RollbackCost:
     embedding_usd: float
 
 
+class PlannedActual(TypedDict):
+    """One figure of a migration that ran before: as it was planned, and what it came to; None: not known."""
+
+    planned: float
+    actual: float | None
+
+
 @dataclass(frozen=True, slots=True)
 class MigrationPlan:
     """What a migration would do and need; nothing has been changed.
@@ -160,7 +168,7 @@ class MigrationPlan:
     risks: tuple[str, ...]
     unknown: Screening | None = None
     unreadable_queries: Mapping[str, str] = field(default_factory=dict)
-    already: Mapping[str, object] | None = None
+    already: Mapping[str, PlannedActual] | None = None
 
     def brief(self) -> dict[str, object]:
         """Return what the history keeps, to be compared with what happened."""

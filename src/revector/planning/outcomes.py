@@ -10,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from revector.planning.forecast import MigrationPlan
+from revector.planning.forecast import MigrationPlan, PlannedActual
 from revector.registry.collections import Generation
 from revector.registry.control import add_event, before_event
 from revector.registry.lanes import lane_of
@@ -70,7 +70,7 @@ def indexed(engine: sa.Engine, generation: Generation) -> dict[str, int]:
         return {"index_bytes": lane_of(generation).size_bytes(connection)}
 
 
-def planned_and_actual(connection: sa.Connection, cid: int, revision: str) -> dict[str, Any] | None:
+def planned_and_actual(connection: sa.Connection, cid: int, revision: str) -> dict[str, PlannedActual] | None:
     """Return ``planned`` and ``actual`` of each figure of the latest migration to ``revision``; None without a plan.
 
     Seconds of a step are from the end of the one before, by the database's clock: waiting in between counts. Behind an
@@ -98,7 +98,7 @@ def planned_and_actual(connection: sa.Connection, cid: int, revision: str) -> di
     actual: dict[str, Any] = {}
     for kind in ("backfill", "index"):
         actual |= first[kind].detail if kind in first else {}
-    found = {
+    found: dict[str, PlannedActual] = {
         name: {"planned": planned[name], "actual": actual.get(name)}
         for name in ("documents", "chunks", "index_bytes", "archive_bytes")
     }

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import sqlalchemy as sa
 
 from revector.planning.estimate import NORMAL_95, Estimate
+
+_T = TypeVar("_T")
 
 SAMPLE_DOCUMENTS = 200
 LEAST_OF_STRATUM = 5
@@ -149,6 +151,6 @@ def total(drawn: StratifiedSample, values: Sequence[Sequence[float]]) -> Estimat
     return Estimate(value, max(seen, value - half), value + half)
 
 
-def by_stratum(drawn: StratifiedSample, measure: Callable[[str], object]) -> list[list[Any]]:
+def by_stratum(drawn: StratifiedSample, measure: Callable[[str], _T]) -> list[list[_T]]:
     """Return what ``measure`` makes of every sampled text, stratum by stratum."""
     return [[measure(text) for text in stratum.texts] for stratum in drawn.strata]

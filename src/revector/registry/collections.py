@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
@@ -55,7 +54,7 @@ class Generation:
     config_hash: str
     chunker_fp: str
     encoder_fp: str
-    encoder: Mapping[str, Any]
+    encoder: Mapping[str, object]
     probes: Vectors
     phase: Phase
     live: bool
@@ -68,7 +67,7 @@ class Generation:
     ended_at: datetime | None
     vectors_fp: str
     """``encoder_fp`` without the width, where a narrower vector is the beginning of a wider one."""
-    fidelity: Mapping[str, Any]
+    fidelity: Mapping[str, object]
     """The encoder as it runs against float32, measured when it was registered; empty where nothing was to measure."""
 
 
@@ -131,7 +130,7 @@ def window_is_over(connection: sa.Connection, cid: int) -> bool | None:
     return over
 
 
-def _collection(row: sa.Row[Any]) -> Collection:
+def _collection(row: sa.Row[tuple[object, ...]]) -> Collection:
     collection = Collection(**row._mapping)
     if collection.protocol_version != PROTOCOL_VERSION:
         raise ConfigError(
@@ -159,7 +158,7 @@ def read_generations(connection: sa.Connection, cid: int) -> list[Generation]:
     return [_generation(row) for row in rows]
 
 
-def _generation(row: sa.Row[Any]) -> Generation:
+def _generation(row: sa.Row[tuple[object, ...]]) -> Generation:
     values = dict(row._mapping)
     spec = revision_from_data(values.pop("spec"))
     probes = np.frombuffer(values.pop("probes"), dtype="<f4").reshape(-1, spec.model.dim).astype(np.float32)

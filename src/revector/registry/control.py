@@ -24,7 +24,7 @@ LOCK_BUDGET_MS = 1_500
 STATEMENT_BUDGET_MS = 10_000
 """Longest statement under the gate, where writers stand still."""
 
-ORIGIN: ContextVar[Mapping[str, Any] | None] = ContextVar("origin", default=None)
+ORIGIN: ContextVar[Mapping[str, object] | None] = ContextVar("origin", default=None)
 """What the detail of every event of this call names as well, such as the task of an Airflow run."""
 
 
@@ -43,11 +43,11 @@ class Control:
         """Milliseconds since the gate was had: writers of this collection have been waiting at most that long."""
         return (time.monotonic() - self._held_since) * 1_000
 
-    def scalar(self, sql: str, **params: Any) -> Any:
+    def scalar(self, sql: str, **params: object) -> Any:
         """Run one statement and return its first value."""
         return self.connection.scalar(sa.text(sql), params)
 
-    def must_hit_one(self, sql: str, **params: Any) -> None:
+    def must_hit_one(self, sql: str, **params: object) -> None:
         """Run one write; any row count but 1 raises ``StaleRun`` and undoes the transaction."""
         found = self.connection.execute(sa.text(sql), params).rowcount
         if found != 1:
@@ -56,7 +56,7 @@ class Control:
                 "was faster. Nothing was changed; see `revector status`, then run it again."
             )
 
-    def move_slots(self, assignments: str, **params: Any) -> None:
+    def move_slots(self, assignments: str, **params: object) -> None:
         """Set slots of the collection row, one epoch further; ``assignments`` is SQL of the caller, never input."""
         self.must_hit_one(
             f"UPDATE collection SET epoch = epoch + 1, {assignments} WHERE cid = :cid AND epoch = :seen",
@@ -73,7 +73,7 @@ class Control:
         )
         crash_at("control.after_phase")
 
-    def record(self, kind: str, gen: int | None = None, **detail: Any) -> None:
+    def record(self, kind: str, gen: int | None = None, **detail: object) -> None:
         """Append an event to the history."""
         add_event(self.connection, self.collection.cid, self.actor, kind, gen, detail)
 
@@ -84,7 +84,7 @@ def before_event(connection: sa.Connection, cid: int) -> None:
 
 
 def add_event(
-    connection: sa.Connection, cid: int, actor: str, kind: str, gen: int | None, detail: Mapping[str, Any]
+    connection: sa.Connection, cid: int, actor: str, kind: str, gen: int | None, detail: Mapping[str, object]
 ) -> None:
     """Append one event, with the call's ``ORIGIN``; the database numbers, dates and chains it."""
     detail = {**detail, **(ORIGIN.get() or {})}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 from uuid import UUID
 
 import numpy as np
@@ -47,7 +47,7 @@ class SearchRequest:
     by_document: bool
     exact: bool
     filter_sql: str = ""
-    filter_params: Mapping[str, Any] = field(default_factory=dict)
+    filter_params: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class VisibleHits:
 
     active_gen: int | None
     candidates: int
-    rows: list[Mapping[str, Any]]
+    rows: list[Mapping[str, object]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,7 +74,7 @@ class SqlRelation:
     """Rows for a statement: SQL and the values that it names."""
 
     sql: str
-    values: Mapping[str, Any] = field(default_factory=dict)
+    values: Mapping[str, object] = field(default_factory=dict)
 
 
 class Lane(Protocol):

@@ -6,7 +6,7 @@ import json
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
@@ -40,12 +40,12 @@ class Registration:
 
     revision: Revision
     encoder_fp: str
-    encoder: Mapping[str, Any]
+    encoder: Mapping[str, object]
     probes: Vectors
     window_hours: float
     needs_approval: bool
     ranges: Sequence[sharding.Range]
-    fidelity: Mapping[str, Any] = field(default_factory=dict)
+    fidelity: Mapping[str, object] = field(default_factory=dict)
 
 
 def register(control: Control, new: Registration) -> Generation:
@@ -78,7 +78,7 @@ def register(control: Control, new: Registration) -> Generation:
     return generation
 
 
-def _insert(control: Control, new: Registration, spent: Mapping[str, Any]) -> int:
+def _insert(control: Control, new: Registration, spent: Mapping[str, float]) -> int:
     """Add the generation's row and return its number."""
     collection, revision = control.collection, new.revision
     gen = int(control.scalar("SELECT nextval(pg_get_serial_sequence('generation', 'gen'))"))
@@ -127,7 +127,7 @@ def _refuse_second(control: Control, revision: Revision) -> None:
         )
 
 
-def advance(control: Control, gen: int, step: str, **detail: Any) -> Phase:
+def advance(control: Control, gen: int, step: str, **detail: object) -> Phase:
     """Move the building generation one phase further by the table of steps."""
     generation = read_generation(control.connection, gen)
     STEPS[step].check(generation.revision, generation.phase)
@@ -163,7 +163,7 @@ def swap(
     began: int | None = None,
     reason: str | None = None,
     allowed_times: int = 1,
-) -> Mapping[str, Any]:
+) -> Mapping[str, object]:
     """Move the alias to ``generation``: index and query encoder together, the old one on standby for its window.
 
     ``began`` is the epoch in which the run that asks for it began: what was rolled back since then stays so (R57); None
@@ -235,7 +235,14 @@ def _refuse_swap(
         )
 
 
-def rollback(control: Control, *, reason: str, force: bool) -> Mapping[str, Any]:
+class MovedBack(NamedTuple):
+    """A rollback: the generation that it left, and what the history says of it; ``already``: nothing was to be done."""
+
+    left: int
+    facts: Mapping[str, object]
+
+
+def rollback(control: Control, *, reason: str, force: bool) -> MovedBack:
     """Move the alias back to the standby generation; the other one goes on standby and keeps receiving.
 
     Asked again, it changes nothing: the way forward is ``swap``.
@@ -258,7 +265,7 @@ def rollback(control: Control, *, reason: str, force: bool) -> Mapping[str, Any]
     back = read_generation(control.connection, collection.standby_gen)
     left = read_generation(control.connection, collection.active_gen)
     if back.phase == Phase.ROLLED_BACK:  # a retry after a lost reply must not move the alias forward again
-        return {"from": back.gen, "to": left.gen, "revision": left.revision, "already": True}
+        return MovedBack(back.gen, {"from": back.gen, "to": left.gen, "revision": left.revision, "already": True})
     check(control.connection, back, "rollback")
     waiting = work.backlog(control.connection, back.gen)
     if not force:
@@ -274,7 +281,7 @@ def rollback(control: Control, *, reason: str, force: bool) -> Mapping[str, Any]
         "pause_ms": round(control.held_ms, 1),
     }
     control.record("rollback", back.gen, **facts)
-    return facts
+    return MovedBack(left.gen, facts)
 
 
 def retire(control: Control, *, reason: str, now: bool) -> Generation:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -29,7 +28,7 @@ def points_of(part: Part, of: Mapping[str, UUID]) -> Points:
     )
 
 
-def columns_of(near: Sequence[NearPoint]) -> dict[str, list[Any]]:
+def columns_of(near: Sequence[NearPoint]) -> dict[str, list[object]]:
     """Return what was found near as columns; a distance is 1 minus the similarity, as pgvector's cosine distance is."""
     return {
         "attempts": [one.attempt for one in near],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -179,7 +178,7 @@ def bulk_page(engine: sa.Engine, shard: Shard, after: str, rows: int) -> list[st
         )
 
 
-def shard_progress(connection: sa.Connection, gen: int) -> dict[str, Any]:
+def shard_progress(connection: sa.Connection, gen: int) -> dict[str, object]:
     """Return documents planned and published by shards, and the rate of the last minute (documents/s).
 
     A finished shard counts as its planned documents: those that the live lane published are in no part.

@@ -103,7 +103,7 @@ def _sum(one: Use, other: Use) -> Use:
     return Use(one.requests + other.requests, one.tokens + other.tokens, one.usd + other.usd)
 
 
-def spent_at(connection: sa.Connection, model: str) -> dict[str, Any]:
+def spent_at(connection: sa.Connection, model: str) -> dict[str, dict[str, float]]:
     """Return ``spent``: ``requests``, ``tokens`` and ``usd`` so far at the provider of an API model, else nothing."""
     if not model.startswith(PREFIX):
         return {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -29,7 +28,13 @@ class ChangesSeen:
 
 
 def save_result(
-    control: Control, generation: Generation, kind: str, *, verdict: str, detail: Mapping[str, Any], seen: ChangesSeen
+    control: Control,
+    generation: Generation,
+    kind: str,
+    *,
+    verdict: str,
+    detail: Mapping[str, object],
+    seen: ChangesSeen,
 ) -> None:
     """Keep a verdict (``pass``, ``fail``, ``inconclusive``), bound to this generation, configuration and run."""
     control.must_hit_one(
@@ -95,7 +100,7 @@ def stale_evidence(
     return None
 
 
-def override(control: Control, generation: Generation, *, by: str, reason: str) -> Mapping[str, Any]:
+def override(control: Control, generation: Generation, *, by: str, reason: str) -> Mapping[str, object]:
     """Let the alias move although the latest gate result is no pass, by a named person's decision.
 
     It holds for that result alone: measuring again voids it. Raises ``StateError`` where there is nothing to override.

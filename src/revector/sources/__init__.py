@@ -10,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 from revector.errors import SourceError
@@ -203,19 +202,22 @@ def _text(name: str, value: object) -> str:
     raise _Refused(f"the text field {name!r} holds {type(value).__name__}, it must be a string.")
 
 
-def _version(name: str, value: Any) -> int:
-    if isinstance(value, str):
-        for read in (int, datetime.fromisoformat):
-            with suppress(ValueError):
-                value = read(value)
-                break
-    if isinstance(value, datetime):
-        moment = value if value.tzinfo else value.replace(tzinfo=UTC)
+def _version(name: str, value: object) -> int:
+    read = _number_or_time(value) if isinstance(value, str) else value
+    if isinstance(read, datetime):
+        moment = read if read.tzinfo else read.replace(tzinfo=UTC)
         return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
-    number = isinstance(value, (int, float, Decimal)) and not isinstance(value, bool)
-    if number and math.isfinite(value) and value % 1 == 0:
-        return int(value)
+    if isinstance(read, (int, float, Decimal)) and not isinstance(read, bool) and math.isfinite(read) and read % 1 == 0:
+        return int(read)
     raise _Refused(f"the version field {name!r} is {value!r:.40}, it must be a whole number or a time.")
+
+
+def _number_or_time(text: str) -> int | datetime | None:
+    with suppress(ValueError):
+        return int(text)
+    with suppress(ValueError):
+        return datetime.fromisoformat(text)
+    return None
 
 
 def _names(names: Iterable[str]) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -211,6 +210,6 @@ def _similarities(vectors: Vectors, query: npt.NDArray[np.float32], metric: Metr
     return np.asarray(products, np.float32)
 
 
-def _bytes(column: npt.NDArray[Any]) -> npt.NDArray[np.bytes_]:
+def _bytes(column: npt.NDArray[np.generic]) -> npt.NDArray[np.bytes_]:
     """Return ids as what numpy can order."""
     return np.ascontiguousarray(column).view("S16").reshape(-1)

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -64,11 +63,11 @@ class Rows:
     """Chunks to store, column by column: ``n`` ids and integers, ``embeddings`` ``(n, dim)``."""
 
     doc_ids: Sequence[str]
-    chunks: npt.NDArray[np.integer[Any]]
-    versions: npt.NDArray[np.integer[Any]]
-    starts: npt.NDArray[np.integer[Any]]
-    stops: npt.NDArray[np.integer[Any]]
-    embeddings: npt.NDArray[np.floating[Any]]
+    chunks: npt.NDArray[np.integer]
+    versions: npt.NDArray[np.integer]
+    starts: npt.NDArray[np.integer]
+    stops: npt.NDArray[np.integer]
+    embeddings: npt.NDArray[np.floating]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 from uuid import UUID
 
 import numpy as np
@@ -48,9 +48,9 @@ class Points:
 
     ids: Sequence[UUID]
     attempts: Sequence[UUID]
-    chunks: npt.NDArray[np.integer[Any]]
-    starts: npt.NDArray[np.integer[Any]]
-    stops: npt.NDArray[np.integer[Any]]
+    chunks: npt.NDArray[np.integer]
+    starts: npt.NDArray[np.integer]
+    stops: npt.NDArray[np.integer]
     vectors: Vectors
 
     def rows(self, wanted: slice) -> Points:

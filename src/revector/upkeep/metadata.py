@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -39,7 +38,7 @@ def fill_field(
     field: str,
     *,
     actor: str,
-    value: Any = None,
+    value: object = None,
     path: str | None = None,
     limit: int | None = None,
     progress: Progress | None = None,
@@ -78,7 +77,7 @@ def fill_field(
     return report
 
 
-def _checked(engine: sa.Engine, field: str, value: Any, path: str | None, limit: int | None) -> str | None:
+def _checked(engine: sa.Engine, field: str, value: object, path: str | None, limit: int | None) -> str | None:
     """Return ``value`` as JSON; raise ``ConfigError`` for what cannot be done."""
     if not 0 < len(field) <= LONGEST_FIELD or field != field.strip() or "\0" in field:
         raise ConfigError(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -125,7 +124,7 @@ def look_at(connection: sa.Connection, generation: Generation, doc_ids: Sequence
     return _look(connection, generation, _NAMED, {"ids": list(doc_ids)})
 
 
-def _look(connection: sa.Connection, generation: Generation, page: str, values: Mapping[str, Any]) -> list[IdState]:
+def _look(connection: sa.Connection, generation: Generation, page: str, values: Mapping[str, object]) -> list[IdState]:
     lane, model = lane_of(generation), generation.spec.model
     named = page.format(strays=lane.strays())
     facts = lane.facts(connection, SqlRelation(named, values))

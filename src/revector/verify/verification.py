@@ -11,9 +11,10 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import sqlalchemy as sa
 
 from revector.encoders.check import PROBES, check_vectors
@@ -225,7 +226,7 @@ class IndexComparison:
         return ""
 
 
-def _distances(stored: Vectors, fresh: Vectors) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _distances(stored: Vectors, fresh: Vectors) -> npt.NDArray[np.float64]:
     """Return the cosine distance of each row, in float64: ``(n,)``; NaN for a zero row."""
     a, b = stored.astype(np.float64), fresh.astype(np.float64)
     with np.errstate(invalid="ignore"):

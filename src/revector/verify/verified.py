@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from revector.verify.alike import Alike
 from revector.verify.readback import WRONG, BrokenInvariant
@@ -111,9 +110,9 @@ class VerificationReport:
         data: dict[str, object] = {name: getattr(self, name) for name in self.__slots__}
         return data | {"passed": self.passed, "generations": generations}
 
-    def for_history(self) -> dict[str, Any]:
+    def for_history(self) -> dict[str, object]:
         """Return what the history keeps: figures, the first ids, and where a sample ended."""
-        detail = {
+        detail: dict[str, object] = {
             "passed": self.passed,
             "sample": self.sample,
             "seed": self.seed,

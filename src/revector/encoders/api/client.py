@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import numpy as np
 from tenacity import RetryCallState, Retrying, retry_if_exception_type
@@ -39,6 +39,22 @@ _SPANS = {
 }
 _RATE, _SERVER, _TIMEOUT, _CONNECTION = "rate_limited", "server_errors", "timeouts", "connection_errors"
 _SAID_CHARS = 300
+
+
+class _Body(TypedDict):
+    """A request for embeddings, as OpenAI's API has it."""
+
+    model: str
+    input: list[str]
+    encoding_format: str
+    dimensions: NotRequired[int]
+
+
+class _Reply(TypedDict):
+    """What of an answer is read; nothing inside of either is checked yet."""
+
+    data: list[object]
+    usage: object
 
 
 class RequestRejected(Exception):
@@ -132,7 +148,7 @@ class Provider:
             ) from None
         ok: bool | None = None
         try:
-            body: dict[str, Any] = {
+            body: _Body = {
                 "model": model,
                 "input": list(texts),
                 "encoding_format": self.settings.encoding_format,
@@ -152,7 +168,7 @@ class Provider:
         finally:
             self._breaker.leave(ok, trial=trial)
 
-    def _tried(self, body: Mapping[str, Any], tokens: int, retry: bool, abandoned: threading.Event) -> Vectors:
+    def _tried(self, body: _Body, tokens: int, retry: bool, abandoned: threading.Event) -> Vectors:
         failed: Counter[bool] = Counter()  # by whether it was for the rate
         most = self.settings.retries if retry else 0
 
@@ -190,7 +206,7 @@ class Provider:
                 raise self._unavailable(f"takes no more requests for now: {said}") from error
             raise GaveUp(said) from error
 
-    def _attempt(self, body: Mapping[str, Any], tokens: int, abandoned: threading.Event) -> Vectors:
+    def _attempt(self, body: _Body, tokens: int, abandoned: threading.Event) -> Vectors:
         import openai
 
         pause = max(self._requests.take(1), self._tokens.take(tokens))
@@ -216,7 +232,7 @@ class Provider:
         self._meter.charge(self.name, Use(0, used - tokens, self.settings.usd(used) - self.settings.usd(tokens)))
         return _read_vectors(reply, len(body["input"]))
 
-    def _post(self, body: Mapping[str, Any]) -> bytes:
+    def _post(self, body: _Body) -> bytes:
         """Return the reply's bytes. The time limit of the transport is for each read, so a slow drip is timed here."""
         deadline = time.monotonic() + self.settings.timeout_s
         create: Any = self.connect().embeddings.with_streaming_response.create
@@ -302,23 +318,23 @@ def _retry_after_s(headers: Mapping[str, str], now: float) -> float:
         return 0.0
 
 
-def _read_json(body: bytes) -> dict[str, Any]:
+def _read_json(body: bytes) -> _Reply:
     try:
         reply = json.loads(body)
     except ValueError as error:
         raise _Again(_SERVER, f"the answer is no JSON: {error}") from error
     if not isinstance(reply, dict) or not isinstance(reply.get("data"), list):
         raise BadVectors(f"the answer is no list of embeddings: {body[:80]!r}. None was stored; check base_url.")
-    return reply
+    return _Reply(data=reply["data"], usage=reply.get("usage"))
 
 
-def _used_tokens(reply: Mapping[str, Any], estimate: int) -> int:
-    usage = reply.get("usage")
+def _used_tokens(reply: _Reply, estimate: int) -> int:
+    usage = reply["usage"]
     found = (usage.get("total_tokens") or usage.get("prompt_tokens")) if isinstance(usage, dict) else None
     return found if isinstance(found, int) and found > 0 else estimate
 
 
-def _read_vectors(reply: Mapping[str, Any], count: int) -> Vectors:
+def _read_vectors(reply: _Reply, count: int) -> Vectors:
     """Return the vectors in the order of their ``index``: ``(count, width)``. Raises ``BadVectors``."""
     data = [one if isinstance(one, dict) else {} for one in reply["data"]]
     places = [one.get("index") for one in data]
