@@ -175,6 +175,19 @@ def test_foreign_files_are_refused(tmp_path: Path) -> None:
         read_part(tmp_path / "absent.h5", "0" * 64)
 
 
+def test_a_part_whose_columns_are_of_another_type_is_not_opened(tmp_path: Path) -> None:
+    import h5py
+
+    path = tmp_path / "part.h5"
+    write_part(path, part(), attributes=ATTRIBUTES)
+    with h5py.File(path, "a") as file:
+        versions = file["documents/version"][:]
+        del file["documents/version"]
+        file["documents/version"] = versions.astype(np.float64)
+    with pytest.raises(ArchiveError, match="documents/version should be int64, found float64"):
+        OpenPart(path)
+
+
 def test_a_part_of_another_encoder_or_another_format_version_is_refused(tmp_path: Path) -> None:
     import h5py
 

@@ -220,7 +220,7 @@ def _hdf5(path: Path, scratch: Path) -> _Read:
     shard = OpenPart(path)
     stop = len(shard.chunk_starts)
     firsts = np.repeat(shard.starts, shard.counts)
-    vectors = shard.mapped()
+    vectors: npt.NDArray[np.generic] | None = shard.mapped()
     if vectors is None:  # compressed
         size = stop * shard.dim * shard.dtype.itemsize
         check_unpacked(path, size)
@@ -229,7 +229,7 @@ def _hdf5(path: Path, scratch: Path) -> _Read:
             for row in range(0, stop, _BLOCK):
                 writer.append(shard.slice(row, min(row + _BLOCK, stop)))
         vectors = _mapped(scratch / "vector.npy")
-    columns = {
+    columns: dict[str, npt.NDArray[np.generic]] = {
         "id": np.repeat(shard.doc_ids, shard.counts),
         "chunk": np.arange(stop) - firsts,
         "start": shard.chunk_starts,

@@ -6,25 +6,30 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from revector.archive.part import Part, check_attributes
-from revector.archive.storage import ADVICE, COLUMNS, as_texts, check_sha256, opened
+from revector.archive.storage import ADVICE, as_texts, check_sha256, opened
 from revector.errors import ArchiveError
+
+if TYPE_CHECKING:
+    import h5py
+
+_Kind = TypeVar("_Kind", bound=np.generic)
 
 
 @dataclass(frozen=True, slots=True)
-class _Column:
+class _Column(Generic[_Kind]):
     """A contiguous dataset: ``array`` is a read-only view of the file, for rows here and there."""
 
     path: Path
     offset: int
-    array: npt.NDArray[Any]
+    array: npt.NDArray[_Kind]
 
-    def read(self, first: int, end: int) -> npt.NDArray[Any]:
+    def read(self, first: int, end: int) -> npt.NDArray[_Kind]:
         """Return rows in memory, by reading: what a map has touched would stay in the process's memory."""
         rows = len(self.array[first:end])
         width = self.array.shape[1:]
@@ -48,19 +53,19 @@ class OpenPart:
             check_sha256(path, sha256)
         with opened(path) as file:
             check_attributes(path, file, attributes or {})
-            self._columns = {name: _column(path, file[name]) for name in COLUMNS[:-1]}
+            self._ids = _column(path, file["documents/doc_id"], np.bytes_)
+            self._hashes = _column(path, file["documents/content_hash"], np.bytes_)
+            self._versions = _column(path, file["documents/version"], np.int64)
+            self._starts = _column(path, file["documents/start"], np.int64)
+            self._counts = _column(path, file["documents/count"], np.int32)
+            self._chunk_starts = _column(path, file["chunks/start"], np.int32)
+            self._chunk_ends = _column(path, file["chunks/end"], np.int32)
             vectors = file["embeddings"]
             self.dim, self.dtype = int(vectors.shape[1]), vectors.dtype
-            self._embeddings = _column(path, vectors) if vectors.chunks is None else None
-        (
-            self.doc_ids,
-            self.content_hashes,
-            self.versions,
-            self.starts,
-            self.counts,
-            self.chunk_starts,
-            self.chunk_ends,
-        ) = (column.array for column in self._columns.values())
+            self._embeddings = _column(path, vectors, np.floating) if vectors.chunks is None else None
+        self.doc_ids, self.content_hashes = self._ids.array, self._hashes.array
+        self.versions, self.starts, self.counts = self._versions.array, self._starts.array, self._counts.array
+        self.chunk_starts, self.chunk_ends = self._chunk_starts.array, self._chunk_ends.array
 
     def find(self, doc_ids: npt.NDArray[np.bytes_]) -> npt.NDArray[np.int64]:
         """Return the place of each id (UTF-8, fixed bytes), -1 where it is not here, by binary search."""
@@ -71,7 +76,7 @@ class OpenPart:
         at = np.minimum(np.searchsorted(self.doc_ids, narrow), len(self.doc_ids) - 1)
         return np.where(self.doc_ids[at] == doc_ids, at, -1)
 
-    def embeddings(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    def embeddings(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.floating]:
         """Return the vectors of ``rows`` in the order given: ``(len(rows), dim)``; any order, repeats allowed.
 
         Mapped, each row is one memory access. Compressed, each block is unpacked once: HDF5 takes no unsorted rows.
@@ -91,29 +96,29 @@ class OpenPart:
 
     def part(self, first: int, end: int) -> Part:
         """Return the documents ``first`` to ``end`` (exclusive) with all that belongs to them, in memory."""
-        ids, hashes, versions, starts, counts = (column.read(first, end) for column in list(self._columns.values())[:5])
+        starts, counts = self._starts.read(first, end), self._counts.read(first, end)
         row = int(starts[0]) if len(starts) else 0
         stop = row + int(counts.sum(dtype=np.int64))
         return Part(
-            doc_ids=as_texts(ids),
-            versions=versions,
-            content_hashes=as_texts(hashes),
+            doc_ids=self.ids(first, end),
+            versions=self._versions.read(first, end),
+            content_hashes=as_texts(self._hashes.read(first, end)),
             starts=starts - row,
             counts=counts,
-            chunk_starts=self._columns["chunks/start"].read(row, stop),
-            chunk_ends=self._columns["chunks/end"].read(row, stop),
+            chunk_starts=self._chunk_starts.read(row, stop),
+            chunk_ends=self._chunk_ends.read(row, stop),
             embeddings=self.slice(row, stop),
         )
 
     def ids(self, first: int, end: int) -> list[str]:
         """Return the ids of the documents ``first`` to ``end`` (exclusive)."""
-        return as_texts(self._columns["documents/doc_id"].read(first, end))
+        return as_texts(self._ids.read(first, end))
 
-    def mapped(self) -> npt.NDArray[Any] | None:
+    def mapped(self) -> npt.NDArray[np.floating] | None:
         """Return all vectors as a read-only view of the file, or None where they are compressed."""
         return None if self._embeddings is None else self._embeddings.array
 
-    def slice(self, row: int, stop: int) -> npt.NDArray[Any]:
+    def slice(self, row: int, stop: int) -> npt.NDArray[np.floating]:
         """Return the vectors ``row`` to ``stop`` (exclusive), in memory."""
         if self._embeddings is not None:
             return self._embeddings.read(row, stop)
@@ -121,7 +126,9 @@ class OpenPart:
             return np.asarray(file["embeddings"][row:stop])
 
 
-def _column(path: Path, dataset: Any) -> _Column:
+def _column(path: Path, dataset: h5py.Dataset, kind: type[_Kind]) -> _Column[_Kind]:
+    if not np.issubdtype(dataset.dtype, kind):
+        raise ArchiveError(f"{path}: {dataset.name} should be {kind.__name__}, found {dataset.dtype}. {ADVICE}")
     offset = dataset.id.get_offset()
     if 0 in dataset.shape:
         return _Column(path, 0, np.zeros(dataset.shape, dataset.dtype))
