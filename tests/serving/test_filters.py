@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from revector.cli import run
+from revector.formats.values import plain
 from revector.interfaces import Document
 from revector.serving.filters import LOOKED_AT, MANY, compile_filter, why_nothing
 from services import SEARCH, serve
@@ -76,8 +77,15 @@ def stored(databases, template, tmp_path_factory) -> Iterator[World]:
 
 
 def found(world: World, where: Mapping[str, Any]) -> set[str]:
+    """What a filter finds, by our Python and by the function of the database: always the same."""
     sql, params = compile_filter(where)
-    return {row.doc_id for row in world.sql(f"SELECT doc_id FROM document d WHERE NOT deleted AND {sql}", **params)}
+    there = {row.doc_id for row in world.sql(f"SELECT doc_id FROM document d WHERE NOT deleted AND {sql}", **params)}
+    condition = world.value("SELECT filter_condition(CAST(:where AS jsonb))", where=json.dumps(plain(where)))
+    with world.engine.connect() as connection:
+        driver: Any = connection.connection.driver_connection
+        rows = driver.execute(f"SELECT doc_id FROM revector.document d WHERE NOT deleted AND {condition}")
+        assert {row[0] for row in rows} == there, condition
+    return there
 
 
 @pytest.mark.parametrize(("where", "wanted"), FOUND)

@@ -199,15 +199,30 @@ def remove(
 
 def grants(
     role: Annotated[str, typer.Argument(metavar="ROLE", help="Role that the application will work as.")],
+    *,
+    read: Annotated[bool, typer.Option("--read", help="Only: call revector.search and revector.active.")] = False,
+    write: Annotated[bool, typer.Option("--write", help="Only: call revector.put and revector.delete.")] = False,
+    apply: Annotated[bool, typer.Option("--apply", help="Run it in this project's database, as its owner.")] = False,
+    project: ProjectPath = None,
+    json: Json = False,
 ) -> None:
     """Print the SQL that lets a role do everyday work on tables that it does not own: no change of the history.
 
+    With --read, --write or both, the role may call the functions for applications that speak SQL, and nothing else.
+
     For example:
       revector db grants revector_app | psql "$OWNER_URL"
+      revector db grants shop --read --apply
     """
-    from revector.database.grants import grants_for
+    from revector.database.grants import apply_grants, grants_for
 
-    typer.echo(grants_for(role), nl=False)
+    sql = grants_for(role, read=read, write=write)
+    if apply:
+        apply_grants(open_project(project).engine, sql)
+    Output(as_json=json).show(
+        {"role": role, "sql": sql, "applied": apply},
+        lambda console: console.print(f"Granted to {role}." if apply else sql.rstrip("\n"), soft_wrap=True),
+    )
 
 
 # Helpers --------------------------------------------------------------------------------------------------------------

@@ -116,6 +116,12 @@ def analyze(engine: sa.Engine, tables: Iterable[str], *, skip_locked: bool = Fal
                 connection.execute(sa.text("SELECT analyze_table(CAST(:name AS regclass), :skip)"), values)
 
 
+def run_script(connection: sa.Connection, sql: str) -> None:
+    """Run statements as they stand, percent signs, colons and all, in the connection's transaction."""
+    with _driver(connection, sql) as driver:
+        driver.execute(sql.encode())
+
+
 @contextmanager
 def copy_into(connection: sa.Connection, statement: str) -> Iterator[psycopg.Copy]:
     """Run a ``COPY … FROM STDIN`` in the connection's transaction; give each row to ``write_row``."""

@@ -268,8 +268,8 @@ def _from_bytes(body: str) -> str | None:
 def _looks_swapped(body: str) -> bool:
     # ASCII in the wrong byte order is U+xx00 throughout, which no language is; three different ones, as 一 is U+4E00.
     tally = Counter(body)
-    zero = sum(n for c, n in tally.items() if not ord(c) & 0xFF)
-    return zero > _UTF16_SHARE * len(body) and sum(not ord(c) & 0xFF for c in tally) >= 3
+    swapped = [n for c, n in tally.items() if not ord(c) & 0xFF and ord(c) < 0x10000]  # 😀 is U+1F600, and no such one
+    return sum(swapped) > _UTF16_SHARE * len(body) and len(swapped) >= 3
 
 
 def _swap(body: str) -> str:

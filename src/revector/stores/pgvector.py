@@ -107,6 +107,15 @@ class PgVectorIndex:
             f"CREATE TRIGGER not_by_hand BEFORE DELETE OR TRUNCATE ON {self.name} FOR EACH STATEMENT EXECUTE FUNCTION "
             "not_by_hand()"
         )
+        # The functions for SQL read it as the owner of the documents, who may be another.
+        owner = connection.scalar(
+            sa.text(
+                "SELECT quote_ident(pg_get_userbyid(relowner)) FROM pg_class WHERE oid = to_regclass('document') AND "
+                "pg_get_userbyid(relowner) <> current_user"
+            )
+        )
+        if owner is not None:
+            run(f"GRANT SELECT ON {self.name} TO {owner}")
 
     @property
     def _fits_in_page(self) -> bool:
