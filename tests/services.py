@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import httpx
+import uvicorn
 from fastapi.testclient import TestClient
 
 from revector.config import Project
@@ -35,6 +36,22 @@ def serve(project: Project, *, is_open: bool = True) -> Iterator[TestClient]:
     app = create_app(project, is_open=is_open)
     with TestClient(app, base_url=HERE, raise_server_exceptions=False) as client:
         yield client
+
+
+@contextmanager
+def listening(project: Project, *, is_open: bool = True) -> Iterator[str]:
+    """The address of the service on a port of this machine, for clients that bring their own HTTP."""
+    config = uvicorn.Config(create_app(project, is_open=is_open), log_level="warning")
+    server = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            until(lambda: server.started, 60)
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 def key_for(world: World, *scopes: str, collections: Sequence[str] | None = None) -> tuple[str, dict[str, str]]:

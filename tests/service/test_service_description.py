@@ -51,6 +51,10 @@ def test_the_description_has_every_route_with_examples_problems_and_its_scope(se
         (DOCUMENT, "get"): ["read"],
         (DOCUMENT, "put"): ["write"],
         (DOCUMENT, "delete"): ["write"],
+        ("/v1/embeddings", "post"): ["read"],
+        ("/v1/models", "get"): ["read"],
+        ("/v1/models/{model}", "get"): ["read"],
+        ("/v1/vector_stores/{collection}/search", "post"): ["read"],
     }
     for (path, _), one in found.items():
         assert one["description"], path
@@ -60,7 +64,10 @@ def test_the_description_has_every_route_with_examples_problems_and_its_scope(se
         problems = {code: answer for code, answer in one["responses"].items() if code != "200"}
         assert set(problems) >= ({"401", "429", "503"} if path != "/health" else set()), path
         for answer in problems.values():
-            assert answer["content"]["application/problem+json"]["example"]["status"]
+            if path.startswith("/v1/"):
+                assert answer["content"]["application/json"]["example"]["error"]["message"]
+            else:
+                assert answer["content"]["application/problem+json"]["example"]["status"]
         for parameter in one.get("parameters", []):
             assert parameter["description"], (path, parameter["name"])
     assert found[DOCUMENT, "put"]["requestBody"]["content"]["application/json"]
@@ -109,6 +116,10 @@ ROUTES = [
     ("/collections/{collection}", "GET"),
     ("/collections/{collection}/shadow", "GET"),
     ("/ready", "GET"),
+    ("/v1/embeddings", "POST"),
+    ("/v1/models", "GET"),
+    ("/v1/models/{model}", "GET"),
+    ("/v1/vector_stores/{collection}/search", "POST"),
 ]
 
 

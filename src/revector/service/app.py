@@ -15,9 +15,10 @@ from fastapi import FastAPI
 
 from revector.config import Project
 from revector.errors import ConfigError
-from revector.service import connections, documents, measured, probes, search, uploads
+from revector.service import connections, documents, measured, openai_routes, probes, search, uploads
 from revector.service.access import Access, Buckets, is_loopback
 from revector.service.guard import Guard
+from revector.service.openai_errors import OpenAiErrors, of_unknown
 from revector.service.problems import HANDLERS
 from revector.service.state import Service
 
@@ -35,6 +36,9 @@ ROUTERS = (
     documents.writing,
     uploads.writing,
     measured.reading,
+    openai_routes.embedding,
+    openai_routes.searching,
+    openai_routes.reading,
 )
 
 
@@ -69,7 +73,7 @@ def create_app(project: Project, *, is_open: bool = False) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,  # the page would load its scripts from the Internet, and a browser sends no key
         redoc_url=None,
-        exception_handlers=HANDLERS,
+        exception_handlers={**HANDLERS, Exception: of_unknown},
     )
     app.state.service = service
     app.state.metrics = project.metrics()
@@ -81,6 +85,7 @@ def create_app(project: Project, *, is_open: bool = False) -> FastAPI:
         access=Access(lambda: project.engine, token=os.environ.get(ACCESS) or None, is_open=is_open),
         buckets=None if rate is None else Buckets(rate),
     )
+    app.add_middleware(OpenAiErrors)
     app.add_middleware(measured.RequestMetrics, seconds=app.state.metrics.requests)  # around the door
     return app
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import anyio
 from fastapi import APIRouter, Depends, Path, Request, Response, Security
@@ -29,6 +29,12 @@ BEARER = HTTPBearer(auto_error=False, description="A key of `revector keys creat
 SEARCH_BYTES = 1 << 18
 """Of a search. A vector of 16,000 numbers fits in float32's nine digits."""
 
+EMBEDDING_BYTES = 1 << 20
+"""Of texts to be embedded: a minute of work where a model reads 5,000 tokens a second."""
+
+LIMITS = {"search": SEARCH_BYTES, "embedding": EMBEDDING_BYTES}
+"""Bytes of a body by its kind; a document's depends on the settings."""
+
 SENT_BYTES, SEND_S = 1 << 16, 60.0
 """Answers are handed over in pieces of this size, each taken by the client before the next; all within this time."""
 
@@ -51,13 +57,25 @@ GivenId = Annotated[
 ]
 """An id inside a body."""
 
-Body = Literal["document", "search", "stream"]
+Body = Literal["document", "search", "embedding", "stream"]
+Lane = Literal["searches", "embeddings", "uploads"]
+
+_REFUSED = responses(400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 503)
 
 
-def routes(scope: str, *, body: Body = "document", lane: Literal["searches", "uploads"] | None = None) -> APIRouter:
+def routes(
+    scope: str,
+    *,
+    body: Body = "document",
+    lane: Lane | None = None,
+    named: bool = True,
+    refused: dict[int | str, dict[str, Any]] = _REFUSED,
+) -> APIRouter:
     """Return a router whose routes want ``scope`` and a place in ``lane``.
 
     A ``body`` is read before the place is taken, and refused above its limit; a ``stream`` is read by the route itself.
+    ``named``: paths name the collection; else the route itself checks that the caller may use the one that it finds.
+    ``refused``: what the description says of refusals.
     """
 
     class Scoped(APIRoute):
@@ -68,12 +86,15 @@ def routes(scope: str, *, body: Body = "document", lane: Literal["searches", "up
 
             async def checked(request: Request) -> Response:
                 caller, service = request.state.caller, request.app.state.service
-                caller.check(scope, request.path_params.get("collection"))
+                if named:
+                    caller.check(scope, request.path_params.get("collection"))
+                else:
+                    caller.check_scope(scope)
                 if (twice := doubled(name for name, _ in request.query_params.multi_items())) is not None:
                     raise HTTPException(422, f"the parameter {twice!r} stands twice. Nothing was done; keep one.")
                 async with AsyncExitStack() as held:
                     if body != "stream" and request.method in ("POST", "PUT"):
-                        limit = SEARCH_BYTES if body == "search" else service.body_limit
+                        limit = LIMITS.get(body, service.body_limit)
                         request = await _read(request, limit, held)
                         await request.state.ask_again()  # a body may take minutes
                     if lane is not None:
@@ -85,7 +106,7 @@ def routes(scope: str, *, body: Body = "document", lane: Literal["searches", "up
     return APIRouter(
         route_class=Scoped,
         dependencies=[Security(BEARER, scopes=[scope])],
-        responses=responses(400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 503),
+        responses=refused,
     )
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import anyio
 from fastapi import Body, Request, Response
@@ -20,6 +21,8 @@ WIDEST = 16_000
 """Numbers in the widest vector that pgvector stores."""
 
 _ANSWERS = TypeAdapter(Answer)
+
+T = TypeVar("T")
 
 reading = routes("read", body="search", lane="searches")
 
@@ -122,16 +125,21 @@ async def search(
     embed again with the model that serves now. A filter may have 1,000 values, a body 256 KiB. A search that takes
     longer than the service allows is cancelled (503), as is one that nobody waits for any more.
     """
+    found = await while_waited_for(request, service.searching, partial(_answer, service, collection, asked))
+    return Response(found, media_type="application/json")
+
+
+async def while_waited_for(request: Request, places: anyio.CapacityLimiter, work: Callable[[Stop], T]) -> T:
+    """Return what ``work`` does; it is told to stop where the client goes before it has the answer.
+
+    It runs in a thread of its own, of as many as there are ``places``: no write waits behind a search.
+    """
     stop = Stop()
     gone = asyncio.create_task(_stop_when_gone(request, stop))
     try:
-        # In threads of their own, as many as there are places: no write waits behind a search.
-        found = await anyio.to_thread.run_sync(
-            partial(_answer, service, collection, asked, stop), limiter=service.searching
-        )
+        return await anyio.to_thread.run_sync(work, stop, limiter=places)
     finally:
         gone.cancel()
-    return Response(found, media_type="application/json")
 
 
 async def _stop_when_gone(request: Request, stop: Stop) -> None:

@@ -55,8 +55,12 @@ class Service:
         self.waiting = anyio.CapacityLimiter(MOST_WAITING)
         chosen = project.settings.serve
         self.searching = anyio.CapacityLimiter(chosen.searches)
+        # Half of the places of searches: embedding takes much longer, and the processors that searches need.
+        most, most_per_key = max(1, chosen.searches // 2), max(1, chosen.searches_per_key // 2)
+        self.embedding = anyio.CapacityLimiter(most)
         self.lanes = {
             "searches": RequestLane("searches", chosen.searches, chosen.searches_per_key, wait_s=SEARCH_WAIT_S),
+            "embeddings": RequestLane("embeddings", most, most_per_key, wait_s=SEARCH_WAIT_S),
             "uploads": RequestLane("uploads", chosen.uploads, chosen.uploads_per_key),
         }
         self.room = Room(max(ROOM_BYTES, 2 * self.body_limit), max(ROOM_BYTES // 2, self.body_limit))

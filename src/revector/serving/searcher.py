@@ -239,19 +239,20 @@ class Searcher:
         """Return the queries that the generation can be asked, and why not the others; see ``queries.askable``."""
         return askable(queries, pinned.spec, self.encoders.vocabulary_of(pinned))
 
-    def encode(self, pinned: Generation, queries: list[str]) -> Vectors:
-        """Embed queries with exactly the generation's encoder: float32 ``(len(queries), dim)``.
+    def encode(self, pinned: Generation, texts: list[str], *, as_documents: bool = False) -> Vectors:
+        """Embed queries, or documents, with exactly the generation's encoder: float32 ``(len(texts), dim)``.
 
         Raises ``EncoderError``: another encoder, unusable vectors, or a model that fails.
         """
         encoder = self.encoders.of(pinned)
+        embed = encoder.encode_document if as_documents else encoder.encode_query
         try:
-            return check_vectors(encoder.encode_query(queries), len(queries), pinned.spec.model.dim)
+            return check_vectors(embed(texts), len(texts), pinned.spec.model.dim)
         except EncoderError:
             raise
         except MODEL_ERRORS as error:
             raise EncoderUnavailable(
-                f"the query encoder of revision {pinned.revision} failed: {type(error).__name__}: {error}. Nothing was "
+                f"the encoder of revision {pinned.revision} failed: {type(error).__name__}: {error}. Nothing was "
                 "searched; ask again, or fix the encoder."
             ) from error
 
