@@ -1,4 +1,4 @@
-"""What a migration file imports: the four spec classes, and nothing heavy.
+"""What a migration file imports, the four spec classes, and what an application asks first; nothing heavy.
 
 They are loaded when they are asked for. The command learns of a lost Ctrl-C from the first line of ``revector.cli`` on;
 until then, an interrupt that falls into a callback of Python's import system is thrown away by Python.
@@ -9,11 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from revector.adapters.serving import guard
     from revector.spec import Chunking, Gate, IndexSpec, ModelSpec
 
     __version__: str
 
-__all__ = ["Chunking", "Gate", "IndexSpec", "ModelSpec", "__version__"]
+__all__ = ["Chunking", "Gate", "IndexSpec", "ModelSpec", "__version__", "guard"]
 
 
 def __getattr__(name: str) -> object:
@@ -21,6 +22,10 @@ def __getattr__(name: str) -> object:
         from importlib.metadata import version
 
         return version("revector")
+    if name == "guard":
+        from revector.adapters.serving import guard
+
+        return guard
     if name in __all__:
         from revector import spec
 

@@ -1,0 +1,1 @@
+"""Doors for applications and frameworks that read and write through others' interfaces."""

@@ -1,0 +1,197 @@
+"""LangChain over a collection: a vector store, a retriever and embeddings that follow the swap (extra `langchain`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+from uuid import uuid4
+
+from langchain_core.callbacks import CallbackManagerForRetrieverRun
+from langchain_core.documents import Document
+from langchain_core.embeddings import Embeddings
+from langchain_core.retrievers import BaseRetriever
+from langchain_core.vectorstores import VectorStore
+from pydantic import ConfigDict, Field
+
+from revector.adapters.serving import guard, opened
+from revector.config import Project
+from revector.errors import ConfigError
+from revector.interfaces import Document as Stored
+from revector.serving.embedding import embed
+from revector.serving.searcher import Answer
+
+BATCH = 500
+"""Documents of one transaction."""
+
+
+class RevectorEmbeddings(Embeddings):
+    """The model that serves a collection at the time of each call, as LangChain's embeddings."""
+
+    def __init__(self, collection: str = "docs", *, project: Project | Path | str | None = None) -> None:
+        self._searcher = opened(project).searcher(collection)
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """Embed texts as documents; raises as ``serving.embedding.embed``."""
+        return [row.tolist() for row in embed(self._searcher, texts, "document").vectors]
+
+    def embed_query(self, text: str) -> list[float]:
+        """Embed a query; raises as ``serving.embedding.embed``."""
+        vector: list[float] = embed(self._searcher, [text], "query").vectors[0].tolist()
+        return vector
+
+
+class RevectorStore(VectorStore):
+    """A collection as LangChain's vector store. Texts go in; which model embeds them is the migration files' business.
+
+    ``content``: what a hit's ``page_content`` is, the whole document as it was put, or the chunk that was found.
+    ``wait_s``: how long adding waits until searches show the texts (`revector worker` embeds them), None: not at all;
+    then ``NotCaughtUp`` is raised, and the texts are stored. ``embedding``: a model that the application still has
+    configured; it is only proved to be the one that serves, see ``guard``, and allows searches by its vectors until a
+    swap. Filters are those of ``Searcher.search``.
+    """
+
+    def __init__(
+        self,
+        collection: str = "docs",
+        *,
+        project: Project | Path | str | None = None,
+        embedding: Embeddings | None = None,
+        content: Literal["document", "chunk"] = "document",
+        wait_s: float | None = 60.0,
+    ) -> None:
+        self.project, self.collection = opened(project), collection
+        self._documents, self._searcher = self.project.documents(collection), self.project.searcher(collection)
+        self._content, self._wait_s = content, wait_s
+        self._proved = None
+        if embedding is not None:
+            self._proved = guard(collection, embedding.embed_documents, project=self.project).encoder_fp
+
+    @property
+    def embeddings(self) -> RevectorEmbeddings:
+        """The model that serves, whichever that is when it is called."""
+        return RevectorEmbeddings(self.collection, project=self.project)
+
+    def add_texts(
+        self,
+        texts: Iterable[str],
+        metadatas: list[dict[str, Any]] | None = None,
+        *,
+        ids: Sequence[str | None] | None = None,
+        **kwargs: Any,
+    ) -> list[str]:
+        """Put texts, each under its id or a new one, and return the ids.
+
+        The same id again replaces the text. Raises ``DocumentError`` for what cannot be stored, and stores nothing of
+        its batch of 500; ``ValueError`` where the lists are not of one length.
+        """
+        _no_more(kwargs)
+        texts = list(texts)
+        metas: Sequence[Mapping[str, Any]] = [{}] * len(texts) if metadatas is None else metadatas
+        named = [given or str(uuid4()) for given in ([None] * len(texts) if ids is None else ids)]
+        found = [Stored(*one) for one in zip(named, texts, metas, strict=True)]
+        written = [self._documents.put_many(found[at : at + BATCH]) for at in range(0, len(found), BATCH)]
+        self._wait(written)
+        return named
+
+    def delete(self, ids: list[str] | None = None, **kwargs: Any) -> bool:
+        """Delete documents; ids that do not exist are left alone. Raises ``ConfigError`` without ids."""
+        _no_more(kwargs)
+        if ids is None:
+            raise ConfigError("delete() of everything is not offered. Nothing was deleted; name the ids.")
+        for at in range(0, len(ids), BATCH):
+            self._documents.delete_many(list(dict.fromkeys(ids[at : at + BATCH])))
+        return True
+
+    def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
+        """Return those of the documents that exist, whole, in the order of ``ids``."""
+        found = [self._documents.get(doc_id) for doc_id in dict.fromkeys(ids)]
+        return [Document(id=one.id, page_content=one.text, metadata=dict(one.meta)) for one in found if one is not None]
+
+    def similarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
+        """Return the ``k`` documents that are most like a query; ``filter``: conditions on their metadata."""
+        return [document for document, _ in self.similarity_search_with_score(query, k, **kwargs)]
+
+    def similarity_search_with_score(
+        self, query: str, k: int = 4, filter: Mapping[str, Any] | None = None, **kwargs: Any
+    ) -> list[tuple[Document, float]]:
+        """Return documents with their cosine, -1 to 1, best first."""
+        _no_more(kwargs)
+        return self._shown(self._searcher.search(query, k, where=filter))
+
+    def similarity_search_by_vector(
+        self,
+        embedding: list[float],
+        k: int = 4,
+        filter: Mapping[str, Any] | None = None,
+        encoder_fp: str | None = None,
+        **kwargs: Any,
+    ) -> list[Document]:
+        """Return what is most like a vector of the model that serves.
+
+        ``encoder_fp`` names the vector's model; else it is that of ``embedding``, as it was proved. Raises
+        ``ConfigError`` where neither is known, ``StateError`` where another model serves by now.
+        """
+        _no_more(kwargs)
+        made_by = encoder_fp or self._proved
+        if made_by is None:
+            raise ConfigError(
+                "a vector alone does not say which model made it. Nothing was searched; give its encoder_fp, open the "
+                "store with embedding=, or search by text."
+            )
+        return [one for one, _ in self._shown(self._searcher.search_given(embedding, made_by, k, where=filter))]
+
+    def _select_relevance_score_fn(self) -> Callable[[float], float]:
+        return lambda cosine: max(0.0, min(1.0, cosine))
+
+    @classmethod
+    def from_texts(
+        cls,
+        texts: list[str],
+        embedding: Embeddings | None = None,
+        metadatas: list[dict[str, Any]] | None = None,
+        *,
+        ids: list[str] | None = None,
+        **kwargs: Any,
+    ) -> RevectorStore:
+        """Open a store by ``kwargs`` and put texts. ``embedding`` is proved to be the model that serves."""
+        store = cls(embedding=embedding, **kwargs)
+        store.add_texts(texts, metadatas, ids=ids)
+        return store
+
+    def _shown(self, answer: Answer) -> list[tuple[Document, float]]:
+        whole = {hit.id: hit.text for hit in answer.hits}
+        if self._content == "document":
+            whole = self._documents.texts(whole)  # without those that were deleted a moment ago
+        return [
+            (Document(id=hit.id, page_content=whole[hit.id], metadata=dict(hit.meta)), hit.score)
+            for hit in answer.hits
+            if hit.id in whole
+        ]
+
+    def _wait(self, written: Sequence[Any]) -> None:
+        if self._wait_s is not None:
+            for one in written:
+                self._documents.wait_until_served(one, timeout_s=self._wait_s)
+
+
+class RevectorRetriever(BaseRetriever):
+    """The ``k`` documents of a collection that are most like a query, under conditions on their metadata."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    store: RevectorStore
+    k: int = 4
+    where: dict[str, Any] | None = Field(default=None)
+
+    def _get_relevant_documents(
+        self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **kwargs: Any
+    ) -> list[Document]:
+        del run_manager
+        return self.store.similarity_search(query, kwargs.get("k", self.k), filter=kwargs.get("where", self.where))
+
+
+def _no_more(kwargs: Mapping[str, object]) -> None:
+    """Raise ``ConfigError`` for options of other stores, which would mean nothing here."""
+    if kwargs:
+        raise ConfigError(f"{', '.join(sorted(kwargs))}: not an option of this store. Nothing was done; leave it out.")
