@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from revector.encoders.check import PROBES
 from revector.encoders.hashing import HashingEncoder
+from revector.encoders.probes import PROBE_TEXTS
 from revector.indexing.publish import FRAME
-from revector.interfaces import Vectors
+from revector.interfaces import Kind, Piece, Side, Vectors, whole_texts
 from revector.spec import ModelSpec
 
 Hook = Callable[[Sequence[str], Vectors], Any]
@@ -43,6 +43,10 @@ class WatchedEncoder:
         self.hook: Hook | None = None
 
     @property
+    def kinds(self) -> tuple[Kind, ...]:
+        return self._inner.kinds
+
+    @property
     def dim(self) -> int:
         return self._inner.dim
 
@@ -61,14 +65,18 @@ class WatchedEncoder:
     def count_tokens(self, text: str) -> int:
         return self._inner.count_tokens(text)
 
-    def encode_query(self, texts: Sequence[str]) -> Vectors:
-        return self._inner.encode_query(texts)
+    def encode(self, side: Side, pieces: Sequence[Piece]) -> Any:
+        texts = [piece.text for piece in pieces]
+        return self.queries(texts) if side == "query" else self.documents(texts)
 
-    def encode_document(self, texts: Sequence[str]) -> Any:
-        vectors = self._inner.encode_document(texts)
-        if tuple(texts) == PROBES:
+    def queries(self, texts: Sequence[str]) -> Vectors:
+        return self._inner.encode("query", whole_texts(texts))
+
+    def documents(self, texts: Sequence[str]) -> Any:
+        vectors = self._inner.encode("document", whole_texts(texts))
+        if tuple(texts) == PROBE_TEXTS:
             return vectors
-        if len(texts) > 1 and (texts[0], texts[-1]) == (PROBES[FRAME[0]], PROBES[FRAME[1]]):
+        if len(texts) > 1 and (texts[0], texts[-1]) == (PROBE_TEXTS[FRAME[0]], PROBE_TEXTS[FRAME[1]]):
             found = np.asarray(self._watched(texts[1:-1], vectors[1:-1]))
             fits = found.ndim == 2 and found.shape[1] == vectors.shape[1]
             return np.concatenate([vectors[:1], found, vectors[-1:]]) if fits else found

@@ -20,7 +20,7 @@ from revector.documents.documents import Documents, WriteResult
 from revector.encoders.hashing import HashingEncoder
 from revector.indexing.chunking import make_chunker
 from revector.indexing.encoding import Encoders
-from revector.interfaces import Document
+from revector.interfaces import Content, Document
 from revector.lifecycle import Outcome
 from revector.migration.migrator import Migrator
 from revector.registry.collections import Collection, Generation, read_collection, read_generation
@@ -211,4 +211,4 @@ def _vectors(truth: Truth, text: str) -> Any:
         return truth.embedded(text)[1]
     except ValueError:
         chunker = make_chunker(truth.chunking, HashingEncoder(truth.model).tokenizer)
-        return truth.vectors([chunk.text for chunk in chunker.chunks(text)])
+        return truth.vectors([piece.text for piece in chunker.pieces([Content("text", text)])])

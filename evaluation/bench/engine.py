@@ -89,6 +89,7 @@ def _texts(chosen: Namespace) -> tuple[list[str], Any]:
     from tokenizers import Tokenizer
 
     from revector.indexing.chunking import make_chunker
+    from revector.interfaces import Content
     from revector.sources import open_source
     from revector.spec import Chunking
 
@@ -97,7 +98,9 @@ def _texts(chosen: Namespace) -> tuple[list[str], Any]:
     tokenizer.no_truncation()
     chunker = make_chunker(Chunking(max_tokens=chosen.max_tokens), tokenizer)
     found = {
-        chunk.text: None for document in open_source("docstrings:") for chunk in chunker.chunks(document.text or "")
+        piece.text: None
+        for document in open_source("docstrings:")
+        for piece in chunker.pieces([Content("text", document.text or "")])
     }
     if len(found) < chosen.texts:
         raise SystemExit(f"--texts {chosen.texts}: the installed packages' docstrings give {len(found)} texts")

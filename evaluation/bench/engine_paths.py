@@ -130,11 +130,12 @@ def _peak(task: Task) -> Encode:
 def _revector(task: Task) -> Encode:
     _torch(task)
     from revector.encoders.loading import load_encoder
+    from revector.interfaces import whole_texts
     from revector.spec import ModelSpec
 
     spec = ModelSpec(task["model"], dim=task["dim"], dtype=task["dtype"], max_tokens=task["max_tokens"])
     encoder = load_encoder(spec, root=Path.cwd(), device=task["device"])
-    return lambda texts, _batch: encoder.encode_document(texts)
+    return lambda texts, _batch: encoder.encode("document", whole_texts(texts))
 
 
 def _sentence_transformers(task: Task) -> Encode:

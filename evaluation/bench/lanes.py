@@ -20,6 +20,7 @@ from evaluation.bench.common import Figure, machine, parser, revision, temporary
 
 if TYPE_CHECKING:
     from revector.config import Project
+    from revector.interfaces import Piece, Side
 
 COLLECTION, FIRST, SECOND = "docs", "a000", "b111"
 GATE = 'index = IndexSpec(kind="exact")\ngate = Gate(max_drop=1.0, min_overlap=None)'
@@ -87,13 +88,14 @@ def _sleepy(project: Project, name: str, sleep_s: float, awake: threading.Event)
 
     awake.set()
     encoder: Any = project.encoders.fresh(RevisionGraph.from_folder(project.migrations(COLLECTION))[name].model)
-    embed = encoder.encode_document
+    embed = encoder.encode
 
-    def slowly(texts: Sequence[str]) -> Any:
-        awake.wait(sleep_s)
-        return embed(texts)
+    def slowly(side: Side, pieces: Sequence[Piece]) -> Any:
+        if side == "document":
+            awake.wait(sleep_s)
+        return embed(side, pieces)
 
-    encoder.encode_document = slowly
+    encoder.encode = slowly
 
 
 @contextmanager

@@ -157,10 +157,11 @@ def _is_right(project: Project, encoder: Encoder, query: str, answer: Answer, ho
     A hit that is being written says nothing: its version is the document's, and its score may be of the row before.
     """
     from revector.documents.text import clean_query
+    from revector.interfaces import whole_texts
 
     if answer.encoder_fp != encoder.fingerprint:
         return False
-    fresh = encoder.encode_query([clean_query(query)])[0]
+    fresh = encoder.encode("query", whole_texts([clean_query(query)]))[0]
     for hit in answer.hits:
         stored = None if hit.id in hot else stored_vector(project, answer.generation, hit)
         if stored is None:

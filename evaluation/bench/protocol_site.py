@@ -19,6 +19,7 @@ from evaluation.bench.common import revision
 
 if TYPE_CHECKING:
     from revector.config import Project
+    from revector.interfaces import Piece, Side
 
 COLLECTION = "docs"
 DOCUMENTS, LABELLED, DIM = 20_000, 60, 32
@@ -87,10 +88,11 @@ class SlowEncoder:
         """Be the other encoder in all else."""
         return getattr(self._inner, name)
 
-    def encode_document(self, texts: Sequence[str]) -> Any:
-        """Embed, 5 ms later."""
-        time.sleep(0.005)
-        return self._inner.encode_document(texts)
+    def encode(self, side: Side, pieces: Sequence[Piece]) -> Any:
+        """Embed, documents 5 ms later."""
+        if side == "document":
+            time.sleep(0.005)
+        return self._inner.encode(side, pieces)
 
 
 def slowed(root: Path) -> Project:

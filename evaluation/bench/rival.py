@@ -36,7 +36,7 @@ from evaluation.bench.common import Figure, environment, machine, parser, revect
 from evaluation.bench.load import first_text, read
 from evaluation.bench.swaps import COLLECTION, _heal, _load
 from revector.config import Project, load_project
-from revector.interfaces import Document
+from revector.interfaces import Document, whole_texts
 
 if TYPE_CHECKING:
     from multiprocessing.synchronize import Event
@@ -192,7 +192,7 @@ def _table(project: Project, texts: Mapping[str, str]) -> str:
     with psycopg.connect(url.render_as_string(hide_password=False), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {DATABASE}")
     dsn = url.set(database=DATABASE).render_as_string(hide_password=False)
-    vectors = application.encoder(OLD, DIM).encode_document(list(texts.values()))
+    vectors = application.encoder(OLD, DIM).encode("document", whole_texts(list(texts.values())))
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("CREATE EXTENSION vector")
         columns = f"id text PRIMARY KEY, content text NOT NULL, embedding vector({DIM})"
@@ -267,7 +267,7 @@ def _compared(
             wanted.pop(line["id"], None)
     known = [doc_id for doc_id in wanted if doc_id not in unknown]
     held = [doc_id for doc_id in known if rows.get(doc_id)]
-    fresh = encoder.encode_document([wanted[doc_id] for doc_id in held])
+    fresh = encoder.encode("document", whole_texts([wanted[doc_id] for doc_id in held]))
     stored = np.array([json.loads(rows[doc_id] or "[]") for doc_id in held], dtype=np.float32)
     cosines = (fresh * stored).sum(axis=1) / (np.linalg.norm(fresh, axis=1) * np.linalg.norm(stored, axis=1))
     return {

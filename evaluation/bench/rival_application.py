@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evaluation.bench.load import HOT_SHARE, PUTS, SCORE_TOLERANCE, SEARCHERS, WRITERS, Record, _run, first_text
+from revector.interfaces import whole_texts
 
 if TYPE_CHECKING:
     from multiprocessing.synchronize import Event
@@ -80,7 +81,7 @@ def _writer(
         started = time.perf_counter()
         try:
             if put:
-                vector = literal(encoders[switched.is_set()].encode_document([text])[0])
+                vector = literal(encoders[switched.is_set()].encode("document", whole_texts([text]))[0])
                 connection.execute(
                     f"INSERT INTO {TABLE} (id, content, embedding) VALUES (%s, %s, %s) ON CONFLICT (id) "
                     "DO UPDATE SET content = excluded.content, embedding = excluded.embedding",
@@ -129,7 +130,7 @@ def _searcher(
 
     def step() -> None:
         n, used = numbers.randrange(LABELLED), encoders[switched.is_set()]
-        query = used.encode_query([f"apple{n} pear{n}"])[0]
+        query = used.encode("query", whole_texts([f"apple{n} pear{n}"]))[0]
         line: dict[str, Any] = {"at": time.time(), "ok": True}
         try:
             given = literal(query)
@@ -148,7 +149,7 @@ def _searcher(
 
 
 def _score(used: Any, doc_id: str, query: Any) -> float:
-    return float(used.encode_document([first_text(int(doc_id[1:]))])[0] @ query)
+    return float(used.encode("document", whole_texts([first_text(int(doc_id[1:]))]))[0] @ query)
 
 
 # The model as a server ------------------------------------------------------------------------------------------------
@@ -165,7 +166,7 @@ def served(model: str, dim: int) -> Iterator[str]:
 
         def do_POST(self) -> None:
             asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            vectors = made.encode_document(asked["input"])
+            vectors = made.encode("document", whole_texts(asked["input"]))
             data = [{"index": n, "embedding": one.tolist()} for n, one in enumerate(np.asarray(vectors))]
             body = json.dumps({"data": data, "model": asked["model"], "usage": {"prompt_tokens": 0}}).encode()
             self.send_response(200)

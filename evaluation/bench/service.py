@@ -173,6 +173,8 @@ def _by_hand(project: Project, recorded: Sequence[Recorded]) -> Callable[[str], 
     from pgvector import Vector
     from psycopg.rows import dict_row
 
+    from revector.interfaces import whole_texts
+
     url = project.raw_engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
     setting = "-csearch_path=revector,public,extensions -cplan_cache_mode=force_custom_plan"
     connection: Any = psycopg.connect(url, row_factory=dict_row, options=setting)
@@ -180,7 +182,7 @@ def _by_hand(project: Project, recorded: Sequence[Recorded]) -> Callable[[str], 
     encoder = project.encoders.of(searcher.resolve())
 
     def search(query: str) -> list[str]:
-        vector = Vector(encoder.encode_query([query])[0]).to_text()
+        vector = Vector(encoder.encode("query", whole_texts([query]))[0]).to_text()
         with connection.transaction():
             for one in recorded:
                 values = {**one.values, **({"query": vector} if "query" in one.values else {})}

@@ -233,6 +233,7 @@ def _compare(project: Project, documents: int) -> list[dict[str, Any]]:
     import sqlalchemy as sa
 
     from revector.indexing.chunking import make_chunker
+    from revector.interfaces import Content
     from revector.revisions import RevisionGraph
 
     texts, unknown = {f"d{n:06d}": first_text(n) for n in range(documents)}, set()
@@ -262,7 +263,7 @@ def _compare(project: Project, documents: int) -> list[dict[str, Any]]:
                 doc_id
                 for doc_id in both
                 if not _equal(
-                    encoders[index.revision].encode_document([one.text for one in chunker.chunks(texts[doc_id])]),
+                    encoders[index.revision].encode("document", chunker.pieces([Content("text", texts[doc_id])])),
                     have[doc_id],
                 )
             ]
@@ -286,13 +287,14 @@ def _equal(fresh: Any, stored: Sequence[str]) -> bool:
 def _visible_mix_ups(project: Project) -> float:
     """Return how many in a hundred queries the check would catch if the neighbour of equal width had encoded them."""
     from evaluation.bench.load import SCORE_TOLERANCE
+    from revector.interfaces import whole_texts
 
     encoders = encoders_of(project, COLLECTION)
     index, other = encoders["c222"], encoders["b111"]
     caught = 0
     for n in range(LABELLED):
-        stored = index.encode_document([first_text(n)])[0]
-        right, wrong = (one.encode_query([f"apple{n} pear{n}"])[0] for one in (index, other))
+        stored = index.encode("document", whole_texts([first_text(n)]))[0]
+        right, wrong = (one.encode("query", whole_texts([f"apple{n} pear{n}"]))[0] for one in (index, other))
         caught += abs(float(stored @ right) - float(stored @ wrong)) > SCORE_TOLERANCE
     return 100 * caught / LABELLED
 

@@ -22,10 +22,10 @@ from evaluation.reliability.site import COLLECTION, Shape, Site, doc_id_of
 from evaluation.reliability.traffic import Author, Writes, do
 
 from revector.config import Project
-from revector.encoders.check import PROBES
+from revector.encoders.probes import PROBE_TEXTS
 from revector.errors import GateBusy, RevectorError
 from revector.indexing.encoding import Encoders
-from revector.interfaces import Encoder, Vectors
+from revector.interfaces import Encoder, Piece, Side, Vectors
 from revector.registry.collections import Collection, Generation, read_collection, read_generation
 from revector.registry.control import control
 from revector.spec import ModelSpec
@@ -54,16 +54,10 @@ class FaultyEncoder:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
-    def encode_document(self, texts: Sequence[str]) -> Any:
+    def encode(self, side: Side, pieces: Sequence[Piece]) -> Any:
         """Embed and let the fault have its say."""
-        return self._reply(texts, self.inner.encode_document(texts))
-
-    def encode_query(self, texts: Sequence[str]) -> Any:
-        """Embed and let the fault have its say."""
-        return self._reply(texts, self.inner.encode_query(texts))
-
-    def _reply(self, texts: Sequence[str], vectors: Vectors) -> Any:
-        return vectors if self.fault is None or tuple(texts) == PROBES else self.fault(texts, vectors)
+        vectors, texts = self.inner.encode(side, pieces), [piece.text for piece in pieces]
+        return vectors if self.fault is None or tuple(texts) == PROBE_TEXTS else self.fault(texts, vectors)
 
 
 @dataclass

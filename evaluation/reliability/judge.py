@@ -19,9 +19,9 @@ import sqlalchemy as sa
 from evaluation.reliability.checker import Finding, check
 from evaluation.reliability.history import Hit, Recorder
 from evaluation.reliability.traffic import TOKEN, token_in
-from evaluation.reliability.truth import Truth
+from evaluation.reliability.truth import Chunk, Truth
 
-from revector.interfaces import Chunk, Vectors
+from revector.interfaces import Vectors
 from revector.serving import searcher
 
 TOLERANCE = 1e-4

@@ -17,6 +17,7 @@ from revector.documents import documents, writing
 from revector.encoders import check
 from revector.indexing import publish
 from revector.indexing.publish import check_vectors
+from revector.interfaces import Piece, Side
 from revector.lifecycle import Outcome, Phase
 from revector.migration.back_moves import BackMoves
 from revector.registry import control as controls
@@ -126,9 +127,14 @@ def cache_by_text() -> Iterator[None]:
         def __getattr__(self, name: str) -> Any:
             return getattr(self._inner, name)
 
-        def encode_query(self, texts: Sequence[str]) -> Any:
+        def encode(self, side: Side, pieces: Sequence[Piece]) -> Any:
+            if side == "document":
+                return self._inner.encode(side, pieces)
             return np.stack(
-                [cached.setdefault((text, self._inner.dim), self._inner.encode_query([text])[0]) for text in texts]
+                [
+                    cached.setdefault((piece.text, self._inner.dim), self._inner.encode(side, [piece])[0])
+                    for piece in pieces
+                ]
             )
 
     with _attribute(searcher.Encoders, "of", lambda self, generation: Cached(original(self, generation))):

@@ -12,11 +12,12 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
 from revector.encoders.hashing import HashingEncoder
-from revector.interfaces import Chunk, Vectors
+from revector.interfaces import Vectors
 from revector.spec import Chunking, ModelSpec, Revision
 
 PLAIN = re.compile(r"{0}(?: {0})*".format(r"\w+(?:\.\w+)*"))
@@ -59,6 +60,14 @@ def _splitmix(value: int) -> int:
     value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 & _SIXTY_FOUR
     value = (value ^ (value >> 27)) * 0x94D049BB133111EB & _SIXTY_FOUR
     return value ^ (value >> 31)
+
+
+class Chunk(NamedTuple):
+    """A chunk of a plain text: ``text[start:end]``."""
+
+    text: str
+    start: int
+    end: int
 
 
 def cut(text: str, chunking: Chunking) -> list[Chunk]:

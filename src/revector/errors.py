@@ -56,7 +56,7 @@ else (a lost connection, out of memory) may be retried.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 
 
 class RevectorError(Exception):
@@ -274,7 +274,7 @@ class SpendCapReached(ProviderUnavailable):
 class TextsRefused(EncoderError):
     """The encoder refuses some texts, whatever is sent with them, and takes others; ``refused`` maps text to reason."""
 
-    def __init__(self, message: str, refused: Mapping[str, str] | None = None) -> None:
+    def __init__(self, message: str, refused: Mapping[Hashable, str] | None = None) -> None:
         super().__init__(message)
         self.refused = refused or {}
 

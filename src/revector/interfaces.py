@@ -1,16 +1,23 @@
-"""The seams between layers: documents, chunks, encoders, sources and progress, as small types and protocols."""
+"""The seams between layers: documents, contents, pieces, encoders, sources, progress, as small types and protocols."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 Vectors = npt.NDArray[np.float32]
 """float32, shape ``(n, dim)``."""
+
+Kind = Literal["text"]
+"""What a content is. Each kind has its own probes (``encoders.probes``) and its own way to be cut into pieces."""
+
+Side = Literal["document", "query"]
+"""Which side of a search a piece is on: what is found, or what is asked. Models may embed the two differently."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,24 +35,101 @@ class Document:
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
-    """One piece of a document: ``text`` is ``document[start:end]`` (offsets in characters), stripped."""
+class Blob:
+    """Bytes that are kept elsewhere: where (``reference``), how many, and their SHA-256 in hex.
 
-    text: str
+    The same bytes are equal, wherever they are kept.
+    """
+
+    sha256: str
+    size: int
+    reference: str = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """One thing that a document holds, or that a query is: text itself, or bytes by reference."""
+
+    kind: Kind
+    data: str | Blob
+
+    @property
+    def text(self) -> str:
+        """The text. Raises ``TypeError`` for bytes: ask for ``kind`` first."""
+        if isinstance(self.data, str):
+            return self.data
+        raise TypeError(f"a content of kind {self.kind!r} has no text")
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 (64 hex digits) of the text in UTF-8, or of the bytes."""
+        return hashlib.sha256(self.data.encode()).hexdigest() if isinstance(self.data, str) else self.data.sha256
+
+
+class Locator(NamedTuple):
+    """Where in its document a piece is: ``start`` to ``end``, in code points of a text, in bytes of anything else.
+
+    Whatever must tell more pieces of a document apart becomes one more field here.
+    """
+
     start: int
     end: int
 
 
-class Chunker(Protocol):
-    """Cuts cleaned text into chunks by tokens of the encoder's own tokenizer."""
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What becomes one vector: of a text the slice that ``locator`` names, stripped; bytes stay whole."""
 
-    def chunks(self, text: str) -> list[Chunk]:
-        """Return the chunks of ``text`` in order; empty only for text without content."""
+    content: Content
+    locator: Locator
+
+    @classmethod
+    def at(cls, contents: Sequence[Content], locator: Locator) -> Piece:
+        """Return the piece of a document's ``contents`` that ``locator`` names; it has one of them, its text."""
+        return cls(Content("text", contents[0].text[locator.start : locator.end]), locator)
+
+    @classmethod
+    def whole(cls, content: Content) -> Piece:
+        """Return all of ``content`` as one piece, as queries and probes are."""
+        data = content.data
+        return cls(content, Locator(0, len(data) if isinstance(data, str) else data.size))
+
+    @property
+    def text(self) -> str:
+        """The text of its content. Raises ``TypeError`` for bytes."""
+        return self.content.text
+
+    @property
+    def identity(self) -> Hashable:
+        """What its vector depends on: pieces that share it are embedded once. A text is itself, wherever it is from."""
+        return self.content.data if isinstance(self.content.data, str) else self
+
+
+def whole_texts(texts: Iterable[str]) -> list[Piece]:
+    """Return each text as one piece."""
+    return [Piece.whole(Content("text", text)) for text in texts]
+
+
+def locators_of(pieces: Iterable[Piece]) -> npt.NDArray[np.int32]:
+    """Return where pieces are, as columns: int32 ``(n, 2)``, one column per field of ``Locator``."""
+    return np.array([piece.locator for piece in pieces], np.int32).reshape(-1, len(Locator._fields))
+
+
+class Chunker(Protocol):
+    """Cuts what a document holds into pieces; text by tokens of the encoder's own tokenizer."""
+
+    def pieces(self, contents: Sequence[Content]) -> list[Piece]:
+        """Return the pieces of a document's contents in order; none only where there is nothing to see."""
         ...
 
 
 class Encoder(Protocol):
-    """Turns text into vectors. What each must do: tests/contract/test_encoder.py."""
+    """Turns pieces into vectors. What each must do: tests/contract/test_encoder.py."""
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """The kinds of content that it embeds, into one space; the order of its probes, so it never changes."""
+        ...
 
     @property
     def dim(self) -> int:
@@ -67,12 +151,11 @@ class Encoder(Protocol):
         """The model's own ``tokenizers.Tokenizer``, without truncation or padding."""
         ...
 
-    def encode_query(self, texts: Sequence[str]) -> Vectors:
-        """Embed queries: ``(len(texts), dim)``. Raises ``BadVectors`` for NaN, infinite, zero or wrong-sized ones."""
-        ...
+    def encode(self, side: Side, pieces: Sequence[Piece]) -> Vectors:
+        """Embed pieces of its kinds, in any mixture: ``(len(pieces), dim)``, in their order.
 
-    def encode_document(self, texts: Sequence[str]) -> Vectors:
-        """Embed chunks: ``(len(texts), dim)``. Raises as ``encode_query``."""
+        Raises ``BadVectors`` for NaN, infinite, zero or wrong-sized vectors, ``EncoderError`` for another kind.
+        """
         ...
 
     def count_tokens(self, text: str) -> int:

@@ -7,9 +7,12 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from revector.errors import SpecError
+
+if TYPE_CHECKING:
+    from revector.interfaces import Side
 
 T = TypeVar("T")
 
@@ -76,6 +79,10 @@ class ModelSpec:
     normalize: bool = True
     dtype: Literal["float32", "bfloat16", "float16", "int8", "int7"] = "float32"
     max_unknown_tokens: float = MAX_UNKNOWN_TOKENS
+
+    def prompt_of(self, side: Side) -> str:
+        """Return the prompt that texts of this side begin with; empty for none."""
+        return self.query_prompt if side == "query" else self.document_prompt
 
     def as_identity(self) -> dict[str, object]:
         """Return what shapes vectors and says which documents have any; as it was before a setting that is not used."""

@@ -14,7 +14,7 @@ from revector.archive import FORMATS, open_columns, read_part, vectors_sha256
 from revector.cli import run
 from revector.config import Project
 from revector.errors import DatabaseUnavailable, SourceError, VerificationFailed
-from revector.interfaces import Document
+from revector.interfaces import Document, whole_texts
 from revector.registry import archived
 from revector.serving import exporting
 from revector.serving.exporting import reading_vectors
@@ -206,7 +206,7 @@ def own(served: World, call: Call) -> dict[str, np.ndarray[Any, Any]]:
     encoder = served.loader["hashing"]._inner
     texts = dict(served.sql("SELECT doc_id, content FROM document WHERE doc_id LIKE 'd%'"))
     ids = np.array(sorted(texts, key=lambda one: texts[one][::-1]), "U16")
-    return {"id": ids, "vector": encoder.encode_document([texts[one] for one in ids.tolist()])}
+    return {"id": ids, "vector": encoder.encode("document", whole_texts([texts[one] for one in ids.tolist()]))}
 
 
 def imports(world: World) -> list[Path]:
@@ -343,8 +343,8 @@ def test_numbers_beyond_float16_are_refused(world: World, monkeypatch: pytest.Mo
     monkeypatch.chdir(world.root)
     world.revision("a100", None, 'model = ModelSpec(name="hashing", dim=64, normalize=False)')
     world.put(3)
-    vectors = world.loader["hashing"]._inner.encode_document(
-        [f"apple{n} pear{n} some words here number {n}" for n in range(3)]
+    vectors = world.loader["hashing"]._inner.encode(
+        "document", whole_texts([f"apple{n} pear{n} some words here number {n}" for n in range(3)])
     )
     np.savez(world.root / "own.npz", id=["d00000", "d00001", "d00002"], vector=vectors * 1e7)
     assert run(["vectors", "import", "own.npz", "-r", "a100", "--dtype", "float16"]) == 7
@@ -402,7 +402,9 @@ def test_torn_and_absent_files_are_refused_with_their_name(served: World, call: 
 def test_a_backfill_uses_what_was_imported_and_embeds_only_the_rest(served: World, call: Call) -> None:
     encoder = served.loader["hashing:seed2"]._inner
     texts = dict(served.sql("SELECT doc_id, content FROM document WHERE doc_id LIKE 'd%'"))
-    np.savez(served.root / "own.npz", id=list(texts), vector=encoder.encode_document(list(texts.values())))
+    np.savez(
+        served.root / "own.npz", id=list(texts), vector=encoder.encode("document", whole_texts(list(texts.values())))
+    )
     assert call("vectors", "import", "own.npz", "-r", "b200")["documents"] == 120
     served.upgrade("b200", to="provision")
     before = served.loader.embedded

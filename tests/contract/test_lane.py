@@ -20,7 +20,7 @@ from revector.errors import IndexGone, SpecError, StoreUnavailable
 from revector.indexing import keeping
 from revector.indexing.keeping import StoreKeeper
 from revector.indexing.rearm import rearm
-from revector.interfaces import Document
+from revector.interfaces import Document, whole_texts
 from revector.registry import attempts, intents
 from revector.registry.lane import SearchRequest
 from revector.registry.lanes import lane_of
@@ -147,7 +147,7 @@ def test_the_mean_of_a_document_is_searched_for_and_unknown_ones_are_refused(ser
 def test_what_is_read_back_exported_and_sampled_is_what_was_embedded(serving: Stored) -> None:
     world, generation = serving.world, serving.world.generation()
     encoder = world.project.encoders.of(generation)
-    wanted = encoder.encode_document([document(n).text for n in range(120)])
+    wanted = encoder.encode("document", whole_texts([document(n).text for n in range(120)]))
     lane = lane_of(generation)
     with world.engine.connect() as connection:
         read = {one.doc_id: one.vectors for one in lane.read(connection, [document(n).id for n in range(121)])}

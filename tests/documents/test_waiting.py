@@ -92,7 +92,7 @@ def test_an_encoder_that_fails_is_the_reason(served: World) -> None:
         raise RuntimeError("device lost")
 
     served.loader["hashing"].hook = lost
-    served.loader["hashing"]._inner.encode_document = lost
+    served.loader["hashing"]._inner.encode = lost
     served.settle()
     with pytest.raises(WorkUnfinished, match=r"its encoder fails: .*device lost"):
         wait(served, patience_s=AT_ONCE)

@@ -33,6 +33,7 @@ from revector.errors import (
     ProviderRefused,
     TextsRefused,
 )
+from revector.interfaces import whole_texts
 from revector.spec import ModelSpec
 
 # Answers --------------------------------------------------------------------------------------------------------------
@@ -42,19 +43,24 @@ from revector.spec import ModelSpec
 def test_vectors_come_in_the_order_of_the_texts_whatever_the_form_and_the_batches(made: Made, form: str) -> None:
     encoder = made.encoder(encoding_format=form, max_batch_texts=3, concurrency=4)
     texts = [*TEXTS, TEXTS[0]]
-    np.testing.assert_allclose(encoder.encode_document(texts), HASHING.encode_document(texts), atol=1e-6)
+    np.testing.assert_allclose(
+        encoder.encode("document", whole_texts(texts)), HASHING.encode("document", whole_texts(texts)), atol=1e-6
+    )
     assert {request["encoding_format"] for request in made.server.requests} == {form}
     assert sorted(made.server.texts) == sorted(TEXTS), "equal texts are sent once"
 
 
 def test_no_texts_cost_no_request(made: Made) -> None:
-    assert made.encoder().encode_query([]).shape == (0, 64)
+    assert made.encoder().encode("query", whole_texts([])).shape == (0, 64)
     assert made.server.requests == []
 
 
 def test_batches_keep_to_the_limits_of_texts_and_tokens(made: Made) -> None:
-    made.encoder(max_batch_texts=4, max_batch_tokens=10).encode_document(
-        ["a"] + ["b c d e f g h i j k l m n"] + [f"word {n} of five here" for n in range(4)] + list("opqrstuv")
+    made.encoder(max_batch_texts=4, max_batch_tokens=10).encode(
+        "document",
+        whole_texts(
+            ["a"] + ["b c d e f g h i j k l m n"] + [f"word {n} of five here" for n in range(4)] + list("opqrstuv")
+        ),
     )
     sizes = [(len(r["input"]), sum(len(text.split()) for text in r["input"])) for r in made.server.requests]
     assert all(texts <= 4 and (tokens <= 10 or texts == 1) for texts, tokens in sizes)
@@ -65,15 +71,15 @@ def test_batches_keep_to_the_limits_of_texts_and_tokens(made: Made) -> None:
 def test_prompts_stand_before_texts_and_texts_are_cut_at_max_tokens(made: Made) -> None:
     model = ModelSpec("api:fake/words", dim=64, max_tokens=8, query_prompt="query: ", document_prompt="passage: ")
     encoder = made.encoder(model)
-    encoder.encode_query(["a b c d e f g h i j"])
-    encoder.encode_document(["a b c"])
+    encoder.encode("query", whole_texts(["a b c d e f g h i j"]))
+    encoder.encode("document", whole_texts(["a b c"]))
     assert made.server.texts == ["query: a b c d e f g h", "passage: a b c"]
 
 
 def test_a_narrower_width_is_asked_of_the_server_or_cut_here(made: Made) -> None:
     model = ModelSpec("api:fake/words", dim=16, max_tokens=32)
-    cut_here = made.encoder(model).encode_document(TEXTS)
-    asked = made.encoder(model, send_dimensions=True).encode_document(TEXTS)
+    cut_here = made.encoder(model).encode("document", whole_texts(TEXTS))
+    asked = made.encoder(model, send_dimensions=True).encode("document", whole_texts(TEXTS))
     assert [request.get("dimensions") for request in made.server.requests] == [None, 16]
     np.testing.assert_allclose(cut_here, asked, atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(asked, axis=1), 1.0, atol=1e-5)
@@ -83,14 +89,14 @@ def test_the_key_goes_to_the_server_and_is_never_shown(
     made: Made, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-someone-else")
-    made.encoder().encode_query(["no key wanted"])
+    made.encoder().encode("query", whole_texts(["no key wanted"]))
     monkeypatch.setenv("FAKE_KEY", "sk-right")
     with FakeServer(key="sk-right") as locked:
         encoder = Made(locked, made.clock, tokenizer).encoder(api_key_env="FAKE_KEY")
-        encoder.encode_query(["hello"])
+        encoder.encode("query", whole_texts(["hello"]))
         locked.key = "sk-another"
         with pytest.raises(ProviderRefused, match="FAKE_KEY") as refused:
-            encoder.encode_document(TEXTS)
+            encoder.encode("document", whole_texts(TEXTS))
     assert made.server.keys == ["none"]
     assert locked.keys == ["sk-right"] * 2, "a refused key is not tried again, nor on every text"
     assert "sk-right" not in "".join(traceback.format_exception(refused.value))
@@ -102,7 +108,9 @@ def test_the_key_goes_to_the_server_and_is_never_shown(
 
 def test_a_reordered_answer_is_put_in_order_by_its_index(made: Made) -> None:
     made.server.script += [reordered()]
-    np.testing.assert_allclose(made.encoder().encode_document(TEXTS), HASHING.encode_document(TEXTS), atol=1e-6)
+    np.testing.assert_allclose(
+        made.encoder().encode("document", whole_texts(TEXTS)), HASHING.encode("document", whole_texts(TEXTS)), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize(
@@ -124,20 +132,20 @@ def test_a_short_or_unusable_answer_is_refused(made: Made, fault: Fault, said: s
     encoder = made.encoder()
     made.server.script += [fault]
     with pytest.raises(BadVectors, match=said):
-        encoder.encode_document(TEXTS)
+        encoder.encode("document", whole_texts(TEXTS))
 
 
 def test_a_width_that_changes_is_refused_even_where_vectors_are_cut(made: Made) -> None:
     encoder = made.encoder(ModelSpec("api:fake/words", dim=16, max_tokens=32))
     made.server.script += [None, wider()]
-    encoder.encode_document(["one"])
+    encoder.encode("document", whole_texts(["one"]))
     with pytest.raises(BadVectors, match="65 numbers, wanted were 64"):
-        encoder.encode_document(["two"])
+        encoder.encode("document", whole_texts(["two"]))
 
 
 def test_a_model_narrower_than_dim_is_refused(made: Made) -> None:
     with pytest.raises(BadVectors, match=r"64 numbers, wanted were 100 \(model.dim is 100\)"):
-        made.encoder(ModelSpec("api:fake/words", dim=100, max_tokens=32)).encode_document(["one"])
+        made.encoder(ModelSpec("api:fake/words", dim=100, max_tokens=32)).encode("document", whole_texts(["one"]))
 
 
 # Poison ---------------------------------------------------------------------------------------------------------------
@@ -147,7 +155,7 @@ def test_a_model_narrower_than_dim_is_refused(made: Made) -> None:
 def test_a_rejected_batch_is_bisected_to_the_poison_texts(made: Made, code: int) -> None:
     made.server.poison, made.server.poison_status = {TEXTS[3], TEXTS[11]}, code
     with pytest.raises(TextsRefused, match="2 of 20 texts are refused; the first: provider 'fake'") as refused:
-        made.encoder().encode_document(TEXTS)
+        made.encoder().encode("document", whole_texts(TEXTS))
     assert set(refused.value.refused) == {TEXTS[3], TEXTS[11]}
     assert f"HTTP {code}" in refused.value.refused[TEXTS[3]]
     assert not refused.value.retryable
@@ -158,7 +166,7 @@ def test_a_rejected_batch_is_bisected_to_the_poison_texts(made: Made, code: int)
 def test_a_text_that_breaks_the_server_is_given_up_after_five_more_tries_alone(made: Made) -> None:
     made.server.poison, made.server.poison_status = {TEXTS[5]}, 500
     with pytest.raises(TextsRefused, match="6 tries failed") as refused:
-        made.encoder().encode_document(TEXTS)
+        made.encoder().encode("document", whole_texts(TEXTS))
     assert set(refused.value.refused) == {TEXTS[5]}
     assert made.clock.slept == [1, 2, 4, 8, 16] * 2, "for the whole batch, and for the text alone"
 
@@ -167,7 +175,7 @@ def test_a_server_that_rejects_everything_is_asked_one_probe_and_no_text_alone(m
     with FakeServer(base64=False) as plain:
         made.server = plain
         with pytest.raises(ProviderRefused, match=r"even a probe text.*base64 is not supported"):
-            made.encoder(encoding_format="base64").encode_document(TEXTS)
+            made.encoder(encoding_format="base64").encode("document", whole_texts(TEXTS))
     assert [len(request["input"]) for request in plain.requests] == [20, 1]
 
 
@@ -177,7 +185,7 @@ def test_a_server_that_rejects_everything_is_asked_one_probe_and_no_text_alone(m
 def test_a_refused_key_model_or_account_fails_at_once(made: Made, fault: Fault) -> None:
     made.server.script += [fault]
     with pytest.raises(ProviderRefused, match=r"all work stays due; correct providers.fake"):
-        made.encoder().encode_document(TEXTS)
+        made.encoder().encode("document", whole_texts(TEXTS))
     assert len(made.server.requests) == 1
 
 
@@ -189,7 +197,7 @@ def test_a_reference_names_provider_and_model(made: Made) -> None:
     for wrong in ("api:", "api:openai", "api:openai/", "api:/model"):
         with pytest.raises(ConfigError, match="api:<provider>/<model>"):
             resolve_model(wrong, Path())
-    made.encoder(ModelSpec("api:fake/BAAI/bge", dim=64)).encode_query(["x"])
+    made.encoder(ModelSpec("api:fake/BAAI/bge", dim=64)).encode("query", whole_texts(["x"]))
     assert made.server.requests[0]["model"] == "BAAI/bge"
 
 
@@ -212,9 +220,10 @@ def test_what_is_missing_is_told_before_anything_is_sent(made: Made, monkeypatch
 def test_a_moved_server_is_the_same_encoder_only_if_its_probe_vectors_are_the_same(made: Made, tokenizer: Path) -> None:
     encoder = made.encoder()
     stored = dict(encoder.components), probe_vectors(encoder)
+    another = HashingEncoder(ModelSpec("hashing", dim=64), seed=2)
     with (
         FakeServer() as moved,
-        FakeServer(HashingEncoder(ModelSpec("hashing", dim=64), seed=2).encode_document) as other,
+        FakeServer(lambda texts: another.encode("document", whole_texts(texts))) as other,
     ):
         same, changed = (Made(one, made.clock, tokenizer).encoder() for one in (moved, other))
         assert same.fingerprint == changed.fingerprint == encoder.fingerprint
@@ -239,7 +248,9 @@ def test_another_model_tokenizer_or_setting_is_another_encoder(made: Made, tmp_p
 def test_a_hybrid_is_the_local_encoder_and_embeds_by_api(made: Made) -> None:
     hybrid = Hybrid(HASHING, made.encoder(ModelSpec("api:fake/words", dim=64)))
     sent = len(made.server.requests)
-    np.testing.assert_allclose(hybrid.encode_query(TEXTS), HASHING.encode_query(TEXTS), atol=1e-6)
+    np.testing.assert_allclose(
+        hybrid.encode("query", whole_texts(TEXTS)), HASHING.encode("query", whole_texts(TEXTS)), atol=1e-6
+    )
     assert len(made.server.requests) == sent + 1
     assert (hybrid.fingerprint, hybrid.components) == (HASHING.fingerprint, HASHING.components)
     check_same_encoder(HASHING.components, probe_vectors(HASHING), hybrid, probe=True)

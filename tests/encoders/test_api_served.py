@@ -22,15 +22,16 @@ from revector.encoders.api.fake import (
     status,
 )
 from revector.encoders.api.limits import COOL_DOWN_S
-from revector.encoders.check import PROBES, check_same_encoder, probe_vectors
+from revector.encoders.check import check_same_encoder, probe_vectors
 from revector.encoders.loading import load_encoder
+from revector.encoders.probes import PROBE_TEXTS
 from revector.encoders.references import resolve_model
 from revector.errors import (
     EncoderMismatch,
     ProviderRefused,
     ProviderUnavailable,
 )
-from revector.interfaces import Document
+from revector.interfaces import Document, whole_texts
 from revector.spec import ModelSpec
 from worlds import World
 
@@ -139,9 +140,9 @@ def by_infinity(url: str, model: str = "minilm", **changed: Any) -> Any:
 
 @pytest.mark.parametrize("form", ["float", "base64"])
 def test_infinity_gives_the_vectors_of_the_local_model(infinity: str, minilm: Any, form: str) -> None:
-    texts = [*PROBES, *TEXTS, "x" * 5_000, "e\u0301 naïve \u200d zero"]
+    texts = [*PROBE_TEXTS, *TEXTS, "x" * 5_000, "e\u0301 naïve \u200d zero"]
     api = by_infinity(infinity, encoding_format=form, max_batch_texts=7)
-    cosines = np.sum(minilm.encode_document(texts) * api.encode_document(texts), axis=1)
+    cosines = np.sum(minilm.encode("document", whole_texts(texts)) * api.encode("document", whole_texts(texts)), axis=1)
     assert cosines.min() >= 0.9999
 
 
@@ -162,4 +163,4 @@ def test_another_model_behind_infinitys_address_is_refused(infinity: str, minilm
 
 def test_infinity_refuses_a_model_that_it_does_not_serve_for_good(infinity: str) -> None:
     with pytest.raises(ProviderRefused, match="no-such-model"):
-        by_infinity(infinity, "no-such-model").encode_query(["x"])
+        by_infinity(infinity, "no-such-model").encode("query", whole_texts(["x"]))

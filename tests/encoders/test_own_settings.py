@@ -21,6 +21,7 @@ from revector.encoders.loading import load_encoder
 from revector.encoders.own import OwnSettings, read_own
 from revector.encoders.specify import specify
 from revector.errors import ConfigError, EncoderError, FidelityTooLow
+from revector.interfaces import whole_texts
 from revector.spec import ModelSpec
 from worlds import World
 
@@ -132,8 +133,8 @@ def test_vectors_of_what_was_taken_over_are_those_of_sentence_transformers(
     theirs = SentenceTransformer(str(folder), device="cpu")
     texts = ["How are models replaced?", "a word " * 400, "Ein Satz auf Deutsch."]
     for ours, wanted in (
-        (encoder.encode_query(texts), theirs.encode_query(texts)),
-        (encoder.encode_document(texts), theirs.encode_document(texts)),
+        (encoder.encode("query", whole_texts(texts)), theirs.encode_query(texts)),
+        (encoder.encode("document", whole_texts(texts)), theirs.encode_document(texts)),
     ):
         assert np.sum(ours * wanted, axis=1).min() > 0.99999
 

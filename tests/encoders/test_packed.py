@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from extras import Lazy, needs
-from revector.encoders.check import PROBES
 from revector.encoders.loading import load_encoder
 from revector.encoders.packed import PackedEngine, attention, choosing, engine, layout, linears, network, speeds
+from revector.encoders.probes import PROBE_TEXTS
 from revector.encoders.sentence_transformers import SentenceTransformerEncoder
 from revector.errors import ConfigError
-from revector.interfaces import Vectors
+from revector.interfaces import Vectors, whole_texts
 from revector.spec import ModelSpec
 
 needs("torch", "transformers", "sentence_transformers")
@@ -322,7 +322,9 @@ def encoder(folder: Path, **options: Any) -> SentenceTransformerEncoder:
 def test_two_devices_give_what_one_gives(folders: Callable[[str], Path]) -> None:
     one, two = (encoder(folders("bert"), device=names) for names in ("cpu", "cpu, cpu"))
     assert (one.device, two.device, two.engine) == ("cpu", "cpu,cpu", "packed")
-    np.testing.assert_allclose(two.encode_document(TEXTS * 3), one.encode_document(TEXTS * 3), atol=1e-5)
+    np.testing.assert_allclose(
+        two.encode("document", whole_texts(TEXTS * 3)), one.encode("document", whole_texts(TEXTS * 3)), atol=1e-5
+    )
 
 
 def test_devices_that_are_not_there_are_refused(folders: Callable[[str], Path]) -> None:
@@ -333,11 +335,11 @@ def test_devices_that_are_not_there_are_refused(folders: Callable[[str], Path]) 
 def test_two_threads_at_once_get_their_own_vectors(folders: Callable[[str], Path]) -> None:
     made = encoder(folders("bert"))
     jobs = [TEXTS, TEXTS[::-1]]
-    wanted = [made.encode_document(job) for job in jobs]
+    wanted = [made.encode("document", whole_texts(job)) for job in jobs]
     found: dict[int, list[Vectors]] = {0: [], 1: []}
 
     def work(which: int) -> None:
-        found[which] += [made.encode_document(jobs[which]) for _ in range(4)]
+        found[which] += [made.encode("document", whole_texts(jobs[which])) for _ in range(4)]
 
     threads = [threading.Thread(target=work, args=(which,)) for which in (0, 1)]
     for thread in threads:
@@ -357,7 +359,7 @@ def test_the_engine_is_no_part_of_the_identity(folders: Callable[[str], Path], m
     assert here.engine == "packed"
     assert there.engine.startswith("sentence-transformers: its architecture 'modernbert' is not one of")
     assert (here.fingerprint, here.components) == (there.fingerprint, there.components)
-    same(here.encode_query(TEXTS), there.encode_query(TEXTS))
+    same(here.encode("query", whole_texts(TEXTS)), there.encode("query", whole_texts(TEXTS)))
 
 
 def with_dropout(folder: Path) -> Path:
@@ -385,12 +387,12 @@ def test_what_is_not_known_runs_on_sentence_transformers_and_says_why(
     assert made.engine.startswith("sentence-transformers: " + reason)
     assert [reason in message for message in caplog.messages].count(True) == 1
     assert made.device == "cpu"
-    same(made.encode_document(TEXTS), original(folder).encode(TEXTS))
+    same(made.encode("document", whole_texts(TEXTS)), original(folder).encode(TEXTS))
 
 
 def test_the_fallback_too_survives_scarce_memory(folders: Callable[[str], Path], tmp_path: Path) -> None:
     made = encoder(make_model(tmp_path, "bert", types=True), batch_tokens=500)
-    wanted = made.encode_document(TEXTS)
+    wanted = made.encode("document", whole_texts(TEXTS))
     whole: Any = made._engine
     forward = whole._network.forward
 
@@ -400,7 +402,7 @@ def test_the_fallback_too_survives_scarce_memory(folders: Callable[[str], Path],
         return forward(features, **rest)
 
     whole._network.forward = scarce
-    np.testing.assert_allclose(made.encode_document(TEXTS), wanted, atol=1e-5)
+    np.testing.assert_allclose(made.encode("document", whole_texts(TEXTS)), wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize("activation", ["gelu", "gelu_tanh"])
@@ -455,11 +457,13 @@ def test_the_real_model_keeps_its_vectors_in_every_dtype(dtype: str, least: floa
     # 254 tokens and two special ones are the 256 at which the model cuts by itself.
     made: Any = load_encoder(replace(MINILM, dtype=dtype), root=Path(), device="cpu")
     assert made.engine == "packed"
-    wanted = sentence_transformers.SentenceTransformer(str(package.get_model_path()), device="cpu").encode(PROBES)
-    assert (made.encode_document(PROBES) * wanted).sum(axis=1).min() >= least
+    wanted = sentence_transformers.SentenceTransformer(str(package.get_model_path()), device="cpu").encode(PROBE_TEXTS)
+    assert (made.encode("document", whole_texts(PROBE_TEXTS)) * wanted).sum(axis=1).min() >= least
 
 
 def test_prompts_stand_before_the_text(folders: Callable[[str], Path]) -> None:
     made = encoder(folders("roberta"), spec={"query_prompt": "ask ", "max_tokens": LIMIT - 6})
     assert made.engine == "packed"
-    same(made.encode_query(TEXTS), original(folders("roberta")).encode([f"ask {text}" for text in TEXTS]))
+    same(
+        made.encode("query", whole_texts(TEXTS)), original(folders("roberta")).encode([f"ask {text}" for text in TEXTS])
+    )

@@ -24,7 +24,7 @@ from revector.errors import ConfigError, EncoderError
 from revector.indexing.encoding import Encoders
 from revector.indexing.publish import Applier
 from revector.indexing.reuse import Reuse
-from revector.interfaces import Document, Encoder, Vectors
+from revector.interfaces import Document, Encoder, Vectors, whole_texts
 from revector.registry.work import read_items
 from revector.spec import ModelSpec
 from worlds import World
@@ -48,7 +48,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the model ``base`` and ``turned``, which was made of it and of its vectors of ``CORPUS``."""
     root = tmp_path_factory.mktemp("models")
     train_lsa(CORPUS, root / "base", dim=WIDTH, vocabulary=500)
-    vectors = load(root, "base").encode_document(CORPUS)
+    vectors = load(root, "base").encode("document", whole_texts(CORPUS))
     train_pca(iter([vectors[:200], vectors[200:]]), root / "base", root / "turned")
     return root
 
@@ -58,27 +58,27 @@ def load(root: Path, name: str, dim: int = WIDTH) -> Encoder:
 
 
 def test_a_turned_model_is_the_base_times_the_principal_components_by_definition(models: Path) -> None:
-    vectors = load(models, "base").encode_document(CORPUS)
-    turned = load(models, "turned").encode_document(CORPUS)
+    vectors = load(models, "base").encode("document", whole_texts(CORPUS))
+    turned = load(models, "turned").encode("document", whole_texts(CORPUS))
     _, _, axes = np.linalg.svd(vectors.astype(np.float64), full_matrices=False)
     np.testing.assert_allclose(np.abs(turned), np.abs(vectors @ axes.T), atol=1e-3)
     np.testing.assert_allclose(turned @ turned.T, vectors @ vectors.T, atol=1e-5)
     queries = texts(20, 7)
-    base, own = (load(models, name).encode_query(queries) for name in ("base", "turned"))
+    base, own = (load(models, name).encode("query", whole_texts(queries)) for name in ("base", "turned"))
     rotation = rotation_of(load(models, "turned"))
     assert rotation is not None
     np.testing.assert_allclose(own, rotation(base), atol=1e-5)
 
 
 def test_a_cut_after_turning_changes_cosines_less_than_any_other_cut(models: Path) -> None:
-    whole = load(models, "base").encode_document(CORPUS)
+    whole = load(models, "base").encode("document", whole_texts(CORPUS))
     cosines = whole @ whole.T
 
     def error(cut: Vectors) -> float:
         units = unit_rows(cut[:, :6])
         return float(np.linalg.norm(units @ units.T - cosines))
 
-    turned = load(models, "turned", dim=6).encode_document(CORPUS)
+    turned = load(models, "turned", dim=6).encode("document", whole_texts(CORPUS))
     assert turned.shape == (300, 6)
     rng = np.random.default_rng(0)
     others = [whole @ np.linalg.qr(rng.standard_normal((WIDTH, WIDTH)))[0].astype(np.float32) for _ in range(10)]
@@ -86,7 +86,7 @@ def test_a_cut_after_turning_changes_cosines_less_than_any_other_cut(models: Pat
 
 
 def test_the_share_that_a_cut_keeps_is_that_of_the_vectors(models: Path, tmp_path: Path) -> None:
-    vectors = load(models, "base").encode_document(CORPUS)
+    vectors = load(models, "base").encode("document", whole_texts(CORPUS))
     kept = train_pca([vectors], models / "base", tmp_path / "again")
     assert kept[-1] == pytest.approx(1)
     rotation = rotation_of(load(tmp_path, "again"))
@@ -100,7 +100,7 @@ def test_a_turned_model_is_plain_sentence_transformers(models: Path) -> None:
     plain = SentenceTransformer(str(models / "turned"), device="cpu", local_files_only=True)
     np.testing.assert_allclose(
         plain.encode(CORPUS[:5], normalize_embeddings=True),
-        load(models, "turned").encode_document(CORPUS[:5]),
+        load(models, "turned").encode("document", whole_texts(CORPUS[:5])),
         atol=1e-5,
     )
 
@@ -111,7 +111,7 @@ def test_the_base_is_known_by_its_files_and_another_rotation_is_another_model(mo
     assert rotation is not None
     assert rotation.base_fp == vectors_fp(base.components)
     assert rotation_of(base) is None
-    vectors = base.encode_document(CORPUS)
+    vectors = base.encode("document", whole_texts(CORPUS))
     train_pca([vectors[:150]], models / "base", tmp_path / "other")
     assert load(tmp_path, "other").fingerprint != turned.fingerprint
     files = {
@@ -131,7 +131,7 @@ def test_a_damaged_manifest_is_refused_when_the_model_is_loaded(models: Path, tm
 
 
 def test_what_cannot_be_turned_is_refused_and_leaves_nothing(models: Path, tmp_path: Path) -> None:
-    vectors = load(models, "base").encode_document(CORPUS)
+    vectors = load(models, "base").encode("document", whole_texts(CORPUS))
     (tmp_path / "plain").mkdir()
     for blocks, base, folder, said in (
         ([vectors[: WIDTH - 1]], models / "base", tmp_path / "new", "at least 24 vectors, found 23"),

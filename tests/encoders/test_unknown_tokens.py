@@ -16,7 +16,7 @@ from revector.cli.doctor import examine
 from revector.encoders.vocabulary import LONG_WORDS, SYMBOLS
 from revector.errors import NotCaughtUp, QueryRefused
 from revector.indexing.encoding import Encoders
-from revector.interfaces import Document
+from revector.interfaces import Document, whole_texts
 from revector.spec import ModelSpec, Revision, revision_from_data
 from services import HERE, SEARCH, refused, serve
 from worlds import World, document
@@ -125,7 +125,7 @@ def test_imported_vectors_of_them_are_refused_or_left_out_by_name(served: World,
     put(served, {"thai": THAI, "plain": "the bridge over the Mekong"})
     own = {
         "id": np.array(["thai", "plain"]),
-        "vector": served.loader["hashing"].encode_document([THAI, "the bridge over the Mekong"]),
+        "vector": served.loader["hashing"].encode("document", whole_texts([THAI, "the bridge over the Mekong"])),
     }
     np.savez(served.root / "own.npz", **own)
     code, said = call("vectors", "import", "own.npz", "-r", "a100")

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from fakes import wordpiece
 from revector.encoders.hashing import HashingEncoder
 from revector.encoders.vocabulary import LONG_WORDS, SYMBOLS, TokenCount, Vocabulary, script_of
+from revector.interfaces import whole_texts
 from revector.spec import ModelSpec
 
 THAI, LAO, KHMER, HAN = "แม่น้ำเจ้าพระยา", "ເຂົ້າໜຽວກັບໝາກມ່ວງ", "ទន្លេមេគង្គហូរ", "中华人民共和国"
@@ -63,7 +64,7 @@ def test_an_encoder_whose_tokenizer_only_counts_has_nothing_unknown() -> None:
     vocabulary = Vocabulary(HashingEncoder(ModelSpec("hashing", dim=8)).tokenizer)
     assert vocabulary.counts_only
     assert vocabulary.tallies([THAI]) == [TokenCount(0, 1)]
-    assert not vocabulary.unreadable({"a": [THAI]}, 0.0)
+    assert not vocabulary.unreadable({"a": whole_texts([THAI])}, 0.0)
 
 
 def test_a_text_that_the_tokenizer_drops_whole_is_unknown() -> None:
@@ -78,6 +79,7 @@ def test_only_the_tokens_that_the_model_sees_are_counted() -> None:
 
 def test_a_document_is_named_by_its_first_chunk_above_the_limit() -> None:
     chunks = {"good": ["river", f"river {THAI}"], "mixed": ["river", THAI, LAO], "long": [f"river river {DNA}"]}
+    chunks = {doc_id: whole_texts(texts) for doc_id, texts in chunks.items()}
     found = Vocabulary(wordpiece()).unreadable(chunks, 0.5)
     assert list(found) == ["mixed"]
     assert (found["mixed"].chunk, found["mixed"].of, found["mixed"].share) == (1, 3, 1.0)
@@ -100,7 +102,7 @@ def test_what_is_let_through_without_tokenising_has_nothing_unknown(make: object
         [sign for sign in string.printable if sign.strip()] + ["a" * n for n in (99, 100, 101)] + [*UNKNOWN, *KNOWN]
     )
     whole = {text: tally.share for text, tally in zip(texts, vocabulary.tallies(texts), strict=True)}
-    found = vocabulary.unreadable({text: [text] for text in texts}, 0.0)
+    found = vocabulary.unreadable({text: whole_texts([text]) for text in texts}, 0.0)
     assert set(found) == {text for text, share in whole.items() if share > 0}
 
 

@@ -18,7 +18,7 @@ from revector.gate import ann
 from revector.gate.ann import AnnReport, measure_ann
 from revector.gate.explaining import explain
 from revector.gate.latency import compare_latency
-from revector.interfaces import Document
+from revector.interfaces import Document, whole_texts
 from revector.measure.metrics import Interval
 from revector.pages import gate_result
 from revector.registry.collections import Generation
@@ -274,9 +274,9 @@ def test_a_slower_encoder_shows_in_the_ratio(swapped: World, monkeypatch) -> Non
 
     def slowly(texts):
         [next(clock) for _ in range(500)]
-        return encoder._inner.encode_query(texts)
+        return encoder._inner.encode("query", whole_texts(texts))
 
-    monkeypatch.setattr(encoder, "encode_query", slowly)
+    monkeypatch.setattr(encoder, "queries", slowly)
     report = compare_latency(searcher, old, new, ["apple1", "apple2", "pear3"])
     assert report.old.encode_ms["p50"] == pytest.approx(1)
     assert report.new.encode_ms == pytest.approx({"p50": 501, "p95": 501, "p99": 501})

@@ -70,8 +70,8 @@ def test_a_new_index_and_other_queries_begin_a_baseline_of_their_own(served: Wor
 def test_a_model_that_is_another_one_under_its_name_is_told(served: World, monkeypatch: pytest.MonkeyPatch) -> None:
     served.project.canary("docs")
     inner = served.loader["hashing"]._inner
-    original = inner.encode_document
-    monkeypatch.setattr(inner, "encode_document", lambda texts: np.roll(original(texts), 1, axis=1))
+    original = inner.encode
+    monkeypatch.setattr(inner, "encode", lambda side, pieces: np.roll(original(side, pieces), 1, axis=1))
     found = served.project.canary("docs")
     assert found.encoder_fault is not None
     assert any("no longer what the index was built with" in alert for alert in found.alerts)

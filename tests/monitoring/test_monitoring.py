@@ -30,6 +30,7 @@ from revector.encoders.api.limits import Clock
 from revector.encoders.hashing import HashingEncoder
 from revector.errors import ConfigError
 from revector.indexing import loads, watch
+from revector.interfaces import whole_texts
 from revector.monitoring import FILES, Metrics
 from revector.registry.spending import SpendingMeter
 from revector.service import create_app
@@ -157,7 +158,7 @@ def test_429_is_told_apart_from_5xx_and_what_was_paid_is_told(world: World, tmp_
         server.script += [status(429), status(429), status(503)]
         chosen = ProviderSettings(base_url=server.base_url, tokenizer=str(file), price_per_million_tokens_usd=1e6)
         far = Provider("paid", chosen, meter=SpendingMeter(lambda: world.engine), clock=NoWaiting())
-        load_api_encoder(model, {"paid": far}, tmp_path).encode_document(["three small words"])
+        load_api_encoder(model, {"paid": far}, tmp_path).encode("document", whole_texts(["three small words"]))
     found = scraped(Metrics(lambda: world.engine, {"paid": far}))
     assert value(found, "provider_requests_total", provider="paid") == 4
     assert value(found, "provider_failed_requests_total", provider="paid", kind="rate_limited") == 2

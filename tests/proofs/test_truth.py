@@ -7,11 +7,11 @@ import random
 import numpy as np
 import pytest
 from evaluation.reliability.traffic import text_of, token_of
-from evaluation.reliability.truth import Truth, cut
+from evaluation.reliability.truth import Chunk, Truth, cut
 
 from revector.encoders.hashing import HashingEncoder
 from revector.indexing.chunking import make_chunker
-from revector.interfaces import Chunk
+from revector.interfaces import Content, whole_texts
 from revector.spec import Chunking, ModelSpec
 
 DRAW = random.Random(7)
@@ -32,7 +32,7 @@ SHAPES = [
 def test_the_proofs_cut_plain_texts_as_the_product_does(chunking: Chunking) -> None:
     product = make_chunker(chunking, HashingEncoder(ModelSpec("hashing", 8)).tokenizer)
     for text in TEXTS:
-        assert cut(text, chunking) == product.chunks(text)
+        assert cut(text, chunking) == [(one.text, *one.locator) for one in product.pieces([Content("text", text)])]
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_the_proofs_cut_plain_texts_as_the_product_does(chunking: Chunking) -> N
 )
 def test_the_proofs_embed_as_the_product_does(name: str, seed: int, dim: int) -> None:
     model = ModelSpec(name, dim)
-    product = HashingEncoder(model, seed=seed).encode_document(TEXTS)
+    product = HashingEncoder(model, seed=seed).encode("document", whole_texts(TEXTS))
     np.testing.assert_allclose(Truth(model, Chunking()).vectors(TEXTS), product, atol=1e-6)
 
 

@@ -10,6 +10,7 @@ import httpx
 import numpy as np
 import pytest
 
+from revector.interfaces import whole_texts
 from services import JSON_TYPE, SEARCH, key_for, listening, serve
 from worlds import World
 
@@ -37,7 +38,7 @@ def test_embeddings_are_those_of_the_encoder_that_serves_in_every_format(asked: 
     world, client = asked
     generation = world.generation()
     texts = ["apple7 pear7", "quince\r\nmelon"]
-    wanted = world.loader(generation.spec.model).encode_query(["apple7 pear7", "quince\nmelon"])
+    wanted = world.loader(generation.spec.model).encode("query", whole_texts(["apple7 pear7", "quince\nmelon"]))
     for options in ({}, {"encoding_format": "float"}, {"encoding_format": "base64"}, {"dimensions": 64, "user": "me"}):
         answer = client.embeddings.create(model="docs", input=texts, **options)
         rows = [
@@ -65,7 +66,7 @@ def test_a_side_must_be_named_where_the_two_are_embedded_differently(world: Worl
     world.put(60)
     world.upgrade("a100")
     encoder = world.loader(world.generation().spec.model)
-    query, document = encoder.encode_query(["apple7"])[0], encoder.encode_document(["apple7"])[0]
+    query, document = (encoder.encode(side, whole_texts(["apple7"]))[0] for side in ("query", "document"))
     assert not np.array_equal(query, document)
     with listening(world.project, is_open=False) as address:
         client = client_of(address, secret_of(key_for(world, "read")))

@@ -9,12 +9,13 @@ import httpx
 import numpy as np
 import pytest
 
+from revector.interfaces import whole_texts
 from services import DOCUMENT, JSON_TYPE, SEARCH, refused, serve
 from worlds import World
 
 
 def vector_of(world: World, text: str) -> list[float]:
-    return world.loader(world.generation().spec.model).encode_query([text])[0].tolist()
+    return world.loader(world.generation().spec.model).encode("query", whole_texts([text]))[0].tolist()
 
 
 def ids(answer: httpx.Response) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 from evaluation.reliability.truth import Truth
 
 from revector.errors import ConfigError, StateError
-from revector.interfaces import Document
+from revector.interfaces import Document, whole_texts
 from revector.serving.searcher import Searcher
 from worlds import World
 
@@ -122,7 +122,10 @@ def test_more_than_there_are_gives_all_there_are(served: World) -> None:
 def brute_force(world: World, query: str, k: int) -> list[str]:
     encoder = world.loader["hashing"]._inner
     short = [n for n in range(COUNT) if n % 10]
-    scores = encoder.encode_document([text(n) for n in short]) @ encoder.encode_query([query])[0]
+    scores = (
+        encoder.encode("document", whole_texts([text(n) for n in short]))
+        @ encoder.encode("query", whole_texts([query]))[0]
+    )
     best = sorted(zip(-np.round(scores, 5), short, strict=True))[:k]
     return [f"d{n:05d}" for _, n in best]
 
@@ -134,8 +137,8 @@ def test_exact_search_equals_brute_force(library: World, searcher: Searcher) -> 
         answer = searcher.search(query, 20, where=only_short, exact=True)
         assert answer.exact
         encoder = library.loader["hashing"]._inner
-        wanted = encoder.encode_document([text(int(i[1:])) for i in brute_force(library, query, 20)])
-        scores = wanted @ encoder.encode_query([query])[0]
+        wanted = encoder.encode("document", whole_texts([text(int(i[1:])) for i in brute_force(library, query, 20)]))
+        scores = wanted @ encoder.encode("query", whole_texts([query]))[0]
         assert np.allclose([hit.score for hit in answer.hits], scores, atol=1e-4)
 
 
@@ -266,10 +269,10 @@ def test_a_query_whose_index_is_dropped_while_it_encodes_is_asked_again(swapped:
         monkeypatch.undo()
         swapped.migrator.run("swap", "b200")
         swapped.migrator.retire("test", now=True)
-        return encoder.encode_query(texts)
+        return encoder.encode("query", whole_texts(texts))
 
     encoder = swapped.loader["hashing"]
-    monkeypatch.setattr(encoder, "encode_query", meanwhile)
+    monkeypatch.setattr(encoder, "queries", meanwhile)
     answer = searcher.search("apple7 pear7")
     assert answer.generation == swapped.generation().gen != pinned.gen
     assert answer.hits[0].id == "d00007"

@@ -79,7 +79,7 @@ def shadow_connections(world: World) -> int:
 
 
 def replace_encoding(world: World, encode: Callable[[list[str]], Any]) -> None:
-    world.loader[NEW].encode_query = encode
+    world.loader[NEW].queries = encode
 
 
 # What is counted ------------------------------------------------------------------------------------------------------
@@ -183,7 +183,7 @@ def test_an_error_that_quotes_the_query_is_neither_kept_nor_logged(
 
 
 def test_a_hanging_model_changes_no_answer_and_what_it_holds_up_is_shed(building: World) -> None:
-    entered, released, encode = threading.Event(), threading.Event(), building.loader[NEW].encode_query
+    entered, released, encode = threading.Event(), threading.Event(), building.loader[NEW].queries
     before = [building.search(query) for query in QUERIES]
 
     def hang(texts: list[str]) -> Any:
@@ -213,7 +213,7 @@ def test_a_hanging_model_changes_no_answer_and_what_it_holds_up_is_shed(building
 
 
 def test_a_slow_model_is_asked_by_one_thread_while_users_are_answered(building: World) -> None:
-    encode, steps, names = building.loader[NEW].encode_query, threading.Semaphore(0), set()
+    encode, steps, names = building.loader[NEW].queries, threading.Semaphore(0), set()
 
     def slowly(texts: list[str]) -> Any:
         names.add(threading.current_thread().name)
@@ -234,7 +234,7 @@ def test_a_slow_model_is_asked_by_one_thread_while_users_are_answered(building: 
 def test_the_thread_rests_as_long_as_a_comparison_took(
     building: World, reads: ShadowReads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encode, clock, rests = building.loader[NEW].encode_query, [1_000.0], []
+    encode, clock, rests = building.loader[NEW].queries, [1_000.0], []
 
     def take_seven_seconds(texts: list[str]) -> Any:
         clock[0] += 7
@@ -260,7 +260,7 @@ def until(met: Callable[[], bool]) -> None:
 def test_a_failing_model_fails_no_query_and_opens_the_circuit(
     building: World, reads: ShadowReads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encode, before = building.loader[NEW].encode_query, [building.search(query) for query in QUERIES]
+    encode, before = building.loader[NEW].queries, [building.search(query) for query in QUERIES]
 
     def fail(_: list[str]) -> Any:
         raise RuntimeError("the device is gone")
@@ -293,7 +293,7 @@ def test_a_failing_model_fails_no_query_and_opens_the_circuit(
 
 @pytest.mark.parametrize("wrong", ["nothing", "narrow", "nan"])
 def test_unusable_vectors_are_errors_of_the_shadow_only(building: World, reads: ShadowReads, wrong: str) -> None:
-    encode = building.loader[NEW].encode_query
+    encode = building.loader[NEW].queries
     spoil = {"nothing": lambda v: None, "narrow": lambda v: v[:, :5], "nan": lambda v: v * float("nan")}[wrong]
     replace_encoding(building, lambda texts: spoil(encode(texts)))
     offer(building, reads, QUERIES[0])
@@ -384,7 +384,7 @@ def test_a_swap_ends_the_reads_and_the_next_migration_is_followed(building: Worl
 
 
 def test_an_abort_under_a_query_is_no_error(building: World, reads: ShadowReads) -> None:
-    encode = building.loader[NEW].encode_query
+    encode = building.loader[NEW].queries
 
     def abort_first(texts: list[str]) -> Any:
         building.migrator.abort(reason="test")

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from evaluation.reliability.truth import seed_of
 
-from revector.encoders.check import PROBES
 from revector.encoders.hashing import HashingEncoder
+from revector.encoders.probes import PROBE_TEXTS
 from revector.errors import EncoderUnavailable
-from revector.interfaces import Encoder, Vectors
+from revector.interfaces import Encoder, Piece, Side, Vectors, whole_texts
 from revector.spec import ModelSpec
 
 LASTING = ("unavailable", "busy")
@@ -57,14 +57,14 @@ class SimulatedEncoder:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
-    def encode_query(self, texts: Sequence[str]) -> Vectors:
-        """Embed queries; between resolving and searching is where the alias may move."""
-        self._models.at("outside encode_query")
-        return self._inner.encode_query(texts)
+    def encode(self, side: Side, pieces: Sequence[Piece]) -> Vectors:
+        """Embed; between resolving a query and searching it is where the alias may move."""
+        self._models.at(f"outside encode {side}")
+        return self._inner.encode(side, pieces) if side == "query" else self._documents(pieces)
 
-    def encode_document(self, texts: Sequence[str]) -> Vectors:
+    def _documents(self, pieces: Sequence[Piece]) -> Vectors:
         """Embed documents, or fail as the fault of the day says."""
-        self._models.at("outside encode_document")
+        texts = [piece.text for piece in pieces]
         fault = self._models.faults.get(self._model.name)
         if fault is not None and fault not in LASTING:
             del self._models.faults[self._model.name]
@@ -74,7 +74,7 @@ class SimulatedEncoder:
             raise RuntimeError("429 Too Many Requests")
         if any(POISON in text for text in texts):
             raise RuntimeError("CUDA error: device-side assert triggered")
-        vectors = _probes(self._inner) if tuple(texts) == PROBES else self._inner.encode_document(texts)
+        vectors = _probes(self._inner) if tuple(texts) == PROBE_TEXTS else self._inner.encode("document", pieces)
         spoilt = np.array([fault == "nan" or VENOM in text for text in texts])
         reply = np.where(spoilt[:, None], np.float32("nan"), vectors)
         return reply[:-1] if fault == "short" else reply[::-1] if fault == "reversed" else reply
@@ -82,4 +82,4 @@ class SimulatedEncoder:
 
 @cache
 def _probes(encoder: HashingEncoder) -> Vectors:
-    return encoder.encode_document(PROBES)
+    return encoder.encode("document", whole_texts(PROBE_TEXTS))

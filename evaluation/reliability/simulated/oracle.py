@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from evaluation.reliability.judge import Row, asked, embedded, mismatch
 from evaluation.reliability.simulated.look import Broken, Doc, Look, demand
-from evaluation.reliability.truth import Truth
+from evaluation.reliability.truth import Chunk, Truth
 
-from revector.interfaces import Chunk, Vectors
+from revector.interfaces import Vectors
 from revector.serving.searcher import Answer, Hit
 from revector.spec import Revision
 

@@ -132,7 +132,7 @@ def write_past_library(world: World, doc_id: str, words: int, deleted: bool) -> 
     return True
 
 
-PLACES = paces("outside encode_query", "outside encode_query", "outside encode_query")
+PLACES = paces("outside encode query", "outside encode query", "outside encode query")
 ROLES = (None, None, None, "standby", "building")
 
 

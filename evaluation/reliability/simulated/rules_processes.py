@@ -195,7 +195,7 @@ def race_query(world: World, session: str, step: str, new: str, about: str) -> b
     """A query is being encoded, a run takes a step, and the query goes on."""
     if world.place.stage.place(session) or world.seen.active is None:
         return False
-    query(world, session, None, "chunk", 100, None, about, "outside encode_query")
+    query(world, session, None, "chunk", 100, None, about, "outside encode query")
     world.judge()
     run_step(world, CONTROLLERS[0], step, new, False, 0, None)
     world.judge()

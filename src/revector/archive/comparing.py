@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from revector.errors import EncoderMismatch
-from revector.interfaces import Chunk, Encoder, NoProgress, Progress
+from revector.interfaces import Encoder, NoProgress, Piece, Progress
 
 COMPARED = 500
 """Rows of a file that are embedded and compared: drawn at random, they miss a block of 1 % once in 150 times."""
@@ -43,12 +43,12 @@ class SpotCheck:
 
 @dataclass(frozen=True, slots=True, order=True)
 class _SampledRow:
-    """A row that was drawn: the file's row of vectors, and the text that it should be of."""
+    """A row that was drawn: the file's row of vectors, and the piece that it should be of."""
 
     draw: float
     row: int
     doc_id: str
-    text: str
+    piece: Piece
 
 
 class RowSample:
@@ -63,13 +63,13 @@ class RowSample:
         self._held: list[_SampledRow] = []  # a heap with the highest draw first, as its negative
         self._seen = 0
 
-    def offer(self, doc_id: str, rows: npt.NDArray[np.int64], chunks: Sequence[Chunk]) -> None:
-        """Let the chunks of a document take part; ``rows`` are theirs in the file."""
+    def offer(self, doc_id: str, rows: npt.NDArray[np.int64], pieces: Sequence[Piece]) -> None:
+        """Let the pieces of a document take part; ``rows`` are theirs in the file."""
         self._seen += len(rows)
         draws = self._random.random(len(rows))
         most = -self._held[0].draw if len(self._held) >= self._size else 1.0
         for n in np.flatnonzero(draws < most).tolist():
-            drawn = _SampledRow(-float(draws[n]), int(rows[n]), doc_id, chunks[n].text)
+            drawn = _SampledRow(-float(draws[n]), int(rows[n]), doc_id, pieces[n])
             if len(self._held) < self._size:
                 heapq.heappush(self._held, drawn)
             else:
@@ -94,7 +94,7 @@ class RowSample:
         progress.start(f"compare {path.name} with what revision {revision} embeds", len(held), "vectors")
         embedded = []
         for at in range(0, len(held), BATCH):
-            embedded.append(encoder.encode_document([one.text for one in held[at : at + BATCH]]))
+            embedded.append(encoder.encode("document", [one.piece for one in held[at : at + BATCH]]))
             progress.advance(len(embedded[-1]))
         progress.done()
         ours = np.concatenate(embedded).astype(np.float64)

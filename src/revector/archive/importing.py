@@ -19,7 +19,7 @@ from revector.archive.part import Part, write_part
 from revector.archive.storage import Dtype, fsync, working_folder
 from revector.encoders.vocabulary import Vocabulary
 from revector.errors import EncoderMismatch, SourceError
-from revector.interfaces import Chunk, Chunker, Encoder, NoProgress, Progress
+from revector.interfaces import Chunker, Content, Encoder, NoProgress, Piece, Progress, locators_of
 
 FOLDER = "imports"
 PROBLEMS = {
@@ -42,7 +42,7 @@ NAMED = 10
 
 
 class CurrentDocument(Protocol):
-    """A document as it stands today; ``content`` and ``content_hash`` are None for a deleted one."""
+    """A document as it stands today; a deleted one holds nothing and has no hash."""
 
     @property
     def doc_id(self) -> str:
@@ -55,13 +55,13 @@ class CurrentDocument(Protocol):
         ...
 
     @property
-    def content(self) -> str | None:
-        """The cleaned text."""
+    def contents(self) -> Sequence[Content]:
+        """What it holds: its cleaned text."""
         ...
 
     @property
     def content_hash(self) -> str | None:
-        """SHA-256 (hex) of the text."""
+        """SHA-256 (hex) of all that it holds."""
         ...
 
 
@@ -214,7 +214,7 @@ class Importer:
         found: list[_Fit] = []
         for first in range(0, len(doc_ids), LOOK_DOCUMENTS):
             some = doc_ids[first : first + LOOK_DOCUMENTS]
-            known = {one.doc_id: one for one in self._look(some) if one.content is not None}
+            known = {one.doc_id: one for one in self._look(some) if one.contents}
             for doc_id, places in zip(some, rows[first : first + LOOK_DOCUMENTS], strict=True):
                 document = known.get(doc_id)
                 if document is None:
@@ -224,17 +224,16 @@ class Importer:
                 if said is not None and (said[places] != str(document.content_hash).encode()).any():
                     done.leave_out("changed", doc_id)
                     continue
-                chunks = self._chunker.chunks(str(document.content))
-                if not _same_chunks(columns, places, chunks):
+                pieces = self._chunker.pieces(document.contents)
+                locators = locators_of(pieces)
+                if not _same_chunks(columns, places, locators):
                     done.leave_out("cut", doc_id)
                     continue
-                texts = {doc_id: [chunk.text for chunk in chunks]}
-                if self._vocabulary.unreadable(texts, self._target.max_unknown_tokens):
+                if self._vocabulary.unreadable({doc_id: pieces}, self._target.max_unknown_tokens):
                     done.leave_out("unreadable", doc_id)
                     continue
-                spans = np.array([(chunk.start, chunk.end) for chunk in chunks], np.int32)
-                sample.offer(doc_id, places, chunks)
-                found.append(_Fit(doc_id, document.version, str(document.content_hash), places, spans, chunks))
+                sample.offer(doc_id, places, pieces)
+                found.append(_Fit(doc_id, document.version, str(document.content_hash), places, locators, pieces))
         return found
 
     def _part(self, columns: Columns, fitting: Sequence[_Fit]) -> Part:
@@ -243,15 +242,15 @@ class Importer:
         self._check_vectors(columns.path, fitting, vectors)
         counts = np.array([len(one.rows) for one in fitting], np.int32)
         starts = np.cumsum(counts, dtype=np.int64) - counts
-        spans = np.concatenate([one.spans for one in fitting])
+        chunk_starts, chunk_ends = np.ascontiguousarray(np.concatenate([one.locators for one in fitting]).T)
         return Part(
             doc_ids=[one.doc_id for one in fitting],
             versions=np.array([one.version for one in fitting], np.int64),
             content_hashes=[one.content_hash for one in fitting],
             starts=starts,
             counts=counts,
-            chunk_starts=np.ascontiguousarray(spans[:, 0]),
-            chunk_ends=np.ascontiguousarray(spans[:, 1]),
+            chunk_starts=chunk_starts,
+            chunk_ends=chunk_ends,
             embeddings=vectors.astype(np.float32) if vectors.dtype == np.float64 else vectors,
         )
 
@@ -273,7 +272,7 @@ class Importer:
         """Compare a few documents before any work; the whole sample is compared once the file was read."""
         few = RowSample(FIRST_LOOK)
         for n in sorted({int(n) for n in np.linspace(0, len(fitting) - 1, FIRST_LOOK)}):
-            few.offer(fitting[n].doc_id, fitting[n].rows[:1], fitting[n].chunks)
+            few.offer(fitting[n].doc_id, fitting[n].rows[:1], fitting[n].pieces)
         few.compare(columns.path, columns.vectors, self._encoder, self._target.revision)
 
     def _refuse(self, done: ImportReport, skip: Sequence[str]) -> None:
@@ -295,24 +294,22 @@ class Importer:
 
 @dataclass(frozen=True, slots=True)
 class _Fit:
-    """A document whose vectors stand in ``rows`` of the file, with its chunks and their spans."""
+    """A document whose vectors stand in ``rows`` of the file, with its pieces and where they are."""
 
     doc_id: str
     version: int
     content_hash: str
     rows: npt.NDArray[np.int64]
-    spans: npt.NDArray[np.int32]
-    chunks: Sequence[Chunk]
+    locators: npt.NDArray[np.int32]
+    pieces: Sequence[Piece]
 
 
-def _same_chunks(columns: Columns, rows: npt.NDArray[np.int64], chunks: Sequence[Chunk]) -> bool:
+def _same_chunks(columns: Columns, rows: npt.NDArray[np.int64], locators: npt.NDArray[np.int32]) -> bool:
     """Whether ``rows`` are just these chunks, by number and, where the file has them, places and offsets."""
-    if len(rows) != len(chunks) or not chunks:
+    if len(rows) != len(locators) or not len(locators):
         return False
-    if columns.chunk is not None and not np.array_equal(columns.chunk[rows], np.arange(len(chunks))):
+    if columns.chunk is not None and not np.array_equal(columns.chunk[rows], np.arange(len(locators))):
         return False
     if columns.start is None or columns.end is None:
         return True
-    return np.array_equal(columns.start[rows], [chunk.start for chunk in chunks]) and np.array_equal(
-        columns.end[rows], [chunk.end for chunk in chunks]
-    )
+    return np.array_equal(np.column_stack((columns.start[rows], columns.end[rows])), locators)

@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from revector.errors import BadVectors, EncoderMismatch
-from revector.interfaces import Encoder, Vectors
+from revector.encoders.probes import probes_of
+from revector.errors import BadVectors, EncoderError, EncoderMismatch
+from revector.interfaces import Encoder, Piece, Vectors
 from revector.spec import ModelSpec, stable_hash
 
-PROBES: tuple[str, ...] = (
-    "What is the capital of France?",
-    "Aspirin lowers fever and relieves mild pain.",
-    "def add(a: int, b: int) -> int:\n    return a + b",
-    "SELECT id, name FROM users WHERE created_at > '2024-01-01' ORDER BY name;",
-    "3.14159 2.71828 1,000,000 42 -17 6.022e23",
-    "Der schnelle braune Fuchs springt über den faulen Hund.",
-    "Le cœur a ses raisons que la raison ne connaît point.",
-    "機械学習モデルの埋め込みを更新する方法",
-    "Быстрая коричневая лиса прыгает через ленивую собаку.",
-    "الذكاء الاصطناعي يغير العالم",
-    "우리는 매일 새로운 것을 배웁니다.",
-    "😀🎉🚀 launch day! 👩‍💻",
-    "x",
-    "ERROR 2024-05-06T07:08:09Z worker-3: connection reset by peer (errno 104)",
-    "https://example.org/path/to/page?query=embedding&lang=en#section-2",
-    " ".join(
-        f"Paragraph {n} of a long text about moving a search index from one embedding model to another."
-        for n in range(40)
-    ),
-)
-"""Sixteen fixed texts whose stored vectors tell a changed encoder from an unchanged one. Never edit: stored vectors
-would no longer match. Languages, code, numbers, emoji, one character, and a text beyond most token limits."""
+
+def texts_of(pieces: Sequence[Piece]) -> list[str]:
+    """Return the texts of ``pieces``, for an encoder of text alone. Raises ``EncoderError`` for a piece without one."""
+    try:
+        return [piece.text for piece in pieces]
+    except TypeError as error:
+        raise EncoderError(
+            f"the encoder embeds text alone, and {error}. Nothing was embedded; name a model that embeds this kind."
+        ) from error
 
 
 def check_vectors(vectors: npt.ArrayLike, count: int, dim: int) -> Vectors:
@@ -107,8 +94,9 @@ def vectors_fp(components: Mapping[str, object]) -> str:
 
 
 def probe_vectors(encoder: Encoder) -> Vectors:
-    """Return the vectors of ``PROBES`` as documents: ``(16, encoder.dim)``. Raises ``BadVectors``."""
-    return check_vectors(encoder.encode_document(PROBES), len(PROBES), encoder.dim)
+    """Return the vectors of its probes as documents: ``(n, encoder.dim)``, 16 for text. Raises ``BadVectors``."""
+    probes = probes_of(encoder.kinds)
+    return check_vectors(encoder.encode("document", probes), len(probes), encoder.dim)
 
 
 def check_same_encoder(
@@ -119,9 +107,9 @@ def check_same_encoder(
     probe: bool = False,
     min_cosine: float = 0.999,
 ) -> None:
-    """Prove that ``encoder`` is the one that ``stored_components`` and ``stored_probes`` (16, dim) describe.
+    """Prove that ``encoder`` is the one that ``stored_components`` and ``stored_probes`` (n, dim) describe.
 
-    Any difference of identity is refused. Where library versions differ, or ``probe`` asks for it, ``PROBES`` are
+    Any difference of identity is refused. Where library versions differ, or ``probe`` asks for it, its probes are
     embedded again and every cosine to its stored vector must reach ``min_cosine`` (0 to 1). Raises ``EncoderMismatch``
     naming what differs.
     """
@@ -136,12 +124,12 @@ def check_same_encoder(
     if not libraries and not probe:
         return
     said = f"library versions differ ({'; '.join(libraries)})" if libraries else "settings and libraries are the same"
-    stored = np.asarray(stored_probes, dtype=np.float32)
-    if stored.shape != (len(PROBES), encoder.dim):
+    stored, wanted = np.asarray(stored_probes, dtype=np.float32), (len(probes_of(encoder.kinds)), encoder.dim)
+    if stored.shape != wanted:
         raise EncoderMismatch(
-            f"{said}, but the stored probe vectors have shape {stored.shape} instead of {(len(PROBES), encoder.dim)}, "
-            "so sameness cannot be proved. Nothing was embedded; go back to the stored library versions, or write a "
-            "new revision."
+            f"{said}, but the stored probe vectors have shape {stored.shape} instead of {wanted}, so "
+            "sameness cannot be proved. Nothing was embedded; go back to the stored library versions, or write a new "
+            "revision."
         )
     cosines = np.sum(unit_rows(check_vectors(stored, *stored.shape)) * unit_rows(probe_vectors(encoder)), axis=1)
     if cosines.min() < min_cosine:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from revector.encoders.check import check_vectors, fingerprint_of, settings_of, unit_rows
-from revector.interfaces import Vectors
+from revector.encoders.check import check_vectors, fingerprint_of, settings_of, texts_of, unit_rows
+from revector.interfaces import Kind, Piece, Side, Vectors
 from revector.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -37,6 +37,11 @@ class HashingEncoder:
         self._tokenizer = _word_tokenizer()
 
     @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """Text alone."""
+        return ("text",)
+
+    @property
     def dim(self) -> int:
         """Width of the vectors."""
         return self._model.dim
@@ -60,15 +65,9 @@ class HashingEncoder:
         """Words and runs of punctuation in ``text``."""
         return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
-    def encode_query(self, texts: Sequence[str]) -> Vectors:
-        """Embed queries: ``(len(texts), dim)`` float32; never a zero row."""
-        return self._encode(texts, self._model.query_prompt)
-
-    def encode_document(self, texts: Sequence[str]) -> Vectors:
-        """Embed documents: ``(len(texts), dim)`` float32; never a zero row."""
-        return self._encode(texts, self._model.document_prompt)
-
-    def _encode(self, texts: Sequence[str], prompt: str) -> Vectors:
+    def encode(self, side: Side, pieces: Sequence[Piece]) -> Vectors:
+        """Embed texts: ``(len(pieces), dim)`` float32; never a zero row."""
+        texts, prompt = texts_of(pieces), self._model.prompt_of(side)
         vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
         for start in range(0, len(texts), _SLICE):
             rows = slice(start, start + _SLICE)

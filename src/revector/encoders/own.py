@@ -7,11 +7,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from revector.encoders.pca import MANIFEST
 from revector.errors import EncoderError
-from revector.interfaces import Encoder
+from revector.interfaces import Encoder, Side
 from revector.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -28,10 +28,9 @@ _PADDED_POSITIONS = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "m
 UNLIMITED = 1_000_000
 """Tokenizers without a limit say 10^30."""
 _SAME_WIDTH = {"Normalize", "Dropout", "LayerNorm"}
-Role: TypeAlias = Literal["query", "document"]
-_ROLES: Mapping[Role, tuple[str, ...]] = {"query": ("query",), "document": ("document", "passage", "corpus")}
+_SIDES: Mapping[Side, tuple[str, ...]] = {"query": ("query",), "document": ("document", "passage", "corpus")}
 """Names of prompts by what they are for, as sentence-transformers documents them, in its order."""
-_LIKE: Mapping[Role, set[str]] = {
+_LIKE: Mapping[Side, set[str]] = {
     "query": {"query", "queries", "question"},
     "document": {"document", "documents", "doc", "passage", "passages", "corpus"},
 }
@@ -53,7 +52,7 @@ class OwnSettings:
     max_length: int | None = None
     query_prompt: str | None = None
     document_prompt: str | None = None
-    several: tuple[Role, ...] = ()
+    several: tuple[Side, ...] = ()
     similarity: str = "cosine"
     unit_length: bool = False
     kind: str = _KIND
@@ -126,14 +125,14 @@ def read_own(name: str, folder: Path) -> OwnSettings:
     """
     files = _Files(name, folder)
     said = files.read(SETTINGS)
-    prompts: dict[Role, set[str]] = {role: _named(role, _prompts(name, said), said) for role in _ROLES}
+    prompts: dict[Side, set[str]] = {side: _named(side, _prompts(name, said), said) for side in _SIDES}
     dim, cut = files.width(), said.get("truncate_dim")
     return OwnSettings(
         dim=min(dim, cut) if dim and isinstance(cut, int) else dim,
         max_length=files.length(),
         query_prompt=_only(prompts["query"], "" if prompts["document"] else None),
         document_prompt=_only(prompts["document"], "" if prompts["query"] else None),
-        several=tuple(role for role, texts in prompts.items() if len(texts) > 1),
+        several=tuple(side for side, texts in prompts.items() if len(texts) > 1),
         similarity=str(said.get("similarity_fn_name") or "cosine"),
         unit_length=files.unit_length(),
         kind=str(said.get("model_type") or _KIND),
@@ -175,17 +174,17 @@ def _prompts(name: str, said: Mapping[str, Any]) -> dict[str, str]:
     return {prompt: text or "" for prompt, text in found.items()}
 
 
-def _named(role: Role, prompts: Mapping[str, str], said: Mapping[str, Any]) -> set[str]:
-    """Return the prompt for a role: by the names that sentence-transformers knows, by a name like them, by default.
+def _named(side: Side, prompts: Mapping[str, str], said: Mapping[str, Any]) -> set[str]:
+    """Return the prompt for a side: by the names that sentence-transformers knows, by a name like them, by default.
 
     Empty ones are passed over, for sentence-transformers writes ``"document": ""`` beside a model's own ``passage``.
-    ``default_prompt_name`` counts where no prompt is named after this role, unless it is named after the other one.
+    ``default_prompt_name`` counts where no prompt is named after this side, unless it is named after the other one.
     """
     named = {prompt: text for prompt, text in prompts.items() if text}
-    for known in _ROLES[role]:
+    for known in _SIDES[side]:
         if known in named:
             return {named[known]}
-    alike = {prompt: text for prompt, text in named.items() if _is_for(role, prompt)}
+    alike = {prompt: text for prompt, text in named.items() if _is_for(side, prompt)}
     retrieval = {prompt: text for prompt, text in alike.items() if _RETRIEVAL & set(_words(prompt))}
     if alike:
         return set((retrieval or alike).values())
@@ -193,7 +192,7 @@ def _named(role: Role, prompts: Mapping[str, str], said: Mapping[str, Any]) -> s
     if (
         not isinstance(default, str)
         or default not in named
-        or _is_for("document" if role == "query" else "query", default)
+        or _is_for("document" if side == "query" else "query", default)
     ):
         return set()
     return {named[default]}
@@ -207,9 +206,9 @@ def _words(prompt: str) -> list[str]:
     return re.findall(r"[a-z0-9]+", prompt.lower())
 
 
-def _is_for(role: Role, prompt: str) -> bool:
+def _is_for(side: Side, prompt: str) -> bool:
     """Whether a prompt's name says so: ``search_query``, ``retrieval.passage``, ``Retrieval-document``."""
-    return _words(prompt)[-1:] != [] and _words(prompt)[-1] in _LIKE[role]
+    return _words(prompt)[-1:] != [] and _words(prompt)[-1] in _LIKE[side]
 
 
 # Width, length, similarity --------------------------------------------------------------------------------------------

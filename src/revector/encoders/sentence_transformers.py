@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from revector.encoders.check import check_vectors, fingerprint_of, settings_of, unit_rows
+from revector.encoders.check import check_vectors, fingerprint_of, settings_of, texts_of, unit_rows
 from revector.encoders.code import check_code
 from revector.encoders.files import file_hashes
 from revector.encoders.libraries import first_line, import_sentence_transformers, missing_libraries, quiet
 from revector.encoders.own import UNLIMITED, OwnSettings, read_own, text_tokens
 from revector.encoders.pca import read_rotation
 from revector.errors import ConfigError, EncoderError
-from revector.interfaces import Vectors
+from revector.interfaces import Kind, Piece, Side, Vectors
 from revector.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ _LOGGER = logging.getLogger(__name__)
 LOADING = threading.Lock()
 """Held while a model is built: transformers sets torch's default dtype for the whole process meanwhile."""
 
-_Engine = Callable[[Sequence[str], str, str], npt.NDArray[np.float32]]
+_Engine = Callable[[Sequence[str], Side, str], npt.NDArray[np.float32]]
 _LIBRARIES = ("torch", "sentence-transformers", "transformers", "tokenizers")
 _INTEGERS = ("int8", "int7")
 _TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", ".model")
@@ -105,6 +105,11 @@ class SentenceTransformerEncoder:
         self.rotation = read_rotation(folder, self._components)
 
     @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """Text alone."""
+        return ("text",)
+
+    @property
     def dim(self) -> int:
         """Width of the vectors, after the cut."""
         return self._model.dim
@@ -138,17 +143,11 @@ class SentenceTransformerEncoder:
         """Tokens of ``text`` without special tokens, untruncated."""
         return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
-    def encode_query(self, texts: Sequence[str]) -> Vectors:
-        """Embed queries with the query prompt: ``(len(texts), dim)`` float32. Raises ``BadVectors``."""
-        return self._encode(texts, "query", self._model.query_prompt)
-
-    def encode_document(self, texts: Sequence[str]) -> Vectors:
-        """Embed documents with the document prompt: ``(len(texts), dim)`` float32. Raises ``BadVectors``."""
-        return self._encode(texts, "document", self._model.document_prompt)
-
-    def _encode(self, texts: Sequence[str], task: str, prompt: str) -> Vectors:
+    def encode(self, side: Side, pieces: Sequence[Piece]) -> Vectors:
+        """Embed texts with the prompt of ``side``: ``(len(pieces), dim)`` float32. Raises ``BadVectors``."""
+        texts = texts_of(pieces)
         with self._lock:
-            vectors = self._engine(texts, task, prompt)
+            vectors = self._engine(texts, side, self._model.prompt_of(side))
         checked = check_vectors(vectors, len(texts), self.dim)
         # Unit length to float32 precision, whatever dtype the model computes in.
         return unit_rows(checked) if self._model.normalize else checked
@@ -173,7 +172,7 @@ class SentenceTransformerEncoder:
     def _choose_engine(
         self, network: SentenceTransformer, batch_tokens: int | None, *, packed: bool
     ) -> tuple[_Engine, str]:
-        """Return what embeds (texts, task, prompt), and its name; the packed engine leaves ``network`` to be freed."""
+        """Return what embeds (texts, side, prompt), and its name; the packed engine leaves ``network`` to be freed."""
         from revector.encoders.packed import PackedEngine, Unsupported
 
         model, dim = self._model, self.dim
@@ -193,7 +192,7 @@ class SentenceTransformerEncoder:
                 ) from reason
             self._devices = self._devices[:1]
             return self._padded(network, batch_tokens), f"sentence-transformers: {reason}"
-        return lambda texts, _task, prompt: engine.encode([prompt + text for text in texts], dim), "packed"
+        return lambda texts, _side, prompt: engine.encode([prompt + text for text in texts], dim), "packed"
 
     def _slow(self) -> tuple[str, ...]:
         from revector.encoders.packed import no_faster
@@ -233,12 +232,12 @@ class _Padded:
         self._budget = batch_tokens or (CPU_PADDED_TOKENS if network.device.type == "cpu" else GPU_PADDED_TOKENS)
         self._network, self._tokenizer, self._limit, self._dim = network, tokenizer, model.max_tokens, model.dim
 
-    def __call__(self, texts: Sequence[str], task: str, prompt: str) -> npt.NDArray[np.float32]:
+    def __call__(self, texts: Sequence[str], side: Side, prompt: str) -> npt.NDArray[np.float32]:
         from revector.encoders.packed import is_out_of_memory
 
         if not len(texts):
             return np.empty((0, self._dim), dtype=np.float32)
-        encode = self._network.encode_query if task == "query" else self._network.encode_document
+        encode = self._network.encode_query if side == "query" else self._network.encode_document
         encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
         longest = min(self._limit, max(1, *(len(one.ids) for one in encoded)))
         while True:

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 from tokenizers import Tokenizer
 
+from revector.interfaces import Piece
+
 LONG_WORD = 100
 """WordPiece gives up on longer words (``max_input_chars_per_word``): base64, hex and DNA become one unknown token."""
 
@@ -88,21 +90,21 @@ class Vocabulary:
         encodings = self._tokenizer.encode_batch_fast(plain, add_special_tokens=False)
         return [self._tally(encoding.ids[:first]) for encoding in encodings]
 
-    def unreadable(self, documents: Mapping[str, Sequence[str]], limit: float) -> dict[str, Unreadable]:
-        """Return the ``documents`` (id → its chunks) with a chunk of more unknown tokens than ``limit``, a share."""
+    def unreadable(self, documents: Mapping[str, Sequence[Piece]], limit: float) -> dict[str, Unreadable]:
+        """Return the ``documents`` (id → its pieces) with a text of more unknown tokens than ``limit``, a share."""
         if limit >= 1 or self.counts_only:
             return {}
         doubtful = [
-            (doc_id, n, chunks)
-            for doc_id, chunks in documents.items()
-            for n, text in enumerate(chunks)
-            if not self._surely_known(text)
+            (doc_id, n, pieces)
+            for doc_id, pieces in documents.items()
+            for n, piece in enumerate(pieces)
+            if piece.content.kind == "text" and not self._surely_known(piece.text)
         ]
         found: dict[str, Unreadable] = {}
-        tallies = self.tallies([chunks[n] for _, n, chunks in doubtful])
-        for (doc_id, n, chunks), tally in zip(doubtful, tallies, strict=True):
+        tallies = self.tallies([pieces[n].text for _, n, pieces in doubtful])
+        for (doc_id, n, pieces), tally in zip(doubtful, tallies, strict=True):
             if tally.share > limit and doc_id not in found:
-                found[doc_id] = Unreadable(n, len(chunks), tally.share, limit, chunks[n])
+                found[doc_id] = Unreadable(n, len(pieces), tally.share, limit, pieces[n].text)
         return found
 
     def _surely_known(self, text: str) -> bool:

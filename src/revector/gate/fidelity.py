@@ -12,7 +12,7 @@ import numpy.typing as npt
 from revector.encoders.check import unit_rows
 from revector.encoders.own import own_of
 from revector.errors import FidelityTooLow
-from revector.interfaces import Encoder
+from revector.interfaces import Encoder, Piece
 from revector.spec import ModelSpec, Revision
 
 TEXTS, TEXTS_FLOAT32 = 128, 32
@@ -68,29 +68,33 @@ class Fidelity:
         return data | {"query_overlap_at_10": self.query_overlap_at_10, "ignored": list(self.ignored)}
 
 
-def measure(encoder: Encoder, model: ModelSpec, texts: Sequence[str]) -> Fidelity | None:
-    """Embed up to ``TEXTS`` different ``texts`` twice; None where there is nothing to compare, or fewer than two."""
-    chosen = list(dict.fromkeys(texts))[:TEXTS]
+def measure(encoder: Encoder, model: ModelSpec, pieces: Sequence[Piece]) -> Fidelity | None:
+    """Embed up to ``TEXTS`` different ``pieces`` twice; None where there is nothing to compare, or fewer than two."""
+    chosen = _different(pieces)[:TEXTS]
     reference = encoder.reference() if isinstance(encoder, Approximate) and len(chosen) > 1 else None
     if reference is None:
         return None
-    found = unit_rows(encoder.encode_document(chosen).astype(np.float64))
-    wanted = unit_rows(reference.encode_document(chosen).astype(np.float64))
+    found = unit_rows(encoder.encode("document", chosen).astype(np.float64))
+    wanted = unit_rows(reference.encode("document", chosen).astype(np.float64))
     cosines = np.sum(found * wanted, axis=1)
     ignored, queries = own_of(encoder).ignored_by(model), None
     if ignored:
-        asked = unit_rows(encoder.encode_query(chosen).astype(np.float64))
-        meant = unit_rows(reference.encode_query(chosen).astype(np.float64))
+        asked = unit_rows(encoder.encode("query", chosen).astype(np.float64))
+        meant = unit_rows(reference.encode("query", chosen).astype(np.float64))
         queries = _overlap(meant @ wanted.T, asked @ found.T, NEIGHBOURS)
     shared = overlap(wanted, found, NEIGHBOURS)
     return Fidelity(len(chosen), float(cosines.mean()), float(cosines.min()), shared, queries, ignored)
 
 
-def drawn(texts: Sequence[str], revision: Revision) -> list[str]:
-    """Return as many different ``texts`` as a comparison needs for the number format of ``revision``, evenly spaced."""
+def drawn(pieces: Sequence[Piece], revision: Revision) -> list[Piece]:
+    """Return as many different ``pieces`` as comparing the number format of ``revision`` needs, evenly spaced."""
     most = TEXTS_FLOAT32 if revision.model.dtype == "float32" else TEXTS
-    different = list(dict.fromkeys(texts))
+    different = _different(pieces)
     return different[:: max(1, len(different) // most)][:most]
+
+
+def _different(pieces: Sequence[Piece]) -> list[Piece]:
+    return list({piece.identity: piece for piece in pieces}.values())
 
 
 def overlap(wanted: npt.NDArray[np.floating], found: npt.NDArray[np.floating], k: int) -> float:
@@ -139,7 +143,7 @@ def too_low(found: Fidelity | None, revision: Revision) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """That an encoder may serve a revision. ``texts`` gives chunks of the collection.
+    """That an encoder may serve a revision. ``pieces`` gives some of the collection.
 
     ``served``: it serves already, so its settings need no proof: another index over its vectors changes nothing.
     """
@@ -147,7 +151,7 @@ class Proof:
     encoder: Encoder
     revision: Revision
     served: bool
-    texts: Callable[[], Sequence[str]]
+    pieces: Callable[[], Sequence[Piece]]
 
     def refuse_similarity(self) -> None:
         """Raise ``EncoderError`` where the model was not trained for cosine."""
@@ -160,7 +164,7 @@ class Proof:
         ignored, notes = own.ignored_by(model), (*own.exceeded_by(model), *slow_of(self.encoder))
         if not ignored or self.served:
             return (), (*ignored, *notes)
-        reason = too_low(measure(self.encoder, model, self.texts()), self.revision)
+        reason = too_low(measure(self.encoder, model, self.pieces()), self.revision)
         return ((f"it will be refused: {reason.rstrip('.')}",), notes) if reason else ((), (*ignored, *notes))
 
     def demand(self) -> Fidelity | None:
@@ -169,9 +173,9 @@ class Proof:
         Raises ``EncoderError`` as ``refuse_similarity``, ``FidelityTooLow`` below the gate.
         """
         self.refuse_similarity()
-        ignored, texts = own_of(self.encoder).ignored_by(self.revision.model), self.texts
+        ignored, pieces = own_of(self.encoder).ignored_by(self.revision.model), self.pieces
         if self.served and ignored:
             return None
-        found = measure(self.encoder, self.revision.model, texts() if ignored else drawn(texts(), self.revision))
+        found = measure(self.encoder, self.revision.model, pieces() if ignored else drawn(pieces(), self.revision))
         check(found, self.revision)
         return found

@@ -128,7 +128,7 @@ class Backfill:
                 work.release(self._engine, shard.gen, ids)  # no document is to blame
                 raise
             worked_s = time.monotonic() - started
-            rate = sum(len(item.content or "") for item in planned.items) / max(0.001, worked_s)
+            rate = sum(item.characters for item in planned.items) / max(0.001, worked_s)
             share = (
                 self._throttle.share if self._throttle else 1.0
             )  # slowed down, it works and rests for PART_S together

@@ -7,7 +7,7 @@ visible character; the unit ``document`` keeps the beginning only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import sentencex
@@ -15,7 +15,7 @@ from semantic_text_splitter import TextSplitter
 from tokenizers import Tokenizer
 
 from revector.errors import SpecError
-from revector.interfaces import Chunk, Chunker
+from revector.interfaces import Chunker, Content, Locator, Piece
 from revector.spec import Chunking
 
 SENTENCE_LANGUAGE = "en"
@@ -53,13 +53,17 @@ def make_chunker(chunking: Chunking, tokenizer: Tokenizer) -> Chunker:
 
 @dataclass(frozen=True, slots=True)
 class _Slices:
-    """A Chunker from a function that finds spans."""
+    """A Chunker from a function that finds spans in a text."""
 
     spans: Callable[[str], Iterator[Span]]
 
-    def chunks(self, text: str) -> list[Chunk]:
-        stripped = (_strip(text, start, end) for start, end in self.spans(text))
-        return [Chunk(text[start:end], start, end) for start, end in stripped if start < end]
+    def pieces(self, contents: Sequence[Content]) -> list[Piece]:
+        return [
+            Piece(Content("text", text[start:end]), Locator(start, end))
+            for text in (content.text for content in contents)
+            for start, end in (_strip(text, *span) for span in self.spans(text))
+            if start < end
+        ]
 
 
 def _strip(text: str, start: int, end: int) -> Span:

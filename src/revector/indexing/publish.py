@@ -13,8 +13,9 @@ from revector import counts
 from revector.archive import Part
 from revector.crash import crash_at
 from revector.database.engine import repeated, transaction
-from revector.encoders.check import PROBES, check_vectors, unit_rows
+from revector.encoders.check import check_vectors, unit_rows
 from revector.encoders.pca import rotation_of
+from revector.encoders.probes import PROBES, first_row, probes_of
 from revector.encoders.vocabulary import Vocabulary
 from revector.errors import (
     BadVectors,
@@ -32,8 +33,8 @@ from revector.errors import (
 from revector.guards import guard
 from revector.indexing.batches import part_of
 from revector.indexing.encoding import MODEL_ERRORS
-from revector.indexing.reuse import EmbeddedText, Reuse
-from revector.interfaces import Chunk, Chunker, Encoder, Vectors
+from revector.indexing.reuse import EmbeddedPieces, Reuse
+from revector.interfaces import Chunker, Encoder, Piece, Vectors
 from revector.registry import work
 from revector.registry.collections import Generation
 from revector.registry.lane import Staged
@@ -43,7 +44,7 @@ from revector.stores.pgvector import MAX_HALF
 
 _VERSIONS = "unnest(CAST(:ids AS text[]), CAST(:versions AS bigint[])) AS s(doc_id, version)"
 FRAME = 0, 1
-"""The probe texts that go before and after each batch: a reordered reply shows there (reliability.md, R68)."""
+"""The probes that go before and after each batch, of each kind in it: a reordered reply shows there."""
 
 MIN_COSINE = 0.999
 
@@ -62,8 +63,8 @@ class PlannedBatch:
     """What to do for a batch: documents to embed, ones that others have embedded, and what needs no vectors."""
 
     items: tuple[Item, ...]
-    todo: tuple[tuple[Item, list[Chunk]], ...]
-    known: Mapping[str, EmbeddedText]
+    todo: tuple[tuple[Item, list[Piece]], ...]
+    known: Mapping[str, EmbeddedPieces]
     unchanged: tuple[Item, ...]
     tombstones: tuple[Item, ...]
     failures: tuple[Failure, ...]
@@ -119,25 +120,25 @@ class Applier:
         Whichever it is, a document with a chunk that the model knows too little of is refused.
         """
         shown = work.applied_unchanged(self._engine, self.generation.gen, items)
-        tombstones = tuple(item for item in items if item.content is None)
+        tombstones = tuple(item for item in items if not item.contents)
         unchanged = tuple(item for item in items if item.doc_id in shown)
-        open_items = [item for item in items if item.content is not None and item.doc_id not in shown]
-        known, texts = self._reuse.find(open_items, archive=archive), dict[str, list[str]]()
-        todo: list[tuple[Item, list[Chunk]]] = []
+        open_items = [item for item in items if item.contents and item.doc_id not in shown]
+        known, cut = self._reuse.find(open_items, archive=archive), dict[str, list[Piece]]()
+        todo: list[tuple[Item, list[Piece]]] = []
         failures: list[Failure] = []
         for item in open_items:
             if item.doc_id in known:
-                texts[item.doc_id] = known[item.doc_id].texts(item.content or "")
+                cut[item.doc_id] = known[item.doc_id].pieces(item.contents)
                 continue
             try:
-                chunks = self._chunker.chunks(item.content or "")
-                if not chunks:
+                pieces = self._chunker.pieces(item.contents)
+                if not pieces:
                     raise DocumentError(f"document {item.doc_id!r}: the chunker found nothing to embed in its text.")
-                todo.append((item, chunks))
-                texts[item.doc_id] = [chunk.text for chunk in chunks]
+                todo.append((item, pieces))
+                cut[item.doc_id] = pieces
             except RevectorError as error:
                 failures.append(Failure(item, str(error), final=True))
-        refused = self._vocabulary.unreadable(texts, self.generation.spec.model.max_unknown_tokens)
+        refused = self._vocabulary.unreadable(cut, self.generation.spec.model.max_unknown_tokens)
         failures += [
             Failure(item, refused[item.doc_id].reason(item.doc_id), final=True)
             for item in open_items
@@ -150,11 +151,11 @@ class Applier:
     def embed(self, planned: PlannedBatch) -> PreparedBatch:
         """Embed what was planned. Raises ``EncoderUnavailable`` when not the documents but the encoder is at fault."""
         embedded, failed = self._embed(planned.todo)
-        counts.add("chunks_embedded", sum(len(chunks) for _, chunks, _ in embedded), self.generation.cid)
+        counts.add("chunks_embedded", sum(len(pieces) for _, pieces, _ in embedded), self.generation.cid)
         if failed and not embedded:
             self._prove_alive()
         found = [(item, planned.known[item.doc_id]) for item in planned.items if item.doc_id in planned.known]
-        found += [(item, EmbeddedText.of(chunks, vectors)) for item, chunks, vectors in embedded]
+        found += [(item, EmbeddedPieces.of(pieces, vectors)) for item, pieces, vectors in embedded]
         return PreparedBatch(
             part_of(sorted(found, key=lambda one: one[0].doc_id), self._encoder.dim),
             planned.unchanged,
@@ -164,15 +165,16 @@ class Applier:
         )
 
     def _embed(
-        self, todo: Sequence[tuple[Item, list[Chunk]]]
-    ) -> tuple[list[tuple[Item, list[Chunk], Vectors]], list[Failure]]:
+        self, todo: Sequence[tuple[Item, list[Piece]]]
+    ) -> tuple[list[tuple[Item, list[Piece], Vectors]], list[Failure]]:
         """Embed in one call; when that fails, bisect, so that a poison document costs only itself."""
         if not todo:
             return [], []
-        texts = [chunk.text for _, chunks in todo for chunk in chunks]
-        once = {text: n for n, text in enumerate(dict.fromkeys(texts))}
+        every = [piece for _, pieces in todo for piece in pieces]
+        once = {piece.identity: piece for piece in every}
+        places = {identity: n for n, identity in enumerate(once)}
         try:
-            vectors = self._encode(list(once))[[once[text] for text in texts]]
+            vectors = self._encode(list(once.values()))[[places[piece.identity] for piece in every]]
         except (EncoderMismatch, ProviderUnavailable):
             raise
         except TextsRefused as error:
@@ -185,20 +187,19 @@ class Applier:
             left, left_failed = self._embed(todo[:middle])
             right, right_failed = self._embed(todo[middle:])
             return left + right, left_failed + right_failed
-        ends = np.cumsum([len(chunks) for _, chunks in todo])
-        pieces = np.split(vectors, ends[:-1])
-        return [(item, chunks, piece) for (item, chunks), piece in zip(todo, pieces, strict=True)], []
+        ends = np.cumsum([len(pieces) for _, pieces in todo])
+        parts = np.split(vectors, ends[:-1])
+        return [(item, pieces, part) for (item, pieces), part in zip(todo, parts, strict=True)], []
 
     def _embed_without(
-        self, todo: Sequence[tuple[Item, list[Chunk]]], error: TextsRefused
-    ) -> tuple[list[tuple[Item, list[Chunk], Vectors]], list[Failure]]:
+        self, todo: Sequence[tuple[Item, list[Piece]]], error: TextsRefused
+    ) -> tuple[list[tuple[Item, list[Piece], Vectors]], list[Failure]]:
         """Give up the documents whose texts the encoder found that it cannot take, and embed the others."""
+        refused = error.refused
         failed = [
-            Failure(
-                item, next(error.refused[chunk.text] for chunk in chunks if chunk.text in error.refused), final=True
-            )
-            for item, chunks in todo
-            if any(chunk.text in error.refused for chunk in chunks)
+            Failure(item, next(refused[one.identity] for one in pieces if one.identity in refused), final=True)
+            for item, pieces in todo
+            if any(one.identity in refused for one in pieces)
         ]
         if not failed:
             raise EncoderUnavailable(f"the encoder refuses the probe texts: {error}") from error
@@ -206,33 +207,35 @@ class Applier:
         embedded, more = self._embed([one for one in todo if one[0].doc_id not in given_up])
         return embedded, failed + more
 
-    def _encode(self, texts: Sequence[str]) -> Vectors:
-        if len(texts) == 1:
-            vectors = check_vectors(self._encoder.encode_document(texts), 1, self.generation.spec.model.dim)
+    def _encode(self, pieces: Sequence[Piece]) -> Vectors:
+        if len(pieces) == 1:
+            vectors = check_vectors(self._encoder.encode("document", pieces), 1, self.generation.spec.model.dim)
         else:
-            vectors = self._encode_framed(texts)
+            vectors = self._encode_framed(pieces)
         if self.generation.spec.index.storage == "halfvec" and np.abs(vectors).max() > MAX_HALF:
             raise BadVectors(f"a vector holds {np.abs(vectors).max():g}, halfvec stores at most {MAX_HALF:,.0f}.")
         return vectors
 
-    def _encode_framed(self, texts: Sequence[str]) -> Vectors:
-        first, last = FRAME
-        framed = [PROBES[first], *texts, PROBES[last]]
-        reply = check_vectors(self._encoder.encode_document(framed), len(framed), self.generation.spec.model.dim)
-        cosines = np.sum(unit_rows(reply[[0, -1]]) * unit_rows(self.generation.probes[list(FRAME)]), axis=1)
+    def _encode_framed(self, pieces: Sequence[Piece]) -> Vectors:
+        kinds = dict.fromkeys(piece.content.kind for piece in pieces)
+        before, after = ([PROBES[kind][n] for kind in kinds] for n in FRAME)
+        framed, n = [*before, *pieces, *after], len(kinds)
+        reply = check_vectors(self._encoder.encode("document", framed), len(framed), self.generation.spec.model.dim)
+        stored = self.generation.probes[[first_row(self._encoder.kinds, kind) + at for at in FRAME for kind in kinds]]
+        cosines = np.sum(unit_rows(np.concatenate([reply[:n], reply[-n:]])) * unit_rows(stored), axis=1)
         if cosines.min() < MIN_COSINE:
             raise EncoderMismatch(
                 f"the encoder of generation {self.generation.gen} (revision {self.generation.revision}) was given "
-                f"{len(texts)} texts between two probe texts, and what came back in their places has cosine "
+                f"{len(pieces)} texts between two probe texts, and what came back in their places has cosine "
                 f"{cosines.min():.4f} to what is stored for them, {MIN_COSINE} is allowed: replies are reordered, or "
                 "the model changed. Nothing was published and all work stays due; fix the encoder."
             )
-        return reply[1:-1]
+        return reply[n:-n]
 
     def _prove_alive(self) -> None:
         """Embed a probe, after a batch of which nothing came through: a lost device must not give up the corpus."""
         try:
-            self._encode(PROBES[:1])
+            self._encode(probes_of(self._encoder.kinds)[:1])
         except MODEL_ERRORS as error:
             raise EncoderUnavailable(
                 f"the encoder of generation {self.generation.gen} (revision {self.generation.revision}) fails on every "

@@ -16,7 +16,7 @@ from revector.archive import Part, read_part
 from revector.encoders.check import unit_rows
 from revector.encoders.pca import Rotation
 from revector.errors import ArchiveError, IndexGone
-from revector.interfaces import Chunk, Vectors
+from revector.interfaces import Content, Locator, Piece, Vectors, locators_of
 from revector.registry.collections import Generation, read_generation
 from revector.registry.lanes import lane_of
 from revector.registry.work import Item
@@ -32,22 +32,20 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class EmbeddedText:
-    """The embedded chunks of one text: ``starts`` and ``ends`` int32 ``(c,)``, ``vectors`` float32 ``(c, dim)``."""
+class EmbeddedPieces:
+    """The embedded pieces of one document: ``locators`` int32 ``(c, 2)``, ``vectors`` float32 ``(c, dim)``."""
 
-    starts: npt.NDArray[np.int32]
-    ends: npt.NDArray[np.int32]
+    locators: npt.NDArray[np.int32]
     vectors: Vectors
 
     @classmethod
-    def of(cls, chunks: Sequence[Chunk], vectors: Vectors) -> EmbeddedText:
+    def of(cls, pieces: Sequence[Piece], vectors: Vectors) -> EmbeddedPieces:
         """Return what was embedded just now."""
-        starts = np.array([chunk.start for chunk in chunks], dtype=np.int32)
-        return cls(starts, np.array([chunk.end for chunk in chunks], dtype=np.int32), vectors)
+        return cls(locators_of(pieces), vectors)
 
-    def texts(self, content: str) -> list[str]:
-        """Return the chunks as texts; ``content`` is the whole one."""
-        return [content[start:end] for start, end in zip(self.starts, self.ends, strict=True)]
+    def pieces(self, contents: Sequence[Content]) -> list[Piece]:
+        """Return the pieces, of a document that holds ``contents``."""
+        return [Piece.at(contents, Locator(*locator)) for locator in self.locators.tolist()]
 
 
 # Of the same model, no narrower; or of the model that this one is a rotation of, at its full width.
@@ -76,7 +74,7 @@ def count_known(
     """Return how many documents a migration to ``revision`` need not embed: as ``Reuse`` finds them, counted in SQL.
 
     A live index holds their vectors, or a part of the archive whose documents lie between its first and last id and
-    have not changed since it was sealed. ``probes``: the encoder's vectors of the probe texts, (16, dim).
+    have not changed since it was sealed. ``probes``: the encoder's vectors of its probes, (n, dim).
     """
     values = _values(cid, revision, vectors_fp, rotation)
     with engine.connect() as connection:
@@ -149,17 +147,17 @@ class Reuse:
 
     def __init__(self, engine: sa.Engine, generation: Generation, rotation: Rotation | None = None) -> None:
         self._engine, self._generation, self._rotation = engine, generation, rotation
-        self._parts: OrderedDict[str, Mapping[str, EmbeddedText]] = OrderedDict()
+        self._parts: OrderedDict[str, Mapping[str, EmbeddedPieces]] = OrderedDict()
         self._values = _values(generation.cid, generation.spec, generation.vectors_fp, rotation)
 
-    def find(self, items: Sequence[Item], *, archive: bool = False) -> dict[str, EmbeddedText]:
+    def find(self, items: Sequence[Item], *, archive: bool = False) -> dict[str, EmbeddedPieces]:
         """Return what is known of the documents in ``items`` (sorted by id), by id; with ``archive`` also from there.
 
         What a repair took back is not looked for: it is re-embedded.
         """
         if not items or not self._generation.vectors_fp:
             return {}
-        wanted = {item.doc_id: str(item.content_hash) for item in items if item.content is not None}
+        wanted = {item.doc_id: str(item.content_hash) for item in items if item.contents}
         hashes = self._shown(set(wanted.values()))
         if archive and (missing := set(wanted.values()) - set(hashes)):
             hashes |= self._archived(missing, min(wanted), max(wanted))
@@ -173,9 +171,9 @@ class Reuse:
             del found[doc_id]
         return found
 
-    def _shown(self, hashes: set[str]) -> dict[str, EmbeddedText]:
+    def _shown(self, hashes: set[str]) -> dict[str, EmbeddedPieces]:
         """Return what live indexes show, by content hash: ledger and rows in one snapshot."""
-        found: dict[str, EmbeddedText] = {}
+        found: dict[str, EmbeddedPieces] = {}
         with self._engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
             gens = connection.scalars(sa.text(f"SELECT g.gen {_SOURCES}"), self._values).all()
             rows = connection.execute(
@@ -196,7 +194,7 @@ class Reuse:
 
     def _read(
         self, connection: sa.Connection, gen: int, shown: Iterable[sa.Row[tuple[str, int, str, int]]]
-    ) -> dict[str, EmbeddedText]:
+    ) -> dict[str, EmbeddedPieces]:
         source = read_generation(connection, gen)
         if not self._same_model(source):
             return {}
@@ -207,9 +205,7 @@ class Reuse:
             connection.rollback()
             return {}
         return {
-            by_id[one.doc_id].content_hash: EmbeddedText(
-                one.starts, one.stops, self._as_own(one.vectors, source.vectors_fp)
-            )
+            by_id[one.doc_id].content_hash: EmbeddedPieces(one.locators, self._as_own(one.vectors, source.vectors_fp))
             for one in read
             if len(one.vectors) == by_id[one.doc_id].n_chunks
             and np.isfinite(one.vectors).all()
@@ -219,7 +215,7 @@ class Reuse:
     def _same_model(self, source: Generation) -> bool:
         return _same_probes(source, self._generation.probes, self._rotation)
 
-    def _archived(self, hashes: set[str], first: str, last: str) -> dict[str, EmbeddedText]:
+    def _archived(self, hashes: set[str], first: str, last: str) -> dict[str, EmbeddedPieces]:
         """Return what sealed parts hold of ``hashes`` that lie between two document ids."""
         with self._engine.connect() as connection:
             parts = connection.execute(
@@ -231,7 +227,7 @@ class Reuse:
             ).all()
             makers = {part.gen for part in parts if part.gen is not None}
             others = {gen for gen in makers if not self._same_model(read_generation(connection, gen))}
-        found: dict[str, EmbeddedText] = {}
+        found: dict[str, EmbeddedPieces] = {}
         for path, sha256, gen, vectors_fp in parts:
             if gen in others:
                 continue
@@ -241,7 +237,7 @@ class Reuse:
             found |= {content: part[content] for content in hashes - set(found) if content in part}
         return found
 
-    def _part(self, path: Path, sha256: str, vectors_fp: str) -> Mapping[str, EmbeddedText]:
+    def _part(self, path: Path, sha256: str, vectors_fp: str) -> Mapping[str, EmbeddedPieces]:
         if sha256 not in self._parts:
             try:
                 self._parts[sha256] = self._by_content(read_part(path, sha256), vectors_fp)
@@ -253,11 +249,11 @@ class Reuse:
         self._parts.move_to_end(sha256)
         return self._parts[sha256]
 
-    def _by_content(self, part: Part, vectors_fp: str) -> dict[str, EmbeddedText]:
+    def _by_content(self, part: Part, vectors_fp: str) -> dict[str, EmbeddedPieces]:
+        locators = np.column_stack((part.chunk_starts, part.chunk_ends))
         return {
-            content: EmbeddedText(
-                part.chunk_starts[at : at + count],
-                part.chunk_ends[at : at + count],
+            content: EmbeddedPieces(
+                locators[at : at + count],
                 self._as_own(part.embeddings[at : at + count].astype(np.float32), vectors_fp),
             )
             for content, at, count in zip(part.content_hashes, part.starts, part.counts, strict=True)

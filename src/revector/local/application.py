@@ -26,7 +26,7 @@ from revector.config import Project, load_project
 from revector.documents.documents import Documents
 from revector.documents.text import clean_query
 from revector.errors import RevectorError
-from revector.interfaces import Encoder
+from revector.interfaces import Encoder, whole_texts
 from revector.labels import load_labels
 from revector.revisions import RevisionGraph
 from revector.serving.searcher import Answer, Searcher
@@ -153,7 +153,7 @@ class Reader:
         if stored is None:  # nothing to compare with
             return True
         vector = np.array(json.loads(stored), dtype=np.float32)
-        fresh = own.encode_query([clean_query(query)])[0]
+        fresh = own.encode("query", whole_texts([clean_query(query)]))[0]
         if vector.shape != fresh.shape:
             return False
         score = float(vector @ fresh / (np.linalg.norm(vector) * np.linalg.norm(fresh)))

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from revector.config import Project
 from revector.documents.text import clean
 from revector.indexing.chunking import make_chunker
-from revector.interfaces import Document, Encoder
+from revector.interfaces import Content, Document, Encoder, Piece
 from revector.local.record import read_record
 from revector.revisions import RevisionGraph
 
@@ -99,27 +99,27 @@ def _compare_index(
     lost = sorted(set(texts) - set(rows) - unknown)
     resurrected = sorted(set(rows) - set(texts) - unknown)
     stale: list[str] = []
-    again: list[tuple[str, str, str]] = []
+    again: list[tuple[str, Piece, str]] = []
     here = sorted((set(texts) & set(rows)) - unknown)
     sample = set(sorted(changed & set(here))[:MOST_CHANGED]) | set(here[:: max(1, len(here) // SAMPLE)])
     for doc_id in here:
-        chunks = chunker.chunks(texts[doc_id])
+        pieces = chunker.pieces([Content("text", texts[doc_id])])
         found = rows[doc_id]
-        if [(c.start, c.end) for c in chunks] != [(r.start, r.stop) for r in found] or [r.chunk for r in found] != list(
-            range(len(found))
-        ):
+        if [piece.locator for piece in pieces] != [(r.start, r.stop) for r in found] or [
+            r.chunk for r in found
+        ] != list(range(len(found))):
             stale.append(doc_id)
         elif doc_id in sample:
-            again += [(doc_id, chunk.text, row.vector) for chunk, row in zip(chunks, found, strict=True)]
+            again += [(doc_id, piece, row.vector) for piece, row in zip(pieces, found, strict=True)]
     stale += _unlike(encoder, again)
     return Difference(revision, len(rows), tuple(lost), tuple(sorted(set(stale))), tuple(resurrected), len(again))
 
 
-def _unlike(encoder: Encoder, again: list[tuple[str, str, str]]) -> list[str]:
-    """Return the documents whose vectors are not those of the text; ``again`` is document, text and stored vector."""
+def _unlike(encoder: Encoder, again: list[tuple[str, Piece, str]]) -> list[str]:
+    """Return the documents whose vectors are not those of the piece; ``again`` is document, piece and stored vector."""
     if not again:
         return []
-    fresh = encoder.encode_document([text for _, text, _ in again])
+    fresh = encoder.encode("document", [piece for _, piece, _ in again])
     stored = np.array([json.loads(vector) for _, _, vector in again], dtype=np.float32)
     cosines = (fresh * stored).sum(axis=1) / np.linalg.norm(fresh, axis=1) / np.linalg.norm(stored, axis=1)
     return [doc_id for (doc_id, _, _), cosine in zip(again, cosines, strict=True) if cosine < MIN_COSINE]

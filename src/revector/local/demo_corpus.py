@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from revector.indexing.chunking import make_chunker
-from revector.interfaces import Document, Encoder
+from revector.interfaces import Content, Document, Encoder, whole_texts
 from revector.spec import Chunking
 
 BUDGET_S = 180.0
@@ -56,11 +56,12 @@ def documents_per_s(
 ) -> float:
     """Cut and embed documents from all over the corpus for about ``seconds``; return how many a second it did."""
     chunker, drawn = make_chunker(chunking, encoder.tokenizer), sorted(documents, key=lambda one: _draw(one.id))
-    encoder.encode_document(["The first call loads and tunes kernels, and counts for nothing."])
+    encoder.encode("document", whole_texts(["The first call loads and tunes kernels, and counts for nothing."]))
     done, started = 0, time.perf_counter()
     while done < len(drawn) and time.perf_counter() - started < seconds:
         batch = drawn[done : done + _BATCH]
-        encoder.encode_document([chunk.text for one in batch for chunk in chunker.chunks(one.text or "")])
+        held = [[Content("text", one.text or "")] for one in batch]
+        encoder.encode("document", [piece for contents in held for piece in chunker.pieces(contents)])
         done += len(batch)
     return done / max(1e-9, time.perf_counter() - started)
 

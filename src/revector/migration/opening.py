@@ -21,7 +21,7 @@ from revector.migration.target import Standing
 from revector.planning import outcomes
 from revector.planning.estimating import Means
 from revector.planning.forecast import MigrationPlan
-from revector.planning.plan import make_plan, sample_chunks
+from revector.planning.plan import make_plan, sample_pieces
 from revector.registry import moves, sharding
 from revector.registry.collections import Generation, read_collection, read_generation
 from revector.registry.control import control, take_lease
@@ -178,7 +178,7 @@ class Opening:
             active = read_collection(connection, self._standing.name).active_gen
             fp = None if active is None else read_generation(connection, active).encoder_fp
         served = encoder.fingerprint in (fp, self._served_encoder)
-        return fidelity.Proof(encoder, target, served, lambda: sample_chunks(self._engine, self._cid, target, encoder))
+        return fidelity.Proof(encoder, target, served, lambda: sample_pieces(self._engine, self._cid, target, encoder))
 
     def _refuse_empty(self) -> None:
         if Documents(self._engine, self._cid).count() == 0:

@@ -10,13 +10,14 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from revector.documents.deadletters import open_letters
-from revector.encoders.check import PROBES, probe_vectors, vectors_fp
+from revector.encoders.check import probe_vectors, vectors_fp
 from revector.encoders.pca import rotation_of
+from revector.encoders.probes import PROBE_TEXTS
 from revector.encoders.vocabulary import Vocabulary
 from revector.gate.demands import DEMANDS
 from revector.indexing.chunking import make_chunker
 from revector.indexing.reuse import count_known
-from revector.interfaces import Encoder, NoProgress, Progress
+from revector.interfaces import Content, Encoder, NoProgress, Piece, Progress
 from revector.measure.statistics import queries_needed
 from revector.planning import strata
 from revector.planning.costs import money
@@ -126,7 +127,7 @@ class _Read(NamedTuple):
     drawn: strata.StratifiedSample
     chunks: Estimate
     tokens: Estimate
-    weighted: list[tuple[str, float]]
+    weighted: list[tuple[Piece, float]]
     cut_tokens_per_s: float
     unknown: Screening | None
 
@@ -174,32 +175,32 @@ def _known(engine: sa.Engine, collection: Collection, revision: Revision, encode
     """Return how many documents have their vectors already, and tokens per second of the probe texts."""
     model, started = vectors_fp(encoder.components), time.perf_counter()
     probes = probe_vectors(encoder)
-    rate = sum(map(encoder.count_tokens, PROBES)) / max(1e-6, time.perf_counter() - started)
+    rate = sum(map(encoder.count_tokens, PROBE_TEXTS)) / max(1e-6, time.perf_counter() - started)
     return count_known(engine, collection.cid, revision, model, rotation_of(encoder), probes=probes), rate
 
 
 def _count(
     drawn: strata.StratifiedSample, revision: Revision, encoder: Encoder
-) -> tuple[Estimate, Estimate, list[tuple[str, float]], float]:
+) -> tuple[Estimate, Estimate, list[tuple[Piece, float]], float]:
     """Return chunks and tokens of all documents, the sampled chunks with their weights, and tokens cut per second."""
     chunker, started = make_chunker(revision.chunking, encoder.tokenizer), time.perf_counter()
-    pieces = strata.by_stratum(drawn, lambda text: [chunk.text for chunk in chunker.chunks(text)])
+    pieces = strata.by_stratum(drawn, lambda text: chunker.pieces([Content("text", text)]))
     cut_s = time.perf_counter() - started
-    counts = [[sum(map(encoder.count_tokens, texts)) for texts in found] for found in pieces]
+    counts = [[sum(encoder.count_tokens(one.text) for one in cut) for cut in found] for found in pieces]
     weighted = [
-        (text, stratum.documents / len(found))
+        (one, stratum.documents / len(found))
         for stratum, found in zip(drawn.strata, pieces, strict=True)
-        for texts in found
-        for text in texts
+        for cut in found
+        for one in cut
     ]
-    chunks = strata.total(drawn, [[len(texts) for texts in found] for found in pieces])
+    chunks = strata.total(drawn, [[len(cut) for cut in found] for found in pieces])
     return chunks, strata.total(drawn, counts), weighted, sum(map(sum, counts)) / max(cut_s, 1e-6)
 
 
-def sample_chunks(engine: sa.Engine, cid: int, revision: Revision, encoder: Encoder) -> list[str]:
-    """Return the chunks of about 200 documents, cut as ``revision`` says."""
+def sample_pieces(engine: sa.Engine, cid: int, revision: Revision, encoder: Encoder) -> list[Piece]:
+    """Return the pieces of about 200 documents, cut as ``revision`` says."""
     chunker = make_chunker(revision.chunking, encoder.tokenizer)
-    return [chunk.text for text in strata.draw(engine, cid).texts for chunk in chunker.chunks(text)]
+    return [piece for text in strata.draw(engine, cid).texts for piece in chunker.pieces([Content("text", text)])]
 
 
 # What changes ---------------------------------------------------------------------------------------------------------

@@ -7,10 +7,10 @@ import random
 import time
 from collections.abc import Sequence
 
-from revector.encoders.check import PROBES
+from revector.encoders.probes import probes_of
 from revector.errors import EncoderMismatch, EncoderUnavailable
 from revector.indexing.encoding import MODEL_ERRORS
-from revector.interfaces import Encoder
+from revector.interfaces import Encoder, Piece
 from revector.planning.estimate import NORMAL_95, Estimate
 from revector.planning.forecast import Probe
 
@@ -25,8 +25,8 @@ API_CHUNKS = 32
 """Behind an API each chunk is paid, and limits, not batches, decide how fast it is."""
 
 
-def probe(encoder: Encoder, chunks: Sequence[tuple[str, float]], *, seconds: float, cut_tokens_per_s: float) -> Probe:
-    """Embed ``chunks`` (text, how many of the collection it stands for) for at most about ``seconds``.
+def probe(encoder: Encoder, chunks: Sequence[tuple[Piece, float]], *, seconds: float, cut_tokens_per_s: float) -> Probe:
+    """Embed ``chunks`` (each with how many of the collection it stands for) for at most about ``seconds``.
 
     On a CPU a chunk is hardly embedded twice; another device is kept busy for all of the time, as its first seconds say
     little. A text that cannot be embedded is counted and left out. Raises what the encoder raises for all of them.
@@ -35,16 +35,16 @@ def probe(encoder: Encoder, chunks: Sequence[tuple[str, float]], *, seconds: flo
     numbers = random.Random(0)  # noqa: S311 - a draw, no secret
     # Weighted, without repeats in one pass: Efraimidis and Spirakis, 2006.
     order = sorted(chunks, key=lambda chunk: numbers.random() ** (1 / max(chunk[1], 1e-9)), reverse=True)
-    texts = [text for text, _ in order][: API_CHUNKS if api else None]
-    encoder.encode_document(PROBES[:1])  # the first call also pays for what is set up lazily
+    pieces = [piece for piece, _ in order][: API_CHUNKS if api else None]
+    encoder.encode("document", probes_of(encoder.kinds)[:1])  # the first call also pays for what is set up lazily
     took: list[tuple[int, float]] = []
     failed, tried = dict[int, Exception](), 0
     at, size, began = 0, FIRST_BATCH, time.perf_counter()
-    while at < len(texts) and time.perf_counter() - began < seconds:
-        batch = texts[at : at + size]
+    while at < len(pieces) and time.perf_counter() - began < seconds:
+        batch = pieces[at : at + size]
         started = time.perf_counter()
         try:
-            encoder.encode_document(batch)
+            encoder.encode("document", batch)
         except (EncoderUnavailable, EncoderMismatch):
             raise
         except MODEL_ERRORS as error:
@@ -55,12 +55,12 @@ def probe(encoder: Encoder, chunks: Sequence[tuple[str, float]], *, seconds: flo
             tried = max(tried, at)
             continue
         spent = time.perf_counter() - started
-        took.append((sum(map(encoder.count_tokens, batch)), spent))
+        took.append((sum(encoder.count_tokens(piece.text) for piece in batch), spent))
         at += len(batch)
         tried = max(tried, at)
         size = min(MOST_BATCH, max(FIRST_BATCH, 2 * size)) if spent < FULL_S else size
         long = device != "cpu" or (seconds >= PATIENT_S and time.perf_counter() - began < seconds / 10)
-        if at >= len(texts) and long and not api:
+        if at >= len(pieces) and long and not api:
             at = 0
     if failed and not took:
         raise next(iter(failed.values()))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import sqlalchemy as sa
 
 from revector.encoders.vocabulary import TokenCount, Vocabulary, excerpt, script_of
-from revector.interfaces import Chunker
+from revector.interfaces import Chunker, Content
 from revector.planning.estimate import Estimate
 
 MOST_DOCUMENTS, MOST_CHARACTERS = 2_000, 1_500_000
@@ -94,7 +94,7 @@ def screen(
     for page in _pages(engine, cid, drawn):
         tallies = vocabulary.tallies([text for _, text in page])
         cut = {
-            doc_id: [chunk.text for chunk in chunker.chunks(text)]
+            doc_id: chunker.pieces([Content("text", text)])
             for (doc_id, text), tally in zip(page, tallies, strict=True)
             if tally.unknown
         }

@@ -257,9 +257,8 @@ class AttemptsLane:
         found = self._by_attempt([(row.attempt, row.n_chunks) for row in rows])
         for row in rows:
             if (points := found.get(row.attempt)) is not None:
-                yield IndexedDocument(
-                    row.doc_id, points.starts.astype(np.int32), points.stops.astype(np.int32), points.vectors
-                )
+                locators = np.column_stack((points.starts, points.stops)).astype(np.int32)
+                yield IndexedDocument(row.doc_id, locators, points.vectors)
 
     def _by_attempt(self, attempts: Sequence[tuple[UUID, int]]) -> dict[UUID, Points]:
         """Return the points of attempts that are there, each in the order of its chunks."""

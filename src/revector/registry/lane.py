@@ -61,11 +61,10 @@ class VisibleHits:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class IndexedDocument:
-    """What an index holds of a document: chunk starts and ends int32 ``(c,)``, vectors float32 ``(c, dim)``."""
+    """What an index holds of a document: ``locators`` of its pieces int32 ``(c, 2)``, vectors float32 ``(c, dim)``."""
 
     doc_id: str
-    starts: npt.NDArray[np.int32]
-    stops: npt.NDArray[np.int32]
+    locators: npt.NDArray[np.int32]
     vectors: Vectors
 
 

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from revector.database.engine import repeated
 from revector.guards import guard
+from revector.interfaces import Content
 
 LEASE_S = 60
 """A claimed item may be claimed by others after this long: leases save work, they protect nothing."""
@@ -21,13 +22,19 @@ MAX_ATTEMPTS = 8
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A document to bring up to date, as it stood when it was read; ``content`` is None for a tombstone."""
+    """A document to bring up to date, as it stood when it was read: what it holds, nothing for a tombstone."""
 
     doc_id: str
     version: int
-    content: str | None
+    contents: tuple[Content, ...]
     content_hash: str | None
+    """SHA-256 (hex) of all that it holds; None for a tombstone."""
     tombstone_version: int
+
+    @property
+    def characters(self) -> int:
+        """How much text it holds, by which batches are sized."""
+        return sum(len(content.text) for content in self.contents if content.kind == "text")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +134,10 @@ def read_items(engine: sa.Engine, cid: int, doc_ids: Sequence[str], *, character
             ),
             {"cid": cid, "ids": list(doc_ids), "characters": characters},
         )
-        return [Item(**row._mapping) for row in rows]
+        return [
+            Item(doc_id, version, () if text is None else (Content("text", text),), content_hash, tombstone)
+            for doc_id, version, text, content_hash, tombstone in rows
+        ]
 
 
 def applied_unchanged(engine: sa.Engine, gen: int, items: Sequence[Item]) -> set[str]:

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from revector.errors import StateError
+from revector.interfaces import Side
 from revector.registry.collections import Generation
 from revector.service.openai_errors import responses_of
 from revector.service.problems import example
@@ -20,7 +21,7 @@ from revector.service.routes import Name, routes
 from revector.service.search import while_waited_for
 from revector.service.state import Service, Shared
 from revector.serving.bounds import Stop
-from revector.serving.embedding import Embedded, Side, embed
+from revector.serving.embedding import Embedded, embed
 
 MOST_TEXTS, MOST_RESULTS = 2_048, 50
 """Of a request, as OpenAI has them."""

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from revector.documents.text import clean
 from revector.encoders.vocabulary import excerpt
 from revector.errors import ConfigError, DocumentError, SearchTooLong
-from revector.interfaces import Vectors
+from revector.interfaces import Side, Vectors
 from revector.registry.collections import Generation
 from revector.serving.bounds import Stop
 from revector.serving.searcher import ENCODE_ROWS, Searcher
-
-Side = Literal["query", "document"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,7 +48,7 @@ def embed(searcher: Searcher, texts: Sequence[str], side: Side | None, *, stop: 
         if stop is not None and stop.asked:
             raise SearchTooLong("nobody waits for these vectors any more. The rest was not made.")
         some = ready[at : at + ENCODE_ROWS]
-        vectors[at : at + len(some)] = searcher.encode(pinned, some, as_documents=side == "document")
+        vectors[at : at + len(some)] = searcher.encode(pinned, some, side)
     tokens = sum(encoder.count_tokens(text) for text in ready)
     return Embedded(vectors, tokens, pinned.gen, pinned.revision, pinned.encoder_fp)
 

@@ -93,13 +93,14 @@ def _part(generation: Generation, rows: Sequence[sa.Row[object]], read: Mapping[
             )
     counts = np.array([row.n_chunks for row in rows], np.int32)
     documents = [read[row.doc_id] for row in rows]
+    chunk_starts, chunk_ends = np.ascontiguousarray(np.concatenate([one.locators for one in documents]).T)
     return Part(
         doc_ids=[row.doc_id for row in rows],
         versions=np.array([row.version for row in rows], np.int64),
         content_hashes=[row.content_hash for row in rows],
         starts=np.cumsum(counts, dtype=np.int64) - counts,
         counts=counts,
-        chunk_starts=np.concatenate([one.starts for one in documents]),
-        chunk_ends=np.concatenate([one.stops for one in documents]),
+        chunk_starts=chunk_starts,
+        chunk_ends=chunk_ends,
         embeddings=np.concatenate([one.vectors for one in documents]),
     )

@@ -26,7 +26,7 @@ from revector.errors import (
     UnknownDocument,
 )
 from revector.indexing.encoding import MODEL_ERRORS, Encoders
-from revector.interfaces import Vectors
+from revector.interfaces import Side, Vectors, whole_texts
 from revector.registry.collections import Generation, read_collection, read_generation
 from revector.registry.lane import SearchRequest, VisibleHits
 from revector.registry.lanes import lane_of
@@ -239,15 +239,14 @@ class Searcher:
         """Return the queries that the generation can be asked, and why not the others; see ``queries.askable``."""
         return askable(queries, pinned.spec, self.encoders.vocabulary_of(pinned))
 
-    def encode(self, pinned: Generation, texts: list[str], *, as_documents: bool = False) -> Vectors:
+    def encode(self, pinned: Generation, texts: list[str], side: Side = "query") -> Vectors:
         """Embed queries, or documents, with exactly the generation's encoder: float32 ``(len(texts), dim)``.
 
         Raises ``EncoderError``: another encoder, unusable vectors, or a model that fails.
         """
         encoder = self.encoders.of(pinned)
-        embed = encoder.encode_document if as_documents else encoder.encode_query
         try:
-            return check_vectors(embed(texts), len(texts), pinned.spec.model.dim)
+            return check_vectors(encoder.encode(side, whole_texts(texts)), len(texts), pinned.spec.model.dim)
         except EncoderError:
             raise
         except MODEL_ERRORS as error:

@@ -163,8 +163,8 @@ class PgVectorIndex:
 
     def read(
         self, connection: sa.Connection, doc_ids: Sequence[str]
-    ) -> Iterator[tuple[str, npt.NDArray[np.int32], npt.NDArray[np.int32], Vectors]]:
-        """Yield id, chunk starts and ends ``(c,)`` and vectors ``(c, dim)`` float32 of each document that is there."""
+    ) -> Iterator[tuple[str, npt.NDArray[np.int32], Vectors]]:
+        """Yield id, locators int32 ``(c, 2)`` and vectors float32 ``(c, dim)`` of each document that is there."""
         found = connection.execute(
             sa.text(
                 f"SELECT doc_id, array_agg(start ORDER BY chunk), array_agg(stop ORDER BY chunk), "
@@ -174,7 +174,7 @@ class PgVectorIndex:
             {"ids": list(doc_ids)},
         )
         for doc_id, starts, stops, sent in found:
-            yield doc_id, np.array(starts, dtype=np.int32), np.array(stops, dtype=np.int32), self._numbers(sent)
+            yield doc_id, np.array((starts, stops), dtype=np.int32).T, self._numbers(sent)
 
     def sample(self, connection: sa.Connection, rows: int) -> Iterator[Vectors]:
         """Yield the vectors of random pages of the table, about ``rows`` in all, in blocks ``(n, dim)`` float32."""

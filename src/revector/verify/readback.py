@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import sqlalchemy as sa
 
-from revector.interfaces import Vectors
+from revector.interfaces import Content, Vectors
 from revector.registry.collections import Generation
 from revector.registry.lane import SqlRelation
 from revector.registry.lanes import lane_of
@@ -45,11 +47,14 @@ class IdState:
 
 @dataclass(frozen=True, slots=True)
 class ShownDocument:
-    """A document and its rows, while no work item waited for it; ``vectors``: float32 ``(chunks, dim)``."""
+    """What a document holds and its rows, while no work item waited for it.
+
+    ``locators``: int32 ``(chunks, 2)``; ``vectors``: float32 ``(chunks, dim)``.
+    """
 
     doc_id: str
-    text: str
-    spans: list[tuple[int, int]]
+    contents: tuple[Content, ...]
+    locators: npt.NDArray[np.int32]
     vectors: Vectors
 
 
@@ -157,8 +162,8 @@ def read_shown(connection: sa.Connection, generation: Generation, doc_ids: Seque
     return [
         ShownDocument(
             doc_id,
-            row.content,
-            list(zip(read[doc_id].starts.tolist(), read[doc_id].stops.tolist(), strict=True)),
+            (Content("text", row.content),),
+            read[doc_id].locators,
             read[doc_id].vectors,
         )
         for doc_id, row in before.items()

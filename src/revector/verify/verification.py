@@ -17,12 +17,13 @@ import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
 
-from revector.encoders.check import PROBES, check_vectors
+from revector.encoders.check import check_vectors
+from revector.encoders.probes import probes_of
 from revector.errors import ConfigError, DatabaseError, EncoderMismatch, GateBusy, IndexGone, RevectorError
 from revector.history.events import broken_links
 from revector.indexing.encoding import Encoders
 from revector.indexing.rearm import rearm
-from revector.interfaces import Chunk, Chunker, Encoder, NoProgress, Progress, Vectors
+from revector.interfaces import Chunker, Encoder, NoProgress, Piece, Progress, Vectors, locators_of
 from revector.registry import lanes, ledgers
 from revector.registry.collections import Generation, read_collection, read_generation
 from revector.registry.control import add_event
@@ -182,7 +183,7 @@ class IndexComparison:
         if encoder.fingerprint != generation.encoder_fp:
             raise EncoderMismatch(f"its fingerprint is {encoder.fingerprint}, the generation's {generation.encoder_fp}")
         self._encoders.probe(generation)
-        alone = np.concatenate([encoder.encode_document([text]) for text in PROBES])
+        alone = np.concatenate([encoder.encode("document", [probe]) for probe in probes_of(encoder.kinds)])
         noise = float(_distances(generation.probes, alone).max())
         self.found.tolerance = max(LEAST_TOLERANCE, NOISE_FACTOR * noise)
         return encoder, self._encoders.chunker_of(generation)
@@ -190,24 +191,24 @@ class IndexComparison:
     def _unlike(self, encoder: Encoder, chunker: Chunker, shown: Sequence[ShownDocument]) -> list[WrongDocument]:
         """Re-chunk and re-embed texts; return the documents whose rows differ, text and rows being of one snapshot."""
         wrong: list[WrongDocument] = []
-        same: list[tuple[ShownDocument, list[Chunk]]] = []
+        same: list[tuple[ShownDocument, list[Piece]]] = []
         limit = self._generation.spec.model.max_unknown_tokens
         vocabulary = self._encoders.vocabulary_of(self._generation)
         for one in shown:
-            chunks = chunker.chunks(one.text)
-            refused = vocabulary.unreadable({one.doc_id: [chunk.text for chunk in chunks]}, limit)
+            pieces = chunker.pieces(one.contents)
+            refused = vocabulary.unreadable({one.doc_id: pieces}, limit)
             self.found.unreadable |= {doc_id: bad.said for doc_id, bad in refused.items()}
-            if [(chunk.start, chunk.end) for chunk in chunks] == one.spans:
-                same.append((one, chunks))
+            if np.array_equal(locators_of(pieces), one.locators):
+                same.append((one, pieces))
             else:
-                reason = f"its {len(one.spans)} chunks are not where its text is cut into {len(chunks)}"
+                reason = f"its {len(one.locators)} chunks are not where its text is cut into {len(pieces)}"
                 wrong.append(WrongDocument("stale", one.doc_id, reason))
-        texts = [chunk.text for _, chunks in same for chunk in chunks]
-        fresh = check_vectors(encoder.encode_document(texts) if texts else [], len(texts), encoder.dim)
+        every = [piece for _, pieces in same for piece in pieces]
+        fresh = check_vectors(encoder.encode("document", every) if every else [], len(every), encoder.dim)
         at = 0
-        for one, chunks in same:
-            reason = self._unlike_vectors(one.vectors, fresh[at : at + len(chunks)])
-            at += len(chunks)
+        for one, pieces in same:
+            reason = self._unlike_vectors(one.vectors, fresh[at : at + len(pieces)])
+            at += len(pieces)
             if reason:
                 wrong.append(WrongDocument("damaged", one.doc_id, reason))
         return wrong

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +15,10 @@ import numpy.typing as npt
 
 from revector.encoders.api.client import GaveUp, Provider, RequestRejected
 from revector.encoders.api.settings import split_reference
-from revector.encoders.check import PROBES, check_vectors, fingerprint_of, settings_of, unit_rows
+from revector.encoders.check import check_vectors, fingerprint_of, settings_of, texts_of, unit_rows
+from revector.encoders.probes import PROBE_TEXTS
 from revector.errors import BadVectors, ConfigError, EncoderError, TextsRefused
-from revector.interfaces import Vectors
+from revector.interfaces import Kind, Piece, Side, Vectors
 from revector.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class _Call:
     """What one call has found so far; ``abandoned`` is set once it has failed."""
 
     found: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
-    refused: dict[str, str] = field(default_factory=dict)
+    refused: dict[Hashable, str] = field(default_factory=dict)
     abandoned: threading.Event = field(default_factory=threading.Event)
 
 
@@ -88,6 +89,11 @@ class ApiEncoder:
         self._fingerprint = fingerprint_of(self._components)
 
     @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """Text alone."""
+        return ("text",)
+
+    @property
     def dim(self) -> int:
         """Width of the vectors, after the cut."""
         return self._model.dim
@@ -111,20 +117,13 @@ class ApiEncoder:
         """Tokens of ``text`` without special tokens, untruncated."""
         return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
-    def encode_query(self, texts: Sequence[str]) -> Vectors:
-        """Embed queries with the query prompt: ``(len(texts), dim)`` float32. Raises as ``encode_document``."""
-        return self._encode(texts, self._model.query_prompt)
-
-    def encode_document(self, texts: Sequence[str]) -> Vectors:
-        """Embed documents with the document prompt: ``(len(texts), dim)`` float32.
+    def encode(self, side: Side, pieces: Sequence[Piece]) -> Vectors:
+        """Embed texts with the prompt of ``side``: ``(len(pieces), dim)`` float32.
 
         Raises ``TextsRefused`` once all other texts went through, ``BadVectors``, and ``ProviderUnavailable`` or a
         child of it when no text is to blame.
         """
-        return self._encode(texts, self._model.document_prompt)
-
-    def _encode(self, texts: Sequence[str], prompt: str) -> Vectors:
-        call = _Call()
+        texts, prompt, call = texts_of(pieces), self._model.prompt_of(side), _Call()
         self._run(list(self._batches(self._inputs(list(dict.fromkeys(texts)), prompt))), call)
         if call.refused:
             raise self._refusal(call)
@@ -207,7 +206,8 @@ class ApiEncoder:
 
     def _require_alive(self, error: RequestRejected | GaveUp) -> None:
         """Raise unless the server takes a probe text: else the whole corpus would be refused, one by one."""
-        probe = _Input(PROBES[0], PROBES[0], self.count_tokens(PROBES[0]) + self._special)
+        text = PROBE_TEXTS[0]
+        probe = _Input(text, text, self.count_tokens(text) + self._special)
         try:
             self._request([probe], retry=False)
         except RequestRejected as refused:

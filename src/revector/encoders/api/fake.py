@@ -22,7 +22,7 @@ from typing import Any, Self
 import numpy as np
 
 from revector.encoders.hashing import HashingEncoder
-from revector.interfaces import Vectors
+from revector.interfaces import Vectors, whole_texts
 from revector.spec import ModelSpec
 
 Reply = dict[str, Any]
@@ -127,7 +127,8 @@ class FakeServer:
         poison: Sequence[str] = (),
         poison_status: int = 400,
     ) -> None:
-        self.embed = embed or HashingEncoder(ModelSpec("hashing", dim=dim)).encode_document
+        hashing = HashingEncoder(ModelSpec("hashing", dim=dim))
+        self.embed = embed or (lambda texts: hashing.encode("document", whole_texts(texts)))
         self.key, self.base64 = key, base64
         self.poison, self.poison_status = set(poison), poison_status
         self.script: deque[Fault | None] = deque()

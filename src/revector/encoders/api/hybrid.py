@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from revector.encoders.check import PROBES, check_vectors, probe_vectors, unit_rows
+from revector.encoders.check import check_vectors, probe_vectors, unit_rows
+from revector.encoders.probes import probes_of
 from revector.errors import EncoderMismatch
-from revector.interfaces import Encoder, Vectors
+from revector.interfaces import Encoder, Kind, Piece, Side, Vectors
 
 MIN_COSINE = 0.999
 
@@ -18,8 +19,8 @@ MIN_COSINE = 0.999
 class Hybrid:
     """Embeds through ``api`` under the identity of ``local``: for queries and the live lane; bulk takes ``local``.
 
-    ``probes``: vectors of the probe texts, (16, dim), stored when a generation was registered; None embeds them with
-    ``local``. Raises ``EncoderMismatch`` unless every probe text's vector by ``api`` has a cosine of at least
+    ``probes``: vectors of the probes, (n, dim), stored when a generation was registered; None embeds them with
+    ``local``. Raises ``EncoderMismatch`` unless every probe's vector by ``api`` has a cosine of at least
     ``MIN_COSINE`` to that.
     """
 
@@ -30,15 +31,22 @@ class Hybrid:
                 f"the local model has {local.dim} dimensions, the API {api.dim}: no hybrid. Nothing was embedded; "
                 "set the same dim, or use one of them for all."
             )
-        stored = probe_vectors(local) if probes is None else check_vectors(probes, len(PROBES), local.dim)
+        asked = probes_of(local.kinds)
+        stored = probe_vectors(local) if probes is None else check_vectors(probes, len(asked), local.dim)
         cosines = np.sum(unit_rows(stored) * unit_rows(probe_vectors(api)), axis=1)
         worst = int(cosines.argmin())
         if cosines[worst] < MIN_COSINE:
+            said = str(asked[worst].content.data)[:40]
             raise EncoderMismatch(
-                f"the API does not embed as the local model does: probe {worst} ({PROBES[worst][:40]!r}) has cosine "
-                f"{cosines[worst]:.5f}, a hybrid needs {MIN_COSINE} or above for all {len(PROBES)}. Nothing was "
+                f"the API does not embed as the local model does: probe {worst} ({said!r}) has cosine "
+                f"{cosines[worst]:.5f}, a hybrid needs {MIN_COSINE} or above for all {len(asked)}. Nothing was "
                 "embedded; serve the same model, max_tokens and prompts, or use one of them for all."
             )
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """The local model's."""
+        return self._local.kinds
 
     @property
     def dim(self) -> int:
@@ -64,10 +72,6 @@ class Hybrid:
         """Tokens of ``text`` by the local model's tokenizer, without special tokens, untruncated."""
         return self._local.count_tokens(text)
 
-    def encode_query(self, texts: Sequence[str]) -> Vectors:
-        """Embed queries through the API: ``(len(texts), dim)``. Raises as ``ApiEncoder.encode_document``."""
-        return self._api.encode_query(texts)
-
-    def encode_document(self, texts: Sequence[str]) -> Vectors:
-        """Embed documents through the API: ``(len(texts), dim)``. Raises as ``ApiEncoder.encode_document``."""
-        return self._api.encode_document(texts)
+    def encode(self, side: Side, pieces: Sequence[Piece]) -> Vectors:
+        """Embed through the API: ``(len(pieces), dim)``. Raises as ``ApiEncoder.encode``."""
+        return self._api.encode(side, pieces)

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from revector.encoders.check import PROBES
 from revector.encoders.packed.choosing import gelu_is_faster_apart
+from revector.encoders.probes import PROBE_TEXTS
 from revector.errors import EncoderError
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ yes
 
 Quarterly revenue: $4.2bn (+7% y/y); operating margin 18.3%; free cash flow $610m; guidance unchanged."""
 
-CALIBRATION: tuple[str, ...] = (*PROBES, *_TEXTS.split("\n\n"))
+CALIBRATION: tuple[str, ...] = (*PROBE_TEXTS, *_TEXTS.split("\n\n"))
 """Texts that settle the steps of all inputs. Never edit: int8 generations that are stored would no longer match."""
 
 LARGEST = {"int8": 127, "int7": 64}
