@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -36,14 +36,17 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """Bytes that are kept elsewhere: where (``reference``), how many, and their SHA-256 in hex.
+    """Bytes that are kept elsewhere, or a window of them: where (``reference``), how many, their SHA-256 in hex.
 
-    The same bytes are equal, wherever they are kept.
+    ``start`` and ``length`` are the window, in the unit of its kind: an image is 1 long, a clip as many milliseconds as
+    it lasts. The same bytes are equal, wherever they are kept.
     """
 
     sha256: str
     size: int
     reference: str = field(compare=False)
+    start: int = 0
+    length: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +68,23 @@ class Content:
         """SHA-256 (64 hex digits) of the text in UTF-8, or of the bytes."""
         return hashlib.sha256(self.data.encode()).hexdigest() if isinstance(self.data, str) else self.data.sha256
 
+    @property
+    def length(self) -> int:
+        """How long it is: code points of a text; else in the unit of its kind."""
+        return len(self.data) if isinstance(self.data, str) else self.data.length
+
+    def cut(self, start: int, end: int) -> Content:
+        """Return what is from ``start`` to ``end`` of it."""
+        if isinstance(self.data, str):
+            return Content(self.kind, self.data[start:end])
+        return Content(self.kind, replace(self.data, start=self.data.start + start, length=end - start))
+
 
 class Locator(NamedTuple):
-    """Where in its document a piece is: ``start`` to ``end``, in code points of a text, in bytes of anything else.
+    """Where in its document a piece is: from ``start`` to before ``end``.
 
-    Whatever must tell more pieces of a document apart becomes one more field here.
+    The contents of a document follow each other, each as long as it is; so in a text these are its code points, and an
+    image after a text of 500 is at 500 to 501.
     """
 
     start: int
@@ -78,31 +93,30 @@ class Locator(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What becomes one vector: of a text the slice that ``locator`` names, stripped; bytes stay whole."""
+    """What becomes one vector, which depends on ``content`` alone; ``locator`` says where that is in its document."""
 
     content: Content
     locator: Locator
 
     @classmethod
     def at(cls, contents: Sequence[Content], locator: Locator) -> Piece:
-        """Return the piece of a document's ``contents`` that ``locator`` names; it has one of them, its text."""
-        return cls(Content("text", contents[0].text[locator.start : locator.end]), locator)
+        """Return the piece of a document's ``contents`` that ``locator`` names."""
+        first, (start, end) = 0, locator
+        for content in contents[:-1]:
+            if start < first + content.length:
+                return cls(content.cut(start - first, end - first), locator)
+            first += content.length
+        return cls(contents[-1].cut(start - first, end - first), locator)
 
     @classmethod
     def whole(cls, content: Content) -> Piece:
         """Return all of ``content`` as one piece, as queries and probes are."""
-        data = content.data
-        return cls(content, Locator(0, len(data) if isinstance(data, str) else data.size))
+        return cls(content, Locator(0, content.length))
 
     @property
     def text(self) -> str:
         """The text of its content. Raises ``TypeError`` for bytes."""
         return self.content.text
-
-    @property
-    def identity(self) -> Hashable:
-        """What its vector depends on: pieces that share it are embedded once. A text is itself, wherever it is from."""
-        return self.content.data if isinstance(self.content.data, str) else self
 
 
 def whole_texts(texts: Iterable[str]) -> list[Piece]:
@@ -111,8 +125,8 @@ def whole_texts(texts: Iterable[str]) -> list[Piece]:
 
 
 def locators_of(pieces: Iterable[Piece]) -> npt.NDArray[np.int32]:
-    """Return where pieces are, as columns: int32 ``(n, 2)``, one column per field of ``Locator``."""
-    return np.array([piece.locator for piece in pieces], np.int32).reshape(-1, len(Locator._fields))
+    """Return where pieces are, as columns: int32 ``(n, 2)``, starts and ends."""
+    return np.array([piece.locator for piece in pieces], np.int32).reshape(-1, 2)
 
 
 class Chunker(Protocol):

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from revector.documents.text import MAX_ID_BYTES, check_id, clean, content_hash
+from revector.documents.text import MAX_ID_BYTES, check_id, clean
 from revector.errors import DocumentError
+from revector.interfaces import Content
 
 GOOD = [
     "Plain ASCII, with tabs\tand\nline breaks.\n",
@@ -184,4 +185,4 @@ def test_an_id_that_cannot_be_kept_is_refused(doc_id: str, reason: str) -> None:
 
 
 def test_content_hash_is_sha256_of_utf8() -> None:
-    assert content_hash("é") == hashlib.sha256("é".encode()).hexdigest()
+    assert Content("text", "é").sha256 == hashlib.sha256("é".encode()).hexdigest()

@@ -14,10 +14,11 @@ from revector.encoders.hashing import HashingEncoder
 from revector.encoders.loading import load_encoder
 from revector.errors import FidelityTooLow
 from revector.gate.fidelity import TEXTS_FLOAT32, Approximate, Proof, drawn, measure, overlap
+from revector.interfaces import whole_texts
 from revector.spec import ModelSpec, Revision
 from worlds import World
 
-TEXTS = [f"apple{n} pear{n} some words here number {n}" for n in range(60)]
+TEXTS = whole_texts(f"apple{n} pear{n} some words here number {n}" for n in range(60))
 
 
 class Rough(HashingEncoder):
@@ -36,13 +37,14 @@ class Rough(HashingEncoder):
 
 
 def test_float32_is_compared_on_fewer_texts_of_every_length() -> None:
-    texts = [f"text {n}" for n in range(1_000)]
+    pieces = whole_texts(f"text {n}" for n in range(1_000))
     for dtype, count in (("float32", TEXTS_FLOAT32), ("bfloat16", 128)):
-        chosen = drawn(texts + texts, Revision("a", None, ModelSpec("hashing", 64, dtype=dtype)))
+        chosen = drawn(pieces + pieces, Revision("a", None, ModelSpec("hashing", 64, dtype=dtype)))
         assert len(chosen) == count == len(set(chosen))
-        assert chosen[0] == "text 0"
-        assert int(chosen[-1].split()[1]) > 880
-    assert drawn(["a", "b", "a"], Revision("a", None, ModelSpec("hashing", 64))) == ["a", "b"]
+        assert chosen[0].text == "text 0"
+        assert int(chosen[-1].text.split()[1]) > 880
+    repeated = drawn(whole_texts(["a", "b", "a"]), Revision("a", None, ModelSpec("hashing", 64)))
+    assert [piece.text for piece in repeated] == ["a", "b"]
 
 
 def test_what_is_measured_agrees_with_a_count_by_hand() -> None:

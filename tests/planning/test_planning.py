@@ -15,7 +15,7 @@ from revector.cli import exits, run
 from revector.config import Project, load_project
 from revector.encoders.hashing import HashingEncoder
 from revector.errors import NoRoom
-from revector.interfaces import Document
+from revector.interfaces import Document, whole_texts
 from revector.planning import estimating, outcomes, server, strata
 from revector.planning import plan as planning
 from revector.planning.capacity import CONSTANTS
@@ -151,7 +151,7 @@ def test_the_sample_does_not_change_between_two_plans(served: World) -> None:
 
 def test_a_probe_counts_what_it_embeds_and_stops_at_its_time() -> None:
     encoder = HashingEncoder(ModelSpec("hashing", 64))
-    chunks = [(f"five words number {n} here", 1.0) for n in range(300)]
+    chunks = [(piece, 1.0) for piece in whole_texts(f"five words number {n} here" for n in range(300))]
     found = probe(encoder, chunks, seconds=4.0, cut_tokens_per_s=1.0)
     assert (found.chunks, found.tokens, found.device) == (300, 1_500, "cpu")
     assert found.tokens_per_s.low <= found.tokens_per_s.value <= found.tokens_per_s.high

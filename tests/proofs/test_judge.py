@@ -92,7 +92,7 @@ def test_every_chunk_of_a_text_names_its_put(site: Site) -> None:
 
 
 def _rolled(encode: Any) -> Any:
-    return lambda self, texts, prompt: np.roll(encode(self, texts, prompt), 1, axis=1)
+    return lambda self, side, pieces: np.roll(encode(self, side, pieces), 1, axis=1)
 
 
 def _short(windows: Any) -> Any:
@@ -106,7 +106,7 @@ def _meddled(clean: Any) -> Any:
 @pytest.mark.parametrize(
     ("owner", "name", "spoil", "promise"),
     [
-        (HashingEncoder, "_encode", _rolled, "wrong model"),
+        (HashingEncoder, "encode", _rolled, "wrong model"),
         (chunking._Windows, "__call__", _short, "mixed chunks"),
         (text, "_cleaned", _meddled, "phantom"),
     ],

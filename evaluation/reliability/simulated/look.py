@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 
-from revector.documents.text import content_hash
+from revector.interfaces import Content
 from revector.migration.steps import MEASURE_ATTEMPTS
 from revector.registry import verdicts
 
@@ -162,7 +162,7 @@ def check_state(new: Look, contents: Mapping[tuple[str, int], str | None]) -> No
     demand(len(set(new.slots.values())) == len(new.slots), "slots", "one generation in two:", new.slots)
     for key, applied in new.ledger.items():
         content = contents.get((key[1], applied.version))
-        wanted = None if content is None else content_hash(content)
+        wanted = None if content is None else Content("text", content).sha256
         right = applied.content_hash == wanted and applied.deleted == (content is None)
         demand(right, "stale", "the ledger says", key, applied, "and the text then was", content)
     for gen in new.slots.values():

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from revector.documents.text import clean, content_hash, is_id
+from revector.documents.text import clean, is_id
 from revector.errors import DocumentError
+from revector.interfaces import Content
 
 BATCH = 500
 
@@ -54,7 +55,7 @@ def own_documents(connection: sa.Connection, cid: int, queries: Mapping[str, str
                 found.setdefault(row.id, set()).add(row.id)
         by_hash: dict[str, list[str]] = {}
         for query in some:
-            by_hash.setdefault(content_hash(texts[query]), []).append(query)
+            by_hash.setdefault(Content("text", texts[query]).sha256, []).append(query)
         for row in connection.execute(sa.text(_SAME_TEXT), {"cid": cid, "hashes": list(by_hash)}):
             for query in by_hash[row.content_hash]:
                 found.setdefault(query, set()).add(row.doc_id)

@@ -130,11 +130,6 @@ def is_id(doc_id: str) -> bool:
     return True
 
 
-def content_hash(text: str) -> str:
-    """Return the SHA-256 (64 hex digits) of ``text`` in UTF-8."""
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def _excerpt(text: str) -> str:
     return repr(text[:40])
 

@@ -11,11 +11,11 @@ import sqlalchemy as sa
 
 from revector.crash import crash_at
 from revector.database.engine import GATE_LOCK
-from revector.documents.text import check_id, clean, content_hash
+from revector.documents.text import check_id, clean
 from revector.errors import DocumentError, EmptyText
 from revector.formats.values import plain_object
 from revector.guards import guard
-from revector.interfaces import Document
+from revector.interfaces import Content, Document
 
 OnEmpty = Literal["keep", "delete"]
 """What a document without text means: it is refused and the older one stays, or it is deleted."""
@@ -52,7 +52,7 @@ def row_of(document: Document, *, max_text_mib: int, on_empty: OnEmpty) -> Docum
         if on_empty == "keep":
             raise
         return DocumentRow(document.id, None, None, "{}", document.version)
-    return DocumentRow(document.id, text, content_hash(text), _meta(document), document.version)
+    return DocumentRow(document.id, text, Content("text", text).sha256, _meta(document), document.version)
 
 
 def refused_row(document: Document, doc_id: str, error: DocumentError) -> DocumentRow:

@@ -94,7 +94,7 @@ def drawn(pieces: Sequence[Piece], revision: Revision) -> list[Piece]:
 
 
 def _different(pieces: Sequence[Piece]) -> list[Piece]:
-    return list({piece.identity: piece for piece in pieces}.values())
+    return list({piece.content: piece for piece in pieces}.values())
 
 
 def overlap(wanted: npt.NDArray[np.floating], found: npt.NDArray[np.floating], k: int) -> float:

@@ -8,14 +8,13 @@ import numpy as np
 
 from revector.archive import Part
 from revector.indexing.reuse import EmbeddedPieces
-from revector.interfaces import Locator
 from revector.registry.work import Item
 
 
 def part_of(found: Sequence[tuple[Item, EmbeddedPieces]], dim: int) -> Part:
     """Return embedded documents as a part, in the order given; vectors are ``dim`` wide."""
     counts = np.array([len(known.vectors) for _, known in found], dtype=np.int32)
-    none = np.zeros((0, len(Locator._fields)), np.int32)
+    none = np.zeros((0, 2), np.int32)
     locators = np.concatenate([none, *(known.locators for _, known in found)])
     chunk_starts, chunk_ends = np.ascontiguousarray(locators.T)
     return Part(

@@ -53,17 +53,26 @@ def make_chunker(chunking: Chunking, tokenizer: Tokenizer) -> Chunker:
 
 @dataclass(frozen=True, slots=True)
 class _Slices:
-    """A Chunker from a function that finds spans in a text."""
+    """A Chunker from a function that finds spans in a text; what is no text stays whole."""
 
     spans: Callable[[str], Iterator[Span]]
 
     def pieces(self, contents: Sequence[Content]) -> list[Piece]:
-        return [
-            Piece(Content("text", text[start:end]), Locator(start, end))
-            for text in (content.text for content in contents)
-            for start, end in (_strip(text, *span) for span in self.spans(text))
-            if start < end
-        ]
+        pieces, first = list[Piece](), 0
+        for content in contents:
+            for start, end in self._spans(content):
+                pieces.append(Piece(content.cut(start, end), Locator(first + start, first + end)))
+            first += content.length
+        return pieces
+
+    def _spans(self, content: Content) -> Iterator[Span]:
+        if content.kind != "text":
+            yield 0, content.length
+            return
+        for start, end in self.spans(content.text):
+            span = _strip(content.text, start, end)
+            if span[0] < span[1]:
+                yield span
 
 
 def _strip(text: str, start: int, end: int) -> Span:

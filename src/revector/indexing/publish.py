@@ -171,10 +171,10 @@ class Applier:
         if not todo:
             return [], []
         every = [piece for _, pieces in todo for piece in pieces]
-        once = {piece.identity: piece for piece in every}
-        places = {identity: n for n, identity in enumerate(once)}
+        once = {piece.content: piece for piece in every}
+        places = {content: n for n, content in enumerate(once)}
         try:
-            vectors = self._encode(list(once.values()))[[places[piece.identity] for piece in every]]
+            vectors = self._encode(list(once.values()))[[places[piece.content] for piece in every]]
         except (EncoderMismatch, ProviderUnavailable):
             raise
         except TextsRefused as error:
@@ -197,9 +197,9 @@ class Applier:
         """Give up the documents whose texts the encoder found that it cannot take, and embed the others."""
         refused = error.refused
         failed = [
-            Failure(item, next(refused[one.identity] for one in pieces if one.identity in refused), final=True)
+            Failure(item, next(refused[one.content.data] for one in pieces if one.content.data in refused), final=True)
             for item, pieces in todo
-            if any(one.identity in refused for one in pieces)
+            if any(one.content.data in refused for one in pieces)
         ]
         if not failed:
             raise EncoderUnavailable(f"the encoder refuses the probe texts: {error}") from error
