@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +20,7 @@ from revector.serving import searcher
 from revector.stores import pgvector
 from revector.stores.memory import MemoryStore
 from revector.stores.opening import added
+from services import until
 from stages import AtStep
 from worlds import World
 
@@ -304,3 +306,39 @@ def test_nothing_that_is_named_in_a_filter_can_leave_its_literal(served: World) 
             else:
                 assert by_function(served, query, generation.encoder_fp, 5, where) == []
     assert len(by_function(served, query, generation.encoder_fp, 5, None, standard_conforming_strings="off")) == 5
+
+
+def test_a_client_that_asks_all_the_while_never_gets_an_answer_of_another_model(approved: World) -> None:
+    made_by = {}
+    for role in ("active", "building"):
+        one = approved.generation(role)
+        made_by[one.encoder_fp] = (one.gen, Vector(vector_of(approved, one, "apple7 pear7")).to_text())
+    answered, refused = list[tuple[str, int, str]](), list[str]()
+    stop = threading.Event()
+
+    def ask() -> None:
+        with client(approved) as connection:
+            fp = connection.execute("SELECT encoder_fp FROM revector.active('docs')").fetchone()[0]  # type: ignore[index]
+            while not stop.is_set():
+                try:
+                    [row] = connection.execute(SEARCH, (made_by[fp][1], fp, 1, None, "document")).fetchall()
+                    answered.append((fp, row[5], row[0]))
+                except psycopg.DatabaseError as error:
+                    refused.append(error.sqlstate or str(error))
+                    fp = next(other for other in made_by if other != fp)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        for move in (lambda: approved.upgrade("b200"), lambda: approved.migrator.rollback("a test")) * 2:
+            before = len(answered)
+            move()
+            until(lambda before=before: len(answered) > before + 20)
+    finally:
+        stop.set()
+        thread.join()
+    assert {(fp, gen, doc_id) for fp, gen, doc_id in answered} == {
+        (fp, gen, "d00007") for fp, (gen, _) in made_by.items()
+    }
+    assert set(refused) == {"RV004"}
+    assert len(refused) == 4, "once for each move"
