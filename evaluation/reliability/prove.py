@@ -59,6 +59,8 @@ LAYERS = (
           "--effort 1", "--effort 10"),
     Layer("L8", "stores", "An index in another store that delays, repeats, drops and loses: every answer judged under "
           "writes, moves and kills", "--count 20", "--count 2000 --processes 2"),
+    Layer("L9", "adopting", "A table that an application writes is taken over, migrated and given back; each is "
+          "killed, and every row and answer judged", "--count 3", "--count 40"),
 )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import sqlalchemy as sa
 
@@ -27,6 +27,7 @@ from revector.indexing.throttle import ThrottleLimits
 from revector.indexing.worker import Worker
 from revector.interfaces import Encoder, NoProgress, Progress
 from revector.labels import LabelSource, label_source
+from revector.migration.adopting import Adopter
 from revector.migration.migrator import Migrator
 from revector.migration.settings import MigratorSettings
 from revector.registry.collections import ensure_collection, read_collection
@@ -44,6 +45,10 @@ from revector.verify.verified import VerificationReport
 
 if TYPE_CHECKING:
     from revector.monitoring import Metrics
+
+
+HASHING_DIM = 256
+"""Width of the hashing encoder, which has none of its own, where no vectors say one."""
 
 
 def load_project(path: Path | None = None) -> Project:
@@ -216,17 +221,69 @@ class Project:
         limit = None if gib is None else int(gib * 2**30)
         return Metrics(lambda: self.engine, self.providers, limit_bytes=limit)
 
-    def migrator(self, collection: str, *, actor: str | None = None, progress: Progress | None = None) -> Migrator:
-        """The moves of one collection; ``actor`` is named in the history, default: the operating system's user."""
+    def migrator(
+        self,
+        collection: str,
+        *,
+        actor: str | None = None,
+        progress: Progress | None = None,
+        labels: LabelSource | Literal["configured"] | None = "configured",
+    ) -> Migrator:
+        """The moves of one collection; ``actor`` is named in the history, default: the operating system's user.
+
+        ``labels``: others than the settings name, None for none.
+        """
+        settings = self._migrator_settings(collection)
         return Migrator(
             self.engine,
             collection,
-            settings=self._migrator_settings(collection),
+            settings=settings if labels == "configured" else replace(settings, labels=labels),
             encoders=self.encoders,
             actor=actor or current_actor(),
             progress=progress,
             tell=lambda: self.tell(collection),
         )
+
+    def adopter(self, collection: str, *, actor: str | None = None, progress: Progress | None = None) -> Adopter:
+        """Adoptions of a table by one collection; ``actor`` as for ``migrator``."""
+        who = actor or current_actor()
+        return Adopter(
+            self.engine,
+            collection,
+            # What is adopted is served elsewhere already: there is nothing better to hold it against.
+            migrator=lambda: self.migrator(collection, actor=who, progress=progress, labels=None),
+            migrations=self.migrations(collection),
+            encoders=self.encoders,
+            specify=self._specify,
+            max_bytes=self.settings.max_text_mib << 20,
+            actor=who,
+            progress=progress,
+        )
+
+    def _specify(self, name: str, dim: int | None) -> ModelSpec:
+        """Return a model as its own files say, narrower where its vectors of ``dim`` numbers are."""
+        from revector.encoders.specify import specify
+
+        if name.startswith("hashing"):  # any width is its own
+            return ModelSpec(name, dim or HASHING_DIM)
+        own = specify(name, self.root, self.encoders.fresh).model
+        return own if dim is None or dim > own.dim else replace(own, dim=dim)
+
+    def with_collection(self, name: str) -> Project:
+        """Return the project with a collection that its file need not name yet; see ``keep_collection``."""
+        if name in self.settings.collections:
+            return self
+        collections = {**self.settings.collections, name: CollectionSettings()}
+        return Project(self.root, self.settings.model_copy(update={"collections": collections}))
+
+    def keep_collection(self, name: str) -> bool:
+        """Name a collection in the project's file; return whether it was not there."""
+        file = self.root / FILE
+        if name in read_settings(file).collections:
+            return False
+        text = file.read_text(encoding="utf-8")
+        file.write_text(f"{text.rstrip()}\n\n[collections.{name}]\n", encoding="utf-8")
+        return True
 
     def tell(self, collection: str) -> int:
         """Post to the webhook what happened to a collection since the last time; see ``notices.tell``."""

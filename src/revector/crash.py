@@ -62,6 +62,18 @@ STORE_POINTS = {
 }
 """Those that only a generation passes whose index is in a store outside of PostgreSQL."""
 
+ADOPTION_POINTS = {
+    "adopt.after_triggers": "functions and triggers of an adopted table are made, uncommitted",
+    "adopt.after_begin": "the table is followed, none of its rows is copied",
+    "adopt.after_page": "a page of rows is copied",
+    "adopt.after_copy": "every row is copied, the adoption does not say so",
+    "adopt.after_file": "the migration file is written, nothing is migrated",
+    "unadopt.after_triggers": "triggers are removed, uncommitted",
+}
+"""Those that only an adoption passes."""
+
+ALL_POINTS = POINTS | STORE_POINTS | ADOPTION_POINTS
+
 watcher: Callable[[str], None] | None = None
 """Called at every point that is passed: a simulation stops, steps or crashes its actors there."""
 
@@ -74,8 +86,8 @@ def arm(points: str) -> None:
     _armed.clear()
     for word in filter(None, points.split(",")):
         name, _, passing = word.partition(":")
-        if name not in POINTS | STORE_POINTS:
-            known = ", ".join(POINTS | STORE_POINTS)
+        if name not in ALL_POINTS:
+            known = ", ".join(ALL_POINTS)
             raise ValueError(f"REVECTOR_CRASH_AT names {name!r}; there are {known}.")
         _armed[name] = int(passing or 1)
 

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from revector.adoption.presets import AdoptionRequest
 from revector.documents.writing import OnEmpty
 from revector.encoders.api.settings import ProviderSettings
 from revector.errors import ConfigError
@@ -156,6 +157,8 @@ class CollectionSettings(BaseModel):
     """Parts of a backfill; default: what the plan reckons, in parts of 45 minutes, at least 4."""
     bulk: BulkSettings = BulkSettings()
     shadow: ShadowSettings = ShadowSettings()
+    adopt: AdoptionRequest | None = None
+    """The table of an application that `revector adopt` takes over."""
 
 
 class Settings(BaseSettings):

@@ -47,6 +47,7 @@ from worlds import World, document, working
 
 DAGS = Path(__file__).resolve().parents[2] / "dags"
 UPKEEP = {
+    "revector_adopt",
     "revector_canary",
     "revector_dead_letters",
     "revector_metadata_backfill",
@@ -224,7 +225,7 @@ def test_the_form_offers_the_revisions_that_there_are_in_words(world: World) -> 
 def test_dags_that_only_people_start_are_not_paused_and_each_has_our_tag(config: Path) -> None:
     dags = [migration_dag(config=config), rollback_dag(config=config, tags=["search"]), *upkeep_dags(config=config)]
     arrive = {dag.dag_id for dag in dags if dag.is_paused_upon_creation is False}
-    assert arrive == {"revector_migrate", "revector_rollback", "revector_metadata_backfill"}
+    assert arrive == {"revector_migrate", "revector_rollback", "revector_adopt", "revector_metadata_backfill"}
     assert migration_dag(config=config, is_paused_upon_creation=True).is_paused_upon_creation is True
     assert all("revector" in dag.tags for dag in dags)
     assert dags[1].tags == {"revector", "search"}
@@ -318,6 +319,7 @@ def test_the_upkeep_runs_one_at_a_time_on_its_schedule_and_says_what_it_does(con
     assert {name: dag.schedule for name, dag in dags.items()} == {
         "revector_canary": "@daily",
         "revector_dead_letters": "@daily",
+        "revector_adopt": None,
         "revector_metadata_backfill": None,
         "revector_retire": "@hourly",
         "revector_stale": None,

@@ -27,6 +27,7 @@ from airflow.utils.session import create_session
 import airflow_home  # noqa: F401 - before Airflow
 from revector.airflow import MoveOperator, RevectorHook, RevectorNotifier, active_index, migration_dag, provider_info
 from revector.airflow.factory import make_dag, place_of
+from revector.config import load_project
 from revector.errors import ConfigError, StateError
 from worlds import World
 
@@ -206,6 +207,20 @@ def test_the_upkeep_cures_what_is_stale_and_dead_and_fills_a_new_field(served: W
         "revector_metadata_backfill",
     }
     assert served.differences(served.generation()) == []
+
+
+def test_a_table_that_the_settings_name_is_adopted_and_served(served: World, run: Run) -> None:
+    served.sql("CREATE TABLE public.posts (id int PRIMARY KEY, words text)")
+    served.sql("INSERT INTO public.posts VALUES (1, 'quince melon'), (2, 'fig olive')")
+    with (served.root / "revector.toml").open("a") as file:
+        file.write('\n[collections.posts]\n[collections.posts.adopt]\ntable = "public.posts"\nmodel = "hashing"\n')
+        file.write('text = ["words"]\n')
+    assert run(served, "revector_adopt", collection="posts")["adopt"] == "success"
+    project = load_project(served.root)
+    assert project.searcher("posts").search("fig olive", 1).hits[0].id == "2"
+    assert [event["kind"] for event in project.events("posts")][-1] == "adopt"
+    project.engine.dispose()
+    assert run(served, "revector_adopt", collection="docs")["adopt"] == "failed"
 
 
 def test_a_wrong_vector_and_a_bad_index_are_found(served: World, run: Run) -> None:

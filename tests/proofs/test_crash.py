@@ -17,7 +17,7 @@ SOURCE = Path(crash.__file__).parent
 
 def test_every_point_is_passed_by_the_code_and_every_passed_point_is_known() -> None:
     code = "".join(path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py") if path.name != "crash.py")
-    assert set(re.findall(r'crash_at\("([^"]+)"\)', code)) == set(crash.POINTS | crash.STORE_POINTS)
+    assert set(re.findall(r'crash_at\("([^"]+)"\)', code)) == set(crash.ALL_POINTS)
 
 
 @pytest.mark.parametrize(("armed", "passings"), [("write.after_row", 1), ("write.after_row:3", 3)])

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     )
     from revector.airflow.questions import MigrationApprovalOperator, RollbackWindowOperator
     from revector.airflow.upkeep import (
+        adopt_dag,
         canary_dag,
         dead_letters_dag,
         metadata_dag,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
         verify_dag,
     )
     from revector.airflow.upkeep_operators import (
+        AdoptOperator,
         CanaryOperator,
         CollectionsOperator,
         DeadLettersOperator,
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "AdoptOperator",
     "CanaryOperator",
     "CollectionsOperator",
     "DeadLettersOperator",
@@ -61,6 +64,7 @@ __all__ = [
     "StaleOperator",
     "VerifyOperator",
     "active_index",
+    "adopt_dag",
     "canary_dag",
     "dead_letters_dag",
     "metadata_dag",

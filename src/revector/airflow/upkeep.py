@@ -12,6 +12,7 @@ from revector.airflow.dags import COLLECTION
 from revector.airflow.factory import Config, collection_param, collections_of, make_dag, place_of, warning
 from revector.airflow.operators import RevectorOperator
 from revector.airflow.upkeep_operators import (
+    AdoptOperator,
     CanaryOperator,
     CollectionsOperator,
     DeadLettersOperator,
@@ -26,12 +27,13 @@ from revector.errors import ConfigError
 def upkeep_dags(*, schedules: Mapping[str, str | None] | None = None, **common: object) -> tuple[DAG, ...]:
     """Return all DAGs of the upkeep; Airflow lists them without a name of their own in the DAG file.
 
-    They are ``revector_canary``, ``revector_dead_letters``, ``revector_metadata_backfill``, ``revector_retire``,
-    ``revector_stale``, ``revector_verify`` and ``revector_verify_full``. ``schedules``: by DAG id, where another than
-    usual is wanted; None lets only people start it. ``common``: ``config``, ``conn_id``, and as in
+    They are ``revector_adopt``, ``revector_canary``, ``revector_dead_letters``, ``revector_metadata_backfill``,
+    ``revector_retire``, ``revector_stale``, ``revector_verify`` and ``revector_verify_full``. ``schedules``: by DAG id,
+    where another than usual is wanted; None lets only people start it. ``common``: ``config``, ``conn_id``, and as in
     ``factory.make_dag``. Raises ``ConfigError`` for a schedule of an unknown DAG.
     """
     makers: dict[str, Callable[..., DAG]] = {
+        "revector_adopt": adopt_dag,
         "revector_canary": canary_dag,
         "revector_dead_letters": dead_letters_dag,
         "revector_metadata_backfill": metadata_dag,
@@ -246,6 +248,27 @@ def metadata_dag(
             do_xcom_push=False,
             doc_md="Pages of compare-and-set updates, through the same triggers as users' writes.",
         )
+    return dag
+
+
+def adopt_dag(
+    dag_id: str = "revector_adopt", *, config: Config = None, conn_id: str | None = None, **common: Any
+) -> DAG:
+    """Return the DAG that takes over the table that ``[collections.X.adopt]`` of revector.toml names."""
+    place = place_of(config, conn_id)
+    names, problem = collections_of(place["config"])
+    common = {
+        "schedule": None,
+        "max_active_runs": 1,
+        "description": "Take over a table of an application, with its vectors",
+        "doc_md": f"{warning(problem)}Looks at the table that `[collections.X.adopt]` in revector.toml names, proves "
+        "that its vectors are of the model, follows its writes, copies its rows, and migrates to an index of the "
+        "vectors that are there. What is refused is in the log, and nothing was changed then. A run that was killed is "
+        "simply repeated.\n",
+        "params": {"collection": collection_param(names, problem)},
+    } | common
+    with make_dag(dag_id, place=place, **common) as dag:
+        AdoptOperator(task_id="adopt", collection=COLLECTION, **place, do_xcom_push=False)
     return dag
 
 

@@ -13,7 +13,7 @@ from revector.airflow import stats
 from revector.airflow.hook import RevectorHook
 from revector.airflow.operators import RevectorOperator, actor, report
 from revector.airflow.progress import LogProgress
-from revector.errors import VerificationFailed
+from revector.errors import ConfigError, VerificationFailed
 
 if TYPE_CHECKING:
     from revector.config import Project
@@ -43,6 +43,26 @@ class RetireDueOperator(RevectorOperator):
         """Retire, then tell."""
         report(project.migrator(collection, actor=actor(context), progress=LogProgress()).retire_due())
         project.tell(collection)
+
+
+class AdoptOperator(RevectorOperator):
+    """Takes over the table that the collection's settings name, or goes on with an adoption that was begun."""
+
+    def call(self, project: Project, collection: str, context: Context) -> None:
+        """Look, prove, begin, and copy to the end."""
+        adopter = project.adopter(collection, actor=actor(context), progress=LogProgress())
+        if adopter.adoption() is None:
+            request = project.collection(collection).adopt
+            if request is None:
+                raise ConfigError(
+                    f"revector.toml has no [collections.{collection}.adopt]. Nothing was changed; name table, text and "
+                    "model there."
+                )
+            plan = adopter.plan(request)
+            log.info("%s", plan.as_data())
+            adopter.begin(plan)
+        report = adopter.resume()
+        log.info("%s: %s documents, %s with the vectors that were there", report.table, report.documents, report.reused)
 
 
 class CanaryOperator(RevectorOperator):

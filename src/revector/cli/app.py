@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from revector.cli import (
+    commands_adopt,
     commands_archive,
     commands_canary,
     commands_capacity,
@@ -106,6 +107,7 @@ def _options(
 
 for module in (
     commands_project,
+    commands_adopt,
     commands_revisions,
     commands_history,
     commands_migration,

@@ -92,6 +92,8 @@ def _page(report: VerificationReport, console: Console, *, repair: bool) -> None
     if report.broken_events:
         events = ", ".join(map(str, report.broken_events))
         _say(console, f"the history was tampered with: the chain breaks at event {events}")
+    for said in report.table.said if report.table else ():
+        _say(console, said)
     for generation, why in report.left_out.items():
         _note(console, f"generation {generation} was left out: {why}")
     console.print(_end(report, repair=repair), soft_wrap=True)

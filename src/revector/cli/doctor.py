@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from revector.adoption.adoptions import read_adoption
+from revector.adoption.checking import trigger_faults
 from revector.config import Project
 from revector.database.engine import SCHEMA_VERSION, check_schema
 from revector.database.sessions import is_pooled
@@ -116,8 +118,22 @@ def _collection(project: Project, name: str, *, with_tables: bool) -> Iterator[C
         yield _check(f"{name}, model of the head", lambda: _head_model(project, name))
     if with_tables:
         yield _check(f"{name}, tables of its indexes", lambda: _indexes(project, name))
+        yield from _adopted(project, name)
         yield _check(f"{name}, served encoder", lambda: _served(project, name))
         yield _check(f"{name}, unknown tokens", lambda: _unknown_tokens(project, name))
+
+
+def _adopted(project: Project, name: str) -> Iterator[Check]:
+    """Look at the triggers of an adopted table, where there is one."""
+    with project.raw_engine.connect() as connection:
+        known = connection.scalar(sa.text("SELECT cid FROM revector.collection WHERE name = :name"), {"name": name})
+        adoption = None if known is None else read_adoption(connection, known)
+        if adoption is None:
+            return
+        wrong = trigger_faults(connection, adoption)
+    followed = f"the writes of {adoption.terms.table} are followed"
+    way = "; switch on what is off, or `revector unadopt` and adopt again, then `revector verify --repair`"
+    yield Check(f"{name}, adopted table", ok=not wrong, detail="; ".join(wrong) + way if wrong else followed)
 
 
 def _files(project: Project, name: str) -> str:

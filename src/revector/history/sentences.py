@@ -183,6 +183,8 @@ SENTENCES: dict[str, Callable[[Detail], str]] = {
     "verify_live": _verify,
     "canary_alert": lambda facts: "; ".join(facts["alerts"]),
     "ingest": _ingest,
+    "adopt": lambda facts: f"the table {facts['table']} is followed from now on: {facts['proof']['said']}",
+    "unadopt": lambda facts: f"the table {facts['table']} is followed no longer, and is as it was found",
     "stale": _stale,
     "field": _field,
     "repair": lambda facts: f"{_count(facts['documents'], 'document')} made due again",

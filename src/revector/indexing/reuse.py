@@ -12,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
 
+from revector.adoption.stored import StoredVectors
 from revector.archive import Part, read_part
 from revector.encoders.check import unit_rows
 from revector.encoders.pca import Rotation
 from revector.errors import ArchiveError, IndexGone
-from revector.interfaces import Content, Locator, Piece, Vectors, locators_of
+from revector.interfaces import Chunker, Content, Locator, Piece, Vectors, locators_of
 from revector.registry.collections import Generation, read_generation
 from revector.registry.lanes import lane_of
 from revector.registry.work import Item
@@ -145,13 +146,24 @@ class Reuse:
     Nor does a ``rotation`` of a model whose vectors are there: they are turned.
     """
 
-    def __init__(self, engine: sa.Engine, generation: Generation, rotation: Rotation | None = None) -> None:
-        self._engine, self._generation, self._rotation = engine, generation, rotation
+    def __init__(
+        self, engine: sa.Engine, generation: Generation, chunker: Chunker, rotation: Rotation | None = None
+    ) -> None:
+        self._engine, self._generation, self._chunker, self._rotation = engine, generation, chunker, rotation
+        self._adopted = StoredVectors(
+            engine,
+            generation.cid,
+            vectors_fp=generation.vectors_fp,
+            chunker_fp=generation.chunker_fp,
+            dim=generation.spec.model.dim,
+        )
         self._parts: OrderedDict[str, Mapping[str, EmbeddedPieces]] = OrderedDict()
         self._values = _values(generation.cid, generation.spec, generation.vectors_fp, rotation)
 
     def find(self, items: Sequence[Item], *, archive: bool = False) -> dict[str, EmbeddedPieces]:
-        """Return what is known of the documents in ``items`` (sorted by id), by id; with ``archive`` also from there.
+        """Return what is known of the documents in ``items`` (sorted by id), by id.
+
+        With ``archive``, sealed files and the vectors of an adopted table are looked at too.
 
         What a repair took back is not looked for: it is re-embedded.
         """
@@ -161,6 +173,8 @@ class Reuse:
         hashes = self._shown(set(wanted.values()))
         if archive and (missing := set(wanted.values()) - set(hashes)):
             hashes |= self._archived(missing, min(wanted), max(wanted))
+        if archive and self._adopted:
+            hashes |= self._in_table([item for item in items if str(item.content_hash) not in hashes])
         # What the storage cannot hold is embedded again, and refused there with its reason.
         found = {
             doc_id: hashes[content]
@@ -235,6 +249,16 @@ class Reuse:
                 break
             part = self._part(Path(path), sha256, vectors_fp)
             found |= {content: part[content] for content in hashes - set(found) if content in part}
+        return found
+
+    def _in_table(self, items: Sequence[Item]) -> dict[str, EmbeddedPieces]:
+        """Return what an adopted table holds, by content hash: one vector for all that the model sees of a text."""
+        read = self._adopted.read([(item.doc_id, str(item.content_hash)) for item in items if item.contents])
+        found: dict[str, EmbeddedPieces] = {}
+        for item in items:
+            pieces = self._chunker.pieces(item.contents) if item.doc_id in read else []
+            if len(pieces) == 1:
+                found[str(item.content_hash)] = EmbeddedPieces.of(pieces, read[item.doc_id][None])
         return found
 
     def _part(self, path: Path, sha256: str, vectors_fp: str) -> Mapping[str, EmbeddedPieces]:

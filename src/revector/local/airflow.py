@@ -34,6 +34,7 @@ USERS = {"admin": "admin", "operator": "user", "viewer": "viewer"}
 DAGS = (
     "revector_migrate",
     "revector_rollback",
+    "revector_adopt",
     "revector_retire",
     "revector_canary",
     "revector_verify",

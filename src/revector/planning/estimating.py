@@ -74,16 +74,13 @@ def look(engine: sa.Engine, collection: Collection, active: Generation | None, b
                     AS changed,
                   pg_size_bytes(current_setting('max_wal_size')) AS wal,
                   pg_size_bytes(current_setting('effective_cache_size')) AS cache,
-                  CASE WHEN pg_has_role('pg_read_all_settings', 'usage') THEN current_setting('data_directory') END
-                    AS folder,
                   CAST(current_setting('max_parallel_workers') AS int) AS workers
                 """
             ),
             {"served": "" if active is None else active.physical_name, "cid": collection.cid},
         ).one()
         paid = spent(connection)
-    host = engine.url.query.get("host") or engine.url.host or "localhost"
-    here = str(host).startswith("/") or host in ("localhost", "127.0.0.1", "::1")
+    here = _is_here(engine)
     return Database(
         served_bytes=int(row.served),
         changed_in_a_day=int(row.changed),
@@ -91,11 +88,24 @@ def look(engine: sa.Engine, collection: Collection, active: Generation | None, b
         cache_bytes=int(row.cache),
         build=build,
         here=here,
-        folder=row.folder if here and row.folder and Path(row.folder).exists() else None,
+        folder=data_folder(engine),
         cores=len(os.sched_getaffinity(0)) if here and hasattr(os, "sched_getaffinity") else 1 + int(row.workers),
         spent_usd={use["provider"]: use["usd"] for use in paid},
         month_usd={use["provider"]: use["month_usd"] for use in paid},
     )
+
+
+def _is_here(engine: sa.Engine) -> bool:
+    host = engine.url.query.get("host") or engine.url.host or "localhost"
+    return str(host).startswith("/") or host in ("localhost", "127.0.0.1", "::1")
+
+
+def data_folder(engine: sa.Engine) -> str | None:
+    """Return PostgreSQL's folder; None where it runs on another machine, or does not let us see it."""
+    asked = "SELECT CASE WHEN pg_has_role('pg_read_all_settings', 'usage') THEN current_setting('data_directory') END"
+    with engine.connect() as connection:
+        folder: str | None = connection.scalar(sa.text(asked))
+    return folder if _is_here(engine) and folder and Path(folder).exists() else None
 
 
 def step_plans(

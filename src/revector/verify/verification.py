@@ -17,6 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
 
+from revector.adoption.adoptions import read_adoption, tolerance_of
+from revector.adoption.checking import TableFindings, compare
+from revector.adoption.copying import Copy
 from revector.encoders.check import check_vectors
 from revector.encoders.probes import probes_of
 from revector.errors import ConfigError, DatabaseError, EncoderMismatch, GateBusy, IndexGone, RevectorError
@@ -185,7 +188,9 @@ class IndexComparison:
         self._encoders.probe(generation)
         alone = np.concatenate([encoder.encode("document", [probe]) for probe in probes_of(encoder.kinds)])
         noise = float(_distances(generation.probes, alone).max())
-        self.found.tolerance = max(LEAST_TOLERANCE, NOISE_FACTOR * noise)
+        with self._engine.connect() as connection:
+            adopted = tolerance_of(connection, generation.cid, generation.vectors_fp, generation.chunker_fp)
+        self.found.tolerance = max(LEAST_TOLERANCE, NOISE_FACTOR * noise, adopted)
         return encoder, self._encoders.chunker_of(generation)
 
     def _unlike(self, encoder: Encoder, chunker: Chunker, shown: Sequence[ShownDocument]) -> list[WrongDocument]:
@@ -233,6 +238,18 @@ def _distances(stored: Vectors, fresh: Vectors) -> npt.NDArray[np.float64]:
     with np.errstate(invalid="ignore"):
         lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
         return np.asarray(1 - (a * b).sum(axis=1) / lengths)
+
+
+def _table(engine: sa.Engine, cid: int, *, whole: bool, repair: bool, progress: Progress) -> TableFindings | None:
+    """Look at an adopted table's triggers and, if ``whole``, at every row; ``repair`` writes what was missed."""
+    with engine.connect() as connection:
+        adoption = read_adoption(connection, cid)
+    if adoption is None:
+        return None
+    found = compare(engine, adoption, whole=whole)
+    if repair and (found.differing or found.vanished):
+        Copy(engine, adoption, resume=False).run(progress)
+    return found
 
 
 def _rows(sample: float, total: int) -> int:
@@ -284,8 +301,9 @@ def verify_live(
             if not readback.is_live(connection, one.gen):
                 left_out[one.gen] = "it left its slot meanwhile"
                 comparison.found.faults.clear()
+    table = _table(engine, collection.cid, whole=sample is None, repair=repair, progress=progress or NoProgress())
     wall_s = round(time.monotonic() - started, 3)
-    report = VerificationReport(name, sample, seed, chain, invariants, tuple(found), left_out, wall_s)
+    report = VerificationReport(name, sample, seed, chain, invariants, tuple(found), left_out, wall_s, table)
     with engine.begin() as connection:
         add_event(connection, collection.cid, actor, "verify_live", None, report.for_history())
     return report

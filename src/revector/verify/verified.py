@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from revector.adoption.checking import TableFindings
 from revector.verify.alike import Alike
 from revector.verify.readback import WRONG, BrokenInvariant
 
@@ -93,11 +94,16 @@ class VerificationReport:
     left_out: Mapping[int, str]
     """Generations that were not verified to their end, and why."""
     wall_s: float
+    table: TableFindings | None = None
+    """The adopted table against the documents; None where none was adopted."""
 
     @property
     def passed(self) -> bool:
-        """Whether everything equals the documents."""
-        return not self.broken_events and not self.invariants and all(found.passed for found in self.generations)
+        """Whether everything equals the documents, and these the adopted table."""
+        sound = self.table is None or self.table.ok
+        return (
+            sound and not self.broken_events and not self.invariants and all(found.passed for found in self.generations)
+        )
 
     def as_data(self) -> dict[str, object]:
         """Return it for machines: each kind of wrong document with its count and first ids."""
@@ -120,6 +126,7 @@ class VerificationReport:
             "broken_events": len(self.broken_events),
             "invariants": {view: broken.count for view, broken in self.invariants.items()},
             "left_out": self.left_out,
+            "table": [] if self.table is None else self.table.said,
             "generations": [
                 found.counts | {"first": sorted(one.id for named in found.first.values() for one in named)[:FIRST]}
                 for found in self.generations

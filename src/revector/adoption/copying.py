@@ -1,0 +1,168 @@
+"""Owns bringing the documents up to a table: every row of it, page by page, and then what has no row any more.
+
+Right beside live writers and without a lock on any row of theirs: a page is a transaction of one snapshot, which
+PostgreSQL refuses to commit where a document of it was written since. Such a page is read again.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from revector.adoption.adoptions import Adoption
+from revector.adoption.terms import quoted
+from revector.crash import crash_at
+from revector.database.engine import repeated
+from revector.interfaces import Progress
+
+PAGE_ROWS = 2_000
+
+
+@dataclass(slots=True)
+class CopyReport:
+    """Rows that were read, and documents that were written or deleted because the table says otherwise."""
+
+    rows: int = 0
+    written: int = 0
+    deleted: int = 0
+
+
+class Copy:
+    """One pass over an adopted table. With ``resume`` it goes on after the last page that an earlier one wrote."""
+
+    def __init__(self, engine: sa.Engine, adoption: Adoption, *, resume: bool) -> None:
+        self._engine, self._adoption, self._resume = engine, adoption, resume
+        self.report = CopyReport()
+
+    def run(self, progress: Progress) -> CopyReport:
+        """Write every row that is not a document as it stands, then delete documents without a row."""
+        table = self._adoption.table
+        with self._engine.connect() as connection:
+            total = connection.scalar(
+                sa.text("SELECT greatest(0, reltuples) FROM pg_class WHERE oid = CAST(:name AS regclass)"),
+                {"name": table.terms.table},
+            )
+        progress.start(f"copy {table.terms.table}", int(total or 0), unit="rows")
+        cursor = self._adoption.cursor if self._resume else None
+        while True:
+            rows, cursor = self._page(cursor)
+            crash_at("adopt.after_page")
+            if cursor is None:
+                break
+            progress.advance(rows)
+        progress.done()
+        after: str | None = ""
+        while after is not None:
+            after = self._vanished(after)
+        crash_at("adopt.after_copy")
+        if self._resume:
+            self._finish()
+        return self.report
+
+    @repeated
+    def _page(self, cursor: tuple[str, ...] | None) -> tuple[int, tuple[str, ...] | None]:
+        """Write one page; return its rows and the key of its last, None where there was none left."""
+        table = self._adoption.table
+        names = [quoted(name) for name in table.terms.id]
+        keys = ", ".join(f"t.{name}" for name in names)
+        values: dict[str, object] = {"cid": table.cid, "max": table.max_bytes}
+        after = ""
+        if cursor is not None:
+            parts = ", ".join(f"CAST(:k{n} AS {table.types[name]})" for n, name in enumerate(table.terms.id))
+            after = f"WHERE ({keys}) > ({parts})"
+            values |= {f"k{n}": value for n, value in enumerate(cursor)}
+        page = f"SELECT t AS r, {keys} FROM {table.terms.table} t {after} ORDER BY {keys} LIMIT {PAGE_ROWS}"
+        with (
+            self._engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection,
+            connection.begin(),
+        ):
+            last = connection.execute(
+                sa.text(
+                    f"SELECT count(*) OVER () AS n, {', '.join(f'CAST(p.{name} AS text)' for name in names)} FROM "
+                    f"({page}) p ORDER BY {', '.join(f'p.{name} DESC' for name in names)} LIMIT 1"
+                ),
+                values,
+            ).one_or_none()
+            if last is None:
+                return 0, None
+            found = connection.execute(sa.text(_WRITE.format(page=page, rows=table.rows)), values).one()
+            key = tuple(last[1:])
+            if self._resume:
+                connection.execute(
+                    sa.text("UPDATE adoption SET cursor = CAST(:key AS jsonb) WHERE cid = :cid AND NOT copied"),
+                    {"cid": table.cid, "key": json.dumps(key)},
+                )
+        self.report.rows += last.n
+        self.report.written += found.written
+        return last.n, key
+
+    @repeated
+    def _vanished(self, after: str) -> str | None:
+        """Delete those of a page of documents that no row stands for; return where it ended, None at the end."""
+        table = self._adoption.table
+        with (
+            self._engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection,
+            connection.begin(),
+        ):
+            found = connection.execute(
+                sa.text(_VANISHED.format(rows=table.rows)), {"cid": table.cid, "after": after}
+            ).one()
+        self.report.deleted += found.deleted
+        return str(found.last) if found.last is not None else None
+
+    def _finish(self) -> None:
+        with self._engine.begin() as connection:
+            connection.execute(
+                sa.text("UPDATE adoption SET copied = true, cursor = NULL WHERE cid = :cid AND NOT copied"),
+                {"cid": self._adoption.cid},
+            )
+
+
+_WRITE = """
+WITH document_of AS MATERIALIZED (
+  SELECT f.*, adopted_unfit(f.doc_id, f.content, :max) AS why FROM ({page}) p, LATERAL {rows}(p.r) f
+), fit AS (
+  INSERT INTO document AS d (cid, doc_id, content, meta)
+  SELECT :cid, doc_id, content, meta FROM document_of WHERE why IS NULL ORDER BY doc_id
+  ON CONFLICT (cid, doc_id) DO UPDATE SET deleted = false, content = EXCLUDED.content, meta = EXCLUDED.meta
+    WHERE d.deleted OR (d.content, d.meta) IS DISTINCT FROM (EXCLUDED.content, EXCLUDED.meta)
+  RETURNING 1
+), unfit AS MATERIALIZED (
+  SELECT adopted_put(:cid, doc_id, content, meta, :max) FROM document_of WHERE why IS NOT NULL
+)
+SELECT (SELECT count(*) FROM fit) AS written, (SELECT count(*) FROM unfit) AS unfit
+"""
+_VANISHED = f"""
+WITH page AS MATERIALIZED (
+  SELECT doc_id FROM document WHERE cid = :cid AND NOT deleted AND doc_id > :after ORDER BY doc_id LIMIT {PAGE_ROWS}
+), gone AS (
+  UPDATE document SET deleted = true, content = NULL, content_hash = NULL, meta = '{{{{}}}}'
+  WHERE cid = :cid AND doc_id IN (SELECT doc_id FROM page WHERE NOT {{rows}}_has(doc_id)) AND NOT deleted RETURNING 1
+)
+SELECT (SELECT max(doc_id) FROM page) AS last, (SELECT count(*) FROM gone) AS deleted
+"""
+
+
+_DROP = f"""
+UPDATE document SET deleted = true, content = NULL, content_hash = NULL, meta = '{{}}' WHERE cid = :cid AND doc_id IN (
+  SELECT doc_id FROM document WHERE cid = :cid AND NOT deleted ORDER BY doc_id LIMIT {PAGE_ROWS})
+"""
+
+
+def drop_documents(engine: sa.Engine, cid: int, progress: Progress) -> int:
+    """Delete every document of a collection, page by page; return how many. Indexes follow as workers come to it."""
+    progress.start("delete documents")
+    deleted = 0
+    while page := _drop_page(engine, cid):
+        deleted += page
+        progress.advance(page)
+    progress.done()
+    return deleted
+
+
+@repeated
+def _drop_page(engine: sa.Engine, cid: int) -> int:
+    with engine.begin() as connection:
+        return connection.execute(sa.text(_DROP), {"cid": cid}).rowcount

@@ -1,0 +1,254 @@
+"""Owns the look at a table before it is adopted: what it is, what stands against it, and what is good to know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import sqlalchemy as sa
+
+from revector.adoption.following import FollowedTable, run
+from revector.adoption.terms import AdoptedTable, parts_of, quoted
+from revector.errors import ConfigError
+
+_TABLE = """
+SELECT c.oid, format('%I.%I', n.nspname, c.relname) AS name, c.relkind, c.relpersistence, c.reltuples,
+  pg_has_role(c.relowner, 'USAGE') AS owner, has_table_privilege(c.oid, 'SELECT') AS may_read,
+  has_table_privilege(c.oid, 'TRIGGER') AS may_follow, row_security_active(c.oid) AS hidden,
+  pg_get_userbyid(c.relowner) AS owned_by, current_user AS role
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass(:name)
+"""
+_COLUMNS = """
+SELECT attname AS name, attnum AS number, format_type(atttypid, NULL) AS type, atttypmod AS width, attnotnull AS filled
+FROM pg_attribute WHERE attrelid = :oid AND attnum > 0 AND NOT attisdropped ORDER BY attnum
+"""
+_KEYS = """
+SELECT array_agg(a.attname ORDER BY k.place) AS columns, i.indisprimary AS is_primary
+FROM pg_index i, LATERAL unnest(i.indkey) WITH ORDINALITY k(number, place)
+  JOIN pg_attribute a ON a.attnum = k.number
+WHERE i.indrelid = :oid AND a.attrelid = :oid AND i.indisunique AND i.indisvalid AND i.indpred IS NULL
+  AND i.indexprs IS NULL AND k.place <= i.indnkeyatts
+GROUP BY i.indexrelid, i.indisprimary ORDER BY i.indisprimary DESC
+"""
+_KINDS = {
+    "v": "a view",
+    "m": "a materialized view",
+    "f": "a foreign table",
+    "S": "a sequence",
+    "i": "an index",
+    "c": "a composite type",
+    "t": "a TOAST table",
+}
+_VECTORS = ("vector", "halfvec", "real[]", "double precision[]")
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column as the catalogue has it; ``width`` is the declared one of a vector, -1 for any."""
+
+    name: str
+    number: int
+    type: str
+    width: int
+    filled: bool
+
+
+@dataclass(slots=True)
+class TableLook:
+    """What a table is. ``problems`` keep it from being adopted; ``grants`` would solve some of them."""
+
+    terms: AdoptedTable
+    columns: Mapping[str, Column]
+    owner: bool
+    used: tuple[str, ...] = ()
+    rows: int = 0
+    documents: int = 0
+    """Rows that meet the condition and have a text."""
+    without_text: int = 0
+    without_vector: int = 0
+    bad_vectors: int = 0
+    """Vectors of zeros, or with NaN or infinite numbers."""
+    widths: dict[int, int] = field(default_factory=dict)
+    """Rows by the width of their vectors."""
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    grants: list[str] = field(default_factory=list)
+
+    @property
+    def dim(self) -> int | None:
+        """The width that most vectors have; None where there are none."""
+        return max(self.widths, key=lambda width: self.widths[width]) if self.widths else None
+
+    def followed(self, cid: int, max_bytes: int) -> FollowedTable:
+        """Return the table as collection ``cid`` is to follow it."""
+        types = {name: column.type for name, column in self.columns.items()}
+        return FollowedTable(cid, self.terms, types, self.used, max_bytes)
+
+
+def read_table(connection: sa.Connection, name: str) -> sa.Row[tuple[object, ...]]:
+    """Return the catalogue's row of a table that can be adopted. Raises ``ConfigError`` for one that cannot be."""
+    asked = ".".join(quoted(part) for part in parts_of(name))
+    found = connection.execute(sa.text(_TABLE), {"name": asked}).one_or_none()
+    if found is None:
+        raise ConfigError(
+            f"there is no table {name} in this database that role and search path see. Nothing was changed; name it "
+            "with its schema, and set database_url to its database."
+        )
+    if found.relkind not in ("r", "p"):
+        raise ConfigError(
+            f"{name} is {_KINDS.get(found.relkind, 'no table')}, which has no triggers that see every write. Nothing "
+            "was changed; adopt the table behind it."
+        )
+    if found.relpersistence == "t":
+        raise ConfigError(f"{name} is a temporary table, which ends with its session. Nothing was changed.")
+    return found
+
+
+def read_columns(connection: sa.Connection, oid: object) -> dict[str, Column]:
+    """Return the columns of a table by name."""
+    return {row.name: Column(**row._mapping) for row in connection.execute(sa.text(_COLUMNS), {"oid": oid})}
+
+
+def look(connection: sa.Connection, terms: AdoptedTable) -> TableLook:
+    """Return what the table of ``terms`` is; reads it once. Raises ``ConfigError`` for one that cannot be adopted."""
+    table = read_table(connection, terms.table)
+    columns = read_columns(connection, table.oid)
+    named = terms.model_copy(update={"table": table.name})
+    found = TableLook(named, columns, bool(table.owner))
+    missing = [name for name in (*named.id, *named.text, *named.meta, named.vector) if name and name not in columns]
+    if missing:
+        found.problems.append(
+            f"there is no column {', '.join(map(repr, missing))}; it has {', '.join(map(repr, columns))}"
+        )
+        return found
+    _check_rights(found, table)
+    _check_key(connection, found, table.oid)
+    _check_vector(found)
+    if not found.problems:
+        _find_used(connection, found)
+    if not found.problems:
+        _count(connection, found)
+    return found
+
+
+def _check_rights(found: TableLook, table: sa.Row[tuple[object, ...]]) -> None:
+    name, role = found.terms.table, quoted(str(table.role))
+    missing = [right for right, there in (("SELECT", table.may_read), ("TRIGGER", table.may_follow)) if not there]
+    if missing:
+        found.problems.append(f"role {table.role} lacks {' and '.join(missing)} on {name}")
+        found.grants.append(f"GRANT {', '.join(missing)} ON {name} TO {role};")
+    if table.hidden:
+        found.problems.append(
+            f"row-level security hides rows of {name} from role {table.role}, and they would be missing in the index"
+        )
+        found.grants.append(f"ALTER ROLE {role} BYPASSRLS;")
+    if not table.owner:
+        found.notes.append(
+            f"role {table.role} does not own {name} ({table.owned_by} does), so the triggers are not on in sessions "
+            "with session_replication_role = replica, such as those of logical replication"
+        )
+
+
+def _check_key(connection: sa.Connection, found: TableLook, oid: object) -> None:
+    keys = connection.execute(sa.text(_KEYS), {"oid": oid}).all()
+    wanted = set(found.terms.id)
+    if not any(set(key.columns) == wanted for key in keys):
+        there = ", ".join("(" + ", ".join(key.columns) + ")" for key in keys)
+        found.problems.append(
+            f"({', '.join(found.terms.id)}) is no unique key of the table, so an id would not name one row; "
+            + (f"its unique keys: {there}" if there else "it has none: add a primary key")
+        )
+    nullable = [name for name in found.terms.id if not found.columns[name].filled]
+    if nullable:
+        found.problems.append(f"the key column {', '.join(nullable)} may be NULL, and NULL names no row")
+
+
+def _check_vector(found: TableLook) -> None:
+    name = found.terms.vector
+    if name is None:
+        return
+    kind = found.columns[name].type
+    if kind not in _VECTORS:
+        found.problems.append(
+            f"column {name!r} is of type {kind}; vectors are read from {', '.join(_VECTORS)}. Without --vector, all "
+            "texts are embedded"
+        )
+
+
+def _find_used(connection: sa.Connection, found: TableLook) -> None:
+    """Find the columns that the terms need; the condition's are those that a view of it depends on."""
+    terms = found.terms
+    used = [*terms.id, *terms.text, *terms.meta]
+    if terms.where is not None:
+        point = connection.begin_nested()
+        try:
+            run(
+                connection,
+                f"CREATE TEMP VIEW revector_condition AS SELECT 1 AS n FROM {terms.table} t WHERE ({terms.where}\n)",
+            )
+            used += connection.scalars(
+                sa.text(
+                    "SELECT DISTINCT a.attname FROM pg_depend d JOIN pg_rewrite w ON w.oid = d.objid JOIN pg_attribute "
+                    "a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid WHERE d.classid = "
+                    "CAST('pg_rewrite' AS regclass) AND w.ev_class = CAST('pg_temp.revector_condition' AS regclass) "
+                    "AND d.refobjid = CAST(:table AS regclass)"
+                ),
+                {"table": terms.table},
+            )
+        except sa.exc.DBAPIError as error:
+            said = str(error.orig).strip().splitlines()[0]
+            found.problems.append(f"the condition --where {terms.where!r} cannot be used: {said}")
+        finally:
+            point.rollback()
+    found.used = tuple(dict.fromkeys(used))
+
+
+_COUNT = """
+SELECT count(*) AS rows, count(*) FILTER (WHERE {wanted}) AS wanted,
+  count(*) FILTER (WHERE ({wanted}) AND {content} ~ '\\S') AS documents
+FROM {table} t
+"""
+_COUNT_VECTORS = """
+SELECT width, count(*) AS n, count(*) FILTER (WHERE NOT sound) AS bad FROM (
+  SELECT {width} AS width, {sound} AS sound FROM {table} t WHERE ({wanted}) AND {content} ~ '\\S') v GROUP BY width
+"""
+
+
+def _count(connection: sa.Connection, found: TableLook) -> None:
+    terms = found.terms
+    parts = {"table": terms.table, "wanted": terms.where or "true", "content": terms.content("t")}
+    counted = _rows(connection, _COUNT.format(**parts))[0]
+    found.rows, found.documents = counted.rows, counted.documents
+    found.without_text = counted.wanted - counted.documents
+    if not counted.rows:
+        found.notes.append("the table is empty")
+    elif not counted.wanted:
+        found.problems.append(f"no row of {counted.rows:,} meets --where {terms.where!r}")
+    elif not counted.documents:
+        found.problems.append(f"no row of {counted.wanted:,} has a text in {', '.join(terms.text)}")
+    if terms.vector is not None:
+        width, sound = vector_sql(f"t.{quoted(terms.vector)}", found.columns[terms.vector].type)
+        for row in _rows(connection, _COUNT_VECTORS.format(width=width, sound=sound, **parts)):
+            if row.width is None:
+                found.without_vector = row.n
+            else:
+                found.widths[row.width] = row.n
+                found.bad_vectors += row.bad
+
+
+def vector_sql(column: str, kind: str) -> tuple[str, str]:
+    """Return the SQL of a vector's width, and of whether its length is a number above 0."""
+    if kind in ("vector", "halfvec"):
+        norm = f"{'vector_norm' if kind == 'vector' else 'l2_norm'}({column})"
+        return f"vector_dims({column})", f"({norm} > 0 AND {norm} < 'Infinity')"
+    numbers = f"(SELECT sum(CAST(x AS double precision) * x) FROM unnest({column}) x)"
+    return f"cardinality({column})", f"({numbers} > 0 AND {numbers} < 'Infinity')"
+
+
+def numbers_sql(column: str) -> str:
+    """Return the SQL of a vector's numbers as float32 in network order."""
+    return f"substr(vector_send(CAST({column} AS vector)), 5)"
+
+
+def _rows(connection: sa.Connection, statement: str) -> Sequence[sa.Row[tuple[object, ...]]]:
+    return connection.execute(sa.text(statement.replace(":", "\\:"))).all()

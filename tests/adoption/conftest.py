@@ -1,0 +1,125 @@
+"""An application with a table of its own: rows, vectors that it made, and writes of its own SQL."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from copies import Databases
+from revector.adoption.presets import AdoptionRequest
+from revector.config import Project, load_project
+from revector.encoders.hashing import HashingEncoder
+from revector.interfaces import whole_texts
+from revector.migration.adopting import AdoptionPlan, AdoptionReport
+from revector.spec import ModelSpec
+
+MODEL = ModelSpec(name="hashing", dim=64)
+CREATE = """
+CREATE TABLE public.articles (id bigint PRIMARY KEY, title text, body text, lang text, views int DEFAULT 0,
+  embedding vector(64))
+"""
+
+
+class Application:
+    """The application: its database, its table ``articles``, and the model that it made vectors with."""
+
+    def __init__(self, root: Path, database_url: str) -> None:
+        self.root = root
+        (root / "revector.toml").write_text(
+            f"database_url = {json.dumps(database_url)}\ndrain_s = 0\n[collections.articles]\nshards = 2\n"
+        )
+        self.encoder = HashingEncoder(MODEL)
+        self.project.init()
+
+    @cached_property
+    def project(self) -> Project:
+        return load_project(self.root)
+
+    def sql(self, statement: str, **values: Any) -> Any:
+        """Run one statement as the application: in a session that knows nothing of revector."""
+        with self.engine.begin() as connection:
+            found = connection.execute(sa.text(statement), values)
+            return found.all() if found.returns_rows else found.rowcount
+
+    @cached_property
+    def engine(self) -> sa.Engine:
+        return sa.create_engine(self.project.engine.url)
+
+    def vector(self, text: str) -> str:
+        return json.dumps([round(float(x), 7) for x in self.encoder.encode("document", whole_texts([text]))[0]])
+
+    def insert(self, n: int, *, text: str | None = None, lang: str = "en") -> None:
+        title, body = f"apple{n}", f"pear{n} some words here"
+        self.sql(
+            "INSERT INTO public.articles (id, title, body, lang, embedding) VALUES (:n, :title, :body, :lang, "
+            "CAST(:v AS vector))",
+            n=n, title=title, body=body, lang=lang, v=self.vector(text or f"{title}\n{body}"),
+        )  # fmt: skip
+
+    def create(self, rows: int = 200, statement: str = CREATE) -> None:
+        self.sql(statement)
+        for n in range(rows):
+            self.insert(n, lang="de" if n % 4 == 0 else "en")
+
+    def request(self, **changes: Any) -> AdoptionRequest:
+        given = {"table": "public.articles", "model": "hashing", "text": ("title", "body"), "meta": ("lang",)}
+        return AdoptionRequest(**{**given, **changes})
+
+    def plan(self, **changes: Any) -> AdoptionPlan:
+        return self.project.adopter("articles").plan(self.request(**changes))
+
+    def adopt(self, **changes: Any) -> AdoptionReport:
+        return self.project.adopter("articles").run(self.plan(**changes))
+
+    def close(self) -> None:
+        self.engine.dispose()
+        self.project.engine.dispose()
+
+    def documents(self) -> dict[str, tuple[str, Any]]:
+        with self.project.engine.connect() as connection:
+            rows = connection.execute(sa.text("SELECT doc_id, content, meta FROM document WHERE NOT deleted"))
+            return {row.doc_id: (row.content, row.meta) for row in rows}
+
+    def settle(self) -> None:
+        worker = self.project.worker()
+        while worker.drain():
+            pass
+
+    def search(self, query: str, k: int = 3) -> list[str]:
+        return [hit.id for hit in self.project.searcher("articles").search(query, k).hits]
+
+
+@pytest.fixture(scope="session")
+def adopted_template(databases: Databases, template: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """A database with 20 articles, of which 15 are adopted by their language, and its project: to be copied."""
+    name, root = databases.create(template), tmp_path_factory.mktemp("adopted")
+    made = Application(root, databases.url(name))
+    made.create(20)
+    made.adopt(where="lang = 'en'")
+    made.close()
+    return name, root
+
+
+@pytest.fixture
+def adopted(adopted_template: tuple[str, Path], databases: Databases, tmp_path: Path) -> Iterator[Application]:
+    name, root = adopted_template
+    copy = databases.create(name)
+    shutil.copytree(root / "migrations", tmp_path / "migrations")
+    made = Application(tmp_path, databases.url(copy))
+    yield made
+    made.close()
+    databases.drop(copy)
+
+
+@pytest.fixture
+def application(tmp_path: Path, database_url: str) -> Iterator[Application]:
+    made = Application(tmp_path, database_url)
+    yield made
+    made.close()

@@ -1,0 +1,282 @@
+"""A table of an application becomes a collection: its vectors are taken, its writes followed, and it is given back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from adoption.conftest import Application
+from revector.errors import ConfigError, EncoderMismatch
+from revector.interfaces import NoProgress
+
+CATALOG = """
+SELECT 'trigger', t.tgname, pg_get_triggerdef(t.oid) FROM pg_trigger t WHERE t.tgrelid = 'public.articles'::regclass
+UNION ALL SELECT 'column', attname, format_type(atttypid, atttypmod) || attnotnull || coalesce(attacl::text, '')
+  FROM pg_attribute WHERE attrelid = 'public.articles'::regclass AND attnum > 0
+UNION ALL SELECT 'class', relname, coalesce(relacl::text, '') || coalesce(obj_description(oid), '') || relrowsecurity
+  FROM pg_class WHERE oid = 'public.articles'::regclass
+UNION ALL SELECT 'index', indexrelid::regclass::text, indisvalid::text FROM pg_index
+  WHERE indrelid = 'public.articles'::regclass
+UNION ALL SELECT 'function', proname, '' FROM pg_proc WHERE proname LIKE 'adopted\\_1%'
+ORDER BY 1, 2, 3
+"""
+
+
+def test_the_vectors_that_are_there_are_taken_and_nothing_is_embedded(application: Application) -> None:
+    application.create()
+    report = application.adopt()
+    assert (report.documents, report.reused) == (200, 200)
+    assert application.documents()["7"] == ("apple7\npear7 some words here", {"lang": "en"})
+    assert application.search("apple7 pear7")[0] == "7"
+    verified = application.project.verify("articles")
+    assert (verified.passed, verified.table is not None) == (True, True)
+
+
+def test_what_is_written_after_the_adoption_is_embedded_and_searched(application: Application) -> None:
+    application.create(20)
+    application.adopt()
+    application.sql(
+        "UPDATE public.articles SET title = 'quince' WHERE id = 3; DELETE FROM public.articles WHERE id = 4"
+    )
+    application.settle()
+    assert application.search("quince", 1) == ["3"]
+    assert "4" not in application.search("apple4 pear4", 20)
+    assert application.project.verify("articles").passed
+
+
+def test_vectors_that_are_missing_or_damaged_are_embedded_and_counted(application: Application) -> None:
+    application.create(20)
+    application.sql(
+        "UPDATE public.articles SET embedding = NULL WHERE id = 1;"
+        "UPDATE public.articles SET embedding = array_fill(0::real, ARRAY[64])::vector WHERE id = 2"
+    )
+    plan = application.plan()
+    assert (plan.look.without_vector, plan.look.bad_vectors, plan.embeds) == (1, 1, 2)
+    assert application.adopt().reused == 18
+    assert application.search("apple1 pear1", 1) == ["1"]
+    assert application.project.verify("articles").passed
+
+
+def test_a_vector_that_a_later_text_outdated_is_not_taken_for_it(application: Application) -> None:
+    """The application writes a text at once, and its vector later, as most do."""
+    application.create(20)
+    adopter = application.project.adopter("articles")
+    adopter.begin(application.plan())
+    application.sql("UPDATE public.articles SET title = 'quince' WHERE id = 3")
+    assert adopter.resume().reused == 19
+    assert application.search("quince", 1) == ["3"]
+    assert application.project.verify("articles").passed
+
+
+FORMS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "title body": (" ", ("title", "body")),
+    "body alone": ("\n", ("body",)),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_form_of_the_text_that_the_vectors_were_made_of_is_found(application: Application, form: str) -> None:
+    separator, columns = FORMS[form]
+    application.create(0)
+    for n in range(40):
+        texts = {"title": f"apple{n}", "body": f"pear{n} some words here"}
+        application.insert(n, text=separator.join(texts[column] for column in columns))
+    plan = application.plan()
+    # The hashing encoder cannot tell one white space from another.
+    assert plan.proof.verdict == "same"
+    assert plan.look.terms.text == columns
+    assert application.adopt().reused == 40
+
+
+def test_vectors_of_another_model_and_mixtures_are_refused_with_their_share(application: Application) -> None:
+    application.create(0)
+    for n in range(40):
+        application.insert(n, text=f"something else {n * 7}" if n % 4 else None)
+    before = application.sql(CATALOG)
+    plan = application.plan()
+    assert (plan.proof.verdict, plan.proof.share) == ("mixture", 0.25)
+    with pytest.raises(EncoderMismatch, match=r"25.0% of 40 sampled rows.*--no-vectors"):
+        application.adopt()
+    application.sql("UPDATE public.articles SET embedding = (SELECT embedding FROM public.articles WHERE id = 1)")
+    with pytest.raises(EncoderMismatch, match="not this model"):
+        application.adopt()
+    assert application.sql(CATALOG) == before
+    assert application.documents() == {}
+    assert application.adopt(vectors=False).reused == 0
+    assert application.search("apple7 pear7")[0] == "7"
+
+
+KEYS = {
+    "a text with a slash": (("CREATE TABLE public.articles (id text PRIMARY KEY, title text, body text, lang text, "
+                            "embedding vector(64))"), ("id",), "a/b%c", "a/b%c"),
+    "a uuid": (("CREATE TABLE public.articles (id uuid PRIMARY KEY, title text, body text, lang text, "
+               "embedding vector(64))"), ("id",), "6f1c0c2e-0000-4000-8000-00000000000a",
+               "6f1c0c2e-0000-4000-8000-00000000000a"),
+    "two columns": (("CREATE TABLE public.articles (id text, lang text, title text, body text, embedding vector(64), "
+                    "PRIMARY KEY (id, lang))"), ("id", "lang"), "a/b%c", "a%2Fb%25c/en"),
+    "a date": (("CREATE TABLE public.articles (id date PRIMARY KEY, title text, body text, lang text, "
+               "embedding vector(64))"), ("id",), "2026-11-30", "2026-11-30"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_keys_of_every_kind_are_followed(application: Application, name: str) -> None:
+    statement, key, value, doc_id = KEYS[name]
+    application.create(0, statement)
+    insert = "INSERT INTO public.articles (id, lang, title, embedding) VALUES (:id, 'en', 'fig', CAST(:v AS vector))"
+    application.sql(insert.replace(":id", f"'{value}'"), v=application.vector("fig"))
+    assert application.adopt(id=key).reused == 1
+    assert set(application.documents()) == {doc_id}
+    application.sql("UPDATE public.articles SET title = 'olive'")
+    assert application.documents()[doc_id][0] == "olive"
+    assert application.project.verify("articles").passed
+    application.sql("DELETE FROM public.articles")
+    assert application.documents() == {}
+
+
+def test_partitions_are_followed_as_they_come_and_go(application: Application) -> None:
+    application.create(
+        0,
+        "CREATE TABLE public.articles (id bigint, title text, body text, lang text, embedding vector(64), PRIMARY KEY "
+        "(id)) PARTITION BY RANGE (id); CREATE TABLE public.low PARTITION OF public.articles FOR VALUES FROM (0) TO "
+        "(100); CREATE TABLE public.high PARTITION OF public.articles FOR VALUES FROM (100) TO (200)",
+    )
+    application.insert(1)
+    application.insert(101)
+    assert application.adopt().reused == 2
+    application.sql("UPDATE public.articles SET id = 102 WHERE id = 1")
+    assert set(application.documents()) == {"101", "102"}
+    application.sql("UPDATE public.high SET title = 'fig' WHERE id = 101")
+    assert application.documents()["101"][0].startswith("fig")
+    application.sql("TRUNCATE public.high")
+    assert application.documents() == {}
+    application.sql(
+        "CREATE TABLE public.later (extra int, embedding vector(64), lang text, body text, title text, id bigint NOT "
+        "NULL); ALTER TABLE public.later DROP COLUMN extra; INSERT INTO public.later (id, title) VALUES (250, 'fig');"
+        "ALTER TABLE public.articles ATTACH PARTITION public.later FOR VALUES FROM (200) TO (300);"
+        "INSERT INTO public.articles (id, title) VALUES (251, 'olive')"
+    )
+    assert set(application.documents()) == {"251"}
+    found = application.project.verify("articles", repair=True).table
+    assert found is not None
+    assert (found.differing, found.first) == (1, ["250"])
+    assert any("missing on public.later" in one for one in found.faults)
+    assert set(application.documents()) == {"250", "251"}
+
+
+def test_unadopt_leaves_the_table_as_it_was_found(application: Application) -> None:
+    application.create(20)
+    application.sql(
+        "CREATE INDEX ON public.articles USING hnsw (embedding vector_cosine_ops); COMMENT ON TABLE public.articles IS "
+        "'ours'; GRANT SELECT ON public.articles TO PUBLIC"
+    )
+    before = application.sql(CATALOG)
+    application.adopt()
+    assert application.sql(CATALOG) != before
+    table, deleted = application.project.adopter("articles").end()
+    assert (table, deleted) == ("public.articles", 0)
+    assert application.sql(CATALOG) == before
+    application.sql("DELETE FROM public.articles WHERE id = 7")
+    assert application.search("apple7 pear7", 1) == ["7"]
+    assert application.project.adopter("articles").end(drop_copies=True) == (None, 20)
+    assert application.documents() == {}
+
+
+def test_a_row_level_security_that_hides_rows_is_refused_with_the_grant(application: Application) -> None:
+    application.create(5)
+    application.sql(
+        "ALTER TABLE public.articles ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY; CREATE POLICY german ON "
+        "public.articles USING (lang = 'de'); DROP ROLE IF EXISTS seer; CREATE ROLE seer LOGIN; GRANT USAGE ON SCHEMA "
+        "public TO seer"
+    )
+    with application.project.engine.connect() as connection:
+        from revector.adoption.presets import AdoptionRequest, terms_of
+        from revector.adoption.table import look
+
+        terms = terms_of(connection, AdoptionRequest(table="public.articles", model="hashing", text=("title",)))
+        connection.execute(sa.text("GRANT SELECT (id) ON public.articles TO seer"))
+        connection.execute(sa.text("SET LOCAL ROLE seer"))
+        found = look(connection, terms)
+        connection.rollback()
+    assert any("row-level security hides rows" in one for one in found.problems)
+    assert any("lacks SELECT and TRIGGER" in one for one in found.problems)
+    assert found.grants == [
+        'GRANT SELECT, TRIGGER ON public.articles TO "seer";',
+        'ALTER ROLE "seer" BYPASSRLS;',
+    ]
+
+
+BAD: dict[str, tuple[str, dict[str, Any], str]] = {
+    "no unique key": ("CREATE TABLE public.articles (id bigint, title text, body text, lang text)", {"id": ("id",)},
+                      "is no unique key of the table"),
+    "no primary key": ("CREATE TABLE public.articles (id bigint, title text, body text, lang text)", {},
+                       "has no primary key"),
+    "a view": (("CREATE TABLE public.t (id int PRIMARY KEY, title text); CREATE VIEW public.articles AS SELECT * FROM "
+               "public.t"), {}, "is a view"),
+    "no such table": ("SELECT 1", {"table": "public.nothing"}, "there is no table"),
+    "another database": ("SELECT 1", {"table": "other.public.articles"}, "of another database"),
+    "no such column": (
+        "CREATE TABLE public.articles (id int PRIMARY KEY, title text, lang text)", {"text": ("headline",)},
+        "there is no column 'headline'"),
+    "texts that are all empty": (
+        ("CREATE TABLE public.articles (id int PRIMARY KEY, title text, body text, lang text); INSERT INTO "
+        "public.articles VALUES (1, ' ', NULL, 'en')"), {}, "no row of 1 has a text"),
+    "a condition that nothing meets": (
+        ("CREATE TABLE public.articles (id int PRIMARY KEY, title text, body text, lang text); INSERT INTO "
+        "public.articles VALUES (1, 'fig', NULL, 'en')"), {"where": "lang = 'fr'"}, "no row of 1 meets"),
+    "a condition that is no SQL": (
+        "CREATE TABLE public.articles (id int PRIMARY KEY, title text, body text, lang text)", {"where": "id == 'a'"},
+        "cannot be used: operator does not exist"),
+    "a column of vectors that has none": (
+        "CREATE TABLE public.articles (id int PRIMARY KEY, title text, body text, lang text)", {"vector": "lang"},
+        "column 'lang' is of type text"),
+    "no text column": ("CREATE TABLE public.articles (id int PRIMARY KEY, title text, lang text)", {"text": ()},
+                       "Of a text type are: title, lang"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_cannot_be_adopted_is_refused_before_anything_changes(application: Application, name: str) -> None:
+    statement, changes, said = BAD[name]
+    application.sql(statement)
+    with pytest.raises(ConfigError, match=said):
+        application.adopt(**changes)
+    assert application.sql("SELECT count(*) FROM revector.adoption")[0][0] == 0
+    assert application.sql("SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'revector%'")[0][0] == 0
+
+
+def test_mixed_widths_are_counted_and_only_the_model_s_own_are_taken(application: Application) -> None:
+    application.create(20, "CREATE TABLE public.articles (id int PRIMARY KEY, title text, body text, lang text, "
+                           "embedding vector)")  # fmt: skip
+    application.sql("UPDATE public.articles SET embedding = '[1,2,3]' WHERE id < 4")
+    plan = application.plan()
+    assert (plan.look.widths, plan.embeds) == ({64: 16, 3: 4}, 4)
+    assert application.adopt().reused == 16
+
+
+def test_two_collections_share_a_table_by_their_conditions(application: Application) -> None:
+    application.create(20)
+    application.adopt(where="lang = 'en'")
+    other = application.project.with_collection("german")
+    plan = other.adopter("german").plan(application.request(where="lang = 'de'"))
+    assert other.adopter("german").run(plan).documents == 5
+    with pytest.raises(ConfigError, match="has adopted articles already"):
+        application.adopt()
+    application.sql("UPDATE public.articles SET lang = 'de' WHERE id = 1")
+    assert other.adopter("german").adoption() is not None
+    assert "1" not in {row.doc_id for row in application.sql(
+        "SELECT doc_id FROM revector.document WHERE cid = 1 AND NOT deleted")}  # fmt: skip
+    assert application.sql("SELECT count(*) FROM revector.document WHERE cid = 2 AND NOT deleted")[0][0] == 6
+
+
+def test_a_writer_that_does_not_end_delays_an_adoption_and_no_other_writer(application: Application) -> None:
+    application.create(5)
+    plan = application.plan()
+    with application.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE public.articles SET views = 1 WHERE id = 1"))
+        with pytest.raises(Exception, match=r"did not end within 2 s.*Nothing was changed"):
+            application.project.adopter("articles").run(plan)
+    assert application.sql("SELECT count(*) FROM revector.adoption")[0][0] == 0
+    assert application.project.adopter("articles", progress=NoProgress()).run(plan).documents == 5

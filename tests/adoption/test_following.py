@@ -1,0 +1,159 @@
+"""Writes of the application reach the documents in its own transactions, whatever it does to its table."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+
+from adoption.conftest import Application
+from revector.adoption.adoptions import read_adoption
+from revector.adoption.checking import TableFindings, compare
+
+
+def check(application: Application) -> TableFindings:
+    engine = application.project.engine
+    with engine.connect() as connection:
+        adoption = read_adoption(connection, application.project.cid("articles"))
+    assert adoption is not None
+    return compare(engine, adoption)
+
+
+WRITES = {
+    "an insert": (
+        "INSERT INTO public.articles (id, title, body, lang) VALUES (100, 'fig', 'olive', 'en')",
+        {"100": "fig\nolive"},
+    ),
+    "an update of a text": (
+        "UPDATE public.articles SET title = 'fig' WHERE id = 1",
+        {"1": "fig\npear1 some words here"},
+    ),
+    "an update of metadata alone": (
+        "UPDATE public.articles SET lang = 'en', views = 3 WHERE id = 4",
+        {"4": "apple4\npear4 some words here"},
+    ),
+    "a row that leaves the condition": ("UPDATE public.articles SET lang = 'de' WHERE id = 1", {"1": None}),
+    "a row whose text is emptied": ("UPDATE public.articles SET title = '', body = NULL WHERE id = 1", {"1": None}),
+    "a delete": ("DELETE FROM public.articles WHERE id = 1", {"1": None}),
+    "a truncate": ("TRUNCATE public.articles", {str(n): None for n in range(20)}),
+    "an id that changes": (
+        "UPDATE public.articles SET id = 50 WHERE id = 1",
+        {"1": None, "50": "apple1\npear1 some words here"},
+    ),
+    "ids that are exchanged": (
+        (
+            "UPDATE public.articles SET id = CASE id WHEN 1 THEN -1 ELSE 1 END WHERE id IN (1, 2);"
+            "UPDATE public.articles SET id = 2 WHERE id = -1"
+        ),
+        {"1": "apple2\npear2 some words here", "2": "apple1\npear1 some words here"},
+    ),
+    "an upsert": (
+        (
+            "INSERT INTO public.articles (id, title, body, lang) VALUES (1, 'fig', 'olive', 'en') ON CONFLICT (id) DO "
+            "UPDATE SET title = EXCLUDED.title"
+        ),
+        {"1": "fig\npear1 some words here"},
+    ),
+    "a merge": (
+        (
+            "MERGE INTO public.articles a USING (VALUES (1), (200)) v(id) ON a.id = v.id WHEN MATCHED THEN DELETE "
+            "WHEN NOT MATCHED THEN INSERT (id, title, lang) VALUES (v.id, 'fig', 'en')"
+        ),
+        {"1": None, "200": "fig"},
+    ),
+    "a session of replication": (
+        "SET LOCAL session_replication_role = replica; UPDATE public.articles SET title = 'fig' WHERE id = 1",
+        {"1": "fig\npear1 some words here"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_a_write_of_the_application_is_followed(adopted: Application, name: str) -> None:
+    statement, wanted = WRITES[name]
+    adopted.sql(statement)
+    found = {doc_id: text for doc_id, (text, _) in adopted.documents().items()}
+    assert {doc_id: found.get(doc_id) for doc_id in wanted} == wanted
+    assert check(adopted).said == []
+
+
+def test_a_write_that_is_rolled_back_leaves_no_trace(adopted: Application) -> None:
+    before = adopted.documents()
+    with adopted.engine.connect() as connection:
+        connection.execute(sa.text("DELETE FROM public.articles"))
+        connection.rollback()
+    assert adopted.documents() == before
+
+
+def test_copied_rows_are_followed(adopted: Application) -> None:
+    with adopted.engine.begin() as connection:
+        driver = connection.connection.driver_connection
+        assert isinstance(driver, psycopg.Connection)
+        with driver.cursor().copy("COPY public.articles (id, title, lang) FROM STDIN") as copy:
+            copy.write_row((300, "fig", "en"))
+    assert adopted.documents()["300"] == ("fig", {"lang": "en"})
+
+
+def test_an_update_of_another_column_costs_no_version(adopted: Application) -> None:
+    versions = "SELECT max(version) FROM revector.document"
+    before = adopted.sql(versions)
+    adopted.sql("UPDATE public.articles SET views = views + 1, embedding = NULL")
+    assert adopted.sql(versions) == before
+
+
+def test_a_text_that_a_trigger_of_the_application_makes_is_the_one_that_is_stored(adopted: Application) -> None:
+    adopted.sql(
+        "CREATE FUNCTION public.shout() RETURNS trigger LANGUAGE plpgsql AS "
+        "'BEGIN NEW.title := upper(NEW.title); RETURN NEW; END';"
+        "CREATE TRIGGER zz_shout BEFORE INSERT OR UPDATE ON public.articles FOR EACH ROW EXECUTE FUNCTION "
+        "public.shout()"
+    )
+    adopted.sql("UPDATE public.articles SET views = 1 WHERE id = 1")
+    assert adopted.documents()["1"][0].startswith("APPLE1")
+
+
+def test_renamed_columns_and_tables_are_followed(adopted: Application) -> None:
+    adopted.sql(
+        "ALTER TABLE public.articles RENAME COLUMN title TO headline; ALTER TABLE public.articles RENAME COLUMN lang "
+        "TO language; ALTER TABLE public.articles RENAME COLUMN id TO number; ALTER TABLE public.articles RENAME TO "
+        "posts; CREATE SCHEMA shop; ALTER TABLE public.posts SET SCHEMA shop; ALTER TABLE shop.posts ADD COLUMN n int"
+    )
+    adopted.sql("UPDATE shop.posts SET headline = 'fig' WHERE number = 1; DELETE FROM shop.posts WHERE number = 2")
+    assert adopted.documents()["1"] == ("fig\npear1 some words here", {"lang": "en"})
+    assert check(adopted).said == []
+    assert check(adopted).table == "shop.posts"
+
+
+def test_a_column_that_is_needed_is_not_dropped_by_accident(adopted: Application) -> None:
+    with pytest.raises(sa.exc.DBAPIError, match="other objects depend on it"):
+        adopted.sql("ALTER TABLE public.articles DROP COLUMN body")
+    adopted.sql("ALTER TABLE public.articles DROP COLUMN views")
+    adopted.sql("ALTER TABLE public.articles DROP COLUMN body CASCADE")
+    assert any("column body was dropped" in one for one in check(adopted).said)
+
+
+def test_triggers_that_are_off_or_gone_and_rows_that_were_missed_are_named(adopted: Application) -> None:
+    adopted.sql(
+        "ALTER TABLE public.articles DISABLE TRIGGER USER;UPDATE public.articles SET title = 'fig' WHERE id = 1"
+    )
+    adopted.sql("DELETE FROM public.articles WHERE id = 2")
+    found = check(adopted)
+    assert [one for one in found.faults if "switched off" in one]
+    assert (found.differing, found.vanished, set(found.first)) == (1, 1, {"1", "2"})
+    adopted.sql("DROP TRIGGER revector_1_write ON public.articles")
+    assert any("revector_1_write is missing" in one for one in check(adopted).faults)
+
+
+def test_a_row_that_cannot_be_a_document_is_a_dead_letter_and_the_write_goes_on(application: Application) -> None:
+    application.create(
+        3, "CREATE TABLE public.articles (id text PRIMARY KEY, title text, body text, lang text, embedding vector(64))"
+    )
+    application.adopt()
+    application.sql(
+        "INSERT INTO public.articles (id, title) VALUES (repeat('x', 600), 'fig'), (' edge', 'fig'), ('ok', 'fig')"
+    )
+    assert "ok" in application.documents()
+    reasons = dict(application.sql("SELECT left(doc_id, 5), reason FROM revector.rejected"))
+    assert "600 bytes" in reasons["xxxxx"]
+    assert "white space" in reasons[" edge"]
+    assert check(application).said == []
