@@ -1,4 +1,4 @@
-"""Roles with the least rights: what `revector db grants` prints lets them do just that, whoever owns the tables."""
+"""Roles with the least rights: what `revector db grants` prints lets them do just that, whichever role owns the tables."""
 
 from __future__ import annotations
 

@@ -127,14 +127,8 @@ def from_clicks(
 
     found = label_clicks(file, min_clicks=min_clicks, days=days)
     folder = write_beir(out, found.labels, readme=readme(found, min_clicks=min_clicks, days=days))
-    made = _ClicksMade(
-        str(folder),
-        len(found.labels.queries),
-        sum(map(len, found.labels.qrels.values())),
-        found.mean_weight,
-        found.counts,
-        bias(found),
-    )
+    queries, judgements = len(found.labels.queries), sum(map(len, found.labels.qrels.values()))
+    made = _ClicksMade(str(folder), queries, judgements, found.mean_weight, found.counts, bias(found))
     Output(as_json=json).show(made, lambda console: _clicks_page(made, out, console))
 
 

@@ -1,4 +1,4 @@
-"""What is refused below ``/v1/``, in the shape of OpenAI's API: every problem of the service, whoever raised it."""
+"""What is refused below ``/v1/``, in the shape of OpenAI's API: every problem of the service, wherever it was raised."""
 
 from __future__ import annotations
 

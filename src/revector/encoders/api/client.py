@@ -41,7 +41,7 @@ _RATE, _SERVER, _TIMEOUT, _CONNECTION = "rate_limited", "server_errors", "timeou
 _SAID_CHARS = 300
 
 
-class _Body(TypedDict):
+class _EmbeddingsBody(TypedDict):
     """A request for embeddings, as OpenAI's API has it."""
 
     model: str
@@ -148,7 +148,7 @@ class Provider:
             ) from None
         ok: bool | None = None
         try:
-            body: _Body = {
+            body: _EmbeddingsBody = {
                 "model": model,
                 "input": list(texts),
                 "encoding_format": self.settings.encoding_format,
@@ -168,7 +168,7 @@ class Provider:
         finally:
             self._breaker.leave(ok, trial=trial)
 
-    def _tried(self, body: _Body, tokens: int, retry: bool, abandoned: threading.Event) -> Vectors:
+    def _tried(self, body: _EmbeddingsBody, tokens: int, retry: bool, abandoned: threading.Event) -> Vectors:
         failed: Counter[bool] = Counter()  # by whether it was for the rate
         most = self.settings.retries if retry else 0
 
@@ -206,7 +206,7 @@ class Provider:
                 raise self._unavailable(f"takes no more requests for now: {said}") from error
             raise GaveUp(said) from error
 
-    def _attempt(self, body: _Body, tokens: int, abandoned: threading.Event) -> Vectors:
+    def _attempt(self, body: _EmbeddingsBody, tokens: int, abandoned: threading.Event) -> Vectors:
         import openai
 
         pause = max(self._requests.take(1), self._tokens.take(tokens))
@@ -232,7 +232,7 @@ class Provider:
         self._meter.charge(self.name, Use(0, used - tokens, self.settings.usd(used) - self.settings.usd(tokens)))
         return _read_vectors(reply, len(body["input"]))
 
-    def _post(self, body: _Body) -> bytes:
+    def _post(self, body: _EmbeddingsBody) -> bytes:
         """Return the reply's bytes. The time limit of the transport is for each read, so a slow drip is timed here."""
         deadline = time.monotonic() + self.settings.timeout_s
         create: Any = self.connect().embeddings.with_streaming_response.create
