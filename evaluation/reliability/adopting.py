@@ -73,7 +73,9 @@ class Writer:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         encoder = HashingEncoder(ModelSpec("hashing", 16))
-        self._vector = lambda text: json.dumps([round(float(x), 6) for x in encoder.encode("document", whole_texts([text]))[0]])
+        self._vector = lambda text: json.dumps(
+            [round(float(x), 6) for x in encoder.encode("document", whole_texts([text]))[0]]
+        )
 
     def fill(self, layout: str) -> None:
         """Create the table and its first rows."""

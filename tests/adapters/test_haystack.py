@@ -19,7 +19,7 @@ from haystack.document_stores.errors import DuplicateDocumentError
 from haystack.document_stores.types import DuplicatePolicy
 from haystack.testing.document_store import DocumentStoreBaseTests
 
-from revector.adapters.haystack import RevectorDocumentStore, RevectorRetriever
+from revector.adapters.haystack import RevectorDocumentRetriever, RevectorDocumentStore
 
 
 class TestStandard(DocumentStoreBaseTests):
@@ -54,7 +54,7 @@ def test_a_pipeline_finds_what_was_written_by_what_serves_and_follows_the_swap(
     written = [Document(id=f"h{n}", content=f"quince{n} melon{n}", meta={"n": 1_000 + n}) for n in range(12)]
     assert store.write_documents(written, DuplicatePolicy.OVERWRITE) == 12
     pipeline = Pipeline()
-    pipeline.add_component("retriever", RevectorRetriever(store, top_k=3))
+    pipeline.add_component("retriever", RevectorDocumentRetriever(store, top_k=3))
     for revision in ("a100", "b200"):
         [best, *_] = pipeline.run({"retriever": {"query": "quince7 melon7"}})["retriever"]["documents"]
         assert (best.id, best.content, best.meta) == ("h7", "quince7 melon7", {"n": 1_007})
@@ -69,7 +69,7 @@ def test_a_pipeline_finds_what_was_written_by_what_serves_and_follows_the_swap(
             {"field": "meta.n", "operator": "<", "value": 1_005},
         ],
     }
-    found = RevectorRetriever(store).run("quince7", filters=filters)["documents"]
+    found = RevectorDocumentRetriever(store).run("quince7", filters=filters)["documents"]
     assert {one.id for one in found} == {"h3", "h4"}
     for refused in (
         {"operator": "OR", "conditions": filters["conditions"]},
@@ -77,12 +77,14 @@ def test_a_pipeline_finds_what_was_written_by_what_serves_and_follows_the_swap(
         {"conditions": []},
     ):
         with pytest.raises(ConfigError, match="Nothing was searched"):
-            RevectorRetriever(store).run("quince7", filters=refused)
+            RevectorDocumentRetriever(store).run("quince7", filters=refused)
 
 
 def test_a_pipeline_is_written_down_and_read_again_without_a_password(store: RevectorDocumentStore) -> None:
     pipeline = Pipeline()
-    pipeline.add_component("retriever", RevectorRetriever(store, {"field": "meta.n", "operator": "==", "value": 7}, 2))
+    pipeline.add_component(
+        "retriever", RevectorDocumentRetriever(store, {"field": "meta.n", "operator": "==", "value": 7}, 2)
+    )
     said = pipeline.dumps()
     assert "postgresql" not in said
     again: Any = Pipeline.loads(said, allowed_modules=["revector.adapters.haystack"]).get_component("retriever")

@@ -1,4 +1,4 @@
-"""Roles with the least rights: what `revector db grants` prints lets them do just that, whichever role owns the tables."""
+"""Roles with the least rights: what `revector db grants` prints lets them do just that, also as no owner of tables."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ class RevectorDocumentStore:
 
 
 @component
-class RevectorRetriever:
+class RevectorDocumentRetriever:
     """The documents of a store that are most like a query, by the index and encoder that serve when it is asked."""
 
     def __init__(
@@ -102,7 +102,7 @@ class RevectorRetriever:
         return dict(default_to_dict(self, document_store=store, filters=self.filters, top_k=self.top_k))
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> RevectorRetriever:
+    def from_dict(cls, data: dict[str, Any]) -> RevectorDocumentRetriever:
         """Make a retriever that ``to_dict`` described."""
         store = RevectorDocumentStore.from_dict(data["init_parameters"]["document_store"])
         parameters = {**data["init_parameters"], "document_store": store}

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from revector.config import Project, load_project
-from revector.encoders.check import PROBES, check_vectors, unit_rows
+from revector.encoders.check import check_vectors, unit_rows
+from revector.encoders.probes import PROBE_TEXTS
 from revector.errors import BadVectors, EncoderMismatch
 from revector.registry.collections import Generation
 
@@ -66,7 +67,7 @@ def _difference(found: Generation, model: Model) -> str:
     if isinstance(model, str):
         same = found.encoder_fp if re.fullmatch("[0-9a-f]{64}", model) else found.spec.model.name
         return "" if model == same else f"the application is configured with {model!r}"
-    texts = list(PROBES[:-1])  # the last is longer than models read, and clients cut it in ways of their own
+    texts = list(PROBE_TEXTS[:-1])  # the last is longer than models read, and clients cut it in ways of their own
     stored = np.asarray(found.probes[: len(texts)], dtype=np.float32)
     try:
         made = check_vectors(model(texts), *stored.shape)

@@ -1,4 +1,4 @@
-"""What is refused below ``/v1/``, in the shape of OpenAI's API: every problem of the service, wherever it was raised."""
+"""What is refused below ``/v1/``, in the shape of OpenAI's API: problems of any part of the service."""
 
 from __future__ import annotations
 

@@ -180,7 +180,7 @@ def _allow(request: Request, name: str) -> None:
 # Vector stores --------------------------------------------------------------------------------------------------------
 
 
-class Comparison(BaseModel):
+class FieldComparison(BaseModel):
     """One condition on a field of the metadata; ``in``: one of a list."""
 
     model_config = ConfigDict(extra="forbid")
@@ -196,7 +196,7 @@ class Compound(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     type: Literal["and"]
-    filters: list[Comparison | Compound] = Field(max_length=64)
+    filters: list[FieldComparison | Compound] = Field(max_length=64)
 
 
 class Ranking(BaseModel):
@@ -214,7 +214,7 @@ class StoreSearchIn(BaseModel):
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"query": "how do valleys form"}})
 
     query: str | Annotated[list[str], Field(min_length=1, max_length=1)] = Field(max_length=100_000)
-    filters: Comparison | Compound | None = None
+    filters: FieldComparison | Compound | None = None
     max_num_results: int = Field(default=10, ge=1, le=MOST_RESULTS)
     ranking_options: Ranking = Ranking()
     rewrite_query: Literal[False] = False
@@ -274,7 +274,7 @@ async def search_store(collection: Name, asked: StoreSearchIn, request: Request,
     return JSONResponse(await while_waited_for(request, service.searching, ask))
 
 
-def _where(filters: Comparison | Compound | None) -> dict[str, object] | None:
+def _where(filters: FieldComparison | Compound | None) -> dict[str, object] | None:
     """Return a filter as the Searcher takes it. Raises 422 where a field has two conditions that it cannot join."""
     where: dict[str, Any] = {}
     for one in _comparisons(filters):
@@ -293,9 +293,9 @@ def _where(filters: Comparison | Compound | None) -> dict[str, object] | None:
     return where or None
 
 
-def _comparisons(filters: Comparison | Compound | None) -> list[Comparison]:
+def _comparisons(filters: FieldComparison | Compound | None) -> list[FieldComparison]:
     if filters is None:
         return []
-    if isinstance(filters, Comparison):
+    if isinstance(filters, FieldComparison):
         return [filters]
     return [one for inner in filters.filters for one in _comparisons(inner)]
