@@ -119,6 +119,10 @@ def test_utf16_in_the_wrong_byte_order_is_fixed(written: str, read: str, text: s
     assert clean(text.encode(written).decode(read)) == text
 
 
+def test_emoji_whose_numbers_end_with_zeros_are_no_utf16_in_the_wrong_byte_order() -> None:
+    assert clean("😀🌀🐀") == "😀🌀🐀"
+
+
 @pytest.mark.parametrize(("text", "reason"), REFUSED)
 def test_text_that_would_mean_nothing_is_refused_with_its_reason(text: str, reason: str) -> None:
     with pytest.raises(DocumentError) as refusal:
