@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from revector.encoders.check import fingerprint_of
 from revector.encoders.hashing import HashingEncoder
 from revector.errors import ConfigError, EncoderMismatch, NotCaughtUp, StateError
 from revector.indexing.encoding import Encoders
-from revector.interfaces import Vectors
+from revector.interfaces import Piece, Side, Vectors
 from worlds import World
 
 pytest.importorskip("langchain_core", reason="the extra `langchain` is not installed")
@@ -39,7 +39,7 @@ WIDTH = 6
 class FakeEncoder:
     """LangChain's fake embeddings as an encoder of ours."""
 
-    dim = WIDTH
+    dim, kinds = WIDTH, ("text",)
 
     def __init__(self, inner: HashingEncoder) -> None:
         self._inner, self._fake = inner, DeterministicFakeEmbedding(size=WIDTH)
@@ -47,10 +47,8 @@ class FakeEncoder:
         self.fingerprint = fingerprint_of(self.components)
         self.tokenizer = inner.tokenizer
 
-    def encode_query(self, texts: Any) -> Vectors:
-        return np.asarray(self._fake.embed_documents(list(texts)), dtype=np.float32)
-
-    encode_document = encode_query
+    def encode(self, side: Side, pieces: Sequence[Piece]) -> Vectors:
+        return np.asarray(self._fake.embed_documents([piece.text for piece in pieces]), dtype=np.float32)
 
     def count_tokens(self, text: str) -> int:
         return self._inner.count_tokens(text)

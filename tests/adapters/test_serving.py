@@ -14,7 +14,7 @@ from worlds import World
 
 def documents_by(world: World, *, add: float = 0.0) -> Any:
     encoder = world.loader(world.generation().spec.model)
-    return lambda texts: (np.asarray(encoder.encode_document(texts)) + add).tolist()
+    return lambda texts: (np.asarray(encoder.documents(texts)) + add).tolist()
 
 
 def test_the_model_that_serves_lets_an_application_start(served: World) -> None:
