@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from airflow.sdk import BaseHook
 
@@ -36,7 +37,7 @@ class RevectorHook(BaseHook):
         return None if self.conn_id is None else self.get_connection(self.conn_id)
 
     @cached_property
-    def _extra(self) -> dict[str, Any]:
+    def _extra(self) -> Mapping[str, object]:
         return {} if self._connection is None else self._connection.extra_dejson
 
     def get_conn(self) -> Project:
@@ -44,7 +45,7 @@ class RevectorHook(BaseHook):
         from revector.config import Project, load_project
 
         file = self._extra.get("config") or self._config
-        project = load_project(Path(file) if file else None)
+        project = load_project(Path(str(file)) if file else None)
         if (url := self._url()) is None:
             return project
         return Project(project.root, project.settings.model_copy(update={"database_url": url}))
@@ -91,6 +92,6 @@ class RevectorHook(BaseHook):
             None if socket else there.host,
             there.port,
             there.schema,
-            {name: value for name, value in query.items() if value},
+            {name: str(value) for name, value in query.items() if value},
         )
         return url.render_as_string(hide_password=False)

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,9 @@ from revector.archive.tables import NOTE_SUFFIX, PROVENANCE, ROWS_SUFFIX, NpyWri
 from revector.errors import ArchiveError, SourceError
 from revector.formats.strict_json import doubled
 from revector.formats.unpacking import check_parquet, check_room, check_unpacked
+
+if TYPE_CHECKING:
+    from pyarrow.parquet import ParquetFile
 
 UNREADABLE = (
     *(OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, MemoryError),
@@ -173,7 +176,7 @@ def _refuse_doubled(names: Iterable[str]) -> None:
         raise ValueError(f"the column {twice!r} is there twice")
 
 
-def _column(file: Any, name: str, rows: int) -> npt.NDArray[np.generic]:
+def _column(file: ParquetFile, name: str, rows: int) -> npt.NDArray[np.generic]:
     texts = name in ("id", "content_hash")
     pieces = [np.zeros(0, "S1" if texts else np.int64)]
     for batch in file.iter_batches(rows if texts else _BLOCK, columns=[name]):
@@ -188,7 +191,7 @@ def _column(file: Any, name: str, rows: int) -> npt.NDArray[np.generic]:
     return np.concatenate(pieces)
 
 
-def _spooled(source: Path, file: Any, path: Path) -> npt.NDArray[np.generic]:
+def _spooled(source: Path, file: ParquetFile, path: Path) -> npt.NDArray[np.generic]:
     """Return the vectors of a Parquet file, as a mapped array: Parquet cannot be read in another order than its own."""
     writer: NpyWriter | None = None
     numbers = sum(

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -133,7 +134,7 @@ def demo(
     raise typer.Exit(module.run(open_project(project), port=port, json_path=json_path, wait=stay, full=full))
 
 
-def _module(name: str, extra: str) -> Any:
+def _module(name: str, extra: str) -> ModuleType:
     """Import what only some installations have. Raises ``ConfigError`` naming the extra that brings it."""
     try:
         return import_module(name)

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -94,7 +94,7 @@ def _weights(texts: Iterator[str], tokenizer: Tokenizer, dim: int, seed: int) ->
             "at most the number of documents, or give more of them."
         )
     tfidf = TfidfTransformer()
-    svd: Any = TruncatedSVD(dim, random_state=seed).fit(tfidf.fit_transform(counts))
+    svd = TruncatedSVD(dim, random_state=seed).fit(tfidf.fit_transform(counts))
     seen = np.asarray(counts.sum(axis=0)).ravel() > 0
     return _without_zero_rows(tfidf.idf_[:, None] * svd.components_.T, seen)
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from revector.errors import SourceError
+
+if TYPE_CHECKING:
+    from pyarrow.parquet import ColumnChunkMetaData, ParquetFile
 
 MAX_RATIO = 100
 """Text shrinks to a tenth and vectors hardly; what becomes so much larger was made to fill a disk."""
@@ -39,7 +42,7 @@ def check_room(folder: Path, path: Path, wanted: int) -> None:
         )
 
 
-def check_parquet(path: Path, file: Any) -> int:
+def check_parquet(path: Path, file: ParquetFile) -> int:
     """Return how many rows of an open ``ParquetFile`` fit in memory at once, by what it says of itself.
 
     One value of a dictionary may stand in every row, so a batch is as large as the largest dictionary allows. Raises
@@ -52,7 +55,7 @@ def check_parquet(path: Path, file: Any) -> int:
     return max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, largest)))
 
 
-def _dictionary_bytes(column: Any) -> int:
+def _dictionary_bytes(column: ColumnChunkMetaData) -> int:
     """Return the most that a column's dictionary can take."""
     packed = column.data_page_offset - (column.dictionary_page_offset or 0)
     whole = int(column.total_uncompressed_size)

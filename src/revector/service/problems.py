@@ -141,8 +141,7 @@ def of_refusal(error: HTTPException, *, also: str = "", **more: object) -> JSONR
 async def of_input(_: Request, error: Exception) -> JSONResponse:
     """Handle a body, path or query of the wrong shape; what was sent is not repeated."""
     assert isinstance(error, RequestValidationError)
-    found: list[Mapping[str, Any]] = list(error.errors())
-    said = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in found[:5])
+    said = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:5])
     return problem(422, "InvalidRequest", f"{said}. Nothing was changed.")
 
 

@@ -64,7 +64,7 @@ class Hit:
     stop: int
     text: str
     version: int
-    meta: Mapping[str, Any]
+    meta: Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class Offer(Protocol):
     """Called with each query that the alias answered; must neither wait nor raise."""
 
     def __call__(
-        self, query: str, answer: Answer, *, k: int, where: Mapping[str, Any] | None = None, by: str = "document"
+        self, query: str, answer: Answer, *, k: int, where: Mapping[str, object] | None = None, by: str = "document"
     ) -> None:
         """Take note."""
 
@@ -118,7 +118,7 @@ class Searcher:
         query: str,
         k: int = 10,
         *,
-        where: Mapping[str, Any] | None = None,
+        where: Mapping[str, object] | None = None,
         by: str = "document",
         generation: int | None = None,
         exact: bool = False,
@@ -147,7 +147,7 @@ class Searcher:
         doc_id: str,
         k: int = 10,
         *,
-        where: Mapping[str, Any] | None = None,
+        where: Mapping[str, object] | None = None,
         by: str = "document",
         stop: Stop | None = None,
     ) -> Answer:
@@ -166,7 +166,7 @@ class Searcher:
         encoder_fp: str,
         k: int = 10,
         *,
-        where: Mapping[str, Any] | None = None,
+        where: Mapping[str, object] | None = None,
         by: str = "document",
         stop: Stop | None = None,
     ) -> Answer:
@@ -178,7 +178,7 @@ class Searcher:
 
     def _follow(
         self,
-        vector_for: Callable[[Generation], np.ndarray[Any, np.dtype[np.float32]]],
+        vector_for: Callable[[Generation], npt.NDArray[np.float32]],
         k: int,
         *,
         generation: int | None = None,
@@ -264,11 +264,11 @@ class Searcher:
             part = slice(at, at + ENCODE_ROWS)
             yield from zip(ids[part], self.encode(pinned, texts[part]), strict=True)
 
-    def _embed(self, pinned: Generation, query: str) -> np.ndarray[Any, np.dtype[np.float32]]:
-        vector: np.ndarray[Any, np.dtype[np.float32]] = self.encode(pinned, [self.ready(pinned, query)])[0]
+    def _embed(self, pinned: Generation, query: str) -> npt.NDArray[np.float32]:
+        vector: npt.NDArray[np.float32] = self.encode(pinned, [self.ready(pinned, query)])[0]
         return vector
 
-    def _stored(self, pinned: Generation, doc_id: str) -> np.ndarray[Any, np.dtype[np.float32]]:
+    def _stored(self, pinned: Generation, doc_id: str) -> npt.NDArray[np.float32]:
         with self._engine.connect() as connection:
             found = lane_of(pinned).direction(connection, doc_id)
             if found is None and documents.exists(connection, pinned.cid, doc_id):
@@ -283,10 +283,10 @@ class Searcher:
     def search_vector(
         self,
         pinned: Generation,
-        vector: np.ndarray[Any, np.dtype[np.float32]],
+        vector: npt.NDArray[np.float32],
         k: int,
         *,
-        where: Mapping[str, Any] | None = None,
+        where: Mapping[str, object] | None = None,
         by: str = "document",
         exact: bool = False,
         encode_ms: float = 0.0,
@@ -327,7 +327,7 @@ class Searcher:
         return Answer(hits, *who, exact, encode_ms, search_ms, asked, warnings)
 
     def _is_selective(
-        self, connection: sa.Connection, pinned: Generation, filter_sql: str, filter_params: Mapping[str, Any]
+        self, connection: sa.Connection, pinned: Generation, filter_sql: str, filter_params: Mapping[str, object]
     ) -> bool:
         """Whether a filter keeps so few documents that all of them are compared; counts no further than it must."""
         limit = max(1_000, min(EXACT_ROWS, int(EXACT_SHARE * lane_of(pinned).rows(connection))))
@@ -364,7 +364,7 @@ def _hit(row: Mapping[str, Any]) -> Hit:
     return Hit(row["doc_id"], score, row["chunk"], row["start"], row["stop"], row["text"], row["version"], row["meta"])
 
 
-def _given(pinned: Generation, vector: Sequence[float], encoder_fp: str) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _given(pinned: Generation, vector: Sequence[float], encoder_fp: str) -> npt.NDArray[np.float32]:
     if encoder_fp != pinned.encoder_fp:
         raise StateError(
             f"a vector of encoder {encoder_fp!r:.80} was given, revision {pinned.revision} that serves is of encoder "
@@ -376,7 +376,7 @@ def _given(pinned: Generation, vector: Sequence[float], encoder_fp: str) -> np.n
         raise ConfigError(f"a vector is a list of numbers: {error}. Nothing was searched.") from error
 
 
-def _usable(vector: np.ndarray[Any, Any], pinned: Generation) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _usable(vector: npt.NDArray[np.floating], pinned: Generation) -> npt.NDArray[np.float32]:
     """Return the vector in length 1, in which half precision holds it."""
     dim = pinned.spec.model.dim
     with np.errstate(over="ignore"):
@@ -384,7 +384,7 @@ def _usable(vector: np.ndarray[Any, Any], pinned: Generation) -> np.ndarray[Any,
     if vector.shape != (dim,) or not np.isfinite(length) or length == 0:
         found = f"shape {vector.shape} and length {length:g}"
         raise ConfigError(f"a vector needs {dim} finite numbers, not all 0; found {found}. Nothing was searched.")
-    return (vector / length).astype(np.float32)
+    return np.asarray(vector / length, np.float32)
 
 
 def _check(k: int, by: str) -> None:

@@ -12,11 +12,14 @@ import zlib
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from revector.errors import SourceError
 from revector.formats.strict_json import DoubledName, doubled, parse
 from revector.formats.unpacking import check_parquet, check_unpacked
+
+if TYPE_CHECKING:
+    from pyarrow import DataType, Schema
 
 Record = tuple[str, Mapping[str, Any]]
 
@@ -91,7 +94,7 @@ def read_parquet(path: Path) -> Iterator[Record]:
         raise SourceError(f"{path}, after row {number}: not readable as Parquet ({error}). {_AGAIN}") from error
 
 
-def _doubled_column(schema: Any) -> str | None:
+def _doubled_column(schema: Schema | DataType) -> str | None:
     """Return a column, or a field of a nested one, that an Arrow schema or type names twice."""
     fields = [schema.field(n) for n in range(len(schema.names) if hasattr(schema, "names") else schema.num_fields)]
     if (twice := doubled(field.name for field in fields)) is not None:
