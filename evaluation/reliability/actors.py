@@ -21,6 +21,7 @@ import sqlalchemy as sa
 from evaluation.reliability.controller import migrate
 from evaluation.reliability.history import Recorder
 from evaluation.reliability.judge import Judge
+from evaluation.reliability.observer import rows, value
 from evaluation.reliability.site import COLLECTION, Site
 from evaluation.reliability.traffic import (
     ERRORS,
@@ -198,9 +199,9 @@ def ingest(me: Child, *, round_: int, pause_s: float = 0.0) -> None:
     with recorded(me.recorder, me.name, writes, whole=False) as told:
         source = Listed([Document(doc_id, me.site.text(token)) for doc_id, token in writes.items()])
         if documents.ingest(source, actor=me.name).written:  # else by an ingester before, whose notes may say so
-            with me.site.engine.connect() as connection:  # nobody else writes these ids
-                found = connection.execute(sa.text("SELECT doc_id, version FROM document WHERE doc_id LIKE 'i%'"))
-                told.update({row.doc_id: row.version for row in found})
+            # Nobody else writes these ids.
+            found = rows(me.site.engine, "SELECT doc_id, version FROM document WHERE doc_id LIKE 'i%'")
+            told.update({row.doc_id: row.version for row in found})
     if me.recorder.records[-1].kind != "ok":
         time.sleep(OUTAGE_S)
 
@@ -227,11 +228,10 @@ def work(me: Child) -> None:
 def drain(me: Child, *, limit_s: float = 20.0) -> None:
     """Work until nothing waits in any slot. Raises ``TimeoutError``."""
     worker, deadline = me.site.project.worker(), time.monotonic() + limit_s
-    waiting = sa.text("SELECT count(*), string_agg(DISTINCT p.state, ' ') FROM pending p JOIN slot s USING (gen)")
+    waiting = "SELECT count(*), string_agg(DISTINCT p.state, ' ') FROM pending p JOIN slot s USING (gen)"
     while True:
         done = worker.drain()
-        with me.site.engine.connect() as connection:
-            count, states = connection.execute(waiting).one()
+        [(count, states)] = rows(me.site.engine, waiting)
         if not count:
             return
         if time.monotonic() > deadline:
@@ -294,11 +294,8 @@ def sample(me: Child, *, until: float) -> None:
     """Look at the standby generation, whole, once a second; and at the lag of what was just applied."""
     engine, cid = me.site.engine, waited_for(lambda: me.site.cid)
 
-    def now() -> Any:
-        with engine.connect() as connection:
-            return connection.scalar(sa.text("SELECT clock_timestamp()"))
-
-    since, snapshot = waited_for(now), engine.execution_options(isolation_level="REPEATABLE READ")
+    since = waited_for(lambda: value(engine, "SELECT clock_timestamp()"))
+    snapshot = engine.execution_options(isolation_level="REPEATABLE READ")
     for _ in paced(until, 1 / SAMPLE_S):
         with contextlib.suppress(*ERRORS), snapshot.connect() as connection:
             values = {"cid": cid, "seconds": SAMPLE_S, "since": since}

@@ -8,12 +8,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import sqlalchemy as sa
 from evaluation.reliability.actors import ask_once
 from evaluation.reliability.checker import Finding
 from evaluation.reliability.checks import wait_until
 from evaluation.reliability.history import Recorder
 from evaluation.reliability.judge import at_rest
+from evaluation.reliability.observer import value
 from evaluation.reliability.site import COLLECTION, Site
 from evaluation.reliability.traffic import ERRORS, Author, do, recorded
 
@@ -70,12 +70,8 @@ class Application:
 
     def settle(self, limit_s: float = 120.0) -> None:
         """Wait until every live index has been brought up to date by the worker. Raises ``TimeoutError``."""
-
-        def waiting() -> int:
-            with self.site.engine.connect() as connection:
-                return int(connection.scalar(sa.text("SELECT count(*) FROM pending JOIN slot USING (gen)")) or 0)
-
-        wait_until(lambda: waiting() == 0, limit_s, "every live index is up to date")
+        waiting = "SELECT count(*) FROM pending JOIN slot USING (gen)"
+        wait_until(lambda: value(self.site.engine, waiting) == 0, limit_s, "every live index is up to date")
 
     def compare(self) -> list[Finding]:
         """Compare the document table and every live index, whole, with what was told; judge every answer so far."""

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,16 +20,14 @@ from evaluation.reliability import mistakes
 
 from revector.guards import instead
 
-Change = tuple[str, str]
-
 
 @dataclass(frozen=True, slots=True)
 class Bug:
     """One mistake: where it is planted, which races of the catalogue it lets in, and who should see it, best first.
 
-    ``guards``: what is put in the place of guards of ``revector.guards``, by name; ``functions``: (pattern,
-    replacement) in the source of a database function, by its name; ``patch`` replaces Python; ``switch`` is the guard's
-    name in the model; ``test`` is the fast test that fails while the bug is there.
+    ``guards``: what is put in the place of guards of ``revector.guards``, by name; ``functions``: whether functions of
+    the database are replaced by those of ``mistakes.sql``; ``patch`` replaces Python; ``switch`` is the guard's name in
+    the model; ``test`` is the fast test that fails while the bug is there.
     """
 
     name: str
@@ -36,19 +35,17 @@ class Bug:
     races: tuple[str, ...]
     layers: tuple[str, ...]
     guards: Mapping[str, str] = field(default_factory=dict)
-    functions: tuple[tuple[str, Change], ...] = ()
+    functions: bool = False
     statements: tuple[str, ...] = ()
-    patch: Callable[[], AbstractContextManager[None]] | None = None
+    patch: Callable[[], AbstractContextManager[object]] | None = None
     switch: str | None = None
     test: str | None = None
 
 
-_ADVISORY = ("document_before", (r"PERFORM pg_advisory_xact_lock_shared\([^;]*;", ""))
-_ROW = ("document_before", (r"PERFORM 1 FROM revector.collection[^;]*;", ""))
-_ALWAYS_ROW = ("document_before", (r"IF current_setting[^;]*THEN(.*?)END IF;", r"\1"))
-_STANDBY = ("document_fan_out", (r"\(c\.standby_gen\), ", ""))
-_EARLY = "IF TG_OP = 'INSERT' THEN NEW.version := nextval('revector.version_seq'); END IF;"
-_VERSION = ("document_before", (r"NEW\.version := [^;]*;", _EARLY))
+MISTAKES = Path(__file__).with_name("mistakes.sql")
+FUNCTION = re.compile(r"^-- (\w+) in place of (\w+) (\w+): .*\n((?:(?!-- ).*\n)+)", re.MULTILINE)
+"""A function of that file: the bug, what it replaces, the MD5 of the body that it was written for, and its own."""
+
 _TOMBSTONES = "DROP TRIGGER IF EXISTS c_tombstones ON revector.document"
 _LANES = "test_moves.py::test_a_swap_is_refused_while_work_waits_in_either_lane"
 _ORDER = "test_publish.py::test_chunks_are_numbered_in_the_order_of_the_text"
@@ -63,10 +60,11 @@ def _bug(name: str, says: str, races: str, layers: str, **planted: Any) -> Bug:
 
 _ALL = (
     _bug("no_gate", "writers do not hold the gate", "R04 R35", "L2; L0",
-         guards={"write.gate": "1"}, functions=(_ADVISORY, _ROW), switch="gate"),
-    _bug("advisory_gate_only", "writers hold the advisory lock, not the row", "R05", "L2, directed", functions=(_ROW,)),
+         guards={"write.gate": "1"}, functions=True, switch="gate"),
+    _bug("advisory_gate_only", "writers hold the advisory lock, not the row", "R05", "L2, directed",
+         functions=True),
     _bug("row_gate_only", "writers hold the row, not the advisory lock, and overtake a waiting swap", "R37", "load",
-         guards={"write.gate": "1"}, functions=(_ADVISORY, _ALWAYS_ROW)),
+         guards={"write.gate": "1"}, functions=True),
     _bug("test_in_lock_statement", "the swap tests for waiting work in a snapshot older than its lock", "R36",
          "L2, directed; L2", patch=mistakes.old_snapshot),
     _bug("no_version_check", "publish does not ask whether the document is still what was embedded", "R01 R02",
@@ -74,7 +72,7 @@ _ALL = (
     _bug("item_deleted_by_id", "publish neither locks the document nor looks at the work item's version", "R03", "L2",
          guards={"publish.document_lock": "", "publish.item_version": "true"}),
     _bug("version_before_lock", "a version is drawn before the document's row is locked", "R11", "L2",
-         patch=mistakes.version_of_the_insert, functions=(_VERSION,)),
+         functions=True),
     _bug("fixed_point_ids", "points are named by version, not by attempt", "R22", "L0", switch="attempt_id"),
     _bug("no_intent", "points are written before SQL knows of them", "R27 R28", "L0; test",
          patch=mistakes.no_intent, switch="intent",
@@ -90,7 +88,7 @@ _ALL = (
          patch=mistakes.alias_cached),
     _bug("cache_by_text", "query vectors are cached by text alone", "R33", "L1; L2", patch=mistakes.cache_by_text),
     _bug("standby_not_fed", "writes after the swap do not reach the old index", "R48", "L1; L2",
-         functions=(_STANDBY,), switch="standby"),
+         functions=True, switch="standby"),
     _bug("retire_without_lock", "what is retired is decided before the gate is held", "R50", "L2; L1",
          patch=mistakes.retire_without_lock, switch="retirelock"),
     _bug("retire_by_worker_clock", "the window's end is judged by the clock of the process that asks", "R51", "L1; L4",
@@ -163,27 +161,25 @@ _planted: set[str] = set()
 
 @contextmanager
 def changed_database(bug: Bug, engine: sa.Engine) -> Iterator[None]:
-    """Change the database functions that a bug names, and run its statements, for as long as the block lasts."""
-
-    def run(statements: list[str]) -> None:
-        with engine.begin() as connection:
-            for statement in statements:
-                connection.exec_driver_sql(statement.replace("%", "%%"))
-
-    names = {function for function, _ in bug.functions}
+    """Give the database a bug's functions, and run its statements, for as long as the block lasts."""
+    spoilt = FUNCTION.findall(MISTAKES.read_text(encoding="utf-8")) if bug.functions else []
+    wanted = {function: (md5, body) for name, function, md5, body in spoilt if name == bug.name}
     with engine.connect() as connection:
-        source = sa.text("SELECT pg_get_functiondef(to_regproc('revector.' || :name))")
-        before = {one: str(connection.scalar(source, {"name": one})) for one in names}
-    after = dict(before)
-    for function, (pattern, replacement) in bug.functions:
-        after[function], hits = re.subn(pattern, replacement, after[function], flags=re.DOTALL)
-        if not hits:
-            raise LookupError(f"bug {bug.name}: {pattern!r} is not in {function}; the code changed, the bug must too")
-    run([*after.values(), *bug.statements])
+        source = sa.text("SELECT md5(prosrc), pg_get_functiondef(oid) FROM pg_proc WHERE oid = to_regproc(:name)")
+        before = {name: connection.execute(source, {"name": f"revector.{name}"}).one() for name in wanted}
+    if other := {name: before[name][0] for name, (md5, _) in wanted.items() if before[name][0] != md5}:
+        raise LookupError(f"bug {bug.name}: {other} is not what {MISTAKES.name} replaces; write the bug again")
+    _run(engine, [*(body for _, body in wanted.values()), *bug.statements])
     try:
         yield
     finally:
-        run([*before.values(), *(mistakes.UNDO[statement] for statement in bug.statements)])
+        _run(engine, [*(sound for _, sound in before.values()), *(mistakes.UNDO[one] for one in bug.statements)])
+
+
+def _run(engine: sa.Engine, statements: list[str]) -> None:
+    with engine.begin() as connection:
+        for statement in statements:
+            connection.exec_driver_sql(statement.replace("%", "%%"))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 from evaluation.reliability.checker import Finding
+from evaluation.reliability.observer import rows
 
 from revector.archive import read_part
 
@@ -63,11 +64,8 @@ def instant(engine: sa.Engine, cid: int) -> list[Finding]:
 
 def events(engine: sa.Engine, cid: int) -> Counter[str]:
     """Return how many events of each kind the history of a collection has."""
-    with engine.connect() as connection:
-        rows = connection.execute(
-            sa.text("SELECT kind, count(*) AS n FROM event WHERE cid = :cid GROUP BY kind"), {"cid": cid}
-        )
-        return Counter({row.kind: row.n for row in rows})
+    found = rows(engine, "SELECT kind, count(*) AS n FROM event WHERE cid = :cid GROUP BY kind", cid=cid)
+    return Counter({row.kind: row.n for row in found})
 
 
 def effects(engine: sa.Engine, cid: int, intended: Counter[str]) -> list[Finding]:
@@ -87,11 +85,10 @@ def parts(engine: sa.Engine, archive: Path, since: int, *, overlapped: bool) -> 
     ended the shard while the other's part was not published, nor had to be. Returns the newest generation, too.
     """
     found = []
-    with engine.connect() as connection:
-        rows = connection.execute(sa.text("SELECT gen, shard, part, path, sha256, published_at FROM part")).all()
-        live = set(connection.scalars(sa.text("SELECT gen FROM slot")))
+    sealed = rows(engine, "SELECT gen, shard, part, path, sha256, published_at FROM part")
+    live = {row.gen for row in rows(engine, "SELECT gen FROM slot")}
     seen: Counter[tuple[int, str, int]] = Counter()
-    for row in [row for row in rows if row.gen > since]:
+    for row in [row for row in sealed if row.gen > since]:
         path, name = Path(row.path), f"part {row.part} of shard {row.shard} of generation {row.gen}"
         if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != row.sha256:
             found.append(Finding("parts", f"{name} is not the file that was sealed"))
@@ -103,8 +100,8 @@ def parts(engine: sa.Engine, archive: Path, since: int, *, overlapped: bool) -> 
     twice = [key for key, count in seen.items() if count > 1]
     if twice and not overlapped:
         found.append(Finding("parts", f"{len(twice)} documents were sealed twice in one version, such as {twice[0]}"))
-    found += _stray_files(archive, [Path(row.path) for row in rows])
-    return max((row.gen for row in rows), default=since), found
+    found += _stray_files(archive, [Path(row.path) for row in sealed])
+    return max((row.gen for row in sealed), default=since), found
 
 
 def _stray_files(archive: Path, recorded: Sequence[Path]) -> list[Finding]:
@@ -140,8 +137,7 @@ AND pid <> pg_backend_pid() AND xact_start IS NOT NULL AND backend_type = 'clien
 
 def leftovers(engine: sa.Engine) -> list[Finding]:
     """Check that no table, index or row of an ended generation is left."""
-    with engine.connect() as connection:
-        return [Finding("leftover", f"table: {name}") for name in connection.scalars(sa.text(_STRAYS))]
+    return [Finding("leftover", f"table: {row.relname}") for row in rows(engine, _STRAYS)]
 
 
 def sessions(engine: sa.Engine) -> list[Finding]:
@@ -160,14 +156,12 @@ def transactions(engine: sa.Engine, limit_s: float) -> list[Finding]:
     return [Finding("no session is left in a transaction", str(left))] if left else []
 
 
-def _left_after(engine: sa.Engine, statement: str, limit_s: float) -> Sequence[sa.Row[tuple[object, ...]]]:
+def _left_after(engine: sa.Engine, statement: str, limit_s: float) -> Sequence[object]:
     deadline = time.monotonic() + limit_s
-    with engine.connect() as connection:
-        while found := connection.execute(sa.text(statement)).all():
-            connection.rollback()
-            if time.monotonic() > deadline:
-                return found
-            time.sleep(0.02)
+    while found := rows(engine, statement):
+        if time.monotonic() > deadline:
+            return found
+        time.sleep(0.02)
     return []
 
 

@@ -16,15 +16,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import sqlalchemy as sa
 from evaluation.reliability import checks
 from evaluation.reliability.history import Recorder, load
 from evaluation.reliability.moves_seen import watched_moves
+from evaluation.reliability.observer import rows, slots, value
 from evaluation.reliability.site import COLLECTION, Site
 from evaluation.reliability.traffic import ERRORS, waited_for
 
 from revector.lifecycle import FORWARD, Phase
-from revector.registry.collections import read_collection, read_generation
 
 EVENTS = {"register": "provision"}
 """What an event is called where the history of the proof has another name."""
@@ -77,10 +76,8 @@ class Controller:
         waited_for(self.settle)
 
     def _step(self, migrator: Any, until: float) -> None:
-        with self._engine.connect() as connection:
-            collection = read_collection(connection, COLLECTION)
-            live = {gen: read_generation(connection, gen) for gen in collection.live}
-            now = connection.execute(sa.text("SELECT clock_timestamp()")).scalar_one()
+        collection, live = slots(self._engine, COLLECTION)
+        now = value(self._engine, "SELECT clock_timestamp()")
         assert collection.active_gen is not None
         building = collection.building_gen is not None
         if collection.standby_gen is None or building:
@@ -150,25 +147,16 @@ class Controller:
         return [note for note in found if note["call"] == call]
 
     def _happened(self, notes: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        with self._engine.connect() as connection:
-            found = connection.execute(
-                sa.text("SELECT epoch, kind, gen FROM event WHERE cid = :cid AND epoch = ANY(:epochs)"),
-                {"cid": self._cid, "epochs": [note["epoch"] for note in notes]},
-            ).all()
-        known = {(row.epoch, row.kind, row.gen) for row in found}
+        found = "SELECT epoch, kind, gen FROM event WHERE cid = :cid AND epoch = ANY(:epochs)"
+        known = set(map(tuple, rows(self._engine, found, cid=self._cid, epochs=[note["epoch"] for note in notes])))
         return [note for note in notes if (note["epoch"], EVENTS.get(note["op"], note["op"]), note["gen"]) in known]
 
     def _wait_for_others(self) -> None:
         """Wait until every transaction that is running now has ended: one of them may be a killed controller's."""
-        with self._engine.connect() as connection:
-            now = connection.scalar(sa.text("SELECT clock_timestamp()"))
-        older = sa.text(
+        now = value(self._engine, "SELECT clock_timestamp()")
+        older = (
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND xact_start < :now AND pid <> "
             "pg_backend_pid() AND backend_type = 'client backend'"
         )
-
-        def over() -> bool:
-            with self._engine.connect() as connection:
-                return not connection.scalar(older, {"now": now})
-
-        checks.wait_until(over, QUIET_S, "every transaction of the controllers before has ended", poll_s=0.05)
+        what = "every transaction of the controllers before has ended"
+        checks.wait_until(lambda: value(self._engine, older, now=now) == 0, QUIET_S, what, poll_s=0.05)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from evaluation.reliability import checks
+from evaluation.reliability import checks, observer
 from evaluation.reliability.checker import Finding
 from evaluation.reliability.history import Recorder
 from evaluation.reliability.judge import at_rest
@@ -26,7 +26,7 @@ from revector.encoders.probes import PROBE_TEXTS
 from revector.errors import GateBusy, RevectorError
 from revector.indexing.encoding import Encoders
 from revector.interfaces import Encoder, Piece, Side, Vectors
-from revector.registry.collections import Collection, Generation, read_collection, read_generation
+from revector.registry.collections import Collection, Generation
 from revector.registry.control import control
 from revector.spec import ModelSpec
 
@@ -161,24 +161,20 @@ class Place:
 
     def rows(self, sql: str, **params: Any) -> list[Any]:
         """Run one statement beside the wire and return its rows."""
-        with self.direct.engine.begin() as connection:
-            found = connection.execute(sa.text(sql), params)
-            return list(found.all()) if found.returns_rows else []
+        return observer.rows(self.direct.engine, sql, **params)
 
     def value(self, sql: str, **params: Any) -> Any:
         """Return the first value of a query beside the wire."""
-        return self.rows(sql, **params)[0][0]
+        return observer.value(self.direct.engine, sql, **params)
 
     def collection(self) -> Collection:
         """Return the collection row."""
-        with self.direct.engine.connect() as connection:
-            return read_collection(connection, COLLECTION)
+        return observer.slots(self.direct.engine, COLLECTION)[0]
 
     def generation(self, gen: int | None) -> Generation:
         """Return a generation that is expected to be there."""
         assert gen is not None
-        with self.direct.engine.connect() as connection:
-            return read_generation(connection, gen)
+        return observer.slots(self.direct.engine, COLLECTION)[1][gen]
 
     def texts(self, doc_ids: Sequence[str]) -> dict[str, tuple[str | None, int]]:
         """Return text (None: deleted) and version of those of ``doc_ids`` that are in the table."""

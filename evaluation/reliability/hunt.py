@@ -16,7 +16,6 @@ import re
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -90,14 +89,6 @@ def _interleavings(bug: Bug, url: str, seed: int, effort: int) -> Sighting | Non
     seeds = range(seed, seed + INTERLEAVINGS * effort)
     found = run_interleavings(url, seeds, plant=partial(plant, bug.name)).findings
     return (found[0][0] - seed + 1, f"{found[0][1].promise}: {found[0][1].detail}") if found else None
-
-
-def _crashes(bug: Bug, url: str, seed: int, _effort: int) -> Sighting | None:
-    from evaluation.reliability.crashes import run_points
-
-    with tempfile.TemporaryDirectory() as folder:
-        found = run_points(url, Path(folder), seed=seed, plant=bug.name)
-    return (len(found.kills), str(found.findings[0])) if found.findings else None
 
 
 def _faults(bug: Bug, url: str, seed: int, effort: int) -> Sighting | None:
@@ -182,7 +173,6 @@ LAYERS: dict[str, Callable[[Bug, str, int, int], Sighting | None]] = {
     "L0": _model,
     "L1": _simulation,
     "L2": _interleavings,
-    "L3": _crashes,
     "L4": _faults,
     "L2, directed": _directed,
     "test": _test,

@@ -13,10 +13,9 @@ revector's one store lies in the same database (class A); what only a store outs
 
 from __future__ import annotations
 
+import argparse
 import random
-import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -26,12 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from evaluation.bench.common import Figure
-from evaluation.reliability.arena import database, server
+from evaluation.reliability.bugs import plant
 from evaluation.reliability.checker import Finding
 from evaluation.reliability.interleave_actors import cast
 from evaluation.reliability.interleave_scene import Scene, SharedEncoders, check_end, heal, look, noted_moves
-from evaluation.reliability.pieces import add_piece, in_batches, none, options
+from evaluation.reliability.seeds import Drawn, Layer
 from evaluation.reliability.stepping import Actor, Hang, Killed, Stage, stage
 
 from revector.database.engine import make_engine
@@ -39,7 +37,6 @@ from revector.errors import RevectorError
 from revector.migration import catch_up
 from revector.migration import steps as forward
 
-MODULE = "evaluation.reliability.interleave"
 Plant = Callable[[sa.Engine], AbstractContextManager[Any]]
 
 ENOUGH_STEPS, MOST_STEPS = 1_200, 2_400
@@ -48,14 +45,12 @@ ENOUGH_STEPS, MOST_STEPS = 1_200, 2_400
 PAUSES = {"worker.after_embed": 0.25, "commit": 0.12}
 """How likely an actor is stopped for long where it stands; elsewhere 0.01."""
 
-BATCH = 100
-"""Runs on one database: a fresh one keeps the catalogue small."""
-
 
 @dataclass
 class Report:
     """What runs did and found. ``failed`` are seeds, each of which repeats its run."""
 
+    runs: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     findings: list[tuple[int, Finding]] = field(default_factory=list)
     schedules: dict[int, list[str]] = field(default_factory=dict)
@@ -65,12 +60,6 @@ class Report:
     def failed(self) -> list[int]:
         """Seeds of the runs in which a promise broke."""
         return sorted({seed for seed, _ in self.findings})
-
-    def add(self, other: Report) -> None:
-        """Take another report's runs in."""
-        self.counts += other.counts
-        self.findings += other.findings
-        self.schedules |= other.schedules
 
 
 def run_interleavings(
@@ -94,7 +83,8 @@ def run_interleavings(
                 steps.restart()
                 scene = Scene(steps, seed, Path(folder), encoders)
                 _run(steps, scene)
-                report.counts += scene.counts + Counter(runs=1)
+                report.runs += 1
+                report.counts += scene.counts
                 report.findings += [(seed, finding) for finding in scene.findings]
                 if scene.findings:
                     report.schedules[seed] = steps.trace
@@ -174,9 +164,7 @@ def _able(steps: Stage, scene: Scene) -> list[Actor] | None:
 
 # The command line -----------------------------------------------------------------------------------------------------
 
-GOALS = {"runs": 10_000, "swap": 1_000, "rollback": 500, "retire": 200}
-NAMES = {
-    "runs": "interleavings",
+COUNTED = {
     "statements": "statements that were chosen one by one",
     "lock waits": "waits for a lock, as PostgreSQL told them",
     "swap": "cut-overs among other actors",
@@ -195,64 +183,31 @@ NAMES = {
 }
 
 
-def figures(pieces: Sequence[Any]) -> list[Figure]:
-    """Return what all pieces did and found together."""
-    total: Counter[str] = Counter()
-    for piece in pieces:
-        total.update(piece["counts"])
-    found = []
-    for key, name in NAMES.items():
-        goal = GOALS.get(key)
-        wanted, holds = (None, None) if goal is None else (f"≥ {goal:,}", total[key] >= goal)
-        found.append(Figure(name, total[key], "", wanted, holds))
-    failed = [seed for piece in pieces for seed in piece["failed"]]
-    seconds = sum(piece["seconds"] for piece in pieces)
-    found.append(Figure("time", round(seconds / 60, 1), "min of one process"))
-    return [*found, none("interleavings in which a promise broke", len(failed), "")]
-
-
-def _batch(seeds: Sequence[int], at: str, bug: str | None) -> tuple[Report, float]:
-    """Run some seeds in a database of their own; return the report and the seconds that it took."""
-    started = time.monotonic()
-    plant: Plant | None = None
-    if bug is not None:
-        from evaluation.reliability import bugs
-
-        plant = partial(bugs.plant, bug)
-    with database(sa.make_url(at)) as url:
-        return run_interleavings(url, seeds, plant=plant, stop_at_first=False), time.monotonic() - started
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run them and keep the figures; return 1 if a goal was missed or a promise broke."""
-    parser = options(MODULE, __doc__, seed=1, results="interleave", count=1_000, processes=1)
-    parser.add_argument("--bug", help="plant a seeded bug; nothing is kept then")
-    parser.add_argument("--schedule", action="store_true", help="print the schedule of each run that failed")
-    given = parser.parse_args(argv)
-    seeds, size = range(given.seed, given.seed + given.count), min(BATCH, -(-given.count // given.processes))
-    total, seconds = Report(), 0.0
-    with server() as at:
-        where = at.render_as_string(hide_password=False)
-        for report, took in in_batches(_batch, seeds, size, given.processes, where, given.bug):
-            total.add(report)
-            seconds += took
-            _tell(report, given.bug, schedule=given.schedule)
-    if given.bug is not None:
-        print(f"{given.bug}: found in {len(total.failed)} of {given.count} runs")
-        return 1 if total.failed else 0
-    piece = {"seed": given.seed, "counts": dict(total.counts), "failed": total.failed, "seconds": round(seconds, 1)}
-    piece["findings"] = [f"seed {seed}: {one}" for seed, one in total.findings[:50]]
-    return 0 if add_piece(given.results, piece, figures, MODULE) else 1
-
-
-def _tell(report: Report, bug: str | None, *, schedule: bool) -> None:
+def run(url: str, seeds: Sequence[int], given: argparse.Namespace) -> Drawn:
+    """Run the interleavings of some seeds."""
+    planted = partial(plant, given.bug) if given.bug else None
+    report = run_interleavings(url, seeds, plant=planted, stop_at_first=False)
+    done = Drawn(report.counts)
     for seed in report.failed:
-        for finding in [one for of, one in report.findings if of == seed][:5]:
-            print(f"  {finding}")
-        print(f"  again: python -m {MODULE} --seed {seed} --count 1 --schedule{f' --bug {bug}' if bug else ''}")
-        if schedule:
-            print("\n".join(report.schedules[seed]))
+        says = [str(one) for of, one in report.findings if of == seed][:5]
+        done.findings.append((seed, "\n  ".join(says + (report.schedules[seed] if given.schedule else []))))
+    return done
 
+
+# A fresh database for each hundred keeps the catalogue small.
+LAYER = Layer(
+    "evaluation.reliability.interleave",
+    __doc__,
+    "interleave",
+    "interleavings",
+    run,
+    COUNTED,
+    100,
+    {"swap": 1_000, "rollback": 500, "retire": 200},
+    10_000,
+)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    words = LAYER.options(count=1_000, processes=1)
+    words.add_argument("--schedule", action="store_true", help="print the schedule of each run that failed")
+    raise SystemExit(LAYER.main(words.parse_args()))

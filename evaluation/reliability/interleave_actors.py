@@ -11,6 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from evaluation.reliability.interleave_scene import Scene, TinyMigrator, answered, revision
+from evaluation.reliability.observer import rows
 from evaluation.reliability.stepping import current
 from evaluation.reliability.traffic import NotDone, Writes, do, token_in
 
@@ -257,8 +258,7 @@ class Time(Role):
             time.sleep(1.0)
             if self.scene.over:
                 return
-            with self.scene.engine.begin() as connection:
-                connection.execute(sa.text(_EXPIRE), {"cid": self.scene.cid})
+            rows(self.scene.engine, _EXPIRE, cid=self.scene.cid)
 
 
 _EXPIRE = """

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from evaluation.reliability import checks, judge
+from evaluation.reliability import checks, judge, observer
 from evaluation.reliability.checker import Finding, check
 from evaluation.reliability.history import Recorder
 from evaluation.reliability.moves_seen import watched_moves
@@ -37,7 +37,7 @@ from revector.migration.migrator import Migrator
 from revector.migration.settings import MigratorSettings
 from revector.migration.target import Standing
 from revector.registry import moves, sharding, verdicts, work
-from revector.registry.collections import Collection, Generation, ensure_collection, read_collection, read_generation
+from revector.registry.collections import Collection, Generation, ensure_collection
 from revector.registry.control import control, take_lease
 from revector.serving.searcher import Answer, Searcher
 from revector.spec import Chunking, IndexSpec, ModelSpec, Revision
@@ -144,9 +144,7 @@ class Scene:
 
     def slots(self) -> tuple[Collection, dict[int, Generation]]:
         """Return the collection and its live generations, as they are now."""
-        with self.engine.connect() as connection:
-            collection = read_collection(connection, self.name)
-            return collection, {gen: read_generation(connection, gen) for gen in collection.live}
+        return observer.slots(self.engine, self.name)
 
     # Writes -----------------------------------------------------------------------------------------------------------
 
@@ -308,16 +306,14 @@ def look(scene: Scene) -> None:
     """Check what is true at every instant, and sample the standby generation."""
     scene.counts["instants at which the invariant views were read"] += 1
     scene.findings += checks.instant(scene.engine, scene.cid)
-    with scene.engine.connect() as connection:
-        for gen, missing in connection.execute(sa.text(_STANDBY), {"cid": scene.cid}):
-            call = scene.recorder.invoke("standby", "monitor")
-            scene.recorder.ok(call, "standby", "monitor", gen=gen, detail={"missing": missing})
+    for gen, missing in observer.rows(scene.engine, _STANDBY, cid=scene.cid):
+        call = scene.recorder.invoke("standby", "monitor")
+        scene.recorder.ok(call, "standby", "monitor", gen=gen, detail={"missing": missing})
 
 
 def answered(scene: Scene, call: int, process: str, question: str, answer: Answer, *, by: str) -> None:
     """Record an answer in the step of its search: what had to be found is read from the database as it is now."""
-    with scene.engine.connect() as connection:
-        served = set(connection.scalars(sa.text(_SERVED), {"gen": answer.generation, "cid": scene.cid}))
+    served = {row.doc_id for row in observer.rows(scene.engine, _SERVED, gen=answer.generation, cid=scene.cid)}
     if (shown := {hit.id for hit in answer.hits}) != served:
         where = f"query {call} ({by}) of generation {answer.generation}"
         scene.found("lost", f"{where} shows {sorted(shown)}, searchable were {sorted(served)}")
@@ -327,14 +323,12 @@ def answered(scene: Scene, call: int, process: str, question: str, answer: Answe
 
 def heal(scene: Scene) -> None:
     """Let time pass and one worker drain; finish a backfill that was left, so that every live index can be compared."""
-    with scene.engine.begin() as connection:
-        connection.execute(
-            sa.text(
-                "UPDATE pending SET lease_until = NULL, due_at = clock_timestamp() FROM generation g WHERE g.gen = "
-                "pending.gen AND g.cid = :cid"
-            ),
-            {"cid": scene.cid},
-        )
+    observer.rows(
+        scene.engine,
+        "UPDATE pending SET lease_until = NULL, due_at = clock_timestamp() FROM generation g WHERE g.gen = pending.gen "
+        "AND g.cid = :cid",
+        cid=scene.cid,
+    )
     migrator = TinyMigrator(scene, "healer")
     collection, live = scene.slots()
     building = live.get(collection.building_gen or -1)
@@ -352,7 +346,6 @@ def check_end(scene: Scene) -> None:
     look(scene)
     scene.findings += judge.look(scene.engine, scene.cid, scene.judge, scene.recorder, exact=False)
     scene.findings += check(scene.recorder.records)
-    names = sa.text("SELECT physical_name FROM generation WHERE cid = :cid AND NOT dropped")
-    with scene.engine.begin() as connection:
-        for name in connection.scalars(names, {"cid": scene.cid}).all():
-            connection.exec_driver_sql(f"DROP TABLE IF EXISTS {name}")
+    names = "SELECT physical_name FROM generation WHERE cid = :cid AND NOT dropped"
+    for row in observer.rows(scene.engine, names, cid=scene.cid):
+        observer.rows(scene.engine, f"DROP TABLE IF EXISTS {row.physical_name}")

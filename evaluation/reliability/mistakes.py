@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import sqlalchemy as sa
 
 from revector import archive
-from revector.documents import documents, writing
+from revector.documents import documents
 from revector.encoders import check
 from revector.indexing import publish
 from revector.indexing.publish import check_vectors
@@ -54,30 +55,29 @@ def replaced(original: Any, replacement: Any) -> Iterator[None]:
             setattr(module, name, original)
 
 
+Planted = AbstractContextManager[object]
+"""A mistake that is there for as long as its block lasts."""
+
+
 @contextmanager
-def _attribute(owner: Any, name: str, replacement: Any) -> Iterator[None]:
-    original = owner.__dict__[name]
-    setattr(owner, name, replacement)
-    try:
+def _together(*mistakes: Planted) -> Iterator[None]:
+    with ExitStack() as stack:
+        for one in mistakes:
+            stack.enter_context(one)
         yield
-    finally:
-        setattr(owner, name, original)
 
 
-@contextmanager
-def old_snapshot() -> Iterator[None]:
+def old_snapshot() -> Planted:
     """Let control transactions see what was there before they got the gate."""
     original = controls.control
 
     def control(engine: sa.Engine, cid: int, **options: Any) -> Any:
         return original(engine.execution_options(isolation_level="REPEATABLE READ"), cid, **options)
 
-    with replaced(original, control):
-        yield
+    return replaced(original, control)
 
 
-@contextmanager
-def search_by_alias() -> Iterator[None]:
+def search_by_alias() -> Planted:
     """Search what is active now with a vector of what was active before."""
     original = searcher.Searcher.search_vector
 
@@ -86,12 +86,10 @@ def search_by_alias() -> Iterator[None]:
             pinned = self.resolve()
         return original(self, pinned, vector, k, **options)
 
-    with _attribute(searcher.Searcher, "search_vector", search_vector):
-        yield
+    return patch.object(searcher.Searcher, "search_vector", search_vector)
 
 
-@contextmanager
-def alias_cached() -> Iterator[None]:
+def alias_cached() -> Planted:
     """Resolve the alias once per process and collection, and believe it."""
     resolve, search_vector = searcher.Searcher.resolve, searcher.Searcher.search_vector
     cached: dict[tuple[int, str], Any] = {}
@@ -107,15 +105,13 @@ def alias_cached() -> Iterator[None]:
     def searched(self: Any, pinned: Any, vector: Any, k: int, **options: Any) -> Any:
         return search_vector(self, pinned, vector, k, **options | {"follow_alias": False})
 
-    with (
-        _attribute(searcher.Searcher, "resolve", resolved),
-        _attribute(searcher.Searcher, "search_vector", searched),
-    ):
-        yield
+    return _together(
+        patch.object(searcher.Searcher, "resolve", resolved),
+        patch.object(searcher.Searcher, "search_vector", searched),
+    )
 
 
-@contextmanager
-def cache_by_text() -> Iterator[None]:
+def cache_by_text() -> Planted:
     """Remember query vectors by their text, whatever encoder made them."""
     original = searcher.Encoders.of
     cached: dict[tuple[str, int], Any] = {}
@@ -137,12 +133,10 @@ def cache_by_text() -> Iterator[None]:
                 ]
             )
 
-    with _attribute(searcher.Encoders, "of", lambda self, generation: Cached(original(self, generation))):
-        yield
+    return patch.object(searcher.Encoders, "of", lambda self, generation: Cached(original(self, generation)))
 
 
-@contextmanager
-def retire_without_lock() -> Iterator[None]:
+def retire_without_lock() -> Planted:
     """Decide on a retirement first, and take the gate then."""
 
     def retire(self: Any, why: str, *, now: bool = False, epoch: int | None = None, wait: bool = True) -> Outcome:
@@ -163,46 +157,27 @@ def retire_without_lock() -> Iterator[None]:
 
     def retire_move(control: Any, *, reason: str, now: bool) -> Any:
         del now
-        decided = _decided.pop(control.collection.cid, control.collection.standby_gen)
+        decided = control.collection.standby_gen
         unused = read_generation(control.connection, decided)
         control.move_slots("standby_gen = NULL, rollback_deadline = NULL")
         control.set_phase(decided, unused.phase, Phase.RETIRED, ", live = false, ended_at = clock_timestamp()")
         control.record("retire", decided, revision=unused.revision, reason=reason, window_given_up=True)
         return read_generation(control.connection, decided)
 
-    with _attribute(BackMoves, "_retire", retire), replaced(moves.retire, retire_move):
-        yield
+    return _together(patch.object(BackMoves, "_retire", retire), replaced(moves.retire, retire_move))
 
 
-_decided: dict[int, int] = {}
-
-
-@contextmanager
-def version_of_the_insert() -> Iterator[None]:
-    """Let an upsert that meets a row take the version that it drew before it had the row's lock."""
-    rest = "deleted = EXCLUDED.deleted,"
-    if rest not in writing._UPSERT:
-        raise LookupError("an upsert no longer sets `deleted` first; the code changed, the bug must too")
-    with _attribute(writing, "_UPSERT", writing._UPSERT.replace(rest, f"version = EXCLUDED.version, {rest}")):
-        yield
-
-
-@contextmanager
-def dead_ignored() -> Iterator[None]:
+def dead_ignored() -> Planted:
     """Count only what is due."""
-    with _attribute(work.Backlog, "blocking", property(lambda self: self.due + self.bulk)):
-        yield
+    return patch.object(work.Backlog, "blocking", property(lambda self: self.due + self.bulk))
 
 
-@contextmanager
-def bulk_lane_ignored() -> Iterator[None]:
+def bulk_lane_ignored() -> Planted:
     """Count only the live lane and dead letters."""
-    with _attribute(work.Backlog, "blocking", property(lambda self: self.due + self.dead - self.waived)):
-        yield
+    return patch.object(work.Backlog, "blocking", property(lambda self: self.due + self.dead - self.waived))
 
 
-@contextmanager
-def chunks_reversed() -> Iterator[None]:
+def chunks_reversed() -> Planted:
     """Publish the last chunk of a document as its first."""
     original = in_sql.rows_of
 
@@ -219,12 +194,10 @@ def chunks_reversed() -> Iterator[None]:
         )
         return original(spoilt, wanted)
 
-    with _attribute(in_sql, "rows_of", reversed_rows):
-        yield
+    return patch.object(in_sql, "rows_of", reversed_rows)
 
 
-@contextmanager
-def old_query_encoder() -> Iterator[None]:
+def old_query_encoder() -> Planted:
     """Encode all queries of a searcher by the generation that it resolved first."""
     original = searcher.Searcher.encode
     first: dict[int, Any] = {}
@@ -232,12 +205,10 @@ def old_query_encoder() -> Iterator[None]:
     def encode(self: Any, pinned: Any, queries: list[str]) -> Any:
         return original(self, first.setdefault(id(self), pinned), queries)
 
-    with _attribute(searcher.Searcher, "encode", encode):
-        yield
+    return patch.object(searcher.Searcher, "encode", encode)
 
 
-@contextmanager
-def unchanged_not_asked_again() -> Iterator[None]:
+def unchanged_not_asked_again() -> Planted:
     """Believe, when publishing, what was found before the locks."""
 
     class Believing:
@@ -247,12 +218,10 @@ def unchanged_not_asked_again() -> Iterator[None]:
         def shown_unchanged(self, _connection: Any, _gen: int, items: Sequence[Any]) -> set[str]:
             return {item.doc_id for item in items}
 
-    with _attribute(publish, "work", Believing()):
-        yield
+    return patch.object(publish, "work", Believing())
 
 
-@contextmanager
-def old_gate_accepted() -> Iterator[None]:
+def old_gate_accepted() -> Planted:
     """Ask only whether each kind of verdict was ever a pass."""
 
     def stale_evidence(
@@ -265,19 +234,15 @@ def old_gate_accepted() -> Iterator[None]:
         )
         return None if passed >= set(kinds) else "there is no result for it"
 
-    with replaced(verdicts.stale_evidence, stale_evidence):
-        yield
+    return replaced(verdicts.stale_evidence, stale_evidence)
 
 
-@contextmanager
-def zombie_accepted() -> Iterator[None]:
+def zombie_accepted() -> Planted:
     """Let any run write, also one that was taken over."""
-    with replaced(controls._check_token, lambda *_: None):
-        yield
+    return replaced(controls._check_token, lambda *_: None)
 
 
-@contextmanager
-def seed_ends_on_error() -> Iterator[None]:
+def seed_ends_on_error() -> Planted:
     """Take an error for the end of the data."""
     original = sharding.seed_page
 
@@ -292,12 +257,10 @@ def seed_ends_on_error() -> Iterator[None]:
                 )
             return True
 
-    with replaced(original, seed_page):
-        yield
+    return replaced(original, seed_page)
 
 
-@contextmanager
-def short_batch_accepted() -> Iterator[None]:
+def short_batch_accepted() -> Planted:
     """Stretch a reply to the number of texts, and do not look at the probe texts around it."""
     original = check_vectors
 
@@ -307,12 +270,10 @@ def short_batch_accepted() -> Iterator[None]:
             found = np.resize(found, (count, dim))
         return original(found, count, dim)
 
-    with replaced(original, lenient), _attribute(publish, "MIN_COSINE", -2.0):
-        yield
+    return _together(replaced(original, lenient), patch.object(publish, "MIN_COSINE", -2.0))
 
 
-@contextmanager
-def torn_part_accepted() -> Iterator[None]:
+def torn_part_accepted() -> Planted:
     """Read a sealed part without asking for its hash."""
     original = archive.read_part
 
@@ -320,20 +281,15 @@ def torn_part_accepted() -> Iterator[None]:
         del sha256
         return original(path, None, attributes=attributes)
 
-    with replaced(original, read_part):
-        yield
+    return replaced(original, read_part)
 
 
-@contextmanager
-def same_name_other_model() -> Iterator[None]:
+def same_name_other_model() -> Planted:
     """Trust whatever loads under a model's name."""
-    with ExitStack() as stack:
-        stack.enter_context(replaced(check.check_same_encoder, lambda *_, **__: None))
-        yield
+    return replaced(check.check_same_encoder, lambda *_, **__: None)
 
 
-@contextmanager
-def tombstone_purged() -> Iterator[None]:
+def tombstone_purged() -> Planted:
     """Remove a document's row as soon as it is deleted."""
     original = documents.Documents.delete_many
 
@@ -346,19 +302,15 @@ def tombstone_purged() -> Iterator[None]:
             )
         return written
 
-    with _attribute(documents.Documents, "delete_many", delete_many):
-        yield
+    return patch.object(documents.Documents, "delete_many", delete_many)
 
 
-@contextmanager
-def ack_before_searchable() -> Iterator[None]:
+def ack_before_searchable() -> Planted:
     """Take a store's acknowledgement for the proof that its points are found."""
-    with _attribute(AttemptsLane, "_await", lambda *_: None):
-        yield
+    return patch.object(AttemptsLane, "_await", lambda *_: None)
 
 
-@contextmanager
-def no_intent() -> Iterator[None]:
+def no_intent() -> Planted:
     """Tell SQL of points when they are published, not before they are put."""
     later: list[tuple[Any, ...]] = []
     opened, published = intents.open_all, intents.publish
@@ -368,8 +320,7 @@ def no_intent() -> Iterator[None]:
             opened(*later.pop())
         return published(connection, gen, attempts)
 
-    with (
-        _attribute(intents, "open_all", lambda *args: later.append(args)),
-        _attribute(intents, "publish", publish_all),
-    ):
-        yield
+    return _together(
+        patch.object(intents, "open_all", lambda *args: later.append(args)),
+        patch.object(intents, "publish", publish_all),
+    )

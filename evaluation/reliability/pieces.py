@@ -5,12 +5,9 @@ from __future__ import annotations
 import argparse
 import fcntl
 import json
-import multiprocessing
 import shlex
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -41,20 +38,6 @@ def options(module: str, doc: str | None, *, seed: int, results: str, **numbers:
         made.add_argument(f"--{name}", type=int, default=default, help="default: %(default)s")
     made.add_argument("--results", type=Path, default=RESULTS / f"{results}.json", help="default: %(default)s")
     return made
-
-
-def in_batches(run: Callable[..., Any], seeds: range, size: int, processes: int, *given: Any) -> Iterator[Any]:
-    """Run batches of seeds in processes of their own; yield what each returns, and print how fast they go."""
-    started, done = time.monotonic(), 0
-    batches = [seeds[at : at + size] for at in range(0, len(seeds), size)]
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-        futures = {pool.submit(run, batch, *given): batch for batch in batches}
-        for future in as_completed(futures):
-            yield future.result()
-            done += len(futures[future])
-            rate = done / (time.monotonic() - started)
-            left_s = (len(seeds) - done) / rate
-            print(f"{done:,} of {len(seeds):,}, {rate:.2f} a second, {left_s:.0f} s left", flush=True)
 
 
 def add_piece(path: Path, piece: Piece, figures: Callable[[Sequence[Piece]], Sequence[Figure]], module: str) -> bool:

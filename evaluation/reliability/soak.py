@@ -25,7 +25,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import sqlalchemy as sa
 from evaluation.reliability import checks
 from evaluation.reliability.arena import server
 from evaluation.reliability.checker import check
@@ -33,6 +32,7 @@ from evaluation.reliability.crash_postgres import Outages
 from evaluation.reliability.forks import End, Forks, Notes
 from evaluation.reliability.history import Hit, Record, Recorder, load, save
 from evaluation.reliability.judge import look
+from evaluation.reliability.observer import rows, value
 from evaluation.reliability.pieces import RESULTS, add_piece
 from evaluation.reliability.site import COLLECTION, Shape, Site
 from evaluation.reliability.soak_report import CHAOS, Outcome, Plan, figures, piece_of
@@ -228,16 +228,12 @@ class Soak:
         """Wait until the live lane is empty and nobody is in a transaction; what is left after ``HEAL_S`` is said."""
         give_up = time.monotonic() + HEAL_S
         while time.monotonic() < give_up:
-            with self._site.engine.begin() as connection:
-                if not connection.scalar(sa.text(_WAITING)) and not connection.scalar(sa.text(_BUSY)):
-                    return True
-                # What a killed worker had leased would be due after a minute: leases save work, they protect nothing.
-                connection.execute(
-                    sa.text("UPDATE pending SET lease_until = NULL WHERE attempts > 0 AND state = 'due'")
-                )
+            if not value(self._site.engine, _WAITING) and not value(self._site.engine, _BUSY):
+                return True
+            # What a killed worker had leased would be due after a minute: leases save work, they protect nothing.
+            rows(self._site.engine, "UPDATE pending SET lease_until = NULL WHERE attempts > 0 AND state = 'due'")
             time.sleep(0.5)
-        with self._site.engine.connect() as connection:
-            left = connection.execute(sa.text("SELECT * FROM pending LIMIT 3")).all()
+        left = rows(self._site.engine, "SELECT * FROM pending LIMIT 3")
         self._outcome.problems.append(f"window {window}: not healed within {HEAL_S:g} s, such as {left}")
         return False
 
@@ -305,23 +301,19 @@ def _as_puts(state: Iterable[Hit]) -> Iterable[Record]:
 
 def _sizes(site: Site) -> dict[str, int]:
     """Return the bytes of the tables that a soak could make grow, live indexes together, and their dead rows."""
-    with site.engine.connect() as connection:
-        rows = connection.execute(sa.text(_SIZES)).all()
-    return {f"size of {row.what}": int(row.bytes) for row in rows} | {"dead rows": sum(int(row.dead) for row in rows)}
+    found = rows(site.engine, _SIZES)
+    return {f"size of {row.what}": int(row.bytes) for row in found} | {"dead rows": sum(int(row.dead) for row in found)}
 
 
 def _garbage(site: Site) -> dict[str, int]:
     """Count what ended generations have left behind."""
     ended = "gen NOT IN (SELECT gen FROM slot)"
-    with site.engine.connect() as connection:
-        found = {
-            f"{table} rows of ended generations": connection.scalar(
-                sa.text(f"SELECT count(*) FROM {table} WHERE {ended}")
-            )
-            for table in ("pending", "ledger", "shard", "part")
-        }
-        found["index tables of ended generations"] = connection.scalar(sa.text(_ENDED_INDEXES))
-        kept = set(connection.scalars(sa.text(f"SELECT path FROM part WHERE NOT {ended}")))
+    found = {
+        f"{table} rows of ended generations": value(site.engine, f"SELECT count(*) FROM {table} WHERE {ended}")
+        for table in ("pending", "ledger", "shard", "part")
+    }
+    found["index tables of ended generations"] = value(site.engine, _ENDED_INDEXES)
+    kept = {row.path for row in rows(site.engine, f"SELECT path FROM part WHERE NOT {ended}")}
     files = [path for path in site.project.archive.rglob("*") if path.is_file() and str(path) not in kept]
     return {name: int(count or 0) for name, count in found.items()} | {"archive files of ended generations": len(files)}
 

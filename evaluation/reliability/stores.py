@@ -9,8 +9,8 @@ was written; it knows nothing of revector.
 
 from __future__ import annotations
 
+import argparse
 import random
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -19,23 +19,21 @@ from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
 import sqlalchemy as sa
-from evaluation.bench.common import Figure
-from evaluation.reliability.arena import database, server
+from evaluation.reliability.arena import database
 from evaluation.reliability.bugs import plant
 from evaluation.reliability.late import LateStore
-from evaluation.reliability.pieces import Piece, add_piece, in_batches, none, options
+from evaluation.reliability.observer import rows, slots, value
+from evaluation.reliability.seeds import Drawn, Layer
 from evaluation.reliability.site import NEW, OLD, Shape, Site
 
 from revector import crash
 from revector.errors import IndexGone, RevectorError, StateError, StoreUnavailable
 from revector.indexing.keeping import StoreKeeper
 from revector.registry import intents
-from revector.registry.collections import Generation, read_collection, read_generation
+from revector.registry.collections import Generation
 from revector.registry.lanes import lane_of
 from revector.stores.opening import added
 
-MODULE = "evaluation.reliability.stores"
-BATCH = 20
 DOCUMENTS, STEPS, TRIES = 24, 40, 400
 COUNTED = {
     "put": "writes",
@@ -169,9 +167,8 @@ class StoreHistory:
         """Let everything arrive and be done: then each live index is the documents, and its store holds no more."""
         self._insist(self._settle, self._nothing_waits)
         for view in ("i1_lost", "i2_ahead", "i5_slots", "i9_intent"):
-            with self._project.engine.connect() as connection:
-                rows = connection.execute(sa.text(f"SELECT * FROM {view}")).all()
-            self._demand(not rows, f"{view} is not empty", rows)
+            broken = rows(self._project.engine, f"SELECT * FROM {view}")
+            self._demand(not broken, f"{view} is not empty", broken)
         for generation in self._live():
             self._search(generation, whole=generation.seeded)
         with patch.object(intents, "LATE_S", 0.0):
@@ -183,15 +180,12 @@ class StoreHistory:
             self._check_points(generation)
 
     def _check_points(self, generation: Generation) -> None:
-        with self._project.engine.connect() as connection:
-            rows = connection.execute(
-                sa.text(
-                    "SELECT attempt, n_chunks FROM ledger WHERE gen = :gen AND attempt IS NOT NULL UNION ALL SELECT "
-                    "attempt, n_chunks FROM intent WHERE gen = :gen AND doc_id = '' AND state = 'published'"
-                ),
-                {"gen": generation.gen},
-            )
-            wanted = set(intents.point_ids([(row.attempt, row.n_chunks) for row in rows]))
+        named = (
+            "SELECT attempt, n_chunks FROM ledger WHERE gen = :gen AND attempt IS NOT NULL UNION ALL SELECT attempt, "
+            "n_chunks FROM intent WHERE gen = :gen AND doc_id = '' AND state = 'published'"
+        )
+        found = rows(self._project.engine, named, gen=generation.gen)
+        wanted = set(intents.point_ids([(row.attempt, row.n_chunks) for row in found]))
         there = {one for one, _ in lane_of(generation).index.scan(None, 100_000)}  # type: ignore[attr-defined]
         self._demand(
             there == wanted, "points that nobody names, or missing ones", len(there - wanted), len(wanted - there)
@@ -213,16 +207,12 @@ class StoreHistory:
             StoreKeeper(self._project.engine).look(generation)
 
     def _expire_leases(self) -> None:
-        with self._project.engine.begin() as connection:
-            connection.execute(sa.text("UPDATE pending SET lease_until = NULL, attempts = 0 WHERE state = 'due'"))
+        rows(self._project.engine, "UPDATE pending SET lease_until = NULL, attempts = 0 WHERE state = 'due'")
 
     def _nothing_waits(self) -> bool:
-        with self._project.engine.connect() as connection:
-            seeded = all(one.seeded for one in self._live())
-            waits = connection.scalar(
-                sa.text("SELECT count(*) FROM pending WHERE lane = 'live' OR :seeded"), {"seeded": seeded}
-            )
-        return not waits
+        seeded = all(one.seeded for one in self._live())
+        waits = "SELECT count(*) FROM pending WHERE lane = 'live' OR :seeded"
+        return not value(self._project.engine, waits, seeded=seeded)
 
     def _insist(self, act: Callable[[], object], until: Callable[[], bool] = lambda: True) -> None:
         for _ in range(TRIES):
@@ -233,13 +223,11 @@ class StoreHistory:
         raise BrokenPromise(f"{TRIES} tries did not come to an end")
 
     def _active(self) -> Generation:
-        with self._project.engine.connect() as connection:
-            return read_generation(connection, int(read_collection(connection, "docs").active_gen or 0))
+        collection, live = slots(self._project.engine, "docs")
+        return live[int(collection.active_gen or 0)]
 
     def _live(self) -> list[Generation]:
-        with self._project.engine.connect() as connection:
-            collection = read_collection(connection, "docs")
-            return [read_generation(connection, gen) for gen in collection.live]
+        return list(slots(self._project.engine, "docs")[1].values())
 
     @contextmanager
     def _killed_at(self, point: str) -> Iterator[None]:
@@ -280,51 +268,32 @@ def run_history(url: str, seed: int, bug: str | None = None) -> tuple[Counter[st
         try:
             history.run()
         except (BrokenPromise, RevectorError, sa.exc.SQLAlchemyError) as error:
-            return history.tally, f"seed {seed}: {type(error).__name__}: {error}"
+            return history.tally, f"{type(error).__name__}: {error}"
         finally:
             site.project.engine.dispose()
         return history.tally, None
 
 
-def run_batch(seeds: range, bug: str | None) -> tuple[int, Counter[str], list[str]]:
-    """Run histories, each in a database of its own; return how many, what they did, and what broke."""
-    tally, findings = Counter[str](), list[str]()
-    with server() as at:
-        for seed in seeds:
-            with database(at) as url:
-                did, broken = run_history(url, seed, bug)
-            tally += did
-            findings += [broken] if broken else []
-    return len(seeds), tally, findings
+def run(url: str, seeds: Sequence[int], given: argparse.Namespace) -> Drawn:
+    """Run some histories, each in a database of its own."""
+    done, own = Drawn(), sa.make_url(url)
+    for seed in seeds:
+        with database(own) as fresh:
+            did, broken = run_history(fresh, seed, given.bug)
+        done.tally += did
+        done.findings += [(seed, broken)] if broken else []
+    return done
 
 
-def figures(pieces: Sequence[Piece]) -> Iterator[Figure]:
-    """Yield what all pieces together did and found."""
-    yield Figure(
-        "histories of an index in a store at its worst", sum(piece["histories"] for piece in pieces), "histories"
-    )
-    yield none("histories that broke a promise", sum(len(piece["findings"]) for piece in pieces), "histories")
-    for name in sorted({name for piece in pieces for name in piece["tally"]}):
-        yield Figure(COUNTED[name], sum(piece["tally"].get(name, 0) for piece in pieces), "")
-
-
-def main() -> int:
-    """Read the command line and run; return 1 if a promise broke."""
-    words = options(MODULE, __doc__, seed=0, results="stores", count=400, processes=2)
-    words.add_argument("--bug", help="plant a seeded bug that Python or a guard can hold")
-    given = words.parse_args()
-    done, tally, findings = 0, Counter[str](), list[str]()
-    seeds = range(given.seed, given.seed + given.count)
-    for histories, did, broken in in_batches(run_batch, seeds, BATCH, given.processes, given.bug):
-        done, findings = done + histories, findings + broken
-        tally += did
-        for says in broken:
-            print(f"{says}\nrepeat it: python -m {MODULE} --seed {says.split(':')[0].split()[1]} --count 1")
-    piece = {"seed": given.seed, "histories": done, "bug": given.bug, "tally": dict(tally), "findings": findings}
-    if given.bug is None and given.count > 1:
-        add_piece(given.results, piece, lambda pieces: list(figures(pieces)), MODULE)
-    return 1 if findings else 0
-
+LAYER = Layer(
+    "evaluation.reliability.stores",
+    __doc__,
+    "stores",
+    "histories of an index in a store at its worst",
+    run,
+    COUNTED,
+    20,
+)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(LAYER.main(LAYER.options(seed=0, count=400).parse_args()))

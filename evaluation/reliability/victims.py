@@ -7,20 +7,23 @@ import json
 import os
 import random
 import signal
+import subprocess
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import psutil
-import sqlalchemy as sa
+from evaluation.reliability import observer
 from evaluation.reliability.drivers import DAG_ID, Cli, Dag, Driver
 from evaluation.reliability.site import NEW, Site
 
 from revector import embedded
 from revector.errors import DatabaseUnavailable
 from revector.local.airflow import AirflowHome
+from revector.local.airflow_client import TaskInstance
 from revector.local.processes import Supervisor
 
 WRITES_GO_ON = timedelta(seconds=2)
@@ -52,90 +55,92 @@ class Host:
 
     def value(self, sql: str, **params: Any) -> Any:
         """Return the first value of a query."""
-        with self.site.project.engine.connect() as connection:
-            return connection.scalar(sa.text(sql), params)
+        return observer.value(self.site.project.engine, sql, **params)
 
 
-class Victim(Protocol):
-    """One process to be killed."""
+class Victim(ABC):
+    """One process to be killed. ``killed`` is its number then, ``at`` when what follows the kill counts from."""
+
+    def __init__(self, host: Host, driver: Driver) -> None:
+        self.host, self.driver, self.killed, self.at = host, driver, 0, datetime.now(UTC)
+
+    @abstractmethod
+    def pid(self) -> int:
+        """Return its number; 0 while it does not run."""
 
     def there(self) -> bool:
         """Whether it runs now."""
+        return self.pid() > 0
 
     def kill(self) -> str:
         """Kill it and say what it was."""
+        self.killed, self.at = self.pid(), datetime.now(UTC) + WRITES_GO_ON
+        if self.killed <= 1:
+            raise ProcessLookupError(f"there is no process {self.killed} of ours to be killed")
+        os.kill(self.killed, signal.SIGKILL)
+        return f"process {self.killed}"
 
     def is_back(self) -> bool:
         """Whether its work goes on."""
+        return self.pid() not in (0, self.killed)
 
 
-class Upgrade:
+class Upgrade(Victim):
     """The process of `revector upgrade`; it is back when another one has taken the migration over."""
 
-    def __init__(self, host: Host, driver: Driver) -> None:
-        assert isinstance(driver, Cli)
-        self._host, self._driver, self._token = host, driver, 0
+    _token = 0
 
-    def there(self) -> bool:
-        """Whether the process runs."""
-        return self._driver.process is not None and self._driver.process.poll() is None
+    @property
+    def _process(self) -> subprocess.Popen[bytes] | None:
+        assert isinstance(self.driver, Cli)
+        return self.driver.process
+
+    def pid(self) -> int:
+        """Return its number."""
+        return 0 if self._process is None or self._process.poll() is not None else self._process.pid
 
     def kill(self) -> str:
         """Kill it."""
-        assert self._driver.process is not None
-        killed = _kill(self._driver.process.pid)
-        self._driver.process.wait()
+        said = super().kill()
+        assert self._process is not None
+        self._process.wait()
         self._token = self._newest()
-        return killed
+        return said
 
     def is_back(self) -> bool:
         """Whether a new process runs a step, or none is left to do."""
-        return self._newest() > self._token or (self.there() and self._host.phase() == "live")
+        return self._newest() > self._token or (self.there() and self.host.phase() == "live")
 
     def _newest(self) -> int:
-        try:
-            return int(self._host.value("SELECT max(token) FROM lease") or 0)
-        except DatabaseUnavailable:
-            return 0
+        with contextlib.suppress(DatabaseUnavailable):
+            return int(self.host.value("SELECT max(token) FROM lease") or 0)
+        return 0
 
 
-class Program:
+class Program(Victim):
     """A program that a supervisor keeps running; its number stands in the guard's note."""
 
     name = "worker"
 
-    def __init__(self, host: Host, _driver: Driver) -> None:
-        self._host = host
-        self._note = self._folder(host) / "run" / f"{self.name}.json"
-        self._killed, self._at = 0, datetime.now(UTC)
+    def folder(self) -> Path:
+        """Return where its supervisor keeps notes."""
+        return self.host.supervisor.folder
 
-    def _folder(self, host: Host) -> Path:
-        return host.supervisor.folder
-
-    def _pid(self) -> int:
+    def pid(self) -> int:
+        """Return its number."""
         with contextlib.suppress(OSError, ValueError):
-            pid = int(json.loads(self._note.read_text())["session"])
+            pid = int(json.loads((self.folder() / "run" / f"{self.name}.json").read_text())["session"])
             return pid if psutil.pid_exists(pid) else 0
         return 0
 
-    def there(self) -> bool:
-        """Whether it runs."""
-        return self._pid() > 0
-
-    def kill(self) -> str:
-        """Kill it."""
-        self._killed, self._at = self._pid(), datetime.now(UTC) + WRITES_GO_ON
-        return _kill(self._killed)
-
     def is_back(self) -> bool:
         """Whether a new worker has applied all that waited at the kill or was written soon after it."""
-        if self._pid() in (0, self._killed) or datetime.now(UTC) < self._at:
+        if not super().is_back() or datetime.now(UTC) < self.at:
             return False
-        try:
+        with contextlib.suppress(DatabaseUnavailable):
             waits = "SELECT count(*) FROM pending p JOIN slot s USING (gen) WHERE s.role = 'active' AND p.since < :at"
-            return bool(self._host.value(waits, at=self._at) == 0)
-        except DatabaseUnavailable:
-            return False
+            return bool(self.host.value(waits, at=self.at) == 0)
+        return False
 
 
 class Scheduler(Program):
@@ -143,37 +148,39 @@ class Scheduler(Program):
 
     name = "scheduler"
 
-    def _folder(self, host: Host) -> Path:
-        return host.airflow_home.home
+    def folder(self) -> Path:
+        """Return Airflow's home."""
+        return self.host.airflow_home.home
 
     def is_back(self) -> bool:
         """Whether a new one has given a sign of life."""
-        if self._pid() in (0, self._killed):
+        if not Victim.is_back(self):
             return False
-        with self._host.airflow_home.client("admin") as client:
+        with self.host.airflow_home.client("admin") as client:
             beat = client.get("/monitor/health")["scheduler"]["latest_scheduler_heartbeat"]
-        return beat is not None and datetime.fromisoformat(beat) > self._at
+        return beat is not None and datetime.fromisoformat(beat) > self.at
 
 
-class Task:
+class Task(Victim):
     """The process of one task: a grandchild of the scheduler, below a worker of its executor."""
 
     def __init__(self, host: Host, driver: Driver) -> None:
         assert isinstance(driver, Dag)
-        self._host, self._driver = host, driver
-        self._scheduler = Scheduler(host, driver)
+        super().__init__(host, driver)
+        self._run, self._scheduler = driver, Scheduler(host, driver)
         self._pause_s, self._seen = random.Random(driver.run_id).uniform(0, 1.5), 0.0
-        self._killed: dict[tuple[str, int], int] = {}
+        self._tries: dict[tuple[str, int], int] = {}
 
-    def _pids(self) -> list[int]:
+    def pid(self) -> int:
+        """Return the number of the first that runs."""
         with contextlib.suppress(psutil.Error):
-            workers = psutil.Process(self._scheduler._pid()).children()
-            return [task.pid for worker in workers for task in worker.children()]
-        return []
+            workers = psutil.Process(self._scheduler.pid()).children()
+            return next((task.pid for worker in workers for task in worker.children()), 0)
+        return 0
 
     def there(self) -> bool:
         """Whether a task has been running for a random part of its first seconds."""
-        if not self._pids():
+        if not self.pid():
             self._seen = 0.0
             return False
         self._seen = self._seen or time.monotonic()
@@ -181,56 +188,36 @@ class Task:
 
     def kill(self) -> str:
         """Kill it; between two tasks, the next one."""
-        while not (pids := self._pids()):
+        said = ""
+        while not said:
+            with contextlib.suppress(ProcessLookupError):  # none runs, or it has just ended
+                said = super().kill()
             time.sleep(0.01)
-        _kill(pids[0])
-        running = [
-            task for task in self._driver.client.tasks(DAG_ID, self._driver.run_id) if task["state"] == "running"
-        ]
-        self._killed = {(task["task_id"], task["map_index"]): task["try_number"] for task in running}
-        return f"{_name(pids[0])} of {', '.join(f'{task}[{n}]' if n >= 0 else task for task, n in self._killed)}"
+        running = [task for task in self._tasks() if task["state"] == "running"]
+        self._tries = {(task["task_id"], task["map_index"]): task["try_number"] for task in running}
+        return f"{said} of {', '.join(f'{task}[{n}]' if n >= 0 else task for task, n in self._tries)}"
 
     def is_back(self) -> bool:
         """Whether the next try runs, or none is needed."""
-        for task in self._driver.client.tasks(DAG_ID, self._driver.run_id):
-            first = self._killed.get((task["task_id"], task["map_index"]))
-            if first is not None and task["state"] not in ("success", "failed") and task["try_number"] == first:
-                return False
-        return True
+        return not any(
+            task["state"] not in ("success", "failed")
+            and self._tries.get((task["task_id"], task["map_index"])) == task["try_number"]
+            for task in self._tasks()
+        )
+
+    def _tasks(self) -> list[TaskInstance]:
+        return self._run.client.tasks(DAG_ID, self._run.run_id)
 
 
-class Postgres:
+class Postgres(Victim):
     """The postmaster of the embedded server; its other processes end by themselves."""
 
-    def __init__(self, host: Host, _driver: Driver) -> None:
-        self._host, self._killed = host, 0
-
-    def there(self) -> bool:
-        """Whether it answers."""
-        return embedded.status(self._host.site.project.state).pid is not None
-
-    def kill(self) -> str:
-        """Kill it."""
-        self._killed = embedded.status(self._host.site.project.state).pid or 0
-        return _kill(self._killed)
-
-    def is_back(self) -> bool:
-        """Whether a new one answers."""
-        return embedded.status(self._host.site.project.state).pid not in (None, self._killed)
+    def pid(self) -> int:
+        """Return its number."""
+        return embedded.status(self.host.site.project.state).pid or 0
 
 
-def _name(pid: int) -> str:
-    return f"process {pid}"
-
-
-def _kill(pid: int) -> str:
-    if pid <= 1:
-        raise ProcessLookupError(f"there is no process {pid} of ours to be killed")
-    os.kill(pid, signal.SIGKILL)
-    return _name(pid)
-
-
-VICTIMS: dict[str, type[Upgrade | Program | Task | Postgres]] = {
+VICTIMS: dict[str, type[Victim]] = {
     "worker": Program,
     "task": Task,
     "scheduler": Scheduler,

@@ -60,6 +60,28 @@ def test_a_planted_bug_leaves_nothing_behind(name: str, served: World) -> None:
     assert served.differences(served.generation()) == []
 
 
+@pytest.mark.parametrize("name", [name for name, bug in BUGS.items() if bug.functions])
+def test_a_bug_of_the_database_replaces_a_function_and_keeps_all_but_its_guard(name: str, served: World) -> None:
+    before = functions(served)
+    with plant(name, served.engine):
+        changed = [(sound, now) for sound, now in zip(before, functions(served), strict=True) if sound != now]
+        assert len(changed) == 1
+    [(sound, now)] = changed
+    kept = [line for line in now.splitlines() if line.strip() in map(str.strip, sound.splitlines())]
+    assert len(kept) >= len(now.splitlines()) - 9
+
+
+def test_a_bug_whose_function_has_changed_is_refused(served: World) -> None:
+    [body] = [one for one in functions(served) if "FUNCTION revector.document_before" in one]
+    with served.engine.begin() as connection:
+        connection.exec_driver_sql(body.replace("BEGIN", "BEGIN -- changed", 1).replace("%", "%%"))
+    with (
+        pytest.raises(LookupError, match=r"document_before.* is not what mistakes\.sql replaces"),
+        plant("no_gate", served.engine),
+    ):
+        pass
+
+
 class _Marked(dict[str, str]):
     """Stands for what proofs put in the place of guards: keeps each clause, and marks it in the statement."""
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from evaluation.reliability import bugs
-from evaluation.reliability.interleave import figures, run_interleavings
+from evaluation.reliability.interleave import LAYER, run_interleavings
 from evaluation.reliability.stepping import Actor, Killed, Stage, stage
 
 from revector.errors import GateBusy, NotCaughtUp, StateError
@@ -309,10 +309,11 @@ def test_a_migration_whose_last_document_goes_while_it_is_planned_is_not_stuck(s
 def test_random_interleavings_keep_every_promise(database_url: str) -> None:
     report = run_interleavings(database_url, range(RUNS), stop_at_first=False)
     assert report.findings == []
-    assert report.counts["runs"] == RUNS
+    assert report.runs == RUNS
     for what in ("lock waits", "crashes", "swap", "rollback", "retire", "queries", "refused moves"):
         assert report.counts[what], what
-    held = {figure.name: figure.holds for figure in figures([{"counts": report.counts, "failed": [], "seconds": 1.0}])}
+    piece = {"runs": report.runs, "tally": report.counts, "broken": len(report.failed), "seconds": 1.0}
+    held = {figure.name: figure.holds for figure in LAYER.figures([piece])}
     assert held["interleavings in which a promise broke"]
 
 

@@ -8,14 +8,12 @@ business of layer L2.
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import sqlalchemy as sa
-from evaluation.reliability.stepping import Hang, Killed
+from evaluation.reliability.stepping import Actor, Hang, Killed, current
 
 from revector.errors import DatabaseUnavailable
 
@@ -37,41 +35,31 @@ class Fate:
     at: int | str
 
 
-@dataclass(slots=True)
-class Actor:
-    """One call under way, in a thread that outlives it."""
+class Call(Actor):
+    """One call under way. ``open``: transactions that it holds; ``passed``: points since it was let go on."""
 
-    name: str
-    inbox: queue.SimpleQueue[Any] = field(default_factory=queue.SimpleQueue)
-    thread: int = 0
-    call: Callable[[], Any] | None = None
-    then: Callable[[Any, BaseException | None], None] | None = None
-    at: str | None = None
-    """Where the call stands; None while nothing is under way."""
-    open: int = 0
-    """Transactions that it holds."""
-    passed: int = 0
-    pace: int | str = 0
-    fate: Fate | None = None
+    def __init__(self, name: str, body: Callable[[], Any], then: Callable[[Any, BaseException | None], None]) -> None:
+        super().__init__(name, body)
+        self.then = then
+        self.open = self.passed = 0
+        self.pace: int | str = 0
+        self.fate: Fate | None = None
 
 
 class Stage:
-    """All actors of a simulation. ``cut`` ends the connections of everybody."""
+    """All calls of a simulation. ``cut`` ends the connections of everybody."""
 
     def __init__(self, engine: sa.Engine, cut: Callable[[], None]) -> None:
         self._cut = cut
-        self._actors: dict[str, Actor] = {}
-        self._idle: list[Actor] = []
-        self._back: queue.SimpleQueue[tuple[Any, BaseException | None] | None] = queue.SimpleQueue()
-        self._awake: Actor | None = None
+        self._calls: dict[str, Call] = {}
         sa.event.listen(engine, "engine_connect", lambda _: self.at(BETWEEN))
         for name, change in (("begin", 1), ("commit", -1), ("rollback", -1)):
             sa.event.listen(engine, name, self._counter(change))
 
     def _counter(self, change: int) -> Callable[[sa.Connection], None]:
         def count(_: sa.Connection) -> None:
-            if self._awake is not None and self._awake.thread == threading.get_ident():
-                self._awake.open += change
+            if (call := _here()) is not None:
+                call.open += change
 
         return count
 
@@ -80,11 +68,11 @@ class Stage:
     @property
     def standing(self) -> list[str]:
         """Names of actors whose calls stand somewhere, oldest first."""
-        return list(self._actors)
+        return list(self._calls)
 
     def place(self, name: str) -> str | None:
         """Where an actor's call stands, or None."""
-        return self._actors[name].at if name in self._actors else None
+        return self._calls[name].at if name in self._calls else None
 
     def start(
         self,
@@ -98,91 +86,52 @@ class Stage:
 
         ``then`` gets its outcome.
         """
-        actor = self._idle.pop() if self._idle else self._hire()
-        actor.name, actor.call, actor.then = name, call, then
-        actor.open = actor.passed = 0
-        self._actors[name] = actor
-        self._let(actor, pace, fate)
+        self._calls[name] = Call(name, call, then)
+        self.resume(name, pace, fate)
 
     def resume(self, name: str, pace: int | str = 0, fate: Fate | None = None) -> None:
-        """Let a standing call go on."""
-        actor = self._actors[name]
-        actor.passed = 0
-        self._let(actor, pace, fate)
+        """Let a standing call go on, to its next place or its end."""
+        call = self._calls[name]
+        call.pace, call.fate, call.passed = pace, fate, 0
+        call.resume()
+        if not call.came_back(HANG_S):
+            raise Hang(f"{name} did not come back within {HANG_S:g} s, last seen at {call.at}")
+        if call.state == "done":
+            del self._calls[name]
+            call.then(call.result, call.error)
 
     def kill(self, name: str) -> None:
         """End a standing call where it stands."""
-        self.resume(name, fate=Fate("kill", 0))
+        self._calls[name].doom()
+        self.resume(name)
 
     def close(self) -> None:
-        """End all calls and threads."""
+        """End all calls."""
         for name in self.standing:
             self.kill(name)
-        for actor in self._idle:
-            actor.inbox.put(None)
-        self._idle.clear()
 
-    def _let(self, actor: Actor, pace: int | str, fate: Fate | None) -> None:
-        actor.pace, actor.fate, self._awake = pace, fate, actor
-        actor.inbox.put(actor)
-        try:
-            outcome = self._back.get(timeout=HANG_S)
-        except queue.Empty:
-            raise Hang(f"{actor.name} did not come back within {HANG_S:g} s, last seen at {actor.at}") from None
-        finally:
-            self._awake = None
-        if outcome is None:
-            return
-        del self._actors[actor.name]
-        self._idle.append(actor)
-        actor.at, then = None, actor.then
-        if then is not None:
-            then(*outcome)
-
-    # What runs in the actors' threads ---------------------------------------------------------------------------------
-
-    def _hire(self) -> Actor:
-        actor = Actor("")
-        threading.Thread(target=self._work, args=(actor,), daemon=True).start()
-        return actor
-
-    def _work(self, actor: Actor) -> None:
-        actor.thread = threading.get_ident()
-        while actor.inbox.get() is not None:
-            outcome: tuple[Any, BaseException | None]
-            try:
-                assert actor.call is not None
-                outcome = actor.call(), None
-            except BaseException as error:  # noqa: BLE001 - the rule judges every end of a call
-                outcome = None, error
-            self._back.put(outcome)
+    # What runs in the calls' threads ----------------------------------------------------------------------------------
 
     def at(self, point: str) -> None:
         """Pass a point: be struck there, stand there, or go on."""
-        actor = self._awake
-        if actor is None or actor.thread != threading.get_ident():
+        if (call := _here()) is None:
             return
         if point != BETWEEN:
-            actor.passed += 1
-            if actor.fate is not None and actor.fate.at in (actor.passed, point):
-                fate, actor.fate = actor.fate, None
+            call.passed += 1
+            if call.fate is not None and call.fate.at in (call.passed, point):
+                fate, call.fate = call.fate, None
                 self._strike(fate, point)
-        if actor.open:
+        if call.open:
             return
-        if isinstance(actor.pace, int):
-            actor.pace -= 1
-        if actor.pace in (0, point):
-            self.stand(point)
+        if isinstance(call.pace, int):
+            call.pace -= 1
+        if call.pace in (0, point):
+            call.stand(point)
 
     def stand(self, point: str) -> None:
         """Hand over here, whatever is held."""
-        actor = self._awake
-        assert actor is not None
-        actor.at = point
-        self._back.put(None)
-        actor.inbox.get()
-        if actor.fate is not None and actor.fate.at == 0:
-            raise Killed(point)
+        if (call := _here()) is not None:
+            call.stand(point)
 
     def _strike(self, fate: Fate, point: str) -> None:
         if fate.kind == "cut":
@@ -191,3 +140,9 @@ class Stage:
             raise DatabaseUnavailable(f"the connection was lost at {point}")
         else:
             raise Killed(point)
+
+
+def _here() -> Call | None:
+    """Return the call in whose thread this runs."""
+    found = current()
+    return found if isinstance(found, Call) else None
