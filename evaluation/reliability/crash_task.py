@@ -21,6 +21,7 @@ from evaluation.reliability.checker import Finding
 from evaluation.reliability.crash_report import Kill, Report
 from evaluation.reliability.history import Recorder
 from evaluation.reliability.judge import at_rest
+from evaluation.reliability.observer import apply_all
 from evaluation.reliability.site import COLLECTION, NEW, Site
 
 from revector.lifecycle import FORWARD
@@ -57,9 +58,7 @@ def run_tasks(url: str, folder: Path, *, seed: int, tasks: Sequence[str] = TASKS
             status, said = _dag_run(site, Path(home), "")
             report.find("the last run", [Finding("not done when run again", said)] if status else [])
         report.find("the end", checks.sessions(engine))
-        worker = site.project.worker()
-        while worker.drain():
-            pass
+        apply_all(site.project)
         once = Counter(FORWARD[1:])
         found = checks.instant(engine, cid) + at_rest(engine, cid, site.judge(recorder), recorder)
         found += checks.effects(engine, cid, once + once) + checks.leftovers(engine)

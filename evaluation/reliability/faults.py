@@ -20,7 +20,7 @@ import signal
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -62,16 +62,11 @@ class Round:
     left_out: str = ""
 
 
-def run_faults(url: str, *, seed: int, only: str | None = None, plant: Plant | None = None) -> list[Finding]:
-    """Run one round on a database that has our tables and nothing else; return what was found.
+def strike(url: str, *, seed: int, only: Collection[str] = FAMILIES, plant: Plant | None = None) -> Round:
+    """Run one round on a database that has our tables and nothing else; a family that finds something is the last.
 
-    ``only`` is one of ``FAMILIES``. ``plant`` may plant a bug around everything, given the engine of the observer.
+    ``only`` are some of ``FAMILIES``. ``plant`` may plant a bug around everything, given the engine of the observer.
     """
-    return strike(url, seed=seed, only=only, plant=plant).findings
-
-
-def strike(url: str, *, seed: int, only: str | None = None, plant: Plant | None = None) -> Round:
-    """Run one round, as ``run_faults``, and return its counts as well; a family that finds something is the last."""
     done, draw = Round(), random.Random(seed)
     with tempfile.TemporaryDirectory(prefix="revector-faults-") as folder, Proxy(url) as proxy:
         place = Place(Path(folder), url, wired=proxy.url, seed=seed)
@@ -83,8 +78,8 @@ def strike(url: str, *, seed: int, only: str | None = None, plant: Plant | None 
         }
         try:
             with plant(place.direct.engine) if plant else nullcontext():
-                for name in FAMILIES if only is None else (only,):
-                    if not done.findings:
+                for name in FAMILIES:
+                    if name in only and not done.findings:
                         _run(name, families[name], done)
         finally:
             place.close()
@@ -144,7 +139,8 @@ def run(seed: int, rounds: int, only: str | None, bug: str | None) -> dict[str, 
     with arena.server() as at:
         for number in range(rounds):
             with arena.database(at) as url:
-                done = strike(url, seed=seed + number, only=only, plant=partial(plant, bug) if bug else None)
+                families = FAMILIES if only is None else (only,)
+                done = strike(url, seed=seed + number, only=families, plant=partial(plant, bug) if bug else None)
             for (fault, _), count in done.strikes.items():
                 strikes[fault] += count
             found += done.findings

@@ -6,11 +6,9 @@ under test names ``pg_catalog`` after it. Triggers follow it as statements do; c
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +16,8 @@ from typing import Any
 
 import sqlalchemy as sa
 from evaluation.reliability.checker import Finding
-from evaluation.reliability.faults_place import Place, broken, until_found
+from evaluation.reliability.faults_place import LIMIT_S, Models, Place, broken, until_found
+from evaluation.reliability.observer import apply_all
 from evaluation.reliability.site import COLLECTION, NEW, OLD
 
 from revector.config import Project
@@ -30,7 +29,6 @@ from revector.registry.control import control
 
 HOUR_S = 3_600.0
 DAY_S = 24 * HOUR_S
-LIMIT_S = 60.0
 WINDOW_HOURS = 20.0
 """Shorter than the day by which a host's clock is wrong."""
 
@@ -160,9 +158,7 @@ class Stepped:
         with wrong_host_clock(seconds):
             self._swap()
             written = self._put(3)
-            worker = self.clock.project.worker()
-            while worker.drain():
-                pass
+            apply_all(self.clock.project)
             found += self._waits(scenario, written) + self._not_retired(scenario)
             self._rollback(scenario, found)
         return found + self._back(scenario, "host's clock", f"{seconds / DAY_S:+.0f} d")
@@ -180,42 +176,23 @@ class Stepped:
             id=failed[0],
         )
         self.clock.set(STEPS_S[name])
-        worker = self.clock.project.worker()
-        while worker.drain():
-            pass
+        apply_all(self.clock.project)
         self.clock.set(STEPS_S[name] + 120)  # both pauses are over by any clock
-        while worker.drain():
-            pass
+        apply_all(self.clock.project)
         found += self._waits(scenario, [*due, *leased, *failed])
         return found + self._back(scenario, name, "worker", undo=False)
 
     def lease(self) -> list[Finding]:
         """Step the clock over a lease while its holder hangs: two hold it, and the newer result wins."""
         scenario, place = "clock: +3 d over a lease", self.place
-        begun, end = threading.Event(), threading.Event()
-
-        def hang(_texts: object, vectors: Any) -> Any:
-            begun.set()
-            end.wait(LIMIT_S)
-            return vectors
-
         (doc_id,) = self._put(1)
         slow = self.clock.project.worker()
         slow.warm()
-        encoder = self.clock.project.encoders.of(place.generation(place.collection().active_gen))
-        encoder.fault = hang  # type: ignore[attr-defined]
-        with ThreadPoolExecutor(1) as thread:
-            late = thread.submit(slow.drain)
-            try:
-                assert begun.wait(LIMIT_S), "the worker found nothing to embed"
-                place.put(place.author.put(doc_id))
-                self.clock.set(STEPS_S["+3 d"])
-                encoder.fault = None  # type: ignore[attr-defined]
-                while self.clock.project.worker().drain():
-                    pass
-            finally:
-                end.set()
-            late.result(LIMIT_S)
+        models: Models = self.clock.project.encoders._load  # type: ignore[assignment]
+        with models.hanging(slow.drain):
+            place.put(place.author.put(doc_id))
+            self.clock.set(STEPS_S["+3 d"])
+            apply_all(self.clock.project)
         return self._back(scenario, "+3 d", "lease", undo=False)
 
     def drop_waits(self) -> list[Finding]:

@@ -20,7 +20,9 @@ from pathlib import Path
 
 import sqlalchemy as sa
 from evaluation.reliability.checker import Finding
-from evaluation.reliability.faults_place import QUESTION, Place, broken
+from evaluation.reliability.faults_place import QUESTION, Place, broken, ends, until_found
+from evaluation.reliability.faults_wire import Operation, Walk, effects
+from evaluation.reliability.observer import apply_all
 from evaluation.reliability.site import COLLECTION, NEW
 from evaluation.reliability.traffic import do
 
@@ -28,8 +30,10 @@ from revector import crash, embedded
 from revector.config import Project
 from revector.documents.documents import WriteResult
 from revector.errors import ArchiveError, DatabaseUnavailable, NoRoom, RevectorError
+from revector.lifecycle import FORWARD
 
 ARCHIVE_MIB, SERVER_MIB = 64, 256
+FULL = "a full disk is an error"
 LARGE = 800
 """Documents of a write that no free page can take."""
 
@@ -104,7 +108,7 @@ def full_archive(place: Place, *, warned: bool) -> list[Finding]:
         if warned:
             disk.fill(leave=ARCHIVE_MIB << 17)  # an eighth of it
         with nullcontext() if warned else _at("shard.after_count", lambda: disk.fill(leave=20_000)):
-            found = _expect(ArchiveError, lambda: migrator.embed_shard(NEW, 1), scenario)
+            found = ends(lambda: migrator.embed_shard(NEW, 1), scenario, ArchiveError, must_fail=FULL)
         found += _lives(place, scenario) + place.invariants(scenario)
         left = [path.name for path in disk.path.rglob("*.tmp")]
         found += [broken("a failed part leaves nothing behind", scenario, str(left))] if left else []
@@ -179,12 +183,13 @@ def _full_tables(place: Place, disk: Disk) -> list[Finding]:
     large = place.some(LARGE)
     calls, documents = place.begin(large), place.wired.documents(COLLECTION)
     disk.fill()
-    found = _expect(DatabaseUnavailable, lambda: do(documents, large, place.site.text), scenario, saying="disk is full")
+    write = partial(do, documents, large, place.site.text)
+    found = ends(write, scenario, DatabaseUnavailable, must_fail=FULL, saying="disk is full")
     if stored := place.shown(large, place.texts(list(large))):
         found.append(broken("a write is done or not done, never half", scenario, f"{sorted(stored)} are stored"))
     found += _answers(place, scenario) + place.invariants(scenario)
     disk.free()
-    do(documents, large, place.site.text)
+    write()
     place.acknowledge(calls, large)
     place.settle()
     return found + place.compare(scenario)
@@ -198,16 +203,13 @@ def _full_log(place: Place, disk: Disk, start: Callable[[], str]) -> list[Findin
         while True:  # only the log grows by these
             place.rows("SELECT pg_logical_emit_message(false, 'fill', repeat('x', 1000000))")
     # The server may find just enough room to come back.
-    found += _expect(DatabaseUnavailable, lambda: place.wired.documents(COLLECTION).count(), scenario, surely=False)
-    found += _expect(DatabaseUnavailable, start, f"{scenario}, start", surely=False)
+    found += ends(lambda: place.wired.documents(COLLECTION).count(), scenario, DatabaseUnavailable)
+    found += ends(start, f"{scenario}, start", DatabaseUnavailable)
     disk.free()
     start()
     found += _answers(place, scenario) + _lives(place, scenario) + place.invariants(scenario)
     place.settle()
     return found + place.compare(scenario)
-
-
-STEPS = ("plan", "provision", "backfill", "index", "verify", "gate", "approve", "swap", "rollback", "retire")
 
 
 def full_at_each_step(root: Path) -> list[Finding]:
@@ -219,53 +221,40 @@ def full_at_each_step(root: Path) -> list[Finding]:
     with small_disk(SERVER_MIB) as disk, _server_on(disk) as start:
         place = Place(root, start())
         try:
-            migrator = place.wired.migrator(COLLECTION, actor="struck")
-            calls: dict[str, Callable[[], object]] = {
-                step: partial(migrator.run, step, NEW) for step in STEPS if step not in ("rollback", "retire")
-            }
-            calls |= {"rollback": partial(migrator.rollback, "a trial")}
-            calls |= {"retire": partial(migrator.retire, "a trial", now=True)}
-            found = list[Finding]()
-            for step in STEPS:
-                found += _full_during(place, disk, start, step, calls[step])
-                if found:
-                    return found
-            place.settle()
-            return place.compare("at the end")
+            walk = Walk(place, random.Random())
+            steps = [walk.step(name, name in ("provision", "swap")) for name in FORWARD]
+            found = until_found(
+                partial(_full_during, place, disk, start, one) for one in (*steps, walk.rollback(), walk.retire())
+            )
+            if not found:
+                place.settle()
+                found = place.compare("at the end")
+            return found
         finally:
             place.close()
 
 
-def _full_during(
-    place: Place, disk: Disk, start: Callable[[], str], name: str, call: Callable[[], object]
-) -> list[Finding]:
+def _full_during(place: Place, disk: Disk, start: Callable[[], str], operation: Operation) -> list[Finding]:
+    name = operation.name
     scenario = f"disk: PostgreSQL's tables full × {name}"
-    seen, events = place.collection(), place.events()
+    epoch, events = place.collection().epoch, place.events()
     place.put(3, place.wired)
     disk.fill()
-    found = _expect((DatabaseUnavailable, NoRoom), call, scenario, surely=name in WRITING)
-    found += _expect(DatabaseUnavailable, lambda: place.wired.worker().drain(), f"{scenario}, a worker")
+    found = ends(operation.run, scenario, (DatabaseUnavailable, NoRoom), must_fail=FULL * (name in WRITING))
+    found += ends(place.wired.worker().drain, f"{scenario}, a worker", DatabaseUnavailable, must_fail=FULL)
     disk.free()
     start()
     found += place.invariants(scenario) + _answers(place, scenario)
     place.let_time_pass()
     try:
-        call()
+        operation.run()
     except RevectorError as error:
         return [*found, broken("with room again the same call succeeds", scenario, repr(error))]
-    new = place.events().get(name, 0) - events.get(name, 0)
-    if name != "plan" and new != 1:
-        found.append(broken("one intended step, one event", scenario, f"{new}"))
-    moved = place.collection().epoch - seen.epoch
-    if moved != EPOCHS.get(name, 0):
-        found.append(broken("one intended move, one epoch", scenario, f"{moved}"))
-    return found
+    return found if name == "plan" else found + effects(place, operation, scenario, epoch, events)
 
 
 WRITING = ("plan", "provision", "backfill", "index")
 """Steps that cannot be done without room, or refuse to begin; what others write may find a free line in a page."""
-
-EPOCHS = {"provision": 1, "swap": 1, "rollback": 1, "retire": 1}
 
 
 @contextmanager
@@ -290,9 +279,7 @@ def _archiving(place: Place, folder: Path) -> Project:
 def _lives(place: Place, scenario: str) -> list[Finding]:
     """Write, apply and search: the live lane goes on."""
     doc_ids = place.put(4, place.wired)
-    worker = place.wired.worker()
-    while worker.drain():
-        pass
+    apply_all(place.wired)
     written = WriteResult({doc_id: version for doc_id, (_, version) in place.texts(doc_ids).items()})
     place.wired.documents(COLLECTION).wait_until_served(written, timeout_s=0)
     return _answers(place, scenario)
@@ -304,23 +291,6 @@ def _answers(place: Place, scenario: str) -> list[Finding]:
     except (RevectorError, sa.exc.SQLAlchemyError) as error:
         return [broken("search still answers", scenario, repr(error))]
     return [] if hits else [broken("search still answers", scenario, "no hits")]
-
-
-def _expect(
-    kind: type[RevectorError] | tuple[type[RevectorError], ...],
-    call: Callable[[], object],
-    scenario: str,
-    *,
-    saying: str = "",
-    surely: bool = True,
-) -> list[Finding]:
-    try:
-        call()
-    except kind as error:
-        return [] if saying in str(error) else [broken("an error says what is wrong", scenario, str(error))]
-    except Exception as error:  # noqa: BLE001 - whatever comes here is the finding
-        return [broken("an error is of our tree", scenario, f"{type(error).__module__}: {error!r}"[:300])]
-    return [broken("a full disk is an error", scenario, "no error")] if surely else []
 
 
 def strike_all(place: Place, draw: random.Random) -> tuple[list[Finding], Counter[tuple[str, str]]]:

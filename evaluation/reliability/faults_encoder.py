@@ -7,10 +7,8 @@ document is given up for a fault of the model, and the process goes on. After it
 from __future__ import annotations
 
 import random
-import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
@@ -24,7 +22,7 @@ from evaluation.reliability.faults_place import (
     Models,
     Place,
     broken,
-    ends_in_our_tree,
+    ends,
     until_found,
 )
 from evaluation.reliability.site import COLLECTION, NEW, OLD
@@ -120,7 +118,7 @@ class Struck:
         scenario = f"encoder: {name} × {where}"
         operation = self._operation(where)
         with self._faulty(reply):
-            found = ends_in_our_tree(operation, scenario, must_fail="a bad reply is refused" * (where != "worker"))
+            found = ends(operation, scenario, must_fail="a bad reply is refused" * (where != "worker"))
         self.fired[f"encoder: {name}", where] += 1
         found += self.place.invariants(scenario) + self.place.pool_is_whole(scenario)
         return found + self._heal(where, operation, scenario)
@@ -132,7 +130,7 @@ class Struck:
         ids = self.place.put(writes)
         worker = self.place.wired.worker()
         with self._faulty(refusing(error, str(writes[ids[0]]))):
-            found = ends_in_our_tree(worker.drain, scenario)
+            found = ends(worker.drain, scenario)
         self.fired[f"encoder: {name} for one text", "worker"] += 1
         left = self.place.rows(
             "SELECT doc_id, last_error FROM pending JOIN slot USING (gen) WHERE doc_id = ANY(:ids)", ids=ids
@@ -145,24 +143,12 @@ class Struck:
     def hang(self) -> list[Finding]:
         """Let a worker hang in its model, holding nothing; another takes over, and the late result is not shown."""
         scenario, place = "encoder: hang × worker", self.place
-        begun, end = threading.Event(), threading.Event()
-
-        def reply(_texts: Sequence[str], vectors: Vectors) -> Any:
-            begun.set()
-            end.wait(LIMIT_S)
-            return vectors
-
         (doc_id,) = place.put(1)
-        with self._faulty(reply), ThreadPoolExecutor(1) as thread:
-            hanging = thread.submit(place.wired.worker().drain)
-            try:
-                assert begun.wait(LIMIT_S), "the worker found nothing to embed"
-                found = place.nothing_is_held(scenario) + place.gate_is_free(scenario) + place.pool_is_whole(scenario)
-                place.put(place.author.put(doc_id))
-                place.settle()  # the new version ended the lease
-            finally:
-                end.set()
-            hanging.result(LIMIT_S)
+        self._load()
+        with place.models.hanging(place.wired.worker().drain):
+            found = place.nothing_is_held(scenario) + place.gate_is_free(scenario) + place.pool_is_whole(scenario)
+            place.put(place.author.put(doc_id))
+            place.settle()  # the new version ended the lease
         self.fired["encoder: hang", "worker"] += 1
         return found + place.compare(scenario)
 
@@ -172,7 +158,7 @@ class Struck:
         ids = self.place.put(6)
         worker = self.place.wired.worker()
         with self._faulty(ORDERS[name]):
-            found = ends_in_our_tree(worker.drain, scenario)
+            found = ends(worker.drain, scenario)
         self.fired[f"encoder: {name}", "worker"] += 1
         found += self._heal("worker", worker.drain, scenario)
         self.place.put(self.place.author.put(*ids))  # nothing else would fix what is shown wrong
@@ -213,9 +199,12 @@ class Struck:
         return found + self._heal("worker", place.wired.worker().drain, scenario)
 
     def _faulty(self, reply: Reply) -> AbstractContextManager[None]:
+        self._load()
+        return self.place.models.faulty(reply)
+
+    def _load(self) -> None:
         for revision in (OLD, NEW):
             self.place.wired.encoders.fresh(_model(self.place, revision))
-        return self.place.models.faulty(reply)
 
     def _operation(self, where: str) -> Callable[[], object]:
         migrator = self.place.wired.migrator(COLLECTION, actor="struck")
@@ -230,7 +219,7 @@ class Struck:
 
     def _heal(self, where: str, operation: Callable[[], object], scenario: str) -> list[Finding]:
         self.place.let_time_pass()
-        found = ends_in_our_tree(operation, f"{scenario}, healed")
+        found = ends(operation, f"{scenario}, healed")
         self.place.settle()
         if where == "backfill":
             self.place.direct.migrator(COLLECTION, actor="healed").upgrade(NEW, to="backfill")

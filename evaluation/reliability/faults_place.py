@@ -6,8 +6,10 @@ Everything under test goes through ``place.wired``; ``place.direct`` looks on, a
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -34,6 +36,9 @@ SHAPE = Shape(80, 60, 512, 256, 32, 240, "IndexSpec()", of_collection="shards = 
 QUESTION = doc_id_of(3)
 IDLE_S = 1.0
 """What ``idle_in_transaction_session_timeout`` is lowered to for the sessions under test."""
+
+LIMIT_S = 60.0
+"""What takes longer hangs."""
 
 GATE_S = 10.0
 """What is not free after so long, with only faulty clients about, stays held."""
@@ -81,6 +86,26 @@ class Models:
         finally:
             for encoder in self.loaded.values():
                 encoder.fault = None
+
+    @contextmanager
+    def hanging(self, call: Callable[[], object]) -> Iterator[None]:
+        """Let a call hang in its model while the block runs, and then end; other calls of the model are answered."""
+        begun, end = threading.Event(), threading.Event()
+
+        def reply(_texts: Sequence[str], vectors: Vectors) -> Vectors:
+            if not begun.is_set():
+                begun.set()
+                end.wait(LIMIT_S)
+            return vectors
+
+        with self.faulty(reply), ThreadPoolExecutor(1) as thread:
+            late = thread.submit(call)
+            try:
+                assert begun.wait(LIMIT_S), "the call found nothing to embed"
+                yield
+            finally:
+                end.set()
+            late.result(LIMIT_S)
 
 
 class Place:
@@ -195,9 +220,7 @@ class Place:
     def settle(self) -> None:
         """Apply all that waits, beside the wire."""
         self.let_time_pass()
-        worker = self.direct.worker()
-        while worker.drain():
-            pass
+        observer.apply_all(self.direct)
 
     # Checks -----------------------------------------------------------------------------------------------------------
 
@@ -234,12 +257,22 @@ class Place:
         return [replace(one, where=scenario) for one in found]
 
 
-def ends_in_our_tree(call: Callable[[], object], scenario: str, *, must_fail: str = "") -> list[Finding]:
-    """Run a call that may fail, but only by an error of the library; ``must_fail``: by what promise it has to."""
+def ends(
+    call: Callable[[], object],
+    scenario: str,
+    kind: type[RevectorError] | tuple[type[RevectorError], ...] = RevectorError,
+    *,
+    must_fail: str = "",
+    saying: str = "",
+) -> list[Finding]:
+    """Run a call that may fail, but only by an error of the library of this kind, saying this.
+
+    ``must_fail``: the promise that is broken if it does not.
+    """
     try:
         call()
-    except RevectorError:
-        return []
+    except kind as error:
+        return [] if saying in str(error) else [broken("an error says what is wrong", scenario, str(error))]
     except Exception as error:  # noqa: BLE001 - whatever comes here is the finding
         return [broken("an error is of our tree", scenario, f"{type(error).__module__}: {error!r}"[:300])]
     return [broken(must_fail, scenario, "no error")] if must_fail else []

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 
 from evaluation.reliability.actors import Listed
 from evaluation.reliability.checker import Finding
-from evaluation.reliability.faults_place import QUESTION, Place, broken
+from evaluation.reliability.faults_place import LIMIT_S, QUESTION, Place, broken
+from evaluation.reliability.observer import apply_all
 from evaluation.reliability.site import COLLECTION, NEW
 from evaluation.reliability.traffic import Writes, do
 from evaluation.reliability.wire import Proxy, State, Toxic
@@ -28,9 +29,6 @@ from revector.interfaces import Document
 from revector.lifecycle import STEPS
 from revector.registry import moves, sharding, work
 from revector.registry.control import control
-
-LIMIT_S = 60.0
-"""An operation that takes longer hangs."""
 
 PAGE = 10
 """Rows of a page of ingestion here, so that a small source has several."""
@@ -146,13 +144,7 @@ class Walk:
 
     def apply(self) -> Operation:
         """A worker that publishes all that is due."""
-
-        def run() -> None:
-            worker = self.place.wired.worker()
-            while worker.drain():
-                pass
-
-        return Operation("apply", run)
+        return Operation("apply", lambda: apply_all(self.place.wired))
 
     def _reads(self) -> Iterable[Operation]:
         def search() -> None:
@@ -244,7 +236,7 @@ class Striker:
             found += raw + failed + self._repeated(operation, scenario, before)
         if error is None:
             self.place.acknowledge(calls, operation.writes)
-        return found + self._effects(operation, scenario, epoch, events)
+        return found + effects(self.place, operation, scenario, epoch, events)
 
     def _while_stalled(self, running: Future[object], scenario: str) -> list[Finding]:
         """Wait for the stall, and then for the server to take back what the stalled client holds."""
@@ -276,17 +268,18 @@ class Striker:
         twice = [doc_id for doc_id in self.place.shown(operation.writes, before) if after[doc_id] != before[doc_id]]
         return [broken("one intended write, one version", scenario, f"{twice[:5]} changed twice")] if twice else []
 
-    def _effects(self, operation: Operation, scenario: str, epoch: int, events: Mapping[str, int]) -> list[Finding]:
-        """Compare epoch and history with the one effect that was meant."""
-        found, now = [], self.place.events()
-        new = {kind: now[kind] - events.get(kind, 0) for kind in COUNTED & now.keys()}
-        new = {kind: count for kind, count in new.items() if count}
-        if new != dict(operation.events):
-            found.append(broken("one intended step, one event", scenario, f"{new}, not {dict(operation.events)}"))
-        moved = self.place.collection().epoch - epoch
-        if moved != operation.epochs:
-            found.append(broken("one intended move, one epoch", scenario, f"{moved}, not {operation.epochs}"))
-        return found
+
+def effects(place: Place, operation: Operation, scenario: str, epoch: int, events: Mapping[str, int]) -> list[Finding]:
+    """Compare epoch and history, which were these before, with the one effect that was meant."""
+    found, now = [], place.events()
+    new = {kind: now[kind] - events.get(kind, 0) for kind in COUNTED & now.keys()}
+    new = {kind: count for kind, count in new.items() if count}
+    if new != dict(operation.events):
+        found.append(broken("one intended step, one event", scenario, f"{new}, not {dict(operation.events)}"))
+    moved = place.collection().epoch - epoch
+    if moved != operation.epochs:
+        found.append(broken("one intended move, one epoch", scenario, f"{moved}, not {operation.epochs}"))
+    return found
 
 
 def _outcome(running: Future[object], scenario: str) -> tuple[Exception | None, list[Finding]]:

@@ -92,10 +92,10 @@ def _interleavings(bug: Bug, url: str, seed: int, effort: int) -> Sighting | Non
 
 
 def _faults(bug: Bug, url: str, seed: int, effort: int) -> Sighting | None:
-    from evaluation.reliability.faults import run_faults
+    from evaluation.reliability.faults import strike
 
     for turn in range(ROUNDS * effort):
-        found = run_faults(url, seed=seed + turn, only=("encoder", "clock"), plant=partial(plant, bug.name))
+        found = strike(url, seed=seed + turn, only=("encoder", "clock"), plant=partial(plant, bug.name)).findings
         if found:
             return turn + 1, str(found[0])
     return None

@@ -28,6 +28,7 @@ from evaluation.reliability import checks
 from evaluation.reliability.arena import database, server
 from evaluation.reliability.history import Recorder
 from evaluation.reliability.judge import look
+from evaluation.reliability.observer import apply_all
 from evaluation.reliability.site import NEW, Shape, Site
 from evaluation.reliability.traffic import first, token_of
 
@@ -198,9 +199,7 @@ def _more(doc_id: str) -> str:
 def sound(site: Site) -> list[str]:
     """Return what is wrong with the project after the runs: an invariant, an index, or no way to finish."""
     _abort(site.folder)
-    worker = site.project.worker()
-    while worker.drain():
-        pass
+    apply_all(site.project)
     judge = site.judge(lambda doc_id, _: (first(doc_id), _more(doc_id)))
     found = checks.instant(site.engine, site.cid) + look(site.engine, site.cid, judge, Recorder())
     site.close()

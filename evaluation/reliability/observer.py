@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from revector.registry.collections import Collection, Generation, read_collection, read_generation
+
+if TYPE_CHECKING:
+    from revector.config import Project
 
 
 def rows(engine: sa.Engine, sql: str, **values: Any) -> list[Any]:
@@ -27,3 +30,10 @@ def slots(engine: sa.Engine, name: str) -> tuple[Collection, dict[int, Generatio
     with engine.connect() as connection:
         collection = read_collection(connection, name)
         return collection, {gen: read_generation(connection, gen) for gen in collection.live}
+
+
+def apply_all(project: Project) -> None:
+    """Let a worker of a project apply all that is due."""
+    worker = project.worker()
+    while worker.drain():
+        pass

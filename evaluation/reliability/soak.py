@@ -1,7 +1,9 @@
 """A soak with chaos: writers, searchers, workers and a controller at work for long while processes die (layer L6).
 
-    python -m evaluation.reliability.soak --seconds N [--seed N] [--query-processes 2] [--chaos kill,pause,…]
-        [--fast-moves] [--queries-only-load] [--bug NAME]
+    python -m evaluation.reliability.soak --seconds N [--seed N] [--chaos kill,pause,…] [--bug NAME]
+
+Every number of ``soak_report.Plan`` is an option, such as ``--move-every-s 2``; queries at full speed among few writes:
+``--writes-per-s 5 --sessions 1 --queries-per-s 0 --query-sessions 1 --move-every-s 2``.
 
 Writers put, update and delete; searchers have every answer's scores computed again from the text that is shown; the
 controller migrates, swaps, rolls back, goes forward again and retires. Meanwhile workers and controller are killed with
@@ -22,7 +24,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields
 from pathlib import Path
 
 from evaluation.reliability import checks
@@ -321,47 +323,23 @@ def _garbage(site: Site) -> dict[str, int]:
 # The command line -----------------------------------------------------------------------------------------------------
 
 
-def _plan(given: argparse.Namespace) -> Plan:
-    chaos = tuple(filter(None, given.chaos.split(",")))
-    plan = Plan(
-        seconds=given.seconds,
-        seed=given.seed,
-        documents=given.documents,
-        window_s=given.window,
-        writes_per_s=given.writes_per_s,
-        query_processes=given.query_processes,
-        queries_per_s=given.queries_per_s,
-        move_every_s=2.0 if given.fast_moves or given.queries_only_load else given.move_every,
-        chaos=chaos,
-        chaos_every_s=given.chaos_every,
-        postmaster_every_s=given.restart_every,
-    )
-    if given.queries_only_load:
-        plan = replace(plan, writes_per_s=5.0, sessions=1, queries_per_s=0.0, query_sessions=1)
-    return plan
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Read the command line and soak on a server of our own; return 1 if anything was found or a goal was missed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=1_800.0)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--documents", type=int, default=10_000)
-    parser.add_argument("--window", type=float, default=60.0, help="seconds between two rests, default %(default)s")
-    parser.add_argument("--writes-per-s", type=float, default=200.0)
-    parser.add_argument("--query-processes", type=int, default=2)
-    parser.add_argument("--queries-per-s", type=float, default=20.0, help="of each query process; 0: at full speed")
-    parser.add_argument("--queries-only-load", action="store_true", help="at full speed, few writes, fast moves")
-    parser.add_argument("--move-every", type=float, default=60.0, help="seconds between two moves, about")
-    parser.add_argument("--fast-moves", action="store_true", help="a move every 2 s")
+    for one in fields(Plan):
+        if isinstance(one.default, int | float):
+            kind, default = type(one.default), one.default
+            parser.add_argument(
+                f"--{one.name.replace('_', '-')}", type=kind, default=default, help="default: %(default)s"
+            )
     parser.add_argument("--chaos", default=",".join(CHAOS), help="any of %(default)s; '' for none")
-    parser.add_argument("--chaos-every", type=float, default=5.0, help="seconds between two of a kind, about")
-    parser.add_argument("--restart-every", type=float, default=120.0, help="seconds between two kills of PostgreSQL")
     parser.add_argument("--bug", help="plant a seeded bug first")
     parser.add_argument("--results", type=Path, default=RESULTS / "soak.json")
-    given = parser.parse_args(argv)
-    if unknown := set(filter(None, given.chaos.split(","))) - set(CHAOS):
+    words = vars(parser.parse_args(argv))
+    bug, results, chaos = words.pop("bug"), words.pop("results"), tuple(filter(None, words.pop("chaos").split(",")))
+    if unknown := set(chaos) - set(CHAOS):
         parser.error(f"no such chaos: {', '.join(sorted(unknown))}; there are {', '.join(CHAOS)}")
+    plan = Plan(**words, chaos=chaos)
     os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     # A crash of the server, unlike one of the machine, loses nothing that was handed to the system's cache.
@@ -370,14 +348,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         engine = make_engine(database_url)
         upgrade_schema(engine)
         engine.dispose()
-        outcome = soak(database_url, _plan(given), Outages(url).postmaster, given.bug)
+        outcome = soak(database_url, plan, Outages(url).postmaster, bug)
     for one in outcome.findings[:20]:
         print(f"  {one.promise}: {one.detail}")
     for problem in outcome.problems[:20]:
         print(f"  {problem}")
-    if given.bug:  # what it finds is no result of the product
+    if bug:  # what it finds is no result of the product
         return 0 if outcome.sound else 1
-    holds = add_piece(given.results, piece_of(given.seed, outcome), figures, MODULE)
+    holds = add_piece(results, piece_of(plan.seed, outcome), figures, MODULE)
     return 0 if holds and outcome.sound else 1
 
 

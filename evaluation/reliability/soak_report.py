@@ -27,7 +27,7 @@ LAGS = {"p50": 0.5, "p95": 0.95, "max": 1.0}
 class Plan:
     """What a soak does: for at least ``seconds``, and until so many swaps, rollbacks and kills of workers were met."""
 
-    seconds: float
+    seconds: float = 1_800.0
     seed: int = 1
     documents: int = 10_000
     window_s: float = 60.0

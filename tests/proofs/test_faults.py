@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sqlalchemy as sa
-from evaluation.reliability import faults, faults_disk
-from evaluation.reliability.bugs import plant
+from evaluation.reliability import faults, faults_disk, hunt
+from evaluation.reliability.bugs import BUGS, plant
 from evaluation.reliability.checker import Finding
 from evaluation.reliability.faults_clock import DAY_S, STEPS_S, Stepped
 from evaluation.reliability.faults_encoder import ORDERS, RAISED, REPLIES, Struck, raising
@@ -362,5 +362,10 @@ def test_a_raw_error_of_the_driver_is_found(clean: Scene) -> None:
 
 
 def test_a_planted_bug_is_found_by_its_promise(database_url: str) -> None:
-    found = faults.run_faults(database_url, seed=1, only="disk", plant=partial(plant, "torn_part_accepted"))
+    found = faults.strike(database_url, seed=1, only=("disk",), plant=partial(plant, "torn_part_accepted")).findings
     assert "wrong model" in {finding.promise for finding in found}, found
+
+
+def test_the_hunt_asks_encoders_and_clocks_for_a_bug(database_url: str) -> None:
+    tries, shown_as = hunt.LAYERS["L4"](BUGS["same_name_other_model"], database_url, 1, 1) or (0, "")
+    assert (tries, "encoder" in shown_as) == (1, True), shown_as
