@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypedDict
 
 import typer
 from rich.console import Console
@@ -114,21 +114,21 @@ def evaluate(
                 old = migrator.evaluate(generation=active, k=k, exact=exact, queries=queries)
             html.write_text(measured_page(session, queries, measured, old, k, exact=exact), encoding="utf-8")
     rows = _worst(queries, measured, worst)
-    data = {
-        "generation": measured.generation,
-        "revision": measured.revision,
-        "k": k,
-        "exact": exact,
-        "queries": len(measured.run),
-        "own_documents": queries.counts["own_documents"],
-        "same_ids": queries.counts["same_ids"],
-        "metrics": {name: measured.interval(name)._asdict() for name in measured.metrics},
-        "latency_ms": measured.latency_ms,
-        "refused_queries": named(measured.refused),
-        "worst": rows,
-        "html": None if html is None else str(html),
-    }
-    session.out.show(data, lambda console: _eval_page(data, console))
+    found = _Evaluated(
+        measured.generation,
+        measured.revision,
+        k,
+        exact,
+        len(measured.run),
+        queries.counts["own_documents"],
+        queries.counts["same_ids"],
+        {name: measured.interval(name)._asdict() for name in measured.metrics},
+        measured.latency_ms,
+        named(measured.refused),
+        rows,
+        None if html is None else str(html),
+    )
+    session.out.show(found, lambda console: _eval_page(found, console))
 
 
 def train(
@@ -268,7 +268,15 @@ def _answer_page(answer: Answer, console: Console, behind: Mapping[str, Refusal]
             console.print(refused_line(doc_id, refused), style="yellow", soft_wrap=True)
 
 
-def _worst(queries: QuerySet, measured: GateMeasurement, count: int) -> list[dict[str, object]]:
+class _Worst(TypedDict):
+    query: str
+    text: str
+    recall: float
+    relevant: list[str]
+    found: list[str]
+
+
+def _worst(queries: QuerySet, measured: GateMeasurement, count: int) -> list[_Worst]:
     """Return the queries with the lowest recall, none of them perfect; documents that no longer exist do not count."""
     from revector.labels import shown
 
@@ -286,38 +294,56 @@ def _worst(queries: QuerySet, measured: GateMeasurement, count: int) -> list[dic
     ]
 
 
-def _eval_page(data: dict[str, Any], console: Console) -> None:
+@dataclass(frozen=True, slots=True)
+class _Evaluated:
+    """What `eval` measured, as its JSON has it."""
+
+    generation: int
+    revision: str
+    k: int
+    exact: bool
+    queries: int
+    own_documents: int
+    same_ids: int
+    metrics: Mapping[str, Mapping[str, float]]
+    latency_ms: Mapping[str, float]
+    refused_queries: Mapping[str, object]
+    worst: Sequence[_Worst]
+    html: str | None
+
+
+def _eval_page(found: _Evaluated, console: Console) -> None:
     from revector.gate.figures import RefusedQueries
 
-    how = "exact search" if data["exact"] else "as in production"
+    how = "exact search" if found.exact else "as in production"
     console.print(
-        f"Generation {data['generation']}, revision {data['revision']}: {data['queries']:,} queries, {how}",
+        f"Generation {found.generation}, revision {found.revision}: {found.queries:,} queries, {how}",
         style="bold",
         soft_wrap=True,
     )
     table = make_table("metric", "mean", "95 % interval", right=("mean",))
-    for name, value in data["metrics"].items():
-        table.add_row(f"{name}@{data['k']}", f"{value['mean']:.4f}", f"{value['low']:.4f} to {value['high']:.4f}")
+    for name, value in found.metrics.items():
+        table.add_row(f"{name}@{found.k}", f"{value['mean']:.4f}", f"{value['low']:.4f} to {value['high']:.4f}")
     console.print(table)
-    if latency := ", ".join(f"{name} {value:.1f} ms" for name, value in data["latency_ms"].items()):
+    if latency := ", ".join(f"{name} {value:.1f} ms" for name, value in found.latency_ms.items()):
         console.print(f"Search, without encoding: {latency}")
-    refused = RefusedQueries.model_validate(data["refused_queries"])
-    refused_queries(refused, f"generation {data['generation']}", console)
-    if said := own_left_out(data["own_documents"]):
+    refused = RefusedQueries.model_validate(found.refused_queries)
+    refused_queries(refused, f"generation {found.generation}", console)
+    if said := own_left_out(found.own_documents):
         console.print(said.strip(), soft_wrap=True)
-    if data["same_ids"]:
-        line = f"{data['same_ids']:,} queries share their id with a document of other text, which was not left out."
+    if found.same_ids:
+        line = f"{found.same_ids:,} queries share their id with a document of other text, which was not left out."
         console.print(line, soft_wrap=True)
-    if data["worst"]:
+    if found.worst:
         console.print("\nThe worst queries:")
         table = make_table("recall", "query", "relevant, not found", right=("recall",))
-        for row in data["worst"]:
+        for row in found.worst:
             missing = [doc for doc in row["relevant"] if doc not in row["found"]]
             shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
             table.add_row(f"{row['recall']:.2f}", one_line(row["text"], 70), shown)
         console.print(table)
-    if data["html"]:
-        console.print(f"\nWrote {data['html']}: open it in a browser.", soft_wrap=True)
+    if found.html:
+        console.print(f"\nWrote {found.html}: open it in a browser.", soft_wrap=True)
 
 
 def _texts(session: Session) -> Iterator[str]:

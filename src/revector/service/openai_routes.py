@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import Path, Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -276,7 +276,7 @@ async def search_store(collection: Name, asked: StoreSearchIn, request: Request,
 
 def _where(filters: FieldComparison | Compound | None) -> dict[str, object] | None:
     """Return a filter as the Searcher takes it. Raises 422 where a field has two conditions that it cannot join."""
-    where: dict[str, Any] = {}
+    where: dict[str, object] = {}
     for one in _comparisons(filters):
         if one.type in ("eq", "in"):
             if (one.type == "in") != isinstance(one.value, list):
