@@ -281,8 +281,14 @@ class Project:
         file = self.root / FILE
         if name in read_settings(file).collections:
             return False
-        text = file.read_text(encoding="utf-8")
-        file.write_text(f"{text.rstrip()}\n\n[collections.{name}]\n", encoding="utf-8")
+        try:
+            text = file.read_text(encoding="utf-8")
+            file.write_text(f"{text.rstrip()}\n\n[collections.{name}]\n", encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(
+                f"{file} cannot be written: {error.strerror}. The table is followed, none of its rows was copied; add "
+                f"[collections.{name}] to it and run it again."
+            ) from error
         return True
 
     def tell(self, collection: str) -> int:

@@ -34,6 +34,13 @@ def test_the_vectors_that_are_there_are_taken_and_nothing_is_embedded(applicatio
     assert (verified.passed, verified.table is not None) == (True, True)
 
 
+def test_a_plan_of_an_adopted_collection_counts_the_vectors_that_are_there(application: Application) -> None:
+    application.create(20)
+    adopter = application.project.adopter("articles")
+    adopter.begin(application.plan())
+    assert adopter.resume().steps[0].facts["reused"] == 20
+
+
 def test_what_is_written_after_the_adoption_is_embedded_and_searched(application: Application) -> None:
     application.create(20)
     application.adopt()
@@ -116,6 +123,12 @@ KEYS = {
                "6f1c0c2e-0000-4000-8000-00000000000a"),
     "two columns": (("CREATE TABLE public.articles (id text, lang text, title text, body text, embedding vector(64), "
                     "PRIMARY KEY (id, lang))"), ("id", "lang"), "a/b%c", "a%2Fb%25c/en"),
+    "a padded text": (
+        "CREATE TABLE public.articles (id char(8) PRIMARY KEY, title text, body text, lang text, embedding vector(64))",
+        ("id",),
+        "abc",
+        "abc",
+    ),
     "a date": (("CREATE TABLE public.articles (id date PRIMARY KEY, title text, body text, lang text, "
                "embedding vector(64))"), ("id",), "2026-11-30", "2026-11-30"),
 }  # fmt: skip

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from revector.adoption.adoptions import Adoption
 from revector.adoption.terms import quoted
 from revector.crash import crash_at
+from revector.database.analyzing import analyze_grown
 from revector.database.engine import repeated
 from revector.interfaces import Progress
 
@@ -30,14 +31,14 @@ class CopyReport:
 
 
 class Copy:
-    """One pass over an adopted table. With ``resume`` it goes on after the last page that an earlier one wrote."""
+    """One pass over an adopted table: the ``first``, which goes on where it was stopped, or one that repairs."""
 
-    def __init__(self, engine: sa.Engine, adoption: Adoption, *, resume: bool) -> None:
-        self._engine, self._adoption, self._resume = engine, adoption, resume
+    def __init__(self, engine: sa.Engine, adoption: Adoption, *, first: bool) -> None:
+        self._engine, self._adoption, self._first = engine, adoption, first
         self.report = CopyReport()
 
     def run(self, progress: Progress) -> CopyReport:
-        """Write every row that is not a document as it stands, then delete documents without a row."""
+        """Write every row that is not a document as it stands; a repair also deletes documents without a row."""
         table = self._adoption.table
         with self._engine.connect() as connection:
             total = connection.scalar(
@@ -45,7 +46,7 @@ class Copy:
                 {"name": table.terms.table},
             )
         progress.start(f"copy {table.terms.table}", int(total or 0), unit="rows")
-        cursor = self._adoption.cursor if self._resume else None
+        cursor = self._adoption.cursor if self._first else None
         while True:
             rows, cursor = self._page(cursor)
             crash_at("adopt.after_page")
@@ -53,13 +54,18 @@ class Copy:
                 break
             progress.advance(rows)
         progress.done()
+        crash_at("adopt.after_copy")
+        if self._first:  # the triggers were there before any document: none can be without its row
+            self._finish()
+        else:
+            self._delete_vanished()
+        analyze_grown(self._engine, ("document",))
+        return self.report
+
+    def _delete_vanished(self) -> None:
         after: str | None = ""
         while after is not None:
             after = self._vanished(after)
-        crash_at("adopt.after_copy")
-        if self._resume:
-            self._finish()
-        return self.report
 
     @repeated
     def _page(self, cursor: tuple[str, ...] | None) -> tuple[int, tuple[str, ...] | None]:
@@ -89,7 +95,7 @@ class Copy:
                 return 0, None
             found = connection.execute(sa.text(_WRITE.format(page=page, rows=table.rows)), values).one()
             key = tuple(last[1:])
-            if self._resume:
+            if self._first:
                 connection.execute(
                     sa.text("UPDATE adoption SET cursor = CAST(:key AS jsonb) WHERE cid = :cid AND NOT copied"),
                     {"cid": table.cid, "key": json.dumps(key)},

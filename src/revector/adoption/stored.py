@@ -33,6 +33,18 @@ class StoredVectors:
         """Whether there are any."""
         return self._adoption is not None
 
+    def count(self) -> int:
+        """Return how many documents have one, nearly: rows that were written since are not left out."""
+        if self._adoption is None:
+            return 0
+        table, column = self._adoption.table, f"t.{quoted(str(self._adoption.terms.vector))}"
+        width, sound = vector_sql(column, table.types[str(table.terms.vector)])
+        statement = (
+            f"SELECT count(*) FROM {table.terms.table} t, LATERAL {table.rows}(t) WHERE {width} = :dim AND {sound}"
+        )
+        with self._engine.connect() as connection:
+            return int(connection.scalar(sa.text(statement), {"dim": self._dim}) or 0)
+
     def read(self, wanted: Sequence[tuple[str, str]]) -> dict[str, Vectors]:
         """Return the vectors, (dim,) float32, of those ``(id, content hash)`` whose row still has that text."""
         if self._adoption is None or not wanted:

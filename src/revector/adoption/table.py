@@ -19,7 +19,7 @@ SELECT c.oid, format('%I.%I', n.nspname, c.relname) AS name, c.relkind, c.relper
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass(:name)
 """
 _COLUMNS = """
-SELECT attname AS name, attnum AS number, format_type(atttypid, NULL) AS type, atttypmod AS width, attnotnull AS filled
+SELECT attname AS name, attnum AS number, format_type(atttypid, -1) AS type, atttypmod AS width, attnotnull AS filled
 FROM pg_attribute WHERE attrelid = :oid AND attnum > 0 AND NOT attisdropped ORDER BY attnum
 """
 _KEYS = """

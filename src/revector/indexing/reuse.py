@@ -75,7 +75,8 @@ def count_known(
     """Return how many documents a migration to ``revision`` need not embed: as ``Reuse`` finds them, counted in SQL.
 
     A live index holds their vectors, or a part of the archive whose documents lie between its first and last id and
-    have not changed since it was sealed. ``probes``: the encoder's vectors of its probes, (n, dim).
+    have not changed since it was sealed; or the table that the collection adopted. ``probes``: the encoder's vectors of
+    its probes, (n, dim).
     """
     values = _values(cid, revision, vectors_fp, rotation)
     with engine.connect() as connection:
@@ -106,7 +107,8 @@ def count_known(
                 "at": [part.at for part in kept],
             },
         )
-    return int(found or 0)
+    adopted = StoredVectors(engine, cid, vectors_fp=vectors_fp, chunker_fp=revision.chunker_fp, dim=revision.model.dim)
+    return max(int(found or 0), adopted.count())
 
 
 def _values(cid: int, revision: Revision, vectors_fp: str, rotation: Rotation | None) -> dict[str, object]:

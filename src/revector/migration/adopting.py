@@ -205,7 +205,7 @@ class Adopter:
         adoption = self.adoption()
         if adoption is None:
             raise ConfigError(f"collection {self._name!r} has adopted no table. Nothing was changed; name the table.")
-        copied = CopyReport() if adoption.copied else Copy(self._engine, adoption, resume=True).run(self._progress)
+        copied = CopyReport() if adoption.copied else Copy(self._engine, adoption, first=True).run(self._progress)
         file = self._write_revision(adoption)
         crash_at("adopt.after_file")
         migrator = self._migrator()

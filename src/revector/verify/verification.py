@@ -248,7 +248,7 @@ def _table(engine: sa.Engine, cid: int, *, whole: bool, repair: bool, progress: 
         return None
     found = compare(engine, adoption, whole=whole)
     if repair and (found.differing or found.vanished):
-        Copy(engine, adoption, resume=False).run(progress)
+        Copy(engine, adoption, first=False).run(progress)
     return found
 
 
