@@ -14,9 +14,9 @@ from ftfy.badness import BADNESS_RE
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from revector.documents.text import check_id, clean, content_hash
+from revector.documents.text import check_id, clean
 from revector.errors import DocumentError
-from revector.interfaces import Document
+from revector.interfaces import Content, Document
 from worlds import World
 
 GOOD = [
@@ -89,7 +89,7 @@ def test_a_put_in_sql_makes_the_row_that_python_makes(world: World, text: str) -
     assert found == (world.value("SELECT version FROM document WHERE doc_id = 'b'"), "written")
     by_python, by_sql = (tuple(row)[1:] for row in rows(world))
     assert by_python == by_sql
-    assert by_sql[2] == content_hash(clean(text))
+    assert by_sql[2] == Content("text", clean(text)).sha256
 
 
 @pytest.mark.parametrize("text", UNFIXED)
