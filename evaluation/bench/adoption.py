@@ -1,0 +1,158 @@
+"""What an adoption costs beside the least that PostgreSQL can do, and what its triggers cost a write.
+
+    python -m evaluation.bench.adoption [--rows 50000] [--writes 2000] [--output PATH]
+
+The peer of an adoption copies texts and vectors by INSERT … SELECT and builds the same HNSW graph: no versions, no
+ledger, no proof. CPU time is that of this process and of PostgreSQL's, so that other work on the machine counts little.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import psutil
+import sqlalchemy as sa
+
+from evaluation.bench.common import Figure, machine, parser, write
+from evaluation.reliability.arena import database, server
+from revector.adoption.presets import AdoptionRequest
+from revector.config import Project, load_project
+from revector.encoders.hashing import HashingEncoder
+from revector.interfaces import whole_texts
+from revector.spec import ModelSpec
+
+MODULE = "evaluation.bench.adoption"
+DIM, ROUNDS = 384, 5
+TABLE = "CREATE TABLE {name} (id bigint PRIMARY KEY, title text, body text, lang text, embedding vector(384))"
+PEER = (
+    "CREATE TABLE public.peer (doc_id text PRIMARY KEY, content text, meta jsonb, embedding vector(384))",
+    """INSERT INTO public.peer SELECT CAST(id AS text), concat_ws(chr(10), title, body),
+    jsonb_build_object('lang', lang), embedding FROM public.notes""",
+    "SET maintenance_work_mem = '1GB'",
+    "CREATE INDEX ON public.peer USING hnsw (embedding vector_cosine_ops) WITH (m = 16, ef_construction = 100)",
+)
+
+
+class ServerCpu:
+    """CPU seconds of this process and of a server's processes, also of those that ended meanwhile."""
+
+    def __init__(self, folder: str) -> None:
+        pid = int((Path(folder) / "postmaster.pid").read_text().split()[0])
+        self._postmaster = psutil.Process(pid)
+
+    def read(self) -> float:
+        """Return the total until now."""
+        ours, server = psutil.Process().cpu_times(), self._postmaster.cpu_times()
+        spent = ours.user + ours.system + server.user + server.system + server.children_user + server.children_system
+        for process in self._postmaster.children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                spent += times.user + times.system
+        return spent
+
+
+def fill(engine: sa.Engine, name: str, rows: int) -> None:
+    """Create a table of random words, with the vectors of the hashing encoder."""
+    encoder, draw = HashingEncoder(ModelSpec("hashing", DIM)), np.random.default_rng(0)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(TABLE.format(name=name))
+        for start in range(0, rows, 1_000):
+            numbers = range(start, min(rows, start + 1_000))
+            bodies = [" ".join(f"w{n}" for n in draw.integers(0, 20_000, 40)) for _ in numbers]
+            vectors = encoder.encode(
+                "document", whole_texts(f"t{n}\n{body}" for n, body in zip(numbers, bodies, strict=True))
+            )
+            connection.execute(
+                sa.text(f"INSERT INTO {name} VALUES (:n, :title, :body, 'en', CAST(:v AS vector))"),
+                [
+                    {"n": n, "title": f"t{n}", "body": body, "v": json.dumps(vector.tolist())}
+                    for n, body, vector in zip(numbers, bodies, vectors, strict=True)
+                ],
+            )
+
+
+def adopt(project: Project) -> None:
+    """Take the table over, to the end."""
+    adopter = project.adopter("notes")
+    request = AdoptionRequest(table="public.notes", model="hashing", text=("title", "body"), meta=("lang",))
+    adopter.run(adopter.plan(request))
+
+
+def writes(engine: sa.Engine, cpu: ServerCpu, name: str, count: int, first: int) -> float:
+    """Return the CPU seconds of so many inserts and updates of a text, each in a transaction of its own."""
+    vector = json.dumps([0.05] * DIM)
+    began = cpu.read()
+    with engine.connect() as connection:
+        for n in range(first, first + count):
+            connection.execute(
+                sa.text(f"INSERT INTO {name} VALUES (:n, 'title', :body, 'en', CAST(:v AS vector))"),
+                {"n": n, "body": f"body {n} of some words", "v": vector},
+            )
+            connection.commit()
+            connection.execute(sa.text(f"UPDATE {name} SET title = 'other' WHERE id = :n"), {"n": n})
+            connection.commit()
+        return cpu.read() - began
+
+
+def measure(at: sa.URL, rows: int, count: int) -> Iterator[Figure]:
+    """Yield the figures."""
+    with database(at) as url, TemporaryDirectory() as folder:
+        root = Path(folder)
+        (root / "revector.toml").write_text(f"database_url = {json.dumps(url)}\n[collections.notes]\n")
+        project, engine = load_project(root), sa.create_engine(url)
+        project.init()
+        with engine.connect() as connection:
+            cpu = ServerCpu(str(connection.scalar(sa.text("SHOW data_directory"))))
+        fill(engine, "public.notes", rows)
+        began = cpu.read()
+        with engine.begin() as connection:
+            for statement in PEER:
+                connection.exec_driver_sql(statement)
+            peer_s = cpu.read() - began
+        began, memory = cpu.read(), psutil.Process().memory_info().rss
+        adopt(project)
+        adopted_s = cpu.read() - began
+        grown = (psutil.Process().memory_info().rss - memory) / 2**20
+        yield Figure(f"{rows:,} rows × {DIM}: INSERT … SELECT and HNSW by hand", round(peer_s, 1), "CPU s")
+        yield Figure(f"{rows:,} rows × {DIM}: adopted", round(adopted_s, 1), "CPU s")
+        ratio = adopted_s / peer_s
+        yield Figure("adoption over the same by hand", round(ratio, 2), "times the CPU time", "≤ 1.3", ratio <= 1.3)
+        yield Figure("memory that the process gained", round(grown), "MiB")
+        with engine.begin() as connection:  # the application keeps its own index, as most do
+            for name in ("plain", "indexed"):
+                connection.exec_driver_sql(TABLE.format(name=f"public.{name}"))
+            for name in ("indexed", "notes"):
+                connection.exec_driver_sql(f"CREATE INDEX ON public.{name} USING hnsw (embedding vector_cosine_ops)")
+            connection.exec_driver_sql("INSERT INTO public.indexed SELECT * FROM public.notes")
+        spent = {"indexed": list[float](), "notes": list[float]()}
+        for number in range(ROUNDS):
+            for name, found in spent.items():
+                found.append(writes(engine, cpu, f"public.{name}", count, rows + number * count))
+        plain, followed = (float(np.median(spent[name])) for name in ("indexed", "notes"))
+        yield Figure("a write of the table, with an HNSW index of its own", round(plain / count / 2 * 1e3, 3), "CPU ms")
+        ratio = followed / plain
+        yield Figure("the same, followed, over it", round(ratio, 2), "times the CPU time", "≤ 1.25", ratio <= 1.25)
+        engine.dispose()
+        project.engine.dispose()
+
+
+def main() -> int:
+    """Run it and keep the figures."""
+    words = parser(MODULE, __doc__)
+    words.add_argument("--rows", type=int, default=50_000, help="default: %(default)s")
+    words.add_argument("--writes", type=int, default=1_000, help="of each of five rounds; default: %(default)s")
+    given, before = words.parse_args(), machine()
+    with server() as at:
+        figures = list(measure(at, given.rows, given.writes))
+    command = f"python -m {MODULE} --rows {given.rows} --writes {given.writes}"
+    return write(given.output, command, before, figures)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
