@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -84,20 +85,32 @@ def adopt(project: Project) -> None:
     adopter.run(adopter.plan(request))
 
 
-def writes(engine: sa.Engine, cpu: ServerCpu, name: str, count: int, first: int) -> float:
-    """Return the CPU seconds of so many inserts and updates of a text, each in a transaction of its own."""
-    vector = json.dumps([0.05] * DIM)
-    began = cpu.read()
+def writes(engine: sa.Engine, name: str, count: int, first: int) -> dict[str, float]:
+    """Return the CPU seconds of so many inserts, and updates of a text, each in a transaction of its own.
+
+    Of this process and of the session's own: what PostgreSQL vacuums meanwhile is left out.
+    """
+    vector, spent = json.dumps([0.05] * DIM), dict[str, float]()
+    statements = {
+        "insert": f"INSERT INTO {name} VALUES (:n, 'title', :body, 'en', CAST(:v AS vector))",
+        "update of a text": f"UPDATE {name} SET title = 'other' WHERE id = :n",
+    }
     with engine.connect() as connection:
-        for n in range(first, first + count):
-            connection.execute(
-                sa.text(f"INSERT INTO {name} VALUES (:n, 'title', :body, 'en', CAST(:v AS vector))"),
-                {"n": n, "body": f"body {n} of some words", "v": vector},
-            )
-            connection.commit()
-            connection.execute(sa.text(f"UPDATE {name} SET title = 'other' WHERE id = :n"), {"n": n})
-            connection.commit()
-        return cpu.read() - began
+        session = psutil.Process(int(connection.scalar(sa.text("SELECT pg_backend_pid()")) or 0))
+        for kind, statement in statements.items():
+            began = _cpu_of(session) + time.process_time()
+            for n in range(first, first + count):
+                given = {"n": n, "body": f"body {n} of some words", "v": vector}
+                needed = {word: value for word, value in given.items() if f":{word}" in statement}
+                connection.execute(sa.text(statement), needed)
+                connection.commit()
+            spent[kind] = _cpu_of(session) + time.process_time() - began
+    return spent
+
+
+def _cpu_of(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 def measure(at: sa.URL, rows: int, count: int) -> Iterator[Figure]:
@@ -130,14 +143,16 @@ def measure(at: sa.URL, rows: int, count: int) -> Iterator[Figure]:
             for name in ("indexed", "notes"):
                 connection.exec_driver_sql(f"CREATE INDEX ON public.{name} USING hnsw (embedding vector_cosine_ops)")
             connection.exec_driver_sql("INSERT INTO public.indexed SELECT * FROM public.notes")
-        spent = {"indexed": list[float](), "notes": list[float]()}
+        spent = {"public.indexed": list[dict[str, float]](), "public.notes": list[dict[str, float]]()}
         for number in range(ROUNDS):
             for name, found in spent.items():
-                found.append(writes(engine, cpu, f"public.{name}", count, rows + number * count))
-        plain, followed = (float(np.median(spent[name])) for name in ("indexed", "notes"))
-        yield Figure("a write of the table, with an HNSW index of its own", round(plain / count / 2 * 1e3, 3), "CPU ms")
-        ratio = followed / plain
-        yield Figure("the same, followed, over it", round(ratio, 2), "times the CPU time", "≤ 1.25", ratio <= 1.25)
+                found.append(writes(engine, name, count, rows + number * count))
+        for kind in spent["public.notes"][0]:
+            plain, followed = (float(np.median([one[kind] for one in found])) for found in spent.values())
+            yield Figure(f"an {kind}, with an HNSW index of the application", round(plain / count * 1e3, 3), "CPU ms")
+            ratio = followed / plain
+            goal = "times the CPU time", "≤ 1.25", ratio <= 1.25
+            yield Figure(f"an {kind} that is followed, over it", round(ratio, 2), *goal)
         engine.dispose()
         project.engine.dispose()
 
