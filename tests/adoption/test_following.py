@@ -157,3 +157,29 @@ def test_a_row_that_cannot_be_a_document_is_a_dead_letter_and_the_write_goes_on(
     assert "600 bytes" in reasons["xxxxx"]
     assert "white space" in reasons[" edge"]
     assert check(application).said == []
+
+
+def test_rows_that_a_foreign_key_deletes_are_followed(adopted: Application) -> None:
+    adopted.sql(
+        "CREATE TABLE public.authors (id int PRIMARY KEY); INSERT INTO public.authors VALUES (1);"
+        "ALTER TABLE public.articles ADD COLUMN author int REFERENCES public.authors ON DELETE CASCADE;"
+        "UPDATE public.articles SET author = 1 WHERE id = 1; DELETE FROM public.authors"
+    )
+    assert "1" not in adopted.documents()
+    assert check(adopted).said == []
+
+
+def test_a_role_that_knows_nothing_of_revector_writes_its_table(adopted: Application) -> None:
+    role = f"shop_{adopted.root.name[:40]}"
+    adopted.sql(f'CREATE ROLE "{role}"; GRANT SELECT, INSERT, UPDATE, DELETE ON public.articles TO "{role}"')
+    try:
+        adopted.sql(
+            f"SET LOCAL ROLE \"{role}\"; INSERT INTO public.articles (id, title, lang) VALUES (100, 'fig', 'en');"
+            "UPDATE public.articles SET title = 'olive' WHERE id = 1; DELETE FROM public.articles WHERE id = 2"
+        )
+        found = adopted.documents()
+        assert (found["100"][0], found["1"][0], "2" in found) == ("fig", "olive\npear1 some words here", False)
+        with pytest.raises(sa.exc.DBAPIError, match="permission denied"):
+            adopted.sql(f'SET LOCAL ROLE "{role}"; SELECT * FROM revector.document')
+    finally:
+        adopted.sql(f'DROP OWNED BY "{role}"; DROP ROLE "{role}"')
