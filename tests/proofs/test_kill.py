@@ -68,6 +68,7 @@ def _kill(running: Running, *targets: str) -> None:
         assert done.application["query"] > 0
 
 
+@pytest.mark.long
 def test_an_upgrade_killed_three_times_is_finished_by_running_it_again(running: Running) -> None:
     _kill(running, "upgrade", "upgrade", "upgrade")
 

@@ -70,6 +70,7 @@ def serve(tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) ->
         project.engine.dispose()
 
 
+@pytest.mark.long
 def test_figures_of_the_quickstart_equal_the_reference(serve: Serve) -> None:
     project, queries = serve(QUICKSTART, "docstrings:", HASHING), independent.read_texts(QUICKSTART / "queries.jsonl")
     ours, (view,) = our_space(project, "quickstart", queries), views(QUICKSTART, queries)

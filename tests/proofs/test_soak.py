@@ -46,7 +46,7 @@ def test_fifteen_seconds_of_moves_and_kills_break_no_promise(server: sa.URL) -> 
     ].holds  # a short soak does not claim the long one's goal
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_standby_that_is_not_fed_is_found(server: sa.URL, tmp_path: Path) -> None:
     with database(server) as url:
         plan = replace(SHORT, seconds=8, window_s=8, chaos=(), workers_killed=0, keep=tmp_path)
