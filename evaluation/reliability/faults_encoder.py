@@ -29,7 +29,7 @@ from evaluation.reliability.site import COLLECTION, NEW, OLD
 
 from revector.errors import EncoderError, EncoderMismatch, EncoderUnavailable
 from revector.indexing.encoding import Encoders
-from revector.interfaces import Vectors
+from revector.interfaces import Piece, Side, Vectors
 from revector.revisions import RevisionGraph
 from revector.spec import ModelSpec
 
@@ -231,8 +231,9 @@ class Struck:
 class _Negated(FaultyEncoder):
     """Answers with the opposite of each vector, and says nothing of it."""
 
-    def _reply(self, _texts: Sequence[str], vectors: Vectors) -> Any:
-        return -vectors
+    def encode(self, side: Side, pieces: Sequence[Piece]) -> Any:
+        """Embed, and turn each vector round."""
+        return -self.inner.encode(side, pieces)
 
 
 def _renamed(model: ModelSpec) -> ModelSpec:

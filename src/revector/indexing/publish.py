@@ -87,7 +87,7 @@ class Applier:
 
     def __init__(self, engine: sa.Engine, generation: Generation, encoder: Encoder, chunker: Chunker) -> None:
         self._engine, self.generation, self._encoder, self._chunker = engine, generation, encoder, chunker
-        self._reuse = Reuse(engine, generation, chunker, rotation_of(encoder))
+        self._reuse = Reuse(engine, generation, rotation_of(encoder), chunker)
         self._vocabulary = Vocabulary(encoder.tokenizer)
         self._lane = lane_of(generation)
 

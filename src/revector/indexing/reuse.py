@@ -149,8 +149,13 @@ class Reuse:
     """
 
     def __init__(
-        self, engine: sa.Engine, generation: Generation, chunker: Chunker, rotation: Rotation | None = None
+        self,
+        engine: sa.Engine,
+        generation: Generation,
+        rotation: Rotation | None = None,
+        chunker: Chunker | None = None,
     ) -> None:
+        """``chunker``: the generation's own, which says how much of a text an adopted vector is of."""
         self._engine, self._generation, self._chunker, self._rotation = engine, generation, chunker, rotation
         self._adopted = StoredVectors(
             engine,
@@ -175,8 +180,8 @@ class Reuse:
         hashes = self._shown(set(wanted.values()))
         if archive and (missing := set(wanted.values()) - set(hashes)):
             hashes |= self._archived(missing, min(wanted), max(wanted))
-        if archive and self._adopted:
-            hashes |= self._in_table([item for item in items if str(item.content_hash) not in hashes])
+        if archive and self._adopted and self._chunker:
+            hashes |= self._in_table(self._chunker, [item for item in items if str(item.content_hash) not in hashes])
         # What the storage cannot hold is embedded again, and refused there with its reason.
         found = {
             doc_id: hashes[content]
@@ -253,12 +258,12 @@ class Reuse:
             found |= {content: part[content] for content in hashes - set(found) if content in part}
         return found
 
-    def _in_table(self, items: Sequence[Item]) -> dict[str, EmbeddedPieces]:
+    def _in_table(self, chunker: Chunker, items: Sequence[Item]) -> dict[str, EmbeddedPieces]:
         """Return what an adopted table holds, by content hash: one vector for all that the model sees of a text."""
         read = self._adopted.read([(item.doc_id, str(item.content_hash)) for item in items if item.contents])
         found: dict[str, EmbeddedPieces] = {}
         for item in items:
-            pieces = self._chunker.pieces(item.contents) if item.doc_id in read else []
+            pieces = chunker.pieces(item.contents) if item.doc_id in read else []
             if len(pieces) == 1:
                 found[str(item.content_hash)] = EmbeddedPieces.of(pieces, read[item.doc_id][None])
         return found

@@ -11,8 +11,8 @@ CREATE TABLE revector.adoption (
   cursor jsonb,                             -- key of the last row that was copied; NULL before the first
   copied boolean NOT NULL DEFAULT false,
   adopted_at timestamptz NOT NULL DEFAULT clock_timestamp());
-CREATE TRIGGER kept_whole BEFORE TRUNCATE ON revector.adoption FOR EACH STATEMENT
-  EXECUTE FUNCTION revector.refuse('other records depend on these rows');
+CREATE TRIGGER not_by_hand BEFORE DELETE OR TRUNCATE ON revector.adoption FOR EACH STATEMENT
+  EXECUTE FUNCTION revector.not_by_hand();
 
 CREATE FUNCTION revector.adopted_unfit(id text, body text, most_bytes bigint) RETURNS text LANGUAGE sql IMMUTABLE AS $$
   SELECT CASE  -- why a row cannot be a document; NULL where it can
