@@ -98,6 +98,7 @@ def test_a_dag_killed_after_its_swap_runs_to_its_end_again_and_swaps_once(
     assert [kill.during for kill in report.kills] == ["swap"]
 
 
+@pytest.mark.long
 def test_migrations_survive_kills_at_random_moments(sites: Sites) -> None:
     with Forks(CHANGED_FLOOR) as forks:
         chaos = Chaos(forks, sites(), seed=SEED)

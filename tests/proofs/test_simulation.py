@@ -112,6 +112,7 @@ for _name in RULES:
     _add_rule(_name)
 
 
+@pytest.mark.long
 def test_hypothesis_finds_no_history_that_breaks_a_promise(at: Place) -> None:
     Simulation.at = at
     run_state_machine_as_test(
