@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from revector.local import application
+from revector.local.record import ApplicationCounts
+from revector.local.screen import result_table
 from worlds import World
 
 QUERY = "apple1 &amp; pear1"
@@ -52,3 +54,16 @@ def test_what_answers_a_labelled_question_is_never_deleted(served: World) -> Non
     assert {line["id"] for line in lines if line["op"] == "delete"} & set(ids)
     assert not {line["id"] for line in lines if line["op"] == "delete"} & kept
     assert {line["id"] for line in lines if line["op"] == "put"} & kept
+
+
+def test_the_table_that_ends_the_demo_is_drawn_of_what_the_demo_writes_down() -> None:
+    side = {"mean": 0.9, "low": 0.8, "high": 1.0}
+    figures = {
+        "application": asdict(ApplicationCounts(queries=3, by_revision={"a100": 3})),
+        "recall": {"k": 10, "old": side, "new": side},
+        "steps": [{"step": "swap", "seconds": 1.0}],
+        **dict.fromkeys(("documents", "lost", "stale", "resurrected", "swap_pause_ms", "wall_s"), 0),
+        "rollback_until": "later",
+        "as_promised": True,
+    }
+    assert any("3 by revision a100" in str(cell) for column in result_table(figures).columns for cell in column.cells)

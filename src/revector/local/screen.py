@@ -186,7 +186,7 @@ def result_table(figures: Mapping[str, Any]) -> Table:
     old, new = (
         f"{side['mean']:.3f} (95 % {side['low']:.3f} to {side['high']:.3f})" for side in (recall["old"], recall["new"])
     )
-    answered = ", ".join(f"{n} by revision {revision}" for revision, n in counts.by_revision.items())
+    answered = ", ".join(f"{n} by revision {revision}" for revision, n in counts["by_revision"].items())
     rows = [
         ("documents", f"{figures['documents']:,}"),
         ("writes and deletes during the run", f"{counts['writes']} and {counts['deletes']}"),
