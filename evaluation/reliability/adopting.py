@@ -103,8 +103,7 @@ class Writer:
                         connection.rollback()
                         self.did["rolled back"] += 1
             except sa.exc.SQLAlchemyError as error:  # no write of the application may ever fail because of us
-                if getattr(getattr(error, "orig", None), "sqlstate", "") != "40P01":
-                    self.error = self.error or str(error)
+                self.error = self.error or str(error)
             time.sleep(self.random.random() * 0.02)
 
     def _write(self, connection: sa.Connection) -> None:
@@ -183,7 +182,12 @@ def _adopt(project: Project) -> None:
 
 
 def _migrate(project: Project) -> None:
-    project.migrator("notes").upgrade("second", to="verify")
+    project.migrator("notes").upgrade("second")
+
+
+def _go_back(project: Project) -> None:
+    if project.status("notes").slots.standby is not None:
+        project.migrator("notes").rollback("a history")
 
 
 def _give_back(project: Project) -> None:
@@ -211,7 +215,10 @@ def run_history(url: str, seed: int, kills: int) -> tuple[Counter[str], list[str
             (root / "migrations" / "notes" / "second.py").write_text(REVISION.format(parent=parent))
             project.engine.dispose()
             killed(_migrate, root, draw, did, kills)
-            broken += _judge(project, writer, name, did, "in the migration")
+            broken += _judge(project, writer, name, did, "after the swap")
+            project.engine.dispose()
+            killed(_go_back, root, draw, did, 1)
+            broken += _judge(project, writer, name, did, "after the rollback")
             project.engine.dispose()
             killed(_give_back, root, draw, did, kills)
             if _catalog(project) != before:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from evaluation.reliability.checks import wait_until
 
 from adoption.conftest import Application
 from revector.errors import ConfigError, EncoderMismatch
@@ -75,6 +77,90 @@ def test_a_vector_that_a_later_text_outdated_is_not_taken_for_it(application: Ap
     assert adopter.resume().reused == 19
     assert application.search("quince", 1) == ["3"]
     assert application.project.verify("articles").passed
+
+
+def test_a_vector_of_a_row_that_was_written_after_the_proof_is_not_believed(application: Application) -> None:
+    application.create(20)
+    plan = application.plan()
+    application.sql("UPDATE public.articles SET title = 'quince' WHERE id = 3")
+    assert application.project.adopter("articles").run(plan).reused == 19
+    assert application.search("quince", 1) == ["3"]
+
+
+@pytest.mark.parametrize(
+    ("statement", "left"),
+    [
+        ("DELETE FROM public.articles WHERE id = 3", None),
+        ("UPDATE public.articles SET lang = '' WHERE id = 3", ""),
+        ("UPDATE public.articles SET id = 30 WHERE id = 3", None),
+    ],
+)
+def test_a_row_that_is_written_while_its_page_is_copied_is_as_its_writer_left_it(
+    application: Application, statement: str, left: str | None
+) -> None:
+    application.create(20)
+    adopter = application.project.adopter("articles")
+    adopter.begin(application.plan())
+    met = list[str]()
+
+    def between(_: object, __: object, executed: str, *___: object) -> None:
+        if "document_of AS MATERIALIZED" in executed and not met:  # the page was read, and is about to be written
+            met.append(executed)
+            application.sql(statement)
+
+    sa.event.listen(application.project.engine, "before_cursor_execute", between)
+    adopter.resume()
+    found = application.documents().get("3")
+    assert (len(met), None if found is None else found[1]["lang"]) == (1, left)
+    assert application.project.verify("articles").passed
+
+
+def test_a_copy_gives_way_to_a_transaction_that_is_open(application: Application) -> None:
+    application.create(20)
+    adopter = application.project.adopter("articles")
+    adopter.begin(application.plan())
+    with ThreadPoolExecutor(1) as pool, application.engine.connect() as connection:
+        connection.execute(sa.text("UPDATE public.articles SET title = 'fig' WHERE id = 9"))
+        copying = pool.submit(adopter.resume)
+        waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name = 'revector'"
+        for _ in range(2):  # it waits, gives way with all that it held, and waits again
+            wait_until(lambda: application.sql(waits)[0][0] == 1, 20, "the copy waits")
+            wait_until(lambda: application.sql(waits)[0][0] == 0, 20, "the copy gives way")
+        connection.execute(sa.text("UPDATE public.articles SET title = 'olive' WHERE id = 1"))
+        connection.commit()
+        assert copying.result().documents == 20
+    assert application.documents()["1"][0].startswith("olive")
+
+
+def test_columns_of_any_name_and_conditions_of_any_sql_are_followed(application: Application) -> None:
+    rows = 'public."My ""Rows"""'
+    columns = 't int, r text, f text, d text, "Äpfel % x" text, doc_id int'
+    application.create(0, f"CREATE TABLE {rows} ({columns}, PRIMARY KEY (t, doc_id))")
+    insert = f"INSERT INTO {rows} VALUES (:n, 'fig', 'f', :d, 'x', :n + 1)"
+    application.sql(insert, n=1, d="a:b%")
+    application.sql(insert, n=3, d="c")
+    condition = "d LIKE 'a:_%' AND t::text <> '2' AND doc_id % 2 = 0"
+    application.adopt(table=rows, text=("r", "Äpfel % x"), meta=("f", "d"), vectors=False, where=condition)
+    assert application.documents() == {"1/2": ("fig\nx", {"d": "a:b%", "f": "f"})}
+    application.sql(f"UPDATE {rows} SET d = :d WHERE t = 3", d="a:z")
+    assert set(application.documents()) == {"1/2", "3/4"}
+    assert application.project.verify("articles").passed
+
+
+def test_triggers_that_are_gone_are_made_again_and_what_was_missed_is_written(application: Application) -> None:
+    application.create(20)
+    application.adopt()
+    application.sql(
+        "DROP TRIGGER revector_1_write ON public.articles;"
+        "ALTER TABLE public.articles DISABLE TRIGGER revector_1_change;"
+        "DELETE FROM public.articles WHERE id = 3; UPDATE public.articles SET title = 'quince' WHERE id = 4"
+    )
+    assert application.project.adopter("articles").resume().copied.deleted == 1
+    application.settle()
+    assert application.search("quince", 1) == ["4"]
+    assert application.project.verify("articles").passed
+    application.sql("DELETE FROM public.articles WHERE id = 5")
+    assert "5" not in application.documents()
 
 
 FORMS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -176,6 +262,10 @@ def test_partitions_are_followed_as_they_come_and_go(application: Application) -
     assert found is not None
     assert (found.differing, found.first) == (1, ["250"])
     assert any("missing on public.later" in one for one in found.faults)
+    application.sql("ALTER TABLE public.high DISABLE TRIGGER revector_1_write")
+    again = application.project.verify("articles", sample=1.0, reembed=0).table
+    assert again is not None
+    assert "the trigger revector_1_write on public.high is switched off" in again.faults
     assert set(application.documents()) == {"250", "251"}
 
 
@@ -239,6 +329,15 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
     "a condition that nothing meets": (
         ("CREATE TABLE public.articles (id int PRIMARY KEY, title text, body text, lang text); INSERT INTO "
         "public.articles VALUES (1, 'fig', NULL, 'en')"), {"where": "lang = 'fr'"}, "no row of 1 meets"),
+    "a table that others inherit from": (
+        ("CREATE TABLE public.articles (id int PRIMARY KEY, title text, body text, lang text); CREATE TABLE "
+        "public.more () INHERITS (public.articles)"), {}, "other tables inherit from"),
+    "a column that triggers do not see": (
+        ("CREATE TABLE public.articles (id int PRIMARY KEY, body text, lang text, title text GENERATED ALWAYS AS "
+        "(upper(body)) VIRTUAL)"), {}, "triggers do not see it"),
+    "a condition on a column that only we have": (
+        "CREATE TABLE public.articles (id int PRIMARY KEY, title text, body text, lang text)", {"where": "version > 3"},
+        'column "version" does not exist'),
     "a condition that is no SQL": (
         "CREATE TABLE public.articles (id int PRIMARY KEY, title text, body text, lang text)", {"where": "id == 'a'"},
         "cannot be used: operator does not exist"),

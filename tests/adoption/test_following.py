@@ -169,6 +169,21 @@ def test_rows_that_a_foreign_key_deletes_are_followed(adopted: Application) -> N
     assert check(adopted).said == []
 
 
+def test_a_row_that_goes_together_with_what_its_condition_names_is_followed(application: Application) -> None:
+    """As where LangChain deletes a collection: its rows go by a foreign key, after the row that the condition names."""
+    application.create(4)
+    application.sql(
+        "CREATE TABLE public.shelves (id int PRIMARY KEY, name text); INSERT INTO public.shelves VALUES (1, 'a');"
+        "ALTER TABLE public.articles ADD COLUMN shelf int REFERENCES public.shelves ON DELETE CASCADE;"
+        "UPDATE public.articles SET shelf = 1 WHERE id < 3"
+    )
+    application.adopt(where="shelf = (SELECT s.id FROM public.shelves s WHERE s.name = 'a')")
+    assert sorted(application.documents()) == ["0", "1", "2"]
+    application.sql("DELETE FROM public.shelves")
+    assert application.documents() == {}
+    assert check(application).said == []
+
+
 def test_a_role_that_knows_nothing_of_revector_writes_its_table(adopted: Application) -> None:
     role = f"shop_{adopted.root.name[:40]}"
     adopted.sql(f'CREATE ROLE "{role}"; GRANT SELECT, INSERT, UPDATE, DELETE ON public.articles TO "{role}"')

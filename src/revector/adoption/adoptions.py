@@ -36,7 +36,7 @@ class Adoption:
     gone: tuple[str, ...]
     """What was dropped since: the table, or columns."""
     horizon: int
-    """Rows that were written by transactions before this one had the vector of their text."""
+    """Rows that were last written by transactions before this one are as they were when the model was proved."""
     vectors_fp: str
     chunker_fp: str
     proof: Mapping[str, Any]
@@ -130,14 +130,7 @@ def begin(
         raise ConfigError(
             "the collection has documents that are not of this table. Nothing was changed; adopt it into a new one."
         )
-    run(connection, f"SET LOCAL lock_timeout = {LOCK_MS}")
-    try:
-        look.followed(cid, max_bytes).install(connection, owner=look.owner)
-    except GateBusy as error:
-        raise GateBusy(
-            f"a transaction that writes {look.terms.table} did not end within {LOCK_MS / 1_000:g} s, and the triggers "
-            "wait for it. Nothing was changed; run it again when that transaction has ended."
-        ) from error
+    _install(connection, look.followed(cid, max_bytes))
     crash_at("adopt.after_triggers")
     _record(connection, cid, look, proved, max_bytes)
     terms = look.terms.model_dump(mode="json")
@@ -146,8 +139,28 @@ def begin(
     )
 
 
+def follow_again(connection: sa.Connection, adoption: Adoption) -> None:
+    """Make functions and triggers again, in the caller's transaction; what was missed is left to a copy."""
+    before_event(connection, adoption.cid)
+    run(connection, f"SET LOCAL lock_timeout = {LOCK_MS}")
+    following.remove(connection, adoption.cid)
+    _install(connection, adoption.table)
+
+
+def _install(connection: sa.Connection, table: FollowedTable) -> None:
+    name = table.terms.table
+    run(connection, f"SET LOCAL lock_timeout = {LOCK_MS}")
+    try:
+        table.install(connection)
+    except GateBusy as error:
+        raise GateBusy(
+            f"a transaction that writes {name} did not end within {LOCK_MS / 1_000:g} s, and the triggers wait for it. "
+            "Nothing was changed; run it again when that transaction has ended."
+        ) from error
+
+
 def _record(connection: sa.Connection, cid: int, look: TableLook, proved: ProvedVectors, max_bytes: int) -> None:
-    """Write the row, with the horizon: under the triggers' lock no transaction before it writes the table any more."""
+    """Write the row."""
     named = dict.fromkeys((*look.used, *([look.terms.vector] if look.terms.vector else [])))
     columns = {
         "numbers": {name: look.columns[name].number for name in named},
@@ -157,14 +170,15 @@ def _record(connection: sa.Connection, cid: int, look: TableLook, proved: Proved
     connection.execute(
         sa.text(
             "INSERT INTO adoption (cid, source, terms, columns, horizon, vectors_fp, chunker_fp, proof) VALUES (:cid, "
-            "CAST(:source AS regclass), CAST(:terms AS jsonb), CAST(:columns AS jsonb), CAST(CAST(pg_snapshot_xmin("
-            "pg_current_snapshot()) AS text) AS bigint), :vectors_fp, :chunker_fp, CAST(:proof AS jsonb))"
+            "CAST(:source AS regclass), CAST(:terms AS jsonb), CAST(:columns AS jsonb), :horizon, :vectors_fp, "
+            ":chunker_fp, CAST(:proof AS jsonb))"
         ),
         {
             "cid": cid,
             "source": look.terms.table,
             "terms": look.terms.model_dump_json(),
             "columns": json.dumps(columns),
+            "horizon": look.horizon,
             "vectors_fp": proved.vectors_fp,
             "chunker_fp": proved.chunker_fp,
             "proof": json.dumps(proved.proof),

@@ -40,7 +40,7 @@ class TableFindings:
 
 
 _DIFFERING = """
-SELECT f.doc_id, count(*) OVER () AS n FROM {table} t, LATERAL {rows}(t) f
+SELECT f.doc_id, count(*) OVER () AS n FROM {documents}
   LEFT JOIN document d ON d.cid = :cid AND d.doc_id = f.doc_id AND NOT d.deleted
 WHERE (d.content, d.meta) IS DISTINCT FROM (f.content, f.meta) AND adopted_unfit(f.doc_id, f.content, :max) IS NULL
 ORDER BY 1 LIMIT :first
@@ -48,7 +48,7 @@ ORDER BY 1 LIMIT :first
 _VANISHED = """
 SELECT d.doc_id, count(*) OVER () AS n FROM document d
 WHERE d.cid = :cid AND NOT d.deleted AND NOT EXISTS (
-  SELECT 1 FROM {table} t, LATERAL {rows}(t) f WHERE f.doc_id = d.doc_id)
+  SELECT 1 FROM {documents} WHERE f.doc_id = d.doc_id)
 ORDER BY 1 LIMIT :first
 """
 
@@ -67,10 +67,9 @@ def compare(engine: sa.Engine, adoption: Adoption, *, whole: bool = True) -> Tab
         found.faults = trigger_faults(connection, adoption)
         if not whole or adoption.gone or not _has_functions(connection, adoption):
             return found
-        parts = {"table": adoption.terms.table, "rows": adoption.table.rows}
         values = {"cid": adoption.cid, "max": adoption.table.max_bytes, "first": FIRST}
         for statement, name in ((_DIFFERING, "differing"), (_VANISHED, "vanished")):
-            rows = connection.execute(sa.text(statement.format(**parts)), values).all()
+            rows = connection.execute(sa.text(statement.format(documents=adoption.table.documents)), values).all()
             if rows:
                 setattr(found, name, rows[0].n)
                 found.first += [row.doc_id for row in rows][: FIRST - len(found.first)]

@@ -7,18 +7,45 @@ PostgreSQL refuses to commit where a document of it was written since. Such a pa
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import sqlalchemy as sa
+import tenacity
 
 from revector.adoption.adoptions import Adoption
-from revector.adoption.terms import quoted
+from revector.adoption.terms import ROW, column_of
 from revector.crash import crash_at
 from revector.database.analyzing import analyze_grown
-from revector.database.engine import repeated
+from revector.database.engine import asked_to_repeat
+from revector.errors import GateBusy
 from revector.interfaces import Progress
 
 PAGE_ROWS = 2_000
+
+GIVE_WAY_MS = 200
+"""How long a page waits for an application's transaction: shorter than PostgreSQL looks for deadlocks (1 s by default).
+
+An application writes its rows in any order. Where it and a page would wait for each other, the page gives way, and the
+application's transaction is never the one that PostgreSQL ends.
+"""
+
+PATIENCE_S = 600.0
+"""How long a page is tried again: longer than a transaction of an application should be open."""
+
+
+def _must_give_way(error: BaseException) -> bool:
+    """Whether a page met a write of the application: of a document since its snapshot, or one that is still open."""
+    return isinstance(error, GateBusy) or asked_to_repeat(error)
+
+
+_giving_way = tenacity.retry(
+    retry=tenacity.retry_if_exception(_must_give_way),
+    stop=tenacity.stop_after_delay(PATIENCE_S),
+    wait=tenacity.wait_random_exponential(multiplier=0.02, max=1.0),
+    reraise=True,
+)
 
 
 @dataclass(slots=True)
@@ -67,33 +94,36 @@ class Copy:
         while after is not None:
             after = self._vanished(after)
 
-    @repeated
+    @contextmanager
+    def _one_snapshot(self) -> Iterator[sa.Connection]:
+        engine = self._engine.execution_options(isolation_level="REPEATABLE READ")
+        with engine.begin() as connection:
+            connection.execute(sa.text(f"SET LOCAL lock_timeout = {GIVE_WAY_MS}"))
+            yield connection
+
+    @_giving_way
     def _page(self, cursor: tuple[str, ...] | None) -> tuple[int, tuple[str, ...] | None]:
         """Write one page; return its rows and the key of its last, None where there was none left."""
         table = self._adoption.table
-        names = [quoted(name) for name in table.terms.id]
-        keys = ", ".join(f"t.{name}" for name in names)
+        keys = ", ".join(map(column_of, table.terms.id))
+        last_keys = ", ".join(f"CAST(k{n} AS text)" for n in range(len(table.terms.id)))
+        backwards = ", ".join(f"k{n} DESC" for n in range(len(table.terms.id)))
         values: dict[str, object] = {"cid": table.cid, "max": table.max_bytes}
         after = ""
         if cursor is not None:
             parts = ", ".join(f"CAST(:k{n} AS {table.types[name]})" for n, name in enumerate(table.terms.id))
             after = f"WHERE ({keys}) > ({parts})"
             values |= {f"k{n}": value for n, value in enumerate(cursor)}
-        page = f"SELECT t AS r, {keys} FROM {table.terms.table} t {after} ORDER BY {keys} LIMIT {PAGE_ROWS}"
-        with (
-            self._engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection,
-            connection.begin(),
-        ):
+        named = ", ".join(f"{column_of(name)} AS k{n}" for n, name in enumerate(table.terms.id))
+        page = f"SELECT {ROW}, {named} FROM {table.terms.table} {ROW} {after} ORDER BY {keys} LIMIT {PAGE_ROWS}"
+        with self._one_snapshot() as connection:
             last = connection.execute(
-                sa.text(
-                    f"SELECT count(*) OVER () AS n, {', '.join(f'CAST(p.{name} AS text)' for name in names)} FROM "
-                    f"({page}) p ORDER BY {', '.join(f'p.{name} DESC' for name in names)} LIMIT 1"
-                ),
+                sa.text(f"SELECT count(*) OVER () AS n, {last_keys} FROM ({page}) p ORDER BY {backwards} LIMIT 1"),
                 values,
             ).one_or_none()
             if last is None:
                 return 0, None
-            found = connection.execute(sa.text(_WRITE.format(page=page, rows=table.rows)), values).one()
+            found = connection.execute(sa.text(_WRITE.format(page=page, rows=table.rows, row=ROW)), values).one()
             key = tuple(last[1:])
             if self._first:
                 connection.execute(
@@ -104,14 +134,11 @@ class Copy:
         self.report.written += found.written
         return last.n, key
 
-    @repeated
+    @_giving_way
     def _vanished(self, after: str) -> str | None:
         """Delete those of a page of documents that no row stands for; return where it ended, None at the end."""
         table = self._adoption.table
-        with (
-            self._engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection,
-            connection.begin(),
-        ):
+        with self._one_snapshot() as connection:
             found = connection.execute(
                 sa.text(_VANISHED.format(rows=table.rows)), {"cid": table.cid, "after": after}
             ).one()
@@ -128,7 +155,7 @@ class Copy:
 
 _WRITE = """
 WITH document_of AS MATERIALIZED (
-  SELECT f.*, adopted_unfit(f.doc_id, f.content, :max) AS why FROM ({page}) p, LATERAL {rows}(p.r) f
+  SELECT f.*, adopted_unfit(f.doc_id, f.content, :max) AS why FROM ({page}) p, LATERAL {rows}(p.{row}) f
 ), fit AS (
   INSERT INTO document AS d (cid, doc_id, content, meta)
   SELECT :cid, doc_id, content, meta FROM document_of WHERE why IS NULL ORDER BY doc_id
@@ -168,7 +195,8 @@ def drop_documents(engine: sa.Engine, cid: int, progress: Progress) -> int:
     return deleted
 
 
-@repeated
+@_giving_way
 def _drop_page(engine: sa.Engine, cid: int) -> int:
     with engine.begin() as connection:
+        connection.execute(sa.text(f"SET LOCAL lock_timeout = {GIVE_WAY_MS}"))
         return connection.execute(sa.text(_DROP), {"cid": cid}).rowcount

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from revector.adoption.terms import AdoptedTable, quoted
+from revector.adoption.terms import ROW, AdoptedTable, column_of, quoted
 
 _TRIGGER_NAME = "revector_{cid}_{event}"
 _EVENTS = ("write", "change", "truncate")
@@ -43,32 +43,31 @@ class FollowedTable:
     """Largest text, in bytes of UTF-8."""
 
     @property
+    def documents(self) -> str:
+        """What stands after FROM: the table's rows, called ``ROW``, beside the documents ``f`` that they are."""
+        return f"{self.terms.table} {ROW}, LATERAL {self.rows}({ROW}) f"
+
+    @property
     def rows(self) -> str:
         """The function that gives the document of a row, or nothing for a row that is none."""
         return f"revector.adopted_{self.cid}"
 
-    def matches(self, row: str, doc_id: str) -> str:
-        """Return the SQL condition that ``row`` is the one whose document is ``doc_id``; the key's index serves it."""
+    def matches(self, doc_id: str) -> str:
+        """Return the SQL condition that the row ``ROW`` has the document ``doc_id``; the key's index serves it."""
         names = self.terms.id
         if len(names) == 1:
-            return self._equals(f"{row}.{quoted(names[0])}", names[0], doc_id)
-        parts = (
-            self._equals(
-                f"{row}.{quoted(name)}",
-                name,
-                f"replace(replace(split_part({doc_id}, '/', {n}), '%2F', '/'), '%25', '%')",
-            )
-            for n, name in enumerate(names, 1)
-        )
+            return self._equals(names[0], doc_id)
+        part = "replace(replace(split_part({0}, '/', {1}), '%2F', '/'), '%25', '%')"
+        parts = (self._equals(name, part.format(doc_id, n)) for n, name in enumerate(names, 1))
         return f"({' AND '.join(parts)})"
 
-    def _equals(self, column: str, name: str, part: str) -> str:
-        as_type = _AS_TYPE.get(self.types[name])
+    def _equals(self, name: str, part: str) -> str:
+        as_type, column = _AS_TYPE.get(self.types[name]), column_of(name)
         return f"CAST({column} AS text) = {part}" if as_type is None else f"{column} = {as_type.format(part=part)}"
 
-    def install(self, connection: sa.Connection, *, owner: bool) -> None:
+    def install(self, connection: sa.Connection) -> None:
         """Make functions and triggers. Waits for writers of the table, as long as ``lock_timeout`` allows."""
-        for statement in (*self._functions(), *self._triggers(connection, owner=owner)):
+        for statement in (*self._functions(), *self._triggers(connection)):
             run(connection, statement)
 
     def _functions(self) -> list[str]:
@@ -76,8 +75,8 @@ class FollowedTable:
         fields = ", ".join(f"(r).{quoted(name)} AS {quoted(name)}" for name in self.used)
         json_columns = [name for name in terms.meta if self.types[name] in ("json", "jsonb")]
         document = (
-            f"SELECT {terms.key('t')} AS doc_id, {terms.content('t')} AS content, "
-            f"{terms.metadata('t', json_columns)} AS meta FROM (SELECT {fields}) t"
+            f"SELECT {terms.key()} AS doc_id, {terms.content()} AS content, {terms.metadata(json_columns)} AS meta "
+            f"FROM (SELECT {fields}) {ROW}"
         )
         if terms.where is not None:
             document += f" WHERE ({terms.where}\n)"
@@ -88,9 +87,9 @@ class FollowedTable:
               LANGUAGE sql STABLE BEGIN ATOMIC
               SELECT d.doc_id, d.content, d.meta FROM ({document}) d WHERE d.content ~ '\\S'; END""",
             f"""CREATE FUNCTION {self.rows}_key(r {table}) RETURNS text LANGUAGE sql STABLE BEGIN ATOMIC
-              SELECT {terms.key("t")} FROM (SELECT {ids}) t; END""",
+              SELECT {terms.key()} FROM (SELECT {ids}) {ROW}; END""",
             f"""CREATE FUNCTION {self.rows}_has(id text) RETURNS boolean LANGUAGE sql STABLE BEGIN ATOMIC
-              SELECT EXISTS (SELECT 1 FROM {table} r, LATERAL {self.rows}(r) WHERE {self.matches("r", has)}); END""",
+              SELECT EXISTS (SELECT 1 FROM {self.documents} WHERE {self.matches(has)}); END""",
             self._follow(),
         ]
 
@@ -108,15 +107,14 @@ BEGIN
     RETURN NULL;
   END IF;
   IF TG_OP <> 'DELETE' THEN
-    new_id := {self.rows}_key(NEW);
     SELECT * INTO f FROM {self.rows}(NEW);
     IF FOUND THEN
-      PERFORM revector.adopted_put({cid}, f.doc_id, f.content, f.meta, {self.max_bytes});
-    ELSE
-      PERFORM revector.adopted_delete({cid}, new_id);
+      new_id := f.doc_id;
+      PERFORM revector.adopted_put({cid}, new_id, f.content, f.meta, {self.max_bytes});
     END IF;
   END IF;
   IF TG_OP <> 'INSERT' THEN
+    -- Whether OLD was a document cannot be asked any more: its condition may name a row that is gone too.
     old_id := {self.rows}_key(OLD);
     -- One statement may exchange two ids: the id is gone only if no row has it now.
     IF old_id IS DISTINCT FROM new_id AND NOT {self.rows}_has(old_id) THEN
@@ -126,7 +124,7 @@ BEGIN
   RETURN NULL;
 END $$"""
 
-    def _triggers(self, connection: sa.Connection, *, owner: bool) -> list[str]:
+    def _triggers(self, connection: sa.Connection) -> list[str]:
         """Return the triggers: after the row, so that they see what triggers of the application made of it.
 
         Not UPDATE OF columns: that would miss a column that another trigger sets. Always on, also in a session that
@@ -150,7 +148,8 @@ END $$"""
                 f"{self.rows}_follow()"
             )
             always.append(f"ALTER TABLE {one} ENABLE ALWAYS TRIGGER {truncate}")
-        return made + (always if owner else [])
+        owned = "SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = CAST(:table AS regclass)"
+        return made + (always if connection.scalar(sa.text(owned), {"table": table}) else [])
 
     def _comparable(self, row: str, name: str) -> str:
         column = f"{row}.{quoted(name)}"
@@ -179,10 +178,9 @@ def leaves(connection: sa.Connection, table: str) -> list[str]:
 
 
 _TRIGGERS = """
-SELECT t.tgname, t.tgrelid, t.tgenabled = 'D' AS off, t.tgenabled = 'A' AS always,
-  format('%I.%I', n.nspname, c.relname) AS of
+SELECT t.tgname, t.tgenabled = 'D' AS off, t.tgparentid <> 0 AS inherited, format('%I.%I', n.nspname, c.relname) AS of
 FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE t.tgname = ANY(CAST(:names AS text[])) AND t.tgparentid = 0
+WHERE t.tgname = ANY(CAST(:names AS text[]))
 """
 
 
@@ -190,10 +188,9 @@ def remove(connection: sa.Connection, cid: int) -> None:
     """Remove functions and triggers of a collection from wherever they are; what is gone already counts as removed."""
     names = [trigger_name(cid, event) for event in _EVENTS]
     for one in connection.execute(sa.text(_TRIGGERS), {"names": names}).all():
-        run(connection, f"DROP TRIGGER {one.tgname} ON {one.of}")
-    for suffix in ("_follow()", "_has(text)"):
-        run(connection, f"DROP FUNCTION IF EXISTS revector.adopted_{cid}{suffix}")
-    for suffix in ("_key", ""):
+        if not one.inherited:  # those of partitions go with that of their table
+            run(connection, f"DROP TRIGGER {one.tgname} ON {one.of}")
+    for suffix in ("_follow", "_has", "_key", ""):
         run(connection, f"DROP FUNCTION IF EXISTS revector.adopted_{cid}{suffix}")
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import sqlalchemy as sa
 
 from revector.adoption.table import TableLook, numbers_sql, vector_sql
-from revector.adoption.terms import AdoptedTable, quoted
+from revector.adoption.terms import ROW, AdoptedTable, column_of
 from revector.interfaces import Progress, Vectors
 
 SAMPLED = 128
@@ -144,12 +144,12 @@ def sample(connection: sa.Connection, look: TableLook) -> Sequence[SampledRow]:
     terms = look.terms
     if terms.vector is None or look.dim is None:
         return []
-    column = f"t.{quoted(terms.vector)}"
+    column = column_of(terms.vector)
     width, sound = vector_sql(column, look.columns[terms.vector].type)
-    texts = ", ".join(f"CAST(t.{quoted(name)} AS text)" for name in terms.text)
+    texts = ", ".join(f"CAST({column_of(name)} AS text)" for name in terms.text)
     statement = (
-        f"SELECT {numbers_sql(column)} AS v, {texts} FROM {terms.table} t WHERE ({terms.where or 'true'}) AND "
-        f"{width} = {look.dim} AND {sound} AND {terms.content('t')} ~ '\\S' AND "
+        f"SELECT {numbers_sql(column)} AS v, {texts} FROM {terms.table} {ROW} WHERE ({terms.where or 'true'}) AND "
+        f"{width} = {look.dim} AND {sound} AND {terms.content()} ~ '\\S' AND "
         f"random() <= {min(1.0, 40 * SAMPLED / max(look.documents, 1))} ORDER BY random() LIMIT {SAMPLED}"
     )
     return connection.execute(sa.text(statement.replace(":", "\\:"))).all()

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from revector.adoption.adoptions import read_adoption
 from revector.adoption.table import numbers_sql, vector_sql
-from revector.adoption.terms import quoted
+from revector.adoption.terms import ROW, column_of
 from revector.interfaces import Vectors
 
 
@@ -37,11 +37,9 @@ class StoredVectors:
         """Return how many documents have one, nearly: rows that were written since are not left out."""
         if self._adoption is None:
             return 0
-        table, column = self._adoption.table, f"t.{quoted(str(self._adoption.terms.vector))}"
+        table, column = self._adoption.table, column_of(str(self._adoption.terms.vector))
         width, sound = vector_sql(column, table.types[str(table.terms.vector)])
-        statement = (
-            f"SELECT count(*) FROM {table.terms.table} t, LATERAL {table.rows}(t) WHERE {width} = :dim AND {sound}"
-        )
+        statement = f"SELECT count(*) FROM {table.documents} WHERE {width} = :dim AND {sound}"
         with self._engine.connect() as connection:
             return int(connection.scalar(sa.text(statement), {"dim": self._dim}) or 0)
 
@@ -49,14 +47,14 @@ class StoredVectors:
         """Return the vectors, (dim,) float32, of those ``(id, content hash)`` whose row still has that text."""
         if self._adoption is None or not wanted:
             return {}
-        table, column = self._adoption.table, f"t.{quoted(str(self._adoption.terms.vector))}"
+        table, column = self._adoption.table, column_of(str(self._adoption.terms.vector))
         width, sound = vector_sql(column, table.types[str(table.terms.vector)])
         statement = f"""
             SELECT w.doc_id, {numbers_sql(column)} AS v
-            FROM unnest(CAST(:ids AS text[]), CAST(:hashes AS text[])) w(doc_id, hash)
-              JOIN {table.terms.table} t ON {table.matches("t", "w.doc_id")}, LATERAL {table.rows}(t) f
-            WHERE {width} = :dim AND {sound} AND encode(sha256(convert_to(f.content, 'UTF8')), 'hex') = w.hash
-              AND age(t.xmin) > age(CAST(CAST(:horizon AS text) AS xid))"""
+            FROM unnest(CAST(:ids AS text[]), CAST(:hashes AS text[])) w(doc_id, hash), {table.documents}
+            WHERE {table.matches("w.doc_id")} AND {width} = :dim AND {sound}
+              AND encode(sha256(convert_to(f.content, 'UTF8')), 'hex') = w.hash
+              AND age({ROW}.xmin) > age(CAST(CAST(:horizon AS text) AS xid))"""
         values = {
             "ids": [doc_id for doc_id, _ in wanted],
             "hashes": [content for _, content in wanted],

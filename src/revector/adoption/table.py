@@ -8,18 +8,21 @@ from dataclasses import dataclass, field
 import sqlalchemy as sa
 
 from revector.adoption.following import FollowedTable, run
-from revector.adoption.terms import AdoptedTable, parts_of, quoted
-from revector.errors import ConfigError
+from revector.adoption.terms import ROW, AdoptedTable, column_of, parts_of, quoted
+from revector.database.driver import first_line
+from revector.errors import ConfigError, DatabaseError
 
 _TABLE = """
 SELECT c.oid, format('%I.%I', n.nspname, c.relname) AS name, c.relkind, c.relpersistence, c.reltuples,
   pg_has_role(c.relowner, 'USAGE') AS owner, has_table_privilege(c.oid, 'SELECT') AS may_read,
   has_table_privilege(c.oid, 'TRIGGER') AS may_follow, row_security_active(c.oid) AS hidden,
-  pg_get_userbyid(c.relowner) AS owned_by, current_user AS role
+  pg_get_userbyid(c.relowner) AS owned_by, current_user AS role,
+  c.relkind = 'r' AND EXISTS (SELECT 1 FROM pg_inherits WHERE inhparent = c.oid) AS has_children
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass(:name)
 """
 _COLUMNS = """
-SELECT attname AS name, attnum AS number, format_type(atttypid, -1) AS type, atttypmod AS width, attnotnull AS filled
+SELECT attname AS name, attnum AS number, format_type(atttypid, -1) AS type, attnotnull AS filled,
+  attgenerated = 'v' AS virtual
 FROM pg_attribute WHERE attrelid = :oid AND attnum > 0 AND NOT attisdropped ORDER BY attnum
 """
 _KEYS = """
@@ -30,6 +33,7 @@ WHERE i.indrelid = :oid AND a.attrelid = :oid AND i.indisunique AND i.indisvalid
   AND i.indexprs IS NULL AND k.place <= i.indnkeyatts
 GROUP BY i.indexrelid, i.indisprimary ORDER BY i.indisprimary DESC
 """
+_HORIZON = "SELECT CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint)"
 _KINDS = {
     "v": "a view",
     "m": "a materialized view",
@@ -44,13 +48,13 @@ _VECTORS = ("vector", "halfvec", "real[]", "double precision[]")
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column as the catalogue has it; ``width`` is the declared one of a vector, -1 for any."""
+    """A column as the catalogue has it; ``virtual``: it is computed when it is read, and triggers do not see it."""
 
     name: str
     number: int
     type: str
-    width: int
     filled: bool
+    virtual: bool
 
 
 @dataclass(slots=True)
@@ -59,7 +63,8 @@ class TableLook:
 
     terms: AdoptedTable
     columns: Mapping[str, Column]
-    owner: bool
+    horizon: int = 0
+    """The oldest transaction that was running at the look: what it or a later one writes is not believed."""
     used: tuple[str, ...] = ()
     rows: int = 0
     documents: int = 0
@@ -114,7 +119,7 @@ def look(connection: sa.Connection, terms: AdoptedTable) -> TableLook:
     table = read_table(connection, terms.table)
     columns = read_columns(connection, table.oid)
     named = terms.model_copy(update={"table": table.name})
-    found = TableLook(named, columns, bool(table.owner))
+    found = TableLook(named, columns, int(connection.scalar(sa.text(_HORIZON)) or 0))
     missing = [name for name in (*named.id, *named.text, *named.meta, named.vector) if name and name not in columns]
     if missing:
         found.problems.append(
@@ -122,6 +127,14 @@ def look(connection: sa.Connection, terms: AdoptedTable) -> TableLook:
         )
         return found
     _check_rights(found, table)
+    if table.has_children:
+        found.problems.append(
+            f"other tables inherit from {found.terms.table}, and its triggers do not see what is written to them"
+        )
+    if table.relpersistence == "u":
+        found.notes.append(
+            f"{found.terms.table} is unlogged: a crash of PostgreSQL empties it, and triggers see no crash"
+        )
     _check_key(connection, found, table.oid)
     _check_vector(found)
     if not found.problems:
@@ -182,10 +195,8 @@ def _find_used(connection: sa.Connection, found: TableLook) -> None:
     if terms.where is not None:
         point = connection.begin_nested()
         try:
-            run(
-                connection,
-                f"CREATE TEMP VIEW revector_condition AS SELECT 1 AS n FROM {terms.table} t WHERE ({terms.where}\n)",
-            )
+            view = f"CREATE TEMP VIEW revector_condition AS SELECT 1 AS n FROM {terms.table} {ROW}"
+            run(connection, f"{view} WHERE ({terms.where}\n)")
             used += connection.scalars(
                 sa.text(
                     "SELECT DISTINCT a.attname FROM pg_depend d JOIN pg_rewrite w ON w.oid = d.objid JOIN pg_attribute "
@@ -195,28 +206,32 @@ def _find_used(connection: sa.Connection, found: TableLook) -> None:
                 ),
                 {"table": terms.table},
             )
-        except sa.exc.DBAPIError as error:
-            said = str(error.orig).strip().splitlines()[0]
+        except (sa.exc.DBAPIError, DatabaseError) as error:  # a column that we have and this table has not is ours
+            said = first_line(getattr(error, "orig", None) or error.__cause__ or error)
             found.problems.append(f"the condition --where {terms.where!r} cannot be used: {said}")
         finally:
             point.rollback()
     found.used = tuple(dict.fromkeys(used))
+    if virtual := [name for name in found.used if found.columns[name].virtual]:
+        found.problems.append(
+            f"the column {', '.join(virtual)} is generated when it is read, and triggers do not see it: make it STORED"
+        )
 
 
 _COUNT = """
 SELECT count(*) AS rows, count(*) FILTER (WHERE {wanted}) AS wanted,
   count(*) FILTER (WHERE ({wanted}) AND {content} ~ '\\S') AS documents
-FROM {table} t
+FROM {table} {row}
 """
 _COUNT_VECTORS = """
 SELECT width, count(*) AS n, count(*) FILTER (WHERE NOT sound) AS bad FROM (
-  SELECT {width} AS width, {sound} AS sound FROM {table} t WHERE ({wanted}) AND {content} ~ '\\S') v GROUP BY width
+  SELECT {width} AS width, {sound} AS sound FROM {table} {row} WHERE ({wanted}) AND {content} ~ '\\S') v GROUP BY width
 """
 
 
 def _count(connection: sa.Connection, found: TableLook) -> None:
     terms = found.terms
-    parts = {"table": terms.table, "wanted": terms.where or "true", "content": terms.content("t")}
+    parts = {"table": terms.table, "row": ROW, "wanted": terms.where or "true", "content": terms.content()}
     counted = _rows(connection, _COUNT.format(**parts))[0]
     found.rows, found.documents = counted.rows, counted.documents
     found.without_text = counted.wanted - counted.documents
@@ -227,7 +242,7 @@ def _count(connection: sa.Connection, found: TableLook) -> None:
     elif not counted.documents:
         found.problems.append(f"no row of {counted.wanted:,} has a text in {', '.join(terms.text)}")
     if terms.vector is not None:
-        width, sound = vector_sql(f"t.{quoted(terms.vector)}", found.columns[terms.vector].type)
+        width, sound = vector_sql(column_of(terms.vector), found.columns[terms.vector].type)
         for row in _rows(connection, _COUNT_VECTORS.format(width=width, sound=sound, **parts)):
             if row.width is None:
                 found.without_vector = row.n

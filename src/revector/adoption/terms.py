@@ -12,6 +12,9 @@ from revector.errors import ConfigError
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=63)]
 
+ROW = "revector_row"
+"""What a row is called in SQL: a column of that name would be taken for it, so it is none that tables have."""
+
 KEY = "replace(replace(CAST({value} AS text), '%', '%25'), '/', '%2F')"
 """One part of an id of several columns: what separates the parts cannot occur in them, so no two rows share an id."""
 
@@ -35,31 +38,31 @@ class AdoptedTable(BaseModel):
     vector: Name | None = None
     """Column of the vectors that are there; None embeds all of the texts."""
 
-    def key(self, row: str) -> str:
-        """Return the SQL of a document's id, for a row called ``row``."""
+    def key(self) -> str:
+        """Return the SQL of a document's id, for the row ``ROW``."""
         if len(self.id) == 1:
-            return f"CAST({row}.{quoted(self.id[0])} AS text)"
-        parts = (KEY.format(value=f"{row}.{quoted(name)}") for name in self.id)
+            return f"CAST({column_of(self.id[0])} AS text)"
+        parts = (KEY.format(value=column_of(name)) for name in self.id)
         return f"({' || chr(47) || '.join(parts)})"
 
-    def content(self, row: str) -> str:
-        """Return the SQL of a document's text."""
-        return joined(row, self.text, self.separator)
+    def content(self) -> str:
+        """Return the SQL of a document's text: its columns without those that are null or empty."""
+        parts = ", ".join(f"nullif(CAST({column_of(name)} AS text), '')" for name in self.text)
+        return f"concat_ws({literal(self.separator)}, {parts})"
 
-    def metadata(self, row: str, json_columns: Sequence[str]) -> str:
+    def metadata(self, json_columns: Sequence[str]) -> str:
         """Return the SQL of a document's metadata; ``json_columns`` are those of type json or jsonb."""
-        whole = [f"CAST({row}.{quoted(name)} AS jsonb)" for name in self.meta if name in json_columns]
-        plain = [f"{literal(name)}, {row}.{quoted(name)}" for name in self.meta if name not in json_columns]
+        whole = [f"CAST({column_of(name)} AS jsonb)" for name in self.meta if name in json_columns]
+        plain = [f"{literal(name)}, {column_of(name)}" for name in self.meta if name not in json_columns]
         objects = [f"CASE WHEN jsonb_typeof({one}) = 'object' THEN {one} ELSE '{{}}' END" for one in whole]
         if plain:
             objects.append(f"jsonb_build_object({', '.join(plain)})")
         return " || ".join(objects) if objects else "CAST('{}' AS jsonb)"
 
 
-def joined(row: str, columns: Sequence[str], separator: str) -> str:
-    """Return the SQL of ``columns`` joined by ``separator``, without those that are null or empty."""
-    parts = ", ".join(f"nullif(CAST({row}.{quoted(name)} AS text), '')" for name in columns)
-    return f"concat_ws({literal(separator)}, {parts})"
+def column_of(name: str) -> str:
+    """Return the SQL of a column of the row ``ROW``."""
+    return f"{ROW}.{quoted(name)}"
 
 
 def quoted(name: str) -> str:

@@ -132,7 +132,7 @@ def _adopted(project: Project, name: str) -> Iterator[Check]:
             return
         wrong = trigger_faults(connection, adoption)
     followed = f"the writes of {adoption.terms.table} are followed"
-    way = "; switch on what is off, or `revector unadopt` and adopt again, then `revector verify --repair`"
+    way = f"; `revector adopt -c {name}` makes triggers again, and writes what was missed"
     yield Check(f"{name}, adopted table", ok=not wrong, detail="; ".join(wrong) + way if wrong else followed)
 
 

@@ -25,7 +25,7 @@ MIN_PGVECTOR = (0, 8)
 GATE_LOCK = 1919252067
 """First key of the advisory lock that is a collection's gate; the schema's trigger names the same number."""
 
-SCHEMA_VERSION = "0010"
+SCHEMA_VERSION = "0011"
 """Alembic's head in ``schema/versions``, spelled out because every command checks it and Alembic is slow to load."""
 
 MISSING = ("42P01", "42703", "42883", "3F000")
@@ -219,12 +219,13 @@ def _way_to_extension(connection: sa.Connection) -> str:
     )
 
 
-def _asked_to_repeat(error: BaseException) -> bool:
+def asked_to_repeat(error: BaseException) -> bool:
+    """Whether PostgreSQL undid a transaction and asks for it again: 40001 and 40P01."""
     return isinstance(error, sa.exc.DBAPIError) and getattr(error.orig, "sqlstate", None) in ("40001", "40P01")
 
 
 repeated = tenacity.retry(
-    retry=tenacity.retry_if_exception(_asked_to_repeat),
+    retry=tenacity.retry_if_exception(asked_to_repeat),
     stop=tenacity.stop_after_attempt(8),
     wait=tenacity.wait_random_exponential(multiplier=0.02, max=1.0),
     reraise=True,

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from revector.adoption import adoptions
 from revector.adoption.adoptions import Adoption, ProvedVectors, read_adoption
+from revector.adoption.checking import trigger_faults
 from revector.adoption.copying import Copy, CopyReport, drop_documents
 from revector.adoption.presets import AdoptionRequest, terms_of
 from revector.adoption.proof import ModelProof, Prover, SampledRow, sample
@@ -201,11 +202,14 @@ class Adopter:
         crash_at("adopt.after_begin")
 
     def resume(self) -> AdoptionReport:
-        """Go on with an adoption that was begun, to its end. Raises ``ConfigError`` where none was."""
+        """Go on with an adoption that was begun, to its end; triggers that are missing or off are made again.
+
+        Raises ``ConfigError`` where none was begun, or its table or a column is gone.
+        """
         adoption = self.adoption()
         if adoption is None:
             raise ConfigError(f"collection {self._name!r} has adopted no table. Nothing was changed; name the table.")
-        copied = CopyReport() if adoption.copied else Copy(self._engine, adoption, first=True).run(self._progress)
+        copied = self._copy(adoption)
         file = self._write_revision(adoption)
         crash_at("adopt.after_file")
         migrator = self._migrator()
@@ -216,6 +220,19 @@ class Adopter:
                 sa.text("SELECT count(*) FROM document WHERE cid = :cid AND NOT deleted"), {"cid": adoption.cid}
             )
         return AdoptionReport(self._name, adoption.terms.table, int(documents or 0), reused, copied, file, tuple(steps))
+
+    def _copy(self, adoption: Adoption) -> CopyReport:
+        """Copy what is not copied yet, or what was missed while triggers were off or gone: these are made again."""
+        with self._engine.connect() as connection:
+            faults = trigger_faults(connection, adoption)
+        if adoption.gone:
+            raise ConfigError(f"{'; '.join(faults)}. Nothing was changed; `revector unadopt -c {self._name}` ends it.")
+        if faults:
+            _follow_again(self._engine, adoption)
+            missed = Copy(self._engine, adoption, first=False).run(self._progress)
+            if adoption.copied:
+                return missed
+        return CopyReport() if adoption.copied else Copy(self._engine, adoption, first=True).run(self._progress)
 
     def _write_revision(self, adoption: Adoption) -> Path | None:
         if migration_files(self._migrations):
@@ -247,6 +264,12 @@ class Adopter:
 def _begin(engine: sa.Engine, cid: int, look: TableLook, proved: ProvedVectors, max_bytes: int, actor: str) -> None:
     with transaction(engine) as connection:
         adoptions.begin(connection, cid, look, proved, max_bytes=max_bytes, actor=actor)
+
+
+@repeated
+def _follow_again(engine: sa.Engine, adoption: Adoption) -> None:
+    with transaction(engine) as connection:
+        adoptions.follow_again(connection, adoption)
 
 
 @repeated
