@@ -58,9 +58,10 @@ BEGIN
   RETURN NEW;
 END $$;
 
--- standby_not_fed in place of document_fan_out 39ba11c5a1c509a907cc87934fbb5463: the standby generation gets no work
+-- standby_not_fed in place of document_fan_out e6e27db3f7da5adab44bca15e3ca76d9: the standby generation gets no work
 CREATE OR REPLACE FUNCTION revector.document_fan_out() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
+  IF NOT EXISTS (SELECT FROM fresh) THEN RETURN NULL; END IF;
   INSERT INTO revector.pending AS p (gen, doc_id, version)
     SELECT s.gen, f.doc_id, f.version
     FROM fresh f JOIN revector.collection c ON c.cid = f.cid,
