@@ -127,7 +127,7 @@ def test_halfvec_indexes_are_exported_as_they_are(world: World, tmp_path: Path) 
 # What is exported -----------------------------------------------------------------------------------------------------
 
 
-def test_an_export_is_one_snapshot_page_by_page_whoever_writes(
+def test_an_export_is_one_snapshot_page_by_page_while_others_write(
     served: World, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exporting, "PAGE_DOCUMENTS", 10)

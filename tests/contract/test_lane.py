@@ -410,7 +410,7 @@ def test_a_plan_warns_of_a_store_that_one_process_holds(outside: Stored) -> None
     assert any("memory of one process" in warning for warning in plan.warnings)
 
 
-def test_an_attempt_goes_forward_only_whoever_writes(outside: Stored) -> None:
+def test_an_attempt_goes_forward_only_for_every_writer(outside: Stored) -> None:
     world = outside.world
     world.sql("UPDATE intent SET state = 'doomed', doomed_at = clock_timestamp() WHERE doc_id = 'd00001'")
     with pytest.raises(Exception, match="given up once and for all"):

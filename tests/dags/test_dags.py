@@ -443,7 +443,7 @@ def test_a_dead_letter_is_tried_again_within_the_bounds_of_the_form(served: Worl
     assert served.search("apple501 pear501")[0] == "d00501"
 
 
-def test_the_gate_is_shown_to_whoever_must_decide() -> None:
+def test_the_gate_is_shown_to_those_who_must_decide() -> None:
     value = {"mean": 0.5, "low": 0.4, "high": 0.6}
     kept = {"id": 1, "generation": 2, "passed": True, "verdict": "pass", "overridden": None, "at": "2026-11-20"}
     side = {"generation": 2, "revision": "0002", "recall": value, "means": {"recall": 0.5}}

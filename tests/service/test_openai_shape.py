@@ -177,7 +177,7 @@ def test_texts_that_cannot_be_embedded_are_refused_with_the_reason(
         asked[1].embeddings.create(**{"model": "docs", **options})
 
 
-def test_errors_have_openais_shape_whoever_refuses(served: World) -> None:
+def test_errors_have_openais_shape_whatever_refuses(served: World) -> None:
     other = secret_of(key_for(served, "read", collections=["other"]))
     writer = secret_of(key_for(served, "write"))
     reader = secret_of(key_for(served, "read", collections=["docs"]))

@@ -78,18 +78,13 @@ async def embeddings(asked: EmbeddingsIn, request: Request, service: Shared) -> 
     texts = [asked.input] if isinstance(asked.input, str) else asked.input
     if not 1 <= len(texts) <= MOST_TEXTS:
         raise HTTPException(422, f"input may be 1 to {MOST_TEXTS:,} texts, found {len(texts):,}. Nothing was embedded.")
-    made = partial(_embed, service, name, texts, side or asked.input_type)
+    made = partial(_embed, service, name, texts, side or asked.input_type, asked.dimensions)
     found = await while_waited_for(request, service.embedding, made)
-    dim = found.vectors.shape[1]
-    if asked.dimensions not in (None, dim):
-        raise HTTPException(
-            422, f"revision {found.revision} makes vectors of {dim} dimensions, not {asked.dimensions}."
-        )
     return JSONResponse(await run_in_threadpool(_vectors, asked, found))
 
 
-def _embed(service: Service, name: str, texts: list[str], side: Side | None, stop: Stop) -> Embedded:
-    return embed(service.searcher(name), texts, side, stop=stop)
+def _embed(service: Service, name: str, texts: list[str], side: Side | None, dim: int | None, stop: Stop) -> Embedded:
+    return embed(service.searcher(name), texts, side, dim=dim, stop=stop)
 
 
 def _vectors(asked: EmbeddingsIn, found: Embedded) -> dict[str, object]:

@@ -27,10 +27,13 @@ class Embedded:
     encoder_fp: str
 
 
-def embed(searcher: Searcher, texts: Sequence[str], side: Side | None, *, stop: Stop | None = None) -> Embedded:
+def embed(
+    searcher: Searcher, texts: Sequence[str], side: Side | None, *, dim: int | None = None, stop: Stop | None = None
+) -> Embedded:
     """Embed texts by the active generation's encoder, each as one chunk; ``side`` None where both sides are the same.
 
-    ``stop`` ends it between two batches. Raises ``ConfigError`` without a side where the model's prompts differ,
+    ``stop`` ends it between two batches. Raises ``ConfigError`` without a side where the model's prompts differ, and
+    where the model makes vectors of other dimensions than ``dim``,
     ``QueryRefused`` and ``DocumentError`` for texts that cannot be embedded (a document that the model would cut, too),
     ``StateError`` where nothing is served, ``EncoderError`` as ``Searcher.encode``, ``SearchTooLong`` when stopped.
     """
@@ -40,6 +43,10 @@ def embed(searcher: Searcher, texts: Sequence[str], side: Side | None, *, stop: 
         raise ConfigError(
             f"the model of revision {pinned.revision} embeds queries and documents differently, and neither was named. "
             "Nothing was embedded; say which side the texts are on."
+        )
+    if dim not in (None, model.dim):
+        raise ConfigError(
+            f"revision {pinned.revision} makes vectors of {model.dim} dimensions, not {dim}. Nothing was embedded."
         )
     side = side or "query"
     ready = [searcher.ready(pinned, text) if side == "query" else _readable(searcher, pinned, text) for text in texts]
