@@ -7,6 +7,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from revector.adoption.standing import AdoptionStatus, read_standing
 from revector.documents import deadletters
 from revector.errors import SpecError
 from revector.formats.kept import Kept
@@ -172,6 +173,7 @@ class Status(Kept):
     labels: str | None
     spending: tuple[ProviderSpending, ...]
     shadow: tuple[ShadowSums, ...]
+    adoption: AdoptionStatus | None = None
     next: WaitingRevision | UnusableFiles | None = None
 
     @property
@@ -214,6 +216,7 @@ def read_status(connection: sa.Connection, name: str, *, labels: str | None = No
         labels=labels,
         spending=tuple(ProviderSpending.model_validate(one) for one in spent(connection)),
         shadow=() if building is None else tuple(shadow_rows.read(connection, building)),
+        adoption=read_standing(connection, collection.cid, name),
     )
 
 

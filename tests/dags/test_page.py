@@ -49,8 +49,10 @@ from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 from sqlalchemy.orm import Session
 
+from revector.adoption.presets import AdoptionRequest
 from revector.airflow import migration_dag, retire_dag, rollback_dag, web, web_access
 from revector.airflow.plugin import RevectorPlugin
+from revector.config import load_project
 from revector.history import audit
 from stages import Stages
 from worlds import World
@@ -217,6 +219,38 @@ def test_a_slot_says_what_it_is_for_and_not_how_far_its_migration_came(shown: Wo
     assert states() == {"a100": "serving", "b200": "rolled back"}
     shown.migrator.retire("a test wants it", now=True)
     assert states() == {"a100": "serving"}
+
+
+def test_an_adopted_table_is_shown_with_what_is_wrong_and_what_to_do(shown: World, client: Client) -> None:
+    with (shown.root / "revector.toml").open("a") as file:
+        file.write("\n[collections.articles]\n")
+    shown.sql("CREATE TABLE public.articles (id int PRIMARY KEY, body text, embedding vector(8))")
+    shown.sql("INSERT INTO public.articles SELECT n, 'pear' || n FROM generate_series(1, 5) n")
+    project = load_project(shown.root)
+    project.init()
+    request = AdoptionRequest(table="public.articles", model="hashing", text=("body",), where="id < 4", vectors=False)
+    project.adopter("articles").run(project.adopter("articles").plan(request))
+
+    def adoption() -> dict[str, Any]:
+        seen = client().get("/revector/ui/data/status").json()
+        found = {one["name"]: one["adoption"] for one in seen["collections"]}
+        assert (found["docs"], seen["adopting_dag"]) == (None, "revector_adopt")
+        return found["articles"]
+
+    found = adoption()
+    assert (found["table"], found["where"], found["vector"]) == ("public.articles", "id < 4", None)
+    assert (found["copied"], found["faults"], found["compared"], found["advice"]) == (True, [], None, None)
+    shown.sql("ALTER TABLE public.articles DISABLE TRIGGER USER")
+    shown.sql("UPDATE public.articles SET body = 'quince' WHERE id = 3")
+    project.verify("articles", reembed=0)
+    found = adoption()
+    assert found["faults"] == [
+        f"the trigger revector_2_{event} on public.articles is switched off"
+        for event in ("change", "truncate", "write")
+    ]
+    assert "1 rows of public.articles are not documents as they stand, such as '3'" in found["compared"]["differing"]
+    assert found["advice"] == "`revector adopt -c articles` makes triggers again, and writes what was missed"
+    project.engine.dispose()
 
 
 # Airflow's side -------------------------------------------------------------------------------------------------------

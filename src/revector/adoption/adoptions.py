@@ -51,7 +51,7 @@ class Adoption:
 
 
 _SELECT = """
-SELECT a.*, c.oid AS oid, format('%I.%I', n.nspname, c.relname) AS name
+SELECT a.*, c.oid AS oid, CASE WHEN c.oid IS NOT NULL THEN format('%I.%I', n.nspname, c.relname) END AS name
 FROM adoption a LEFT JOIN pg_class c ON c.oid = CAST(a.source AS oid) LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
 """
 

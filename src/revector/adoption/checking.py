@@ -60,6 +60,17 @@ def trigger_faults(connection: sa.Connection, adoption: Adoption) -> list[str]:
     return following.faults(connection, adoption.cid, adoption.terms.table)
 
 
+def way_out(adoption: Adoption, collection: str, *, followed: bool, differs: bool = False) -> str | None:
+    """Return what to do about writes that are not followed, or rows that differ; None where there is nothing to do."""
+    if adoption.gone:
+        return f"`revector unadopt -c {collection}` ends the adoption"
+    if not followed:
+        return f"`revector adopt -c {collection}` makes triggers again, and writes what was missed"
+    if not adoption.copied:
+        return f"rows are still missing; `revector adopt -c {collection}` goes on, if nobody does"
+    return f"`revector verify -c {collection} --repair` writes what was missed" if differs else None
+
+
 def compare(engine: sa.Engine, adoption: Adoption, *, whole: bool = True) -> TableFindings:
     """Look at the triggers and, if ``whole``, compare every row with its document and the reverse; holds no one up."""
     found = TableFindings(adoption.terms.table)

@@ -14,7 +14,7 @@ from fastapi import Path as InPath
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 
 from revector.airflow import web_history
-from revector.airflow.web_access import GUARD_DAG, MOVING_DAG, SEES_PAGE, Known, project, rights
+from revector.airflow.web_access import ADOPTING_DAG, GUARD_DAG, MOVING_DAG, SEES_PAGE, Known, project, rights
 from revector.airflow.web_runs import airflow_state
 from revector.airflow.wording import RETIRE_NOW, ROLL_BACK, approval_question, window_question
 from revector.config import Project
@@ -74,6 +74,7 @@ def status(user: GetUserDep) -> dict[str, object]:
         "steps": [{"name": name, "does": STEPS[name].does} for name in FORWARD],
         "migrating_dag": GUARD_DAG,
         "moving_dag": MOVING_DAG,
+        "adopting_dag": ADOPTING_DAG,
         "airflow": airflow_state(user),
         "collections": [_collection(project(), name) for name in sorted(project().settings.collections)],
     }

@@ -27,6 +27,9 @@ GUARD_DAG = "revector_migrate"
 MOVING_DAG = "revector_rollback"
 """The DAG that the page triggers where no run waits for an answer."""
 
+ADOPTING_DAG = "revector_adopt"
+"""The DAG that makes the triggers of an adopted table again."""
+
 SEES_PAGE = Depends(requires_access_dag("GET", param_dag_id=GUARD_DAG))
 READS_HISTORY = Depends(requires_access_dag("GET", DagAccessEntity.AUDIT_LOG, GUARD_DAG))
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from revector.adoption.adoptions import read_adoption
-from revector.adoption.checking import trigger_faults
+from revector.adoption.checking import trigger_faults, way_out
 from revector.config import Project
 from revector.database.engine import SCHEMA_VERSION, check_schema
 from revector.database.sessions import is_pooled
@@ -132,8 +132,8 @@ def _adopted(project: Project, name: str) -> Iterator[Check]:
             return
         wrong = trigger_faults(connection, adoption)
     followed = f"the writes of {adoption.terms.table} are followed"
-    way = f"; `revector adopt -c {name}` makes triggers again, and writes what was missed"
-    yield Check(f"{name}, adopted table", ok=not wrong, detail="; ".join(wrong) + way if wrong else followed)
+    way = way_out(adoption, name, followed=not wrong)
+    yield Check(f"{name}, adopted table", ok=not wrong, detail="; ".join([*wrong, str(way)]) if wrong else followed)
 
 
 def _files(project: Project, name: str) -> str:

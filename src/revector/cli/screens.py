@@ -11,6 +11,7 @@ from rich.text import Text
 from revector.cli.output import make_table, one_line, size, span
 
 if TYPE_CHECKING:
+    from revector.adoption.standing import AdoptionStatus
     from revector.gate.figures import GateFigures, GateResult
     from revector.lifecycle import Outcome
     from revector.serving.shadow_rows import ShadowSums
@@ -97,6 +98,8 @@ def status_screen(found: Status) -> RenderableType:
         Text(),
         _slots(found.slots),
     ]
+    if found.adoption is not None:
+        parts += [Text(), *_adoption(found.adoption)]
     if found.migration is not None:
         parts += [Text(), *_migration(found.migration)]
     if found.next is not None:
@@ -170,6 +173,28 @@ def _slots(slots: Slots) -> RenderableType:
             span(slot.lag_s) if slot.lag_s else "-",
         )
     return table
+
+
+def _adoption(found: AdoptionStatus) -> list[RenderableType]:
+    rows = f"its rows where {found.where}" if found.where else "all of its rows"
+    vectors = f"vectors of column {found.vector}, by {found.model}" if found.vector else f"embedded by {found.model}"
+    lines: list[RenderableType] = [
+        Text(f"Adopted table: {found.table} since {found.since[:16]} UTC; {rows}; {vectors}")
+    ]
+    if not found.faults:
+        lines.append(Text("  its writes are followed"))
+    lines += [Text(f"  its writes are not followed: {fault}", style="red") for fault in found.faults]
+    if found.compared is None:
+        lines.append(Text("  not compared yet row by row: revector verify", style="yellow"))
+    elif found.compared.differing:
+        lines += [
+            Text(f"  {said}, as of {found.compared.at[:16]} UTC", style="red") for said in found.compared.differing
+        ]
+    else:
+        lines.append(Text(f"  every row was a document as it stands at {found.compared.at[:16]} UTC"))
+    if found.advice:
+        lines.append(Text(f"  {found.advice}", style="yellow"))
+    return lines
 
 
 def _migration(found: MigrationStatus) -> list[RenderableType]:

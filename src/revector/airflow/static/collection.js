@@ -1,5 +1,6 @@
 // One collection as it stands: its slots, the open migration, the rollback window and what the gate measured.
 
+import { adopted } from "./adoption.js";
 import { age, clock, count, el, mib, ratio, span, spaced, table, utc } from "./dom.js";
 import { buttons, last, note, rolledBack } from "./moves.js";
 import { begun, otherRuns, waiting } from "./runs.js";
@@ -11,7 +12,7 @@ export function card(found, status, waits, own) {
   if (active) head.append(el("span", { class: "soft" }, `${count(found.documents)} documents, answered from revision ${active.revision} (${active.model})`));
   const said = note(found);
   return el("article", { "data-key": found.name },
-    ...[head, slots(found), begun(found, status), migration(found, waits), rollbackWindow(found), waiting(found, status), otherRuns(found, status), said && el("section", { "data-key": "said" }, said), gate(found),
+    ...[head, slots(found), adopted(found, status), begun(found, status), migration(found, waits), rollbackWindow(found), waiting(found, status), otherRuns(found, status), said && el("section", { "data-key": "said" }, said), gate(found),
       ...own.map((key) => el("section", { "data-key": `${key} ${found.name}`, "data-own": true }))].filter(Boolean));
 }
 

@@ -1,0 +1,76 @@
+"""Owns where an adoption stands, as data: what was taken, whether writes are followed, what was found at the last look.
+
+Quick enough to be asked for every few seconds: the catalogue is read, and no row of the application.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from revector.adoption.adoptions import read_adoption
+from revector.adoption.checking import trigger_faults, way_out
+from revector.formats.kept import Kept
+
+
+class TableComparison(Kept):
+    """The last comparison of every row with its document; ``differing`` says what was wrong, in sentences."""
+
+    at: str
+    differing: tuple[str, ...]
+
+
+class AdoptionStatus(Kept):
+    """The table that a collection has adopted, by the names that it has now."""
+
+    table: str
+    since: str
+    copied: bool
+    """Whether every row was copied; until then rows are still missing."""
+    id: tuple[str, ...]
+    text: tuple[str, ...]
+    meta: tuple[str, ...]
+    where: str | None
+    """The SQL condition of the rows that are documents; None: all of them."""
+    vector: str | None
+    """The column whose vectors were taken; None: all texts were embedded."""
+    model: str
+    proof: str
+    """What the vectors were proved to be, in a sentence."""
+    faults: tuple[str, ...]
+    """Why writes of the application are not followed."""
+    compared: TableComparison | None
+    advice: str | None
+    """What to do, where there is something to do."""
+
+
+_COMPARED = """
+SELECT at, detail->'table' AS said FROM event
+WHERE cid = :cid AND kind = 'verify_live' AND detail->'sample' = 'null' AND at > :since ORDER BY seq DESC LIMIT 1
+"""
+
+
+def read_standing(connection: sa.Connection, cid: int, collection: str) -> AdoptionStatus | None:
+    """Return where the adoption of a collection stands; None where no table was adopted."""
+    adoption = read_adoption(connection, cid)
+    if adoption is None:
+        return None
+    faults = trigger_faults(connection, adoption)
+    row = connection.execute(sa.text(_COMPARED), {"cid": cid, "since": adoption.adopted_at}).one_or_none()
+    compared = None if row is None else TableComparison(at=row.at.isoformat(), differing=tuple(row.said))
+    differs = compared is not None and bool(compared.differing)
+    terms = adoption.terms
+    return AdoptionStatus(
+        table=terms.table,
+        since=adoption.adopted_at.isoformat(),
+        copied=adoption.copied,
+        id=terms.id,
+        text=terms.text,
+        meta=terms.meta,
+        where=terms.where,
+        vector=terms.vector if adoption.vectors_fp else None,
+        model=adoption.proof["model"]["name"],
+        proof=adoption.proof["said"],
+        faults=tuple(faults),
+        compared=compared,
+        advice=way_out(adoption, collection, followed=not faults, differs=differs),
+    )
