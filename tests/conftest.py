@@ -22,6 +22,7 @@ import sqlalchemy as sa
 from evaluation.temporary import owned, sweep
 
 from copies import Databases
+from outside import Given
 from places import loopback
 from revector import embedded
 from revector.database.engine import make_engine, upgrade_schema
@@ -146,6 +147,21 @@ def world(tmp_path: Path, database_url: str) -> Iterator[World]:
     made = World(tmp_path, database_url)
     yield made
     made.engine.dispose()
+
+
+@pytest.fixture
+def given(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Given]:
+    """What stores outside of PostgreSQL may use; the server is started only for a store that wants a database."""
+    made: list[tuple[Databases, str]] = []
+
+    def database() -> str:
+        databases: Databases = request.getfixturevalue("databases")
+        made.append((databases, databases.create(request.getfixturevalue("template"))))
+        return databases.url(made[-1][1])
+
+    yield Given(tmp_path, database)
+    for databases, name in made:
+        databases.drop(name)
 
 
 @pytest.fixture

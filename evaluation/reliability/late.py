@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from uuid import UUID
 
 import numpy as np
 import numpy.typing as npt
 
-from revector.errors import StoreUnavailable
+from revector.errors import IndexGone, StoreUnavailable
 from revector.interfaces import Progress
+from revector.spec import IndexSpec
 from revector.stores.memory import MemoryIndex, MemoryStore
 from revector.stores.seam import IndexDescription, Metric, NearPoint, Points
 
@@ -34,9 +36,16 @@ class LateStore:
         self.lost = 0
         """Requests that were not acknowledged."""
 
-    def open(self, name: str, dim: int) -> LateIndex:
+    def open(self, name: str, dim: int, index: IndexSpec) -> LateIndex:
         """Return the index of that name."""
-        return LateIndex(self._inner.open(name, dim), self)
+        return LateIndex(self._inner.open(name, dim, index), self)
+
+    def ask(self) -> str:
+        """Say what it is."""
+        return "the memory of this process, behind a network at its worst"
+
+    def close(self) -> None:
+        """Keep what is there."""
 
     def write(self, request: Callable[[], None]) -> None:
         """Send a request. Raises ``StoreUnavailable`` where no acknowledgement came back."""
@@ -58,7 +67,8 @@ class LateStore:
         for request in self._under_way:
             drawn = self._random.random()
             if drawn < share:
-                request()
+                with suppress(IndexGone):  # it came too late for its index
+                    request()
             elif drawn < 0.95:
                 kept.append(request)
         self._under_way = kept
@@ -86,7 +96,7 @@ class LateIndex:
 
     def put(self, points: Points) -> None:
         """Put points, or so it seems."""
-        self._store.write(lambda: _unless_gone(self._inner, lambda: self._inner.put(points)))
+        self._store.write(lambda: self._inner.put(points))
 
     def remove(self, ids: Sequence[UUID]) -> None:
         """Remove points, or so it seems."""
@@ -108,9 +118,3 @@ class LateIndex:
     def finish(self, progress: Progress) -> bool:
         """Build nothing."""
         return self._inner.finish(progress)
-
-
-def _unless_gone(index: MemoryIndex, request: Callable[[], None]) -> None:
-    """Do what came too late for its index: nothing."""
-    if index.describe() is not None:
-        request()

@@ -37,9 +37,18 @@ from revector.rehearsal.rehearsal import Rehearsal
 from revector.serving import shadow_rows
 from revector.serving.searcher import Offer, Searcher
 from revector.serving.shadow import ShadowReads
-from revector.settings import FILE, CollectionSettings, ModelSettings, Settings, find_file, read_settings
+from revector.settings import (
+    FILE,
+    CollectionSettings,
+    ModelSettings,
+    Settings,
+    add_collection,
+    find_file,
+    read_settings,
+)
 from revector.spec import ModelSpec
 from revector.status import Status, read_status, waiting_revision
+from revector.stores.opening import Stores, attach
 from revector.verify.verification import REEMBEDDED, verify_live
 from revector.verify.verified import VerificationReport
 
@@ -88,9 +97,14 @@ class Project:
         return ensure_running(self.state)
 
     @cached_property
+    def stores(self) -> Stores:
+        """The stores that migration files may name; each is opened when it is first asked for."""
+        return Stores({name: table.at(self.root) for name, table in self.settings.stores.items()})
+
+    @cached_property
     def raw_engine(self) -> sa.Engine:
         """An engine whose schema has not been looked at; for ``init`` and ``doctor``."""
-        return make_engine(self.database_url)
+        return attach(make_engine(self.database_url), self.stores)
 
     @cached_property
     def engine(self) -> sa.Engine:
@@ -278,18 +292,7 @@ class Project:
 
     def keep_collection(self, name: str) -> bool:
         """Name a collection in the project's file; return whether it was not there."""
-        file = self.root / FILE
-        if name in read_settings(file).collections:
-            return False
-        try:
-            text = file.read_text(encoding="utf-8")
-            file.write_text(f"{text.rstrip()}\n\n[collections.{name}]\n", encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(
-                f"{file} cannot be written: {error.strerror}. The table is followed, none of its rows was copied; add "
-                f"[collections.{name}] to it and run it again."
-            ) from error
-        return True
+        return add_collection(self.root / FILE, name)
 
     def tell(self, collection: str) -> int:
         """Post to the webhook what happened to a collection since the last time; see ``notices.tell``."""

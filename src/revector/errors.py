@@ -17,6 +17,7 @@
     │   ├── MissingExtension     pgvector is absent or too old
     │   └── NoRoom               a migration would not fit on a disk; it was not begun
     ├── StoreUnavailable         a store of vectors outside of the database does not answer
+    │   └── StoreRefused         it is not known here, or refuses the key: a person must act
     ├── StateError               the registry disagrees with the request
     │   ├── IllegalStep          the step does not apply to the current phase
     │   ├── MigrationOpen        another migration is open on this collection
@@ -143,6 +144,12 @@ class StoreUnavailable(RevectorError):
 
     exit_code = 3
     retryable = True
+
+
+class StoreRefused(StoreUnavailable):
+    """A store is not known here, lacks its client library, or refuses key or settings: a person must act."""
+
+    retryable = False
 
 
 class StateError(RevectorError):

@@ -17,6 +17,7 @@ from revector.indexing.throttle import ThrottleLimits
 from revector.planning.costs import Costs
 from revector.sources import ColumnType
 from revector.stores.pgvector import Build
+from revector.stores.settings import StoreSettings
 from revector.upkeep.rereading import MOST_MISSING
 
 FILE = "revector.toml"
@@ -187,6 +188,8 @@ class Settings(BaseSettings):
     """What is allowed to models, by name."""
     providers: dict[str, ProviderSettings] = {}
     """Embedding servers that ``model.name = "api:<provider>/<model>"`` may name."""
+    stores: dict[str, StoreSettings] = {}
+    """Stores of vectors outside of PostgreSQL that a migration file may name."""
     hybrid: dict[str, str] = {}
     """Local model's name to ``api:<provider>/<model>``: queries and the live lane go there, bulk stays here."""
 
@@ -234,6 +237,21 @@ def read_settings(file: Path) -> Settings:
         raise ConfigError(f"{file.name}: {place}: {first['msg']}{found}. Nothing has run; correct the file.") from error
     except (OSError, ValueError) as error:
         raise ConfigError(f"{file} cannot be read: {error}. Nothing has run; correct the file.") from error
+
+
+def add_collection(file: Path, name: str) -> bool:
+    """Add the table of a collection to a revector.toml; return whether it was not there. Raises ``ConfigError``."""
+    if name in read_settings(file).collections:
+        return False
+    try:
+        text = file.read_text(encoding="utf-8")
+        file.write_text(f"{text.rstrip()}\n\n[collections.{name}]\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"{file} cannot be written: {error.strerror}. The table is followed, none of its rows was copied; add "
+            f"[collections.{name}] to it and run it again."
+        ) from error
+    return True
 
 
 def _shown(kind: str, value: object) -> str:

@@ -15,6 +15,7 @@ import pytest
 from evaluation.reliability.late import LateStore
 
 from fakes import Crash
+from outside import STORES, Given, opened
 from revector import crash
 from revector.errors import IndexGone, SpecError, StoreUnavailable
 from revector.indexing import keeping
@@ -25,6 +26,7 @@ from revector.registry import attempts, intents
 from revector.registry.lane import SearchRequest
 from revector.registry.lanes import lane_of
 from revector.serving.exporting import reading_vectors
+from revector.spec import IndexSpec
 from revector.stores.memory import MemoryIndex, MemoryStore
 from revector.stores.opening import added
 from revector.stores.seam import Points, Store
@@ -42,7 +44,8 @@ class Stored:
     store: Store | None
 
     def revision(self, name: str, parent: str | None, model: str = "hashing", store: str | None = None) -> None:
-        where = f'index = IndexSpec(kind="exact", store="{store or self.name}")'
+        exact = self.store is None or store is not None or "exact" in self.store.traits.kinds
+        where = f'index = IndexSpec(kind="{"exact" if exact else "hnsw"}", store="{store or self.name}")'
         self.world.revision(name, parent, f'model = ModelSpec(name="{model}", dim=64)', where, GATE)
 
     def keep(self) -> None:
@@ -50,17 +53,12 @@ class Stored:
         StoreKeeper(self.world.engine).look(self.world.generation())
 
 
-STORES = {"pgvector": None, "memory": MemoryStore, "late": partial(LateStore, fails=0.0)}
-
-
-@pytest.fixture(params=STORES)
-def stored(request: pytest.FixtureRequest, world: World) -> Iterator[Stored]:
-    make = STORES[request.param]
-    if make is None:
+@pytest.fixture(params=["pgvector", *STORES])
+def stored(request: pytest.FixtureRequest, world: World, given: Given) -> Iterator[Stored]:
+    if request.param == "pgvector":
         yield Stored(world, "pgvector", None)
         return
-    store = make()
-    with added("tested", store):
+    with opened(request.param, given) as store, added("tested", store):
         yield Stored(world, "tested", store)
 
 
@@ -339,8 +337,8 @@ class _LazyStore(MemoryStore):
         super().__init__()
         self._waiting, self._asked = list[tuple[Callable[[Points], None], Points]](), count(1)
 
-    def open(self, name: str, dim: int) -> MemoryIndex:
-        index = super().open(name, dim)
+    def open(self, name: str, dim: int, spec: IndexSpec) -> MemoryIndex:
+        index = super().open(name, dim, spec)
         put, read = index.put, index.read
 
         def show(ids: Sequence[UUID]) -> Points:
@@ -407,7 +405,8 @@ def test_a_store_that_is_not_known_here_stops_neither_a_status_nor_the_worker(wo
 
 def test_a_plan_warns_of_a_store_that_one_process_holds(outside: Stored) -> None:
     plan = outside.world.migrator.plan("b200")
-    assert any("memory of one process" in warning for warning in plan.warnings)
+    warned = any("memory of one process" in warning for warning in plan.warnings)
+    assert warned == (not outside.store.traits.lasting)
 
 
 def test_an_attempt_goes_forward_only_for_every_writer(outside: Stored) -> None:
@@ -437,7 +436,12 @@ def test_a_search_that_began_before_a_document_changed_still_finds_it(outside: S
 
 
 def test_what_a_store_does_not_have_is_refused_before_anything_changes(outside: Stored) -> None:
-    for setting, allowed in (('kind="hnsw"', "exact"), ('kind="exact", storage="halfvec"', "vector")):
+    traits = outside.store.traits
+    [kind, *_] = kinds = sorted(traits.kinds)
+    wrong = [(f'kind="{other}"', kind) for other in {"exact", "hnsw"} - set(kinds)]
+    wrong += [(f'kind="{kind}", storage="halfvec"', "vector")] if "halfvec" not in traits.storages else []
+    wrong += [('quantize="bit"', "none")] if "hnsw" in kinds else []
+    for setting, allowed in wrong:
         where = f'index = IndexSpec({setting}, store="tested")'
         outside.world.revision("b200", "a100", 'model = ModelSpec(name="hashing:seed2", dim=64)', where, GATE)
         with pytest.raises(SpecError, match=allowed):

@@ -110,11 +110,10 @@ def rehearse(
 def _refuse_fleeting(session: Session, rev: str | None) -> None:
     """Refuse an index that would be gone with this command, and every search with it."""
     from revector.revisions import RevisionGraph
-    from revector.stores.opening import is_lasting
 
     graph = RevisionGraph.from_folder(session.project.migrations(session.collection))
     target = graph.head if rev is None else graph[rev]
-    if not is_lasting(target):
+    if not session.project.stores.is_lasting(target):
         raise ConfigError(
             f"revision {target.revision} keeps its index in the store {target.index.store!r}, which ends with the "
             "process that made it, here this command. Nothing was changed; migrate from the Python process that "

@@ -51,6 +51,11 @@ Quantize = Annotated[
     Literal["none", "bit"] | None, typer.Option(help="Index the signs alone; stored vectors rank what is found.")
 ]
 
+Store = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Where vectors lie: pgvector, beside the documents, or a [stores.NAME] table."),
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
@@ -73,6 +78,7 @@ def revision(
     unit: Unit = None,
     storage: Storage = None,
     quantize: Quantize = None,
+    store: Store = None,
     min_recall: Annotated[float | None, typer.Option(help="Gate: least recall@k.")] = None,
     max_drop: Annotated[float | None, typer.Option(help="Gate: largest fall of recall@k.")] = None,
     min_queries: Annotated[int | None, typer.Option(help="Gate: least number of labelled queries.")] = None,
@@ -103,11 +109,10 @@ def revision(
     specified = _model(session, head, model, given)
     changes = {
         "chunking": _given(max_tokens=chunk_tokens, overlap_tokens=overlap, unit=unit),
-        "index": _given(storage=storage, quantize=quantize),
+        "index": _given(storage=storage, quantize=quantize, store=store),
         "gate": _given(min_recall=min_recall, max_drop=max_drop, min_queries=min_queries),
     }
-    path = _write(session, head, message, specified.model, changes)
-    _show_written(session, path, specified)
+    _show_written(session, _write(session, head, message, specified.model, changes), specified)
 
 
 def current(*, project: ProjectPath = None, json: Json = False) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import sqlalchemy as sa
 
@@ -52,6 +53,7 @@ def examine(project: Project) -> list[Check]:
         checks.append(_check("tables", lambda: _tables(project)))
         tables = checks[-1].ok
         checks.append(_check("rehearsals", lambda: _rehearsals(project)))
+    checks.extend(_check(f"store {name}", partial(project.stores.ask, name)) for name in project.stores.configured)
     if not project.settings.collections:
         checks.append(Check("collections", ok=False, detail="none; add a [collections.<name>] table to revector.toml."))
     for name in sorted(project.settings.collections):

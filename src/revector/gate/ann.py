@@ -21,6 +21,7 @@ from revector.interfaces import NoProgress, Progress, Vectors
 from revector.measure.exact import Block, Exact, search_exact
 from revector.measure.metrics import Interval, Qrels, latency_ms, mean_interval, paired_difference, recall_at_k
 from revector.registry.collections import Generation
+from revector.registry.lanes import lane_of
 from revector.serving.exporting import changed_since, reading_vectors
 from revector.serving.searcher import Answer, Searcher
 
@@ -331,7 +332,8 @@ def _settings(
     configured = spec.index.ef_search
     found: dict[int, tuple[Generation, QueryPlan]] = {}
     place = 0
-    for ef in sorted({configured, *sweep}) if spec.index.kind == "hnsw" else [configured]:
+    tuned = spec.index.kind == "hnsw" and lane_of(generation).traits.ef_per_search
+    for ef in sorted({configured, *sweep}) if tuned else [configured]:
         one = replace(generation, spec=replace(spec, index=replace(spec.index, ef_search=ef)))
         plan = explain(engine, searcher, one, vector, k)
         found.setdefault(plan.ef_search, (one, plan))

@@ -48,7 +48,8 @@ def explain(
     A store outside of PostgreSQL has no plan to show; it is named instead.
     """
     if not lane_of(generation).traits.in_sql:
-        return QueryPlan(hnsw=generation.spec.index.kind == "hnsw", nodes=(generation.spec.index.store,), ef_search=0)
+        index = generation.spec.index
+        return QueryPlan(index.kind == "hnsw", (index.store,), index.ef_search if index.kind == "hnsw" else 0)
     with _overheard(engine) as said:
         ask(searcher, generation, vector, k)
     search = next(at for at, (statement, _) in enumerate(said) if statement.lstrip().startswith("WITH hits"))

@@ -26,7 +26,7 @@ from revector.registry import moves, sharding
 from revector.registry.collections import Generation, read_collection, read_generation
 from revector.registry.control import control, take_lease
 from revector.spec import Revision
-from revector.stores.opening import check_revision, warnings_of
+from revector.stores.opening import stores_of
 
 MOST_WINDOW_HOURS = 24 * 365
 
@@ -63,7 +63,8 @@ class Opening:
         """
         self._progress.start("plan: read the migration files and the labelled queries")
         target = find()
-        check_revision(target)
+        stores = stores_of(self._engine)
+        stores.check_revision(target, answers=True)
         self._refuse_empty()
         labelled = self._evidence.labelled_queries()
         collection = self._standing.collection()
@@ -88,7 +89,10 @@ class Opening:
         unread = shadow_time.unread(target, collection, share=self._shadow_share)
         risks = (*(said.rstrip(".") for said in self._standing.edited()), *plan.risks, *known)
         return replace(
-            plan, already=already, warnings=(*plan.warnings, *foretold, *unread, *warnings_of(target)), risks=risks
+            plan,
+            already=already,
+            warnings=(*plan.warnings, *foretold, *unread, *stores.warnings_of(target)),
+            risks=risks,
         )
 
     def keep_plan(self, target: Revision) -> MigrationPlan:
@@ -124,7 +128,7 @@ class Opening:
                 # A run that was killed may have registered it and no more.
                 StoreKeeper(self._engine).make_whole(generation)
             return Outcome("provision", target.revision, generation.phase, False, {"generation": generation.gen})
-        check_revision(target)
+        stores_of(self._engine).check_revision(target, answers=True)
         self._refuse_empty()
         count, hours = self._parts(target, shards), self._means.window_hours if window_hours is None else window_hours
         if count < 1 or not 0 < hours <= MOST_WINDOW_HOURS:

@@ -48,6 +48,9 @@ CONSTANTS: Mapping[str, Constant] = {
     "wal_growth": Constant(170, "bytes per document and ln(documents / cached)", f"{_LARGE}: WAL of seed and backfill"),
     "cached": Constant(400_000, "documents", f"{_LARGE}: beyond it, an index at random exceeds 256 MB of buffers"),
     "ledger_bytes": Constant(200, "bytes per document", f"{_SCALE}: size of ledger"),
+    "intent_bytes": Constant(
+        423, "bytes per document whose vectors are in another store", "evaluation/bench/stores.py: size of intents"
+    ),
     "document_bytes": Constant(256, "bytes per document besides its text", f"{_SCALE}: size of documents"),
     "archive_bytes": Constant(105, "bytes per document besides its vectors", f"{_SCALE}: size of archive"),
     "build_bytes_per_link": Constant(

@@ -21,7 +21,9 @@ from revector.planning.strata import StratifiedSample
 from revector.registry.collections import Collection, Generation
 from revector.registry.spending import spent
 from revector.spec import PGVECTOR, Revision
+from revector.stores.opening import stores_of
 from revector.stores.pgvector import Build
+from revector.stores.seam import StoreCosts
 
 PROBE_S = 2.0
 
@@ -108,6 +110,12 @@ def data_folder(engine: sa.Engine) -> str | None:
     return folder if _is_here(engine) and folder and Path(folder).exists() else None
 
 
+def costs_of(engine: sa.Engine, revision: Revision) -> StoreCosts | None:
+    """Return what points take in the revision's store; None where they are rows of PostgreSQL."""
+    store = revision.index.store
+    return None if store == PGVECTOR else stores_of(engine).traits(store).costs
+
+
 def step_plans(
     engine: sa.Engine,
     revision: Revision,
@@ -128,12 +136,9 @@ def step_plans(
     value = {name: one.value for name, one in capacity.CONSTANTS.items()}
     embedded = drawn.documents - reused
     rows = drawn.documents * value["seed_cpu_s"] + capacity.publish_cpu_s(embedded) + reused * value["copy_cpu_s"]
-    table = chunks.value * capacity.row_bytes(revision.model.dim, revision.index.storage, drawn.id_bytes)
-    processes = capacity.build_processes(table, database.cores, database.build.workers)
-    build = [
-        capacity.build_cpu_s(end, revision.model.dim, revision.index) / processes
-        for end in (chunks.value, chunks.low, chunks.high)
-    ]
+    costs = costs_of(engine, revision)
+    rows += 0.0 if costs is None else chunks.value * costs.put_cpu_s
+    processes, build = _building(revision, chunks, drawn.id_bytes, database, costs)
     checks = chunks.value * value["verify_cpu_s"]
     worth = rows + build[0] + checks >= (WORTH_S if embedded else WORTH_ALONE_S)
     slower = measure(engine, processes if build[0] else 1) if worth else Slowdown()
@@ -157,6 +162,18 @@ def step_plans(
         ),
         StepPlan("gate", _exactly(2 * queries * SEARCH_S * slower.alone), f"{queries:,} queries on two indexes"),
     )
+
+
+def _building(
+    revision: Revision, chunks: Estimate, id_bytes: float, database: Database, costs: StoreCosts | None
+) -> tuple[int, list[float]]:
+    """Return how many processes build the graph, and how long they take for the number of chunks and its two ends."""
+    dim, index, ends = revision.model.dim, revision.index, (chunks.value, chunks.low, chunks.high)
+    if costs is not None:
+        return 1, [end * costs.build_cpu_s if index.kind == "hnsw" else 0.0 for end in ends]
+    table = chunks.value * capacity.row_bytes(dim, index.storage, id_bytes)
+    processes = capacity.build_processes(table, database.cores, database.build.workers)
+    return processes, [capacity.build_cpu_s(end, dim, index) / processes for end in ends]
 
 
 def _by(times: float) -> str:
@@ -184,12 +201,16 @@ def total_of(parts: Sequence[Estimate]) -> Estimate:
     return Estimate(*(sum(getattr(one, end) for one in parts) for end in ("value", "low", "high")))
 
 
-def storage_of(drawn: StratifiedSample, revision: Revision, chunks: Estimate, share: float) -> Storage:
-    """Return the bytes of ``chunks``; the ``share`` of the documents that is re-embedded goes to the archive too."""
+def storage_of(
+    drawn: StratifiedSample, revision: Revision, chunks: Estimate, share: float, costs: StoreCosts | None
+) -> Storage:
+    """Return the bytes of ``chunks``; the ``share`` of the documents that is re-embedded goes to the archive too.
+
+    In another store, as its ``costs`` say: what is there takes no disk and no memory of PostgreSQL's.
+    """
     dim, index, value = revision.model.dim, revision.index, {k: one.value for k, one in capacity.CONSTANTS.items()}
-    graph = capacity.graph_bytes(dim, index)
-    # What is in another store takes no disk of PostgreSQL's.
-    rows = capacity.row_bytes(dim, index.storage, drawn.id_bytes) if index.store == PGVECTOR else 0.0
+    graph = capacity.graph_bytes(dim, index) if costs is None else 0.0
+    rows = capacity.row_bytes(dim, index.storage, drawn.id_bytes) if costs is None else costs.bytes_of(dim, index)
     return Storage(
         float32=chunks.times(dim * 4),
         float16=chunks.times(dim * 2),
@@ -198,27 +219,32 @@ def storage_of(drawn: StratifiedSample, revision: Revision, chunks: Estimate, sh
         graph=chunks.times(graph),
         build_memory=chunks.times(capacity.build_bytes(dim, index) if graph else 0.0),
         archive=_plus(chunks.times(dim * 4 * share), drawn.documents * share * value["archive_bytes"]),
-        wal=_plus(chunks.times(rows + graph), capacity.wal_bytes(drawn.documents)),
+        wal=_plus(chunks.times(rows + graph if costs is None else 0.0), capacity.wal_bytes(drawn.documents)),
     )
 
 
-def disks_of(drawn: StratifiedSample, storage: Storage, database: Database, archive: Path) -> tuple[Disk, ...]:
-    """Return the disks of database and archive; where both are one, its need is that of both.
+def disks_of(
+    drawn: StratifiedSample, storage: Storage, database: Database, archive: Path, store: str
+) -> tuple[Disk, ...]:
+    """Return the disks of database, archive and another ``store``; where the first two are one, both needs are its.
 
     The log (WAL) counts as far as ``max_wal_size`` lets it grow; one that is archived or replicated slowly takes more.
     """
-    ledger = drawn.documents * capacity.CONSTANTS["ledger_bytes"].value
-    index = round(storage.index.high + ledger + min(storage.wal.high, database.wal_kept_bytes))
+    here = store == PGVECTOR
+    records = sum(capacity.CONSTANTS[name].value for name in ("ledger_bytes", *(() if here else ("intent_bytes",))))
+    rows = storage.index.high if here else 0.0
+    index = round(rows + drawn.documents * records + min(storage.wal.high, database.wal_kept_bytes))
+    there = () if here else (Disk(f"store {store}", "", round(storage.index.high), None),)
     kept, folder = round(storage.archive.high), archive
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     if database.folder is None:
-        return Disk("PostgreSQL", "", index, None), Disk("archive", str(archive), kept, free)
+        return Disk("PostgreSQL", "", index, None), Disk("archive", str(archive), kept, free), *there
     if Path(database.folder).stat().st_dev == folder.stat().st_dev:
-        return (Disk("PostgreSQL and archive", str(archive), index + kept, free),)
-    there = shutil.disk_usage(database.folder).free
-    return Disk("PostgreSQL", database.folder, index, there), Disk("archive", str(archive), kept, free)
+        return Disk("PostgreSQL and archive", str(archive), index + kept, free), *there
+    left = shutil.disk_usage(database.folder).free
+    return Disk("PostgreSQL", database.folder, index, left), Disk("archive", str(archive), kept, free), *there
 
 
 def spending_of(revision: Revision, means: Means, database: Database) -> Spending | None:

@@ -25,6 +25,7 @@ from revector.planning.estimate import Estimate
 from revector.planning.estimating import (
     Database,
     Means,
+    costs_of,
     disks_of,
     look,
     spending_of,
@@ -87,7 +88,8 @@ def _figures(
     """Return the plan without what would refuse it and what to know."""
     (read, tried, database), changes = measured, diff(active, revision)
     drawn, to_embed = read.drawn, read.tokens.times(tried.share)
-    storage, spending = storage_of(drawn, revision, read.chunks, tried.share), spending_of(revision, means, database)
+    storage = storage_of(drawn, revision, read.chunks, tried.share, costs_of(engine, revision))
+    spending = spending_of(revision, means, database)
     amounts = (read.chunks, read.tokens, to_embed)
     counted = {"queries": labelled, "reused": tried.reused, "reembedded": means.reembedded}
     steps = step_plans(engine, revision, drawn, amounts, tried.probe, database, **counted)
@@ -109,7 +111,7 @@ def _figures(
         steps=steps,
         seconds=total_of([step.seconds for step in steps]),
         storage=storage,
-        disks=disks_of(drawn, storage, database, means.archive),
+        disks=disks_of(drawn, storage, database, means.archive, revision.index.store),
         money=money(costs, to_embed.value),
         spending=spending,
         window=window_of(means.window_hours, drawn, read.tokens, database, costs, own=spending is None),
@@ -215,6 +217,7 @@ _MEANS = {
     "index.ef_search": "searches only: vectors are copied",
     "index.quantize": "another graph over copied vectors",
     "index.rerank": "searches only: vectors are copied",
+    "index.store": "copied vectors in another store",
 }
 
 

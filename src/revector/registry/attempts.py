@@ -27,12 +27,12 @@ from revector.guards import guard
 from revector.interfaces import Progress, Vectors
 from revector.registry import intents, ledgers
 from revector.registry.collections import Generation
+from revector.registry.comparing import compare
 from revector.registry.in_sql import visible
 from revector.registry.lane import IndexedDocument, SearchRequest, SqlRelation, Staged, VisibleHits
 from revector.registry.points import columns_of, count_of, points_of
-from revector.stores.opening import open_index
 from revector.stores.pgvector import Build
-from revector.stores.seam import Index, Points, StoreTraits
+from revector.stores.seam import Index, NearPoint, Points, StoreTraits
 
 PUT_POINTS = 1_000
 """Points of one request."""
@@ -56,9 +56,9 @@ class AttemptsLane:
 
     @cached_property
     def index(self) -> Index:
-        """The index in its store. Raises ``StoreUnavailable`` for a store that this process does not know."""
-        generation = self._generation
-        return open_index(generation.spec.index.store, generation.physical_name, generation.spec.model.dim)
+        """The index in its store. Raises ``StoreRefused`` for a store that this process does not know."""
+        generation, index = self._generation, self._generation.spec.index
+        return generation.stores.open_index(index.store, generation.physical_name, generation.spec.model.dim, index)
 
     @property
     def traits(self) -> StoreTraits:
@@ -197,7 +197,7 @@ class AttemptsLane:
         two attempts of one document the newer one counts.
         """
         began = intents.newest_shown(connection)
-        near = self.index.near(query, wanted.candidates, exact=wanted.exact)
+        near, all_seen = self._near(connection, query, wanted)
         shown = guard("search.attempt", "(l.attempt = i.attempt OR i.superseded_seq > :began)")
         also = f" AND {wanted.filter_sql}" if wanted.filter_sql else ""
         best = (
@@ -225,7 +225,19 @@ class AttemptsLane:
             WHERE c.cid = :cid ORDER BY t.distance, t.doc_id, t.chunk"""
         values = {"cid": self._cid, "gen": self._gen, "began": began, **columns_of(near), **wanted.filter_params}
         found = connection.execute(sa.text(sql), values).mappings().all()
-        return VisibleHits(found[0]["active_gen"], len(near), [dict(row) for row in found if row["doc_id"] is not None])
+        seen = 0 if all_seen else len(near)
+        return VisibleHits(found[0]["active_gen"], seen, [dict(row) for row in found if row["doc_id"] is not None])
+
+    def _near(
+        self, connection: sa.Connection, query: npt.NDArray[np.float32], wanted: SearchRequest
+    ) -> tuple[list[NearPoint], bool]:
+        """Return what is near, and whether that is the best of all that match: nothing is left to ask for then."""
+        most, kind = self.traits.most_near, self._generation.spec.index.kind
+        too_many = most is not None and wanted.candidates > most
+        if wanted.exact and (too_many or kind not in self.traits.exact_with):
+            return compare(connection, self._generation, self.index, query, wanted), True
+        n = min(wanted.candidates, most or wanted.candidates)
+        return self.index.near(query, n, exact=wanted.exact), False
 
     def direction(self, connection: sa.Connection, doc_id: str) -> npt.NDArray[np.float32] | None:
         """Read the attempt that is shown, and average it here."""
@@ -365,7 +377,8 @@ class AttemptsLane:
         return 0
 
     def rows(self, connection: sa.Connection) -> int:
-        """Return the store's points, of superseded attempts too."""
-        del connection
-        there = self.index.describe()
-        return 0 if there is None else there.points
+        """Return the planner's estimate of its attempts, which costs the store nothing."""
+        rows = connection.scalar(
+            sa.text("SELECT reltuples FROM pg_class WHERE oid = to_regclass(:name)"), {"name": f"intent_g{self._gen}"}
+        )
+        return max(0, int(rows or 0))

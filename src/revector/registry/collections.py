@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 import numpy as np
@@ -14,6 +14,7 @@ from revector.guards import guard
 from revector.interfaces import Vectors
 from revector.lifecycle import Phase
 from revector.spec import Revision, revision_from_data
+from revector.stores.opening import Stores, stores_of
 
 PROTOCOL_VERSION = 2
 
@@ -69,6 +70,8 @@ class Generation:
     """``encoder_fp`` without the width, where a narrower vector is the beginning of a wider one."""
     fidelity: Mapping[str, object]
     """The encoder as it runs against float32, measured when it was registered; empty where nothing was to measure."""
+    stores: Stores = field(default_factory=Stores, compare=False, repr=False)
+    """Those of the project that it was read by."""
 
 
 COLLECTION_COLUMNS = "cid, name, epoch, active_gen, standby_gen, building_gen, rollback_deadline, protocol_version"
@@ -149,17 +152,18 @@ _GENERATION = (
 
 def read_generation(connection: sa.Connection, gen: int) -> Generation:
     """Return one generation row."""
-    return _generation(connection.execute(sa.text(f"{_GENERATION} WHERE gen = :gen"), {"gen": gen}).one())
+    row = connection.execute(sa.text(f"{_GENERATION} WHERE gen = :gen"), {"gen": gen}).one()
+    return _generation(row, stores_of(connection))
 
 
 def read_generations(connection: sa.Connection, cid: int) -> list[Generation]:
     """Return all generations of a collection, oldest first."""
     rows = connection.execute(sa.text(f"{_GENERATION} WHERE cid = :cid ORDER BY gen"), {"cid": cid})
-    return [_generation(row) for row in rows]
+    return [_generation(row, stores_of(connection)) for row in rows]
 
 
-def _generation(row: sa.Row[tuple[object, ...]]) -> Generation:
+def _generation(row: sa.Row[tuple[object, ...]], stores: Stores) -> Generation:
     values = dict(row._mapping)
     spec = revision_from_data(values.pop("spec"))
     probes = np.frombuffer(values.pop("probes"), dtype="<f4").reshape(-1, spec.model.dim).astype(np.float32)
-    return Generation(spec=spec, probes=probes, phase=Phase(values.pop("phase")), **values)
+    return Generation(spec=spec, probes=probes, phase=Phase(values.pop("phase")), stores=stores, **values)

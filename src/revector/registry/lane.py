@@ -6,7 +6,7 @@ transaction or statement. ``AttemptsLane`` keeps them in another store, and SQL 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 from uuid import UUID
@@ -48,11 +48,16 @@ class SearchRequest:
     exact: bool
     filter_sql: str = ""
     filter_params: Mapping[str, object] = field(default_factory=dict)
+    check_time: Callable[[], None] = lambda: None
+    """Called between requests; raises ``SearchTooLong``."""
 
 
 @dataclass(frozen=True, slots=True)
 class VisibleHits:
-    """An answer: who was active in its snapshot, how many candidates the index had, and the best rows."""
+    """An answer: who was active in its snapshot, how many candidates the index had, and the best rows.
+
+    Fewer candidates than were asked for: there are no more, or none is better.
+    """
 
     active_gen: int | None
     candidates: int

@@ -14,7 +14,7 @@ from revector.spec import PGVECTOR
 
 
 def lane_of(generation: Generation) -> Lane:
-    """Return the index of a generation, wherever it is. Raises ``ConfigError`` for a store that is not known here."""
+    """Return the index of a generation, wherever it is. Nothing is asked of its store yet."""
     return InSqlLane(generation) if generation.spec.index.store == PGVECTOR else AttemptsLane(generation)
 
 

@@ -11,6 +11,8 @@ import sqlalchemy as sa
 
 from revector.interfaces import Encoder, Progress
 from revector.planning.estimate import NORMAL_95, Estimate
+from revector.registry.collections import Generation
+from revector.registry.lanes import lane_of
 
 COPY_ROWS = 2_000
 READ_ROWS = 4
@@ -50,6 +52,13 @@ class SampleStratum:
     tokens: FigureSums = field(default_factory=FigureSums)
     truncated: int = 0
     dead: int = 0
+
+    def add(self, text: str, pieces: Sequence[Sequence[int]], encoder: Encoder) -> None:
+        """Count a document whose index holds ``pieces``, start and stop of each."""
+        self.chunks.add(len(pieces))
+        self.tokens.add(sum(encoder.count_tokens(text[start:stop]) for start, stop in pieces))
+        self.dead += not pieces
+        self.truncated += bool(pieces) and max(stop for _, stop in pieces) < len(text.rstrip())
 
 
 def choose_queries(
@@ -127,26 +136,23 @@ def copy_documents(engine: sa.Engine, real_cid: int, cid: int, progress: Progres
         connection.exec_driver_sql("ANALYZE document")
 
 
-def measure(engine: sa.Engine, cid: int, index: str, encoder: Encoder, progress: Progress) -> dict[bool, SampleStratum]:
+def measure(
+    engine: sa.Engine, generation: Generation, encoder: Encoder, progress: Progress
+) -> dict[bool, SampleStratum]:
     """Count chunks, tokens and truncated documents of the sample in an index: the labelled (True) and the others."""
-    found = {True: SampleStratum(), False: SampleStratum()}
-    rows = sa.text(
-        f"""
-        SELECT s.labelled, d.content, i.starts, i.stops FROM sample s JOIN document d ON d.cid = :cid AND
-          d.doc_id = s.doc_id LEFT JOIN LATERAL (SELECT array_agg(start) AS starts, array_agg(stop) AS stops
-          FROM {index} WHERE doc_id = s.doc_id) i ON true
-        """
-    )
+    found, lane, after = {True: SampleStratum(), False: SampleStratum()}, lane_of(generation), ""
+    page = sa.text(f"SELECT doc_id FROM sample WHERE doc_id > :after ORDER BY doc_id LIMIT {COPY_ROWS}")
+    texts = sa.text(
+        "SELECT s.labelled, d.doc_id, d.content FROM sample s JOIN document d ON d.cid = :cid AND d.doc_id = s.doc_id "
+        "WHERE s.doc_id = ANY(CAST(:ids AS text[]))"
+    ).execution_options(yield_per=READ_ROWS)
     with engine.connect() as connection:
-        for row in connection.execution_options(yield_per=READ_ROWS).execute(rows, {"cid": cid}):
-            stratum, text = found[row.labelled], row.content
-            starts, stops = row.starts or (), row.stops or ()
-            tokens = sum(encoder.count_tokens(text[start:stop]) for start, stop in zip(starts, stops, strict=True))
-            stratum.chunks.add(len(starts))
-            stratum.tokens.add(tokens)
-            stratum.dead += not starts
-            stratum.truncated += bool(stops) and max(stops) < len(text.rstrip())
-            progress.advance()
+        while ids := connection.scalars(page, {"after": after}).all():
+            pieces = {one.doc_id: one.locators.tolist() for one in lane.read(connection, ids)}
+            for row in connection.execute(texts, {"cid": generation.cid, "ids": list(ids)}):
+                found[row.labelled].add(row.content, pieces.get(row.doc_id, []), encoder)
+                progress.advance()
+            after = ids[-1]
     return found
 
 

@@ -11,7 +11,9 @@ import sqlalchemy as sa
 
 from revector.database.engine import SCHEMA_FOLDER, make_engine
 from revector.database.sessions import holder, try_hold
-from revector.errors import DatabaseError
+from revector.errors import DatabaseError, StoreUnavailable
+from revector.spec import PGVECTOR, IndexSpec
+from revector.stores.opening import attach, stores_of
 
 PREFIX = "revector_rehearsal_"
 ALIVE_LOCK = 1919252073
@@ -54,6 +56,7 @@ class Scratch:
         self.engine = make_engine(
             engine.url.render_as_string(hide_password=False), search_path=f'{self.schema}, "{vector}"'
         )
+        attach(self.engine, stores_of(engine))
 
     def _create(self, connection: sa.Connection, *, first_cid: int) -> str:
         """Make the tables; return the schema that holds pgvector's types."""
@@ -93,9 +96,10 @@ class Scratch:
             connection.exec_driver_sql(f"COMMENT ON SCHEMA {self.schema} IS '{self._about}{_KEPT}'")
 
     def drop(self) -> None:
-        """Remove the schema with everything in it."""
+        """Remove the schema with everything in it, and its indexes in other stores. Raises ``StoreUnavailable``."""
         self.engine.dispose()
         with self._maker.begin() as connection:
+            _drop_outside(connection, self.schema)
             connection.exec_driver_sql(f"DROP SCHEMA IF EXISTS {self.schema} CASCADE")
 
 
@@ -125,5 +129,25 @@ def remove(engine: sa.Engine, schema: str) -> bool:
             sa.text("SELECT pg_try_advisory_xact_lock(:key, hashtext(:schema))"), {"key": ALIVE_LOCK, "schema": schema}
         )
         if free:
+            try:
+                _drop_outside(connection, schema)
+            except StoreUnavailable:  # the schema alone names what is there, so it stays until the store answers
+                return False
             connection.exec_driver_sql(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
     return bool(free)
+
+
+def _drop_outside(connection: sa.Connection, schema: str) -> None:
+    """Drop the indexes that a rehearsal made in stores outside of PostgreSQL."""
+    if connection.scalar(sa.text("SELECT to_regclass(:table)"), {"table": f"{schema}.generation"}) is None:
+        return
+    rows = connection.execute(
+        sa.text(
+            "SELECT physical_name, CAST(spec #>> '{model,dim}' AS int) AS dim, spec->'index' AS spec FROM "
+            f"{schema}.generation WHERE NOT dropped AND spec #>> '{{index,store}}' <> :here"
+        ),
+        {"here": PGVECTOR},
+    )
+    for row in rows:
+        index = IndexSpec(**row.spec)
+        stores_of(connection).open_index(index.store, row.physical_name, row.dim, index).drop()

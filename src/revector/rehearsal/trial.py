@@ -24,6 +24,7 @@ from revector.migration.migrator import Migrator
 from revector.migration.settings import MigratorSettings
 from revector.registry import work
 from revector.registry.collections import Generation, ensure_collection, read_collection, read_generation
+from revector.registry.lanes import lane_of
 from revector.rehearsal.report import RehearsedRollback
 from revector.rehearsal.sampling import SampleStratum, measure
 from revector.rehearsal.scratch import Scratch
@@ -230,17 +231,18 @@ class Trial:
     def _measure(self, generation: Generation) -> None:
         self._progress.start("count tokens", self._documents.count())
         encoder = self._encoders.of(generation)
-        self.found.strata = measure(self.engine, self.cid, generation.physical_name, encoder, self._progress)
+        self.found.strata = measure(self.engine, generation, encoder, self._progress)
         self._progress.done()
 
     def _weigh(self, generation: Generation) -> None:
         """Note what the index takes on disk, what of it every search walks through, and what the archive took."""
-        ann = "_hnsw" if generation.spec.index.kind == "hnsw" else ""
+        searched = generation.physical_name + ("_hnsw" if generation.spec.index.kind == "hnsw" else "")
         with self.engine.connect() as connection:
-            self.found.index_bytes, self.found.memory_bytes = connection.execute(
-                sa.text("SELECT pg_total_relation_size(to_regclass(:name)), pg_relation_size(to_regclass(:searched))"),
-                {"name": generation.physical_name, "searched": f"{generation.physical_name}{ann}"},
-            ).one()
+            self.found.index_bytes = lane_of(generation).size_bytes(connection)
+            walked = connection.scalar(
+                sa.text("SELECT pg_relation_size(to_regclass(:searched))"), {"searched": searched}
+            )
+            self.found.memory_bytes = self.found.index_bytes if walked is None else int(walked)
             paths = connection.scalars(sa.text("SELECT path FROM part WHERE gen = :gen"), {"gen": generation.gen})
             self.found.archive_bytes = sum(Path(path).stat().st_size for path in paths)
 

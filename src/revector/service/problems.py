@@ -13,7 +13,15 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from revector.errors import ConfigError, DatabaseError, DocumentError, EncoderError, StateError, UnknownDocument
+from revector.errors import (
+    ConfigError,
+    DatabaseError,
+    DocumentError,
+    EncoderError,
+    StateError,
+    StoreUnavailable,
+    UnknownDocument,
+)
 
 STATUS: dict[type[Exception], int] = {
     ConfigError: 422,
@@ -22,6 +30,7 @@ STATUS: dict[type[Exception], int] = {
     StateError: 409,
     DatabaseError: 503,
     EncoderError: 503,
+    StoreUnavailable: 503,
     # A NUL, a NaN or half a surrogate pair in a filter or in metadata: no such value can be stored.
     sa.exc.DataError: 422,
     UnicodeEncodeError: 422,

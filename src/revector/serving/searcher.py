@@ -316,6 +316,7 @@ class Searcher:
                 exact=exact,
                 filter_sql=filter_sql,
                 filter_params=filter_params,
+                check_time=check_time,
             )
             ask = partial(lane_of(pinned).search, connection, vector)
             found, exact, asked = _widen(ask, wanted, check_time)

@@ -27,6 +27,7 @@ from revector.lifecycle import Phase
 from revector.measure.agreement import AgreementTally, overlap_at_k, rank_biased_overlap
 from revector.registry.collections import Generation, read_collection, read_generation
 from revector.serving.searcher import Answer, Searcher
+from revector.stores.opening import attach, stores_of
 
 log = logging.getLogger("revector.shadow")
 
@@ -376,8 +377,10 @@ class ShadowReads:
 
 def _own_engine(engine: sa.Engine) -> sa.Engine:
     """Return an engine on the same database whose statements give up soon; one thread uses it, so it connects once."""
-    return make_engine(
+    own = make_engine(
         engine.url.render_as_string(hide_password=False),
         name="revector shadow",
         statement_timeout=f"{STATEMENT_S}s",
     )
+    attach(own, stores_of(engine))
+    return own

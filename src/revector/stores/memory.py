@@ -15,7 +15,9 @@ import numpy.typing as npt
 
 from revector.errors import EncoderMismatch, IndexGone
 from revector.interfaces import Progress, Vectors
-from revector.stores.seam import IndexDescription, Metric, NearPoint, Points, StoreTraits
+from revector.spec import IndexSpec
+from revector.stores.seam import IndexDescription, Metric, NearPoint, Points, StoreCosts, StoreTraits
+from revector.stores.settings import StoreSettings
 
 FIRST_ROWS = 64
 _FIELDS = np.dtype([("id", "V16"), ("attempt", "V16"), ("chunk", "i4"), ("start", "i4"), ("stop", "i4")])
@@ -27,6 +29,7 @@ TRAITS = StoreTraits(
     quantizes=frozenset({"none"}),
     max_dim=65_536,
     lasting=False,
+    costs=StoreCosts(point_bytes=45),
 )
 
 
@@ -40,14 +43,28 @@ class MemoryStore:
         self._shelves: dict[str, _Shelf] = {}
         self._lock = threading.RLock()
 
-    def open(self, name: str, dim: int) -> MemoryIndex:
+    def open(self, name: str, dim: int, index: IndexSpec) -> MemoryIndex:
         """Return the index of that name, whether it is there or not."""
+        del index
         return MemoryIndex(name, dim, self._shelves, self._lock, self._metric)
+
+    def ask(self) -> str:
+        """Say that it is here."""
+        return "the memory of this process"
+
+    def close(self) -> None:
+        """Keep what is there: there is no connection."""
 
     def names(self) -> list[str]:
         """Return the names of all indexes that are there."""
         with self._lock:
             return sorted(self._shelves)
+
+
+def open_store(name: str, settings: StoreSettings) -> MemoryStore:
+    """Return an empty store of this process."""
+    del name, settings
+    return MemoryStore()
 
 
 class MemoryIndex:

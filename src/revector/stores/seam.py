@@ -6,8 +6,8 @@ conditional write, no transaction and no order of requests: a request that arriv
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 from uuid import UUID
 
@@ -15,8 +15,30 @@ import numpy as np
 import numpy.typing as npt
 
 from revector.interfaces import Progress, Vectors
+from revector.spec import IndexSpec
 
 Metric = Literal["cosine", "dot", "l2"]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreCosts:
+    """What a point takes in a store outside of PostgreSQL, as measured; plans reckon with it."""
+
+    point_bytes: float = 0.0
+    """Bytes on its disk (or in its memory, where it has no disk) besides the vector and the graph."""
+    number_bytes: float = 4.0
+    """… for each number of the vector."""
+    link_bytes: float = 0.0
+    """… for each of the 2 M neighbours in a graph."""
+    put_cpu_s: float = 0.0
+    """CPU-seconds, of store and client, of publishing it."""
+    build_cpu_s: float = 0.0
+    """CPU-seconds of putting it into the graph, where that is done at the end."""
+
+    def bytes_of(self, dim: int, index: IndexSpec) -> float:
+        """Return the bytes of one point."""
+        links = 2 * index.m if index.kind == "hnsw" else 0
+        return self.point_bytes + self.number_bytes * dim + self.link_bytes * links
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +54,21 @@ class StoreTraits:
     quantizes: frozenset[str]
     """Values of ``IndexSpec.quantize`` that it has."""
     max_dim: int
+    hnsw_max_dim: Mapping[str, int] = field(default_factory=dict)
+    """The same for graphs, by what their nodes hold, where that is less."""
     searchable_at_once: bool = True
     """What was put is found by the next search. Elsewhere the points are read back before they count."""
     lasting: bool = True
     """Its indexes outlive the process that made them, and other processes see them."""
+    exact_with: frozenset[str] = frozenset({"hnsw", "exact"})
+    """Kinds of index that it can search exactly; for the others, revector reads the vectors and compares them."""
+    most_near: int | None = None
+    """Points that one search returns at most; beyond it, revector compares as well. None: any number."""
+    ef_per_search: bool = True
+    """``ef_search`` is said with each search. Elsewhere it is a property of the index."""
+    costs: StoreCosts = StoreCosts()
+    warnings: tuple[str, ...] = ()
+    """What a person should know before a migration to it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,8 +124,9 @@ class IndexDescription:
 class Index(Protocol):
     """One physical index. Every call may be repeated; a name is never used again for another index.
 
-    Each raises ``StoreUnavailable`` where the store does not answer; ``put``, ``near``, ``read`` and ``scan`` raise
-    ``IndexGone`` where it has no such index. None of them creates an index but ``create``.
+    Each raises ``StoreUnavailable`` where the store does not answer, ``StoreRefused`` where a person must act; ``put``,
+    ``near``, ``read`` and ``scan`` raise ``IndexGone`` where it has no such index. None of them creates an index but
+    ``create``.
     """
 
     @property
@@ -150,6 +184,14 @@ class Store(Protocol):
         """What its indexes can do."""
         ...
 
-    def open(self, name: str, dim: int) -> Index:
+    def open(self, name: str, dim: int, index: IndexSpec) -> Index:
         """Return the index of that name; nothing is asked of the store yet."""
+        ...
+
+    def ask(self) -> str:
+        """Return what answers, with its version. Raises ``StoreRefused`` or ``StoreUnavailable``."""
+        ...
+
+    def close(self) -> None:
+        """Let go of its connections; the store is used no more."""
         ...

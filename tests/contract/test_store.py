@@ -1,0 +1,144 @@
+"""What every store outside of PostgreSQL must do: an index is points by id, each call may be repeated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from uuid import UUID, uuid4, uuid5
+
+import numpy as np
+import pytest
+
+from outside import STORES, Given, opened
+from revector.errors import EncoderMismatch, IndexGone
+from revector.interfaces import NoProgress
+from revector.spec import IndexSpec
+from revector.stores.seam import Index, Points, Store
+
+DIM, COUNT = 32, 300
+VECTORS = np.random.default_rng(1).standard_normal((COUNT, DIM)).astype(np.float32)
+
+
+SERVER = {"elsewhere": pytest.mark.server}
+
+
+@pytest.fixture(params=[pytest.param(name, marks=SERVER.get(name, ())) for name in STORES if name != "limited"])
+def store(request: pytest.FixtureRequest, given: Given) -> Iterator[Store]:
+    with opened(request.param, given) as store:
+        yield store
+
+
+@pytest.fixture(params=["exact", "hnsw"])
+def index(request: pytest.FixtureRequest, store: Store) -> Iterator[Index]:
+    if request.param not in store.traits.kinds:
+        pytest.skip(f"it has no index of kind {request.param}")
+    index = store.open(f"idx_docs_g1_{uuid4().hex[:8]}", DIM, IndexSpec(kind=request.param))
+    index.create("fp1")
+    yield index
+    index.drop()
+
+
+def points(rows: slice = slice(None), scale: float = 1.0) -> Points:
+    """Two chunks of each attempt; any length, as a model that does not normalise gives."""
+    numbers = np.arange(COUNT, dtype=np.int32)
+    attempts = [UUID(int=n // 2 + 1) for n in numbers.tolist()]
+    ids = [uuid5(attempt, str(n % 2)) for n, attempt in enumerate(attempts)]
+    return Points(ids, attempts, numbers % 2, numbers * 10, numbers * 10 + 9, VECTORS * scale).rows(rows)
+
+
+def cosines(query: np.ndarray) -> np.ndarray:
+    return VECTORS @ query / np.linalg.norm(VECTORS, axis=1) / np.linalg.norm(query)
+
+
+def test_what_answers_is_said(store: Store) -> None:
+    assert store.ask()
+
+
+def test_points_are_found_read_and_listed_as_they_were_put(index: Index) -> None:
+    put = points()
+    index.put(put)
+    index.put(points(slice(0, 50)))  # a request that arrives twice
+    there = index.describe()
+    assert there is not None
+    assert (there.encoder_fp, there.dim, there.points) == ("fp1", DIM, COUNT)
+    assert there.bytes > COUNT * DIM * 4
+    read = index.read([*put.ids[10:20], uuid4()])
+    order = np.argsort([put.ids.index(one) for one in read.ids])
+    np.testing.assert_allclose(read.vectors[order], put.vectors[10:20], rtol=1e-6)
+    for field in ("chunks", "starts", "stops"):
+        assert getattr(read, field)[order].tolist() == getattr(put, field)[10:20].tolist()
+    assert [read.attempts[n] for n in order] == put.attempts[10:20]
+    pairs = sorted(zip(put.ids, put.attempts, strict=True))
+    assert index.scan(None, 100) == pairs[:100]
+    assert index.scan(pairs[99][0], 1_000) == pairs[100:]
+    assert index.read([]).vectors.shape == (0, DIM)
+
+
+def test_what_is_nearest_comes_first_with_its_cosine(index: Index) -> None:
+    index.put(points(scale=3.0))
+    query = VECTORS[7] + 0.1 * VECTORS[8]
+    near = index.near(query, 20, exact=True)
+    best = np.argsort(-cosines(query))[:20]
+    put = points()
+    assert [(one.attempt, one.chunk, one.start, one.stop) for one in near][:5] == [
+        (put.attempts[n], int(put.chunks[n]), int(put.starts[n]), int(put.stops[n])) for n in best[:5]
+    ]
+    np.testing.assert_allclose([one.similarity for one in near][:5], cosines(query)[best[:5]], atol=1e-5)
+    assert len(near) == 20
+    assert len(index.near(query, COUNT + 50, exact=False)) == COUNT
+
+
+def test_a_graph_that_was_built_finds_what_exact_search_finds(index: Index) -> None:
+    index.put(points())
+    index.finish(NoProgress())
+    assert index.describe().ready
+    found = [{(one.attempt, one.chunk) for one in index.near(query, 10, exact=False)} for query in VECTORS[:20]]
+    put = points()
+    for query, ids in zip(VECTORS[:20], found, strict=True):
+        best = {(put.attempts[n], int(put.chunks[n])) for n in np.argsort(-cosines(query))[:10]}
+        assert len(ids & best) >= 9
+
+
+def test_a_removed_point_is_not_found_and_removing_it_again_is_nothing(index: Index) -> None:
+    put = points()
+    index.put(put)
+    for _ in range(2):
+        index.remove([*put.ids[:30], uuid4()])
+    assert index.describe().points == COUNT - 30
+    assert not index.read(put.ids[:30]).ids
+    near = index.near(VECTORS[3], 10, exact=False)
+    assert not {one.attempt for one in near} & set(put.attempts[:30])
+    index.put(points(slice(0, 30)))  # arrives late
+    assert index.describe().points == COUNT
+    assert len(index.read(put.ids[:30]).ids) == 30
+
+
+def test_what_is_not_there_is_said_and_made_only_by_create(index: Index, store: Store) -> None:
+    index.put(points())
+    index.drop()
+    index.drop()
+    assert index.describe() is None
+    index.remove(points().ids[:3])
+    for ask in (
+        lambda: index.put(points(slice(0, 2))),
+        lambda: index.near(VECTORS[0], 3, exact=False),
+        lambda: index.read(points().ids[:2]),
+        lambda: index.scan(None, 3),
+    ):
+        with pytest.raises(IndexGone):
+            ask()
+    assert index.describe() is None
+    index.create("fp1")
+    index.create("fp1")
+    assert index.describe().points == 0
+    index.put(points())
+    assert len(index.near(VECTORS[0], 3, exact=False)) == 3
+
+
+def test_an_index_of_another_encoder_or_width_is_refused_and_left_alone(index: Index, store: Store) -> None:
+    index.put(points())
+    spec = IndexSpec(kind=next(iter(store.traits.kinds)))
+    with pytest.raises(EncoderMismatch, match="fp2"):
+        index.create("fp2")
+    with pytest.raises(EncoderMismatch):
+        store.open(index.name, DIM + 1, spec).create("fp1")
+    assert index.describe().points == COUNT

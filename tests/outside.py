@@ -1,0 +1,153 @@
+"""The stores outside of PostgreSQL that the contracts run on; one that is not here is skipped, and says so."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from evaluation.reliability.late import LateStore
+from sqlalchemy import make_url
+
+from revector.errors import StoreUnavailable
+from revector.spec import IndexSpec
+from revector.stores.memory import TRAITS, MemoryIndex, MemoryStore
+from revector.stores.opening import KINDS
+from revector.stores.seam import NearPoint, Store
+from revector.stores.settings import StoreSettings
+
+START_S = 120.0
+
+
+def of_kind(kind: str, url: str, **more: object) -> Store:
+    return KINDS[kind]("tested", StoreSettings(kind=kind, url=url, **more))
+
+
+class Given(NamedTuple):
+    """What a store of a test may use: a folder for its files, and who makes a database, given its URL."""
+
+    folder: Path
+    database: Callable[[], str]
+
+
+def elsewhere(given: Given) -> Store:
+    url = make_url(given.database())
+    os.environ["REVECTOR_TEST_STORE_KEY"] = url.password or "none"
+    return of_kind("pgvector", str(url.set(password=None)), api_key_env="REVECTOR_TEST_STORE_KEY")
+
+
+def milvus_lite(given: Given) -> Store:
+    if find_spec("milvus_lite") is None:
+        pytest.skip("milvus-lite is not installed: make test-stores")
+    return of_kind("milvus", str(given.folder / "milvus.db"))
+
+
+def milvus(_: Given) -> Store:
+    if not (url := os.environ.get("REVECTOR_TEST_MILVUS_URL")):
+        pytest.skip("no Milvus: REVECTOR_TEST_MILVUS_URL is not set (make test-milvus)")
+    return of_kind("milvus", url)
+
+
+class LimitedStore(MemoryStore):
+    """Has graphs that it cannot search exactly, and returns few points at once: the rest is revector's own work."""
+
+    traits = replace(TRAITS, kinds=frozenset({"hnsw"}), exact_with=frozenset(), most_near=50)
+
+    def open(self, name: str, dim: int, index: IndexSpec) -> MemoryIndex:
+        found = super().open(name, dim, index)
+        near = found.near
+
+        def few(vector: Any, n: int, *, exact: bool) -> list[NearPoint]:
+            assert n <= 50
+            assert not exact
+            return near(vector, n, exact=False)
+
+        found.traits, found.near = self.traits, few
+        return found
+
+
+class ChromaServer:
+    """A real Chroma on loopback, with its data in a folder of its own; it can be killed and started again."""
+
+    def __init__(self) -> None:
+        program = Path(sys.executable).with_name("chroma")
+        if not program.exists():
+            pytest.skip("Chroma's server is not installed: make test-stores")
+        self._folder = tempfile.mkdtemp(prefix="revector-chroma-")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._command = [program, "run", "--path", self._folder, "--host", "127.0.0.1", "--port", str(self.port)]
+        self.start()
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        store, until = of_kind("chroma", self.url, timeout_s=2), time.monotonic() + START_S
+        while True:
+            try:
+                store.ask()
+            except StoreUnavailable:
+                assert self._process.poll() is None, "Chroma ended"
+                assert time.monotonic() < until, "Chroma does not answer"
+                time.sleep(0.2)
+            else:
+                store.close()
+                return
+
+    def kill(self) -> None:
+        """End it with SIGKILL."""
+        self._process.kill()
+        self._process.wait()
+
+    def forget(self) -> None:
+        """Remove all its data while it is down."""
+        shutil.rmtree(self._folder)
+
+    def remove(self) -> None:
+        self.kill()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+@cache
+def shared_chroma() -> ChromaServer:
+    """One for all tests of this process."""
+    server = ChromaServer()
+    atexit.register(server.remove)
+    return server
+
+
+STORES: dict[str, Callable[[Given], Store]] = {
+    "memory": lambda _: MemoryStore(),
+    "late": lambda _: LateStore(fails=0.0),
+    "limited": lambda _: LimitedStore(),
+    "elsewhere": elsewhere,
+    "milvus-lite": milvus_lite,
+    "milvus": milvus,
+    "chroma": lambda _: of_kind("chroma", shared_chroma().url),
+}
+"""How each is opened."""
+
+
+@contextmanager
+def opened(name: str, given: Given) -> Iterator[Store]:
+    """Open one, and close it at the end."""
+    store = STORES[name](given)
+    try:
+        yield store
+    finally:
+        store.close()
