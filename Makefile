@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 # Images of containers often set it. Every process would then compile whatever it imports again: 2 s for a command.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-fast test-adapters up cluster prove prove-long mutate clean lock
+.PHONY: demo test test-fast test-adapters test-stores test-milvus up cluster prove prove-long mutate clean lock
 
 demo: $(INSTALLED)  ## the main job on this machine, on a real corpus, through Airflow; FULL=1: on all of it
 	$(BIN)/revector demo $(if $(FULL),--full)
@@ -24,14 +24,33 @@ test: $(INSTALLED)  ## the whole test suite
 test-fast: $(INSTALLED)  ## what needs no PostgreSQL and no patience: for the loop of daily work
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not server and not slow and not long"
 
-# The plugins that LangChain's suite brings for pytest stay out of .venv; what is in .venv is seen from there.
+# An environment beside .venv with more in it: what is in .venv is seen from there, and nothing gets into it.
+define beside
+$(BIN)/uv venv -q --allow-existing --python $(BIN)/python $(1)
+$(1)/bin/python -c 'import pathlib, sys, sysconfig; pathlib.Path(sysconfig.get_path("purelib"), "main.pth").write_text(f"import site; site.addsitedir({sys.argv[1]!r})")' "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+$(BIN)/uv pip install -q --python $(1)/bin/python -r $(2)
+endef
+
+# The plugins that LangChain's suite brings for pytest stay out of .venv.
 ADAPTERS := .venv/adapters
 
 test-adapters: $(INSTALLED)  ## LangChain's own suite and our tests over the adapters, with the frameworks installed
-	$(BIN)/uv venv -q --allow-existing --python $(BIN)/python $(ADAPTERS)
-	$(ADAPTERS)/bin/python -c 'import pathlib, sys, sysconfig; pathlib.Path(sysconfig.get_path("purelib"), "main.pth").write_text(f"import site; site.addsitedir({sys.argv[1]!r})")' "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
-	$(BIN)/uv pip install -q --python $(ADAPTERS)/bin/python -r tests/adapters/requirements.txt
+	$(call beside,$(ADAPTERS),tests/adapters/requirements.txt)
 	HF_HUB_OFFLINE=1 $(ADAPTERS)/bin/python -m pytest --asyncio-mode=auto tests/adapters
+
+STORES := .venv/stores
+ON_STORES := tests/contract/test_store.py tests/contract/test_lane.py tests/contract/test_chroma_kills.py
+
+test-stores: $(INSTALLED)  ## the contracts of stores on milvus-lite and on a real Chroma
+	$(call beside,$(STORES),tests/contract/requirements.txt)
+	HF_HUB_OFFLINE=1 $(STORES)/bin/python -m pytest $(ON_STORES) -k "milvus-lite or chroma"
+
+# Milvus listens on all interfaces, so it gets a network namespace of its own, which root alone may make.
+test-milvus: $(INSTALLED)  ## the same on a real Milvus 2.3.5, as root on Linux
+	$(call beside,$(STORES),tests/contract/requirements.txt)
+	$(BIN)/uv venv -q --allow-existing --python $(BIN)/python .venv/milvus
+	$(BIN)/uv pip install -q --python .venv/milvus/bin/python milvus==2.3.5 'pymilvus>=2.3,<2.5' 'setuptools<70'
+	HF_HUB_OFFLINE=1 unshare --net $(STORES)/bin/python -m evaluation.reliability.milvus_server $(STORES)/bin/python -m pytest $(ON_STORES) -k "milvus and not lite"
 
 prove: $(INSTALLED)  ## tries to break the promises, for minutes, and runs the long tests; its report is .revector/proof/REPORT.md
 	$(BIN)/python -m evaluation.reliability.prove

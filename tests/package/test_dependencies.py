@@ -31,11 +31,15 @@ def blocks() -> dict[str, str]:
     return {line.split(" ")[0]: line for line in lines}
 
 
-ADAPTERS = re.findall(r"^\S+==\S+$", (ROOT / "tests" / "adapters" / "requirements.txt").read_text(), re.MULTILINE)
-"""Pins of `make test-adapters`, which tests the frameworks apart from the lock."""
+APART = [
+    pin
+    for folder in ("adapters", "contract")
+    for pin in re.findall(r"^\S+==\S+$", (ROOT / "tests" / folder / "requirements.txt").read_text(), re.MULTILINE)
+]
+"""Pins of `make test-adapters` and `make test-stores`, which test frameworks and clients apart from the lock."""
 
 LOCKED = {canonicalize_name(pin.split("==")[0]): Version(pin.split("==")[1]) for pin in blocks()}
-TESTED = {canonicalize_name(pin.split("==")[0]): Version(pin.split("==")[1]) for pin in ADAPTERS} | LOCKED
+TESTED = {canonicalize_name(pin.split("==")[0]): Version(pin.split("==")[1]) for pin in APART} | LOCKED
 
 
 @pytest.mark.parametrize("text", DIRECT)

@@ -1,0 +1,366 @@
+"""Indexes in Milvus: a collection each, in a server, or in a file of milvus-lite, which one process may have open.
+
+Reads are of consistency ``Strong``: a search finds what was acknowledged before it began, no matter who wrote it.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import numpy.typing as npt
+
+from revector.errors import EncoderMismatch, IndexGone, StoreRefused, StoreUnavailable
+from revector.interfaces import Progress
+from revector.spec import IndexSpec
+from revector.stores.seam import IndexDescription, NearPoint, Points, StoreTraits
+from revector.stores.settings import StoreSettings
+
+ENCODER = "revector.encoder"
+"""Property of a collection: the fingerprint of its encoder. One without it is not ours."""
+
+REQUEST_POINTS, REQUEST_BYTES = 1_000, 16 << 20
+"""Of one request; gRPC takes 64 MiB."""
+
+POLL_S = 0.5
+
+NO_COLLECTION, NOT_LOADED = 100, 101
+TESTED = "tested with Milvus 2.3.5 and milvus-lite 3.2.2"
+_FIELDS = ("attempt", "chunk", "start", "stop")
+
+TRAITS = StoreTraits(
+    in_sql=False,
+    kinds=frozenset({"hnsw", "exact"}),
+    storages=frozenset({"vector"}),
+    quantizes=frozenset({"none"}),
+    max_dim=32_768,
+    exact_with=frozenset({"exact"}),
+    most_near=16_384,
+)
+
+
+_ONE_PROCESS = (
+    "the store {name!r} is a file of milvus-lite, which one process has open at a time: searches, workers and "
+    "migrations of other processes are refused meanwhile"
+)
+
+
+class MilvusStore:
+    """A Milvus server, or a file of milvus-lite; any number of threads may use it."""
+
+    def __init__(self, name: str, settings: StoreSettings) -> None:
+        self._name, self._settings = name, settings
+        self.traits = TRAITS if self._path is None else replace(TRAITS, warnings=(_ONE_PROCESS.format(name=name),))
+        self._lock, self._connected = threading.Lock(), None
+
+    def open(self, name: str, dim: int, index: IndexSpec) -> MilvusIndex:
+        """Return the index of that name; nothing is asked of the server yet."""
+        return MilvusIndex(self, name, dim, index)
+
+    def ask(self) -> str:
+        """Ask for the version."""
+        with self.asked("its version") as client:
+            version = client.get_server_version(timeout=self.timeout_s)
+        return f"Milvus {str(version).removeprefix('v')} at {self._settings.url} ({TESTED})"
+
+    def close(self) -> None:
+        """Close the connection; of a file, the lock is given up."""
+        with self._lock:
+            client, self._connected = self._connected, None
+        if client is not None:
+            client.close()
+            self._release()
+
+    @property
+    def timeout_s(self) -> float:
+        """How long one request may take."""
+        return self._settings.timeout_s
+
+    @contextmanager
+    def asked(self, what: str) -> Iterator[Any]:
+        """Yield the client. Whatever it raises is raised as an error of ours that says ``what`` was asked."""
+        client = self._client()
+        import grpc
+        from pymilvus.exceptions import MilvusException
+
+        try:
+            yield client
+        except (MilvusException, grpc.RpcError, grpc.FutureTimeoutError, OSError) as error:
+            raise self._said(error, what) from error
+
+    def _said(self, error: Exception, what: str) -> Exception:
+        code = getattr(error, "code", None)
+        reason = str(getattr(error, "message", None) or error).split("\n", 1)[0][:200]
+        said = f"the store {self._name!r} (Milvus at {self._settings.url}) was asked for {what}: {reason}."
+        if code == NO_COLLECTION:
+            return IndexGone(
+                f"{said} The index was dropped meanwhile, or the store lost it. Nothing was changed; a worker that "
+                "reaches the store makes it again and re-embeds its documents."
+            )
+        if any(word in reason.lower() for word in ("auth", "permission", "privilege")):
+            return StoreRefused(f"{said} Nothing was published; correct the key that stores.{self._name} names.")
+        return StoreUnavailable(f"{said} Nothing was published, and what is due stays due.")
+
+    def _client(self) -> Any:
+        with self._lock:
+            if self._connected is None:
+                self._connected = self._connect()
+            return self._connected
+
+    def _connect(self) -> Any:
+        path = self._path
+        url = str(path) if path else self._settings.address(self._name, "http", "https")
+        try:
+            from pymilvus import MilvusClient
+            from pymilvus.exceptions import MilvusException
+
+            if path:
+                import_module("milvus_lite")
+        except ImportError as error:
+            raise StoreRefused(
+                f"the store {self._name!r} is of the kind milvus, and {error.name} is not installed here. Nothing was "
+                "changed; run `pip install 'revector[milvus]'`, for a file `pip install milvus-lite` too."
+            ) from error
+        for library in ("pymilvus", "milvus_lite"):  # they log a traceback of whatever they raise
+            logging.getLogger(library).setLevel(logging.CRITICAL)
+        options = {"token": self._settings.key(self._name) or "", "db_name": self._settings.database or ""}
+        try:
+            return MilvusClient(url, timeout=self.timeout_s, **options)
+        except (MilvusException, OSError) as error:
+            raise self._said(error, "a connection") from error
+        except Exception as error:
+            raise StoreUnavailable(
+                f"the store {self._name!r} ({self._settings.url}) cannot be opened: {type(error).__name__}: "
+                f"{str(error)[:200]}. Nothing was published. A file of milvus-lite is open in one process at a time."
+            ) from error
+
+    @property
+    def _path(self) -> Path | None:
+        """The file of milvus-lite; None for a server."""
+        url = self._settings.url or ""
+        return Path(url) if url.endswith(".db") and "://" not in url else None
+
+    def _release(self) -> None:
+        if (path := self._path) is not None:
+            from milvus_lite.server_manager import server_manager_instance
+
+            server_manager_instance.release_server(str(path.absolute()))
+
+
+class MilvusIndex:
+    """One collection."""
+
+    traits = TRAITS
+
+    def __init__(self, store: MilvusStore, name: str, dim: int, spec: IndexSpec) -> None:
+        self.name, self._store, self._dim, self._spec = name, store, dim, spec
+        self._rows = max(1, min(REQUEST_POINTS, REQUEST_BYTES // (4 * dim)))
+
+    def create(self, encoder_fp: str) -> None:
+        """Create the collection with its index, and load it. Raises ``EncoderMismatch`` for one that is another's."""
+        if self._about() is None:
+            try:
+                self._create(encoder_fp)
+            except StoreUnavailable:
+                if self._about() is None:
+                    raise  # else another process has just made it
+        there = self.describe()
+        if there is None or (there.encoder_fp, there.dim) != (encoder_fp, self._dim):
+            found = "it is gone again" if there is None else f"one of encoder {there.encoder_fp!r}, width {there.dim},"
+            raise EncoderMismatch(
+                f"the index {self.name} was to be created for encoder {encoder_fp} of width {self._dim}; {found} has "
+                "that name. Nothing was changed."
+            )
+        with self._store.asked(f"an index over {self.name}") as client:
+            if not client.list_indexes(self.name, field_name="vector"):
+                client.create_index(self.name, self._index_params(client), timeout=self._store.timeout_s)
+            client.load_collection(self.name, timeout=self._store.timeout_s)
+
+    def _create(self, encoder_fp: str) -> None:
+        with self._store.asked(f"a collection {self.name}") as client:
+            from pymilvus import DataType
+
+            schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
+            schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=36)
+            schema.add_field("attempt", DataType.VARCHAR, max_length=36)
+            for field in ("chunk", "start", "stop"):
+                schema.add_field(field, DataType.INT32)
+            schema.add_field("vector", DataType.FLOAT_VECTOR, dim=self._dim)
+            client.create_collection(
+                self.name,
+                schema=schema,
+                index_params=self._index_params(client),
+                consistency_level="Strong",
+                properties={ENCODER: encoder_fp},
+                timeout=self._store.timeout_s,
+            )
+
+    def _index_params(self, client: Any) -> Any:
+        graph = self._spec.kind == "hnsw"
+        built = {"M": self._spec.m, "efConstruction": self._spec.ef_construction} if graph else {}
+        params = client.prepare_index_params()
+        params.add_index("vector", index_type="HNSW" if graph else "FLAT", metric_type="COSINE", params=built)
+        return params
+
+    def describe(self) -> IndexDescription | None:
+        """Return what is there; the bytes are those of ids, fields and vectors, as Milvus does not tell its own."""
+        about = self._about()
+        if about is None:
+            return None
+        width = next((int(one["params"]["dim"]) for one in about["fields"] if one["name"] == "vector"), 0)
+        with self._store.asked(f"the points of {self.name}") as client:
+            found = client.query(self.name, filter="", output_fields=["count(*)"], timeout=self._store.timeout_s)
+            points = int(found[0]["count(*)"])
+        fp = str(about.get("properties", {}).get(ENCODER, ""))
+        return IndexDescription(fp, width, points, points * (4 * width + 36 + 36 + 12), self._pending() == 0)
+
+    def _about(self) -> dict[str, Any] | None:
+        try:
+            with self._store.asked(f"the collection {self.name}") as client:
+                found: dict[str, Any] = client.describe_collection(self.name, timeout=self._store.timeout_s)
+                return found
+        except IndexGone:
+            return None
+
+    def _pending(self) -> int:
+        with self._store.asked(f"the index of {self.name}") as client:
+            found = client.describe_index(self.name, "vector", timeout=self._store.timeout_s) or {}
+        return int(found.get("pending_index_rows", 0))
+
+    def drop(self) -> None:
+        """Drop the collection. Raises ``StoreRefused`` for one that is not ours."""
+        about = self._about()
+        if about is None:
+            return
+        if ENCODER not in about.get("properties", {}):
+            raise StoreRefused(
+                f"the collection {self.name} was to be dropped, and revector did not make it. It was left alone."
+            )
+        with self._store.asked(f"an end of {self.name}") as client:
+            client.drop_collection(self.name, timeout=self._store.timeout_s)
+
+    def put(self, points: Points) -> None:
+        """Upsert points, ``REQUEST_POINTS`` at a time."""
+        for first in range(0, len(points.ids), self._rows):
+            some = points.rows(slice(first, first + self._rows))
+            columns = (some.chunks.tolist(), some.starts.tolist(), some.stops.tolist(), some.vectors)
+            rows = [
+                dict(zip((*_FIELDS, "vector"), (str(attempt), *rest), strict=True), id=str(one))
+                for one, attempt, *rest in zip(some.ids, some.attempts, *columns, strict=True)
+            ]
+            with self._store.asked(f"{len(rows):,} points in {self.name}") as client:
+                client.upsert(self.name, rows, timeout=self._store.timeout_s)
+
+    def remove(self, ids: Sequence[UUID]) -> None:
+        """Delete points by id, also from a collection that is not there."""
+        for first in range(0, len(ids), REQUEST_POINTS):
+            some = [str(one) for one in ids[first : first + REQUEST_POINTS]]
+            try:
+                with self._store.asked(f"points of {self.name} to be deleted") as client:
+                    client.delete(self.name, ids=some, timeout=self._store.timeout_s)
+            except IndexGone:
+                return
+
+    def near(self, vector: npt.NDArray[np.float32], n: int, *, exact: bool) -> list[NearPoint]:
+        """Search; ``exact`` changes nothing, as what has a graph is not asked for it."""
+        del exact
+        params = {"ef": max(self._spec.ef_search, n)} if self._spec.kind == "hnsw" else {}
+
+        def search(client: Any) -> Any:
+            return client.search(
+                self.name,
+                data=[np.asarray(vector, np.float32)],
+                anns_field="vector",
+                limit=n,
+                output_fields=list(_FIELDS),
+                search_params={"metric_type": "COSINE", "params": params},
+                timeout=self._store.timeout_s,
+            )
+
+        return [
+            NearPoint(
+                UUID(hit["entity"]["attempt"]),
+                hit["entity"]["chunk"],
+                hit["entity"]["start"],
+                hit["entity"]["stop"],
+                float(hit["distance"]),
+            )
+            for hit in self._loaded(f"what is near in {self.name}", search)[0]
+        ]
+
+    def read(self, ids: Sequence[UUID]) -> Points:
+        """Get points by id."""
+        found: list[dict[str, Any]] = []
+        for first in range(0, len(ids), self._rows):
+            some = [str(one) for one in ids[first : first + self._rows]]
+
+            def get(client: Any, some: list[str] = some) -> Any:
+                fields = ["id", *_FIELDS, "vector"]
+                return client.get(self.name, ids=some, output_fields=fields, timeout=self._store.timeout_s)
+
+            found += self._loaded(f"points of {self.name}", get)
+        return Points(
+            [UUID(one["id"]) for one in found],
+            [UUID(one["attempt"]) for one in found],
+            np.array([one["chunk"] for one in found], np.int32),
+            np.array([one["start"] for one in found], np.int32),
+            np.array([one["stop"] for one in found], np.int32),
+            np.array([one["vector"] for one in found], np.float32).reshape(-1, self._dim),
+        )
+
+    def scan(self, after: UUID | None, n: int) -> list[tuple[UUID, UUID]]:
+        """Read all ids above ``after`` and keep the first: neither engine promises an order."""
+
+        def ids(client: Any) -> list[tuple[str, str]]:
+            above, found = f'id > "{after or ""}"', list[tuple[str, str]]()
+            turns = client.query_iterator(
+                self.name, batch_size=REQUEST_POINTS, filter=above, output_fields=["id", "attempt"]
+            )
+            while rows := turns.next():
+                found = heapq.nsmallest(n, [*found, *((row["id"], row["attempt"]) for row in rows)])
+            turns.close()
+            return found
+
+        return [(UUID(one), UUID(attempt)) for one, attempt in self._loaded(f"ids of {self.name}", ids)]
+
+    def finish(self, progress: Progress) -> bool:
+        """Have everything written to segments, and wait until their graphs are built."""
+        if self._spec.kind != "hnsw":
+            return False
+        with self._store.asked(f"segments of {self.name}") as client:
+            client.flush(self.name, timeout=self._store.timeout_s)
+        waiting = self._pending()
+        progress.start(f"index: Milvus builds graphs of {self.name}", waiting, unit="points")
+        while (left := self._pending()) > 0:
+            progress.advance(max(0, waiting - left))
+            waiting = min(waiting, left)
+            time.sleep(POLL_S)
+        progress.done()
+        return True
+
+    def _loaded(self, what: str, ask: Any) -> Any:
+        """Ask of a collection that is loaded; after a start of the server, milvus-lite has none that is."""
+        try:
+            with self._store.asked(what) as client:
+                return ask(client)
+        except StoreUnavailable as error:
+            if getattr(error.__cause__, "code", None) != NOT_LOADED:
+                raise
+        with self._store.asked(f"a load of {self.name}") as client:
+            client.load_collection(self.name, timeout=self._store.timeout_s)
+            return ask(client)
+
+
+def open_store(name: str, settings: StoreSettings) -> MilvusStore:
+    """Return the store that settings describe."""
+    return MilvusStore(name, settings)
