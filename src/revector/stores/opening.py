@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from revector.errors import ConfigError, SpecError, StoreRefused
 from revector.spec import PGVECTOR, IndexSpec, Revision
-from revector.stores import elsewhere, memory, milvus, pgvector
+from revector.stores import chroma, elsewhere, memory, milvus, pgvector
 from revector.stores.seam import Index, Store, StoreTraits
 from revector.stores.settings import StoreSettings
 
@@ -25,6 +25,7 @@ MEMORY = "memory"
 
 KINDS: dict[str, Callable[[str, StoreSettings], Store]] = {
     MEMORY: memory.open_store,
+    "chroma": chroma.open_store,
     "milvus": milvus.open_store,
     "pgvector": elsewhere.open_store,
 }

@@ -1,0 +1,279 @@
+"""Indexes in a Chroma server: a collection each, over its REST interface (v2).
+
+Not through Chroma's own client, which waits for a server that hangs without limit, so that a worker would hang with it.
+Chroma has HNSW only, with an ``ef_search`` that is the collection's own.
+"""
+
+from __future__ import annotations
+
+import base64
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+from uuid import UUID
+
+import httpx
+import numpy as np
+import numpy.typing as npt
+
+from revector.errors import EncoderMismatch, IndexGone, StoreRefused, StoreUnavailable
+from revector.interfaces import Progress
+from revector.spec import IndexSpec
+from revector.stores.seam import IndexDescription, NearPoint, Points, StoreCosts, StoreTraits
+from revector.stores.settings import StoreSettings
+
+ENCODER = "revector_encoder"
+"""Key in a collection's metadata: the fingerprint of its encoder. One without it is not ours."""
+DIM = "revector_dim"
+
+REQUEST_POINTS, REQUEST_BYTES = 1_000, 16 << 20
+"""Of one request: a server with standard settings takes 5,461 points and 40 MiB."""
+
+TENANT, DATABASE = "default_tenant", "default_database"
+TESTED = "tested with 1.5.9"
+
+TRAITS = StoreTraits(
+    in_sql=False,
+    kinds=frozenset({"hnsw"}),
+    storages=frozenset({"vector"}),
+    quantizes=frozenset({"none"}),
+    max_dim=16_000,
+    exact_with=frozenset(),
+    most_near=10_000,
+    ef_per_search=False,
+    costs=StoreCosts(point_bytes=230, link_bytes=8, put_cpu_s=0.8e-3),  # 100,000 × 384: 202 MB, 77 CPU-s
+)
+
+
+class ChromaStore:
+    """A Chroma server; any number of threads may use it."""
+
+    traits = TRAITS
+
+    def __init__(self, name: str, settings: StoreSettings) -> None:
+        self._name, self._settings = name, settings
+        self.ids: dict[str, str] = {}
+        """Of collections, by their names, as requests name them."""
+        self._lock = threading.Lock()
+        self._http: httpx.Client | None = None
+
+    def open(self, name: str, dim: int, index: IndexSpec) -> ChromaIndex:
+        """Return the index of that name; nothing is asked of the server yet."""
+        return ChromaIndex(self, name, dim, index)
+
+    def ask(self) -> str:
+        """Ask for the version, and for the database with the key."""
+        version = self.request("GET", "/version", None, "its version")
+        self.request("GET", self.database, None, "its database")
+        return f"Chroma, interface {version}, at {self._settings.url} ({TESTED})"
+
+    def close(self) -> None:
+        """Close the connections."""
+        with self._lock:
+            client, self._http = self._http, None
+        if client is not None:
+            client.close()
+
+    @property
+    def database(self) -> str:
+        """The path of the database that collections are in."""
+        tenant, _, database = (self._settings.database or DATABASE).rpartition("/")
+        return f"/tenants/{tenant or TENANT}/databases/{database}"
+
+    def request(self, method: str, path: str, body: Mapping[str, object] | None, what: str) -> Any:
+        """Return the JSON of an answer; whatever goes wrong is an error of ours that says ``what`` was asked."""
+        try:
+            found = self._client().request(method, f"/api/v2{path}", json=body)
+        except (httpx.HTTPError, OSError) as error:
+            raise StoreUnavailable(
+                f"{self._asked(what)}: {type(error).__name__}: {error}. Nothing was published, and "
+                f"what is due stays due; start it, or correct stores.{self._name}.url."
+            ) from error
+        if found.status_code == httpx.codes.NOT_FOUND:
+            raise IndexGone(
+                f"{self._asked(what)}: it has none. The index was dropped meanwhile, or the store lost it. Nothing was "
+                "changed; a worker that reaches the store makes it again and re-embeds its documents."
+            )
+        if found.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+            raise StoreRefused(
+                f"{self._asked(what)}: it refuses the key ({found.status_code}). Nothing was changed; correct "
+                f"stores.{self._name}.api_key_env, or what the variable holds."
+            )
+        try:
+            answer = found.json()
+        except ValueError:
+            answer = {"message": "an answer that is no JSON"}
+        if not found.is_success:
+            reason = answer.get("message", "") if isinstance(answer, dict) else ""
+            raise StoreUnavailable(
+                f"{self._asked(what)}: {found.status_code} {reason:.200}. Nothing was published, and what is due "
+                "stays due; the server's own log may say more."
+            )
+        return answer
+
+    def _asked(self, what: str) -> str:
+        return f"the store {self._name!r} (Chroma at {self._settings.url}) was asked for {what}"
+
+    def _client(self) -> httpx.Client:
+        with self._lock:
+            if self._http is None:
+                key = self._settings.key(self._name)
+                self._http = httpx.Client(
+                    base_url=self._settings.address(self._name, "http", "https"),
+                    headers={} if key is None else {"X-Chroma-Token": key},
+                    timeout=self._settings.timeout_s,
+                )
+            return self._http
+
+
+class ChromaIndex:
+    """One collection."""
+
+    traits = TRAITS
+
+    def __init__(self, store: ChromaStore, name: str, dim: int, spec: IndexSpec) -> None:
+        self.name, self._store, self._dim, self._spec = name, store, dim, spec
+        self._rows = max(1, min(REQUEST_POINTS, REQUEST_BYTES // (6 * dim)))
+
+    def create(self, encoder_fp: str) -> None:
+        """Create the collection. Raises ``EncoderMismatch`` where one of another encoder or width has the name."""
+        if self._about() is None:
+            graph = {
+                "space": "cosine",
+                "max_neighbors": self._spec.m,
+                "ef_construction": self._spec.ef_construction,
+                "ef_search": self._spec.ef_search,
+            }
+            body = {
+                "name": self.name,
+                "metadata": {ENCODER: encoder_fp, DIM: self._dim},
+                "configuration": {"hnsw": graph},
+                "get_or_create": True,
+            }
+            self._store.request("POST", self._all, body, f"a collection {self.name}")
+        about = self._about() or {}
+        found = about.get("metadata") or {}
+        if (found.get(ENCODER), found.get(DIM)) != (encoder_fp, self._dim):
+            raise EncoderMismatch(
+                f"the index {self.name} was to be created for encoder {encoder_fp} of width {self._dim}; one of "
+                f"encoder {found.get(ENCODER)!r} and width {found.get(DIM)} has that name. Nothing was changed."
+            )
+
+    def describe(self) -> IndexDescription | None:
+        """Return what is there; the bytes are those of ids, fields, vectors and graph, as Chroma tells none."""
+        about = self._about()
+        if about is None:
+            return None
+        points = int(self._ask("GET", "/count", None, f"the points of {self.name}"))
+        found = about.get("metadata") or {}
+        each = 2 * 4 * self._dim + 36 + 36 + 12 + 8 * self._spec.m
+        return IndexDescription(str(found.get(ENCODER, "")), int(found.get(DIM, 0)), points, points * each, ready=True)
+
+    def _about(self) -> dict[str, Any] | None:
+        try:
+            found: dict[str, Any] = self._named("GET", f"the collection {self.name}")
+        except IndexGone:
+            return None
+        return found
+
+    def drop(self) -> None:
+        """Drop the collection. Raises ``StoreRefused`` for one that is not ours."""
+        about = self._about()
+        if about is None:
+            return
+        if ENCODER not in (about.get("metadata") or {}):
+            raise StoreRefused(
+                f"the collection {self.name} was to be dropped, and revector did not make it. It was left alone."
+            )
+        with suppress(IndexGone):
+            self._named("DELETE", f"an end of {self.name}")
+
+    def put(self, points: Points) -> None:
+        """Upsert points, at most ``REQUEST_POINTS`` at a time."""
+        for first in range(0, len(points.ids), self._rows):
+            some = points.rows(slice(first, first + self._rows))
+            fields = zip(some.attempts, some.chunks.tolist(), some.starts.tolist(), some.stops.tolist(), strict=True)
+            body = {
+                "ids": [str(one) for one in some.ids],
+                "embeddings": [base64.b64encode(one).decode() for one in np.ascontiguousarray(some.vectors, "<f4")],
+                "metadatas": [
+                    {"attempt": str(attempt), "chunk": chunk, "start": start, "stop": stop}
+                    for attempt, chunk, start, stop in fields
+                ],
+            }
+            self._ask("POST", "/upsert", body, f"{len(some.ids):,} points in {self.name}")
+
+    def remove(self, ids: Sequence[UUID]) -> None:
+        """Delete points by id, also from a collection that is not there."""
+        for first in range(0, len(ids), REQUEST_POINTS):
+            some = [str(one) for one in ids[first : first + REQUEST_POINTS]]
+            try:
+                self._ask("POST", "/delete", {"ids": some}, f"points of {self.name} to be deleted")
+            except IndexGone:
+                return
+
+    def near(self, vector: npt.NDArray[np.float32], n: int, *, exact: bool) -> list[NearPoint]:
+        """Search the graph; ``exact`` is never asked of it."""
+        del exact
+        query = np.asarray(vector, np.float32).tolist()
+        body = {"query_embeddings": [query], "n_results": n, "include": ["metadatas", "distances"]}
+        found = self._ask("POST", "/query", body, f"what is near in {self.name}")
+        return [
+            NearPoint(UUID(one["attempt"]), one["chunk"], one["start"], one["stop"], 1.0 - distance)
+            for one, distance in zip(found["metadatas"][0], found["distances"][0], strict=True)
+        ]
+
+    def read(self, ids: Sequence[UUID]) -> Points:
+        """Get points by id."""
+        there, fields, vectors = list[str](), list[dict[str, Any]](), list[list[float]]()
+        for first in range(0, len(ids), self._rows):
+            some = [str(one) for one in ids[first : first + self._rows]]
+            body = {"ids": some, "include": ["embeddings", "metadatas"]}
+            found = self._ask("POST", "/get", body, f"points of {self.name}")
+            there += found["ids"]
+            fields += found["metadatas"]
+            vectors += found["embeddings"]
+        return Points(
+            [UUID(one) for one in there],
+            [UUID(one["attempt"]) for one in fields],
+            np.array([one["chunk"] for one in fields], np.int32),
+            np.array([one["start"] for one in fields], np.int32),
+            np.array([one["stop"] for one in fields], np.int32),
+            np.array(vectors, np.float32).reshape(-1, self._dim),
+        )
+
+    def scan(self, after: UUID | None, n: int) -> list[tuple[UUID, UUID]]:
+        """Read all ids, of which Chroma promises no order, and keep the first above ``after``."""
+        found = self._ask("POST", "/get", {"include": ["metadatas"]}, f"ids of {self.name}")
+        pairs = ((UUID(one), UUID(of["attempt"])) for one, of in zip(found["ids"], found["metadatas"], strict=True))
+        return sorted(pair for pair in pairs if after is None or pair[0] > after)[:n]
+
+    def finish(self, progress: Progress) -> bool:
+        """Return False: the graph grows with each put."""
+        del progress
+        return False
+
+    def _ask(self, method: str, path: str, body: Mapping[str, object] | None, what: str) -> Any:
+        """Ask of the collection by the id that it is known by; and by its new one where that is gone."""
+        known = self._store.ids.get(self.name)
+        if known is not None:
+            try:
+                return self._store.request(method, f"{self._all}/{known}{path}", body, what)
+            except IndexGone:
+                self._store.ids.pop(self.name, None)
+        now = self._named("GET", what)["id"]
+        self._store.ids[self.name] = str(now)
+        return self._store.request(method, f"{self._all}/{now}{path}", body, what)
+
+    def _named(self, method: str, what: str) -> Any:
+        return self._store.request(method, f"{self._all}/{self.name}", None, what)
+
+    @property
+    def _all(self) -> str:
+        return f"{self._store.database}/collections"
+
+
+def open_store(name: str, settings: StoreSettings) -> ChromaStore:
+    """Return the store that settings describe."""
+    return ChromaStore(name, settings)

@@ -1,0 +1,120 @@
+"""A store's server that is killed: nothing that was promised is broken, and the same command goes on afterwards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+
+from outside import ChromaServer
+from revector import crash
+from revector.errors import StoreUnavailable
+from revector.interfaces import Document
+from revector.registry.lanes import lane_of
+from worlds import World, document
+
+GATE = "gate = Gate(max_drop=1.0, min_overlap=None, min_queries=1)"
+
+
+@pytest.fixture
+def chroma() -> Iterator[ChromaServer]:
+    """A server of the test's own."""
+    server = ChromaServer()
+    yield server
+    server.remove()
+
+
+@pytest.fixture
+def stored(world: World, chroma: ChromaServer) -> World:
+    """120 documents are served from it, and b200 may follow."""
+    file = world.root / "revector.toml"
+    table = f'\n[stores.vectors]\nkind = "chroma"\nurl = {json.dumps(chroma.url)}\ntimeout_s = 5\n'
+    file.write_text(file.read_text() + table)
+    world.__dict__.pop("project", None)
+    for name, parent, encoder in (("a100", None, "hashing"), ("b200", "a100", "hashing:seed2")):
+        model = f'model = ModelSpec(name="{encoder}", dim=64)'
+        world.revision(name, parent, model, 'index = IndexSpec(store="vectors")', GATE)
+    world.put(120)
+    world.upgrade("a100")
+    return world
+
+
+def killed_at(point: str, server: ChromaServer, patch: pytest.MonkeyPatch, passes: int = 1) -> None:
+    """Have the server killed when ``point`` is passed for the ``passes``-th time."""
+    left = passes
+
+    def watch(passed: str) -> None:
+        nonlocal left
+        left -= passed == point
+        if not left:
+            patch.setattr(crash, "watcher", None)
+            server.kill()
+
+    patch.setattr(crash, "watcher", watch)
+
+
+def check(world: World, revision: str, count: int) -> None:
+    """What is served equals the documents: by verification, by the invariants, and as a search shows it."""
+    world.settle()
+    assert world.generation().revision == revision
+    report = world.project.verify("docs")
+    assert report.passed, report
+    for view in ("i1_lost", "i2_ahead", "i5_slots", "i9_intent"):
+        assert world.sql(f"SELECT * FROM {view}") == [], view
+    texts = {hit.id: hit.text for hit in world.project.searcher("docs").search("apple pear some words", 1_000).hits}
+    assert texts == dict(world.sql("SELECT doc_id, content FROM document WHERE NOT deleted"))
+    assert len(texts) == count
+
+
+@pytest.mark.parametrize("point", ["stage.after_intent", "stage.after_put", "reveal.after_cas"])
+def test_a_backfill_whose_store_is_killed_in_the_middle_goes_on_where_it_was(
+    stored: World, chroma: ChromaServer, monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
+    killed_at(point, chroma, monkeypatch)
+    with pytest.raises(StoreUnavailable, match="Chroma at"):
+        stored.upgrade("b200")
+    assert stored.generation().revision == "a100"
+    stored.documents.put_many([document(n, turn=1) for n in range(5)])  # writes do not wait for a store
+    stored.documents.delete("d00009")
+    with pytest.raises(StoreUnavailable):
+        stored.search("apple7 pear7", 3)
+    assert stored.project.worker().drain() == 0
+    chroma.start()
+    assert stored.search("apple7 pear7", 1) == ["d00007"]
+    stored.upgrade("b200")
+    check(stored, "b200", 119)
+
+
+@pytest.mark.slow
+def test_each_of_eight_kills_under_writes_leaves_every_answer_right(
+    stored: World, chroma: ChromaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = ("stage.after_intent", "stage.after_put", "reveal.after_cas", "worker.after_embed")
+    for turn in range(8):
+        with pytest.MonkeyPatch.context() as patch:
+            killed_at(points[turn % 4], chroma, patch)
+            stored.documents.put_many([Document(f"d{n:05d}", f"apple{n} turn{turn}") for n in range(turn, turn + 4)])
+            stored.documents.delete(f"d{100 + turn:05d}")
+            for _ in range(2):
+                with suppress(StoreUnavailable):
+                    stored.project.worker().drain()
+        chroma.kill()
+        chroma.start()
+        stored.sql("UPDATE pending SET lease_until = NULL")  # a minute later
+        stored.settle()
+        assert stored.search(f"apple{turn} turn{turn}", 1) == [f"d{turn:05d}"]
+        assert f"d{100 + turn:05d}" not in stored.search(f"apple{100 + turn} pear{100 + turn}", 100)
+    check(stored, "a100", 112)
+
+
+def test_a_server_whose_data_is_gone_is_noticed_and_filled_again(stored: World, chroma: ChromaServer) -> None:
+    chroma.kill()
+    chroma.forget()
+    chroma.start()
+    stored.put(3, 500)
+    stored.project.worker().drain()
+    assert stored.events("store_lost")[0]["detail"]["documents"] == 120
+    check(stored, "a100", 123)
+    assert lane_of(stored.generation()).index.describe().points >= 123
