@@ -1,0 +1,229 @@
+"""What a store outside of PostgreSQL costs through revector beside its own client alone, on the same server.
+
+    .venv/stores/bin/python -m evaluation.bench.stores --kind chroma --url http://127.0.0.1:8000
+    unshare --net .venv/stores/bin/python -m evaluation.reliability.milvus_server \
+        .venv/stores/bin/python -m evaluation.bench.stores --kind milvus
+
+The same vectors (hashing, 384 dimensions, one chunk a document) are published by revector and upserted by the store's
+own client, part by part in turns, into indexes of the same settings; then both are asked the same queries, in turns.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import sqlalchemy as sa
+
+from evaluation.bench.common import Figure, machine, parser, revision, temporary_project, write
+from evaluation.bench.publish import COLLECTION, DIM, REVISION, _parts, _precomputed
+from revector.config import Project, load_project
+from revector.indexing.publish import PreparedBatch
+from revector.interfaces import NoProgress, Vectors
+from revector.registry import sharding
+from revector.registry.collections import Generation, read_generation
+from revector.registry.lanes import lane_of
+from revector.spec import IndexSpec
+
+LEAST_SHARE, MOST_RATIO, LEAST_RECALL = 0.6, 1.3, -0.002
+K, BATCH = 10, 1_000
+GATE = "gate = Gate(max_drop=1.0, min_overlap=None, min_queries=1)"
+
+
+class Bare(NamedTuple):
+    """A store's own client: adds ids with vectors, returns the ids nearest to a query, and ends."""
+
+    add: Callable[[Sequence[str], Vectors], object]
+    near: Callable[[Vectors], list[str]]
+    end: Callable[[], object]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure both; return 1 if a goal is missed."""
+    options = parser("evaluation.bench.stores", __doc__)
+    options.add_argument("--kind", choices=sorted(BARE), required=True)
+    options.add_argument("--url", help="default: $REVECTOR_TEST_<KIND>_URL")
+    options.add_argument("--documents", type=int, default=20_000)
+    options.add_argument("--queries", type=int, default=200)
+    chosen = options.parse_args(argv)
+    before, url = machine(), chosen.url or os.environ[f"REVECTOR_TEST_{chosen.kind.upper()}_URL"]
+    table = f'[stores.vectors]\nkind = "{chosen.kind}"\nurl = "{url}"\n'
+    with temporary_project(f"drain_s = 0\n{table}[collections.{COLLECTION}]\n") as root:
+        _precomputed(root, chosen.documents, 256).raw_engine.dispose()
+        body = f'model = ModelSpec(name="hashing", dim={DIM})\nindex = IndexSpec(store="vectors")\n{GATE}'
+        revision(root, COLLECTION, REVISION, None, body)
+        project = load_project(root)
+        bare = BARE[chosen.kind](url)
+        try:
+            figures = list(_measured(project, bare, chosen.queries))
+        finally:
+            bare.end()
+            project.migrator(COLLECTION).abort("measured")
+            project.raw_engine.dispose()
+    figures.insert(0, Figure("store", project.stores.ask("vectors"), ""))
+    command = f"python -m evaluation.bench.stores --kind {chosen.kind} --documents {chosen.documents}"
+    output = chosen.output.with_name(f"stores_{chosen.kind}.json") if chosen.output.stem == "stores" else chosen.output
+    return write(output, command, before, figures)
+
+
+def _measured(project: Project, bare: Bare, queries: int) -> Iterator[Figure]:
+    generation = _begun(project)
+    vectors, ids = [], list[str]()
+    applier = project.worker().applier(generation)
+    ours, theirs = [0.0, 0.0], [0.0, 0.0]
+    for part in _parts(project):
+        names = [str(uuid.uuid4()) for _ in part.doc_ids]
+        for spent, act in (
+            (theirs, lambda part=part, names=names: bare.add(names, part.embeddings)),
+            (ours, lambda part=part: applier.publish(PreparedBatch(part, (), (), ()))),
+        ):
+            wall, cpu = time.perf_counter(), time.process_time()
+            act()
+            spent[0] += time.perf_counter() - wall
+            spent[1] += time.process_time() - cpu
+        vectors.append(part.embeddings)
+        ids += part.doc_ids
+    everything, names = np.concatenate(vectors), ids
+    lane = lane_of(generation)
+    lane.index.finish(NoProgress())
+    share = theirs[0] / ours[0]
+    yield Figure("documents", len(everything), "")
+    yield Figure("its own client: upserts", round(len(everything) / theirs[0]), "points/s")
+    yield Figure("revector: intents, upserts, published", round(len(everything) / ours[0]), "points/s")
+    at_least = f"at least {LEAST_SHARE}"
+    yield Figure("publish against its own client", round(share, 3), "ratio", at_least, share >= LEAST_SHARE)
+    yield Figure("revector's own CPU", round(1e3 * ours[1] / len(everything), 3), "ms a document, all of it")
+    with project.engine.connect() as connection:
+        size = connection.scalar(sa.text(f"SELECT pg_total_relation_size('intent_g{generation.gen}')"))
+    yield Figure("intents in PostgreSQL", round(int(size or 0) / len(everything)), "bytes a document")
+    yield from _intents_cost(project, generation)
+    yield from _searched(project, generation, bare, everything, names, queries)
+
+
+def _begun(project: Project) -> Generation:
+    """Return the generation in the store, registered and with all its work due."""
+    project.migrator(COLLECTION).upgrade(REVISION, to="provision", shards=1)
+    with project.engine.connect() as connection:
+        gen = int(connection.scalar(sa.text("SELECT building_gen FROM collection")) or 0)
+        generation = read_generation(connection, gen)
+        (shard,) = sharding.read_shards(connection, gen)
+    while not sharding.seed_page(project.engine, generation.cid, shard):
+        pass
+    return generation
+
+
+def _intents_cost(project: Project, generation: Generation) -> Iterator[Figure]:
+    """Measure what PostgreSQL executes for intents alone: opened, published, superseded, for each of many."""
+    n = 10_000
+    opened = """INSERT INTO intent (gen, attempt, doc_id, version, content_hash, n_chunks)
+        SELECT {gen}, gen_random_uuid(), 'x' || n, 1, md5(n::text) || md5(n::text), 1 FROM generate_series(1, {n}) n"""
+    published = "UPDATE intent SET state = 'published' WHERE gen = {gen} AND doc_id LIKE 'x%'"
+    superseded = """UPDATE intent SET superseded_seq = nextval('publish_seq'), superseded_at = clock_timestamp()
+        WHERE gen = {gen} AND doc_id LIKE 'x%'"""
+    spent_ms = 0.0
+    with project.engine.connect() as connection:
+        for statement in (opened, published, superseded):
+            said = connection.execute(
+                sa.text(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement.format(gen=generation.gen, n=n)}")
+            )
+            spent_ms += float(said.scalar_one()[0]["Execution Time"])
+        connection.rollback()
+    each = spent_ms / n
+    yield Figure("PostgreSQL's work on an intent, executed alone", round(each, 4), "ms", "at most 0.3", each <= 0.3)
+
+
+def _searched(
+    project: Project, generation: Generation, bare: Bare, vectors: Vectors, ids: Sequence[str], count: int
+) -> Iterator[Figure]:
+    rng = np.random.default_rng(3)
+    queries = vectors[rng.choice(len(vectors), count, replace=False)] + 0.02 * rng.standard_normal((count, DIM))
+    queries = (queries / np.linalg.norm(queries, axis=1, keepdims=True)).astype(np.float32)
+    searcher, mine, its = project.searcher(COLLECTION), list[float](), list[float]()
+    recalls: tuple[list[float], list[float]] = [], []
+    for query in queries:
+        alike = vectors @ query
+        good = set(np.flatnonzero(alike >= np.sort(alike)[-K] - 1e-5).tolist())  # many texts have one vector
+        started = time.perf_counter()
+        found = bare.near(query)
+        its.append(time.perf_counter() - started)
+        recalls[1].append(len(good & {int(one) for one in found}) / K)
+        started = time.perf_counter()
+        answer = searcher.search_vector(generation, query, K)
+        mine.append(time.perf_counter() - started)
+        assert answer is not None
+        recalls[0].append(len({ids[n] for n in good} & {hit.id for hit in answer.hits}) / K)
+    ratio = statistics.median(mine) / statistics.median(its)
+    yield Figure("its own client: search, p50", round(1e3 * statistics.median(its), 2), "ms")
+    yield Figure("revector: search with visibility and texts, p50", round(1e3 * statistics.median(mine), 2), "ms")
+    yield Figure(
+        "search against its own client, p50", round(ratio, 3), "ratio", f"at most {MOST_RATIO}", ratio <= MOST_RATIO
+    )
+    own, through = statistics.mean(recalls[1]), statistics.mean(recalls[0])
+    yield Figure("recall@10 of its own client against exact search", round(own, 4), "")
+    holds = through - own >= LEAST_RECALL
+    yield Figure("recall@10 through revector", round(through, 4), "", "at most 0.002 less", holds)
+
+
+def _milvus(url: str) -> Bare:
+    from pymilvus import DataType, MilvusClient
+
+    client, spec = MilvusClient(url), IndexSpec()
+    schema = client.create_schema(auto_id=False)
+    schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=36)
+    schema.add_field("row", DataType.INT32)
+    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=DIM)
+    params = client.prepare_index_params()
+    built = {"M": spec.m, "efConstruction": spec.ef_construction}
+    params.add_index("vector", index_type="HNSW", metric_type="COSINE", params=built)
+    client.create_collection("bare", schema=schema, index_params=params, consistency_level="Strong")
+    said: dict[str, Any] = {"search_params": {"params": {"ef": spec.ef_search}}, "output_fields": ["row"]}
+    rows = iter(range(10**9))
+
+    def add(ids: Sequence[str], vectors: Vectors) -> None:
+        for at in range(0, len(ids), BATCH):
+            some = slice(at, at + BATCH)
+            points = [
+                {"id": one, "row": next(rows), "vector": vector}
+                for one, vector in zip(ids[some], vectors[some], strict=True)
+            ]
+            client.upsert("bare", points)
+
+    def near(query: Vectors) -> list[str]:
+        return [hit["entity"]["row"] for hit in client.search("bare", data=[query], limit=K, **said)[0]]
+
+    return Bare(add, near, lambda: client.drop_collection("bare"))
+
+
+def _chroma(url: str) -> Bare:
+    from urllib.parse import urlsplit
+
+    import chromadb
+
+    spec, at = IndexSpec(), urlsplit(url)
+    client = chromadb.HttpClient(host=str(at.hostname), port=at.port or 8000)
+    graph = {"space": "cosine", "max_neighbors": spec.m, "ef_construction": spec.ef_construction, "ef_search": 100}
+    made = client.create_collection("bare", configuration={"hnsw": graph}, embedding_function=None)
+    rows = iter(range(10**9))
+
+    def add(ids: Sequence[str], vectors: Vectors) -> None:
+        for at in range(0, len(ids), BATCH):
+            some = slice(at, at + BATCH)
+            made.upsert(list(ids[some]), vectors[some], [{"row": next(rows)} for _ in ids[some]])
+
+    def near(query: Vectors) -> list[str]:
+        found = made.query(query_embeddings=[query], n_results=K, include=["metadatas", "distances"])
+        return [str(one["row"]) for one in found["metadatas"][0]]
+
+    return Bare(add, near, lambda: client.delete_collection("bare"))
+
+
+BARE: dict[str, Callable[[str], Bare]] = {"chroma": _chroma, "milvus": _milvus}
+
+if __name__ == "__main__":
+    sys.exit(main())
