@@ -244,10 +244,8 @@ def test_an_adopted_table_is_shown_with_what_is_wrong_and_what_to_do(shown: Worl
     shown.sql("UPDATE public.articles SET body = 'quince' WHERE id = 3")
     project.verify("articles", reembed=0)
     found = adoption()
-    assert found["faults"] == [
-        f"the trigger revector_2_{event} on public.articles is switched off"
-        for event in ("change", "truncate", "write")
-    ]
+    triggers = [f"revector_2_{event}" for event in ("change", "truncate", "write")]
+    assert sorted(found["faults"]) == [f"the trigger {one} on public.articles is switched off" for one in triggers]
     assert "1 rows of public.articles are not documents as they stand, such as '3'" in found["compared"]["differing"]
     assert found["advice"] == "`revector adopt -c articles` makes triggers again, and writes what was missed"
     project.engine.dispose()
