@@ -148,6 +148,8 @@ def test_a_store_by_name_serves_and_a_change_of_store_alone_embeds_nothing(serve
     plan = served.migrator.plan("b200")
     [change] = [one for one in plan.changes if one.field == "index.store"]
     assert change.means == "copied vectors in another store"
+    [*_, there] = plan.disks
+    assert (there.holds, there.needed_bytes) == ("store vectors", plan.documents * (45 + 4 * 64))
     served.upgrade("b200")
     [last, *_] = [event["detail"] for event in served.events("backfill")]
     assert last["embedded"] == 0

@@ -42,7 +42,8 @@ TRAITS = StoreTraits(
     exact_with=frozenset(),
     most_near=10_000,
     ef_per_search=False,
-    costs=StoreCosts(point_bytes=230, link_bytes=8, put_cpu_s=0.8e-3),  # 100,000 × 384: 202 MB, 77 CPU-s
+    # 20,000 × 384, M 16, evaluation/bench/README.md
+    costs=StoreCosts(point_bytes=80, link_bytes=8, put_cpu_s=1.2e-3),
 )
 
 

@@ -38,7 +38,8 @@ TRAITS = StoreTraits(
     quantizes=frozenset({"none"}),
     max_dim=MAX_DIM,
     hnsw_max_dim=HNSW_MAX_DIM,
-    costs=StoreCosts(point_bytes=180, number_bytes=8.0),
+    # 10,000 × 384 of float32, M 16, evaluation/bench/README.md
+    costs=StoreCosts(point_bytes=146, graph_number_bytes=4, link_bytes=16, put_cpu_s=0.1e-3, build_cpu_s=0.6e-3),
 )
 
 

@@ -28,6 +28,8 @@ class StoreCosts:
     """Bytes on its disk (or in its memory, where it has no disk) besides the vector and the graph."""
     number_bytes: float = 4.0
     """… for each number of the vector."""
+    graph_number_bytes: float = 0.0
+    """… for each number once more, in a graph."""
     link_bytes: float = 0.0
     """… for each of the 2 M neighbours in a graph."""
     put_cpu_s: float = 0.0
@@ -37,8 +39,8 @@ class StoreCosts:
 
     def bytes_of(self, dim: int, index: IndexSpec) -> float:
         """Return the bytes of one point."""
-        links = 2 * index.m if index.kind == "hnsw" else 0
-        return self.point_bytes + self.number_bytes * dim + self.link_bytes * links
+        graph = self.graph_number_bytes * dim + self.link_bytes * 2 * index.m if index.kind == "hnsw" else 0.0
+        return self.point_bytes + self.number_bytes * dim + graph
 
 
 @dataclass(frozen=True, slots=True)
