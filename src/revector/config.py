@@ -259,14 +259,17 @@ class Project:
         )
 
     def adopter(self, collection: str, *, actor: str | None = None, progress: Progress | None = None) -> Adopter:
-        """Adoptions of a table by one collection; ``actor`` as for ``migrator``."""
+        """Adoptions of a table, file or other database by one collection; ``actor`` as for ``migrator``."""
         who = actor or current_actor()
         return Adopter(
             self.engine,
             collection,
             # What is adopted is served elsewhere already: there is nothing better to hold it against.
             migrator=lambda: self.migrator(collection, actor=who, progress=progress, labels=None),
+            documents=lambda: self.documents(collection),
+            root=self.root,
             migrations=self.migrations(collection),
+            archive=self.archive,
             encoders=self.encoders,
             specify=self._specify,
             max_bytes=self.settings.max_text_mib << 20,

@@ -67,6 +67,8 @@ ADOPTION_POINTS = {
     "adopt.after_begin": "the table is followed, none of its rows is copied",
     "adopt.after_page": "a page of rows is copied",
     "adopt.after_copy": "every row is copied, the adoption does not say so",
+    "adopt.after_read": "a place that is copied was read to its end, none of its vectors is in the archive",
+    "adopt.after_seal": "the vectors of a copied place are in sealed files, which are not recorded",
     "adopt.after_file": "the migration file is written, nothing is migrated",
     "unadopt.after_triggers": "triggers are removed, uncommitted",
 }

@@ -80,6 +80,7 @@ def test_metadata_that_says_the_same_as_the_record_is_read_and_may_be_kept_as_an
 
 def test_a_doubled_column_of_a_join_is_refused_with_its_name(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'x.db'}"
+    (tmp_path / "x.db").touch()
     query = "SELECT 1 AS _id, 'x' AS text, a.name, b.name FROM (SELECT 'Ann' AS name) a, (SELECT 'Bo' AS name) b"
     with pytest.raises(SourceError, match=r"two columns named 'name'"):
         list(open_source(f"sql:{query}", url=url))
@@ -138,6 +139,7 @@ def test_what_cannot_be_opened_is_refused_at_once(tmp_path: Path) -> None:
         ("SELECT 1", "not a url", "no SQLAlchemy URL"),
         ("SELECT 1", "nodialect://user:secret@host/db", "nodialect"),
         ("SELECT 1 AS a", "sqlite://", "without text"),
+        ("SELECT 1", "sqlite:////nowhere/x.db", "there is no file /nowhere/x.db"),
     ],
 )
 def test_bad_queries_are_refused_without_the_password(query: str, url: str, message: str) -> None:

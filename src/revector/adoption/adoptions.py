@@ -57,8 +57,9 @@ FROM adoption a LEFT JOIN pg_class c ON c.oid = CAST(a.source AS oid) LEFT JOIN 
 
 
 def read_adoption(connection: sa.Connection, cid: int) -> Adoption | None:
-    """Return the adoption of a collection; None where no table was adopted."""
-    row = connection.execute(sa.text(f"{_SELECT} WHERE a.cid = :cid"), {"cid": cid}).one_or_none()
+    """Return the table that a collection has adopted and follows; None where there is none."""
+    followed = f"{_SELECT} WHERE a.cid = :cid AND a.source IS NOT NULL"
+    row = connection.execute(sa.text(followed), {"cid": cid}).one_or_none()
     if row is None:
         return None
     columns = {} if row.oid is None else read_columns(connection, row.oid)
@@ -122,14 +123,7 @@ def begin(
     Raises ``GateBusy`` where writers of the table do not end in time, ``ConfigError`` where the collection has
     documents or another table.
     """
-    before_event(connection, cid)
-    known = connection.scalar(sa.text("SELECT CAST(source AS text) FROM adoption WHERE cid = :cid"), {"cid": cid})
-    if known is not None:
-        raise ConfigError(f"the collection has adopted {known} already. Nothing was changed; `revector unadopt` it.")
-    if connection.scalar(sa.text("SELECT true FROM document WHERE cid = :cid AND NOT deleted LIMIT 1"), {"cid": cid}):
-        raise ConfigError(
-            "the collection has documents that are not of this table. Nothing was changed; adopt it into a new one."
-        )
+    check_free(connection, cid)
     _install(connection, look.followed(cid, max_bytes))
     crash_at("adopt.after_triggers")
     _record(connection, cid, look, proved, max_bytes)
@@ -137,6 +131,20 @@ def begin(
     add_event(
         connection, cid, actor, "adopt", None, {"table": look.terms.table, "terms": terms, "proof": dict(proved.proof)}
     )
+
+
+def check_free(connection: sa.Connection, cid: int) -> None:
+    """Raise ``ConfigError`` for a collection that has adopted something, or has documents of its own."""
+    before_event(connection, cid)
+    known = connection.scalar(
+        sa.text("SELECT coalesce(origin, CAST(source AS text)) FROM adoption WHERE cid = :cid"), {"cid": cid}
+    )
+    if known is not None:
+        raise ConfigError(f"the collection has adopted {known} already. Nothing was changed; `revector unadopt` it.")
+    if connection.scalar(sa.text("SELECT true FROM document WHERE cid = :cid AND NOT deleted LIMIT 1"), {"cid": cid}):
+        raise ConfigError(
+            "the collection has documents that are not of this table. Nothing was changed; adopt it into a new one."
+        )
 
 
 def follow_again(connection: sa.Connection, adoption: Adoption) -> None:
@@ -193,7 +201,9 @@ def end(connection: sa.Connection, cid: int, *, actor: str) -> None:
     following.remove(connection, cid)
     crash_at("unadopt.after_triggers")
     row = connection.execute(
-        sa.text("DELETE FROM adoption WHERE cid = :cid RETURNING CAST(source AS text) AS source"), {"cid": cid}
+        sa.text("DELETE FROM adoption WHERE cid = :cid RETURNING coalesce(origin, CAST(source AS text)) AS place"),
+        {"cid": cid},
     ).one_or_none()
+    connection.execute(sa.text("DELETE FROM copied WHERE cid = :cid"), {"cid": cid})
     if row is not None:
-        add_event(connection, cid, actor, "unadopt", None, {"table": row.source})
+        add_event(connection, cid, actor, "unadopt", None, {"table": row.place})

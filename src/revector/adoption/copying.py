@@ -50,11 +50,17 @@ _giving_way = tenacity.retry(
 
 @dataclass(slots=True)
 class CopyReport:
-    """Rows that were read, and documents that were written or deleted because the table says otherwise."""
+    """Rows that were read, and documents that were written or deleted because the table says otherwise.
+
+    Of a copy that no trigger follows, also ``spared``: documents that were written here since, and stay as they are;
+    and ``rejected``: dead letters.
+    """
 
     rows: int = 0
     written: int = 0
     deleted: int = 0
+    spared: int = 0
+    rejected: int = 0
 
 
 class Copy:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Literal, Self
 
 import sqlalchemy as sa
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from revector.adoption.table import Column, read_columns, read_table
 from revector.adoption.terms import AdoptedTable
@@ -20,8 +20,12 @@ class AdoptionRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    table: str
-    """``SCHEMA.NAME``, in the database of the project."""
+    table: str = ""
+    """``SCHEMA.NAME``, in the database of the project, or in that of ``source``."""
+    source: str | None = Field(default=None, repr=False)
+    """A file, or the SQLAlchemy URL of another database: what is there is copied, and read again when it is asked."""
+    texts: str | None = None
+    """File with the texts, where that of ``source`` holds ids and vectors alone."""
     model: str
     """The model that made the vectors, or is to make them: ``org/name``, ``./folder``, ``package:name``."""
     like: Preset | None = None
@@ -40,6 +44,12 @@ class AdoptionRequest(BaseModel):
     """Column of vectors; default: the only one."""
     vectors: bool = True
     """Whether vectors are taken; else all texts are embedded."""
+
+    @model_validator(mode="after")
+    def _from_somewhere(self) -> Self:
+        if not self.table and self.source is None:
+            raise ValueError("a table, or the source that is copied, must be named")
+        return self
 
 
 _KEY = """

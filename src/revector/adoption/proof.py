@@ -1,9 +1,9 @@
-"""Owns the proof that a table's vectors are of a model: sampled rows, embedded in the likely forms of their text."""
+"""Owns the proof that vectors are of a model: sampled rows, embedded in the likely forms of their text and its cuts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -11,8 +11,9 @@ import numpy.typing as npt
 import sqlalchemy as sa
 
 from revector.adoption.table import TableLook, numbers_sql, vector_sql
-from revector.adoption.terms import ROW, AdoptedTable, column_of
+from revector.adoption.terms import ROW, column_of
 from revector.interfaces import Progress, Vectors
+from revector.spec import Chunking
 
 SAMPLED = 128
 FIRST_LOOK = 24
@@ -36,26 +37,44 @@ SEPARATORS = ("\n", " ", "\n\n", ". ")
 Verdict = Literal["same", "family", "mixture", "other", "none"]
 
 
-SampledRow = sa.Row[tuple[object, ...]]
-"""The vector's numbers, float32 in network order, and the value of each text column."""
+@dataclass(frozen=True, slots=True, eq=False)
+class SampledRow:
+    """The vectors of one row, ``(c, dim)``, of which mostly there is one, and the value of each text column."""
+
+    vectors: Vectors
+    texts: tuple[str | None, ...]
+
 
 EncodeTexts = Callable[[str, Sequence[str]], Vectors]
-"""Embeds texts as documents with a prompt before each, cut to what the model sees: ``(n, dim)``."""
+"""Embeds texts as documents with a prompt before each: ``(n, dim)``."""
+
+CutText = Callable[[Chunking, str], Sequence[str]]
+"""Returns the chunks of a text."""
 
 
 @dataclass(frozen=True, slots=True)
 class TextForm:
-    """A way in which a text may have been made: columns, what joins them, and a prompt before it."""
+    """A way in which vectors may have been made: columns, what joins them, how it was cut, and a prompt before each."""
 
     columns: tuple[str, ...]
     separator: str
     prompt: str
+    chunking: Chunking
 
     @property
     def said(self) -> str:
         """How a person would write it."""
         prompt = f"{self.prompt!r} + " if self.prompt else ""
-        return prompt + f" + {self.separator!r} + ".join(self.columns)
+        return prompt + f" + {self.separator!r} + ".join(self.columns) + self._cut
+
+    @property
+    def _cut(self) -> str:
+        one = self.chunking
+        if one.unit == "document":
+            return ""
+        if one.unit == "sentences":
+            return f", cut into {one.min_sentences} to {one.max_sentences} sentences"
+        return f", cut at {one.max_tokens} tokens with {one.overlap_tokens} in common"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,45 +117,84 @@ class ModelProof:
 
 
 class Prover:
-    """Embeds rows of a table by ``encode`` and compares them with the vectors that are there."""
+    """Embeds rows by ``encode`` and compares them with the vectors that are there.
 
-    def __init__(self, terms: AdoptedTable, encode: EncodeTexts, progress: Progress) -> None:
-        self._terms, self._encode, self._progress = terms, encode, progress
+    ``max_tokens``: what the model sees of a text; where each row has one vector, it is of that beginning.
+    """
 
-    def prove(self, rows: Sequence[SampledRow], prompt: str) -> ModelProof:
+    def __init__(
+        self, columns: Sequence[str], encode: EncodeTexts, cut: CutText, max_tokens: int, progress: Progress
+    ) -> None:
+        self._columns, self._encode, self._cut, self._progress = tuple(columns), encode, cut, progress
+        self._whole = Chunking(unit="document", max_tokens=max_tokens, overlap_tokens=0)
+
+    def prove(self, rows: Sequence[SampledRow], separator: str, prompt: str) -> ModelProof:
         """Return whether the vectors are the model's, and of which form of the text.
 
-        ``rows``: at least one; ``prompt``: the model's own for documents.
+        ``rows``: at least one; ``separator``: as it was declared; ``prompt``: the model's own for documents.
         """
-        forms, few = list(forms_of(self._terms, prompt)), rows[:FIRST_LOOK]
+        few = rows[:FIRST_LOOK]
+        forms = [
+            replace(form, chunking=chunking)
+            for form in forms_of(self._columns, separator, prompt, self._whole)
+            for chunking in self._chunkings(form, rows, few)
+        ]
         self._progress.start("prove the model", len(forms) * len(few) + len(rows), "texts")
         looked = [(form, self._cosines(form, few)) for form in forms]
         # By what is the model's own, for a mixture's median says nothing; of equals the first: as it was declared.
         best = max(looked, key=lambda one: (float((one[1] >= SAME).mean()), float(np.median(one[1]))))[0]
-        cosines = self._cosines(best, rows)
+        proof = self.check(rows, best)
         self._progress.done()
+        return replace(proof, others=tuple((form.said, round(float(np.median(found)), 4)) for form, found in looked))
+
+    def check(self, rows: Sequence[SampledRow], form: TextForm) -> ModelProof:
+        """Return whether the vectors of ``rows``, at least one, are the model's in this form of the text."""
+        cosines = self._cosines(form, rows)
         share, median = float((cosines >= SAME).mean()), float(np.median(cosines))
+        lengths = np.concatenate([np.linalg.norm(row.vectors, axis=1) for row in rows])
         return ModelProof(
             _verdict(share, median),
-            best,
+            form,
             len(rows),
             share,
             round(float(cosines.min()), 6),
             round(median, 6),
-            bool(np.abs(np.linalg.norm(_numbers(rows), axis=1) - 1).max() <= UNIT_TOLERANCE),
-            tuple((form.said, round(float(np.median(found)), 4)) for form, found in looked),
+            bool(np.abs(lengths - 1).max() <= UNIT_TOLERANCE),
         )
 
+    def _chunkings(self, form: TextForm, rows: Sequence[SampledRow], few: Sequence[SampledRow]) -> list[Chunking]:
+        """Return the ways of cutting that give most rows as many chunks as they have vectors; embeds nothing."""
+        if all(len(row.vectors) == 1 for row in rows):
+            return [self._whole]
+        fitting = []
+        for one in chunkings_of(self._whole.max_tokens):
+            counted = [len(self._pieces(replace(form, chunking=one), row)) == len(row.vectors) for row in few]
+            if 2 * sum(counted) > len(few):
+                fitting.append(one)
+        return fitting or [self._whole]
+
+    def _pieces(self, form: TextForm, row: SampledRow) -> Sequence[str]:
+        values = (row.texts[self._columns.index(name)] for name in form.columns)
+        text = form.separator.join(str(value) for value in values if value)
+        return self._cut(form.chunking, text) or ["-"]
+
     def _cosines(self, form: TextForm, rows: Sequence[SampledRow]) -> npt.NDArray[np.float64]:
-        theirs = _numbers(rows)
-        places = [self._terms.text.index(name) + 1 for name in form.columns]
-        texts = [form.separator.join(str(row[n]) for n in places if row[n]) for row in rows]
-        ours = np.asarray(self._encode(form.prompt, [text if text.strip() else "-" for text in texts]), np.float64)
+        """Return each row's lowest cosine; -1 where it has not as many vectors as this form gives."""
+        pieces = [self._pieces(form, row) for row in rows]
+        fits = [len(texts) == len(row.vectors) for texts, row in zip(pieces, rows, strict=True)]
+        found = np.full(len(rows), -1.0)
+        some = [n for n, fit in enumerate(fits) if fit]
+        if some:
+            ours = np.asarray(self._encode(form.prompt, [text for n in some for text in pieces[n]]), np.float64)
+            theirs = np.concatenate([rows[n].vectors for n in some]).astype(np.float64)
+            of = np.repeat(some, [len(pieces[n]) for n in some])
+            if ours.shape == theirs.shape:
+                lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
+                cosines = np.where(lengths > 0, (ours * theirs).sum(axis=1) / np.where(lengths > 0, lengths, 1.0), -1.0)
+                found[some] = 1.0
+                np.minimum.at(found, of, cosines)
         self._progress.advance(len(rows))
-        if ours.shape != theirs.shape:
-            return np.full(len(rows), -1.0)
-        lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
-        return np.where(lengths > 0, (ours * theirs).sum(axis=1) / np.where(lengths > 0, lengths, 1.0), -1.0)
+        return found
 
 
 def sample(connection: sa.Connection, look: TableLook) -> Sequence[SampledRow]:
@@ -152,24 +210,30 @@ def sample(connection: sa.Connection, look: TableLook) -> Sequence[SampledRow]:
         f"{width} = {look.dim} AND {sound} AND {terms.content()} ~ '\\S' AND "
         f"random() <= {min(1.0, 40 * SAMPLED / max(look.documents, 1))} ORDER BY random() LIMIT {SAMPLED}"
     )
-    return connection.execute(sa.text(statement.replace(":", "\\:"))).all()
+    rows = connection.execute(sa.text(statement.replace(":", "\\:"))).all()
+    return [SampledRow(np.frombuffer(row[0], ">f4").astype(np.float32)[None], tuple(row[1:])) for row in rows]
 
 
-def forms_of(terms: AdoptedTable, prompt: str) -> Iterator[TextForm]:
+def forms_of(columns: tuple[str, ...], separator: str, prompt: str, chunking: Chunking) -> Iterator[TextForm]:
     """Yield the likely forms of the text, the declared one first."""
     for before in dict.fromkeys((prompt, "")):
-        yield TextForm(terms.text, terms.separator, before)
-        if len(terms.text) == 1:
+        yield TextForm(columns, separator, before, chunking)
+        if len(columns) == 1:
             continue
-        for separator in SEPARATORS:
-            if separator != terms.separator:
-                yield TextForm(terms.text, separator, before)
-        for name in terms.text:
-            yield TextForm((name,), terms.separator, before)
+        for other in SEPARATORS:
+            if other != separator:
+                yield TextForm(columns, other, before, chunking)
+        for name in columns:
+            yield TextForm((name,), separator, before, chunking)
 
 
-def _numbers(rows: Sequence[SampledRow]) -> npt.NDArray[np.float64]:
-    return np.array([np.frombuffer(row[0], ">f4") for row in rows], np.float64)  # type: ignore[call-overload]
+def chunkings_of(max_tokens: int) -> Iterator[Chunking]:
+    """Yield the usual ways of cutting a text for a model that sees ``max_tokens``, our own default first."""
+    for size in (256, 512, 128, 384, 200, 100, 64):
+        for overlap in dict.fromkeys((32, 0, size // 8, size // 10, size // 5, 50, 20, size // 4)):
+            if size <= max_tokens and overlap <= size // 2:
+                yield Chunking("tokens", size, overlap)
+    yield Chunking("sentences", min(256, max_tokens))
 
 
 def _verdict(share: float, median: float) -> Verdict:

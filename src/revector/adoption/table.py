@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import sqlalchemy as sa
 
 from revector.adoption.following import FollowedTable, run
+from revector.adoption.look import Look
 from revector.adoption.terms import ROW, AdoptedTable, column_of, parts_of, quoted
 from revector.database.driver import first_line
 from revector.errors import ConfigError, DatabaseError
@@ -57,32 +58,14 @@ class Column:
     virtual: bool
 
 
-@dataclass(slots=True)
-class TableLook:
-    """What a table is. ``problems`` keep it from being adopted; ``grants`` would solve some of them."""
+@dataclass(slots=True, kw_only=True)
+class TableLook(Look):
+    """What a table of the project's own database is."""
 
-    terms: AdoptedTable
     columns: Mapping[str, Column]
     horizon: int = 0
     """The oldest transaction that was running at the look: what it or a later one writes is not believed."""
     used: tuple[str, ...] = ()
-    rows: int = 0
-    documents: int = 0
-    """Rows that meet the condition and have a text."""
-    without_text: int = 0
-    without_vector: int = 0
-    bad_vectors: int = 0
-    """Vectors of zeros, or with NaN or infinite numbers."""
-    widths: dict[int, int] = field(default_factory=dict)
-    """Rows by the width of their vectors."""
-    problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    grants: list[str] = field(default_factory=list)
-
-    @property
-    def dim(self) -> int | None:
-        """The width that most vectors have; None where there are none."""
-        return max(self.widths, key=lambda width: self.widths[width]) if self.widths else None
 
     def followed(self, cid: int, max_bytes: int) -> FollowedTable:
         """Return the table as collection ``cid`` is to follow it."""
@@ -119,7 +102,7 @@ def look(connection: sa.Connection, terms: AdoptedTable) -> TableLook:
     table = read_table(connection, terms.table)
     columns = read_columns(connection, table.oid)
     named = terms.model_copy(update={"table": table.name})
-    found = TableLook(named, columns, int(connection.scalar(sa.text(_HORIZON)) or 0))
+    found = TableLook(named, columns=columns, horizon=int(connection.scalar(sa.text(_HORIZON)) or 0))
     missing = [name for name in (*named.id, *named.text, *named.meta, named.vector) if name and name not in columns]
     if missing:
         found.problems.append(

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from revector.errors import ConfigError
 
-Name = Annotated[str, StringConstraints(min_length=1, max_length=63)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=255)]
 
 ROW = "revector_row"
 """What a row is called in SQL: a column of that name would be taken for it, so it is none that tables have."""
@@ -25,7 +25,10 @@ class AdoptedTable(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     table: str
-    """Schema and name, as PostgreSQL quotes them: ``public.articles``, ``public."Articles"``."""
+    """Schema and name, as PostgreSQL quotes them: ``public.articles``, ``public."Articles"``.
+
+    Of what is copied, how the place is shown: a file, or a URL without its password and a table.
+    """
     id: tuple[Name, ...] = Field(min_length=1)
     """Columns of a unique key. Of one, its value is the document's id; of several, their values joined by ``/``."""
     text: tuple[Name, ...] = Field(min_length=1)

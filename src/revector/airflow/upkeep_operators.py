@@ -46,13 +46,13 @@ class RetireDueOperator(RevectorOperator):
 
 
 class AdoptOperator(RevectorOperator):
-    """Takes over the table that the collection's settings name, or goes on with an adoption that was begun."""
+    """Takes over what the collection's settings name, or goes on; a file or another database is read again."""
 
     def call(self, project: Project, collection: str, context: Context) -> None:
         """Look, prove, begin, and copy to the end."""
         adopter = project.adopter(collection, actor=actor(context), progress=LogProgress())
+        request = project.collection(collection).adopt
         if adopter.adoption() is None:
-            request = project.collection(collection).adopt
             if request is None:
                 raise ConfigError(
                     f"revector.toml has no [collections.{collection}.adopt]. Nothing was changed; name table, text and "
@@ -61,7 +61,7 @@ class AdoptOperator(RevectorOperator):
             plan = adopter.plan(request)
             log.info("%s", plan.as_data())
             adopter.begin(plan)
-        report = adopter.resume()
+        report = adopter.resume(request)
         log.info("%s: %s documents, %s with the vectors that were there", report.table, report.documents, report.reused)
 
 

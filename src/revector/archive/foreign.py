@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import lzma
@@ -10,18 +11,33 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from revector.archive.layouts import (
+    BLOCK,
+    COUNT,
+    IDS,
+    START,
+    TABLE,
+    VECTORS,
+    Assets,
+    FileField,
+    field_of,
+    first_of,
+    id_bytes,
+    read_hdf5,
+    table_of,
+)
 from revector.archive.part import read_attributes
 from revector.archive.shard import OpenPart
-from revector.archive.storage import as_bytes
-from revector.archive.tables import NOTE_SUFFIX, PROVENANCE, ROWS_SUFFIX, NpyWriter, check_format
-from revector.errors import ArchiveError, SourceError
+from revector.archive.storage import FORMAT, as_bytes, plain
+from revector.archive.tables import FORMATS, NOTE_SUFFIX, PROVENANCE, ROWS_SUFFIX, NpyWriter
+from revector.errors import ArchiveError, ConfigError, SourceError
 from revector.formats.strict_json import doubled
 from revector.formats.unpacking import check_parquet, check_room, check_unpacked
 
@@ -35,14 +51,11 @@ UNREADABLE = (
 )
 """What the readers of foreign files raise for damage, or for what was made to deceive them."""
 
-WIDEST_ID = 16 << 10
-"""Bytes of one id or hash in a foreign array, with its padding; an id itself has at most 512."""
-
 _OPTIONAL = ("chunk", "start", "end", "content_hash")
-_BLOCK = 8_192
 _FORMS = (
-    "X.npy with X.npy.rows.parquet or X.ids.npy beside it, X.npz with `id` and `vector`, X.parquet with columns `id` "
-    "and `vector`, or X.h5 from `revector vectors export`"
+    "X.npy with X.npy.rows.parquet, X.ids.npy or asset_ids.npy beside it; X.npz or X.parquet with `id` and `vector`; "
+    "X.h5 from `revector vectors export`, or with `embeddings` and `asset_ids` or `metadata` (asset_id, start_idx, "
+    "count), each by itself or in a group per language"
 )
 
 
@@ -51,7 +64,8 @@ class Columns:
     """A file of ``n`` vectors: ``ids`` (UTF-8, fixed bytes) in memory, ``vectors`` ``(n, dim)`` mapped.
 
     ``chunk``, ``start``, ``end`` (integers) and ``content_hash`` (fixed bytes) are None where the file has none;
-    ``provenance`` is empty where it does not say what its vectors are.
+    ``provenance`` is empty where it does not say what its vectors are. ``fields``: its other columns by name, with a
+    row for each vector or, where ``assets`` says which vectors are of an id, for each id.
     """
 
     path: Path
@@ -62,6 +76,8 @@ class Columns:
     end: npt.NDArray[np.generic] | None
     content_hash: npt.NDArray[np.bytes_] | None
     provenance: Mapping[str, str | int]
+    fields: Mapping[str, FileField]
+    assets: Assets | None
 
 
 def open_columns(path: Path, scratch: Path) -> Columns:
@@ -71,27 +87,41 @@ def open_columns(path: Path, scratch: Path) -> Columns:
     columns do not belong together, and ``ArchiveError`` where the note beside an export has another checksum than its
     vectors, and for HDF5 whose columns lie elsewhere.
     """
-    check_format(path)
-    try:
-        columns, provenance = {".npy": _npy, ".npz": _npz, ".parquet": _parquet, ".h5": _hdf5}[path.suffix](
-            path, scratch
+    reader = {".npy": _npy, ".npz": _npz, ".parquet": _parquet, ".h5": _hdf5, ".hdf5": _hdf5}.get(path.suffix)
+    if reader is None:
+        raise ConfigError(
+            f"{path}: the file's ending must be {', '.join(FORMATS)} or .hdf5. Nothing has run; rename it."
         )
+    try:
+        read = reader(path, scratch)
+        columns = read.columns
+        if read.assets is not None:
+            read.assets.check(len(columns["vector"]))
+            columns["id"], columns["chunk"] = read.assets.by_vector()
         hashes = columns.get("content_hash")
         made = Columns(
             path,
-            _texts(columns["id"]),
-            columns["vector"],
+            id_bytes(_there(columns, "id")),
+            _there(columns, "vector"),
             columns.get("chunk"),
             columns.get("start"),
             columns.get("end"),
-            None if hashes is None else _texts(hashes),
-            _object(provenance or _noted(path).get(PROVENANCE, {})),
+            None if hashes is None else id_bytes(hashes),
+            _object(read.provenance or _noted(path).get(PROVENANCE, {})),
+            read.fields,
+            read.assets,
         )
         _check_lengths(made)
     except UNREADABLE as error:
         raise SourceError(f"{path} cannot be read: {error}. Nothing was imported; hand over {_FORMS}.") from error
     _check_note(made)
     return made
+
+
+def _there(columns: Mapping[str, npt.NDArray[np.generic]], name: str) -> npt.NDArray[np.generic]:
+    if name not in columns:
+        raise ValueError(f"there is no column {name!r}, nor one of its other names")
+    return columns[name]
 
 
 def _check_lengths(made: Columns) -> None:
@@ -118,8 +148,8 @@ def _check_note(made: Columns) -> None:
 def vectors_sha256(vectors: npt.NDArray[np.generic]) -> str:
     """Return the SHA-256 (hex) of the bytes of ``vectors``, row by row, as an export's note has it."""
     digest = hashlib.sha256()
-    for first in range(0, len(vectors), _BLOCK):
-        digest.update(np.ascontiguousarray(vectors[first : first + _BLOCK]).data)
+    for first in range(0, len(vectors), BLOCK):
+        digest.update(np.ascontiguousarray(vectors[first : first + BLOCK]).data)
     return digest.hexdigest()
 
 
@@ -129,31 +159,55 @@ def _noted(path: Path) -> dict[str, object]:
     return found if isinstance(found, dict) else {}
 
 
-_Read = tuple[dict[str, npt.NDArray[np.generic]], Mapping[str, str | int]]
-"""Columns by name, and the provenance that the file holds itself."""
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """Columns by our names for them, what the file says of itself, and what else it holds."""
+
+    columns: dict[str, npt.NDArray[np.generic]]
+    provenance: Mapping[str, str | int]
+    fields: Mapping[str, FileField] = field(default_factory=dict)
+    assets: Assets | None = None
 
 
 def _npy(path: Path, scratch: Path) -> _Read:
-    columns: dict[str, npt.NDArray[np.generic]] = {}
-    rows, ids = path.with_name(path.name + ROWS_SUFFIX), path.with_name(f"{path.stem}.ids.npy")
+    rows = path.with_name(path.name + ROWS_SUFFIX)
     if rows.is_file():
-        columns, _ = _parquet(rows, scratch)
-    elif ids.is_file():
-        columns["id"] = _mapped(ids)
-    return {**columns, "vector": _mapped(path)}, {}
+        return _Read({**_parquet(rows, scratch).columns, "vector": _mapped(path)}, {})
+    beside = sorted(path.parent.glob(f"{glob.escape(path.stem)}.*.npy"))
+    arrays = {one.name[len(path.stem) + 1 : -len(".npy")]: _mapped(one) for one in beside}
+    if first_of(IDS, arrays) is None:
+        arrays |= {name: _mapped(one) for name in IDS if (one := path.with_name(f"{name}.npy")).is_file()}
+    return _of_arrays({**arrays, "vector": _mapped(path)}, {})
 
 
 def _npz(path: Path, scratch: Path) -> _Read:
     with zipfile.ZipFile(path) as archive:
         _refuse_doubled(archive.namelist())
-        names = {f"{name}.npy" for name in ("id", "vector", PROVENANCE, *_OPTIONAL)} & set(archive.namelist())
+        names = [name for name in archive.namelist() if name.endswith(".npy") and "/" not in name and "\\" not in name]
         size = sum(archive.getinfo(name).file_size for name in names)  # no more than this is unpacked
         check_unpacked(path, size)
         check_room(scratch, path, size)
         archive.extractall(scratch, names)
-    columns = {name.removesuffix(".npy"): _mapped(scratch / name) for name in names}
-    said = columns.pop(PROVENANCE, None)
-    return columns, {} if said is None else json.loads(str(said))
+    arrays = {name.removesuffix(".npy"): _mapped(scratch / name) for name in names}
+    said = arrays.pop(PROVENANCE, None)
+    return _of_arrays(arrays, {} if said is None else json.loads(str(said)))
+
+
+def _of_arrays(arrays: Mapping[str, npt.NDArray[np.generic]], provenance: Mapping[str, str | int]) -> _Read:
+    """Return arrays as columns: those that have our names or usual ones for ids and vectors, and the others."""
+    columns = {name: arrays[name] for name in _OPTIONAL if name in arrays}
+    ids, vectors = first_of(IDS, arrays), first_of(VECTORS, arrays)
+    columns |= {name: arrays[own] for name, own in (("id", ids), ("vector", vectors)) if own is not None}
+    others = {name: one for name, one in arrays.items() if one.ndim == 1 and not one.dtype.names}
+    table = arrays.get(TABLE)
+    if table is not None and table.dtype.names:
+        assets = table_of(table)
+        others[first_of(IDS, table.dtype.names) or "asset_id"] = assets.ids
+    elif ids is not None and START in arrays and COUNT in arrays:
+        assets = Assets(id_bytes(arrays[ids]), arrays[START].astype(np.int64), arrays[COUNT].astype(np.int64))
+    else:
+        assets = None
+    return _Read(columns, provenance, {name: field_of(one) for name, one in others.items()}, assets)
 
 
 def _parquet(path: Path, scratch: Path) -> _Read:
@@ -163,12 +217,12 @@ def _parquet(path: Path, scratch: Path) -> _Read:
         _refuse_doubled(file.schema_arrow.names)
         rows = check_parquet(path, file)
         names = [name for name in ("id", *_OPTIONAL) if name in file.schema_arrow.names]
-        columns = {}
+        columns = dict[str, npt.NDArray[np.generic]]()
         if "vector" in file.schema_arrow.names:
             columns["vector"] = _spooled(path, file, scratch / "vector.npy")
         columns |= {name: _column(file, name, rows) for name in names}
         said = (file.schema_arrow.metadata or {}).get(PROVENANCE.encode())
-    return columns, {} if said is None else json.loads(said)
+    return _Read(columns, {} if said is None else json.loads(said))
 
 
 def _refuse_doubled(names: Iterable[str]) -> None:
@@ -179,13 +233,13 @@ def _refuse_doubled(names: Iterable[str]) -> None:
 def _column(file: ParquetFile, name: str, rows: int) -> npt.NDArray[np.generic]:
     texts = name in ("id", "content_hash")
     pieces = [np.zeros(0, "S1" if texts else np.int64)]
-    for batch in file.iter_batches(rows if texts else _BLOCK, columns=[name]):
+    for batch in file.iter_batches(rows if texts else BLOCK, columns=[name]):
         column = batch.column(0)
         if column.null_count:
             raise ValueError(f"{column.null_count} nulls in column `{name}`")
         if texts:
             pieces.append(as_bytes([str(one) for one in column.to_pylist()]))
-            _check_width(pieces[-1])
+            id_bytes(pieces[-1])  # for its width
         else:
             pieces.append(column.to_numpy(zero_copy_only=False))
     return np.concatenate(pieces)
@@ -203,7 +257,7 @@ def _spooled(source: Path, file: ParquetFile, path: Path) -> npt.NDArray[np.gene
     check_unpacked(source, 4 * numbers)
     check_room(path.parent, source, 8 * numbers)
     try:
-        for batch in file.iter_batches(_BLOCK, columns=["vector"]):
+        for batch in file.iter_batches(BLOCK, columns=["vector"]):
             column = batch.column(0)
             numbers = column.flatten()
             lengths = set(column.value_lengths().unique().to_pylist())
@@ -220,6 +274,20 @@ def _spooled(source: Path, file: ParquetFile, path: Path) -> npt.NDArray[np.gene
 
 
 def _hdf5(path: Path, scratch: Path) -> _Read:
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        ours = plain(file.attrs.get("format")) == FORMAT
+    if not ours:
+        check_room(scratch, path, path.stat().st_size)
+        found = read_hdf5(path, scratch)
+        if found is None:
+            raise ValueError(f"no dataset of it is called {', '.join(VECTORS)}")
+        columns: dict[str, npt.NDArray[np.generic]] = {"vector": _mapped(found.vectors)}
+        name = first_of(IDS, found.fields)
+        if found.assets is None and name is not None:
+            columns["id"] = id_bytes(np.array(found.fields[name].read(0, found.fields[name].rows), object))
+        return _Read(columns, {}, found.fields, found.assets)
     shard = OpenPart(path)
     stop = len(shard.chunk_starts)
     firsts = np.repeat(shard.starts, shard.counts)
@@ -229,10 +297,10 @@ def _hdf5(path: Path, scratch: Path) -> _Read:
         check_unpacked(path, size)
         check_room(scratch, path, size)
         with NpyWriter(scratch / "vector.npy", str(shard.dtype), (stop, shard.dim)) as writer:
-            for row in range(0, stop, _BLOCK):
-                writer.append(shard.slice(row, min(row + _BLOCK, stop)))
+            for row in range(0, stop, BLOCK):
+                writer.append(shard.slice(row, min(row + BLOCK, stop)))
         vectors = _mapped(scratch / "vector.npy")
-    columns: dict[str, npt.NDArray[np.generic]] = {
+    columns = {
         "id": np.repeat(shard.doc_ids, shard.counts),
         "chunk": np.arange(stop) - firsts,
         "start": shard.chunk_starts,
@@ -240,7 +308,7 @@ def _hdf5(path: Path, scratch: Path) -> _Read:
         "content_hash": np.repeat(shard.content_hashes, shard.counts),
         "vector": vectors,
     }
-    return columns, read_attributes(path)
+    return _Read(columns, read_attributes(path))
 
 
 def _mapped(path: Path) -> npt.NDArray[np.generic]:
@@ -253,8 +321,10 @@ def _mapped(path: Path) -> npt.NDArray[np.generic]:
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = read(file)
         held = path.stat().st_size - file.tell()
+    if dtype.hasobject:
+        raise ValueError(f"{path.name} holds Python objects, which can run code; texts are saved with dtype=str")
     wanted = math.prod(shape) * dtype.itemsize
-    if dtype.hasobject or any(side < 0 for side in shape) or wanted > held:
+    if any(side < 0 for side in shape) or wanted > held:
         raise ValueError(f"its header promises shape {shape} of {dtype}, and {held:,} bytes follow")
     if not wanted:
         return np.zeros(shape, dtype)
@@ -265,18 +335,3 @@ def _object(found: object) -> Mapping[str, str | int]:
     if not isinstance(found, dict):
         raise ValueError("its provenance is no JSON object")  # noqa: TRY004 - one of UNREADABLE
     return found
-
-
-def _check_width(column: npt.NDArray[np.generic]) -> None:
-    if column.dtype.itemsize > WIDEST_ID:
-        raise ValueError(f"ids or hashes of {column.dtype.itemsize:,} bytes each, allowed are {WIDEST_ID:,}")
-
-
-def _texts(column: npt.NDArray[np.generic]) -> npt.NDArray[np.bytes_]:
-    """Return a column of texts as UTF-8 bytes; numbers, which some teams have for ids, as their digits."""
-    _check_width(column)
-    if column.dtype.kind == "S":
-        return np.asarray(column)
-    if column.dtype.kind in "Uiu":
-        return as_bytes([str(one) for one in column.tolist()])
-    raise ValueError(f"ids or hashes of type {column.dtype}")

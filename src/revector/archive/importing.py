@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -134,25 +134,44 @@ class Importer:
         Raises ``SourceError`` for files and documents that do not fit, ``EncoderMismatch`` for vectors of another
         model, ``ArchiveError`` for torn files and values beyond ``dtype``; the archive is as before then.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
-        done, staged = ImportReport(), []
-        with working_folder(self._folder, "import") as staging:
+
+        def opened(staging: Path) -> Iterator[Columns]:
             for path in paths:
                 scratch = staging / "scratch"
                 scratch.mkdir()
-                columns = open_columns(path, scratch)
+                yield open_columns(path, scratch)
+                shutil.rmtree(scratch)
+
+        return self._run(opened, skip, dtype, register, proved=False)
+
+    def take(self, columns: Columns, *, register: Callable[[ImportReport], None]) -> ImportReport:
+        """Import vectors that were proved to be the model's; documents that they do not fit are left out."""
+        return self._run(lambda _: [columns], tuple(PROBLEMS), "float32", register, proved=True)
+
+    def _run(
+        self,
+        opened: Callable[[Path], Iterable[Columns]],
+        skip: Sequence[str],
+        dtype: Dtype,
+        register: Callable[[ImportReport], None],
+        *,
+        proved: bool,
+    ) -> ImportReport:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        done, staged = ImportReport(), []
+        with working_folder(self._folder, "import") as staging:
+            for columns in opened(staging):
                 self._check_file(columns)
-                done.vectors_sha256[str(path)] = vectors_sha256(columns.vectors)
-                sample = RowSample(len(columns.ids))
+                done.vectors_sha256[str(columns.path)] = vectors_sha256(columns.vectors)
+                sample = None if proved else RowSample(len(columns.ids))
                 for part in self._parts(columns, done, skip, sample):
                     name = f"{self._target.revision}-{uuid.uuid4().hex}.h5"
                     sha256 = write_part(staging / name, part, attributes=self._target.attributes, dtype=dtype)
                     staged.append(SealedFile.of(staging / name, sha256, part))
-                if not set(done.skipped) - set(skip):
-                    done.compared[str(path)] = sample.compare(
+                if sample is not None and not set(done.skipped) - set(skip):
+                    done.compared[str(columns.path)] = sample.compare(
                         columns.path, columns.vectors, self._encoder, self._target.revision, self._progress
                     )
-                shutil.rmtree(scratch)
             self._refuse(done, skip)
             done.sealed = [self._settle(sealed) for sealed in staged]
             fsync(self._folder)
@@ -181,7 +200,9 @@ class Importer:
                 "made them."
             )
 
-    def _parts(self, columns: Columns, done: ImportReport, skip: Sequence[str], sample: RowSample) -> Iterator[Part]:
+    def _parts(
+        self, columns: Columns, done: ImportReport, skip: Sequence[str], sample: RowSample | None
+    ) -> Iterator[Part]:
         """Yield what fits, in id order; after a problem that is not to be skipped, only go on counting."""
         chunk = np.zeros(len(columns.ids), np.int8) if columns.chunk is None else columns.chunk
         order = np.lexsort((chunk, columns.ids))
@@ -196,7 +217,7 @@ class Importer:
             rows = [order[first:stop] for first, stop in zip(firsts[at:end], stops[at:end], strict=True)]
             fitting = self._fitting(columns, [ids[first].decode() for first in firsts[at:end]], rows, done, sample)
             if fitting and not set(done.skipped) - set(skip):
-                if at == 0:
+                if at == 0 and sample is not None:
                     self._look_first(columns, fitting)
                 yield self._part(columns, fitting)
             self._progress.advance(end - at)
@@ -209,7 +230,7 @@ class Importer:
         doc_ids: Sequence[str],
         rows: Sequence[npt.NDArray[np.int64]],
         done: ImportReport,
-        sample: RowSample,
+        sample: RowSample | None,
     ) -> list[_Fit]:
         found: list[_Fit] = []
         for first in range(0, len(doc_ids), LOOK_DOCUMENTS):
@@ -232,7 +253,8 @@ class Importer:
                 if self._vocabulary.unreadable({doc_id: pieces}, self._target.max_unknown_tokens):
                     done.leave_out("unreadable", doc_id)
                     continue
-                sample.offer(doc_id, places, pieces)
+                if sample is not None:
+                    sample.offer(doc_id, places, pieces)
                 found.append(_Fit(doc_id, document.version, str(document.content_hash), places, locators, pieces))
         return found
 

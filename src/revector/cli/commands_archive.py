@@ -200,15 +200,8 @@ def _record(engine: sa.Engine, cid: int, revision: Revision, encoder: Encoder, d
 
     worth = vectors_fp(encoder.components)
     with engine.begin() as connection:
-        for one in done.sealed:
-            archived.add_imported(
-                connection,
-                cid,
-                one,
-                vectors_fp=worth,
-                chunker_fp=revision.chunker_fp,
-                dim=revision.model.dim,
-            )
+        dim = revision.model.dim
+        archived.add_imported(connection, cid, done.sealed, vectors_fp=worth, chunker_fp=revision.chunker_fp, dim=dim)
         told = {"revision": revision.revision, "documents": done.documents, "skipped": done.skipped}
         compared = {Path(path).name: asdict(one) for path, one in done.compared.items()}
         add_event(connection, cid, current_actor(), "import", None, {**told, "compared": compared})

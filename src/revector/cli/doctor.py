@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from revector.adoption.adoptions import read_adoption
 from revector.adoption.checking import trigger_faults, way_out
+from revector.adoption.copies import read_copied
 from revector.config import Project
 from revector.database.engine import SCHEMA_VERSION, check_schema
 from revector.database.sessions import is_pooled
@@ -126,10 +127,14 @@ def _collection(project: Project, name: str, *, with_tables: bool) -> Iterator[C
 
 
 def _adopted(project: Project, name: str) -> Iterator[Check]:
-    """Look at the triggers of an adopted table, where there is one."""
+    """Look at the triggers of an adopted table, where there is one; say of a copied place that none follow it."""
     with project.raw_engine.connect() as connection:
         known = connection.scalar(sa.text("SELECT cid FROM revector.collection WHERE name = :name"), {"name": name})
         adoption = None if known is None else read_adoption(connection, known)
+        copied = None if known is None else read_copied(connection, known)
+        if copied is not None:
+            said = f"copied from {copied.origin}, whose writes are not followed: `revector adopt -c {name}` reads again"
+            yield Check(f"{name}, adopted by copy", ok=True, detail=said)
         if adoption is None:
             return
         wrong = trigger_faults(connection, adoption)

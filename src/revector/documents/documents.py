@@ -198,13 +198,16 @@ class Documents:
                 )
             time.sleep(0.02)
 
-    def ingest(self, source: Source, *, actor: str, progress: Progress | None = None) -> IngestReport:
+    def ingest(
+        self, source: Source, *, actor: str, copies: bool = False, progress: Progress | None = None
+    ) -> IngestReport:
         """Stream a whole source in: checked as a whole first, then written in pages of id order.
 
         A record that cannot be stored goes to the dead letters with its reason. Repeated ids, no records, or no usable
         text at all raise ``SourceError`` before anything is stored. Memory is flat: the check is done by the database.
+        ``copies``: it is a reading of what was adopted by copy, which overtakes nothing that was written here.
         """
-        return Ingestion(self._engine, self._cid, self._row, source, actor).run(progress or NoProgress())
+        return Ingestion(self._engine, self._cid, self._row, source, actor, copies).run(progress or NoProgress())
 
     def _row(self, document: Document) -> DocumentRow:
         return row_of(document, max_text_mib=self._max_text_mib, on_empty=self._on_empty)

@@ -15,8 +15,10 @@ from revector.database.sessions import end_step, is_pooled
 from revector.documents.deadletters import keep_refused
 from revector.documents.text import refused_name
 from revector.documents.writing import (
+    ROWS,
     DocumentRow,
     LateMessage,
+    copy,
     differing,
     hold_shared,
     older,
@@ -40,16 +42,24 @@ ALWAYS_TOLD = ("read", "written", "rejected")
 MOST_EMPTIED = 10
 """A source that holds nothing but more empty texts than this is one whose text field is wrong."""
 
-_Page = tuple[Sequence[sa.Row[tuple[str, int, bool]]], Mapping[str, LateMessage], int, str | None]
-"""What changed, what came too late, how many rows there were, and the last id; None where there was no row."""
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """What changed, what came too late, what was spared, how many rows there were, and the last id, if any."""
+
+    changed: Sequence[sa.Row[tuple[str, int, bool]]]
+    late: Mapping[str, LateMessage]
+    spared: Sequence[str]
+    rows: int
+    last: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class IngestReport:
-    """Counts of a bulk ingestion: ``read = written + deleted + unchanged + older + rejected``.
+    """Counts of a bulk ingestion: ``read = written + deleted + unchanged + older + rejected + spared``.
 
     ``deleted``: because their text is empty; ``older``: not newer than what is stored, by their own version, of which
-    ``differing`` have other content.
+    ``differing`` have other content. ``spared``: of an adoption by copy, written here since it was last read.
     """
 
     source: str
@@ -64,6 +74,7 @@ class IngestReport:
     """The first few rejected ids and why; all of them are in ``dlq list``."""
     late: Mapping[str, LateMessage] = field(default_factory=dict)
     """The first ``NAMED`` of those that came too late with other content."""
+    spared: int = 0
 
 
 @dataclass(slots=True)
@@ -77,6 +88,7 @@ class _IngestCount:
     older: int = 0
     differing: int = 0
     late: dict[str, LateMessage] = field(default_factory=dict)
+    spared: int = 0
 
     def came_late(self, found: Mapping[str, LateMessage]) -> None:
         self.older += len(found)
@@ -86,13 +98,17 @@ class _IngestCount:
 
 @dataclass(frozen=True, slots=True)
 class Ingestion:
-    """One ingestion of ``source`` into a collection; ``row_of`` says what of a document is stored, or refuses it."""
+    """One ingestion of ``source`` into a collection; ``row_of`` says what of a document is stored, or refuses it.
+
+    ``copies``: it is a reading of what the collection has adopted by copy, and overtakes nothing that was written here.
+    """
 
     engine: sa.Engine
     cid: int
     row_of: Callable[[Document], DocumentRow]
     source: Source
     actor: str
+    copies: bool = False
 
     def run(self, progress: Progress) -> IngestReport:
         """Read, check and write all of it. Raises ``SourceError`` before anything is stored."""
@@ -117,7 +133,7 @@ class Ingestion:
             connection.commit()
         progress.done()
         analyze_grown(self.engine, ("document",))
-        unchanged = read - tally.written - tally.deleted - tally.older - tally.rejected
+        unchanged = read - tally.written - tally.deleted - tally.older - tally.rejected - tally.spared
         return IngestReport(
             self.source.name, unchanged=unchanged, reasons=reasons, **asdict(tally) | {"late": tally.late}
         )
@@ -197,36 +213,42 @@ class Ingestion:
         def write_page() -> _Page:
             if is_pooled(connection):
                 found = connection.execute(sa.text(f"SELECT * FROM {page}"), {"after": cursor})
-                return self._send_page([DocumentRow(*row) for row in found])
+                rows = [DocumentRow(*row) for row in found]
+                # The stage is seen by its own transaction only: the rows take the way over here.
+                with self.engine.begin() as other:
+                    written = self._write(other, values_of(rows))
+                return _Page(*written, len(rows), rows[-1].doc_id if rows else None)
             with connection.begin():
-                hold_shared(connection, self.cid)
-                changed = upsert(connection, self.cid, {"after": cursor}, page)
-                late = older(connection, self.cid, {"after": cursor}, page)
-                rows, last = connection.execute(
+                written = self._write(connection, {"after": cursor}, page)
+                count, last = connection.execute(
                     sa.text(f"SELECT count(*), max(doc_id) FROM {page}"), {"after": cursor}
                 ).one()
-            return changed, late, rows, last
+            return _Page(*written, count, last)
 
         while True:
-            changed, late, rows, last = write_page()
+            found = write_page()
             crash_at("ingest.after_page")
-            if last is None:
+            if found.last is None:
                 return
-            cursor = last
-            deleted = sum(row.deleted for row in changed)
+            cursor = found.last
+            deleted = sum(row.deleted for row in found.changed)
             tally.deleted += deleted
-            tally.written += len(changed) - deleted
-            tally.came_late(late)
-            progress.advance(rows)
+            tally.written += len(found.changed) - deleted
+            tally.spared += len(found.spared)
+            tally.came_late(found.late)
+            progress.advance(found.rows)
 
-    def _send_page(self, page: Sequence[DocumentRow]) -> _Page:
-        """Write a page of a stage that only its own transaction sees: the rows take the way over here."""
-        values = values_of(page)
-        with self.engine.begin() as connection:
-            hold_shared(connection, self.cid)
-            changed = upsert(connection, self.cid, values)
-            late = older(connection, self.cid, values)
-        return changed, late, len(page), page[-1].doc_id if page else None
+    def _write(
+        self, connection: sa.Connection, values: Mapping[str, object], rows: str = ROWS
+    ) -> tuple[Sequence[sa.Row[tuple[str, int, bool]]], Mapping[str, LateMessage], Sequence[str]]:
+        """Write a page in the caller's transaction; return what changed, what came too late, and what was spared."""
+        hold_shared(connection, self.cid)
+        spared: Sequence[str] = ()
+        if self.copies:
+            changed, spared = copy(connection, self.cid, values, rows)
+        else:
+            changed = upsert(connection, self.cid, values, rows)
+        return changed, older(connection, self.cid, values, rows), spared
 
     def _keep_rejected(self, connection: sa.Connection, tally: _IngestCount) -> dict[str, str]:
         refused = "(SELECT * FROM ingest WHERE reason IS NOT NULL) s"

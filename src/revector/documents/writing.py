@@ -102,7 +102,9 @@ INSERT INTO document AS d (cid, doc_id, deleted, content, content_hash, meta, ex
 SELECT :cid, doc_id, content IS NULL, content, content_hash, CAST(meta AS jsonb), external_version
 FROM {rows}
 WHERE reason IS NULL AND (content IS NOT NULL OR external_version IS NOT NULL OR EXISTS (
-  SELECT 1 FROM document k WHERE k.cid = :cid AND k.doc_id = s.doc_id AND NOT k.deleted))
+  SELECT 1 FROM document k WHERE k.cid = :cid AND k.doc_id = s.doc_id AND NOT k.deleted)
+  -- A reading may be about to bring what is deleted here before it came.
+  OR EXISTS (SELECT 1 FROM adoption a WHERE a.cid = :cid AND a.source IS NULL))
 ORDER BY doc_id
 ON CONFLICT (cid, doc_id) DO UPDATE
   SET deleted = EXCLUDED.deleted, content = EXCLUDED.content, content_hash = EXCLUDED.content_hash,
@@ -110,7 +112,19 @@ ON CONFLICT (cid, doc_id) DO UPDATE
   WHERE coalesce(EXCLUDED.external_version > d.external_version, true)
     AND ((d.deleted, d.content_hash, d.meta) IS DISTINCT FROM (EXCLUDED.deleted, EXCLUDED.content_hash, EXCLUDED.meta)
          OR EXCLUDED.external_version IS DISTINCT FROM d.external_version AND EXCLUDED.external_version IS NOT NULL)
+    AND {guard}
 RETURNING doc_id, version, deleted
+"""
+_OWN = "d.version = (SELECT c.version FROM copied c WHERE c.cid = d.cid AND c.doc_id = d.doc_id)"
+_NOTE = """
+INSERT INTO copied (cid, doc_id, version)
+SELECT :cid, n.doc_id, n.version FROM unnest(CAST(:ids AS text[]), CAST(:versions AS bigint[])) n(doc_id, version)
+ON CONFLICT (cid, doc_id) DO UPDATE SET version = EXCLUDED.version
+"""
+_SPARED = f"""
+SELECT d.doc_id FROM {{rows}} JOIN document d ON d.cid = :cid AND d.doc_id = s.doc_id
+WHERE s.reason IS NULL AND {_OWN} IS NOT true AND (d.deleted, d.content_hash, d.meta)
+  IS DISTINCT FROM (s.content IS NULL, s.content_hash, CAST(s.meta AS jsonb)) ORDER BY 1
 """
 _OLDER = """
 SELECT doc_id, version, stored, differs FROM (
@@ -139,7 +153,22 @@ def upsert(
     connection: sa.Connection, cid: int, values: Mapping[str, object], rows: str = ROWS
 ) -> Sequence[sa.Row[tuple[str, int, bool]]]:
     """Store those ``rows`` without a reason that are newer; return ``(doc_id, version, deleted)`` of what changed."""
-    return connection.execute(sa.text(_UPSERT.format(rows=rows)), {"cid": cid, **values}).all()
+    return connection.execute(sa.text(_UPSERT.format(rows=rows, guard="true")), {"cid": cid, **values}).all()
+
+
+def copy(
+    connection: sa.Connection, cid: int, values: Mapping[str, object], rows: str = ROWS
+) -> tuple[Sequence[sa.Row[tuple[str, int, bool]]], list[str]]:
+    """Store ``rows`` of an adoption's reading, as ``upsert``, but never over what was written here since the last one.
+
+    Returns what changed, and the ids of the documents that were spared because they were written here, otherwise.
+    """
+    statement = sa.text(_UPSERT.format(rows=rows, guard=_OWN))
+    changed = connection.execute(statement, {"cid": cid, **values}).all()
+    noted = {"ids": [row.doc_id for row in changed], "versions": [row.version for row in changed]}
+    connection.execute(sa.text(_NOTE), {"cid": cid, **noted})
+    spared = connection.scalars(sa.text(_SPARED.format(rows=rows)), {"cid": cid, **values})
+    return changed, list(spared)
 
 
 def older(

@@ -183,7 +183,11 @@ SENTENCES: dict[str, Callable[[Detail], str]] = {
     "verify_live": _verify,
     "canary_alert": lambda facts: "; ".join(facts["alerts"]),
     "ingest": _ingest,
-    "adopt": lambda facts: f"the table {facts['table']} is followed from now on: {facts['proof']['said']}",
+    "adopt": lambda facts: (
+        f"{facts['table']} is copied from now on: {facts['proof']['said']}"
+        if facts.get("copied")
+        else f"the table {facts['table']} is followed from now on: {facts['proof']['said']}"
+    ),
     "unadopt": lambda facts: f"the table {facts['table']} is followed no longer, and is as it was found",
     "stale": _stale,
     "field": _field,

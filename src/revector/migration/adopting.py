@@ -3,105 +3,50 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
-from revector.adoption import adoptions
+from revector.adoption import adoptions, copies, rows, table
 from revector.adoption.adoptions import Adoption, ProvedVectors, read_adoption
 from revector.adoption.checking import trigger_faults
+from revector.adoption.copies import CopiedPlace, read_copied
 from revector.adoption.copying import Copy, CopyReport, drop_documents
+from revector.adoption.look import Look
+from revector.adoption.places import open_place, place_name
 from revector.adoption.presets import AdoptionRequest, terms_of
-from revector.adoption.proof import ModelProof, Prover, SampledRow, sample
-from revector.adoption.table import TableLook, look
+from revector.adoption.proof import ModelProof, Prover, SampledRow, TextForm, sample
+from revector.adoption.table import TableLook
+from revector.adoption.terms import AdoptedTable
+from revector.archive.importing import FOLDER
+from revector.archive.storage import working_folder
 from revector.crash import crash_at
 from revector.database.engine import repeated, transaction
+from revector.documents.documents import Documents
 from revector.encoders.check import vectors_fp
-from revector.errors import ConfigError, EncoderMismatch
+from revector.errors import ConfigError, SpecError
 from revector.indexing.chunking import make_chunker
 from revector.indexing.encoding import Encoders
 from revector.interfaces import Content, NoProgress, Progress, Vectors, whole_texts
-from revector.lifecycle import Outcome
+from revector.migration.adoption_plan import AdoptionPlan, AdoptionReport
 from revector.migration.migrator import Migrator
+from revector.migration.reading import PlaceReader, is_changed, stored_text
 from revector.migration_files import migration_files
 from revector.planning.capacity import index_bytes
 from revector.planning.estimating import data_folder
 from revector.planning.forecast import Disk
 from revector.registry.collections import ensure_collection
-from revector.revisions import write_revision
-from revector.spec import Chunking, Gate, IndexSpec, ModelSpec, stable_hash
+from revector.revisions import RevisionGraph, write_revision
+from revector.sources.sql import shown
+from revector.spec import Chunking, Gate, IndexSpec, ModelSpec, Revision, stable_hash
+from revector.upkeep.rereading import MOST_MISSING
 
 ID_BYTES = 12
 """Mean length of an id that the room for an index is reckoned with."""
-
-
-@dataclass(frozen=True, slots=True)
-class AdoptionPlan:
-    """What an adoption would do. ``refusals`` keep it from being done; ``model`` is what the first revision names."""
-
-    collection: str
-    look: TableLook
-    model: ModelSpec
-    proof: ModelProof
-    needed_bytes: int
-    refusals: tuple[str, ...]
-
-    def check(self) -> None:
-        """Raise ``EncoderMismatch`` where the vectors are not the model's, ``ConfigError`` for any other refusal."""
-        if self.refusals:
-            kind = EncoderMismatch if self.proof.verdict in ("mixture", "other", "family") else ConfigError
-            raise kind(f"{self.look.terms.table} is not adopted: {'; '.join(self.refusals)}. Nothing was changed.")
-
-    @property
-    def embeds(self) -> int:
-        """Documents that have no vector to be taken, and are embedded."""
-        found = self.look
-        if self.proof.verdict != "same" or found.dim is None:
-            return found.documents
-        return found.documents - found.widths[found.dim] + found.bad_vectors
-
-    def as_data(self) -> dict[str, Any]:
-        """Return it for ``--json`` and the history."""
-        found = self.look
-        return {
-            "collection": self.collection,
-            "terms": found.terms.model_dump(mode="json"),
-            "rows": found.rows,
-            "documents": found.documents,
-            "without_text": found.without_text,
-            "without_vector": found.without_vector,
-            "bad_vectors": found.bad_vectors,
-            "widths": found.widths,
-            "embeds": self.embeds,
-            "model": asdict(self.model),
-            "proof": self.proof.as_data(),
-            "needed_bytes": self.needed_bytes,
-            "refusals": list(self.refusals),
-            "notes": found.notes,
-            "grants": found.grants,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class AdoptionReport:
-    """What an adoption did: rows copied by this call, the migration file, and the steps of the migration to it."""
-
-    collection: str
-    table: str
-    documents: int
-    reused: int
-    """Documents whose vectors were taken from the table, by this call."""
-    copied: CopyReport
-    file: Path | None
-    steps: Sequence[Outcome]
-
-    def as_data(self) -> dict[str, Any]:
-        """Return it for ``--json``."""
-        return asdict(self)
 
 
 class Adopter:
@@ -113,15 +58,21 @@ class Adopter:
         collection: str,
         *,
         migrator: Callable[[], Migrator],
+        documents: Callable[[], Documents],
+        root: Path,
         migrations: Path,
+        archive: Path,
         encoders: Encoders,
         specify: Callable[[str, int | None], ModelSpec],
         max_bytes: int,
         actor: str,
         progress: Progress | None = None,
     ) -> None:
-        """``specify`` returns a model as its own files say, cut to a width if vectors of that width are there."""
-        self._specify = specify
+        """``specify`` returns a model as its own files say, cut to a width if vectors of that width are there.
+
+        ``root``: the folder that paths in a request are below.
+        """
+        self._specify, self._documents, self._root, self._archive = specify, documents, root, archive
         self._engine, self._name, self._migrator, self._migrations = engine, collection, migrator, migrations
         self._encoders, self._max_bytes, self._actor = encoders, max_bytes, actor
         self._progress = progress or NoProgress()
@@ -131,56 +82,95 @@ class Adopter:
         with self._engine.begin() as connection:
             return ensure_collection(connection, self._name).cid
 
-    def adoption(self) -> Adoption | None:
-        """Return the adoption that was begun; None where none was."""
+    def adoption(self) -> Adoption | CopiedPlace | None:
+        """Return the adoption that was begun, of a table that is followed or a place that is copied; None: none was."""
         with self._engine.connect() as connection:
             known = connection.scalar(sa.text("SELECT cid FROM collection WHERE name = :name"), {"name": self._name})
-            return None if known is None else read_adoption(connection, known)
+            return None if known is None else read_adoption(connection, known) or read_copied(connection, known)
 
     # Before anything is changed -------------------------------------------------------------------------------------
 
     def plan(self, request: AdoptionRequest) -> AdoptionPlan:
-        """Look at the table and prove the model; change nothing. Raises ``ConfigError`` for no such table."""
-        with self._engine.connect() as connection:
-            terms = terms_of(connection, request)
-            found = look(connection, terms)
-            model = self._specify(request.model, found.dim)
-            rows = [] if found.problems else sample(connection, found)
-            disk = self._room(connection, found, model.dim)
+        """Look at the rows and prove the model; change nothing. Raises ``ConfigError`` for no such table or place."""
+        request = self._absolute(request)
+        if request.source is None:
+            found, model, sampled, disks = self._look_at_table(request)
+        else:
+            found, model, sampled, disks = self._look_at_place(request)
         # Outside of any transaction: a model takes its time.
-        proof = self._prove(rows, found, model)
-        refusals = [*found.problems, *_refusals(found, proof, model)]
-        if disk.too_small:
-            refusals.append(disk.said)
+        proof = self._prove(sampled, found.terms, model)
+        refusals = [*found.problems, *_refusals(found, proof, model), *(disk.said for disk in disks if disk.too_small)]
+        chunking = Chunking(unit="document", max_tokens=model.max_tokens, overlap_tokens=0)
         if proof.form is not None and proof.verdict == "same":
             form = {"text": proof.form.columns, "separator": proof.form.separator}
             found.terms = found.terms.model_copy(update=form)
             model = replace(model, document_prompt=proof.form.prompt, normalize=proof.unit)
-        return AdoptionPlan(self._name, found, model, proof, disk.needed_bytes, tuple(refusals))
+            chunking = proof.form.chunking
+        needed = sum(disk.needed_bytes for disk in disks)
+        return AdoptionPlan(self._name, request, found, model, chunking, proof, needed, tuple(refusals))
 
-    def _prove(self, rows: Sequence[SampledRow], found: TableLook, model: ModelSpec) -> ModelProof:
-        if not rows:
+    def _absolute(self, request: AdoptionRequest) -> AdoptionRequest:
+        named = {
+            name: value for name in ("source", "texts") if (value := getattr(request, name)) and "://" not in value
+        }
+        return request.model_copy(update={name: str(self._root / Path(one)) for name, one in named.items()})
+
+    def _look_at_table(self, request: AdoptionRequest) -> tuple[Look, ModelSpec, Sequence[SampledRow], Sequence[Disk]]:
+        with self._engine.connect() as connection:
+            found = table.look(connection, terms_of(connection, request))
+            model = self._specify(request.model, found.dim)
+            sampled = [] if found.problems else sample(connection, found)
+            texts = connection.scalar(
+                sa.text("SELECT pg_table_size(CAST(:table AS regclass))"), {"table": found.terms.table}
+            )
+        return found, model, sampled, [self._room(int(texts or 0), found.documents, model.dim)]
+
+    def _look_at_place(self, request: AdoptionRequest) -> tuple[Look, ModelSpec, Sequence[SampledRow], Sequence[Disk]]:
+        max_mib = self._max_bytes >> 20
+        folder = self._archive / FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
+        with working_folder(folder, "adopt") as scratch:
+            place = open_place(request, scratch)
+            own = self._specify(request.model, None)
+            found = rows.look(
+                place,
+                rows.terms_of(place, request),
+                own.dim,
+                lambda document: stored_text(document, max_mib),
+                is_changed,
+                self._progress,
+            )
+            sampled = [] if found.problems else list(found.sampled)
+        model = self._specify(request.model, found.dim)
+        # The vectors lie there twice while they are sealed.
+        copies_of = Disk("the archive", str(folder), 8 * model.dim * found.taken, shutil.disk_usage(folder).free)
+        return found, model, sampled, [self._room(found.text_bytes, found.documents, model.dim), copies_of]
+
+    def _prove(self, sampled: Sequence[SampledRow], terms: AdoptedTable, model: ModelSpec) -> ModelProof:
+        if not sampled:
             return ModelProof("none", None, 0, 0.0, None, None)
+        return self._prover(terms, model).prove(sampled, terms.separator, model.document_prompt)
+
+    def _prover(self, terms: AdoptedTable, model: ModelSpec) -> Prover:
         encoder = self._encoders.fresh(replace(model, document_prompt=""))
-        cut = make_chunker(Chunking(unit="document", max_tokens=model.max_tokens, overlap_tokens=0), encoder.tokenizer)
+        chunker = cache(lambda chunking: make_chunker(chunking, encoder.tokenizer))
+
+        def cut(chunking: Chunking, text: str) -> list[str]:
+            try:
+                return [piece.text for piece in chunker(chunking).pieces([Content("text", text)])]
+            except SpecError:  # the model's own tokens leave no room for so much in common
+                return []
 
         def encode(prompt: str, texts: Sequence[str]) -> Vectors:
-            seen = (cut.pieces([Content("text", text)]) for text in texts)
-            read = [prompt + (pieces[0].text if pieces else text) for text, pieces in zip(texts, seen, strict=True)]
-            return encoder.encode("document", whole_texts(read))
+            return encoder.encode("document", whole_texts([prompt + text for text in texts]))
 
-        return Prover(found.terms, encode, self._progress).prove(rows, model.document_prompt)
+        return Prover(terms.text, encode, cut, model.max_tokens, self._progress)
 
-    def _room(self, connection: sa.Connection, found: TableLook, dim: int) -> Disk:
-        """Return what documents and index will take, and what is free; texts are taken as they lie in the table."""
-        texts = connection.scalar(
-            sa.text("SELECT pg_table_size(CAST(:table AS regclass))"), {"table": found.terms.table}
-        )
-        each = index_bytes(dim, IndexSpec(), ID_BYTES)
-        needed = round(int(texts or 0) + found.documents * each)
+    def _room(self, text_bytes: int, documents: int, dim: int) -> Disk:
+        """Return what documents and index will take in the database, and what is free."""
+        needed = round(text_bytes + documents * index_bytes(dim, IndexSpec(), ID_BYTES))
         folder = data_folder(self._engine)
-        free = shutil.disk_usage(folder).free if folder else None
-        return Disk("PostgreSQL", folder or "", needed, free)
+        return Disk("PostgreSQL", folder or "", needed, shutil.disk_usage(folder).free if folder else None)
 
     # Taking over ----------------------------------------------------------------------------------------------------
 
@@ -190,27 +180,36 @@ class Adopter:
         return self.resume()
 
     def begin(self, plan: AdoptionPlan) -> None:
-        """Follow the table from now on; its rows are copied by ``resume``. Raises as ``run``."""
+        """Follow the table from now on, or record the place; rows are copied by ``resume``. Raises as ``run``."""
         plan.check()
-        proof = {**plan.proof.as_data(), "model": asdict(plan.model)}
+        proof = {**plan.proof.as_data(), "model": asdict(plan.model), "chunking": asdict(plan.chunking)}
         proved = ProvedVectors("", "", proof)
         if plan.proof.verdict == "same":
             encoder = self._encoders.fresh(plan.model)
-            chunker_fp = stable_hash(asdict(_chunking(plan.model)))
-            proved = ProvedVectors(vectors_fp(encoder.components), chunker_fp, proof)
-        _begin(self._engine, self._cid, plan.look, proved, self._max_bytes, self._actor)
+            proved = ProvedVectors(vectors_fp(encoder.components), stable_hash(asdict(plan.chunking)), proof)
+        if isinstance(plan.look, TableLook):
+            _begin(self._engine, self._cid, plan.look, proved, self._max_bytes, self._actor)
+        else:
+            _begin_copy(self._engine, self._cid, plan.look.terms, _kept(plan.request), proved, self._actor)
         crash_at("adopt.after_begin")
 
-    def resume(self) -> AdoptionReport:
+    def resume(self, request: AdoptionRequest | None = None, *, max_missing: float = MOST_MISSING) -> AdoptionReport:
         """Go on with an adoption that was begun, to its end; triggers that are missing or off are made again.
 
-        Raises ``ConfigError`` where none was begun, or its table or a column is gone.
+        A place that was copied is read again: what changed there is written, and what is gone from it is deleted, a
+        share of ``max_missing`` (0 to 1) at most. ``request`` says where it is, where that holds a password. Raises
+        ``ConfigError`` where none was begun, or its table or a column is gone; ``TooManyMissing``.
         """
         adoption = self.adoption()
         if adoption is None:
             raise ConfigError(f"collection {self._name!r} has adopted no table. Nothing was changed; name the table.")
-        copied = self._copy(adoption)
-        file = self._write_revision(adoption)
+        had_one = bool(migration_files(self._migrations))
+        if isinstance(adoption, CopiedPlace):
+            copied = self._read(adoption, request, max_missing)
+        else:
+            copied = self._copy(adoption)
+        self._write_revision(adoption)
+        file = None if had_one else migration_files(self._migrations)[0]
         crash_at("adopt.after_file")
         migrator = self._migrator()
         steps = [] if migrator.status().slots.active else migrator.upgrade()
@@ -219,7 +218,48 @@ class Adopter:
             documents = connection.scalar(
                 sa.text("SELECT count(*) FROM document WHERE cid = :cid AND NOT deleted"), {"cid": adoption.cid}
             )
-        return AdoptionReport(self._name, adoption.terms.table, int(documents or 0), reused, copied, file, tuple(steps))
+        return AdoptionReport(
+            self._name, adoption.terms.table, int(documents or 0), reused, copied, file, tuple(steps),
+            is_copy=isinstance(adoption, CopiedPlace), again=isinstance(adoption, CopiedPlace) and adoption.copied,
+        )  # fmt: skip
+
+    def _read(self, adoption: CopiedPlace, request: AdoptionRequest | None, max_missing: float) -> CopyReport:
+        known = adoption.request
+        if request is not None and request.source is not None:
+            given = self._absolute(request)
+            if place_name(given) != adoption.origin:
+                raise ConfigError(
+                    f"collection {self._name!r} has adopted {adoption.origin}, not {place_name(given)}. Nothing was "
+                    "changed; name another collection with -c."
+                )
+            known = known.model_copy(update={"source": given.source})
+        elif ":***@" in str(known.source):
+            raise ConfigError(
+                f"the password of {known.source} is not kept. Nothing was changed; name the URL again, with it."
+            )
+
+        def revision() -> Revision:
+            self._write_revision(adoption)
+            return RevisionGraph.from_folder(self._migrations).head
+
+        reader = PlaceReader(
+            self._engine,
+            self._documents(),
+            self._archive,
+            self._encoders,
+            self._max_bytes >> 20,
+            self._actor,
+            self._progress,
+            lambda sampled, form, model: self._check(adoption.terms, sampled, form, model),
+        )
+        return reader.read(adoption, known, revision, max_missing=max_missing)
+
+    def _check(
+        self, terms: AdoptedTable, sampled: Sequence[SampledRow], form: TextForm, model: ModelSpec
+    ) -> ModelProof:
+        if not sampled:
+            return ModelProof("none", None, 0, 0.0, None, None)
+        return self._prover(terms, model).check(sampled, form)
 
     def _copy(self, adoption: Adoption) -> CopyReport:
         """Copy what is not copied yet, or what was missed while triggers were off or gone: these are made again."""
@@ -234,15 +274,15 @@ class Adopter:
                 return missed
         return CopyReport() if adoption.copied else Copy(self._engine, adoption, first=True).run(self._progress)
 
-    def _write_revision(self, adoption: Adoption) -> Path | None:
+    def _write_revision(self, adoption: Adoption | CopiedPlace) -> None:
         if migration_files(self._migrations):
-            return None
+            return
         model = ModelSpec(**adoption.proof["model"])
-        return write_revision(
+        write_revision(
             self._migrations,
             message=f"adopt {adoption.terms.table}",
             model=model,
-            chunking=_chunking(model),
+            chunking=_chunking(adoption.proof, model),
             index=IndexSpec(),
             gate=Gate(),
             down_revision=None,
@@ -278,12 +318,27 @@ def _end(engine: sa.Engine, cid: int, actor: str) -> None:
         adoptions.end(connection, cid, actor=actor)
 
 
-def _chunking(model: ModelSpec) -> Chunking:
-    """Return the chunking of vectors that are there: one for each text, cut where the model's sight ends."""
-    return Chunking(unit="document", max_tokens=model.max_tokens, overlap_tokens=0)
+@repeated
+def _begin_copy(
+    engine: sa.Engine, cid: int, terms: AdoptedTable, request: AdoptionRequest, proved: ProvedVectors, actor: str
+) -> None:
+    with transaction(engine) as connection:
+        copies.begin(connection, cid, terms, request, proved, actor=actor)
 
 
-def _refusals(found: TableLook, proof: ModelProof, model: ModelSpec) -> list[str]:
+def _kept(request: AdoptionRequest) -> AdoptionRequest:
+    """Return a request as it is recorded: without a password."""
+    source = str(request.source)
+    return request.model_copy(update={"source": shown(source)}) if "://" in source else request
+
+
+def _chunking(proof: Mapping[str, Any], model: ModelSpec) -> Chunking:
+    """Return how the texts of an adoption are cut: one chunk for each where it does not say otherwise."""
+    said = proof.get("chunking") or {"unit": "document", "max_tokens": model.max_tokens, "overlap_tokens": 0}
+    return Chunking(**said)
+
+
+def _refusals(found: Look, proof: ModelProof, model: ModelSpec) -> list[str]:
     if proof.verdict in ("same", "none"):
         return []
     width = f" (the vectors have {found.dim} numbers, the model gives {model.dim})" if found.dim != model.dim else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -29,28 +29,24 @@ def keep(connection: sa.Connection, generation: Generation) -> None:
 
 
 def add_imported(
-    connection: sa.Connection, cid: int, sealed: SealedFile, *, vectors_fp: str, chunker_fp: str, dim: int
+    connection: sa.Connection,
+    cid: int,
+    every: Sequence[SealedFile],
+    *,
+    vectors_fp: str,
+    chunker_fp: str,
+    dim: int,
 ) -> None:
-    """Record a sealed file of precomputed vectors, ``dim`` wide, of one model and chunker."""
-    connection.execute(
-        sa.text(
-            "INSERT INTO archived (path, sha256, cid, vectors_fp, chunker_fp, dim, first_id, last_id, documents, "
-            "chunks, why) VALUES (:path, :sha256, :cid, :vectors_fp, :chunker_fp, :dim, :first, :last, :documents, "
-            ":chunks, 'imported')"
-        ),
-        {
-            "path": sealed.path,
-            "sha256": sealed.sha256,
-            "cid": cid,
-            "vectors_fp": vectors_fp,
-            "chunker_fp": chunker_fp,
-            "dim": dim,
-            "first": sealed.first_id,
-            "last": sealed.last_id,
-            "documents": sealed.documents,
-            "chunks": sealed.chunks,
-        },
+    """Record sealed files of precomputed vectors, ``dim`` wide, of one model and chunker."""
+    statement = sa.text(
+        "INSERT INTO archived (path, sha256, cid, vectors_fp, chunker_fp, dim, first_id, last_id, documents, "
+        "chunks, why) VALUES (:path, :sha256, :cid, :vectors_fp, :chunker_fp, :dim, :first, :last, :documents, "
+        ":chunks, 'imported')"
     )
+    same = {"cid": cid, "vectors_fp": vectors_fp, "chunker_fp": chunker_fp, "dim": dim}
+    for sealed in every:
+        own = {"path": sealed.path, "sha256": sealed.sha256, "first": sealed.first_id, "last": sealed.last_id}
+        connection.execute(statement, {**same, **own, "documents": sealed.documents, "chunks": sealed.chunks})
 
 
 def forget_old(connection: sa.Connection, cid: int, *, older_than_days: float) -> list[Path]:

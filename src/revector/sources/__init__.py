@@ -19,7 +19,7 @@ from revector.sources.columns import ALL, ColumnType, column_types, parse_types,
 from revector.sources.files import Record, read_csv, read_jsonl, read_parquet
 from revector.sources.sql import read_sql
 
-__all__ = ["ACCEPTED", "ColumnType", "is_csv", "open_source", "parse_types"]
+__all__ = ["ACCEPTED", "ColumnType", "Fields", "RecordSource", "file_records", "is_csv", "open_source", "parse_types"]
 
 ACCEPTED = (
     "a folder with corpus.jsonl (BEIR), .jsonl, .ndjson, .csv (these also as .gz), .parquet, "
@@ -58,7 +58,8 @@ def open_source(
     Raises ``SourceError`` here for what cannot be opened, and
     while iterating, with the place, for what cannot be read.
     """
-    fields = _Fields(id_field, tuple(text_fields), None if meta_fields is None else tuple(meta_fields), version_field)
+    metas = None if meta_fields is None else tuple(meta_fields)
+    fields = Fields((id_field,), tuple(text_fields), metas, version_field)
     kind, _, rest = spec.partition(":")
     if kind == "docstrings":
         from revector.sources.docstrings import DocstringSource
@@ -68,11 +69,16 @@ def open_source(
     if kind == "sql":
         if not url:
             raise SourceError(f"{spec!r} needs a url, the SQLAlchemy URL of its database. Nothing was read.")
-        return _RecordSource("the SQL query", partial(read_sql, url, rest.strip()), fields)
-    path = _file(Path(spec).expanduser())
+        return RecordSource("the SQL query", partial(read_sql, url, rest.strip()), fields)
+    return file_records(Path(spec).expanduser(), fields, column_types)
+
+
+def file_records(path: Path, fields: Fields, column_types: Mapping[str, ColumnType] | None = None) -> RecordSource:
+    """Return a file of records as a source of documents. Raises as ``open_source``."""
+    path = _file(path)
     read = _READERS[_extension(path)]
-    cells = column_types or {} if is_csv(spec) else None
-    return _RecordSource(str(path), partial(read, path), fields, has_columns=read is not read_jsonl, cells=cells)
+    cells = column_types or {} if is_csv(str(path)) else None
+    return RecordSource(str(path), partial(read, path), fields, has_columns=read is not read_jsonl, cells=cells)
 
 
 def is_csv(spec: str) -> bool:
@@ -81,29 +87,40 @@ def is_csv(spec: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Fields:
-    id: str
+class Fields:
+    """Which fields of a record are what. ``metas`` None: all others.
+
+    Of one, the ``id`` is its value; of several their values, joined by ``/``, as an adopted table has them.
+    """
+
+    id: tuple[str, ...]
     texts: tuple[str, ...]
     metas: tuple[str, ...] | None
-    version: str | None
+    version: str | None = None
+    separator: str = "\n"
 
     @property
     def all(self) -> set[str]:
-        return {self.id, *self.texts, *(self.metas or ()), *([self.version] if self.version else [])}
+        """Every field that is named."""
+        return {*self.id, *self.texts, *(self.metas or ()), *([self.version] if self.version else [])}
 
 
 @dataclass(slots=True)
-class _RecordSource:
+class RecordSource:
     """A Source made of records: turns each into a document by its fields."""
 
     name: str
     read: Callable[[], Iterator[Record]]
-    fields: _Fields
+    fields: Fields
     has_columns: bool = True
     cells: Mapping[str, ColumnType] | None = None
     """Types that were chosen for columns whose cells are all text; None where values have types."""
 
     def __iter__(self) -> Iterator[Document]:
+        return (document for document, _ in self.rows())
+
+    def rows(self) -> Iterator[tuple[Document, Mapping[str, object]]]:
+        """Yield each document with the record that it was made of."""
         types: Mapping[str, ColumnType] = {}
         for number, (place, nested) in enumerate(self.read()):
             try:
@@ -111,9 +128,12 @@ class _RecordSource:
                 if number == 0:
                     self._check_first(record)
                     types = self._types(record)
-                yield self._document(record, types)
+                document = self._document(record, types)
             except _Refused as refused:
-                raise SourceError(f"{self.name}, {place}: {refused} Fix it and ingest again.") from refused
+                raise SourceError(
+                    f"{self.name}, {place}: {refused} Nothing was stored; fix it and read it again."
+                ) from refused
+            yield document, record
 
     def _check_first(self, record: Mapping[str, object]) -> None:
         if not any(name in record for name in self.fields.texts):
@@ -139,12 +159,12 @@ class _RecordSource:
 
     def _document(self, record: Mapping[str, object], types: Mapping[str, ColumnType]) -> Document:
         fields = self.fields
-        if fields.id not in record:
-            raise _Refused(f"the id field {fields.id!r} is missing, the fields are {_names(record)}.")
+        if absent := [name for name in fields.id if name not in record]:
+            raise _Refused(f"the id field {_names(map(repr, absent))} is missing, the fields are {_names(record)}.")
         texts = [_text(name, record.get(name)) for name in fields.texts]
         return Document(
-            id=_identity(fields.id, record[fields.id]),
-            text="\n".join(text for text in texts if text) or None,
+            id=_identity(fields.id, record),
+            text=fields.separator.join(text for text in texts if text) or None,
             meta=self._meta(record, types),
             version=None if fields.version is None else _version(fields.version, record.get(fields.version)),
         )
@@ -166,7 +186,7 @@ class _RecordSource:
         return found
 
 
-def _flat(record: Mapping[str, object], fields: _Fields) -> Mapping[str, object]:
+def _flat(record: Mapping[str, object], fields: Fields) -> Mapping[str, object]:
     """Return ``record`` with the entries of a BEIR ``metadata`` object beside its own.
 
     Raises ``_Refused`` where the two say different things about one name.
@@ -186,7 +206,14 @@ class _Refused(ValueError):
     """Why a record cannot be a document; becomes a SourceError with its place."""
 
 
-def _identity(name: str, value: object) -> str:
+def _identity(names: Sequence[str], record: Mapping[str, object]) -> str:
+    parts = [_part(name, record[name]) for name in names]
+    if len(parts) == 1:
+        return parts[0]
+    return "/".join(part.replace("%", "%25").replace("/", "%2F") for part in parts)
+
+
+def _part(name: str, value: object) -> str:
     found_id = str(value) if isinstance(value, UUID) else as_id(value)
     if isinstance(found_id, str) and found_id:
         return found_id

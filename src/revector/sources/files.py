@@ -26,9 +26,9 @@ Record = tuple[str, Mapping[str, Any]]
 MAX_LINE_BYTES = 64 << 20
 """Longest line that is read; a longer one is a file of another format."""
 
-_RENAME = "Rename one of the two and ingest again."
+_RENAME = "Nothing was stored; rename one of the two and read it again."
 _CHECKED_LINES = 1_024
-_AGAIN = "Fix the file and ingest it again; records before this one are not harmed by being ingested twice."
+_AGAIN = "Nothing was stored; fix the file and read it again."
 
 
 def read_jsonl(path: Path) -> Iterator[Record]:
@@ -39,7 +39,9 @@ def read_jsonl(path: Path) -> Iterator[Record]:
         try:
             record = parse(line)
         except DoubledName as error:
-            raise SourceError(f"{path}, line {number}: {error}. Keep one of the two and ingest again.") from error
+            raise SourceError(
+                f"{path}, line {number}: {error}. Nothing was stored; keep one of the two and read it again."
+            ) from error
         except ValueError as error:
             raise SourceError(
                 f"{path}, line {number}: not JSON ({error}); the line begins with {line[:40]!r}. "
@@ -111,7 +113,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                 if len(line) > MAX_LINE_BYTES:
                     raise SourceError(
                         f"{path}, line {number}: longer than {MAX_LINE_BYTES >> 20} MiB, so this is not a file of one "
-                        f"record per line. Convert it and ingest again."
+                        f"record per line. Nothing was stored; convert it and read it again."
                     )
                 yield number, _decode(path, number, offset, line)
                 offset += len(line)

@@ -56,25 +56,27 @@ def reread_source(
     *,
     actor: str,
     max_missing: float | None = None,
+    copies: bool = False,
     progress: Progress | None = None,
 ) -> Reread:
     """Ingest ``source``, so that what changed there is written, and count what it has not; memory stays flat.
 
     ``max_missing`` None: nothing is deleted, for a document may never have been of this source. Else what the source
     has not is deleted, but for what is written meanwhile; where that is more than this share (0 to 1) of all documents,
-    ``TooManyMissing`` is raised before anything is stored. Otherwise raises as ``Documents.ingest``.
+    ``TooManyMissing`` is raised before anything is stored. ``copies``: as of ``Documents.ingest``; then only what was
+    of the source can be gone from it. Otherwise raises as ``Documents.ingest``.
     """
     if max_missing is not None and not 0 <= max_missing <= 1:
         raise ConfigError(f"max_missing must be from 0 to 1, found {max_missing}. Nothing was read.")
     with engine.connect() as connection:
         began = seen.begin(connection)
         try:
-            noted = _Noted(source, connection, cid, began, max_missing)
-            done = documents.ingest(noted, actor=actor, progress=progress)
-            absent, first = seen.absent(connection, cid, began, first=FIRST)
+            noted = _Noted(source, connection, cid, began, max_missing, copies=copies)
+            done = documents.ingest(noted, actor=actor, copies=copies, progress=progress)
+            absent, first = seen.absent(connection, cid, began, first=FIRST, copies=copies)
             deleted = 0
             if max_missing is not None and absent:
-                deleted = seen.bury_absent(connection, cid, began, actor=actor, source=source.name)
+                deleted = seen.bury_absent(connection, cid, began, actor=actor, source=source.name, copies=copies)
             seen.end(connection)
         except BaseException:
             connection.invalidate()  # takes its temporary table with it
@@ -150,10 +152,17 @@ class _Noted:
     """A source that notes the ids that pass by, in a connection's table ``seen``; at its end it looks for gaps."""
 
     def __init__(
-        self, source: Source, connection: sa.Connection, cid: int, began: int, max_missing: float | None
+        self,
+        source: Source,
+        connection: sa.Connection,
+        cid: int,
+        began: int,
+        max_missing: float | None,
+        *,
+        copies: bool,
     ) -> None:
         self.name, self._source, self._connection = source.name, source, connection
-        self._cid, self._began, self._max_missing = cid, began, max_missing
+        self._cid, self._began, self._max_missing, self._copies = cid, began, max_missing, copies
 
     def __iter__(self) -> Iterator[Document]:
         with copy_into(self._connection, "COPY seen FROM STDIN") as copy:
@@ -166,12 +175,13 @@ class _Noted:
             self._refuse_gaps(self._max_missing)
 
     def _refuse_gaps(self, max_missing: float) -> None:
-        absent, first = seen.absent(self._connection, self._cid, self._began, first=3)
+        absent, first = seen.absent(self._connection, self._cid, self._began, first=3, copies=self._copies)
         stored = seen.stored(self._connection, self._cid)
         if absent > max_missing * stored:
             raise TooManyMissing(
                 f"source {self.name} has {absent:,} of {stored:,} documents of its collection no more "
                 f"({absent / stored:.1%}, {max_missing:.1%} are allowed), such as {', '.join(map(repr, first))}. "
-                "Nothing was stored or deleted; if that is right, allow it once with `revector ingest --max-missing`, "
-                "or raise max_missing."
+                f"Nothing was stored or deleted; if that is right, allow it once with `revector "
+                f"{'adopt' if self._copies else 'ingest'} --max-missing`"
+                f"{'' if self._copies else ', or raise max_missing'}."
             )

@@ -1,0 +1,87 @@
+"""Owns what an adoption would do, and what one did."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from revector.adoption.copying import CopyReport
+from revector.adoption.look import Look
+from revector.adoption.presets import AdoptionRequest
+from revector.adoption.proof import ModelProof
+from revector.adoption.rows import PlaceLook
+from revector.errors import ConfigError, EncoderMismatch
+from revector.lifecycle import Outcome
+from revector.spec import Chunking, ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class AdoptionPlan:
+    """What an adoption would do. ``refusals`` keep it from being done; ``model`` is what the first revision names."""
+
+    collection: str
+    request: AdoptionRequest
+    look: Look
+    model: ModelSpec
+    chunking: Chunking
+    proof: ModelProof
+    needed_bytes: int
+    refusals: tuple[str, ...]
+
+    def check(self) -> None:
+        """Raise ``EncoderMismatch`` where the vectors are not the model's, ``ConfigError`` for any other refusal."""
+        if self.refusals:
+            kind = EncoderMismatch if self.proof.verdict in ("mixture", "other", "family") else ConfigError
+            raise kind(f"{self.look.terms.table} is not adopted: {'; '.join(self.refusals)}. Nothing was changed.")
+
+    @property
+    def embeds(self) -> int:
+        """Documents that have no vector to be taken, and are embedded."""
+        return self.look.documents - (self.look.taken if self.proof.verdict == "same" else 0)
+
+    def as_data(self) -> dict[str, Any]:
+        """Return it for ``--json`` and the history."""
+        found = self.look
+        return {
+            "collection": self.collection,
+            "terms": found.terms.model_dump(mode="json"),
+            "rows": found.rows,
+            "documents": found.documents,
+            "without_text": found.without_text,
+            "without_vector": found.without_vector,
+            "bad_vectors": found.bad_vectors,
+            "widths": found.widths,
+            "embeds": self.embeds,
+            "vector_form": found.form if isinstance(found, PlaceLook) else None,
+            "model": asdict(self.model),
+            "chunking": asdict(self.chunking),
+            "proof": self.proof.as_data(),
+            "needed_bytes": self.needed_bytes,
+            "refusals": list(self.refusals),
+            "notes": found.notes,
+            "grants": found.grants,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class AdoptionReport:
+    """What an adoption did: rows copied by this call, the migration file, and the steps of the migration to it."""
+
+    collection: str
+    table: str
+    documents: int
+    reused: int
+    """Documents whose vectors were taken from the table, by this call."""
+    copied: CopyReport
+    file: Path | None
+    steps: Sequence[Outcome]
+    is_copy: bool = False
+    """Whether it is a file or another database, whose writes are not followed."""
+    again: bool = False
+    """Whether it had been read to its end before."""
+
+    def as_data(self) -> dict[str, Any]:
+        """Return it for ``--json``."""
+        return asdict(self)
