@@ -7,6 +7,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -142,7 +143,7 @@ class Project:
         """Load a model as this machine's settings say; nothing is kept."""
         from revector.encoders.loading import load_encoder
 
-        if self.settings.encoder.threads is not None:
+        if self.settings.encoder.threads is not None and find_spec("torch") is not None:  # an API's models need none
             import torch
 
             torch.set_num_threads(self.settings.encoder.threads)

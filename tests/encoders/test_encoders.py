@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from revector.config import load_project
 from revector.encoders.check import check_same_encoder, check_vectors, probe_vectors
 from revector.encoders.hashing import HashingEncoder
 from revector.encoders.loading import load_encoder
@@ -338,3 +339,11 @@ def test_texts_that_share_words_are_near_for_the_hashing_encoder() -> None:
 def test_no_text_is_zero_for_the_hashing_encoder_even_in_one_dimension() -> None:
     texts = ["", " ", "a b", *(f"word{i} word{i + 1}" for i in range(200))]
     assert hashing(dim=1).encode("document", whole_texts(texts)).all()
+
+
+def test_a_model_without_torch_loads_whatever_the_threads_of_torch_are_set_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "revector.toml").write_text("[encoder]\nthreads = 1\n[collections.docs]\n")
+    monkeypatch.setitem(sys.modules, "torch", None)  # as where the extra `embed` is not installed
+    assert load_project(tmp_path).load_encoder(ModelSpec("hashing", dim=64)).encode("query", whole_texts(["a"])).any()
