@@ -6,6 +6,7 @@ import os
 
 os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1")
 
+import atexit
 import json
 import shutil
 import signal
@@ -34,15 +35,28 @@ hypothesis.settings.load_profile("untimed")
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Remove what killed runs left; of the processes of one run, only the first does.
+    """Give Airflow a home, and remove what killed runs left; of the processes of one run, only the first does that.
 
     A shell that runs the suite in the background has it ignore SIGINT, and what is ignored stays so in every program
     that a test starts: its Ctrl-C would be lost. What is handled is the default there.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    _give_airflow_a_home()
     if not hasattr(session.config, "workerinput"):
         sweep()
+
+
+def _give_airflow_a_home() -> None:
+    """Airflow reads its settings at the first import; without them it takes the database of who runs the tests."""
+    home = tempfile.mkdtemp(prefix="revector-airflow-")
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    os.environ |= {
+        "AIRFLOW_HOME": home,
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+    }
 
 
 @pytest.hookimpl(tryfirst=True)

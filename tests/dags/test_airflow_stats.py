@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from extras import Lazy, needs
 from worlds import World
 
 needs("airflow")
-stats = Lazy("airflow.sdk.observability.stats")
+versions = Lazy("revector.airflow.versions")
 ours = Lazy("revector.airflow.stats")
 
 Told = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -33,13 +34,14 @@ class Backend:
 
 
 @pytest.fixture
-def backend() -> Iterator[Backend]:
+def backend(monkeypatch: pytest.MonkeyPatch) -> Backend:
     made = Backend()
-    stats.initialize(factory=lambda: made, export_legacy_names=False)
-    yield made
-    from airflow.sdk._shared.observability.metrics.stats import NoStatsLogger
-
-    stats.initialize(factory=NoStatsLogger, export_legacy_names=True)
+    if versions.VERSION < (3, 3):
+        monkeypatch.setattr(versions.metrics(), "instance", made)
+        monkeypatch.setattr(versions.metrics(), "_instance_pid", os.getpid())
+    else:
+        monkeypatch.setattr("airflow.sdk._shared.observability.metrics.stats._backend", made)
+    return made
 
 
 DOCS = frozenset({"collection": "docs"}.items())

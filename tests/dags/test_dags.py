@@ -12,13 +12,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from airflow.dag_processing.dagbag import DagBag
-from airflow.sdk import DAG, RetryAction
-from airflow.sdk.exceptions import ParamValidationError
-from airflow.serialization.serialized_objects import DagSerialization
+from airflow.sdk import DAG
 
-import airflow_home  # noqa: F401 - before Airflow
 import revector.airflow
+from airflow_names import VERSION, DagBag, DagSerialization, ParamValidationError
 from revector import errors
 from revector.airflow import (
     CollectionsOperator,
@@ -35,9 +32,10 @@ from revector.airflow import (
     upkeep_dags,
     verify_dag,
 )
-from revector.airflow.operators import LibraryRetries, RevectorOperator
+from revector.airflow.operators import RevectorOperator, final_errors
 from revector.airflow.progress import LogProgress
-from revector.airflow.questions import figures
+from revector.airflow.questions import MigrationApprovalOperator, figures
+from revector.airflow.versions import AirflowFailException
 from revector.airflow.wording import RETIRE_NOW, ROLL_BACK, window_question
 from revector.gate.figures import GateResult
 from revector.lifecycle import FORWARD
@@ -127,8 +125,7 @@ def test_a_run_without_shards_left_still_seeds_and_drains(config: Path) -> None:
 def test_a_mapped_shard_is_resumed_by_retries_with_back_off(config: Path) -> None:
     for task in migration_dag(config=config).tasks:
         assert task.retries == 3
-        assert task.retry_exponential_backoff == 2
-        assert isinstance(task.retry_policy, LibraryRetries)
+        assert task.retry_exponential_backoff == (2 if VERSION >= (3, 2) else True)
 
 
 def test_the_window_offers_two_ways_neither_as_the_usual_one_and_retires_when_nobody_answers(
@@ -233,9 +230,16 @@ def test_dags_that_only_people_start_are_not_paused_and_each_has_our_tag(config:
 
 def test_the_first_task_says_what_is_wrong_with_the_project(config: Path) -> None:
     config.write_text("[collections.docs")
-    with pytest.raises(errors.ConfigError, match="cannot be read") as caught:
-        CollectionsOperator(task_id="first", config=str(config)).execute({})
-    assert LibraryRetries().evaluate(caught.value, try_number=1, max_tries=3).action is RetryAction.FAIL
+    first = [
+        CollectionsOperator(task_id="first", config=str(config)),
+        VerifyOperator(task_id="first", config=str(config), collection="docs"),
+        MigrationApprovalOperator(task_id="first", config=str(config), collection="docs", revision="b200"),
+    ]
+    run = SimpleNamespace(dag_id="docs", run_id="r1")
+    for task in first:
+        with pytest.raises(AirflowFailException, match="cannot be read") as caught:
+            task.execute({"dag": run, "dag_run": run, "task": task})
+        assert isinstance(caught.value.__cause__, errors.ConfigError)
 
 
 def test_the_environment_wins_over_the_file_beside_the_dag(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,7 +254,6 @@ def test_the_dags_survive_serialisation_and_are_the_same_at_every_parse(config: 
     assert json.dumps(once, default=str) == json.dumps(again, default=str)
     copy = DagSerialization.deserialize_dag(once)
     assert set(copy.task_dict) == set(line_of(dag))
-    assert copy.get_task(line_of(dag)[-1]).has_retry_policy
 
 
 def test_every_operator_takes_templates_and_leads_to_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,18 +270,19 @@ def test_every_operator_takes_templates_and_leads_to_the_page(monkeypatch: pytes
 
 
 def test_library_errors_fail_at_once_unless_they_say_retryable() -> None:
-    policy = LibraryRetries()
     tree = [kind for kind in vars(errors).values() if inspect.isclass(kind) and issubclass(kind, errors.RevectorError)]
     assert {kind.__name__ for kind in tree if kind.retryable} >= {"DatabaseUnavailable", "NotCaughtUp", "GateBusy"}
     for kind in tree:
-        decision = policy.evaluate(kind("what went wrong"), try_number=1, max_tries=3)
-        assert decision.action is (RetryAction.DEFAULT if kind.retryable else RetryAction.FAIL), kind
-        assert decision.reason == (None if kind.retryable else "what went wrong")
+        with pytest.raises(kind if kind.retryable else AirflowFailException) as caught, final_errors():
+            raise kind("what went wrong")
+        assert str(caught.value) == "what went wrong"
 
 
 @pytest.mark.parametrize("error", [ConnectionError("lost"), MemoryError(), OSError(28, "disk full")])
 def test_other_errors_are_retried(error: BaseException) -> None:
-    assert LibraryRetries().evaluate(error, try_number=1, max_tries=3).action is RetryAction.DEFAULT
+    with pytest.raises(type(error)) as caught, final_errors():
+        raise error
+    assert caught.value is error
 
 
 def test_parsing_imports_nothing_heavy() -> None:
@@ -331,7 +335,7 @@ def test_the_upkeep_runs_one_at_a_time_on_its_schedule_and_says_what_it_does(con
         assert not dag.catchup
         assert dag.tags == {"revector"}
         assert dag.doc_md
-        assert all(task.retries == 5 and isinstance(task.retry_policy, LibraryRetries) for task in dag.tasks)
+        assert all(task.retries == 5 for task in dag.tasks)
         for name in dag.params:
             param = dag.params.get_param(name)
             assert param.description, name
@@ -392,11 +396,11 @@ def run(operator: type[RevectorOperator], world: World, **arguments: Any) -> Non
 def test_the_verification_fails_without_a_retry_when_an_index_is_wrong(served: World) -> None:
     run(VerifyOperator, served, reembed=0)
     served.sql(f"DELETE FROM {served.generation().physical_name} WHERE doc_id = 'd00003'")
-    with pytest.raises(errors.VerificationFailed, match="d00003") as caught:
+    with pytest.raises(AirflowFailException, match="d00003") as caught:
         run(VerifyOperator, served, reembed=0)
-    assert LibraryRetries().evaluate(caught.value).action is RetryAction.FAIL
+    assert isinstance(caught.value.__cause__, errors.VerificationFailed)
     assert "nothing was repaired" in str(caught.value)
-    with pytest.raises(errors.VerificationFailed, match="1 documents are due again"):
+    with pytest.raises(AirflowFailException, match="1 documents are due again"):
         run(VerifyOperator, served, reembed=0, repair=True)
     served.settle()
     run(VerifyOperator, served, reembed=0)
@@ -422,11 +426,10 @@ def test_stale_documents_and_a_changed_source_reach_the_index(served: World, cap
 
 def test_a_night_without_a_worker_is_no_green_task(served: World) -> None:
     served.sql("UPDATE ledger SET applied_at = now() - interval '40 days' WHERE doc_id = 'd00007'")
-    with pytest.raises(errors.WorkUnfinished, match="no worker was ever seen") as caught:
+    with pytest.raises(AirflowFailException, match="no worker was ever seen"):
         run(StaleOperator, served, max_age_days=30, patience_s=0.1)
-    assert LibraryRetries().evaluate(caught.value).action is RetryAction.FAIL
     served.sql("UPDATE pending SET state = 'dead', attempts = 8")
-    with pytest.raises(errors.WorkUnfinished, match="no worker was ever seen"):
+    with pytest.raises(AirflowFailException, match="no worker was ever seen"):
         run(DeadLettersOperator, served, patience_s=0.1)
 
 

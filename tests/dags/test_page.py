@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import re
-import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,14 +14,6 @@ import pytest
 import sqlalchemy as sa
 
 pytest.importorskip("airflow", reason="the extra `airflow` is not installed")
-
-if "airflow" not in sys.modules:  # which reads its settings at the first import
-    _HOME = tempfile.mkdtemp(prefix="revector-airflow-")
-    os.environ |= {
-        "AIRFLOW_HOME": _HOME,
-        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{_HOME}/airflow.db",
-    }
 
 from airflow.api_fastapi import app as airflow_app
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity

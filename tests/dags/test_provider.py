@@ -16,19 +16,17 @@ import jsonschema  # type: ignore[import-untyped]
 import pytest
 import sqlalchemy as sa
 from airflow.dag_processing.bundles.manager import DagBundlesManager
-from airflow.dag_processing.dagbag import DagBag
 from airflow.models.asset import AssetEvent, AssetModel
 from airflow.sdk import Connection
-from airflow.sdk.exceptions import AirflowSkipException, ParamValidationError
-from airflow.sdk.providers_manager_runtime import ProvidersManagerTaskRuntime
 from airflow.utils import db
 from airflow.utils.session import create_session
 
-import airflow_home  # noqa: F401 - before Airflow
+from airflow_names import VERSION, DagBag, ParamValidationError, Providers
 from revector.airflow import MoveOperator, RevectorHook, RevectorNotifier, active_index, migration_dag, provider_info
 from revector.airflow.factory import make_dag, place_of
+from revector.airflow.versions import AirflowFailException, AirflowSkipException
 from revector.config import load_project
-from revector.errors import ConfigError, StateError
+from revector.errors import ConfigError
 from worlds import World
 
 Run = Callable[..., dict[str, str]]
@@ -136,7 +134,7 @@ def test_a_move_from_the_form_is_made_once_and_under_the_users_name(swapped: Wor
 )
 def test_a_move_that_does_not_fit_changes_nothing(swapped: World, asked: Any) -> None:
     before = swapped.state()
-    with pytest.raises(StateError):
+    with pytest.raises(AirflowFailException):
         move(swapped, **{"revision": "b200", "reason": "a mistake"} | asked)
     assert swapped.state() == before
     with pytest.raises(AirflowSkipException):
@@ -289,9 +287,11 @@ def test_airflow_makes_the_hook_of_the_connection_and_knows_its_form(connection:
     there = Connection(conn_id="team", **connection | {"extra": json.dumps(connection["extra"])})
     assert isinstance(there.get_hook(), RevectorHook)
     manager = ProvidersManager()
-    found = ProvidersManagerTaskRuntime().hooks["revector"]
+    found = Providers().hooks["revector"]
     assert found is not None
     assert found.hook_name == "Revector"
+    if VERSION < (3, 2):
+        return  # its form has no fields of ours
     assert {name for name in manager.connection_form_widgets if "revector" in name} == {
         "extra__revector__config",
         "extra__revector__collection",

@@ -7,7 +7,6 @@ from datetime import timedelta
 from typing import Any, TypedDict
 
 from airflow.sdk import DAG, Param, TriggerRule, chain
-from airflow.sdk.configuration import conf
 
 from revector.airflow.factory import (
     Config,
@@ -31,6 +30,7 @@ from revector.airflow.operators import (
     ShardsOperator,
 )
 from revector.airflow.questions import MigrationApprovalOperator, RollbackWindowOperator
+from revector.airflow.versions import FormField, conf
 from revector.lifecycle import FORWARD, STEPS, Phase
 
 MOST_SHARDS = 1_024
@@ -100,7 +100,7 @@ def migration_dag(
         approval = MigrationApprovalOperator(
             task_id="approval",
             revision=PLANNED["revision"],
-            wanted=dag.param("approval"),
+            wanted=FormField(dag, "approval"),
             doc_md="Asks a person where the form wants that. A rejection keeps everything as it is.",
             **of,
         )
@@ -130,9 +130,9 @@ def _step(name: str, dag: DAG, of: _Of) -> object:
     special: dict[str, dict[str, Any]] = {
         "provision": {
             "options": {
-                "shards": dag.param("shards"),
-                "window_hours": dag.param("rollback_hours"),
-                "approval": dag.param("approval"),
+                "shards": FormField(dag, "shards"),
+                "window_hours": FormField(dag, "rollback_hours"),
+                "approval": FormField(dag, "approval"),
             }
         },
         # After the shards, "none failed": a run that resumes may have no shard left to embed.

@@ -10,12 +10,9 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from airflow.sdk import DAG, Param
-from airflow.sdk.configuration import conf
-from airflow.sdk.definitions.callback import AsyncCallback
-from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
 
 from revector.airflow.notifier import RevectorNotifier
-from revector.airflow.operators import LibraryRetries
+from revector.airflow.versions import BACK_OFF, conf, deadline_alert
 from revector.errors import SpecError
 from revector.revisions import RevisionGraph
 
@@ -52,11 +49,11 @@ def make_dag(
         "owner": owner,
         "retries": retries,
         "retry_delay": timedelta(seconds=5),
-        "retry_exponential_backoff": 2,
+        "retry_exponential_backoff": BACK_OFF,
         "max_retry_delay": timedelta(minutes=10),
-        "retry_policy": LibraryRetries(),
         "on_failure_callback": list(notifiers),
     }
+    late = {"text": f"A run of {dag_id} has taken longer than {deadline}; look at it in Airflow.", **place}
     given: dict[str, Any] = {"catchup": False, "is_paused_upon_creation": False if schedule is None else None} | options
     return DAG(
         dag_id,
@@ -65,18 +62,8 @@ def make_dag(
         | {
             "tags": sorted({TAG, *given.get("tags", ())}),
             "default_args": arguments | given.get("default_args", {}),
-            "deadline": None if deadline is None else _alert(dag_id, deadline, place),
+            "deadline": None if deadline is None else deadline_alert(deadline, RevectorNotifier, late),
         },
-    )
-
-
-def _alert(dag_id: str, deadline: timedelta, place: Place) -> DeadlineAlert:
-    text = f"A run of {dag_id} has taken longer than {deadline}; look at it in Airflow."
-    return DeadlineAlert(
-        reference=DeadlineReference.DAGRUN_QUEUED_AT,
-        interval=deadline,
-        callback=AsyncCallback(RevectorNotifier, kwargs={"text": text, **place}),
-        name=f"longer than {deadline}",
     )
 
 

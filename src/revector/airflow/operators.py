@@ -12,14 +12,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from airflow.sdk import Asset, AssetAlias, BaseOperator, BaseOperatorLink, Context, RetryPolicy
-from airflow.sdk.configuration import conf
-from airflow.sdk.definitions.retry_policy import RetryDecision
-from airflow.sdk.exceptions import AirflowSkipException
+from airflow.sdk import Asset, AssetAlias, BaseOperator, BaseOperatorLink, Context
 
 from revector.airflow import stats
 from revector.airflow.hook import RevectorHook
 from revector.airflow.progress import LogProgress
+from revector.airflow.versions import AirflowFailException, AirflowSkipException, conf
 from revector.crash import crash_at
 from revector.errors import RevectorError, StateError, WindowOpen
 
@@ -53,17 +51,19 @@ def active_index(collection: str) -> Asset:
     return Asset(name=f"revector_{collection}", uri=f"revector://{collection}/active", group="revector")
 
 
-class LibraryRetries(RetryPolicy):
-    """A library error is final, since repeating it cannot help, unless it says that it is ``retryable``.
+@contextmanager
+def final_errors() -> Iterator[None]:
+    """Have a library error fail the task without a retry, which cannot help, unless it says that it is ``retryable``.
 
-    Anything else (a lost connection, a killed process, no memory) is retried with the task's own back-off.
+    Anything else (a lost connection, a killed process, no memory) is retried with the task's own back-off. Not by a
+    ``RetryPolicy``: Airflow has them since 3.3, and a DAG of the user's own would have to name ours.
     """
-
-    def evaluate(self, exception: BaseException, *_: object, **__: object) -> RetryDecision:
-        """Decide by the class of the error; its message becomes the reason shown on the task."""
-        if isinstance(exception, RevectorError) and not exception.retryable:
-            return RetryDecision.fail(str(exception))
-        return RetryDecision.default()
+    try:
+        yield
+    except RevectorError as error:
+        if error.retryable:
+            raise
+        raise AirflowFailException(str(error)) from error
 
 
 class PageLink(BaseOperatorLink):
@@ -113,10 +113,11 @@ class RevectorOperator(BaseOperator):
 
     def execute(self, context: Context) -> object:
         """Open the project and make the call."""
-        hook = RevectorHook(self.conn_id, config=self.config)
-        collection = hook.collection(self.collection)
-        with told(context), stats.counted(collection):
-            return self.call(hook.get_conn(), collection, context)
+        with final_errors():
+            hook = RevectorHook(self.conn_id, config=self.config)
+            collection = hook.collection(self.collection)
+            with told(context), stats.counted(collection):
+                return self.call(hook.get_conn(), collection, context)
 
     @abstractmethod
     def call(self, project: Project, collection: str, context: Context) -> object:

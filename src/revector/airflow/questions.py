@@ -10,7 +10,7 @@ from airflow.providers.standard.operators.hitl import ApprovalOperator, HITLBran
 from airflow.sdk import Context, Param, timezone
 
 from revector.airflow.hook import RevectorHook
-from revector.airflow.operators import ANSWER, PageLink
+from revector.airflow.operators import ANSWER, PageLink, final_errors
 from revector.airflow.wording import RETIRE_NOW, ROLL_BACK, approval_question, window_question
 from revector.gate.figures import GateResult, Value
 from revector.lifecycle import Phase
@@ -38,9 +38,10 @@ class _Question:
 
     def _look(self) -> tuple[str, Status, Phase]:
         """Return the collection, its status, and the phase of the revision: one that has ended counts as completed."""
-        hook = RevectorHook(self.conn_id, config=self.config)
-        name = hook.collection(self.collection)
-        status = hook.get_conn().status(name)
+        with final_errors():
+            hook = RevectorHook(self.conn_id, config=self.config)
+            name = hook.collection(self.collection)
+            status = hook.get_conn().status(name)
         migration = status.migration
         if migration is None or migration.revision != self.revision:
             return name, status, Phase.COMPLETED

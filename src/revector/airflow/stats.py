@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from revector import counts
+from revector.airflow.versions import metrics
 from revector.status import Status
 
 
@@ -15,8 +16,6 @@ def counted(collection: str) -> Iterator[None]:
 
     Names and meanings are those of ``revector.counts.TOTALS``: documents, chunks, tokens, errors by class.
     """
-    from airflow.sdk.observability import stats
-
     before = counts.totals()
     try:
         yield
@@ -24,7 +23,7 @@ def counted(collection: str) -> Iterator[None]:
         for (name, values), total in counts.totals().items():
             if more := total - before.get((name, values), 0):
                 labels = dict(zip(counts.TOTALS[name][1], values, strict=True))
-                stats.incr(f"revector.{name}", more, tags=labels | {"collection": collection})
+                metrics().incr(f"revector.{name}", more, tags=labels | {"collection": collection})
 
 
 def gate_recall(collection: str, status: Status) -> None:
@@ -39,6 +38,4 @@ def canary_recall(collection: str, recall: float) -> None:
 
 
 def _recall(name: str, collection: str, value: float) -> None:
-    from airflow.sdk.observability import stats
-
-    stats.gauge(f"revector.{name}", value, tags={"collection": collection})
+    metrics().gauge(f"revector.{name}", value, tags={"collection": collection})

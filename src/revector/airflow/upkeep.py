@@ -21,6 +21,7 @@ from revector.airflow.upkeep_operators import (
     StaleOperator,
     VerifyOperator,
 )
+from revector.airflow.versions import FormField
 from revector.errors import ConfigError
 
 
@@ -239,7 +240,7 @@ def metadata_dag(
         "params": {"collection": collection_param(names, problem)} | _field_form(),
     } | common
     with make_dag(dag_id, place=place, **common) as dag:
-        asked: dict[str, Any] = {name: dag.param(name) for name in _field_form()}
+        asked: dict[str, Any] = {name: FormField(dag, name) for name in _field_form()}
         FillFieldOperator(
             task_id="fill",
             collection=COLLECTION,

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Context
-from airflow.sdk.exceptions import AirflowSkipException
 
 from revector.airflow import stats
 from revector.airflow.hook import RevectorHook
-from revector.airflow.operators import RevectorOperator, actor, report
+from revector.airflow.operators import RevectorOperator, actor, final_errors, report
 from revector.airflow.progress import LogProgress
+from revector.airflow.versions import AirflowSkipException
 from revector.errors import ConfigError, VerificationFailed
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ class CollectionsOperator(RevectorOperator):
 
     def execute(self, context: object) -> list[str]:  # noqa: ARG002 - the signature is Airflow's
         """Read the names."""
-        return sorted(RevectorHook(self.conn_id, config=self.config).get_conn().settings.collections)
+        with final_errors():
+            return sorted(RevectorHook(self.conn_id, config=self.config).get_conn().settings.collections)
 
     def call(self, project: Project, collection: str, context: object) -> None:
         """Do nothing for a single one."""
