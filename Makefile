@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 # Images of containers often set it. Every process would then compile whatever it imports again: 2 s for a command.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-fast test-adapters test-stores test-milvus up cluster prove prove-long mutate clean lock
+.PHONY: demo test test-fast test-adapters test-stores test-milvus test-airflows up cluster prove prove-long mutate clean lock
 
 demo: $(INSTALLED)  ## the main job on this machine, on a real corpus, through Airflow; FULL=1: on all of it
 	$(BIN)/revector demo $(if $(FULL),--full)
@@ -52,6 +52,9 @@ test-milvus: $(INSTALLED)  ## the same on a real Milvus 2.3.5, as root on Linux
 	$(BIN)/uv pip install -q --python .venv/milvus/bin/python milvus==2.3.5 'pymilvus>=2.3,<2.5' 'setuptools<70'
 	HF_HUB_OFFLINE=1 unshare --net $(STORES)/bin/python -m evaluation.reliability.milvus_server $(STORES)/bin/python -m pytest $(ON_STORES) -k "milvus and not lite"
 
+test-airflows: $(INSTALLED)  ## the tests of the DAGs in every Airflow of docs/constraints, each in an environment of its own
+	$(BIN)/python -m evaluation.bench.airflows
+
 prove: $(INSTALLED)  ## tries to break the promises, for minutes, and runs the long tests; its report is .revector/proof/REPORT.md
 	$(BIN)/python -m evaluation.reliability.prove
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m long
@@ -78,10 +81,14 @@ clean:  ## removes everything that the targets above made
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch alone has no hashes: which of its builds there is to install (PyPI's, or one for CPUs) depends on the machine.
-lock:  ## renew requirements.lock from pyproject.toml
+# Constraints of an Airflow take from the lock whatever that Airflow can be installed with.
+lock:  ## renew requirements.lock, and docs/constraints for each Airflow, from pyproject.toml
 	rm -f requirements.lock
 	$(BIN)/uv pip compile -q pyproject.toml --extra dev --python-version 3.11 --no-annotate --no-header --generate-hashes -o requirements.lock
 	sed -i -e '/^torch==/,/[^\\]$$/{/^torch==/!d;s/+cpu//;s/ *\\$$//}' requirements.lock
+	for file in docs/constraints/airflow-*.txt; do cp requirements.lock $$file; \
+	  basename $$file .txt | sed 's/airflow-/apache-airflow==/' | $(BIN)/uv pip compile -q pyproject.toml - --extra airflow --extra embed \
+	    --universal --python-version 3.11 --no-annotate --no-header -o $$file || exit 1; done
 
 # torch comes through pip, which knows about local wheels; the rest through uv, ten times faster, or pip where uv fails.
 # Everything but torch has to have the hash that the lock names.

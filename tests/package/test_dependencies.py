@@ -42,16 +42,25 @@ LOCKED = {canonicalize_name(pin.split("==")[0]): Version(pin.split("==")[1]) for
 TESTED = {canonicalize_name(pin.split("==")[0]): Version(pin.split("==")[1]) for pin in APART} | LOCKED
 
 
+CONSTRAINTS = {
+    Version(path.stem.removeprefix("airflow-")): path for path in (ROOT / "docs" / "constraints").glob("airflow-*.txt")
+}
+"""What `make test-airflows` installs with each Airflow that it tests."""
+
+OLDEST = {"apache-airflow": min(CONSTRAINTS)}
+
+
 @pytest.mark.parametrize("text", DIRECT)
 def test_a_direct_dependency_is_bounded_by_what_was_tested(text: str) -> None:
     wanted = Requirement(text)
     locked = TESTED[canonicalize_name(wanted.name)]
+    oldest = OLDEST.get(wanted.name, locked)
     bounds = {one.operator: Version(one.version) for one in wanted.specifier}
     assert wanted.specifier.contains(locked)
     if "==" in bounds:
         return
     assert set(bounds) == {">=", "<"}
-    assert bounds[">="].release[:2] == locked.release[:2] or bounds[">="] == locked, "an older one was not tested"
+    assert bounds[">="].release[:2] == oldest.release[:2] or bounds[">="] == oldest, "an older one was not tested"
     assert bounds["<"] <= Version(f"{locked.major + 1}"), "a newer major version was not tested"
 
 
@@ -63,3 +72,18 @@ def test_everything_in_the_lock_but_torch_has_hashes() -> None:
 
 def test_the_lock_names_no_libraries_of_one_kind_of_machine() -> None:
     assert not [name for name in LOCKED if name.startswith(("nvidia", "cuda", "triton"))]
+
+
+@pytest.mark.parametrize("version", CONSTRAINTS, ids=str)
+def test_the_constraints_of_an_airflow_fit_our_bounds_and_name_no_machine(version: Version) -> None:
+    text = CONSTRAINTS[version].read_text()
+    assert not re.search(r"//|[@+\\]|^-", text, re.MULTILINE), "no address, path, local build or option"
+    pins = [pin for line in text.splitlines() if not (pin := Requirement(line)).marker or pin.marker.evaluate()]
+    held = {canonicalize_name(pin.name): Version(str(pin.specifier).removeprefix("==")) for pin in pins}
+    assert held["apache-airflow"] == version
+    for wanted in map(Requirement, [*PROJECT["dependencies"], *EXTRAS["airflow"], *EXTRAS["embed"]]):
+        assert wanted.specifier.contains(held[canonicalize_name(wanted.name)]), wanted
+
+
+def test_the_newest_airflow_is_the_one_of_the_lock_which_ci_tests() -> None:
+    assert max(CONSTRAINTS) == LOCKED["apache-airflow"]
