@@ -320,6 +320,7 @@ class Project:
             migrations=self.migrations(collection),
             archive=self.archive,
             labels=self.labels(collection),
+            queries=None if chosen.queries is None else self.root / chosen.queries,
             window_hours=chosen.window_hours,
             shards=chosen.shards,
             bars=ThrottleLimits(chosen.bulk.max_lag_s, chosen.bulk.max_search_ms),

@@ -147,6 +147,8 @@ class CollectionSettings(BaseModel):
     """Share of the documents that may be deleted so at once; more are refused until a person allows it."""
     qrels: str | None = None
     """Labelled queries: a folder in BEIR layout or of TREC files, a .csv file, or ``sql:SELECT ...`` (own database)."""
+    queries: Path | None = None
+    """Queries as users ask them, without judgements: .jsonl or .tsv. The gate counts on how many old and new differ."""
     migrations: Path | None = None
     """Folder of migration files; default ``migrations/<collection>``."""
     canary: str | None = None

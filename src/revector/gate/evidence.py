@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import sqlalchemy as sa
 
@@ -13,7 +14,7 @@ from revector.formats.kept import plain
 from revector.gate import gate as gates
 from revector.gate.demand import GateScene
 from revector.gate.figures import Value
-from revector.gate.query_set import QuerySet, usable_queries
+from revector.gate.query_set import QuerySet, asked_beside, usable_queries
 from revector.gate.results import FIGURES, latest_result
 from revector.interfaces import Progress
 from revector.labels import LabelSource, load_labels
@@ -44,8 +45,11 @@ class Evidence:
         *,
         actor: str,
         progress: Progress,
+        others: Path | None = None,
     ) -> None:
+        """``labels``: judged queries, None where there are none; ``others``: a file of queries without judgements."""
         self._engine, self._cid, self._searcher, self._labels = engine, cid, searcher, labels
+        self._others = others
         self._documents = Documents(engine, cid)
         self._actor, self._progress = actor, progress
 
@@ -149,7 +153,7 @@ class Evidence:
         return gates.GateVerdict(Value.FAIL if reasons else Value.PASS, tuple(reasons), detail)
 
     def _compare(self, target: Revision, generation: Generation, active_gen: int | None) -> gates.GateVerdict:
-        gate, queries = target.gate, self.queries()
+        gate, queries = target.gate, asked_beside(self.queries(), self._others, self._documents)
         active = None if active_gen is None else self._searcher.resolve(active_gen)
         scene = GateScene(self._engine, self._searcher, generation, active, queries, gate, self._progress)
         return gates.judge(

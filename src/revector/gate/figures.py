@@ -61,8 +61,9 @@ class Override(Kept):
 class GateFigures(Kept):
     """What was measured, and what was found of it; None and empty: not measured, or by a version that did not keep it.
 
-    ``gate`` holds the demands as they were. ``scores``: role (new, old) → query → recall. Each demand that measures
-    more than recall keeps its ``evidence`` here, under a name of its own.
+    ``gate`` holds the demands as they were. ``others``: queries without labels that were asked too. ``scores``: role
+    (new, old) → query → recall. Each demand that measures more than recall keeps its ``evidence`` here, under a name of
+    its own.
     """
 
     k: int | None = None
@@ -72,6 +73,7 @@ class GateFigures(Kept):
     queries: int | None = None
     queries_lost: int = 0
     own_documents: int = 0
+    others: int = 0
     new: GateSide | None = None
     old: GateSide | None = None
     difference: Interval | None = None

@@ -49,7 +49,7 @@ class GateMeasurement:
     """One generation measured on labelled queries through the production search path.
 
     ``run`` holds the first k items of each query, ``fingerprint`` is that of the ``QuerySet``. ``refused``: the queries
-    that a search refuses, and why; they found nothing.
+    that a search refuses, and why; they found nothing. ``others``: what is found for queries without labels.
     """
 
     generation: int
@@ -59,6 +59,7 @@ class GateMeasurement:
     latency_ms: Mapping[str, float]
     fingerprint: str
     refused: Mapping[str, str] = field(default_factory=dict)
+    others: Mapping[str, list[str]] = field(default_factory=dict)
 
     def interval(self, metric: MetricName = "recall") -> Interval:
         """Mean and 95 % bootstrap interval over queries of one metric."""
@@ -67,7 +68,7 @@ class GateMeasurement:
     @property
     def scored(self) -> ScoredRun:
         """What is compared with another generation."""
-        return ScoredRun(self.revision, self.fingerprint, self.metrics, self.run)
+        return ScoredRun(self.revision, self.fingerprint, self.metrics, self.run, self.others)
 
 
 def refuse_unmeasurable(gate: Gate, queries: QuerySet, documents: int) -> None:
@@ -92,14 +93,15 @@ def measure(
     *,
     exact: bool = False,
 ) -> GateMeasurement:
-    """Search every query in one generation and score its first ``k`` items.
+    """Search every query in one generation, and score the first ``k`` items of those that are labelled.
 
     A query with judged spans is answered by chunks, one without by documents, as they are served; so one that would be
     refused finds nothing. Documents that are the query itself are left out.
     """
-    texts, refused = searcher.askable(generation, queries.texts)
+    labelled = queries.texts
+    texts, refused = searcher.askable(generation, {**labelled, **queries.others})
     progress.start(f"search {generation.revision}", len(texts), unit="queries")
-    run: dict[str, list[str]] = {query: [] for query in queries.texts}
+    run: dict[str, list[str]] = {query: [] for query in (*labelled, *queries.others)}
     milliseconds: list[float] = []
     for query, vector in searcher.encode_all(generation, texts):
         spans, own = queries.labels.spans.get(query, ()), queries.own.get(query, frozenset())
@@ -112,10 +114,11 @@ def measure(
         generation.gen,
         generation.revision,
         evaluate(queries.items, run, k),
-        run,
+        {query: run[query] for query in labelled},
         latency_ms(milliseconds) if milliseconds else {},
         queries.fingerprint,
-        refused,
+        {query: why for query, why in refused.items() if query in labelled},
+        {query: run[query] for query in queries.others},
     )
 
 
@@ -152,6 +155,7 @@ def judge(
         "labels": queries.labels.name,
         "labels_fingerprint": queries.labels.fingerprint,
         **queries.counts,
+        "others": len(queries.others),
         **described(comparison, new, old),
         **(evidence or {demand.evidence: None for demand in DEMANDS if demand.evidence}),
     }

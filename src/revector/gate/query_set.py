@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Protocol
 
 from revector.documents.own import OwnDocuments
-from revector.labels import Labels, check_against, item_qrels, placed
+from revector.labels import Labels, check_against, in_random_order, item_qrels, placed, read_queries
 from revector.measure.slices import Slices, query_slices
 from revector.spec import stable_hash
+
+MOST_OTHERS = 2_000
+"""Queries without labels that are asked of old and new: the share of those that differ is then known to 2 points."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +23,7 @@ class QuerySet:
     ``qrels`` judges documents, ``items`` what was judged: documents and spans of them (``labels.items``). ``own`` are
     the documents that are a query themselves and not judged relevant for it: they are no answers, and are left out of
     what is found, as BEIR does. ``fingerprint`` changes with any text and judgement of them. ``counts`` says what was
-    left out.
+    left out. ``others``: id → text of queries without labels that are asked beside them (``asked_beside``).
     """
 
     labels: Labels
@@ -28,6 +32,7 @@ class QuerySet:
     fingerprint: str
     counts: Mapping[str, int]
     own: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    others: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def texts(self) -> dict[str, str]:
@@ -72,11 +77,7 @@ def usable_queries(labels: Labels, corpus: JudgedCorpus) -> QuerySet:
     items = item_qrels(labels, qrels)
     texts = {query: labels.queries[query] for query in qrels}
     found = corpus.own(texts)
-    own = {
-        query: itself
-        for query, ids in found.documents.items()
-        if (itself := frozenset(doc for doc in ids if qrels[query].get(doc, 0) < 1))
-    }
+    own = _no_answers(found, qrels)
     counts = {
         "queries": len(qrels),
         "queries_lost": len(check.queries_lost),
@@ -90,3 +91,30 @@ def usable_queries(labels: Labels, corpus: JudgedCorpus) -> QuerySet:
     if own:
         told["own"] = {query: sorted(ids) for query, ids in own.items()}
     return QuerySet(labels, qrels, items, stable_hash(told), counts, own)
+
+
+def asked_beside(queries: QuerySet, path: Path | None, corpus: JudgedCorpus) -> QuerySet:
+    """Return ``queries`` with those of the file ``path`` as ``others``: each text once, at most ``MOST_OTHERS``.
+
+    They are taken in an order that depends on their ids alone. None where ``path`` is, and beside judged passages:
+    whether these are found is not seen in which documents are. Raises as ``labels.read_queries``.
+    """
+    if path is None or queries.labels.spans:
+        return queries
+    known = set(queries.labels.queries.values())
+    texts: dict[str, str] = {}
+    for one in read_queries(path):
+        if one.id not in queries.labels.queries and one.text not in known:
+            known.add(one.text)
+            texts[one.id] = one.text
+    others = {query: texts[query] for query in in_random_order(texts)[:MOST_OTHERS]}
+    return replace(queries, others=others, own={**_no_answers(corpus.own(others), {}), **queries.own})
+
+
+def _no_answers(found: OwnDocuments, qrels: Mapping[str, Mapping[str, int]]) -> dict[str, frozenset[str]]:
+    """Return the documents that are a query themselves, and are not judged relevant for it."""
+    return {
+        query: itself
+        for query, ids in found.documents.items()
+        if (itself := frozenset(doc for doc in ids if qrels.get(query, {}).get(doc, 0) < 1))
+    }

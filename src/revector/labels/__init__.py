@@ -13,6 +13,7 @@ from typing import TypeAlias
 from revector.errors import LabelError
 from revector.labels import beir, records, trec
 from revector.labels.beir import write_beir
+from revector.labels.drawing import in_random_order
 from revector.labels.items import item_of, item_qrels, ranked_items, shown, span_of
 from revector.labels.model import LabelCheck, LabelledQuery, Labels, Read, Span, believe, check_against
 from revector.labels.quotes import placed
@@ -25,6 +26,7 @@ __all__ = [
     "Span",
     "Table",
     "check_against",
+    "in_random_order",
     "item_of",
     "item_qrels",
     "label_source",

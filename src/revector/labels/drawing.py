@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from revector.errors import LabelError
@@ -47,14 +47,18 @@ def draw_queries(
             f"Nothing was written; ask for at least {len(strata):,}, or name a field of few values."
         )
     seats = _seats({value: len(queries) for value, queries in strata.items()}, count)
-    order = {query: hashlib.sha256(f"{seed}\0{query}".encode()).digest() for query in usable}
     chosen = {
-        query for value, queries in strata.items() for query in sorted(queries, key=order.__getitem__)[: seats[value]]
+        query for value, queries in strata.items() for query in in_random_order(queries, seed=seed)[: seats[value]]
     }
     return DrawnLabels(
         tuple(query for query in usable if query in chosen),
         {value: (seats[value], len(queries)) for value, queries in strata.items()},
     )
+
+
+def in_random_order(queries: Iterable[str], *, seed: int = 0) -> list[str]:
+    """Return query ids in an order that depends on ids and seed alone: others that come between move none of them."""
+    return sorted(queries, key=lambda query: hashlib.sha256(f"{seed}\0{query}".encode()).digest())
 
 
 def _seats(sizes: dict[str, int], count: int) -> dict[str, int]:

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter
 
 from revector.errors import ConfigError, LabelError
 from revector.formats.kept import plain
+from revector.measure.differing import DifferingPairs, differing_pairs
 from revector.measure.metrics import Interval, MetricName
 from revector.measure.slices import Slices
 from revector.measure.statistics import (
     CONFIDENCE,
-    DRAWS,
     NEAR_CEILING,
     detectable_drop,
     deviation_of,
+    differing_needed,
     is_saturated,
     paired_interval,
     queries_needed,
@@ -35,21 +36,22 @@ MIN_SLICE = 30
 CHANGED = 20
 """Queries shown that lost most, and that won most."""
 
-MORE_DRAWS = 10
-"""The most draws, as a multiple of the usual number, for the bound that holds for all slices."""
-
 
 @dataclass(frozen=True, slots=True)
 class ScoredRun:
     """One revision measured: ``metrics`` as of ``metrics.evaluate``, ``run`` with the rankings that were scored.
 
-    ``fingerprint`` is that of the queries and judgements at the time.
+    ``fingerprint`` is that of the queries and judgements at the time. ``others``: rankings of queries beside those,
+    which nobody needs to have judged. ``drawn``: scores of those of them that were drawn at random from the ones that
+    old and new answer differently, and were then judged.
     """
 
     revision: str
     fingerprint: str
     metrics: Mapping[MetricName, Mapping[str, float]]
     run: Mapping[str, Sequence[str]]
+    others: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    drawn: Mapping[MetricName, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,9 @@ class MetricChange:
 
     ``difference`` is new minus old, ``p`` that of no change at all, ``deviation`` that of the paired differences.
     ``detectable`` is the smallest drop that this number of queries can tell, ``needed`` how many the demanded one takes
-    (None where none is demanded): both with 80 % power.
+    (None where none is demanded): both with 80 % power. Of ``asked`` queries, labelled or not, ``differing`` were
+    answered differently, ``judged`` of them have judgements, and ``needed_differing`` would tell as much as ``needed``.
+    These are None in slices and in what earlier versions kept.
     """
 
     queries: int
@@ -69,6 +73,10 @@ class MetricChange:
     deviation: float | None = None
     detectable: float | None = None
     needed: int | None = None
+    asked: int | None = None
+    differing: int | None = None
+    judged: int | None = None
+    needed_differing: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +178,14 @@ def compare(
     check_rank(k, documents)
     queries = _check_sets(new, old)
     metrics = {
-        metric: _change(queries, scores, old.metrics[metric] if old else None, max_drop, confidence)
+        metric: _change(
+            queries,
+            scores,
+            old.metrics[metric] if old else None,
+            max_drop,
+            confidence,
+            _pairs(metric, old, new) if old else None,
+        )
         for metric, scores in new.metrics.items()
     }
     recall, before = new.metrics["recall"], old.metrics["recall"] if old else None
@@ -191,6 +206,14 @@ def compare(
         lost=lost,
         won=won,
     )
+
+
+def _pairs(metric: MetricName, old: ScoredRun, new: ScoredRun) -> DifferingPairs:
+    before, after = ({**one.metrics[metric], **one.drawn.get(metric, {})} for one in (old, new))
+    unranked: dict[str, Sequence[str]] = dict.fromkeys(new.metrics[metric], ())
+    first, second = ({**unranked, **one.run, **one.others} for one in (old, new))
+    asked = [*dict.fromkeys([*new.metrics[metric], *new.others])]
+    return differing_pairs(asked, before, after, first, second, ordered=metric in ("ndcg", "mrr"))
 
 
 def check_rank(k: int, documents: int) -> None:
@@ -246,6 +269,7 @@ def _change(
     old: Mapping[str, float] | None,
     max_drop: float | None,
     confidence: float,
+    differing: DifferingPairs | None = None,
 ) -> MetricChange:
     after = [new[query] for query in queries]
     measured = score_interval(after, confidence=confidence)
@@ -253,7 +277,7 @@ def _change(
         return MetricChange(len(queries), measured)
     before = [old[query] for query in queries]
     deviation = deviation_of(before, after)
-    return MetricChange(
+    found = MetricChange(
         queries=len(queries),
         new=measured,
         old=score_interval(before, confidence=confidence),
@@ -262,6 +286,24 @@ def _change(
         deviation=deviation,
         detectable=detectable_drop(deviation, len(queries), confidence=confidence),
         needed=queries_needed(deviation, max_drop, confidence=confidence) if max_drop else None,
+    )
+    return found if differing is None else _shared(found, differing, max_drop, confidence)
+
+
+def _shared(found: MetricChange, pairs: DifferingPairs, max_drop: float | None, confidence: float) -> MetricChange:
+    """Return ``found`` with what the share of differing queries says; of labelled ones alone, no more than counts."""
+    share, judged = pairs.share, len(pairs.new)
+    deviation = deviation_of(pairs.old, pairs.new) if judged else 0.0
+    needed = differing_needed(deviation, max_drop, share, confidence=confidence) if max_drop else None
+    counts = replace(found, asked=share.asked, differing=share.differing, judged=judged, needed_differing=needed)
+    if share.asked == found.queries:
+        return counts
+    return replace(
+        counts,
+        difference=paired_interval(pairs.old, pairs.new, share=share, confidence=confidence),
+        deviation=deviation,
+        detectable=share.value * detectable_drop(deviation, max(1, judged), confidence=confidence),
+        needed=None if needed is None else math.ceil(needed / max(share.value, 1 / share.asked)),
     )
 
 
@@ -298,9 +340,7 @@ def _slices(
         high = None
         if old is not None:
             before, after = ([scores[query] for query in queries] for scores in (old, new))
-            # So far out in the tail, the usual number of draws would leave a handful.
-            draws = DRAWS * min(judged, MORE_DRAWS)
-            high = paired_interval(before, after, confidence=1 - (1 - confidence) / judged, draws=draws).high
+            high = paired_interval(before, after, confidence=1 - (1 - confidence) / judged).high
         yield Slice(by, name, len(queries), MIN_SLICE, _change(queries, new, old, max_drop, confidence), high)
 
 

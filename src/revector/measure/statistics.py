@@ -5,12 +5,19 @@ bootstrap. Those resample only what was seen: where a new model loses 3 queries 
 labelled queries show no loss in every fifth sample, both intervals then have the width 0, and a gate on them passes by
 luck. The added query is what the sample may have missed; for scores of two values the ends are those of Clopper and
 Pearson. ``evaluation/bench/gate.py`` simulates all three.
+
+Where two models give the same answer, nothing is lost whatever the judgements. So the mean difference is the share of
+queries that are answered differently times the mean difference of these, and the share is counted on queries that
+nobody has to judge (``Share``). Both uncertainties are multiplied draw by draw: a Beta draw of the share by a draw of
+the mean (melded confidence procedures). With the judged queries alone, that is the interval without a share, exactly:
+a Dirichlet weighting splits into the two.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TypeAlias
 
@@ -26,6 +33,9 @@ Values: TypeAlias = Sequence[float] | Floats
 CONFIDENCE = 0.95
 POWER = 0.8
 DRAWS = 10_000
+MOST_DRAWS = 1_000_000
+"""Further out than at ``CONFIDENCE``, an end takes more draws, so that as many lie beyond it, but never more."""
+
 BLOCK = 1 << 20
 """Random numbers held at once (8 MiB)."""
 
@@ -36,26 +46,48 @@ NEAR_CEILING = 0.05
 """How near to the best possible mean a score counts as being at the ceiling (our choice)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Of the ``asked`` queries, ``differing`` were answered differently by old and new; 0 to ``asked``."""
+
+    asked: int
+    differing: int
+
+    @property
+    def value(self) -> float:
+        """The share, 0 to 1."""
+        return self.differing / self.asked
+
+
 def score_interval(scores: Values, *, confidence: float = CONFIDENCE, draws: int = DRAWS, seed: int = 0) -> Interval:
     """Return the mean of per-query scores in [0, 1] and its interval; see ``bounded_interval``."""
     return bounded_interval(_scores(scores), 0.0, confidence=confidence, draws=draws, seed=seed)
 
 
 def paired_interval(
-    old: Values, new: Values, *, confidence: float = CONFIDENCE, draws: int = DRAWS, seed: int = 0
+    old: Values,
+    new: Values,
+    *,
+    share: Share | None = None,
+    confidence: float = CONFIDENCE,
+    draws: int = DRAWS,
+    seed: int = 0,
 ) -> Interval:
     """Return the mean of ``new - old`` per query, and its interval; above 0 means that ``new`` is better.
 
     Args:
         old: One score in [0, 1] per query.
         new: Scores of the same queries in the same order.
+        share: Of queries that are answered differently; ``old`` and ``new`` are then a random sample of such queries,
+            and may be empty. None: they are a random sample of all queries.
         confidence: Coverage in (0, 1); each end alone holds with ``(1 + confidence) / 2``.
         draws: Random weightings, at least 1.
         seed: Equal seeds and scores give equal intervals.
 
     Raises:
         ConfigError: If ``confidence`` or ``draws`` is out of range.
-        LabelError: If there are no queries, the arrays differ in length, or a score is NaN or outside [0, 1].
+        LabelError: If there are no queries, the arrays differ in length, or a score is NaN or outside [0, 1]; for a
+            share of no queries, or of fewer that differ than were judged.
 
     Source:
         As ``bounded_interval``.
@@ -64,13 +96,15 @@ def paired_interval(
     True
 
     """
-    return bounded_interval(differences(old, new), -1.0, confidence=confidence, draws=draws, seed=seed)
+    values = differences(old, new) if share is None or len(old) or len(new) else np.empty(0)
+    return bounded_interval(values, -1.0, share=share, confidence=confidence, draws=draws, seed=seed)
 
 
 def bounded_interval(
     values: Floats,
     least: float,
     *,
+    share: Share | None = None,
     confidence: float = CONFIDENCE,
     draws: int = DRAWS,
     seed: int = 0,
@@ -83,25 +117,45 @@ def bounded_interval(
     Args:
         values: Finite values in [``least``, 1], at least one.
         least: The smallest value that is possible: 0 for scores, -1 for differences.
+        share: As of ``paired_interval``.
         confidence: Coverage in (0, 1); each end alone holds with ``(1 + confidence) / 2``.
-        draws: Random weightings, at least 1.
+        draws: Random weightings, at least 1; more are made above ``CONFIDENCE``, so that as many lie beyond an end.
         seed: Equal seeds and values give equal intervals.
 
     Raises:
         ConfigError: If ``confidence`` or ``draws`` is out of range.
+        LabelError: As ``paired_interval`` for a share.
 
     Source:
         Rubin, *The Bayesian Bootstrap* (Annals of Statistics 9, 1981); with the added value: Gaffke, *Three Test
         Statistics for a Nonparametric One-Sided Hypothesis on the Mean of a Nonnegative Variable* (Mathematical
         Methods of Statistics 14, 2005). Coverage for every distribution and size is conjectured and survived every
         search for a counterexample: Learned-Miller & Thomas, arXiv:1905.06208; Phan, Thomas & Learned-Miller,
-        *Towards Practical Mean Bounds for Small Samples* (ICML 2021).
+        *Towards Practical Mean Bounds for Small Samples* (ICML 2021). With a share: Fay, Proschan & Brittain,
+        *Combining One-Sample Confidence Procedures for Inference in the Two-Sample Case* (Biometrics 71, 2015).
 
     """
     _check_draws(confidence, draws)
-    low, high = _reweighted(values, least, draws, np.random.default_rng(seed))
     tail = (1 - confidence) / 2
-    return Interval(float(values.mean()), float(np.quantile(low, tail)), float(np.quantile(high, 1 - tail)))
+    further = max(1.0, (1 - CONFIDENCE) / (1 - confidence))
+    draws, rng = max(draws, min(MOST_DRAWS, math.ceil(draws * further))), np.random.default_rng(seed)
+    low, high = _reweighted(values, least, draws, rng)
+    mean = float(values.mean()) if values.size else 0.0
+    if share is not None:
+        _check_share(share, values.size)
+        same = share.asked - share.differing
+        times = rng.beta(share.differing + 1, same, draws) if same else np.ones(draws)
+        low, high, mean = low * times, high * times, mean * share.value
+    return Interval(mean, float(np.quantile(low, tail)), float(np.quantile(high, 1 - tail)))
+
+
+def _check_share(share: Share, judged: int) -> None:
+    if not (share.asked >= 1 and judged <= share.differing <= share.asked):
+        raise LabelError(
+            f"{judged} judged queries were to be compared of {share.differing} that are answered differently, of "
+            f"{share.asked}; each number must be at most the next. Nothing was compared; ask both models the same "
+            "queries."
+        )
 
 
 def _reweighted(values: Floats, least: float, draws: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
@@ -212,6 +266,15 @@ def queries_needed(deviation: float, drop: float, *, confidence: float = CONFIDE
         else:
             enough = middle
     return enough
+
+
+def differing_needed(deviation: float, drop: float, share: Share, *, confidence: float = CONFIDENCE) -> int:
+    """Return how many judged queries of those answered differently tell a ``drop`` of the mean over all, 0 to 1.
+
+    ``deviation`` is that of their paired differences. 0 where even losing all of them is less than that drop. Raises as
+    ``queries_needed``.
+    """
+    return 0 if share.value <= drop else queries_needed(deviation, drop / share.value, confidence=confidence)
 
 
 def deviation_of(old: Values, new: Values) -> float:

@@ -67,7 +67,13 @@ class Migrator:
         )
         self._searcher = Searcher(engine, collection, encoders)
         self._evidence = evidence or Evidence(
-            engine, self._cid, self._searcher, settings.labels, actor=actor, progress=self._progress
+            engine,
+            self._cid,
+            self._searcher,
+            settings.labels,
+            actor=actor,
+            progress=self._progress,
+            others=settings.queries,
         )
         self._forward = ForwardSteps(
             engine,

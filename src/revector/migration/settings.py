@@ -22,12 +22,13 @@ class MigratorSettings:
     serving processes to have loaded the next encoder. ``served_encoder``: for a copy, the fingerprint of the one that
     serves the original: it needs no proof (``fidelity.Proof``). ``overlap``: reading, embedding and publishing side by
     side, and resting for others as ``bars`` says; without it, all statements of a backfill come from one thread.
-    ``shadow_share``: of live queries, those that are read twice.
+    ``shadow_share``: of live queries, those that are read twice. ``queries``: a file of queries without judgements.
     """
 
     migrations: Path
     archive: Path
     labels: LabelSource | None = None
+    queries: Path | None = None
     window_hours: float = 48.0
     shards: int | None = None
     drain_s: float = 60.0

@@ -18,7 +18,8 @@ def _judge(gate: Gate, figures: GateFigures) -> Iterator[GateFinding]:
     assert old is not None
     what = (
         f"recall@{comparison.k} {_moved(found.mean)} against revision {comparison.old} ({old.mean:.4f} to "
-        f"{change.new.mean:.4f} on {change.queries:,} queries; {ends(found, comparison.confidence)})"
+        f"{change.new.mean:.4f} on {change.queries:,} queries{_differing(change)}; "
+        f"{ends(found, comparison.confidence)})"
     )
     if found.high < -gate.max_drop:
         yield GateFinding(Value.FAIL, f"{what}: {allowed} is shown.")
@@ -32,9 +33,20 @@ def _advice(change: MetricChange) -> str:
     can = f"This number of queries can tell a drop of {change.detectable:.4f}"
     if change.needed is None:
         return f"{can}; only a gain can exclude a drop of 0."
-    if change.needed > change.queries:
-        return f"{can}; about {change.needed:,} are needed."
+    if change.needed_differing is not None and change.judged is not None:
+        more = change.needed_differing - change.judged
+        if more > 0 and (change.needed > change.queries or change.asked != change.queries):
+            return (
+                f"{can}; about {change.needed:,} are needed, or judgements of {more:,} more of the queries that old "
+                "and new answer differently."
+            )
     return f"{can}; the change itself is too near to what is allowed."
+
+
+def _differing(change: MetricChange) -> str:
+    if change.asked is None or change.asked == change.queries:
+        return ""
+    return f", of {change.asked:,} asked {change.differing:,} are answered differently and {change.judged:,} judged"
 
 
 def _moved(mean: float) -> str:
