@@ -217,9 +217,11 @@ class IndexSpec:
 class Gate:
     """What must be shown on the labelled queries before the alias may move; every share and drop is 0 to 1.
 
-    Recall@``k`` is judged by its interval at ``confidence``: the whole interval of the difference must lie above
-    ``-max_drop`` to pass and below it to fail; what lies between, fewer than ``min_queries`` and saturated labels are
-    inconclusive, which moves nothing either. ``min_recall`` is judged in the same manner.
+    Recall@``k`` is judged by its interval: all of the interval of the difference must lie above ``-max_drop`` to pass
+    and below it to fail; what lies between, fewer than ``min_queries`` and saturated labels are inconclusive, which
+    moves nothing either. ``min_recall`` is judged in the same manner. A verdict is right with ``confidence``:
+    ``sequential``, over all looks at ever more labels together, the first of which is judged by the interval of that
+    confidence; ``fixed``, at one look, by a narrower interval, and no second look at more labels can pass.
 
     ``slices``: fields of the queries' metadata, and "length"; without any, length and each field of few values.
     ``max_slice_drop``: the largest drop of recall in any of these slices. ``min_overlap``: the least overlap@k of the
@@ -248,6 +250,9 @@ class Gate:
         None, "above 0, or None", lambda value: value is None or 0 < value < math.inf
     )
     shadow_hours: float = _within(0.0, "0 to 720", lambda value: 0 <= value <= 720)
+    method: Literal["sequential", "fixed"] = _within(
+        "sequential", "sequential or fixed", lambda value: value in ("sequential", "fixed")
+    )
 
     def __post_init__(self) -> None:
         for one in fields(self):

@@ -253,7 +253,15 @@ def test_json_of_every_command_parses(swapped: World, at: Any, cli: Cli) -> None
     elsewhere = {"demo", "db start", "db remove", "dlq waive", "approve", "abort", "train lsa", "rehearse", "verify"}
     elsewhere |= {"vectors export", "vectors import", "train pca"}
     elsewhere |= {"canary", "compare", "gate", "override", "stale", "meta set"}
-    elsewhere |= {"throttle", "labels add", "labels check", "labels from-clicks", "labels pool", "labels sample"}
+    elsewhere |= {
+        "throttle",
+        "labels add",
+        "labels check",
+        "labels from-clicks",
+        "labels next",
+        "labels pool",
+        "labels sample",
+    }
     elsewhere |= {"adopt", "unadopt", "db grants", "capacity", "keys create", "keys list", "keys revoke"}
     left = {" ".join(path) for path in with_json if not any(words.split()[: len(path)] == path for words in asked)}
     assert left == elsewhere

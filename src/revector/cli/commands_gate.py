@@ -91,7 +91,7 @@ def measured_page(
         max_drop=max_drop.DEMAND.kept(judged) if old else None,
         slices=queries.slices(),
         attainable=attainable_recall(queries.items, k),
-        confidence=judged.demanded_confidence,
+        confidence=judged.confidence,
     )
     verdict = {"verdict", "reasons", "findings", "overridden", "at", "gate"}
     measured = {

@@ -70,6 +70,9 @@ def init(
     For example:
       mkdir search && cd search && revector init
     """
+    from revector.gate.needs import label_need
+    from revector.spec import Gate
+
     out = Output(as_json=json)
     with _undone_if_it_fails() as new:
         file = _find_or_write(project, collection, new)
@@ -79,7 +82,7 @@ def init(
         if opened.settings.database_url is None:
             _ignore_state(opened, new)
         tables = opened.init()
-    began = file in new
+    began, need = file in new, label_need(Gate())
     ends = [path for path in new if not any(path in other.parents for other in new)]
     made = [f"{path}/" if path.is_dir() else str(path) for path in ends] + ["database tables"] * tables
     names = sorted(opened.settings.collections)
@@ -96,6 +99,7 @@ def init(
         )
         if began:
             console.print("Next: revector ingest SOURCE, then revector revision -m first --model …", soft_wrap=True)
+            console.print(f"For the second model: {need.sentence}" if need else "", soft_wrap=True)
 
     out.show(data, page)
 

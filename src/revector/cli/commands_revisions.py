@@ -202,18 +202,22 @@ def _chunking(head: Revision | None, limit: int, given: dict[str, Any]) -> Chunk
 
 
 def _show_written(session: Session, path: Path, specified: SpecifiedModel) -> None:
+    from revector.formats.kept import plain
+    from revector.gate.needs import label_need
     from revector.migration_files import load_revision
 
     written, model = load_revision(path), specified.model
     after = written.down_revision or "nothing"
+    need = label_need(written.gate)
     lines = [
         f"Wrote {path}",
         f"Revision {written.revision} after {after}: {model.name}, {model.dim:,} dimensions.",
         *([f"Taken over from the model's own files: {', '.join(specified.taken)}."] if specified.taken else []),
         *(f"Note: {note}." for note in specified.notes),
+        *([need.sentence] if need is not None and written.down_revision else []),
         "Look at it, then run `revector plan`.",
     ]
-    said = {"taken_over": list(specified.taken), "notes": list(specified.notes)}
+    said = {"taken_over": list(specified.taken), "notes": list(specified.notes), "labels_needed": plain(need)}
     session.out.show(
         {**written.as_data(), "path": str(path), **said},
         lambda console: console.print("\n".join(lines), soft_wrap=True, markup=False),

@@ -9,11 +9,13 @@ import sqlalchemy as sa
 
 from revector.crash import crash_at
 from revector.documents.documents import Documents
-from revector.errors import GateFailed, GenerationGone, LabelError, VerificationFailed
+from revector.errors import ConfigError, GateFailed, GenerationGone, LabelError, VerificationFailed
 from revector.formats.kept import plain
+from revector.gate import draws
 from revector.gate import gate as gates
 from revector.gate.demand import GateScene
 from revector.gate.figures import Value
+from revector.gate.looks import next_look
 from revector.gate.query_set import QuerySet, asked_beside, usable_queries
 from revector.gate.results import FIGURES, latest_result
 from revector.interfaces import Progress
@@ -21,9 +23,9 @@ from revector.labels import LabelSource, load_labels
 from revector.lifecycle import STEPS
 from revector.registry import moves, verdicts, work
 from revector.registry.collections import Collection, Generation, read_generation
-from revector.registry.control import control
+from revector.registry.control import add_event, control
 from revector.serving.searcher import Searcher
-from revector.spec import Revision
+from revector.spec import Gate, Revision
 from revector.verify.readback import INVARIANTS, broken_invariants
 from revector.verify.verification import IndexComparison
 
@@ -31,6 +33,9 @@ STEP_REEMBEDDED = 64
 """Documents that the step verify re-embeds: a few seconds on a CPU, on top of reading every row."""
 
 KINDS = {"verify": "verify", "gate": "recall"}
+
+EARLIER = {"method": Gate().method}
+"""What a gate demanded that was kept before it could say so."""
 
 
 class Evidence:
@@ -63,7 +68,7 @@ class Evidence:
                 return True
             result = latest_result(connection, generation.gen, KINDS[step])
         judged = None if result is None else result.gate
-        return judged is not None and judged != plain(target.gate)
+        return judged is not None and {**EARLIER, **judged} != plain(target.gate)
 
     def refuse_unmeasurable(self, target: Revision, collection: Collection) -> None:
         """Refuse a gate that could never pass, before the work; raises as ``gate.refuse_unmeasurable``."""
@@ -106,8 +111,9 @@ class Evidence:
             raise GateFailed(
                 f"the gate of revision {generation.revision} "
                 f"{'failed' if verdict.value is Value.FAIL else 'is inconclusive'}: {'; '.join(verdict.reasons)}. The "
-                "alias was not moved and everything serves as before; label more queries, run the step gate again "
-                "after a reviewed change of the gate, `revector override` it, or `revector abort`."
+                "alias was not moved and everything serves as before; label more queries (`revector labels next` draws "
+                "those that decide), run the step gate again after a reviewed change of the gate, `revector override` "
+                "it, or `revector abort`."
             )
         return verdict.detail
 
@@ -124,6 +130,28 @@ class Evidence:
         """Measure one live generation on ``queries``, by default every one that is usable."""
         asked = queries or self.queries()
         return gates.measure(self._searcher, generation, asked, k, self._progress, exact=exact)
+
+    def next_labels(self, new: Generation, old: Generation, k: int, count: int) -> draws.NextLabels:
+        """Draw up to ``count`` queries to judge from those that differ, and keep the draw in the history.
+
+        Raises ``ConfigError`` where the project names no queries without labels, ``LabelError`` as ``queries``.
+        """
+        queries, before = self._set_apart(new, old, k)
+        if not queries.others:
+            why = "the labels judge passages" if queries.labels.spans else "the project names none that are not judged"
+            raise ConfigError(
+                f"queries were to be drawn from those without labels, and {why}. Nothing was drawn; set queries in "
+                "revector.toml to a .jsonl or .tsv file of queries as users ask them."
+            )
+        first, second = (self.measure(one, k, queries=queries).others for one in (old, new))
+        chosen = draws.choose(queries, first, second, before, count)
+        if chosen.drawn:
+            facts = {"old": old.revision, "new": new.revision, "k": k, "differing": chosen.differing, "of": chosen.of}
+            asked = [query for query in chosen.drawn if query in chosen.queries]
+            with self._engine.begin() as connection:
+                detail = {**facts, "asked": asked, "drawn": list(chosen.drawn)}
+                add_event(connection, self._cid, self._actor, draws.KIND, new.gen, detail)
+        return chosen
 
     def labelled_queries(self) -> dict[str, str] | None:
         """Id and text of the labelled queries with a document that exists; None where no labels are configured."""
@@ -153,8 +181,11 @@ class Evidence:
         return gates.GateVerdict(Value.FAIL if reasons else Value.PASS, tuple(reasons), detail)
 
     def _compare(self, target: Revision, generation: Generation, active_gen: int | None) -> gates.GateVerdict:
-        gate, queries = target.gate, asked_beside(self.queries(), self._others, self._documents)
-        active = None if active_gen is None else self._searcher.resolve(active_gen)
+        gate, active = target.gate, None if active_gen is None else self._searcher.resolve(active_gen)
+        queries, _ = self._set_apart(generation, active, gate.k)
+        with self._engine.connect() as connection:
+            old = None if active is None else active.revision
+            look = next_look(connection, self._cid, target.revision, old, gate, queries)
         scene = GateScene(self._engine, self._searcher, generation, active, queries, gate, self._progress)
         return gates.judge(
             gate,
@@ -162,8 +193,18 @@ class Evidence:
             self.measure(generation, gate.k, queries=queries),
             None if active is None else self.measure(active, gate.k, queries=queries),
             documents=self._documents.count(),
+            look=look,
             evidence=gates.measure_demands(scene),
         )
+
+    def _set_apart(self, new: Generation, old: Generation | None, k: int) -> tuple[QuerySet, draws.Draws]:
+        """Return the queries that a verdict rests on, and what was drawn so far."""
+        queries, drawn = self.queries(), draws.Draws()
+        if old is not None:
+            with self._engine.connect() as connection:
+                drawn = draws.read_draws(connection, self._cid, old.revision, new.revision, k)
+        beside = asked_beside(queries, self._others, self._documents, drawn.asked)
+        return draws.set_apart(beside, drawn), drawn
 
     def _see(self, generation: Generation, token: int) -> verdicts.ChangesSeen:
         documents = self._documents.count()

@@ -10,6 +10,7 @@ from typing import TypeVar
 from pydantic import TypeAdapter
 
 from revector.formats.kept import Kept
+from revector.gate.looks import Look
 from revector.measure.comparison import Comparison
 from revector.measure.metrics import Interval
 from revector.measure.statistics import CONFIDENCE
@@ -61,9 +62,9 @@ class Override(Kept):
 class GateFigures(Kept):
     """What was measured, and what was found of it; None and empty: not measured, or by a version that did not keep it.
 
-    ``gate`` holds the demands as they were. ``others``: queries without labels that were asked too. ``scores``: role
-    (new, old) → query → recall. Each demand that measures more than recall keeps its ``evidence`` here, under a name of
-    its own.
+    ``gate`` holds the demands as they were. Of ``others``, queries without labels that were asked too, ``drawn`` were
+    drawn and judged since. ``look``: which of the ``test``. ``scores``: role (new, old) → query → recall. Each demand
+    that measures more than recall keeps its ``evidence`` here, under a name of its own.
     """
 
     k: int | None = None
@@ -74,11 +75,14 @@ class GateFigures(Kept):
     queries_lost: int = 0
     own_documents: int = 0
     others: int = 0
+    drawn: int = 0
     new: GateSide | None = None
     old: GateSide | None = None
     difference: Interval | None = None
     not_measured: str | None = None
     comparison: Comparison | None = None
+    look: int | None = None
+    test: Look | None = None
     scores: Mapping[str, Mapping[str, float]] = {}
     findings: tuple[GateFinding, ...] = ()
     reasons: tuple[str, ...] = ()
@@ -105,6 +109,8 @@ class GateFigures(Kept):
     @property
     def demanded_confidence(self) -> float:
         """By which it was judged, 0 to 1; earlier versions judged means beside intervals of the usual confidence."""
+        if self.look is not None:
+            return self.confidence
         asked = (self.gate or {}).get("confidence")
         return asked if isinstance(asked, float) else CONFIDENCE
 

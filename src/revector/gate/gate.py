@@ -15,6 +15,7 @@ from revector.gate import judgement
 from revector.gate.demand import GateScene
 from revector.gate.demands import DEMANDS
 from revector.gate.figures import GateFigures, Value
+from revector.gate.looks import Look, look_confidence
 from revector.gate.query_set import QuerySet
 from revector.interfaces import Progress
 from revector.labels import Span, ranked_items
@@ -49,7 +50,8 @@ class GateMeasurement:
     """One generation measured on labelled queries through the production search path.
 
     ``run`` holds the first k items of each query, ``fingerprint`` is that of the ``QuerySet``. ``refused``: the queries
-    that a search refuses, and why; they found nothing. ``others``: what is found for queries without labels.
+    that a search refuses, and why; they found nothing. ``others``: what is found for queries without labels,
+    ``drawn``: metrics of those of them that were drawn and judged since.
     """
 
     generation: int
@@ -60,6 +62,7 @@ class GateMeasurement:
     fingerprint: str
     refused: Mapping[str, str] = field(default_factory=dict)
     others: Mapping[str, list[str]] = field(default_factory=dict)
+    drawn: Mapping[MetricName, Mapping[str, float]] = field(default_factory=dict)
 
     def interval(self, metric: MetricName = "recall") -> Interval:
         """Mean and 95 % bootstrap interval over queries of one metric."""
@@ -68,7 +71,7 @@ class GateMeasurement:
     @property
     def scored(self) -> ScoredRun:
         """What is compared with another generation."""
-        return ScoredRun(self.revision, self.fingerprint, self.metrics, self.run, self.others)
+        return ScoredRun(self.revision, self.fingerprint, self.metrics, self.run, self.others, self.drawn)
 
 
 def refuse_unmeasurable(gate: Gate, queries: QuerySet, documents: int) -> None:
@@ -119,7 +122,16 @@ def measure(
         queries.fingerprint,
         {query: why for query, why in refused.items() if query in labelled},
         {query: run[query] for query in queries.others},
+        _scored(queries.drawn, run, k),
     )
+
+
+def _scored(
+    drawn: Mapping[str, Mapping[str, int]], run: Mapping[str, Sequence[str]], k: int
+) -> dict[MetricName, dict[str, float]]:
+    """Return the metrics of drawn queries; 0 where nothing was judged relevant, so that neither side differs."""
+    found = evaluate(drawn, run, k)
+    return {metric: {query: scores.get(query, 0.0) for query in drawn} for metric, scores in found.items()}
 
 
 def judge(
@@ -129,15 +141,17 @@ def judge(
     old: GateMeasurement | None,
     *,
     documents: int,
+    look: Look | None = None,
     evidence: Mapping[str, object] | None = None,
 ) -> GateVerdict:
     """Judge what was measured; the verdict's detail is all that its page needs, but for the texts.
 
-    ``documents``: how many there are to rank. ``evidence``: what ``measure_demands`` returned; without, there was
-    nothing to measure.
+    ``documents``: how many there are to rank. ``look``: which it is, by default the first. ``evidence``: what
+    ``measure_demands`` returned; without, there was nothing to measure.
 
     Raises ``LabelError`` as ``compare`` and ``judgement.judge``, ``ConfigError`` if ``gate.k`` is above ``documents``.
     """
+    number = 1 if look is None else look.number
     comparison = compare(
         new.scored,
         None if old is None else old.scored,
@@ -147,7 +161,8 @@ def judge(
         max_slice_drop=gate.max_slice_drop,
         slices=queries.slices(gate.slices),
         attainable=attainable_recall(queries.items, gate.k),
-        confidence=gate.confidence,
+        confidence=look_confidence(gate, number),
+        sized_for=look_confidence(gate, number + 1),
     )
     measured: dict[str, object] = {
         "k": gate.k,
@@ -156,6 +171,8 @@ def judge(
         "labels_fingerprint": queries.labels.fingerprint,
         **queries.counts,
         "others": len(queries.others),
+        "drawn": len(queries.drawn),
+        **({} if look is None else {"look": number, "test": look.as_data()}),
         **described(comparison, new, old),
         **(evidence or {demand.evidence: None for demand in DEMANDS if demand.evidence}),
     }

@@ -47,7 +47,7 @@ def judge(gate: Gate, figures: GateFigures) -> Verdict:
         LabelError: If such a value is NaN or out of range, or no ranking can reach ``min_recall`` on these labels.
 
     """
-    return Verdict((*_findings(gate, figures), *_saturation(figures.compared)))
+    return Verdict((*_findings(gate, figures), *_saturation(figures.compared), *_looks(gate, figures)))
 
 
 def _findings(gate: Gate, figures: GateFigures) -> Iterator[GateFinding]:
@@ -64,4 +64,25 @@ def _saturation(comparison: Comparison) -> Iterator[GateFinding]:
             f"recall@{comparison.k} is saturated: {' and '.join(comparison.saturated_by)} nearly reaches the score of "
             f"revision {comparison.old or comparison.new} too, and both the best possible {comparison.ceiling:.4f}. "
             "These queries cannot tell models apart; label harder ones, or search more documents.",
+        )
+
+
+def _looks(gate: Gate, figures: GateFigures) -> Iterator[GateFinding]:
+    test = figures.test
+    if test is None:
+        return
+    if test.begins:
+        yield GateFinding(Value.PASS, f"A new test began, and earlier looks do not count in it: {test.begins}.")
+    if test.number > 1 and gate.method == "fixed":
+        yield GateFinding(
+            Value.INCONCLUSIVE,
+            f'this is look {test.number} at ever more labels, and gate.method "fixed" is right for one: looking '
+            'until it passes is wrong more often than the confidence says. Set method="sequential", which begins a new '
+            "test.",
+        )
+    elif test.number > 1:
+        yield GateFinding(
+            Value.PASS,
+            f"Look {test.number} of this test: judged by {figures.confidence * 100:g} % intervals, so that all looks "
+            f"together are wrong in at most {(1 - gate.confidence) * 100:g} %.",
         )

@@ -23,7 +23,8 @@ class QuerySet:
     ``qrels`` judges documents, ``items`` what was judged: documents and spans of them (``labels.items``). ``own`` are
     the documents that are a query themselves and not judged relevant for it: they are no answers, and are left out of
     what is found, as BEIR does. ``fingerprint`` changes with any text and judgement of them. ``counts`` says what was
-    left out. ``others``: id → text of queries without labels that are asked beside them (``asked_beside``).
+    left out. ``others``: id → text of queries without labels that are asked beside them (``asked_beside``). ``drawn``:
+    judged items of those of them that were drawn from the ones that differ, perhaps none (``draws.set_apart``).
     """
 
     labels: Labels
@@ -33,6 +34,7 @@ class QuerySet:
     counts: Mapping[str, int]
     own: Mapping[str, frozenset[str]] = field(default_factory=dict)
     others: Mapping[str, str] = field(default_factory=dict)
+    drawn: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     @property
     def texts(self) -> dict[str, str]:
@@ -93,22 +95,24 @@ def usable_queries(labels: Labels, corpus: JudgedCorpus) -> QuerySet:
     return QuerySet(labels, qrels, items, stable_hash(told), counts, own)
 
 
-def asked_beside(queries: QuerySet, path: Path | None, corpus: JudgedCorpus) -> QuerySet:
+def asked_beside(queries: QuerySet, path: Path | None, corpus: JudgedCorpus, drawn: Collection[str] = ()) -> QuerySet:
     """Return ``queries`` with those of the file ``path`` as ``others``: each text once, at most ``MOST_OTHERS``.
 
-    They are taken in an order that depends on their ids alone. None where ``path`` is, and beside judged passages:
-    whether these are found is not seen in which documents are. Raises as ``labels.read_queries``.
+    They are taken in an order that depends on their ids alone; labelled queries are none of them, but for those
+    ``drawn`` from them. None where ``path`` is, and beside judged passages: whether these are found is not seen in
+    which documents are. Raises as ``labels.read_queries``.
     """
     if path is None or queries.labels.spans:
         return queries
-    known = set(queries.labels.queries.values())
+    labelled = {query: text for query, text in queries.labels.queries.items() if query not in drawn}
+    known = set(labelled.values())
     texts: dict[str, str] = {}
     for one in read_queries(path):
-        if one.id not in queries.labels.queries and one.text not in known:
+        if one.id not in labelled and one.text not in known:
             known.add(one.text)
             texts[one.id] = one.text
     others = {query: texts[query] for query in in_random_order(texts)[:MOST_OTHERS]}
-    return replace(queries, others=others, own={**_no_answers(corpus.own(others), {}), **queries.own})
+    return replace(queries, others=others, own={**_no_answers(corpus.own(others), queries.qrels), **queries.own})
 
 
 def _no_answers(found: OwnDocuments, qrels: Mapping[str, Mapping[str, int]]) -> dict[str, frozenset[str]]:

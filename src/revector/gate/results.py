@@ -11,7 +11,7 @@ from revector.gate.demands import DEMANDS
 from revector.gate.figures import GateResult
 from revector.registry.collections import read_collection
 
-FIGURES = ("comparison", "scores", "findings", *(demand.evidence for demand in DEMANDS if demand.evidence))
+FIGURES = ("comparison", "scores", "findings", "test", *(demand.evidence for demand in DEMANDS if demand.evidence))
 """What a gate result keeps for its page: too much for a status, or for an event."""
 
 _RESULTS = (

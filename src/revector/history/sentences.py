@@ -169,6 +169,10 @@ SENTENCES: dict[str, Callable[[Detail], str]] = {
     "gate_again": _gate,
     "gate_failed": _failed,
     "gate_override": lambda facts: f"{facts['by']} lets it pass although the verdict was {facts['verdict']}",
+    "labels_next": lambda facts: (
+        f"queries were drawn for people to judge, {len(facts['asked']):,} of {facts['differing']:,} that revisions "
+        f"{facts['old']} and {facts['new']} answer differently"
+    ),
     "approve": lambda facts: (
         f"{facts['by']} approved the swap" if facts["asked_for"] or facts.get("reason") else "nobody had to approve"
     ),

@@ -80,6 +80,15 @@ class MetricChange:
 
 
 @dataclass(frozen=True, slots=True)
+class _Asked:
+    """Confidence of the intervals and of the one that ``needed`` is for; the largest drop, None where none is."""
+
+    confidence: float
+    sized_for: float
+    drop: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Slice:
     """Recall on some of the queries; ``recall`` is None for fewer than ``minimum``.
 
@@ -163,6 +172,7 @@ def compare(
     slices: Slices | None = None,
     attainable: Mapping[str, float] | None = None,
     confidence: float = CONFIDENCE,
+    sized_for: float | None = None,
 ) -> Comparison:
     """Compare two revisions, or describe the first (``old`` None).
 
@@ -170,20 +180,20 @@ def compare(
     of the ``documents`` that could be found. ``max_drop``, the demanded largest drop in recall (0 to 1), sizes
     ``needed`` and the check for saturation; ``max_slice_drop`` does so for ``slices``, as of ``field_slices``.
     ``attainable``: best possible recall per query, as of ``metrics.attainable_recall``, by default 1. ``confidence``:
-    of every interval.
+    of every interval. ``sized_for``: of the interval that ``needed`` is for, by default the same.
 
     Raises ``ConfigError`` if ``k`` or ``confidence`` is out of range; ``LabelError`` without queries, where old and new
     differ in them, for a document twice in a ranking, and a score that is NaN or outside [0, 1].
     """
     check_rank(k, documents)
     queries = _check_sets(new, old)
+    asked = _Asked(confidence, sized_for or confidence, max_drop)
     metrics = {
         metric: _change(
             queries,
             scores,
             old.metrics[metric] if old else None,
-            max_drop,
-            confidence,
+            asked,
             _pairs(metric, old, new) if old else None,
         )
         for metric, scores in new.metrics.items()
@@ -202,7 +212,7 @@ def compare(
         metrics=metrics,
         ceiling=math.fsum(_aligned(queries, best, "the best possible recall")) / len(queries),
         saturated_by=_saturated(queries, before or recall, k / documents, best, max_drop),
-        slices=tuple(_slices(slices or {}, recall, before, max_slice_drop, confidence)),
+        slices=tuple(_slices(slices or {}, recall, before, replace(asked, drop=max_slice_drop))),
         lost=lost,
         won=won,
     )
@@ -267,11 +277,11 @@ def _change(
     queries: Collection[str],
     new: Mapping[str, float],
     old: Mapping[str, float] | None,
-    max_drop: float | None,
-    confidence: float,
+    asked: _Asked,
     differing: DifferingPairs | None = None,
 ) -> MetricChange:
     after = [new[query] for query in queries]
+    confidence = asked.confidence
     measured = score_interval(after, confidence=confidence)
     if old is None:
         return MetricChange(len(queries), measured)
@@ -285,24 +295,24 @@ def _change(
         p=randomisation_p(before, after),
         deviation=deviation,
         detectable=detectable_drop(deviation, len(queries), confidence=confidence),
-        needed=queries_needed(deviation, max_drop, confidence=confidence) if max_drop else None,
+        needed=queries_needed(deviation, asked.drop, confidence=asked.sized_for) if asked.drop else None,
     )
-    return found if differing is None else _shared(found, differing, max_drop, confidence)
+    return found if differing is None else _shared(found, differing, asked)
 
 
-def _shared(found: MetricChange, pairs: DifferingPairs, max_drop: float | None, confidence: float) -> MetricChange:
+def _shared(found: MetricChange, pairs: DifferingPairs, asked: _Asked) -> MetricChange:
     """Return ``found`` with what the share of differing queries says; of labelled ones alone, no more than counts."""
     share, judged = pairs.share, len(pairs.new)
     deviation = deviation_of(pairs.old, pairs.new) if judged else 0.0
-    needed = differing_needed(deviation, max_drop, share, confidence=confidence) if max_drop else None
+    needed = differing_needed(deviation, asked.drop, share, confidence=asked.sized_for) if asked.drop else None
     counts = replace(found, asked=share.asked, differing=share.differing, judged=judged, needed_differing=needed)
     if share.asked == found.queries:
         return counts
     return replace(
         counts,
-        difference=paired_interval(pairs.old, pairs.new, share=share, confidence=confidence),
+        difference=paired_interval(pairs.old, pairs.new, share=share, confidence=asked.confidence),
         deviation=deviation,
-        detectable=share.value * detectable_drop(deviation, max(1, judged), confidence=confidence),
+        detectable=share.value * detectable_drop(deviation, max(1, judged), confidence=asked.confidence),
         needed=None if needed is None else math.ceil(needed / max(share.value, 1 / share.asked)),
     )
 
@@ -321,15 +331,14 @@ def _saturated(
 
 
 def _slices(
-    asked: Slices,
+    by_field: Slices,
     new: Mapping[str, float],
     old: Mapping[str, float] | None,
-    max_drop: float | None,
-    confidence: float,
+    asked: _Asked,
 ) -> Iterator[Slice]:
     kept = {
         (by, name): [query for query in queries if query in new]
-        for by, found in asked.items()
+        for by, found in by_field.items()
         for name, queries in found.items()
     }
     judged = sum(len(queries) >= MIN_SLICE for queries in kept.values())
@@ -340,8 +349,8 @@ def _slices(
         high = None
         if old is not None:
             before, after = ([scores[query] for query in queries] for scores in (old, new))
-            high = paired_interval(before, after, confidence=1 - (1 - confidence) / judged).high
-        yield Slice(by, name, len(queries), MIN_SLICE, _change(queries, new, old, max_drop, confidence), high)
+            high = paired_interval(before, after, confidence=1 - (1 - asked.confidence) / judged).high
+        yield Slice(by, name, len(queries), MIN_SLICE, _change(queries, new, old, asked), high)
 
 
 def _changed(queries: list[str], old: ScoredRun, new: ScoredRun, k: int, sign: int) -> tuple[QueryComparison, ...]:

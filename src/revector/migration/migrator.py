@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from revector.errors import IllegalStep, StateError
+from revector.gate.draws import NextLabels
 from revector.gate.evidence import STEP_REEMBEDDED, Evidence
 from revector.gate.gate import GateMeasurement
 from revector.gate.query_set import QuerySet
@@ -273,6 +274,20 @@ class Migrator:
     def queries(self) -> QuerySet:
         """Return the labelled queries that can be measured. Raises ``LabelError`` where there are none."""
         return self._evidence.queries()
+
+    def next_labels(self, count: int = 25) -> NextLabels:
+        """Draw queries to judge from those that the active and the building generation answer differently.
+
+        Raises ``StateError`` without both of them, else as ``Evidence.next_labels``.
+        """
+        slots = self._standing.collection()
+        if slots.active_gen is None or slots.building_gen is None:
+            raise StateError(
+                "queries are drawn from those that the active and the building generation answer differently, and one "
+                "of these is not there. Nothing was drawn; run `revector upgrade --to index` first."
+            )
+        old, new = self._searcher.resolve(slots.active_gen), self._searcher.resolve(slots.building_gen)
+        return self._evidence.next_labels(new, old, self._standing.target(new.revision).gate.k, count)
 
     def evaluate(
         self, *, generation: int | None = None, k: int = 10, exact: bool = False, queries: QuerySet | None = None

@@ -105,6 +105,7 @@ def _facts(page: GatePage) -> Iterator[tuple[str, str]]:
     if page.queries is not None:
         lost, own = page.queries_lost, page.own_documents
         yield "Labelled queries", f"{page.queries:,}" + (f" ({lost:,} left out: documents gone)" if lost else "")
+        yield from _beside(page)
         if own:
             yield "Queries that are documents", f"{own:,}; a query's own document is left out of what it finds"
     for name, side in (("Refused by the new", page.new), ("Refused by the old", page.old)):
@@ -122,6 +123,14 @@ def _facts(page: GatePage) -> Iterator[tuple[str, str]]:
     if page.gate:
         confidence = page.gate.get("confidence")
         yield "Judged by", f"{100 * page.demanded_confidence:g} % intervals" if confidence is not None else "means"
+
+
+def _beside(page: GatePage) -> Iterator[tuple[str, str]]:
+    if page.others:
+        drawn = f", {page.drawn:,} of them drawn and judged since" if page.drawn else ""
+        yield "Queries without labels", f"{page.others:,} were asked of both{drawn}"
+    if page.look is not None:
+        yield "Look", f"number {page.look:,} of this test"
 
 
 def _doubts(comparison: Comparison) -> Iterator[ET.Element]:

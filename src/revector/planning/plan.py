@@ -15,10 +15,10 @@ from revector.encoders.pca import rotation_of
 from revector.encoders.probes import PROBE_TEXTS
 from revector.encoders.vocabulary import Vocabulary
 from revector.gate.demands import DEMANDS
+from revector.gate.needs import label_need
 from revector.indexing.chunking import make_chunker
 from revector.indexing.reuse import count_known
 from revector.interfaces import Content, Encoder, NoProgress, Piece, Progress
-from revector.measure.statistics import queries_needed
 from revector.planning import strata
 from revector.planning.costs import money
 from revector.planning.estimate import Estimate
@@ -40,7 +40,7 @@ from revector.planning.screening import Screening, screen
 from revector.registry.collections import Collection, Generation, read_generation, window_is_over
 from revector.registry.watching import clock_jumped
 from revector.serving.queries import askable
-from revector.spec import Gate, Revision
+from revector.spec import Revision
 
 
 def make_plan(
@@ -345,9 +345,9 @@ def _warnings(collection: Collection, revision: Revision, labelled_queries: int 
         warnings.append(
             f"the gate demands {revision.gate.min_queries} queries, {labelled_queries} exist: it will refuse"
         )
-    elif collection.active_gen is not None and (least := _queries_of_an_equal_model(revision.gate)) > labelled_queries:
+    elif collection.active_gen is not None and (need := label_need(revision.gate)) and need.same > labelled_queries:
         warnings.append(
-            f"{labelled_queries} labelled queries cannot exclude a drop of {revision.gate.max_drop:g}, about {least} "
+            f"{labelled_queries} labelled queries cannot exclude a drop of {need.max_drop:g}, about {need.same} "
             "can: unless the new revision finds more than the active one, the gate will be inconclusive"
         )
     return tuple(warnings)
@@ -365,8 +365,3 @@ def _window(engine: sa.Engine, collection: Collection, revision: Revision) -> tu
     until = f"{collection.rollback_deadline:%Y-%m-%d %H:%M %Z}"
     kept = f"generation {collection.standby_gen} (revision {standby}) is kept for a rollback until {until}"
     return (f"{kept}: an upgrade is refused until that window is over, or given up (`revector retire --now`)",)
-
-
-def _queries_of_an_equal_model(gate: Gate) -> int:
-    """Return how many queries show that a model that finds as much lost no more than the gate allows."""
-    return queries_needed(0.0, gate.max_drop, confidence=gate.confidence) if gate.max_drop else 0

@@ -12,7 +12,7 @@ from revector.spec import Gate
 
 
 def _judge(gate: Gate, figures: GateFigures) -> Iterator[GateFinding]:
-    if (found := figures.compared.queries) < gate.min_queries:
+    if (found := figures.compared.queries + figures.drawn) < gate.min_queries:
         yield GateFinding(
             Value.INCONCLUSIVE,
             f"{found:,} labelled queries were measured, at least {gate.min_queries:,} are demanded.",

