@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +11,12 @@ from haystack.document_stores.errors import DuplicateDocumentError
 from haystack.document_stores.types import DuplicatePolicy
 from haystack.utils.filters import document_matches_filter
 
+from revector.adapters.collection import OpenCollection
 from revector.adapters.matching import documents_where, joined
-from revector.adapters.serving import opened
 from revector.config import Project
 from revector.documents.documents import StoredDocument
 from revector.errors import ConfigError, DocumentError
 from revector.interfaces import Document as Stored
-
-BATCH = 500
-"""Documents of one transaction."""
 
 _RANGES = {">": "gt", ">=": "gte", "<": "lt", "<=": "lte"}
 
@@ -35,12 +31,11 @@ class RevectorDocumentStore:
     def __init__(
         self, collection: str = "docs", *, project: Project | Path | str | None = None, wait_s: float | None = 60.0
     ) -> None:
-        self.collection, self.wait_s, self.project = collection, wait_s, opened(project)
-        self.documents, self.searcher = self.project.documents(collection), self.project.searcher(collection)
+        self.collection, self.wait_s, self.opened = collection, wait_s, OpenCollection(collection, project, wait_s)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what opens this store again; no password is in it."""
-        where = {"collection": self.collection, "project": str(self.project.root), "wait_s": self.wait_s}
+        where = {"collection": self.collection, "project": str(self.opened.project.root), "wait_s": self.wait_s}
         return dict(default_to_dict(self, **where))
 
     @classmethod
@@ -51,14 +46,14 @@ class RevectorDocumentStore:
 
     def count_documents(self) -> int:
         """Return how many documents there are."""
-        return self.documents.count()
+        return self.opened.documents.count()
 
     def filter_documents(self, filters: dict[str, Any] | None = None) -> list[Document]:
         """Return all documents that meet Haystack's ``filters``, by id. They are read one page after the other.
 
         Raises ``FilterError`` for a filter that Haystack does not know.
         """
-        found = (_shown(one) for one in documents_where(self.project, self.collection, {}))
+        found = (_shown(one) for one in documents_where(self.opened.project, self.collection, {}))
         return [one for one in found if not filters or document_matches_filter(filters, one)]
 
     def write_documents(self, documents: list[Document], policy: DuplicatePolicy = DuplicatePolicy.NONE) -> int:
@@ -71,20 +66,20 @@ class RevectorDocumentStore:
             raise ValueError("write_documents takes a list of documents. Nothing was written.")
         if untold := [one.id for one in documents if one.blob is not None or one.sparse_embedding is not None]:
             raise DocumentError(f"documents {untold[:5]} hold more than text. Nothing was written; leave it out.")
-        known = set[str]() if policy == DuplicatePolicy.OVERWRITE else self.documents.known(one.id for one in documents)
+        known = (
+            set[str]()
+            if policy == DuplicatePolicy.OVERWRITE
+            else self.opened.documents.known(one.id for one in documents)
+        )
         if known and policy != DuplicatePolicy.SKIP:
             raise DuplicateDocumentError(f"documents {sorted(known)[:5]} exist. Nothing was written.")
         new = {one.id: Stored(one.id, one.content, one.meta) for one in documents if one.id not in known}
-        for some in _batches(list(new.values())):
-            written = self.documents.put_many(some)
-            if self.wait_s is not None:
-                self.documents.wait_until_served(written, timeout_s=self.wait_s)
+        self.opened.put(new.values())
         return len(new)
 
     def delete_documents(self, document_ids: list[str]) -> None:
         """Delete documents; ids that do not exist are left alone."""
-        for some in _batches(list(dict.fromkeys(document_ids))):
-            self.documents.delete_many(some)
+        self.opened.delete(document_ids)
 
 
 @component
@@ -118,14 +113,13 @@ class RevectorDocumentRetriever:
         """
         chosen = filters or self.filters
         where = where_of(chosen) if chosen else None
-        answer = self.document_store.searcher.search(query, top_k or self.top_k, where=where)
-        texts = self.document_store.documents.texts([hit.id for hit in answer.hits])
-        found = [
-            Document(id=hit.id, content=texts[hit.id], meta=dict(hit.meta), score=hit.score)
-            for hit in answer.hits
-            if hit.id in texts
-        ]
-        return {"documents": found}
+        opened = self.document_store.opened
+        found = opened.whole(opened.searcher.search(query, top_k or self.top_k, where=where))
+        return {
+            "documents": [
+                Document(id=hit.id, content=text, meta=dict(hit.meta), score=hit.score) for hit, text in found
+            ]
+        }
 
 
 def where_of(filters: dict[str, Any]) -> dict[str, Any]:
@@ -152,7 +146,3 @@ def where_of(filters: dict[str, Any]) -> dict[str, Any]:
 
 def _shown(one: StoredDocument) -> Document:
     return Document(id=one.id, content=one.text, meta=dict(one.meta))
-
-
-def _batches(rows: list[Any]) -> Iterator[list[Any]]:
-    return (rows[at : at + BATCH] for at in range(0, len(rows), BATCH))

@@ -14,15 +14,13 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.vectorstores import VectorStore
 from pydantic import ConfigDict, Field
 
+from revector.adapters.collection import OpenCollection, no_more
 from revector.adapters.serving import guard, opened
 from revector.config import Project
 from revector.errors import ConfigError
 from revector.interfaces import Document as Stored
 from revector.serving.embedding import embed
 from revector.serving.searcher import Answer
-
-BATCH = 500
-"""Documents of one transaction."""
 
 
 class RevectorEmbeddings(Embeddings):
@@ -60,9 +58,8 @@ class RevectorStore(VectorStore):
         content: Literal["document", "chunk"] = "document",
         wait_s: float | None = 60.0,
     ) -> None:
-        self.project, self.collection = opened(project), collection
-        self._documents, self._searcher = self.project.documents(collection), self.project.searcher(collection)
-        self._content, self._wait_s = content, wait_s
+        self._opened, self._content = OpenCollection(collection, project, wait_s), content
+        self.project, self.collection = self._opened.project, collection
         self._proved = None
         if embedding is not None:
             self._proved = guard(collection, embedding.embed_documents, project=self.project).encoder_fp
@@ -85,28 +82,24 @@ class RevectorStore(VectorStore):
         The same id again replaces the text. Raises ``DocumentError`` for what cannot be stored, and stores nothing of
         its batch of 500; ``ValueError`` where the lists are not of one length.
         """
-        _no_more(kwargs)
+        no_more(kwargs)
         texts = list(texts)
         metas: Sequence[Mapping[str, Any]] = [{}] * len(texts) if metadatas is None else metadatas
         named = [given or str(uuid4()) for given in ([None] * len(texts) if ids is None else ids)]
-        found = [Stored(*one) for one in zip(named, texts, metas, strict=True)]
-        written = [self._documents.put_many(found[at : at + BATCH]) for at in range(0, len(found), BATCH)]
-        self._wait(written)
+        self._opened.put([Stored(*one) for one in zip(named, texts, metas, strict=True)])
         return named
 
     def delete(self, ids: list[str] | None = None, **kwargs: Any) -> bool:
         """Delete documents; ids that do not exist are left alone. Raises ``ConfigError`` without ids."""
-        _no_more(kwargs)
+        no_more(kwargs)
         if ids is None:
             raise ConfigError("delete() of everything is not offered. Nothing was deleted; name the ids.")
-        for at in range(0, len(ids), BATCH):
-            self._documents.delete_many(list(dict.fromkeys(ids[at : at + BATCH])))
+        self._opened.delete(ids)
         return True
 
     def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
         """Return those of the documents that exist, whole, in the order of ``ids``."""
-        found = [self._documents.get(doc_id) for doc_id in dict.fromkeys(ids)]
-        return [Document(id=one.id, page_content=one.text, metadata=dict(one.meta)) for one in found if one is not None]
+        return [Document(id=one.id, page_content=one.text, metadata=dict(one.meta)) for one in self._opened.get(ids)]
 
     def similarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
         """Return the ``k`` documents that are most like a query; ``filter``: conditions on their metadata."""
@@ -116,8 +109,8 @@ class RevectorStore(VectorStore):
         self, query: str, k: int = 4, filter: Mapping[str, Any] | None = None, **kwargs: Any
     ) -> list[tuple[Document, float]]:
         """Return documents with their cosine, -1 to 1, best first."""
-        _no_more(kwargs)
-        return self._shown(self._searcher.search(query, k, where=filter))
+        no_more(kwargs)
+        return self._shown(self._opened.searcher.search(query, k, where=filter))
 
     def similarity_search_by_vector(
         self,
@@ -132,14 +125,15 @@ class RevectorStore(VectorStore):
         ``encoder_fp`` names the vector's model; else it is that of ``embedding``, as it was proved. Raises
         ``ConfigError`` where neither is known, ``StateError`` where another model serves by now.
         """
-        _no_more(kwargs)
+        no_more(kwargs)
         made_by = encoder_fp or self._proved
         if made_by is None:
             raise ConfigError(
                 "a vector alone does not say which model made it. Nothing was searched; give its encoder_fp, open the "
                 "store with embedding=, or search by text."
             )
-        return [one for one, _ in self._shown(self._searcher.search_given(embedding, made_by, k, where=filter))]
+        answer = self._opened.searcher.search_given(embedding, made_by, k, where=filter)
+        return [one for one, _ in self._shown(answer)]
 
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
         return lambda cosine: max(0.0, min(1.0, cosine))
@@ -160,19 +154,9 @@ class RevectorStore(VectorStore):
         return store
 
     def _shown(self, answer: Answer) -> list[tuple[Document, float]]:
-        whole = {hit.id: hit.text for hit in answer.hits}
-        if self._content == "document":
-            whole = self._documents.texts(whole)  # without those that were deleted a moment ago
-        return [
-            (Document(id=hit.id, page_content=whole[hit.id], metadata=dict(hit.meta)), hit.score)
-            for hit in answer.hits
-            if hit.id in whole
-        ]
-
-    def _wait(self, written: Sequence[Any]) -> None:
-        if self._wait_s is not None:
-            for one in written:
-                self._documents.wait_until_served(one, timeout_s=self._wait_s)
+        whole = self._content == "document"
+        found = self._opened.whole(answer) if whole else [(hit, hit.text) for hit in answer.hits]
+        return [(Document(id=hit.id, page_content=text, metadata=dict(hit.meta)), hit.score) for hit, text in found]
 
 
 class RevectorRetriever(BaseRetriever):
@@ -189,9 +173,3 @@ class RevectorRetriever(BaseRetriever):
     ) -> list[Document]:
         del run_manager
         return self.store.similarity_search(query, kwargs.get("k", self.k), filter=kwargs.get("where", self.where))
-
-
-def _no_more(kwargs: Mapping[str, object]) -> None:
-    """Raise ``ConfigError`` for options of other stores, which would mean nothing here."""
-    if kwargs:
-        raise ConfigError(f"{', '.join(sorted(kwargs))}: not an option of this store. Nothing was done; leave it out.")

@@ -20,16 +20,11 @@ from llama_index.core.vector_stores.types import (
 from llama_index.core.vector_stores.utils import metadata_dict_to_node, node_to_metadata_dict
 from pydantic import PrivateAttr
 
+from revector.adapters.collection import OpenCollection, no_more
 from revector.adapters.matching import ids_where, joined
-from revector.adapters.serving import opened
 from revector.config import Project
-from revector.documents.documents import Documents
 from revector.errors import ConfigError
 from revector.interfaces import Document
-from revector.serving.searcher import Searcher
-
-BATCH = 500
-"""Nodes of one transaction."""
 
 _RANGES = {
     FilterOperator.GT: "gt",
@@ -67,17 +62,13 @@ class RevectorVectorStore(BasePydanticVectorStore):
     collection: str = "docs"
     wait_s: float | None = 60.0
 
-    _project: Project = PrivateAttr()
-    _documents: Documents = PrivateAttr()
-    _searcher: Searcher = PrivateAttr()
+    _opened: OpenCollection = PrivateAttr()
 
     def __init__(
         self, collection: str = "docs", *, project: Project | Path | str | None = None, wait_s: float | None = 60.0
     ) -> None:
         super().__init__(collection=collection, wait_s=wait_s)
-        self._project = opened(project)
-        self._documents = self._project.documents(collection)
-        self._searcher = self._project.searcher(collection)
+        self._opened = OpenCollection(collection, project, wait_s)
 
     @classmethod
     def class_name(cls) -> str:
@@ -87,11 +78,11 @@ class RevectorVectorStore(BasePydanticVectorStore):
     @property
     def client(self) -> Project:
         """The project."""
-        return self._project
+        return self._opened.project
 
     def add(self, nodes: Sequence[BaseNode], **kwargs: Any) -> list[str]:
         """Put nodes, each under its id, and return the ids. Raises ``DocumentError`` for what cannot be stored."""
-        _no_more(kwargs)
+        no_more(kwargs)
         found = [
             Document(
                 node.node_id,
@@ -100,41 +91,37 @@ class RevectorVectorStore(BasePydanticVectorStore):
             )
             for node in nodes
         ]
-        written = [self._documents.put_many(found[at : at + BATCH]) for at in range(0, len(found), BATCH)]
-        if self.wait_s is not None:
-            for one in written:
-                self._documents.wait_until_served(one, timeout_s=self.wait_s)
+        self._opened.put(found)
         return [one.id for one in found]
 
     def delete(self, ref_doc_id: str, **delete_kwargs: Any) -> None:
         """Delete the nodes of a document."""
-        _no_more(delete_kwargs)
+        no_more(delete_kwargs)
         self._delete_where({"ref_doc_id": ref_doc_id})
 
     def delete_nodes(
         self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None, **delete_kwargs: Any
     ) -> None:
         """Delete nodes by id, or by conditions on their metadata. Raises ``ConfigError`` for both, and for neither."""
-        _no_more(delete_kwargs)
+        no_more(delete_kwargs)
         if (node_ids is None) == (filters is None):
             raise ConfigError("delete_nodes takes either ids or filters. Nothing was deleted; name one.")
         if node_ids is None:
             self._delete_where(_where(filters))
         else:
-            self._delete(list(dict.fromkeys(node_ids)))
+            self._opened.delete(node_ids)
 
     def get_nodes(self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None) -> list[BaseNode]:
         """Return nodes by id, or those that meet conditions on their metadata."""
         ids = node_ids
         if ids is None:
-            pages = ids_where(self._project, self.collection, _where(filters))
+            pages = ids_where(self._opened.project, self.collection, _where(filters))
             ids = [doc_id for page in pages for doc_id in page]
-        found = [self._documents.get(doc_id) for doc_id in ids]
-        return [_node(one.id, one.meta, one.text) for one in found if one is not None]
+        return [_node(one.id, one.meta, one.text) for one in self._opened.get(ids)]
 
     def query(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
         """Search by text. Raises ``ConfigError`` for a query without text, and for modes other than the default."""
-        _no_more(kwargs)
+        no_more(kwargs)
         if query.mode != VectorStoreQueryMode.DEFAULT:
             raise ConfigError(f"mode {query.mode.value!r} is not offered. Nothing was searched; leave it out.")
         if query.query_str is None:
@@ -147,24 +134,16 @@ class RevectorVectorStore(BasePydanticVectorStore):
             where = joined(where, "ref_doc_id", list(query.doc_ids))
         if query.node_ids:
             raise ConfigError("node_ids cannot restrict a search. Nothing was searched; use filters.")
-        answer = self._searcher.search(query.query_str, query.similarity_top_k, where=where)
-        texts = self._documents.texts([hit.id for hit in answer.hits])
-        hits = [hit for hit in answer.hits if hit.id in texts]
-        return VectorStoreQueryResult(
-            nodes=[_node(hit.id, hit.meta, texts[hit.id]) for hit in hits],
-            similarities=[hit.score for hit in hits],
-            ids=[hit.id for hit in hits],
-        )
+        found = self._opened.whole(self._opened.searcher.search(query.query_str, query.similarity_top_k, where=where))
+        nodes = [_node(hit.id, hit.meta, text) for hit, text in found]
+        scores = [hit.score for hit, _ in found]
+        return VectorStoreQueryResult(nodes=nodes, similarities=scores, ids=[node.node_id for node in nodes])
 
     def _delete_where(self, where: dict[str, Any]) -> None:
         if not where:
             raise ConfigError("no condition was given. Nothing was deleted; name the nodes.")
-        for page in ids_where(self._project, self.collection, where):
-            self._documents.delete_many(page)
-
-    def _delete(self, ids: list[str]) -> None:
-        for at in range(0, len(ids), BATCH):
-            self._documents.delete_many(ids[at : at + BATCH])
+        for page in ids_where(self._opened.project, self.collection, where):
+            self._opened.delete(page)
 
 
 def _node(doc_id: str, meta: Mapping[str, Any], text: str) -> BaseNode:
@@ -195,8 +174,3 @@ def _where(filters: MetadataFilters | None) -> dict[str, Any]:
         else:
             raise ConfigError(f"filter {one.key!r}: {one.operator.value!r} is not offered. Nothing was done.")
     return where
-
-
-def _no_more(kwargs: dict[str, Any]) -> None:
-    if kwargs:
-        raise ConfigError(f"{', '.join(sorted(kwargs))}: not an option of this store. Nothing was done; leave it out.")
