@@ -6,10 +6,13 @@ INSTALLED := .venv/.installed
 # Images of containers often set it. Every process would then compile whatever it imports again: 2 s for a command.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-fast test-adapters test-stores test-milvus test-airflows up cluster prove prove-long mutate clean lock
+.PHONY: demo demo-adopt test test-fast test-adapters test-stores test-milvus test-airflows up cluster prove prove-long mutate clean lock
 
 demo: $(INSTALLED)  ## the main job on this machine, on a real corpus, through Airflow; FULL=1: on all of it
 	$(BIN)/revector demo $(if $(FULL),--full)
+
+demo-adopt: $(INSTALLED)  ## an application's LangChain table is adopted, migrated, rolled back and given back while it works
+	$(BIN)/revector demo --adopt
 
 up: $(INSTALLED)  ## PostgreSQL, worker, Airflow and the page, until Ctrl-C
 	$(BIN)/revector up

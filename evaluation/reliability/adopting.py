@@ -30,6 +30,7 @@ from revector.adoption.presets import AdoptionRequest
 from revector.config import Project, load_project
 from revector.encoders.hashing import HashingEncoder
 from revector.interfaces import whole_texts
+from revector.local.table_oracle import catalogue, changed
 from revector.spec import ModelSpec
 
 MODULE = "evaluation.reliability.adopting"
@@ -46,13 +47,6 @@ LAYOUTS = {
     "embedding vector(16)) PARTITION BY RANGE (id); CREATE TABLE public.notes_low PARTITION OF public.notes FOR VALUES "
     "FROM (0) TO (300); CREATE TABLE public.notes_high PARTITION OF public.notes FOR VALUES FROM (300) TO (10000)",
 }
-CATALOG = """
-SELECT c.oid::regclass::text, t.tgname::text
-FROM pg_class c LEFT JOIN pg_trigger t ON t.tgrelid = c.oid AND t.tgparentid = 0
-WHERE c.relname LIKE 'notes%' AND c.relkind IN ('r', 'p')
-UNION ALL SELECT 'function', proname FROM pg_proc WHERE proname ~ '^adopted_[0-9]'
-UNION ALL SELECT 'adoption', cid::text FROM revector.adoption ORDER BY 1, 2
-"""
 REVISION = '''"""second"""
 from revector import Chunking, Gate, IndexSpec, ModelSpec
 
@@ -205,7 +199,7 @@ def run_history(url: str, seed: int, kills: int) -> tuple[Counter[str], list[str
         project.init()
         writer = Writer(url, seed)
         writer.fill(LAYOUTS[name])
-        before = _catalog(project)
+        before = _catalogue(project)
         project.engine.dispose()  # no connection is shared with a child
         writer.start()
         try:
@@ -221,8 +215,7 @@ def run_history(url: str, seed: int, kills: int) -> tuple[Counter[str], list[str
             broken += _judge(project, writer, name, did, "after the rollback")
             project.engine.dispose()
             killed(_give_back, root, draw, did, kills)
-            if _catalog(project) != before:
-                broken.append(f"seed {seed}: unadopt left something behind: {set(_catalog(project)) - set(before)}")
+            broken += [f"unadopt: {one}" for one in changed(before, _catalogue(project))]
         finally:
             writer.stop()
             project.engine.dispose()
@@ -239,9 +232,9 @@ def _lay_out(root: Path, url: str, labelled: str) -> None:
     (root / "labels.csv").write_text(f"query_id,query,doc_id,score\nq1,first t{KEPT},{labelled},1\n")
 
 
-def _catalog(project: Project) -> Sequence[tuple[object, ...]]:
+def _catalogue(project: Project) -> list[tuple[str, str, str]]:
     with project.engine.connect() as connection:
-        return [tuple(row) for row in connection.execute(sa.text(CATALOG))]
+        return catalogue(connection, "notes%")
 
 
 def _judge(project: Project, writer: Writer, layout: str, did: Counter[str], when: str) -> Iterator[str]:

@@ -17,6 +17,7 @@ from revector.adoption.presets import AdoptionRequest
 from revector.config import Project, load_project
 from revector.encoders.hashing import HashingEncoder
 from revector.interfaces import whole_texts
+from revector.local.table_oracle import catalogue
 from revector.migration.adopting import AdoptionPlan, AdoptionReport
 from revector.spec import ModelSpec
 
@@ -54,6 +55,11 @@ class Application:
 
     def vector(self, text: str) -> str:
         return json.dumps([round(float(x), 7) for x in self.encoder.encode("document", whole_texts([text]))[0]])
+
+    def catalogue(self) -> list[tuple[str, str, str]]:
+        """All that PostgreSQL knows of the table, and of any adoption."""
+        with self.engine.connect() as connection:
+            return catalogue(connection, "articles%")
 
     def insert(self, n: int, *, text: str | None = None, lang: str = "en") -> None:
         title, body = f"apple{n}", f"pear{n} some words here"

@@ -13,18 +13,6 @@ from adoption.conftest import Application
 from revector.errors import ConfigError, EncoderMismatch
 from revector.interfaces import NoProgress
 
-CATALOG = """
-SELECT 'trigger', t.tgname, pg_get_triggerdef(t.oid) FROM pg_trigger t WHERE t.tgrelid = 'public.articles'::regclass
-UNION ALL SELECT 'column', attname, format_type(atttypid, atttypmod) || attnotnull || coalesce(attacl::text, '')
-  FROM pg_attribute WHERE attrelid = 'public.articles'::regclass AND attnum > 0
-UNION ALL SELECT 'class', relname, coalesce(relacl::text, '') || coalesce(obj_description(oid), '') || relrowsecurity
-  FROM pg_class WHERE oid = 'public.articles'::regclass
-UNION ALL SELECT 'index', indexrelid::regclass::text, indisvalid::text FROM pg_index
-  WHERE indrelid = 'public.articles'::regclass
-UNION ALL SELECT 'function', proname, '' FROM pg_proc WHERE proname LIKE 'adopted\\_1%'
-ORDER BY 1, 2, 3
-"""
-
 
 def test_the_vectors_that_are_there_are_taken_and_nothing_is_embedded(application: Application) -> None:
     application.create()
@@ -187,7 +175,7 @@ def test_vectors_of_another_model_and_mixtures_are_refused_with_their_share(appl
     application.create(0)
     for n in range(40):
         application.insert(n, text=f"something else {n * 7}" if n % 4 else None)
-    before = application.sql(CATALOG)
+    before = application.catalogue()
     plan = application.plan()
     assert (plan.proof.verdict, plan.proof.share) == ("mixture", 0.25)
     with pytest.raises(EncoderMismatch, match=r"25.0% of 40 sampled rows.*--no-vectors"):
@@ -195,7 +183,7 @@ def test_vectors_of_another_model_and_mixtures_are_refused_with_their_share(appl
     application.sql("UPDATE public.articles SET embedding = (SELECT embedding FROM public.articles WHERE id = 1)")
     with pytest.raises(EncoderMismatch, match="not this model"):
         application.adopt()
-    assert application.sql(CATALOG) == before
+    assert application.catalogue() == before
     assert application.documents() == {}
     assert application.adopt(vectors=False).reused == 0
     assert application.search("apple7 pear7")[0] == "7"
@@ -275,12 +263,12 @@ def test_unadopt_leaves_the_table_as_it_was_found(application: Application) -> N
         "CREATE INDEX ON public.articles USING hnsw (embedding vector_cosine_ops); COMMENT ON TABLE public.articles IS "
         "'ours'; GRANT SELECT ON public.articles TO PUBLIC"
     )
-    before = application.sql(CATALOG)
+    before = application.catalogue()
     application.adopt()
-    assert application.sql(CATALOG) != before
+    assert application.catalogue() != before
     table, deleted = application.project.adopter("articles").end()
     assert (table, deleted) == ("public.articles", 0)
-    assert application.sql(CATALOG) == before
+    assert application.catalogue() == before
     application.sql("DELETE FROM public.articles WHERE id = 7")
     assert application.search("apple7 pear7", 1) == ["7"]
     assert application.project.adopter("articles").end(drop_copies=True) == (None, 20)

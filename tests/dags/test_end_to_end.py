@@ -22,6 +22,7 @@ from revector.local import demo
 from revector.local.airflow import AirflowHome
 from revector.local.airflow_client import FINISHED, AirflowClient
 from revector.local.comparison import Difference, compare, expected_texts
+from revector.local.demo_parts import application
 from revector.local.record import ApplicationCounts, count
 from revector.local.up import services
 from revector.sources import open_source
@@ -120,7 +121,8 @@ def migrated(site: Site) -> Seen:
     """A migration by the DAG, up to its rollback window, while the application writes, deletes and queries."""
     record = site.project.state / "demo" / "application.jsonl"
     record.parent.mkdir()
-    with demo.application(site.project, record) as counts:
+    program = ("revector.local.application", WRITTEN, str(record))
+    with application(site.project, *program, record=record) as counts:
         site.wait_for_question(site.trigger(WRITTEN, approval=False), "rollback_window")
         before = counts().by_revision.get(NEW, 0)
         until(lambda: counts().by_revision.get(NEW, 0) > before, "the new index answers")

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from revector.cli import run
 from revector.local import application
-from revector.local.record import ApplicationCounts
-from revector.local.screen import result_table
+from revector.local.record import ApplicationCounts, Record
+from revector.local.screen import adoption_table, result_table
 from worlds import World
 
 QUERY = "apple1 &amp; pear1"
@@ -22,7 +23,7 @@ QUERY = "apple1 &amp; pear1"
 def asked(world: World, monkeypatch: pytest.MonkeyPatch, *, other_model: bool = False) -> dict[str, Any]:
     monkeypatch.setattr(application, "JUST_STORED", timedelta(0))
     file = io.StringIO()
-    reader = application.Reader(world.project, world.collection.name, application.Record(file), seed=1)
+    reader = application.Reader(world.project, world.collection.name, Record(file), seed=1)
     monkeypatch.setattr(reader, "_queries", [QUERY])
     if other_model:
         revision = world.generation().revision
@@ -47,7 +48,7 @@ def test_an_answer_by_another_model_of_the_same_name_is_found_wrong(
 def test_what_answers_a_labelled_question_is_never_deleted(served: World) -> None:
     ids = [f"d{n:05d}" for n in range(10)]
     kept, file = frozenset(ids[:5]), io.StringIO()
-    writer = application.Writer(served.documents, list(ids), application.Record(file), seed=2, judged=kept)
+    writer = application.Writer(served.documents, list(ids), Record(file), seed=2, judged=kept)
     for _ in range(60):
         writer.step()
     lines = [json.loads(line) for line in file.getvalue().splitlines()]
@@ -67,3 +68,26 @@ def test_the_table_that_ends_the_demo_is_drawn_of_what_the_demo_writes_down() ->
         "as_promised": True,
     }
     assert any("3 by revision a100" in str(cell) for column in result_table(figures).columns for cell in column.cells)
+
+
+def test_the_table_that_ends_the_second_act_counts_what_was_seen() -> None:
+    counts = ApplicationCounts(writes=9, deletes=3, queries=8, by_revision={"its own column": 5, "a100": 3})
+    look = {"when": "after the swap", "rows": 200, "lost": [], "stale": ["a"], "resurrected": []}
+    figures = {
+        "application": asdict(counts),
+        "answers": {"judged": 8, "wrong_model": 0, "resurrected": 0},
+        "looks": [look],
+        "catalogue": ["trigger x was not there before"],
+        "steps": [{"step": "adopt", "seconds": 3.0}],
+        **dict.fromkeys(("rolled_back", "asked_again", "failed_writes", "wall_s"), 0),
+        "as_promised": False,
+    }
+    cells = [str(cell) for column in adoption_table(figures).columns for cell in column.cells]
+    for seen in ("9, 3, 0", "8 (5 by its own column, 3 by a100)", "0 / 1 / 0 of 200 rows", "[red]1 differences[/]"):
+        assert seen in cells
+    assert cells[-1] == "[red]NO[/]"
+
+
+def test_the_second_act_takes_no_whole_corpus(capsys: pytest.CaptureFixture[str], served: World) -> None:
+    assert run(["demo", "--adopt", "--full", "--project", str(served.root)]) == 2
+    assert "Nothing was started" in capsys.readouterr().err

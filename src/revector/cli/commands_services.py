@@ -123,13 +123,26 @@ def demo(
     full: Annotated[
         bool, typer.Option("--full", help="The whole corpus; default: what this machine embeds in about three minutes.")
     ] = False,
+    adopt: Annotated[
+        bool, typer.Option("--adopt", help="The second act: a LangChain table is adopted, migrated and given back.")
+    ] = False,
     project: ProjectPath = None,
 ) -> None:
     """Migrate the quickstart corpus from a weak to a real model while an application writes, deletes and queries.
 
+    With --adopt, an application's own LangChain table is adopted, migrated, rolled back and given back meanwhile.
+
     For example:
       revector demo --json result.json
+      revector demo --adopt
     """
+    if adopt and full:
+        raise ConfigError(
+            "--full is for the first act of the demo, not for --adopt. Nothing was started; leave one out."
+        )
+    if adopt:
+        act = _module("revector.local.adoption_demo", "demo")
+        raise typer.Exit(act.run(open_project(project), port=port, json_path=json_path, wait=stay))
     module = _module("revector.local.demo", "demo")
     raise typer.Exit(module.run(open_project(project), port=port, json_path=json_path, wait=stay, full=full))
 

@@ -14,10 +14,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import sqlalchemy as sa
@@ -28,6 +26,8 @@ from revector.documents.text import clean_query
 from revector.errors import RevectorError
 from revector.interfaces import Encoder, whole_texts
 from revector.labels import load_labels
+from revector.local.record import Record
+from revector.local.table_application import every
 from revector.revisions import RevisionGraph
 from revector.serving.searcher import Answer, Searcher
 
@@ -37,19 +37,6 @@ SCORE_TOLERANCE = 0.01
 """A stored vector against a fresh encoding of the query: an encoder of another model is off by far more."""
 
 JUST_STORED = timedelta(seconds=1)
-
-
-class Record:
-    """The log of acknowledged operations, one JSON line each."""
-
-    def __init__(self, file: IO[str]) -> None:
-        self._file, self._lock = file, threading.Lock()
-
-    def add(self, **line: object) -> None:
-        """Append a line."""
-        with self._lock:
-            self._file.write(json.dumps(line) + "\n")
-            self._file.flush()
 
 
 class Writer:
@@ -160,14 +147,6 @@ class Reader:
         return abs(score - hit.score) < SCORE_TOLERANCE
 
 
-def _every(interval_s: float, step: Callable[[], None], ending: threading.Event) -> None:
-    due = time.monotonic()
-    while not ending.is_set():
-        step()
-        due = max(due + interval_s, time.monotonic() - 1)
-        ending.wait(max(0.0, due - time.monotonic()))
-
-
 def main() -> None:
     """Run until SIGTERM; what was begun is finished and noted."""
     collection, path = sys.argv[1], Path(sys.argv[2])
@@ -190,8 +169,8 @@ def main() -> None:
         writer = Writer(project.documents(collection), ids, record, seed=2, judged=judged)
         record.add(op="ready")
         threads = [
-            threading.Thread(target=_every, args=(1 / WRITES_PER_S, writer.step, ending)),
-            threading.Thread(target=_every, args=(1 / QUERIES_PER_S, reader.step, ending)),
+            threading.Thread(target=every, args=(1 / WRITES_PER_S, writer.step, ending)),
+            threading.Thread(target=every, args=(1 / QUERIES_PER_S, reader.step, ending)),
         ]
         for thread in threads:
             thread.start()

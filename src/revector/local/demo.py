@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -20,27 +15,25 @@ from rich.console import Console
 
 from revector import embedded
 from revector.config import Project, load_project
-from revector.errors import ConfigError, RevectorError
+from revector.errors import ConfigError
 from revector.formats.kept import plain
 from revector.labels import load_labels
 from revector.local.airflow import AirflowHome
-from revector.local.airflow_client import FINISHED, AirflowClient
+from revector.local.airflow_client import AirflowClient
 from revector.local.comparison import Difference, compare, expected_texts
 from revector.local.demo_corpus import cut, documents_per_s, said
-from revector.local.record import ApplicationCounts, count, read_record
-from revector.local.screen import Screen, phase, result_table
+from revector.local.demo_parts import DAG, application, durations, machine, relative, wait_until_applied, watch
+from revector.local.record import count
+from revector.local.screen import Screen, application_text, phase, result_table
 from revector.local.up import airflow_of, describe, services, stay, stoppable
 from revector.revisions import RevisionGraph
 from revector.settings import FILE
 from revector.sources import open_source
 
 COLLECTION = "quickstart"
-DAG = "revector_migrate"
 SHARDS = 4
 WINDOW_HOURS = 48
-CATCH_UP_S = 120.0
 AFTER_S = 20.0
-RUN_LIMIT_S = 40 * 60.0
 
 
 def run(
@@ -67,7 +60,7 @@ def run(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
         console.print(result_table(figures))
-        console.print(f"The same as JSON: {_relative(path)}")
+        console.print(f"The same as JSON: {relative(path)}")
         if sys.stdout.isatty() if wait is None else wait:
             describe(airflow, console)
             console.print(
@@ -130,13 +123,18 @@ def _corpus(project: Project) -> Path:
     return project.state / "demo" / "corpus.jsonl"
 
 
-def _start_afresh(project: Project) -> None:
-    """Remove what an earlier demo left. Refuses a database that holds anything else."""
+def refuse_configured_database(project: Project) -> None:
+    """Raise ``ConfigError`` where the project has a database: the demo would fill it."""
     if project.settings.database_url is not None:
         raise ConfigError(
             f"the demo makes and drops its own database, but {FILE} or the environment names one. Nothing was changed; "
             "run it where database_url is not set."
         )
+
+
+def _start_afresh(project: Project) -> None:
+    """Remove what an earlier demo left. Refuses a database that holds anything else."""
+    refuse_configured_database(project)
     state = project.state
     if embedded.status(state).running or (state / "postgres.json").exists():
         project.init()
@@ -151,7 +149,7 @@ def _start_afresh(project: Project) -> None:
         project.raw_engine.dispose()
         if others:
             raise ConfigError(
-                f"the demo starts from an empty database, and {_relative(state)} also holds the collections "
+                f"the demo starts from an empty database, and {relative(state)} also holds the collections "
                 f"{', '.join(others)}. Nothing was changed; run it in another folder, or `revector db remove` first."
             )
         embedded.remove(state)
@@ -168,7 +166,8 @@ def _main_job(project: Project, airflow: AirflowHome, console: Console) -> dict[
     record = project.state / "demo" / "application.jsonl"
     record.parent.mkdir(parents=True, exist_ok=True)
     with airflow.client("operator") as client:
-        with application(project, record) as counters:
+        program = ("revector.local.application", COLLECTION, str(record))
+        with application(project, *program, record=record) as counters:
             conf = {
                 "collection": COLLECTION,
                 "revision": "head",
@@ -179,78 +178,14 @@ def _main_job(project: Project, airflow: AirflowHome, console: Console) -> dict[
             run_id = client.trigger(DAG, conf, note="make demo")
             console.print(f"Triggered DAG {DAG} through Airflow's REST API as operator: run {run_id}\n")
             with Screen(console) as screen:
-                _watch(project, client, run_id, screen, counters)
+                watch(project, COLLECTION, client, run_id, screen, lambda: application_text(counters()))
             with phase(console, f"The alias has moved; the application goes on for {AFTER_S:.0f} s …"):
                 time.sleep(AFTER_S)
         with phase(console, "Comparing the indexes with what the application was told …"):
-            _wait_until_applied(project)
+            wait_until_applied(project, COLLECTION)
             texts, changed, unknown = expected_texts(open_source(str(_corpus(project))), record)
             differences = compare(project, COLLECTION, texts, changed, unknown)
         return _figures(project, client, run_id, record, differences, time.monotonic() - started)
-
-
-@contextmanager
-def application(project: Project, record: Path) -> Iterator[Callable[[], ApplicationCounts]]:
-    """Run the simulated application; yields a function that counts its record so far."""
-    record.unlink(missing_ok=True)
-    environment = {
-        **os.environ,
-        "REVECTOR_CONFIG": str(project.root / FILE),
-        "REVECTOR_ENCODER__THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-    }
-    log_path = record.parent / "application.log"
-    guard = [sys.executable, "-m", "revector.local.guard", "--parent", str(os.getpid())]
-    guard += ["--state", str(record.parent / "application.json"), "--grace", "20", "--"]
-    program = [sys.executable, "-m", "revector.local.application", COLLECTION, str(record)]
-    log = log_path.open("wb")
-    process = subprocess.Popen(
-        [*guard, *program], env=environment, cwd=project.root, stdout=log, stderr=log, start_new_session=True
-    )
-    try:
-        while not (record.exists() and any(line["op"] == "ready" for line in read_record(record))):
-            if process.poll() is not None:
-                raise RevectorError(f"the simulated application did not start; see {_relative(log_path)}.")
-            time.sleep(0.2)
-        yield lambda: count(record)
-        if process.poll() is not None:
-            raise RevectorError(f"the simulated application ended early; see {_relative(log_path)}.")
-    finally:
-        process.terminate()
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        log.close()
-
-
-def _watch(
-    project: Project, client: AirflowClient, run_id: str, screen: Screen, counters: Callable[[], ApplicationCounts]
-) -> None:
-    """Show the run until it waits in its rollback window. Raises ``RevectorError`` with the log when it fails."""
-    end = time.monotonic() + RUN_LIMIT_S
-    while time.monotonic() < end:
-        tasks = client.tasks(DAG, run_id)
-        screen.show(project.status(COLLECTION), tasks, counters())
-        if any(
-            task["task_id"] == "rollback_window" and task["state"] in ("awaiting_input", "deferred") for task in tasks
-        ):
-            return
-        if client.state(DAG, run_id) in FINISHED:
-            logs = "\n".join(f"--- {task}\n{tail}" for task, tail in client.failures(DAG, run_id).items())
-            raise RevectorError(f"the run {run_id} ended without waiting in its rollback window:\n{logs}")
-        time.sleep(1.0)
-    raise RevectorError(f"the run {run_id} was not through after {RUN_LIMIT_S / 60:.0f} minutes; see the page.")
-
-
-def _wait_until_applied(project: Project) -> None:
-    end = time.monotonic() + CATCH_UP_S
-    while time.monotonic() < end:
-        slots = project.status(COLLECTION).slots.filled.values()
-        if not any(slot.waiting.live + slot.waiting.bulk for slot in slots):
-            return
-        time.sleep(0.2)
 
 
 def _figures(
@@ -271,12 +206,7 @@ def _figures(
     )
     return {
         "command": "make demo",
-        "machine": {
-            "cpus": os.cpu_count(),
-            "load": os.getloadavg()[0],
-            "system": platform.platform(),
-            "python": platform.python_version(),
-        },
+        "machine": machine(),
         "as_promised": as_promised,
         "documents": status.documents,
         "application": asdict(counts),
@@ -290,25 +220,10 @@ def _figures(
         },
         "swap_pause_ms": swap["detail"]["pause_ms"],
         "rollback_until": window.deadline,
-        "steps": _durations(client, run_id),
+        "steps": durations(client, run_id),
         "wall_s": round(wall_s, 1),
         "run_id": run_id,
     }
-
-
-def _durations(client: AirflowClient, run_id: str) -> list[dict[str, object]]:
-    """Return the wall time of each step, waiting for a slot included."""
-    spans: dict[str, list[datetime]] = {}
-    for task in client.tasks(DAG, run_id):
-        if task["start_date"] and task["end_date"]:
-            span = spans.setdefault(task["task_id"], [])
-            span += [datetime.fromisoformat(task["start_date"]), datetime.fromisoformat(task["end_date"])]
-    steps = sorted(spans.items(), key=lambda item: min(item[1]))
-    return [{"step": name, "seconds": round((max(span) - min(span)).total_seconds(), 1)} for name, span in steps]
-
-
-def _relative(path: Path) -> str:
-    return os.path.relpath(path)
 
 
 def main() -> int:

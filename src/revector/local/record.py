@@ -1,13 +1,27 @@
-"""Owns the record of the demo's application, read back: what was acknowledged, line by line, and how often."""
+"""Owns the record of the demo's application: what was acknowledged, line by line, and how often."""
 
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from revector.measure.metrics import latency_ms
+
+
+class Record:
+    """The log of acknowledged operations, one JSON line each."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file, self._lock = file, threading.Lock()
+
+    def add(self, **line: object) -> None:
+        """Append a line."""
+        with self._lock:
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
 
 
 @dataclass(slots=True)

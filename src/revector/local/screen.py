@@ -89,17 +89,15 @@ class Screen:
         if self._live:
             self._live.stop()
 
-    def show(self, status: Status, tasks: Sequence[TaskInstance], counts: ApplicationCounts) -> None:
-        """Show the state of the run, of the backfill and of the application."""
+    def show(self, status: Status, tasks: Sequence[TaskInstance], application: str) -> None:
+        """Show the state of the run, of the backfill and, in words, of the application."""
         if self._live:
-            self._live.update(Group(_steps(tasks), _backfill(status), _application(counts, status)))
+            self._live.update(Group(_steps(tasks), _backfill(status), _application(application, status)))
             return
         current = ", ".join(sorted({task["task_id"] for task in tasks if task["state"] == "running"})) or "waiting"
         if current != self._last or time.monotonic() - self._printed > QUIET_S:
             self._last, self._printed = current, time.monotonic()
-            self._console.print(
-                f"{current}: {progress_text(status)}; {application_text(counts)}", highlight=False, soft_wrap=True
-            )
+            self._console.print(f"{current}: {progress_text(status)}; {application}", highlight=False, soft_wrap=True)
 
 
 def progress_text(status: Status) -> str:
@@ -174,9 +172,9 @@ def _backfill(status: Status) -> Table:
     return table
 
 
-def _application(counts: ApplicationCounts, status: Status) -> Text:
+def _application(application: str, status: Status) -> Text:
     lag = max((slot.lag_s for slot in status.slots.filled.values()), default=0.0)
-    return Text(f"application: {application_text(counts)}; indexing lag {lag:.1f} s")
+    return Text(f"application: {application}; indexing lag {lag:.1f} s")
 
 
 def result_table(figures: Mapping[str, Any]) -> Table:
@@ -201,6 +199,41 @@ def result_table(figures: Mapping[str, Any]) -> Table:
         (f"recall@{recall['k']} new", new),
         ("writers paused by the swap", f"{figures['swap_pause_ms']:.0f} ms"),
         ("rollback open until", figures["rollback_until"]),
+        (
+            "wall time",
+            f"{figures['wall_s']:.0f} s: "
+            + ", ".join(f"{step['step']} {step['seconds']:.0f}" for step in figures["steps"]),
+        ),
+        ("as promised", "[green]yes[/]" if figures["as_promised"] else "[red]NO[/]"),
+    ]
+    for name, value in rows:
+        table.add_row(name, value)
+    return table
+
+
+def adoption_table(figures: Mapping[str, Any]) -> Table:
+    """Return the table that ends the second act."""
+    table = Table(title="What was seen", show_header=False)
+    counts, answers = figures["application"], figures["answers"]
+    answered = ", ".join(f"{n} by {way}" for way, n in counts["by_revision"].items())
+    rows = [
+        ("rows written, deleted, transactions rolled back",
+         f"{counts['writes']}, {counts['deletes']}, {figures['rolled_back']}"),
+        ("queries answered", f"{counts['queries'] - counts['failed']:,} ({answered})"),
+        ("refused as of the old model, and asked again", str(figures["asked_again"])),
+        ("writes failed", str(figures["failed_writes"])),
+        ("queries failed", str(counts["failed"])),
+        ("answers of an index of another model", f"{answers['wrong_model']} of {answers['judged']:,}"),
+        ("answers that show a deleted row", f"{answers['resurrected']} of {answers['judged']:,}"),
+    ]  # fmt: skip
+    for one in figures["looks"]:
+        lost, stale, risen = (len(one[kind]) for kind in ("lost", "stale", "resurrected"))
+        rows.append(
+            (f"lost / stale / resurrected {one['when']}", f"{lost} / {stale} / {risen} of {one['rows']:,} rows")
+        )
+    left = figures["catalogue"]
+    rows += [
+        ("the tables' catalogue", "as it was before" if not left else f"[red]{len(left)} differences[/]"),
         (
             "wall time",
             f"{figures['wall_s']:.0f} s: "
