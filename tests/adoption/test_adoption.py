@@ -103,6 +103,28 @@ def test_a_row_that_is_written_while_its_page_is_copied_is_as_its_writer_left_it
     assert application.project.verify("articles").passed
 
 
+def test_rows_that_are_written_all_the_time_are_copied_in_smaller_pages(application: Application) -> None:
+    application.create(20)
+    adopter = application.project.adopter("articles")
+    adopter.begin(application.plan())
+    tried = list[int]()
+
+    def between(_: object, __: object, executed: str, *___: object) -> None:
+        if "document_of AS MATERIALIZED" in executed:
+            tried.append(int(executed.split("LIMIT ")[1].split(")", maxsplit=1)[0]))
+            assert len(tried) < 30, "a page as large as before is never done before row 3 is written"
+            if tried[-1] > 4:
+                application.sql("UPDATE public.articles SET lang = :n WHERE id = 3", n=f"{len(tried)}")
+
+    sa.event.listen(application.project.engine, "before_cursor_execute", between)
+    assert adopter.resume().copied.rows == 20
+    assert tried[:3] == [2_000, 1_000, 500]
+    assert (
+        application.documents()["3"][1]["lang"]
+        == application.sql("SELECT lang FROM public.articles WHERE id = 3")[0][0]
+    )
+
+
 def test_a_copy_gives_way_to_a_transaction_that_is_open(application: Application) -> None:
     application.create(20)
     adopter = application.project.adopter("articles")

@@ -198,3 +198,16 @@ def test_a_role_that_knows_nothing_of_revector_writes_its_table(adopted: Applica
             adopted.sql(f'SET LOCAL ROLE "{role}"; SELECT * FROM revector.document')
     finally:
         adopted.sql(f'DROP OWNED BY "{role}"; DROP ROLE "{role}"')
+
+
+def test_ids_of_nineteen_digits_are_rows_like_others(adopted: Application) -> None:
+    """As Snowflake ids are."""
+    adopted.sql(
+        "INSERT INTO public.articles (id, title, lang) SELECT n, 'fig', 'en' FROM unnest(ARRAY[1234567890123456789, "
+        "9223372036854775807, -9223372036854775808]) n; ALTER TABLE public.articles DISABLE TRIGGER revector_1_write;"
+        "DELETE FROM public.articles WHERE id = 1"
+    )
+    found = adopted.project.verify("articles", repair=True).table
+    assert found is not None
+    assert (found.differing, found.vanished) == (0, 1)
+    assert {"1234567890123456789", "9223372036854775807", "-9223372036854775808"} < adopted.documents().keys()

@@ -23,6 +23,10 @@ from revector.errors import GateBusy
 from revector.interfaces import Progress
 
 PAGE_ROWS = 2_000
+"""Rows of a page, at most. One that has to give way is tried again with half of them.
+
+Rows that are written all the time would else keep a page from ever being done before one of them changes.
+"""
 
 GIVE_WAY_MS = 200
 """How long a page waits for an application's transaction: shorter than PostgreSQL looks for deadlocks (1 s by default).
@@ -68,6 +72,7 @@ class Copy:
 
     def __init__(self, engine: sa.Engine, adoption: Adoption, *, first: bool) -> None:
         self._engine, self._adoption, self._first = engine, adoption, first
+        self._rows = PAGE_ROWS
         self.report = CopyReport()
 
     def run(self, progress: Progress) -> CopyReport:
@@ -103,9 +108,15 @@ class Copy:
     @contextmanager
     def _one_snapshot(self) -> Iterator[sa.Connection]:
         engine = self._engine.execution_options(isolation_level="REPEATABLE READ")
-        with engine.begin() as connection:
-            connection.execute(sa.text(f"SET LOCAL lock_timeout = {GIVE_WAY_MS}"))
-            yield connection
+        try:
+            with engine.begin() as connection:
+                connection.execute(sa.text(f"SET LOCAL lock_timeout = {GIVE_WAY_MS}"))
+                yield connection
+        except Exception as error:
+            if _must_give_way(error):
+                self._rows = max(1, self._rows // 2)
+            raise
+        self._rows = min(PAGE_ROWS, self._rows * 2)
 
     @_giving_way
     def _page(self, cursor: tuple[str, ...] | None) -> tuple[int, tuple[str, ...] | None]:
@@ -113,7 +124,7 @@ class Copy:
         table = self._adoption.table
         keys = ", ".join(map(column_of, table.terms.id))
         last_keys = ", ".join(f"CAST(k{n} AS text)" for n in range(len(table.terms.id)))
-        backwards = ", ".join(f"k{n} DESC" for n in range(len(table.terms.id)))
+        backwards = ", ".join(f"p.k{n} DESC" for n in range(len(table.terms.id)))
         values: dict[str, object] = {"cid": table.cid, "max": table.max_bytes}
         after = ""
         if cursor is not None:
@@ -121,7 +132,7 @@ class Copy:
             after = f"WHERE ({keys}) > ({parts})"
             values |= {f"k{n}": value for n, value in enumerate(cursor)}
         named = ", ".join(f"{column_of(name)} AS k{n}" for n, name in enumerate(table.terms.id))
-        page = f"SELECT {ROW}, {named} FROM {table.terms.table} {ROW} {after} ORDER BY {keys} LIMIT {PAGE_ROWS}"
+        page = f"SELECT {ROW}, {named} FROM {table.terms.table} {ROW} {after} ORDER BY {keys} LIMIT {self._rows}"
         with self._one_snapshot() as connection:
             last = connection.execute(
                 sa.text(f"SELECT count(*) OVER () AS n, {last_keys} FROM ({page}) p ORDER BY {backwards} LIMIT 1"),
@@ -146,7 +157,7 @@ class Copy:
         table = self._adoption.table
         with self._one_snapshot() as connection:
             found = connection.execute(
-                sa.text(_VANISHED.format(rows=table.rows)), {"cid": table.cid, "after": after}
+                sa.text(_VANISHED.format(rows=table.rows)), {"cid": table.cid, "after": after, "most": self._rows}
             ).one()
         self.report.deleted += found.deleted
         return str(found.last) if found.last is not None else None
@@ -173,12 +184,12 @@ WITH document_of AS MATERIALIZED (
 )
 SELECT (SELECT count(*) FROM fit) AS written, (SELECT count(*) FROM unfit) AS unfit
 """
-_VANISHED = f"""
+_VANISHED = """
 WITH page AS MATERIALIZED (
-  SELECT doc_id FROM document WHERE cid = :cid AND NOT deleted AND doc_id > :after ORDER BY doc_id LIMIT {PAGE_ROWS}
+  SELECT doc_id FROM document WHERE cid = :cid AND NOT deleted AND doc_id > :after ORDER BY doc_id LIMIT :most
 ), gone AS (
-  UPDATE document SET deleted = true, content = NULL, content_hash = NULL, meta = '{{{{}}}}'
-  WHERE cid = :cid AND doc_id IN (SELECT doc_id FROM page WHERE NOT {{rows}}_has(doc_id)) AND NOT deleted RETURNING 1
+  UPDATE document SET deleted = true, content = NULL, content_hash = NULL, meta = '{{}}'
+  WHERE cid = :cid AND doc_id IN (SELECT doc_id FROM page WHERE NOT {rows}_has(doc_id)) AND NOT deleted RETURNING 1
 )
 SELECT (SELECT max(doc_id) FROM page) AS last, (SELECT count(*) FROM gone) AS deleted
 """

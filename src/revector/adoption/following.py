@@ -18,7 +18,11 @@ _EVENTS = ("write", "change", "truncate")
 
 _INTEGERS, _TEXTS = ("smallint", "integer", "bigint"), ("text", "character varying")
 _AS_TYPE = {
-    **dict.fromkeys(_INTEGERS, "CASE WHEN {part} ~ '^-?[0-9]{{1,18}}$' THEN CAST({part} AS bigint) END"),
+    **dict.fromkeys(
+        _INTEGERS,
+        "CASE WHEN {part} ~ '^-?[0-9]{{1,18}}$' THEN CAST({part} AS bigint) WHEN {part} ~ '^-?[0-9]{{19}}$' AND "
+        "CAST({part} AS numeric) BETWEEN -9223372036854775808 AND 9223372036854775807 THEN CAST({part} AS bigint) END",
+    ),
     **dict.fromkeys(_TEXTS, "{part}"),
     "uuid": "CASE WHEN {part} ~ '^[0-9a-f]{{8}}(-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}}$' THEN CAST({part} AS uuid) END",
 }
