@@ -37,7 +37,7 @@ endef
 # The plugins that LangChain's suite brings for pytest stay out of .venv.
 ADAPTERS := .venv/adapters
 
-test-adapters: $(INSTALLED)  ## LangChain's own suite and our tests over the adapters, with the frameworks installed
+test-adapters: $(INSTALLED)  ## LangChain's own suite and our tests over the adapters and the tables of frameworks, with these installed
 	$(call beside,$(ADAPTERS),tests/adapters/requirements.txt)
 	HF_HUB_OFFLINE=1 $(ADAPTERS)/bin/python -m pytest --asyncio-mode=auto tests/adapters
 

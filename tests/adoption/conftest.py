@@ -31,10 +31,10 @@ CREATE TABLE public.articles (id bigint PRIMARY KEY, title text, body text, lang
 class Application:
     """The application: its database, its table ``articles``, and the model that it made vectors with."""
 
-    def __init__(self, root: Path, database_url: str) -> None:
+    def __init__(self, root: Path, database_url: str, collection: str = "articles") -> None:
         self.root = root
         (root / "revector.toml").write_text(
-            f"database_url = {json.dumps(database_url)}\ndrain_s = 0\n[collections.articles]\nshards = 2\n"
+            f"database_url = {json.dumps(database_url)}\ndrain_s = 0\n[collections.{collection}]\nshards = 2\n"
         )
         self.encoder = HashingEncoder(MODEL)
         self.project.init()
@@ -56,10 +56,10 @@ class Application:
     def vector(self, text: str) -> str:
         return json.dumps([round(float(x), 7) for x in self.encoder.encode("document", whole_texts([text]))[0]])
 
-    def catalogue(self) -> list[tuple[str, str, str]]:
+    def catalogue(self, named: str = "articles%") -> list[tuple[str, str, str]]:
         """All that PostgreSQL knows of the table, and of any adoption."""
         with self.engine.connect() as connection:
-            return catalogue(connection, "articles%")
+            return catalogue(connection, named)
 
     def insert(self, n: int, *, text: str | None = None, lang: str = "en") -> None:
         title, body = f"apple{n}", f"pear{n} some words here"

@@ -47,6 +47,15 @@ LAYOUTS: dict[str, tuple[str, str]] = {
         """INSERT INTO public.blog_post (slug, body, embedding) VALUES ('s' || CAST(:n AS text), :text,
         CAST(:v AS vector))""",
     ),
+    "vecshift": (
+        """CREATE FUNCTION public.empty_it() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.embedding_v2 := NULL;
+        RETURN NEW; END'; CREATE TABLE public.notes (id bigserial PRIMARY KEY, title text, page_content text,
+        embedding_v2 vector(64), embedding vector(64), embedding_old vector(64)); CREATE TRIGGER
+        vecshift_sync_embedding_v2 BEFORE UPDATE OF page_content, embedding_v2 ON public.notes FOR EACH ROW EXECUTE
+        FUNCTION public.empty_it()""",
+        """INSERT INTO public.notes (title, page_content, embedding_v2, embedding) VALUES ('t', :text,
+        array_fill(0.5::real, ARRAY[64])::vector, CAST(:v AS vector))""",
+    ),
     "rails": (
         "CREATE TABLE public.posts (id bigserial PRIMARY KEY, name varchar, embedding halfvec(64), updated_at date)",
         "INSERT INTO public.posts (name, embedding) VALUES (:text, CAST(:v AS halfvec))",

@@ -39,7 +39,8 @@ APART = [
 """Pins of `make test-adapters` and `make test-stores`, which test frameworks and clients apart from the lock."""
 
 LOCKED = {canonicalize_name(pin.split("==")[0]): Version(pin.split("==")[1]) for pin in blocks()}
-TESTED = {canonicalize_name(pin.split("==")[0]): Version(pin.split("==")[1]) for pin in APART} | LOCKED
+PINNED = {canonicalize_name(pin.split("==")[0]): Version(pin.split("==")[1]) for pin in APART}
+TESTED = PINNED | LOCKED
 
 
 CONSTRAINTS = {
@@ -47,7 +48,7 @@ CONSTRAINTS = {
 }
 """What `make test-airflows` installs with each Airflow that it tests."""
 
-OLDEST = {"apache-airflow": min(CONSTRAINTS)}
+OLDEST = {"apache-airflow": min(CONSTRAINTS), **{name: PINNED[name] for name in ("pgvector", "sqlalchemy")}}
 
 
 @pytest.mark.parametrize("text", DIRECT)

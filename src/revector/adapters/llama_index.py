@@ -151,8 +151,18 @@ def _node(doc_id: str, meta: Mapping[str, Any], text: str) -> BaseNode:
     if "_node_content" not in meta:
         return TextNode(id_=doc_id, text=text, metadata=dict(meta))
     node = metadata_dict_to_node(dict(meta))
-    node.set_content(text)
+    node.set_content(_without_metadata(node, text))
     return node
+
+
+def _without_metadata(node: BaseNode, text: str) -> str:
+    """Return the node's own text, where ``text`` is of an adopted table: as LlamaIndex embedded it, with metadata."""
+    said = node.get_metadata_str(MetadataMode.EMBED).strip()
+    if not said or not isinstance(node, TextNode):
+        return text
+    before, _, after = node.text_template.format(metadata_str=said, content="\0").strip().partition("\0")
+    embedded = text.startswith(before) and text.endswith(after)
+    return text[len(before) : len(text) - len(after)] if embedded else text
 
 
 def _where(filters: MetadataFilters | None) -> dict[str, Any]:

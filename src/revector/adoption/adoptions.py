@@ -75,6 +75,7 @@ def read_adoption(connection: sa.Connection, cid: int) -> Adoption | None:
             "text": tuple(named[name] for name in terms.text),
             "meta": tuple(named[name] for name in terms.meta),
             "vector": None if terms.vector is None else named[terms.vector],
+            "node": None if terms.node is None else named[terms.node],
         }
     )
     table = FollowedTable(

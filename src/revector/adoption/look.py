@@ -12,6 +12,8 @@ class Look:
     """What the rows of ``terms`` are. ``problems`` keep them from being adopted; ``grants`` would solve some."""
 
     terms: AdoptedTable
+    candidates: tuple[str, ...] = field(default=(), kw_only=True)
+    """Columns that the text may have been made of, in the order of the table, where nobody said which."""
     rows: int = 0
     documents: int = 0
     """Rows that meet the condition and have a text."""

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
 
+from revector.adoption.look import Look
 from revector.adoption.table import TableLook, numbers_sql, vector_sql
-from revector.adoption.terms import ROW, column_of
+from revector.adoption.terms import ROW, AdoptedTable, column_of
 from revector.interfaces import Progress, Vectors
 from revector.spec import Chunking
 
 SAMPLED = 128
 FIRST_LOOK = 24
 """Rows over which the likely forms are compared; the best of them is then tried on all that are sampled."""
+
+GLANCE, LIKELY = 3, 8
+"""Where there are more forms than ``LIKELY``, as many are left over by a look at so few rows."""
+
+MOST_JOINED = 3
+"""Columns that are joined, where nobody said which are the text."""
 
 SAME, FAMILY = 0.999, 0.95
 """Least cosine of a vector to be the model's own; and, in the median, to be of a near relative or a rounded copy.
@@ -39,10 +47,14 @@ Verdict = Literal["same", "family", "mixture", "other", "none"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SampledRow:
-    """The vectors of one row, ``(c, dim)``, of which mostly there is one, and the value of each text column."""
+    """The vectors of one row, ``(c, dim)``, of which mostly there is one, and the value of each sampled column.
+
+    ``whole``: the text of the terms, where it is more than its columns, see ``AdoptedTable.node``.
+    """
 
     vectors: Vectors
     texts: tuple[str | None, ...]
+    whole: str = ""
 
 
 EncodeTexts = Callable[[str, Sequence[str]], Vectors]
@@ -60,12 +72,15 @@ class TextForm:
     separator: str
     prompt: str
     chunking: Chunking
+    node: str | None = None
+    """LlamaIndex's column of metadata, which stand before the text."""
 
     @property
     def said(self) -> str:
         """How a person would write it."""
         prompt = f"{self.prompt!r} + " if self.prompt else ""
-        return prompt + f" + {self.separator!r} + ".join(self.columns) + self._cut
+        node = f"the metadata in {self.node} + " if self.node else ""
+        return prompt + node + f" + {self.separator!r} + ".join(self.columns) + self._cut
 
     @property
     def _cut(self) -> str:
@@ -128,18 +143,27 @@ class Prover:
         self._columns, self._encode, self._cut, self._progress = tuple(columns), encode, cut, progress
         self._whole = Chunking(unit="document", max_tokens=max_tokens, overlap_tokens=0)
 
-    def prove(self, rows: Sequence[SampledRow], separator: str, prompt: str) -> ModelProof:
+    def prove(
+        self, rows: Sequence[SampledRow], terms: AdoptedTable, candidates: Sequence[str], prompt: str
+    ) -> ModelProof:
         """Return whether the vectors are the model's, and of which form of the text.
 
-        ``rows``: at least one; ``separator``: as it was declared; ``prompt``: the model's own for documents.
+        ``rows``: at least one; ``terms``: as they were declared, ``candidates``: see ``Look``; ``prompt``: the model's
+        own for documents.
         """
         few = rows[:FIRST_LOOK]
         forms = [
             replace(form, chunking=chunking)
-            for form in forms_of(self._columns, separator, prompt, self._whole)
+            for form in forms_of(terms, candidates, prompt, self._whole)
             for chunking in self._chunkings(form, rows, few)
         ]
-        self._progress.start("prove the model", len(forms) * len(few) + len(rows), "texts")
+        glanced = len(forms) * GLANCE if candidates and len(forms) > LIKELY else 0
+        self._progress.start(
+            "prove the model", glanced + (LIKELY if glanced else len(forms)) * len(few) + len(rows), "texts"
+        )
+        if glanced:
+            medians = {form: float(np.median(self._cosines(form, rows[:GLANCE]))) for form in forms}
+            forms = sorted(forms, key=lambda form: -medians[form])[:LIKELY]  # of equals the first, as declared
         looked = [(form, self._cosines(form, few)) for form in forms]
         # By what is the model's own, for a mixture's median says nothing; of equals the first: as it was declared.
         best = max(looked, key=lambda one: (float((one[1] >= SAME).mean()), float(np.median(one[1]))))[0]
@@ -175,7 +199,7 @@ class Prover:
 
     def _pieces(self, form: TextForm, row: SampledRow) -> Sequence[str]:
         values = (row.texts[self._columns.index(name)] for name in form.columns)
-        text = form.separator.join(str(value) for value in values if value)
+        text = row.whole if form.node else form.separator.join(str(value) for value in values if value)
         return self._cut(form.chunking, text) or ["-"]
 
     def _cosines(self, form: TextForm, rows: Sequence[SampledRow]) -> npt.NDArray[np.float64]:
@@ -204,27 +228,37 @@ def sample(connection: sa.Connection, look: TableLook) -> Sequence[SampledRow]:
         return []
     column = column_of(terms.vector)
     width, sound = vector_sql(column, look.columns[terms.vector].type)
-    texts = ", ".join(f"CAST({column_of(name)} AS text)" for name in terms.text)
+    texts = ", ".join(f"CAST({column_of(name)} AS text)" for name in sampled_columns(look))
     statement = (
-        f"SELECT {numbers_sql(column)} AS v, {texts} FROM {terms.table} {ROW} WHERE ({terms.where or 'true'}) AND "
-        f"{width} = {look.dim} AND {sound} AND {terms.content()} ~ '\\S' AND "
+        f"SELECT {numbers_sql(column)} AS v, {texts}, {terms.content()} FROM {terms.table} {ROW} WHERE "
+        f"({terms.where or 'true'}) AND {width} = {look.dim} AND {sound} AND {terms.content()} ~ '\\S' AND "
         f"random() <= {min(1.0, 40 * SAMPLED / max(look.documents, 1))} ORDER BY random() LIMIT {SAMPLED}"
     )
     rows = connection.execute(sa.text(statement.replace(":", "\\:"))).all()
-    return [SampledRow(np.frombuffer(row[0], ">f4").astype(np.float32)[None], tuple(row[1:])) for row in rows]
+    return [
+        SampledRow(np.frombuffer(row[0], ">f4").astype(np.float32)[None], tuple(row[1:-1]), str(row[-1]))
+        for row in rows
+    ]
 
 
-def forms_of(columns: tuple[str, ...], separator: str, prompt: str, chunking: Chunking) -> Iterator[TextForm]:
-    """Yield the likely forms of the text, the declared one first."""
+def sampled_columns(look: Look) -> list[str]:
+    """Return the columns whose values a sample has."""
+    return list(dict.fromkeys((*look.terms.text, *look.candidates)))
+
+
+def forms_of(terms: AdoptedTable, candidates: Sequence[str], prompt: str, chunking: Chunking) -> Iterator[TextForm]:
+    """Yield the likely forms of the text, each once and the declared one first; ``candidates``: see ``Look``."""
+    sets = [terms.text, *((name,) for name in terms.text)]
+    for many in range(1, min(MOST_JOINED, len(candidates)) + 1):
+        sets += combinations(candidates, many)
     for before in dict.fromkeys((prompt, "")):
-        yield TextForm(columns, separator, before, chunking)
-        if len(columns) == 1:
-            continue
-        for other in SEPARATORS:
-            if other != separator:
-                yield TextForm(columns, other, before, chunking)
-        for name in columns:
-            yield TextForm((name,), separator, before, chunking)
+        if terms.node:
+            yield TextForm(terms.text, terms.separator, before, chunking, terms.node)
+        for columns in dict.fromkeys(sets):
+            yield TextForm(columns, terms.separator, before, chunking)
+            for separator in SEPARATORS if len(columns) > 1 else ():
+                if separator != terms.separator:
+                    yield TextForm(columns, separator, before, chunking)
 
 
 def chunkings_of(max_tokens: int) -> Iterator[Chunking]:

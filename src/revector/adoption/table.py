@@ -103,7 +103,9 @@ def look(connection: sa.Connection, terms: AdoptedTable) -> TableLook:
     columns = read_columns(connection, table.oid)
     named = terms.model_copy(update={"table": table.name})
     found = TableLook(named, columns=columns, horizon=int(connection.scalar(sa.text(_HORIZON)) or 0))
-    missing = [name for name in (*named.id, *named.text, *named.meta, named.vector) if name and name not in columns]
+    missing = [
+        name for name in (*named.id, *named.text, *named.meta, named.vector, named.node) if name and name not in columns
+    ]
     if missing:
         found.problems.append(
             f"there is no column {', '.join(map(repr, missing))}; it has {', '.join(map(repr, columns))}"
@@ -174,7 +176,7 @@ def _check_vector(found: TableLook) -> None:
 def _find_used(connection: sa.Connection, found: TableLook) -> None:
     """Find the columns that the terms need; the condition's are those that a view of it depends on."""
     terms = found.terms
-    used = [*terms.id, *terms.text, *terms.meta]
+    used = [*terms.id, *terms.text, *terms.meta, *([terms.node] if terms.node else [])]
     if terms.where is not None:
         point = connection.begin_nested()
         try:

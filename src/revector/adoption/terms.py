@@ -8,6 +8,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from revector.adoption.nodes import node_text
 from revector.errors import ConfigError
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=255)]
@@ -40,6 +41,8 @@ class AdoptedTable(BaseModel):
     """SQL condition; a row that does not meet it is no document."""
     vector: Name | None = None
     """Column of the vectors that are there; None embeds all of the texts."""
+    node: Name | None = None
+    """JSON column of LlamaIndex's nodes: their metadata stands before the text, as LlamaIndex embeds it."""
 
     def key(self) -> str:
         """Return the SQL of a document's id, for the row ``ROW``."""
@@ -51,7 +54,8 @@ class AdoptedTable(BaseModel):
     def content(self) -> str:
         """Return the SQL of a document's text: its columns without those that are null or empty."""
         parts = ", ".join(f"nullif(CAST({column_of(name)} AS text), '')" for name in self.text)
-        return f"concat_ws({literal(self.separator)}, {parts})"
+        joined = f"concat_ws({literal(self.separator)}, {parts})"
+        return joined if self.node is None else node_text(column_of(self.node), joined)
 
     def metadata(self, json_columns: Sequence[str]) -> str:
         """Return the SQL of a document's metadata; ``json_columns`` are those of type json or jsonb."""

@@ -50,7 +50,8 @@ MaxMissing = Annotated[
 ]
 Model = Annotated[str | None, typer.Option(help="The model that made the vectors: org/name, ./folder, package:name.")]
 Like = Annotated[
-    str | None, typer.Option(help="langchain, llamaindex, supabase, pgai, django or rails: finds the columns.")
+    str | None,
+    typer.Option(help="langchain, llamaindex, supabase, pgai, django, rails or vecshift: finds the columns."),
 ]
 Key = Annotated[str | None, typer.Option("--id", metavar="COLUMN,…", help="A unique key; default: the primary key.")]
 Text = Annotated[str | None, typer.Option(metavar="COLUMN,…", help="Columns that are the text, in order.")]
@@ -260,7 +261,8 @@ def _plan_page(plan: AdoptionPlan, console: Console) -> None:
         + (f", of which {terms.where}" if terms.where else ""),
         "collection": plan.collection,
         "id": ", ".join(terms.id),
-        "text": f" + {terms.separator!r} + ".join(terms.text),
+        "text": (f"the metadata in {terms.node} + " if terms.node else "")
+        + f" + {terms.separator!r} + ".join(terms.text),
         "metadata": ", ".join(terms.meta) or "none",
         "documents": f"{found.documents:,}"
         + (f" ({found.without_text:,} rows have no text)" if found.without_text else ""),

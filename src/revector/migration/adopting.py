@@ -18,8 +18,8 @@ from revector.adoption.copies import CopiedPlace, read_copied
 from revector.adoption.copying import Copy, CopyReport, drop_documents
 from revector.adoption.look import Look
 from revector.adoption.places import open_place, place_name
-from revector.adoption.presets import AdoptionRequest, terms_of
-from revector.adoption.proof import ModelProof, Prover, SampledRow, TextForm, sample
+from revector.adoption.presets import AdoptionRequest, terms_of, text_candidates
+from revector.adoption.proof import ModelProof, Prover, SampledRow, TextForm, sample, sampled_columns
 from revector.adoption.table import TableLook
 from revector.adoption.terms import AdoptedTable
 from revector.archive.importing import FOLDER
@@ -98,12 +98,11 @@ class Adopter:
         else:
             found, model, sampled, disks = self._look_at_place(request)
         # Outside of any transaction: a model takes its time.
-        proof = self._prove(sampled, found.terms, model)
+        proof = self._prove(sampled, found, model)
         refusals = [*found.problems, *_refusals(found, proof, model), *(disk.said for disk in disks if disk.too_small)]
         chunking = Chunking(unit="document", max_tokens=model.max_tokens, overlap_tokens=0)
         if proof.form is not None and proof.verdict == "same":
-            form = {"text": proof.form.columns, "separator": proof.form.separator}
-            found.terms = found.terms.model_copy(update=form)
+            found.terms = _as_proved(found, proof.form)
             model = replace(model, document_prompt=proof.form.prompt, normalize=proof.unit)
             chunking = proof.form.chunking
         needed = sum(disk.needed_bytes for disk in disks)
@@ -118,6 +117,7 @@ class Adopter:
     def _look_at_table(self, request: AdoptionRequest) -> tuple[Look, ModelSpec, Sequence[SampledRow], Sequence[Disk]]:
         with self._engine.connect() as connection:
             found = table.look(connection, terms_of(connection, request))
+            found.candidates = text_candidates(request, found)
             model = self._specify(request.model, found.dim)
             sampled = [] if found.problems else sample(connection, found)
             texts = connection.scalar(
@@ -146,12 +146,14 @@ class Adopter:
         copies_of = Disk("the archive", str(folder), 8 * model.dim * found.taken, shutil.disk_usage(folder).free)
         return found, model, sampled, [self._room(found.text_bytes, found.documents, model.dim), copies_of]
 
-    def _prove(self, sampled: Sequence[SampledRow], terms: AdoptedTable, model: ModelSpec) -> ModelProof:
+    def _prove(self, sampled: Sequence[SampledRow], found: Look, model: ModelSpec) -> ModelProof:
         if not sampled:
             return ModelProof("none", None, 0, 0.0, None, None)
-        return self._prover(terms, model).prove(sampled, terms.separator, model.document_prompt)
+        return self._prover(sampled_columns(found), model).prove(
+            sampled, found.terms, found.candidates, model.document_prompt
+        )
 
-    def _prover(self, terms: AdoptedTable, model: ModelSpec) -> Prover:
+    def _prover(self, columns: Sequence[str], model: ModelSpec) -> Prover:
         encoder = self._encoders.fresh(replace(model, document_prompt=""))
         chunker = cache(lambda chunking: make_chunker(chunking, encoder.tokenizer))
 
@@ -164,7 +166,7 @@ class Adopter:
         def encode(prompt: str, texts: Sequence[str]) -> Vectors:
             return encoder.encode("document", whole_texts([prompt + text for text in texts]))
 
-        return Prover(terms.text, encode, cut, model.max_tokens, self._progress)
+        return Prover(columns, encode, cut, model.max_tokens, self._progress)
 
     def _room(self, text_bytes: int, documents: int, dim: int) -> Disk:
         """Return what documents and index will take in the database, and what is free."""
@@ -259,7 +261,7 @@ class Adopter:
     ) -> ModelProof:
         if not sampled:
             return ModelProof("none", None, 0, 0.0, None, None)
-        return self._prover(terms, model).check(sampled, form)
+        return self._prover(terms.text, model).check(sampled, form)
 
     def _copy(self, adoption: Adoption) -> CopyReport:
         """Copy what is not copied yet, or what was missed while triggers were off or gone: these are made again."""
@@ -336,6 +338,15 @@ def _chunking(proof: Mapping[str, Any], model: ModelSpec) -> Chunking:
     """Return how the texts of an adoption are cut: one chunk for each where it does not say otherwise."""
     said = proof.get("chunking") or {"unit": "document", "max_tokens": model.max_tokens, "overlap_tokens": 0}
     return Chunking(**said)
+
+
+def _as_proved(found: Look, form: TextForm) -> AdoptedTable:
+    """Return the terms by the proved form of the text; a column that was only guessed to be in it is metadata."""
+    proved: dict[str, object] = {"text": form.columns, "separator": form.separator, "node": form.node}
+    if found.candidates:
+        named = (*found.terms.meta, *found.terms.text)
+        proved["meta"] = tuple(name for name in named if name not in form.columns)
+    return found.terms.model_copy(update=proved)
 
 
 def _refusals(found: Look, proof: ModelProof, model: ModelSpec) -> list[str]:
