@@ -57,10 +57,6 @@ if TYPE_CHECKING:
     from revector.monitoring import Metrics
 
 
-HASHING_DIM = 256
-"""Width of the hashing encoder, which has none of its own, where no vectors say one."""
-
-
 def load_project(path: Path | None = None) -> Project:
     """Return the project of ``path`` (a revector.toml or its folder), or the nearest one. Raises ``ConfigError``."""
     file = find_file() if path is None else (path / FILE if path.is_dir() else path)
@@ -279,13 +275,9 @@ class Project:
         )
 
     def _specify(self, name: str, dim: int | None) -> ModelSpec:
-        """Return a model as its own files say, narrower where its vectors of ``dim`` numbers are."""
-        from revector.encoders.specify import specify
+        from revector.encoders.specify import specify_width
 
-        if name.startswith("hashing"):  # any width is its own
-            return ModelSpec(name, dim or HASHING_DIM)
-        own = specify(name, self.root, self.encoders.fresh).model
-        return own if dim is None or dim > own.dim else replace(own, dim=dim)
+        return specify_width(name, dim, self.root, self.encoders.fresh)
 
     def with_collection(self, name: str) -> Project:
         """Return the project with a collection that its file need not name yet; see ``keep_collection``."""

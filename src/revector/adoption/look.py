@@ -8,7 +8,7 @@ from revector.adoption.terms import AdoptedTable
 
 
 @dataclass(slots=True)
-class Look:
+class AdoptionLook:
     """What the rows of ``terms`` are. ``problems`` keep them from being adopted; ``grants`` would solve some."""
 
     terms: AdoptedTable

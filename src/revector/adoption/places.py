@@ -31,7 +31,7 @@ BLOCK = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class SourcePlace:
     """Rows that can be read again and again. ``key``: what names a row by itself; empty where nothing is known to.
 
     ``read`` yields the records of some columns, all or the first so many; vectors of arrays are ``(c, dim)``.
@@ -63,7 +63,7 @@ def place_name(request: AdoptionRequest) -> str:
     return source if request.texts is None else f"{source} with {request.texts}"
 
 
-def open_place(request: AdoptionRequest, scratch: Path) -> Place:
+def open_place(request: AdoptionRequest, scratch: Path) -> SourcePlace:
     """Open the place that a request names; arrays that cannot be mapped are unpacked into ``scratch``.
 
     Raises ``ConfigError`` for a request that does not fit the place, and ``SourceError`` for what cannot be read.
@@ -87,7 +87,7 @@ def open_place(request: AdoptionRequest, scratch: Path) -> Place:
     return _file(name, source)
 
 
-def _database(request: AdoptionRequest, name: str) -> Place:
+def _database(request: AdoptionRequest, name: str) -> SourcePlace:
     if not request.table:
         raise ConfigError(
             f"which table of {shown(str(request.source))} is adopted was not said. Nothing was changed; name it with "
@@ -100,10 +100,10 @@ def _database(request: AdoptionRequest, name: str) -> Place:
     def read(columns: Sequence[str], limit: int | None) -> Iterator[Record]:
         return read_sql(table.url, table.query(columns, request.where, limit))
 
-    return Place(name, table.columns, read, table.key)
+    return SourcePlace(name, table.columns, read, table.key)
 
 
-def _file(name: str, source: str) -> Place:
+def _file(name: str, source: str) -> SourcePlace:
     records = file_records(Path(source), Fields((), (), ()))
 
     def read(columns: Sequence[str], limit: int | None) -> Iterator[Record]:
@@ -113,13 +113,13 @@ def _file(name: str, source: str) -> Place:
     first = next(read((), 1), None)
     if first is None:
         raise ConfigError(f"{source} holds no rows. Nothing was changed.")
-    return Place(name, tuple(first[1]), read, cells=records.cells)
+    return SourcePlace(name, tuple(first[1]), read, cells=records.cells)
 
 
 # Arrays --------------------------------------------------------------------------------------------------------------
 
 
-def _arrays(name: str, columns: Columns) -> Place:
+def _arrays(name: str, columns: Columns) -> SourcePlace:
     """Return a file of arrays by its own columns: a row for each id, or for each vector where the texts are theirs."""
     of_ids = None if columns.assets is None else len(columns.assets.ids)
     fields = {one: field for one, field in columns.fields.items() if field.rows in (len(columns.ids), of_ids)}
@@ -131,7 +131,7 @@ def _arrays(name: str, columns: Columns) -> Place:
     return _rows(name, columns, fields, columns)
 
 
-def _rows(name: str, columns: Columns, fields: Mapping[str, Any], grouped: Columns | None) -> Place:
+def _rows(name: str, columns: Columns, fields: Mapping[str, Any], grouped: Columns | None) -> SourcePlace:
     assets = None if grouped is None else grouped.assets
     ids = columns.ids if assets is None else assets.ids
     starts = np.arange(len(ids)) if assets is None else assets.starts
@@ -151,10 +151,10 @@ def _rows(name: str, columns: Columns, fields: Mapping[str, Any], grouped: Colum
                 yield f"row {n}", record
 
     named = tuple(dict.fromkeys((*fields, "id", *(() if numbers is None else (CHUNK,)), VECTOR)))
-    return Place(name, named, read, ("id",) if numbers is None else ("id", CHUNK))
+    return SourcePlace(name, named, read, ("id",) if numbers is None else ("id", CHUNK))
 
 
-def _beside(name: str, columns: Columns, texts: str) -> Place:
+def _beside(name: str, columns: Columns, texts: str) -> SourcePlace:
     """Return a file of texts, whose vectors are found by their ids."""
     if not texts.lower().endswith(RECORDS) or not Path(texts).is_file():
         raise ConfigError(

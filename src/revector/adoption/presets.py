@@ -67,7 +67,7 @@ _PLAIN = ("integer", "bigint", "smallint", "boolean", "numeric", "real", "double
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
+class _SeenTable:
     """What a layout is found in: a table's columns by name, its primary key, and the names of its triggers."""
 
     columns: Mapping[str, Column]
@@ -101,7 +101,7 @@ def terms_of(connection: sa.Connection, request: AdoptionRequest) -> AdoptedTabl
     row = read_table(connection, request.table)
     key = tuple(connection.scalars(sa.text(_KEY), {"oid": row.oid}))
     triggers = frozenset(connection.scalars(sa.text(_TRIGGERS), {"oid": row.oid}))
-    seen = _Seen(read_columns(connection, row.oid), key, triggers)
+    seen = _SeenTable(read_columns(connection, row.oid), key, triggers)
     said = request.model_dump(include={"id", "text", "separator", "meta", "where", "vector"})
     said = {name: value for name, value in said.items() if value}
     found: dict[str, object] = {"id": key, **_by_preset(request, str(row.name), seen), **said}
@@ -135,7 +135,7 @@ def _server(connection: sa.Connection) -> int:
     return int(connection.scalar(sa.text("SHOW server_version_num")) or 0)
 
 
-def _vector_of(request: AdoptionRequest, table: str, seen: _Seen, known: object) -> object:
+def _vector_of(request: AdoptionRequest, table: str, seen: _SeenTable, known: object) -> object:
     if not request.vectors:
         return None
     of_vectors = seen.vectors()
@@ -192,7 +192,7 @@ class _Layout:
     rest: bool = False
     node: str | None = None
 
-    def found_in(self, seen: _Seen, request: AdoptionRequest) -> dict[str, object] | None:
+    def found_in(self, seen: _SeenTable, request: AdoptionRequest) -> dict[str, object] | None:
         """Return the terms of a table that looks so; None for another."""
         text = request.text or _first(self.text, seen.of_type(*_TEXTS))
         vector = (request.vector,) if request.vector else _first(self.vector, seen.vectors())
@@ -213,7 +213,7 @@ class _Layout:
 class _ByTypes:
     """A table of an application's own: long texts are the text, what is short is metadata."""
 
-    def found_in(self, seen: _Seen, request: AdoptionRequest) -> dict[str, object] | None:
+    def found_in(self, seen: _SeenTable, request: AdoptionRequest) -> dict[str, object] | None:
         """Return the terms; None where there is no text, or not one column of vectors."""
         vectors = (request.vector,) if request.vector else tuple(seen.vectors())
         text = request.text or tuple(seen.of_type("text") or seen.of_type(*_TEXTS))
@@ -227,7 +227,7 @@ def _first(names: Sequence[str], there: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in names if name in there)[:1]
 
 
-def _by_preset(request: AdoptionRequest, table: str, seen: _Seen) -> Mapping[str, object]:
+def _by_preset(request: AdoptionRequest, table: str, seen: _SeenTable) -> Mapping[str, object]:
     if request.like is None:
         return {}
     for layout in _KNOWN[request.like]:

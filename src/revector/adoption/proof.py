@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
 
-from revector.adoption.look import Look
+from revector.adoption.look import AdoptionLook
 from revector.adoption.table import TableLook, numbers_sql, vector_sql
 from revector.adoption.terms import ROW, AdoptedTable, column_of
 from revector.interfaces import Progress, Vectors
@@ -148,8 +148,8 @@ class Prover:
     ) -> ModelProof:
         """Return whether the vectors are the model's, and of which form of the text.
 
-        ``rows``: at least one; ``terms``: as they were declared, ``candidates``: see ``Look``; ``prompt``: the model's
-        own for documents.
+        ``rows``: at least one; ``terms``: as they were declared, ``candidates``: see ``AdoptionLook``; ``prompt``: the
+        model's own for documents.
         """
         few = rows[:FIRST_LOOK]
         forms = [
@@ -241,13 +241,13 @@ def sample(connection: sa.Connection, look: TableLook) -> Sequence[SampledRow]:
     ]
 
 
-def sampled_columns(look: Look) -> list[str]:
+def sampled_columns(look: AdoptionLook) -> list[str]:
     """Return the columns whose values a sample has."""
     return list(dict.fromkeys((*look.terms.text, *look.candidates)))
 
 
 def forms_of(terms: AdoptedTable, candidates: Sequence[str], prompt: str, chunking: Chunking) -> Iterator[TextForm]:
-    """Yield the likely forms of the text, each once and the declared one first; ``candidates``: see ``Look``."""
+    """Yield the likely forms of the text, each once, the declared one first; ``candidates``: see ``AdoptionLook``."""
     sets = [terms.text, *((name,) for name in terms.text)]
     for many in range(1, min(MOST_JOINED, len(candidates)) + 1):
         sets += combinations(candidates, many)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from revector.adoption.look import Look
-from revector.adoption.places import VECTOR, Place
+from revector.adoption.look import AdoptionLook
+from revector.adoption.places import VECTOR, SourcePlace
 from revector.adoption.presets import AdoptionRequest
 from revector.adoption.proof import SAMPLED, SampledRow
 from revector.adoption.terms import AdoptedTable
@@ -39,7 +39,7 @@ class Row:
     width: int | None
 
 
-def terms_of(place: Place, request: AdoptionRequest) -> AdoptedTable:
+def terms_of(place: SourcePlace, request: AdoptionRequest) -> AdoptedTable:
     """Return what was said, and what is found of the rest in the first rows. Raises ``ConfigError``."""
     first = [record for _, record in place.read(place.columns, PEEKED)]
     if not first:
@@ -76,7 +76,7 @@ def terms_of(place: Place, request: AdoptionRequest) -> AdoptedTable:
 
 
 def _vector_of(
-    place: Place, request: AdoptionRequest, first: Sequence[Mapping[str, object]], others: set[str]
+    place: SourcePlace, request: AdoptionRequest, first: Sequence[Mapping[str, object]], others: set[str]
 ) -> str | None:
     if not request.vectors:
         return None
@@ -98,14 +98,14 @@ def _vector_of(
     return next(iter((*usual, *seen)), None)
 
 
-class Rows:
+class PlaceRows:
     """The documents of a place, by the terms of its adoption: a Source that can be read again and again.
 
     ``dim``: the width of the model, None where it has any; it tells raw bytes apart. ``seen`` is called with each row.
     """
 
     def __init__(
-        self, place: Place, terms: AdoptedTable, dim: int | None, seen: Callable[[Row], None] = lambda _: None
+        self, place: SourcePlace, terms: AdoptedTable, dim: int | None, seen: Callable[[Row], None] = lambda _: None
     ) -> None:
         self.name, self._place, self._terms, self._seen = place.name, place, terms, seen
         self.without_text = 0
@@ -162,7 +162,7 @@ class Rows:
 
 
 @dataclass(slots=True, kw_only=True)
-class PlaceLook(Look):
+class PlaceLook(AdoptionLook):
     """What a place holds, and the rows that the model is proved on: those of the lowest hashes, at each reading."""
 
     form: str
@@ -176,7 +176,7 @@ class PlaceLook(Look):
         return 0 if self.dim is None else self.widths[self.dim]
 
 
-class RowSample:
+class DocumentSample:
     """Keeps the ``SAMPLED`` rows with sound vectors whose ids have the lowest hashes: the same at each reading."""
 
     def __init__(self) -> None:
@@ -205,7 +205,7 @@ def hash_of(doc_id: str) -> int:
 
 
 def look(
-    place: Place,
+    place: SourcePlace,
     terms: AdoptedTable,
     dim: int | None,
     stored: Callable[[Document], str | None],
@@ -218,7 +218,7 @@ def look(
     text. Raises ``SourceError`` for what cannot be read, or has no id.
     """
     counting = _Counting(terms)
-    rows = Rows(place, terms, dim, counting.add)
+    rows = PlaceRows(place, terms, dim, counting.add)
     found = counting.found = PlaceLook(terms, form=rows.form.said)
     progress.start(f"read {place.name}", unit="rows")
     for document in rows:
@@ -242,7 +242,7 @@ class _Counting:
 
     def __init__(self, terms: AdoptedTable) -> None:
         self._takes = terms.vector is not None
-        self.sample, self.hashes = RowSample(), _Blocks()
+        self.sample, self.hashes = DocumentSample(), _Blocks()
         self.refused = self.changed = self.matched = 0
 
     def add(self, row: Row) -> None:
@@ -260,7 +260,7 @@ class _Counting:
             found.widths[row.width] = found.widths.get(row.width, 0) + 1
 
 
-def _judge(found: PlaceLook, place: Place, rows: Rows, counted: _Counting) -> None:
+def _judge(found: PlaceLook, place: SourcePlace, rows: PlaceRows, counted: _Counting) -> None:
     terms = found.terms
     if not found.documents:
         found.problems.append(

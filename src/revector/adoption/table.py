@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from revector.adoption.following import FollowedTable, run
-from revector.adoption.look import Look
+from revector.adoption.look import AdoptionLook
 from revector.adoption.terms import ROW, AdoptedTable, column_of, parts_of, quoted
 from revector.database.driver import first_line
 from revector.errors import ConfigError, DatabaseError
@@ -59,7 +59,7 @@ class Column:
 
 
 @dataclass(slots=True, kw_only=True)
-class TableLook(Look):
+class TableLook(AdoptionLook):
     """What a table of the project's own database is."""
 
     columns: Mapping[str, Column]

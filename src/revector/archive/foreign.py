@@ -160,7 +160,7 @@ def _noted(path: Path) -> dict[str, object]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Read:
+class _ReadFile:
     """Columns by our names for them, what the file says of itself, and what else it holds."""
 
     columns: dict[str, npt.NDArray[np.generic]]
@@ -169,10 +169,10 @@ class _Read:
     assets: Assets | None = None
 
 
-def _npy(path: Path, scratch: Path) -> _Read:
+def _npy(path: Path, scratch: Path) -> _ReadFile:
     rows = path.with_name(path.name + ROWS_SUFFIX)
     if rows.is_file():
-        return _Read({**_parquet(rows, scratch).columns, "vector": _mapped(path)}, {})
+        return _ReadFile({**_parquet(rows, scratch).columns, "vector": _mapped(path)}, {})
     beside = sorted(path.parent.glob(f"{glob.escape(path.stem)}.*.npy"))
     arrays = {one.name[len(path.stem) + 1 : -len(".npy")]: _mapped(one) for one in beside}
     if first_of(IDS, arrays) is None:
@@ -180,7 +180,7 @@ def _npy(path: Path, scratch: Path) -> _Read:
     return _of_arrays({**arrays, "vector": _mapped(path)}, {})
 
 
-def _npz(path: Path, scratch: Path) -> _Read:
+def _npz(path: Path, scratch: Path) -> _ReadFile:
     with zipfile.ZipFile(path) as archive:
         _refuse_doubled(archive.namelist())
         names = [name for name in archive.namelist() if name.endswith(".npy") and "/" not in name and "\\" not in name]
@@ -193,7 +193,7 @@ def _npz(path: Path, scratch: Path) -> _Read:
     return _of_arrays(arrays, {} if said is None else json.loads(str(said)))
 
 
-def _of_arrays(arrays: Mapping[str, npt.NDArray[np.generic]], provenance: Mapping[str, str | int]) -> _Read:
+def _of_arrays(arrays: Mapping[str, npt.NDArray[np.generic]], provenance: Mapping[str, str | int]) -> _ReadFile:
     """Return arrays as columns: those that have our names or usual ones for ids and vectors, and the others."""
     columns = {name: arrays[name] for name in _OPTIONAL if name in arrays}
     ids, vectors = first_of(IDS, arrays), first_of(VECTORS, arrays)
@@ -207,10 +207,10 @@ def _of_arrays(arrays: Mapping[str, npt.NDArray[np.generic]], provenance: Mappin
         assets = Assets(id_bytes(arrays[ids]), arrays[START].astype(np.int64), arrays[COUNT].astype(np.int64))
     else:
         assets = None
-    return _Read(columns, provenance, {name: field_of(one) for name, one in others.items()}, assets)
+    return _ReadFile(columns, provenance, {name: field_of(one) for name, one in others.items()}, assets)
 
 
-def _parquet(path: Path, scratch: Path) -> _Read:
+def _parquet(path: Path, scratch: Path) -> _ReadFile:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
@@ -222,7 +222,7 @@ def _parquet(path: Path, scratch: Path) -> _Read:
             columns["vector"] = _spooled(path, file, scratch / "vector.npy")
         columns |= {name: _column(file, name, rows) for name in names}
         said = (file.schema_arrow.metadata or {}).get(PROVENANCE.encode())
-    return _Read(columns, {} if said is None else json.loads(said))
+    return _ReadFile(columns, {} if said is None else json.loads(said))
 
 
 def _refuse_doubled(names: Iterable[str]) -> None:
@@ -273,7 +273,7 @@ def _spooled(source: Path, file: ParquetFile, path: Path) -> npt.NDArray[np.gene
     return np.zeros((0, 0), np.float32) if writer is None else _mapped(path)
 
 
-def _hdf5(path: Path, scratch: Path) -> _Read:
+def _hdf5(path: Path, scratch: Path) -> _ReadFile:
     import h5py
 
     with h5py.File(path, "r") as file:
@@ -287,7 +287,7 @@ def _hdf5(path: Path, scratch: Path) -> _Read:
         name = first_of(IDS, found.fields)
         if found.assets is None and name is not None:
             columns["id"] = id_bytes(np.array(found.fields[name].read(0, found.fields[name].rows), object))
-        return _Read(columns, {}, found.fields, found.assets)
+        return _ReadFile(columns, {}, found.fields, found.assets)
     shard = OpenPart(path)
     stop = len(shard.chunk_starts)
     firsts = np.repeat(shard.starts, shard.counts)
@@ -308,7 +308,7 @@ def _hdf5(path: Path, scratch: Path) -> _Read:
         "content_hash": np.repeat(shard.content_hashes, shard.counts),
         "vector": vectors,
     }
-    return _Read(columns, read_attributes(path))
+    return _ReadFile(columns, read_attributes(path))
 
 
 def _mapped(path: Path) -> npt.NDArray[np.generic]:

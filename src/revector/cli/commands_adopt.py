@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -88,9 +89,8 @@ def adopt(
 ) -> None:
     """Take over rows with their vectors: prove the model, copy, and serve them; run it again to resume.
 
-    Rows become documents, and their vectors the first index; nothing is embedded where the model is proved. A table of
-    the project's database is followed: the application goes on writing it with its own SQL, and it gains triggers and
-    nothing else. A file or another database is copied, and not followed: run it again to read what changed there.
+    Rows become documents, their vectors the first index. A table of the project's database is followed: the application
+    goes on writing it with its own SQL. A file or another database is copied, not followed: run it again for changes.
 
     For example:
       revector adopt public.articles --text title,body --meta lang --model sentence-transformers/all-MiniLM-L6-v2
@@ -99,23 +99,18 @@ def adopt(
       revector adopt embeddings.h5 --texts articles.jsonl -c articles --model MODEL
     """
     out, opened = Output(as_json=json), open_project(project)
-    name = collection or _collection_of(place, other_table, opened)
+    name, at = collection or _collection_of(place, other_table, opened), _where(place, other_table, texts)
     opened = opened.with_collection(name)
-    where_it_is = _where(place, other_table, texts)
+    said: dict[str, object] = {
+        "model": model, "like": like, "id": _names(key), "text": _names(text), "meta": _names(meta), "where": where,
+        "separator": separator.replace("\\n", "\n"), "vector": vector, "vectors": vectors,
+    }  # fmt: skip
     with reporting(quiet=json, eager=True) as progress:
         adopter, known = opened.adopter(name, progress=progress), opened.collection(name).adopt
-        request: AdoptionRequest | None
         if (begun := adopter.adoption()) is None:
-            request = _request(
-                known, **where_it_is, model=model, like=like, id=_names(key), text=_names(text),
-                separator=separator.replace("\\n", "\n"), meta=_names(meta), where=where, vector=vector,
-                vectors=vectors,
-            )  # fmt: skip
-            _begin(adopter, request, out, dry_run=dry_run, ask=not yes)
+            request = _begin(adopter, _request(known, **at, **said), out, dry_run=dry_run, ask=not yes)
         else:
-            request = _request(known, **where_it_is, model=begun.proof["model"]["name"]) if place or known else None
-            _check_same(name, begun, request)
-            out.say(f"{begun.terms.table} was adopted on {begun.adopted_at:%Y-%m-%d %H:%M}; going on from there.")
+            request = _going_on(name, begun, known, at if place or known else None, out)
         if dry_run:
             return
         opened.keep_collection(name)
@@ -212,17 +207,33 @@ def _check_same(collection: str, begun: Adoption | CopiedPlace, request: Adoptio
         )
 
 
-def _begin(adopter: Adopter, request: AdoptionRequest, out: Output, *, dry_run: bool, ask: bool) -> None:
-    """Show the plan and, unless that is all, begin by it."""
+def _going_on(
+    name: str,
+    begun: Adoption | CopiedPlace,
+    known: AdoptionRequest | None,
+    at: Mapping[str, object] | None,
+    out: Output,
+) -> AdoptionRequest | None:
+    """Check that what is named is what was adopted, and say that it goes on."""
+    request = None if at is None else _request(known, **at, model=begun.proof["model"]["name"])
+    _check_same(name, begun, request)
+    out.say(f"{begun.terms.table} was adopted on {begun.adopted_at:%Y-%m-%d %H:%M}; going on from there.")
+    return request
+
+
+def _begin(
+    adopter: Adopter, request: AdoptionRequest, out: Output, *, dry_run: bool, ask: bool
+) -> AdoptionRequest | None:
+    """Show the plan and, unless that is all, begin by it; return the request."""
     plan = adopter.plan(request)
     if dry_run or not out.as_json:
         out.show(plan.as_data(), lambda console: _plan_page(plan, console))
     plan.check()
-    if dry_run:
-        return
-    if ask:
-        _ask(plan.look.terms.table)
-    adopter.begin(plan)
+    if not dry_run:
+        if ask:
+            _ask(plan.look.terms.table)
+        adopter.begin(plan)
+    return request
 
 
 def _request(known: AdoptionRequest | None, **given: object) -> AdoptionRequest:

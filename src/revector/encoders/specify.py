@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,18 @@ class SpecifiedModel:
     model: ModelSpec
     taken: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+HASHING_DIM = 256
+"""Width of the hashing encoder, which has none of its own, where no vectors say one."""
+
+
+def specify_width(name: str, dim: int | None, root: Path, load: Callable[[ModelSpec], Encoder]) -> ModelSpec:
+    """Return a model as its own files say, narrower where vectors of ``dim`` numbers are. Raises as ``specify``."""
+    if name.startswith("hashing"):  # any width is its own
+        return ModelSpec(name, dim or HASHING_DIM)
+    own = specify(name, root, load).model
+    return own if dim is None or dim > own.dim else replace(own, dim=dim)
 
 
 def specify(name: str, root: Path, load: Callable[[ModelSpec], Encoder], **given: Any) -> SpecifiedModel:

@@ -62,7 +62,7 @@ def read_draws(connection: sa.Connection, cid: int, old: str, new: str, k: int) 
 def set_apart(queries: QuerySet, draws: Draws) -> QuerySet:
     """Return ``queries`` without those that were drawn; the ones drawn for this pair are its ``drawn``.
 
-    They count up to the first that is not judged yet: whoever leaves out the hard ones would leave out the losses. One
+    They count up to the first that is not judged yet: anyone who leaves out the hard ones leaves out the losses. One
     that no document was found relevant for has no judgements in ``drawn``: neither side can lose it. Raises
     ``LabelError`` where all were drawn.
     """

@@ -47,10 +47,10 @@ class Evidence:
         cid: int,
         searcher: Searcher,
         labels: LabelSource | None,
+        others: Path | None = None,
         *,
         actor: str,
         progress: Progress,
-        others: Path | None = None,
     ) -> None:
         """``labels``: judged queries, None where there are none; ``others``: a file of queries without judgements."""
         self._engine, self._cid, self._searcher, self._labels = engine, cid, searcher, labels

@@ -10,7 +10,7 @@ from typing import TypeVar
 from pydantic import TypeAdapter
 
 from revector.formats.kept import Kept
-from revector.gate.looks import Look
+from revector.gate.looks import GateLook
 from revector.measure.comparison import Comparison
 from revector.measure.metrics import Interval
 from revector.measure.statistics import CONFIDENCE
@@ -82,7 +82,7 @@ class GateFigures(Kept):
     not_measured: str | None = None
     comparison: Comparison | None = None
     look: int | None = None
-    test: Look | None = None
+    test: GateLook | None = None
     scores: Mapping[str, Mapping[str, float]] = {}
     findings: tuple[GateFinding, ...] = ()
     reasons: tuple[str, ...] = ()

@@ -15,7 +15,7 @@ from revector.gate import judgement
 from revector.gate.demand import GateScene
 from revector.gate.demands import DEMANDS
 from revector.gate.figures import GateFigures, Value
-from revector.gate.looks import Look, look_confidence
+from revector.gate.looks import GateLook, look_confidence
 from revector.gate.query_set import QuerySet
 from revector.interfaces import Progress
 from revector.labels import Span, ranked_items
@@ -141,7 +141,7 @@ def judge(
     old: GateMeasurement | None,
     *,
     documents: int,
-    look: Look | None = None,
+    look: GateLook | None = None,
     evidence: Mapping[str, object] | None = None,
 ) -> GateVerdict:
     """Judge what was measured; the verdict's detail is all that its page needs, but for the texts.

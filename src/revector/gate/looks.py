@@ -24,7 +24,7 @@ _LAST = (
 )
 
 
-class Look(Kept):
+class GateLook(Kept):
     """One look, 1 and up, of the test that ``terms`` describe: demands, and the ``old`` revision.
 
     ``judged``: query → hash of its text, of all that were judged. ``evidence`` changes with any judgement. ``begins``:
@@ -50,16 +50,16 @@ def look_confidence(gate: Gate, number: int) -> float:
 
 def next_look(
     connection: sa.Connection, cid: int, revision: str, old: str | None, gate: Gate, queries: QuerySet
-) -> Look:
+) -> GateLook:
     """Return which look it is to measure ``revision`` now: aborted generations of it count too.
 
     The same judgements are the same look, however often they are measured. Other demands, another ``old`` revision, or
     judged queries that are gone or read otherwise than at the last look begin a new test.
     """
     found = connection.scalar(sa.text(_LAST), {"cid": cid, "revision": revision})
-    last = None if found is None else Look.model_validate(found)
+    last = None if found is None else GateLook.model_validate(found)
     labels = queries.labels
-    now = Look(
+    now = GateLook(
         number=1,
         terms={"old": old, **{name: _plain(getattr(gate, name)) for name in TERMS}},
         judged={query: stable_hash(text)[:8] for query, text in labels.queries.items()},
@@ -73,7 +73,7 @@ def next_look(
     return now.model_copy(update={"number": last.number + (not same), "begins": last.begins})
 
 
-def _changes(last: Look, now: Look) -> Iterator[str]:
+def _changes(last: GateLook, now: GateLook) -> Iterator[str]:
     for name, value in now.terms.items():
         if (before := last.terms.get(name)) != value:
             yield f"{name} is {value}, and was {before}"

@@ -80,7 +80,7 @@ class MetricChange:
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _Bounds:
     """Confidence of the intervals and of the one that ``needed`` is for; the largest drop, None where none is."""
 
     confidence: float
@@ -187,17 +187,8 @@ def compare(
     """
     check_rank(k, documents)
     queries = _check_sets(new, old)
-    asked = _Asked(confidence, sized_for or confidence, max_drop)
-    metrics = {
-        metric: _change(
-            queries,
-            scores,
-            old.metrics[metric] if old else None,
-            asked,
-            _pairs(metric, old, new) if old else None,
-        )
-        for metric, scores in new.metrics.items()
-    }
+    asked = _Bounds(confidence, sized_for or confidence, max_drop)
+    metrics = {metric: _metric_change(metric, queries, new, old, asked) for metric in new.metrics}
     recall, before = new.metrics["recall"], old.metrics["recall"] if old else None
     best = attainable or dict.fromkeys(queries, 1.0)
     lost, won = (_changed(queries, old, new, k, sign) for sign in (-1, 1)) if old else ((), ())
@@ -216,6 +207,14 @@ def compare(
         lost=lost,
         won=won,
     )
+
+
+def _metric_change(
+    metric: MetricName, queries: Sequence[str], new: ScoredRun, old: ScoredRun | None, asked: _Bounds
+) -> MetricChange:
+    if old is None:
+        return _change(queries, new.metrics[metric], None, asked, None)
+    return _change(queries, new.metrics[metric], old.metrics[metric], asked, _pairs(metric, old, new))
 
 
 def _pairs(metric: MetricName, old: ScoredRun, new: ScoredRun) -> DifferingPairs:
@@ -277,7 +276,7 @@ def _change(
     queries: Collection[str],
     new: Mapping[str, float],
     old: Mapping[str, float] | None,
-    asked: _Asked,
+    asked: _Bounds,
     differing: DifferingPairs | None = None,
 ) -> MetricChange:
     after = [new[query] for query in queries]
@@ -300,7 +299,7 @@ def _change(
     return found if differing is None else _shared(found, differing, asked)
 
 
-def _shared(found: MetricChange, pairs: DifferingPairs, asked: _Asked) -> MetricChange:
+def _shared(found: MetricChange, pairs: DifferingPairs, asked: _Bounds) -> MetricChange:
     """Return ``found`` with what the share of differing queries says; of labelled ones alone, no more than counts."""
     share, judged = pairs.share, len(pairs.new)
     deviation = deviation_of(pairs.old, pairs.new) if judged else 0.0
@@ -334,7 +333,7 @@ def _slices(
     by_field: Slices,
     new: Mapping[str, float],
     old: Mapping[str, float] | None,
-    asked: _Asked,
+    asked: _Bounds,
 ) -> Iterator[Slice]:
     kept = {
         (by, name): [query for query in queries if query in new]

@@ -16,7 +16,7 @@ from revector.adoption.adoptions import Adoption, ProvedVectors, read_adoption
 from revector.adoption.checking import trigger_faults
 from revector.adoption.copies import CopiedPlace, read_copied
 from revector.adoption.copying import Copy, CopyReport, drop_documents
-from revector.adoption.look import Look
+from revector.adoption.look import AdoptionLook
 from revector.adoption.places import open_place, place_name
 from revector.adoption.presets import AdoptionRequest, terms_of, text_candidates
 from revector.adoption.proof import ModelProof, Prover, SampledRow, TextForm, sample, sampled_columns
@@ -114,7 +114,9 @@ class Adopter:
         }
         return request.model_copy(update={name: str(self._root / Path(one)) for name, one in named.items()})
 
-    def _look_at_table(self, request: AdoptionRequest) -> tuple[Look, ModelSpec, Sequence[SampledRow], Sequence[Disk]]:
+    def _look_at_table(
+        self, request: AdoptionRequest
+    ) -> tuple[AdoptionLook, ModelSpec, Sequence[SampledRow], Sequence[Disk]]:
         with self._engine.connect() as connection:
             found = table.look(connection, terms_of(connection, request))
             found.candidates = text_candidates(request, found)
@@ -125,7 +127,9 @@ class Adopter:
             )
         return found, model, sampled, [self._room(int(texts or 0), found.documents, model.dim)]
 
-    def _look_at_place(self, request: AdoptionRequest) -> tuple[Look, ModelSpec, Sequence[SampledRow], Sequence[Disk]]:
+    def _look_at_place(
+        self, request: AdoptionRequest
+    ) -> tuple[AdoptionLook, ModelSpec, Sequence[SampledRow], Sequence[Disk]]:
         max_mib = self._max_bytes >> 20
         folder = self._archive / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
@@ -146,7 +150,7 @@ class Adopter:
         copies_of = Disk("the archive", str(folder), 8 * model.dim * found.taken, shutil.disk_usage(folder).free)
         return found, model, sampled, [self._room(found.text_bytes, found.documents, model.dim), copies_of]
 
-    def _prove(self, sampled: Sequence[SampledRow], found: Look, model: ModelSpec) -> ModelProof:
+    def _prove(self, sampled: Sequence[SampledRow], found: AdoptionLook, model: ModelSpec) -> ModelProof:
         if not sampled:
             return ModelProof("none", None, 0, 0.0, None, None)
         return self._prover(sampled_columns(found), model).prove(
@@ -340,7 +344,7 @@ def _chunking(proof: Mapping[str, Any], model: ModelSpec) -> Chunking:
     return Chunking(**said)
 
 
-def _as_proved(found: Look, form: TextForm) -> AdoptedTable:
+def _as_proved(found: AdoptionLook, form: TextForm) -> AdoptedTable:
     """Return the terms by the proved form of the text; a column that was only guessed to be in it is metadata."""
     proved: dict[str, object] = {"text": form.columns, "separator": form.separator, "node": form.node}
     if found.candidates:
@@ -349,7 +353,7 @@ def _as_proved(found: Look, form: TextForm) -> AdoptedTable:
     return found.terms.model_copy(update=proved)
 
 
-def _refusals(found: Look, proof: ModelProof, model: ModelSpec) -> list[str]:
+def _refusals(found: AdoptionLook, proof: ModelProof, model: ModelSpec) -> list[str]:
     if proof.verdict in ("same", "none"):
         return []
     width = f" (the vectors have {found.dim} numbers, the model gives {model.dim})" if found.dim != model.dim else ""

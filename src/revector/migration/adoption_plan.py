@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from revector.adoption.copying import CopyReport
-from revector.adoption.look import Look
+from revector.adoption.look import AdoptionLook
 from revector.adoption.presets import AdoptionRequest
 from revector.adoption.proof import ModelProof
 from revector.adoption.rows import PlaceLook
@@ -23,7 +23,7 @@ class AdoptionPlan:
 
     collection: str
     request: AdoptionRequest
-    look: Look
+    look: AdoptionLook
     model: ModelSpec
     chunking: Chunking
     proof: ModelProof

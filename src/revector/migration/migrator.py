@@ -51,8 +51,7 @@ class Migrator:
         evidence: Evidence | None = None,
     ) -> None:
         """``standing`` and ``evidence``: for proofs, others than the migration files and labels of the project."""
-        self._engine, self._name, self._settings = engine, collection, settings
-        self._tell = tell or (lambda: None)
+        self._engine, self._name, self._settings, self._tell = engine, collection, settings, tell or (lambda: None)
         self._encoders, self._actor, self._progress = encoders, actor, progress or NoProgress()
         with engine.begin() as connection:
             self._cid = ensure_collection(connection, collection).cid

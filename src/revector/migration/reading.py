@@ -16,7 +16,7 @@ from revector.adoption.copying import CopyReport
 from revector.adoption.places import open_place
 from revector.adoption.presets import AdoptionRequest
 from revector.adoption.proof import ModelProof, SampledRow, TextForm
-from revector.adoption.rows import Row, Rows, RowSample
+from revector.adoption.rows import DocumentSample, PlaceRows, Row
 from revector.archive import Columns, Importer, ImportReport, Target
 from revector.archive.importing import FOLDER, NORM_TOLERANCE
 from revector.archive.layouts import id_bytes
@@ -84,7 +84,7 @@ class PlaceReader:
             unpacked.mkdir()
             place, model = open_place(request, unpacked), ModelSpec(**adoption.proof["model"])
             spool = _Spool(scratch, model, self.max_mib) if adoption.vectors_fp and not adoption.copied else None
-            rows = Rows(place, adoption.terms, model.dim, *([] if spool is None else [spool.add]))
+            rows = PlaceRows(place, adoption.terms, model.dim, *([] if spool is None else [spool.add]))
             done = reread_source(
                 self.engine,
                 adoption.cid,
@@ -154,7 +154,7 @@ class _Spool:
     def __init__(self, folder: Path, model: ModelSpec, max_mib: int) -> None:
         self._path, self._model, self._max_mib = folder / "vectors.f4", model, max_mib
         self._file = self._path.open("wb")
-        self.sample = RowSample()
+        self.sample = DocumentSample()
         self._open: list[tuple[str, int, str]] = []
         self._ids: list[npt.NDArray[np.bytes_]] = []
         self._hashes: list[npt.NDArray[np.bytes_]] = []
