@@ -200,6 +200,8 @@ class Prover:
     def _pieces(self, form: TextForm, row: SampledRow) -> Sequence[str]:
         values = (row.texts[self._columns.index(name)] for name in form.columns)
         text = row.whole if form.node else form.separator.join(str(value) for value in values if value)
+        if form.chunking.unit == "document":  # cut by the encoder, as the model cuts it: between tokens, not characters
+            return [text if text.strip() else "-"]
         return self._cut(form.chunking, text) or ["-"]
 
     def _cosines(self, form: TextForm, rows: Sequence[SampledRow]) -> npt.NDArray[np.float64]:

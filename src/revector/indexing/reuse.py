@@ -259,12 +259,15 @@ class Reuse:
         return found
 
     def _in_table(self, chunker: Chunker, items: Sequence[Item]) -> dict[str, EmbeddedPieces]:
-        """Return what an adopted table holds, by content hash: one vector for all that the model sees of a text."""
+        """Return what an adopted table holds, by content hash: one vector for a text that the model sees to its end.
+
+        That of a longer text is of its first tokens, which may end within a word, and not of any piece of ours.
+        """
         read = self._adopted.read([(item.doc_id, str(item.content_hash)) for item in items if item.contents])
         found: dict[str, EmbeddedPieces] = {}
         for item in items:
             pieces = chunker.pieces(item.contents) if item.doc_id in read else []
-            if len(pieces) == 1:
+            if len(pieces) == 1 and pieces[0].locator.end >= len(item.contents[0].text.rstrip()):
                 found[str(item.content_hash)] = EmbeddedPieces.of(pieces, read[item.doc_id][None])
         return found
 
