@@ -25,6 +25,9 @@ from evaluation.temporary import owned
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parent / "results"
 
+PAIRS_FILE = RESULTS / "pairs" / "gate.json"
+"""What ``gate_pairs`` counts, for ``gate_real``: no figures, but what figures are made of."""
+
 
 @dataclass(frozen=True, slots=True)
 class Figure:

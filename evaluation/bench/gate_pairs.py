@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evaluation.bench import reference_search as search
-from evaluation.bench.common import machine, parser
+from evaluation.bench.common import PAIRS_FILE, machine, parser
 from evaluation.bench.sets import K, refuse_absent, take_folder
 
 Vectors = npt.NDArray[np.float64]
@@ -46,6 +46,7 @@ PAIRS = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Search and count; return 2 if a set is not there."""
     options = parser("evaluation.bench.gate_pairs", __doc__)
+    options.set_defaults(output=PAIRS_FILE)
     take_folder(options)
     options.add_argument("--sets", nargs="+", metavar="NAME", default=["cranfield", "cosqa"])
     options.add_argument("--keep", type=Path, required=True, metavar="FOLDER", help="vectors are kept here")

@@ -21,7 +21,7 @@ from statistics import NormalDist, median
 import numpy as np
 import numpy.typing as npt
 
-from evaluation.bench.common import RESULTS, Figure, machine, parser, write
+from evaluation.bench.common import PAIRS_FILE, Figure, machine, parser, write
 from revector.gate.looks import look_confidence
 from revector.measure.metrics import Interval
 from revector.measure.statistics import Share, paired_interval
@@ -84,9 +84,9 @@ class Pair:
 
 
 def read_pairs() -> list[Pair]:
-    """Return the near pairs of ``results/gate_pairs.json``."""
+    """Return the near pairs of those that ``gate_pairs`` counted."""
     found = []
-    for one in json.loads((RESULTS / "gate_pairs.json").read_text(encoding="utf-8"))["pairs"]:
+    for one in json.loads(PAIRS_FILE.read_text(encoding="utf-8"))["pairs"]:
         if (one["set"], one["new"]) in NEAR:
             values = np.array([0.0, *(value for value, _ in one["changes"])])
             counts = np.array([one["same"], *(count for _, count in one["changes"])], dtype=np.float64)

@@ -24,6 +24,7 @@ from tempfile import TemporaryDirectory
 import sqlalchemy as sa
 from evaluation.bench.common import Figure
 from evaluation.reliability.arena import database, server
+from evaluation.reliability.checks import wait_until
 from evaluation.reliability.pieces import Piece, add_piece, none, options
 
 from revector.adoption.presets import AdoptionRequest
@@ -31,6 +32,7 @@ from revector.config import Project, load_project
 from revector.encoders.hashing import HashingEncoder
 from revector.interfaces import whole_texts
 from revector.local.table_oracle import catalogue, changed
+from revector.registry.work import LEASE_S
 from revector.spec import ModelSpec
 
 MODULE = "evaluation.reliability.adopting"
@@ -237,14 +239,22 @@ def _catalogue(project: Project) -> list[tuple[str, str, str]]:
         return catalogue(connection, "notes%")
 
 
+def _is_settled(project: Project) -> bool:
+    """Do what is due; return whether nothing is left, also none that a killed process had claimed."""
+    worker = project.worker()
+    while worker.drain():
+        pass
+    waiting = "SELECT true FROM pending p JOIN collection c ON c.active_gen = p.gen WHERE p.state = 'due' LIMIT 1"
+    with project.engine.connect() as connection:
+        return connection.scalar(sa.text(waiting)) is None
+
+
 def _judge(project: Project, writer: Writer, layout: str, did: Counter[str], when: str) -> Iterator[str]:
     """Hold the application for a moment; compare table, documents and every answer."""
     held = threading.Lock()
     with held, writer.engine.begin() as connection:
         connection.execute(sa.text("LOCK TABLE public.notes IN SHARE MODE"))
-        worker = project.worker()
-        while worker.drain():
-            pass
+        wait_until(lambda: _is_settled(project), 2 * LEASE_S, "all work is done")
         wanted = truth(writer.engine, composite=layout == "two columns")
         with project.engine.connect() as ours:
             rows = ours.execute(sa.text("SELECT doc_id, content FROM document WHERE NOT deleted"))
