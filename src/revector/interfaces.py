@@ -124,6 +124,14 @@ def whole_texts(texts: Iterable[str]) -> list[Piece]:
     return [Piece.whole(Content("text", text)) for text in texts]
 
 
+def read_to_the_end(pieces: Sequence[Piece], contents: Sequence[Content]) -> bool:
+    """Whether a text's pieces reach its end: not where it is one piece, and longer than the model reads.
+
+    The vector that others made of such a text is of its first tokens, which may end within a word: of no piece of ours.
+    """
+    return bool(pieces) and pieces[-1].locator.end >= len(contents[-1].text.rstrip())
+
+
 def locators_of(pieces: Iterable[Piece]) -> npt.NDArray[np.int32]:
     """Return where pieces are, as columns: int32 ``(n, 2)``, starts and ends."""
     return np.array([piece.locator for piece in pieces], np.int32).reshape(-1, 2)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from adoption.conftest import Application
-from revector.cli import run
+from adoption.conftest import Application, Call, caller
 
 pytest.importorskip("langchain_postgres", reason="`make test-adapters` installs it")
 pytest.importorskip("llama_index.vector_stores.postgres", reason="`make test-adapters` installs it")
@@ -23,8 +22,6 @@ from adapters.frameworks import FRAMEWORKS, Framework, LangChainPGVector, LlamaI
 from revector.adapters.llama_index import NoEmbedding, RevectorVectorStore
 from revector.adoption.nodes import node_text
 
-Call = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture
 def application(tmp_path: Path, database_url: str) -> Iterator[Application]:
@@ -35,14 +32,7 @@ def application(tmp_path: Path, database_url: str) -> Iterator[Application]:
 
 @pytest.fixture
 def call(application: Application, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    monkeypatch.chdir(application.root)
-
-    def one(*words: str) -> tuple[int, str, str]:
-        code = run(words)
-        seen = capsys.readouterr()
-        return code, seen.out, seen.err
-
-    return one
+    return caller(application, monkeypatch, capsys)
 
 
 @pytest.fixture(params=FRAMEWORKS, ids=lambda one: one.__name__)

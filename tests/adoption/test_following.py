@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import psycopg
 import pytest
 import sqlalchemy as sa
@@ -9,6 +11,8 @@ import sqlalchemy as sa
 from adoption.conftest import Application
 from revector.adoption.adoptions import read_adoption
 from revector.adoption.checking import TableFindings, compare
+from revector.errors import StateError
+from revector.sources import open_source
 
 
 def check(application: Application) -> TableFindings:
@@ -211,3 +215,27 @@ def test_ids_of_nineteen_digits_are_rows_like_others(adopted: Application) -> No
     assert found is not None
     assert (found.differing, found.vanished) == (0, 1)
     assert {"1234567890123456789", "9223372036854775807", "-9223372036854775808"} < adopted.documents().keys()
+
+
+def test_a_document_that_is_a_row_is_written_by_its_row_alone(adopted: Application) -> None:
+    """What was put beside the table would be deleted by verify --repair."""
+    before, documents = adopted.documents(), adopted.project.documents("articles")
+    (more := adopted.root / "more.jsonl").write_text('{"_id": "new", "text": "a fig"}\n')
+    ways: tuple[Callable[[], object], ...] = (
+        lambda: documents.put("new", "a fig"),
+        lambda: documents.put("1", "a fig"),
+        lambda: documents.delete("1"),
+        lambda: documents.ingest(open_source(str(more)), actor="test"),
+    )
+    for write in ways:
+        with pytest.raises(
+            StateError, match=r"follows the table public.articles.*Nothing was stored.*revector unadopt"
+        ):
+            write()
+    for call in ("put('articles', 'new', 'a fig', '{}')", "delete('articles', '1')"):
+        with pytest.raises(sa.exc.DBAPIError, match=r"follows the table public\.articles") as refused:
+            adopted.sql(f"SELECT revector.{call}")
+        assert getattr(refused.value.orig, "sqlstate", None) == "RV010"
+    assert adopted.documents() == before
+    adopted.project.adopter("articles").end()
+    assert documents.put("new", "a fig").changed == 1

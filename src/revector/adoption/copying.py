@@ -111,6 +111,7 @@ class Copy:
         try:
             with engine.begin() as connection:
                 connection.execute(sa.text(f"SET LOCAL lock_timeout = {GIVE_WAY_MS}"))
+                connection.execute(sa.text("SET LOCAL revector.copies_rows = 'on'"))  # see 0014_followed.sql
                 yield connection
         except Exception as error:
             if _must_give_way(error):

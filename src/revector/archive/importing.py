@@ -19,7 +19,7 @@ from revector.archive.part import Part, write_part
 from revector.archive.storage import Dtype, fsync, working_folder
 from revector.encoders.vocabulary import Vocabulary
 from revector.errors import EncoderMismatch, SourceError
-from revector.interfaces import Chunker, Content, Encoder, NoProgress, Piece, Progress, locators_of
+from revector.interfaces import Chunker, Content, Encoder, NoProgress, Piece, Progress, locators_of, read_to_the_end
 
 FOLDER = "imports"
 PROBLEMS = {
@@ -247,7 +247,8 @@ class Importer:
                     continue
                 pieces = self._chunker.pieces(document.contents)
                 locators = locators_of(pieces)
-                if not _same_chunks(columns, places, locators):
+                whole = sample is not None or read_to_the_end(pieces, document.contents)  # a sample is compared
+                if not (whole and _same_chunks(columns, places, locators)):
                     done.leave_out("cut", doc_id)
                     continue
                 if self._vocabulary.unreadable({doc_id: pieces}, self._target.max_unknown_tokens):

@@ -21,6 +21,7 @@ from revector.errors import (
     IndexGone,
     NotAllowed,
     RevectorError,
+    StateError,
 )
 
 KEPT = "Committed work is kept"
@@ -42,6 +43,8 @@ def translated(cause: BaseException, *, disconnected: bool) -> RevectorError | N
             f"the database cancelled a statement: {said}. The transaction was undone; run it again, or raise the "
             "statement_timeout of its role."
         )
+    if state == "RV010":
+        return StateError(f"{said}. Write the row, or end the adoption with `revector unadopt`.")
     if state == "25006":
         return DatabaseReadOnly(
             f"the database takes no writes: {said}. Nothing was changed, and searches are answered; send writes to the "

@@ -17,7 +17,7 @@ from revector.archive import Part, read_part
 from revector.encoders.check import unit_rows
 from revector.encoders.pca import Rotation
 from revector.errors import ArchiveError, IndexGone
-from revector.interfaces import Chunker, Content, Locator, Piece, Vectors, locators_of
+from revector.interfaces import Chunker, Content, Locator, Piece, Vectors, locators_of, read_to_the_end
 from revector.registry.collections import Generation, read_generation
 from revector.registry.lanes import lane_of
 from revector.registry.work import Item
@@ -259,15 +259,12 @@ class Reuse:
         return found
 
     def _in_table(self, chunker: Chunker, items: Sequence[Item]) -> dict[str, EmbeddedPieces]:
-        """Return what an adopted table holds, by content hash: one vector for a text that the model sees to its end.
-
-        That of a longer text is of its first tokens, which may end within a word, and not of any piece of ours.
-        """
+        """Return what an adopted table holds, by content hash: one vector for a text that the model sees to its end."""
         read = self._adopted.read([(item.doc_id, str(item.content_hash)) for item in items if item.contents])
         found: dict[str, EmbeddedPieces] = {}
         for item in items:
             pieces = chunker.pieces(item.contents) if item.doc_id in read else []
-            if len(pieces) == 1 and pieces[0].locator.end >= len(item.contents[0].text.rstrip()):
+            if len(pieces) == 1 and read_to_the_end(pieces, item.contents):
                 found[str(item.content_hash)] = EmbeddedPieces.of(pieces, read[item.doc_id][None])
         return found
 

@@ -27,7 +27,7 @@ from revector.errors import RevectorError
 from revector.interfaces import Encoder, whole_texts
 from revector.labels import load_labels
 from revector.local.record import Record
-from revector.local.table_application import every
+from revector.local.table_application import run_all
 from revector.revisions import RevisionGraph
 from revector.serving.searcher import Answer, Searcher
 
@@ -168,14 +168,7 @@ def main() -> None:
         judged = frozenset(doc_id for relevant in qrels.values() for doc_id in relevant)
         writer = Writer(project.documents(collection), ids, record, seed=2, judged=judged)
         record.add(op="ready")
-        threads = [
-            threading.Thread(target=every, args=(1 / WRITES_PER_S, writer.step, ending)),
-            threading.Thread(target=every, args=(1 / QUERIES_PER_S, reader.step, ending)),
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        run_all({writer.step: WRITES_PER_S, reader.step: QUERIES_PER_S}, ending)
         record.add(op="end")
 
 

@@ -179,7 +179,6 @@ def _application(application: str, status: Status) -> Text:
 
 def result_table(figures: Mapping[str, Any]) -> Table:
     """Return the table that ends the demo."""
-    table = Table(title="What was seen", show_header=False)
     counts, recall = figures["application"], figures["recall"]
     old, new = (
         f"{side['mean']:.3f} (95 % {side['low']:.3f} to {side['high']:.3f})" for side in (recall["old"], recall["new"])
@@ -199,21 +198,12 @@ def result_table(figures: Mapping[str, Any]) -> Table:
         (f"recall@{recall['k']} new", new),
         ("writers paused by the swap", f"{figures['swap_pause_ms']:.0f} ms"),
         ("rollback open until", figures["rollback_until"]),
-        (
-            "wall time",
-            f"{figures['wall_s']:.0f} s: "
-            + ", ".join(f"{step['step']} {step['seconds']:.0f}" for step in figures["steps"]),
-        ),
-        ("as promised", "[green]yes[/]" if figures["as_promised"] else "[red]NO[/]"),
     ]
-    for name, value in rows:
-        table.add_row(name, value)
-    return table
+    return _ended(rows, figures)
 
 
 def adoption_table(figures: Mapping[str, Any]) -> Table:
     """Return the table that ends the second act."""
-    table = Table(title="What was seen", show_header=False)
     counts, answers = figures["application"], figures["answers"]
     answered = ", ".join(f"{n} by {way}" for way, n in counts["by_revision"].items())
     rows = [
@@ -234,13 +224,18 @@ def adoption_table(figures: Mapping[str, Any]) -> Table:
     left = figures["catalogue"]
     rows += [
         ("the tables' catalogue", "as it was before" if not left else f"[red]{len(left)} differences[/]"),
-        (
-            "wall time",
-            f"{figures['wall_s']:.0f} s: "
-            + ", ".join(f"{step['step']} {step['seconds']:.0f}" for step in figures["steps"]),
-        ),
-        ("as promised", "[green]yes[/]" if figures["as_promised"] else "[red]NO[/]"),
     ]
-    for name, value in rows:
-        table.add_row(name, value)
+    return _ended(rows, figures)
+
+
+def _ended(rows: Sequence[tuple[str, str]], figures: Mapping[str, Any]) -> Table:
+    """Return a table of ``rows``, then of the time and the verdict, with which every act ends."""
+    steps = ", ".join(f"{step['step']} {step['seconds']:.0f}" for step in figures["steps"])
+    table = Table(title="What was seen", show_header=False)
+    for row in (
+        *rows,
+        ("wall time", f"{figures['wall_s']:.0f} s: {steps}"),
+        ("as promised", "[green]yes[/]" if figures["as_promised"] else "[red]NO[/]"),
+    ):
+        table.add_row(*row)
     return table

@@ -231,7 +231,16 @@ def fill(given: ApplicationSettings, embed: OwnModels, texts: Mapping[str, str])
                 connection.execute(_INSERT, {"id": f"draft-{n}", "uuid": other, **values})
 
 
-def every(interval_s: float, step: Callable[[], None], ending: threading.Event) -> None:
+def run_all(rates: Mapping[Callable[[], None], float], ending: threading.Event) -> None:
+    """Call each step as often a second as it says, beside the others, until the event is set."""
+    threads = [threading.Thread(target=_every, args=(1 / rate, step, ending)) for step, rate in rates.items()]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def _every(interval_s: float, step: Callable[[], None], ending: threading.Event) -> None:
     """Call ``step`` every ``interval_s`` seconds, or as often as it can, until the event is set."""
     due = time.monotonic()
     while not ending.is_set():
@@ -255,11 +264,7 @@ def main() -> None:
         steps = {TableWriter(given, embed, record, texts).step: WRITES_PER_S}
         steps[TableReader(given, embed, record).step] = QUERIES_PER_S
         record.add(op="ready")
-        threads = [threading.Thread(target=every, args=(1 / rate, step, ending)) for step, rate in steps.items()]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        run_all(steps, ending)
         record.add(op="end")
 
 
