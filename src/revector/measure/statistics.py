@@ -268,6 +268,24 @@ def queries_needed(deviation: float, drop: float, *, confidence: float = CONFIDE
     return enough
 
 
+def excluded_by_equal(queries: int, *, confidence: float = CONFIDENCE) -> float:
+    """Return the smallest drop, 0 to 1, that ``queries`` queries exclude which old and new answer alike.
+
+    With the added query of ``bounded_interval``, the lower end of ``queries`` differences of 0 is a quantile of Beta(1,
+    ``queries``), taken negative: ``1 - ((1 - confidence) / 2) ** (1 / queries)``, as of Clopper and Pearson.
+
+    >>> round(excluded_by_equal(60), 4), equal_needed(0.02)
+    (0.0596, 183)
+
+    """
+    return float(1 - ((1 - confidence) / 2) ** (1 / queries)) if queries else 1.0
+
+
+def equal_needed(drop: float, *, confidence: float = CONFIDENCE) -> int:
+    """Return how many queries, answered alike, exclude a ``drop`` above 0 and below 1; see ``excluded_by_equal``."""
+    return math.ceil(math.log((1 - confidence) / 2) / math.log1p(-drop))
+
+
 def differing_needed(deviation: float, drop: float, share: Share, *, confidence: float = CONFIDENCE) -> int:
     """Return how many judged queries of those answered differently tell a ``drop`` of the mean over all, 0 to 1.
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from revector.errors import LabelError
+from revector.gate.at_hand import LabelsAtHand
 from revector.gate.demand import Demand
 from revector.gate.figures import GateFigures, GateFinding, Value
-from revector.gate.query_set import QuerySet
 from revector.spec import Gate
 
 
@@ -19,12 +19,12 @@ def _judge(gate: Gate, figures: GateFigures) -> Iterator[GateFinding]:
         )
 
 
-def _refuse(gate: Gate, queries: QuerySet) -> None:
-    if (found := len(queries.qrels)) < gate.min_queries:
+def _refuse(gate: Gate, labels: LabelsAtHand) -> None:
+    if (found := len(labels.items)) < gate.min_queries:
+        lost = f" ({labels.lost:,} more lost their documents)" if labels.lost else ""
         raise LabelError(
-            f"the gate demands at least {gate.min_queries} labelled queries, {queries.labels.name} has {found} whose "
-            f"documents exist ({queries.counts['queries_lost']} lost theirs). Nothing was measured; label more "
-            "queries, or lower gate.min_queries in the migration file."
+            f"the gate demands at least {gate.min_queries:,} labelled queries, {labels.name} has {found:,}{lost}. "
+            "Nothing was changed; label more queries, or lower gate.min_queries (--min-queries of `revector revision`)."
         )
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from revector.errors import LabelError
+from revector.gate.at_hand import LabelsAtHand
 from revector.gate.demand import Demand
 from revector.gate.figures import GateFigures, GateFinding, Value
-from revector.gate.query_set import QuerySet
+from revector.gate.looks import look_confidence
 from revector.measure.metrics import attainable_recall
+from revector.measure.statistics import score_interval
 from revector.spec import Gate
 
 
@@ -30,9 +32,20 @@ def _judge(gate: Gate, figures: GateFigures) -> Iterator[GateFinding]:
         )
 
 
-def _refuse(gate: Gate, queries: QuerySet) -> None:
-    best = list(attainable_recall(queries.items, gate.k).values())
-    _check(gate.min_recall, sum(best) / max(1, len(best)), gate.k)
+def _refuse(gate: Gate, labels: LabelsAtHand) -> None:
+    best = list(attainable_recall(labels.items, gate.k).values())
+    if not best:
+        return
+    _check(gate.min_recall, sum(best) / len(best), gate.k)
+    confidence = look_confidence(gate, 1)
+    shown = score_interval(best, confidence=confidence).low
+    if gate.min_recall > shown:
+        raise LabelError(
+            f"gate.min_recall is {gate.min_recall:.4f}, and if all {len(best):,} queries of {labels.name} are answered "
+            f"as well as any ranking can, they show a recall@{gate.k} of at least {shown:.4f} ({confidence * 100:g} % "
+            "interval). Nothing was changed; label more queries, or lower gate.min_recall (--min-recall of `revector "
+            "revision`)."
+        )
 
 
 def _check(least: float, ceiling: float, k: int) -> None:
