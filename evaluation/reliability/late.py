@@ -111,10 +111,6 @@ class LateIndex:
         """Read points."""
         return self._inner.read(ids)
 
-    def scan(self, after: UUID | None, n: int) -> list[tuple[UUID, UUID]]:
-        """List points."""
-        return self._inner.scan(after, n)
-
     def finish(self, progress: Progress) -> bool:
         """Build nothing."""
         return self._inner.finish(progress)

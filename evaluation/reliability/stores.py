@@ -125,12 +125,10 @@ class StoreHistory:
         if self._random.random() < 0.5:
             index.drop()
         else:
-            with self._project.engine.connect() as connection:
-                canary = intents.canary(connection, self._active().gen)
-            gone = [
-                one for one, attempt in index.scan(None, 10_000) if attempt == canary or self._random.random() < 0.5
-            ]
-            index._inner.remove(gone)
+            named = "SELECT attempt, n_chunks, doc_id FROM intent WHERE gen = :gen"
+            for row in rows(self._project.engine, named, gen=self._active().gen):
+                ids = intents.point_ids([(row.attempt, row.n_chunks)])
+                index._inner.remove([one for one in ids if not row.doc_id or self._random.random() < 0.5])
         self._keep_all()
 
     def _arrive(self) -> None:
@@ -185,10 +183,11 @@ class StoreHistory:
             "n_chunks FROM intent WHERE gen = :gen AND doc_id = '' AND state = 'published'"
         )
         found = rows(self._project.engine, named, gen=generation.gen)
-        wanted = set(intents.point_ids([(row.attempt, row.n_chunks) for row in found]))
-        there = {one for one, _ in lane_of(generation).index.scan(None, 100_000)}  # type: ignore[attr-defined]
+        wanted = intents.point_ids([(row.attempt, row.n_chunks) for row in found])
+        index = lane_of(generation).index  # type: ignore[attr-defined]
+        there, of_ours = index.describe().points, len(index.read(wanted).ids)
         self._demand(
-            there == wanted, "points that nobody names, or missing ones", len(there - wanted), len(wanted - there)
+            there == of_ours == len(wanted), "points that nobody names, or missing ones", there, of_ours, len(wanted)
         )
 
     def _demand(self, holds: bool, *says: object) -> None:

@@ -193,10 +193,10 @@ def test_superseded_attempts_are_removed_by_id_and_what_is_shown_stays(
         world.documents.put("d00001", f"apple1 pear1 turn {turn}")
         world.settle()
     index = lane_of(world.generation()).index
-    assert len(index.scan(None, 1_000)) == 120 + 1 + 3
+    assert index.describe().points == 120 + 1 + 3
     monkeypatch.setattr(intents, "QUERY_S", 0.0)
     outside.keep()
-    assert len(index.scan(None, 1_000)) == 120 + 1
+    assert index.describe().points == 120 + 1
     assert world.sql("SELECT DISTINCT state FROM intent WHERE superseded_at IS NOT NULL") == [("doomed",)]
     monkeypatch.setattr(intents, "LATE_S", 0.0)
     outside.keep()
@@ -262,9 +262,9 @@ def kill_at(point: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crash, "watcher", watch)
 
 
-def known_points(world: World) -> set[UUID]:
+def known_points(world: World) -> list[UUID]:
     rows = world.sql("SELECT attempt, n_chunks FROM intent WHERE state <> 'doomed' OR removed_at IS NULL")
-    return set(intents.point_ids([tuple(row) for row in rows]))
+    return intents.point_ids([tuple(row) for row in rows])
 
 
 @pytest.mark.parametrize("point", KILLS)
@@ -283,13 +283,13 @@ def test_whatever_is_killed_sql_knows_every_point_and_no_document_is_lost(
 
     with pytest.raises(Crash, match=point):
         work()
-    assert {one for one, _ in index.scan(None, 1_000)} <= known_points(world)
+    assert len(index.read(known_points(world)).ids) == index.describe().points
     world.sql("UPDATE pending SET lease_until = NULL")  # a minute later
     world.settle()
     assert world.search("another text", 1) == ["d00005"]
     monkeypatch.setattr(intents, "OPEN_S", 0.0)
     outside.keep()
-    assert len(index.scan(None, 1_000)) == 121
+    assert index.describe().points == 121
     check_equal(world)
 
 
@@ -371,7 +371,7 @@ def test_the_alias_does_not_move_to_an_index_that_lost_points(outside: Stored) -
     world.upgrade("b200", to="approve")
     building = lane_of(world.generation("building"))
     index = building.index
-    index.remove([one for one, _ in index.scan(None, 1_000)])
+    index.remove(known_points(world))
     with pytest.raises(IndexGone, match="has lost points"):
         world.migrator.run("swap", "b200")
     assert world.generation().revision == "a100"

@@ -244,12 +244,6 @@ class ChromaIndex:
             np.array(vectors, np.float32).reshape(-1, self._dim),
         )
 
-    def scan(self, after: UUID | None, n: int) -> list[tuple[UUID, UUID]]:
-        """Read all ids, of which Chroma promises no order, and keep the first above ``after``."""
-        found = self._ask("POST", "/get", {"include": ["metadatas"]}, f"ids of {self.name}")
-        pairs = ((UUID(one), UUID(of["attempt"])) for one, of in zip(found["ids"], found["metadatas"], strict=True))
-        return sorted(pair for pair in pairs if after is None or pair[0] > after)[:n]
-
     def finish(self, progress: Progress) -> bool:
         """Return False: the graph grows with each put."""
         del progress

@@ -241,18 +241,6 @@ class ElsewhereIndex:
             vectors.astype(np.float32),
         )
 
-    def scan(self, after: UUID | None, n: int) -> list[tuple[UUID, UUID]]:
-        """Read ids in their order."""
-        with self._store.connected() as connection:
-            found = connection.execute(
-                sa.text(
-                    f"SELECT id, attempt FROM {self.name} WHERE CAST(:after AS uuid) IS NULL OR id > CAST(:after AS "
-                    "uuid) ORDER BY id LIMIT :n"
-                ),
-                {"after": after, "n": n},
-            )
-            return [(row[0], row[1]) for row in found]
-
     def finish(self, progress: Progress) -> bool:
         """Build the graph over what was loaded, without blocking writes."""
         with self._store.said():

@@ -151,14 +151,6 @@ class MemoryIndex:
             vectors,
         )
 
-    def scan(self, after: UUID | None, n: int) -> list[tuple[UUID, UUID]]:
-        """Return id and attempt of the next ``n`` points in the order of ids."""
-        with self._lock:
-            shelf = self._shelf()
-            ids = sorted(one for one in shelf.places if after is None or one > after)[:n]
-            attempts = shelf.fields["attempt"][[shelf.places[one] for one in ids]]
-        return [(one, UUID(bytes=attempt.tobytes())) for one, attempt in zip(ids, attempts, strict=True)]
-
     def finish(self, progress: Progress) -> bool:
         """Return False: there is nothing to build."""
         del progress

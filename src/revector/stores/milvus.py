@@ -5,7 +5,6 @@ Reads are of consistency ``Strong``: a search finds what was acknowledged before
 
 from __future__ import annotations
 
-import heapq
 import logging
 import threading
 import time
@@ -319,21 +318,6 @@ class MilvusIndex:
             np.array([one["stop"] for one in found], np.int32),
             np.array([one["vector"] for one in found], np.float32).reshape(-1, self._dim),
         )
-
-    def scan(self, after: UUID | None, n: int) -> list[tuple[UUID, UUID]]:
-        """Read all ids above ``after`` and keep the first: neither engine promises an order."""
-
-        def ids(client: Any) -> list[tuple[str, str]]:
-            above, found = f'id > "{after or ""}"', list[tuple[str, str]]()
-            turns = client.query_iterator(
-                self.name, batch_size=REQUEST_POINTS, filter=above, output_fields=["id", "attempt"]
-            )
-            while rows := turns.next():
-                found = heapq.nsmallest(n, [*found, *((row["id"], row["attempt"]) for row in rows)])
-            turns.close()
-            return found
-
-        return [(UUID(one), UUID(attempt)) for one, attempt in self._loaded(f"ids of {self.name}", ids)]
 
     def finish(self, progress: Progress) -> bool:
         """Have everything written to segments, and wait until their graphs are built."""

@@ -127,7 +127,7 @@ class Index(Protocol):
     """One physical index. Every call may be repeated; a name is never used again for another index.
 
     Each raises ``StoreUnavailable`` where the store does not answer, ``StoreRefused`` where a person must act; ``put``,
-    ``near``, ``read`` and ``scan`` raise ``IndexGone`` where it has no such index. None of them creates an index but
+    ``near`` and ``read`` raise ``IndexGone`` where it has no such index. None of them creates an index but
     ``create``.
     """
 
@@ -167,10 +167,6 @@ class Index(Protocol):
 
     def read(self, ids: Sequence[UUID]) -> Points:
         """Return those of the points that are there, in any order."""
-        ...
-
-    def scan(self, after: UUID | None, n: int) -> list[tuple[UUID, UUID]]:
-        """Return id and attempt of the next ``n`` points above the id ``after``, in the order of ids."""
         ...
 
     def finish(self, progress: Progress) -> bool:
