@@ -22,7 +22,8 @@ import pytest
 from evaluation.reliability.late import LateStore
 from sqlalchemy import make_url
 
-from revector.errors import StoreUnavailable
+from qdrant_wire import EdgeShard, LocalShard, QdrantWire
+from revector.errors import StoreRefused, StoreUnavailable
 from revector.spec import IndexSpec
 from revector.stores.memory import TRAITS, MemoryIndex, MemoryStore
 from revector.stores.opening import KINDS
@@ -61,6 +62,27 @@ def milvus(_: Given) -> Store:
     return of_kind("milvus", url)
 
 
+def qdrant(_: Given) -> Store:
+    if not (url := os.environ.get("REVECTOR_TEST_QDRANT_URL")):
+        pytest.skip("no Qdrant: REVECTOR_TEST_QDRANT_URL is not set")
+    return of_kind("qdrant", url)
+
+
+def qdrant_wire(package: str, make: Callable[[dict[str, Any]], object]) -> Callable[[Given], Store]:
+    """Qdrant's interface over an engine of its own, for all tests of this process."""
+
+    @cache
+    def wire() -> QdrantWire:
+        return QdrantWire(make)
+
+    def store(_: Given) -> Store:
+        if find_spec("qdrant_client") is None or find_spec(package) is None:
+            pytest.skip(f"{package} is not installed: make test-stores")
+        return of_kind("qdrant", wire().url)
+
+    return store
+
+
 class LimitedStore(MemoryStore):
     """Has graphs that it cannot search exactly, and returns few points at once: the rest is revector's own work."""
 
@@ -79,31 +101,36 @@ class LimitedStore(MemoryStore):
         return found
 
 
-class ChromaServer:
-    """A real Chroma on loopback, with its data in a folder of its own; it can be killed and started again."""
+class Server:
+    """A real server on loopback, with its data in a folder of its own; it can be killed and started again."""
+
+    kind: str
+    scheme = "http"
 
     def __init__(self) -> None:
-        program = Path(sys.executable).with_name("chroma")
-        if not program.exists():
-            pytest.skip("Chroma's server is not installed: make test-stores")
-        self._folder = tempfile.mkdtemp(prefix="revector-chroma-")
+        self.folder = tempfile.mkdtemp(prefix=f"revector-{self.kind}-")
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._command = [program, "run", "--path", self._folder, "--host", "127.0.0.1", "--port", str(self.port)]
+        self.url = f"{self.scheme}://127.0.0.1:{self.port}"
         self.start()
+
+    def command(self) -> list[str | Path]:
+        """Return what starts it. Skips the test where it is not installed."""
+        raise NotImplementedError
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        store, until = of_kind("chroma", self.url, timeout_s=2), time.monotonic() + START_S
+        self._process = subprocess.Popen(self.command(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        store, until = of_kind(self.kind, self.url, timeout_s=2), time.monotonic() + START_S
         while True:
             try:
                 store.ask()
+            except StoreRefused:
+                raise
             except StoreUnavailable:
-                assert self._process.poll() is None, "Chroma ended"
-                assert time.monotonic() < until, "Chroma does not answer"
+                assert self._process.poll() is None, f"{self.kind} ended"
+                assert time.monotonic() < until, f"{self.kind} does not answer"
                 time.sleep(0.2)
             else:
                 store.close()
@@ -116,19 +143,32 @@ class ChromaServer:
 
     def forget(self) -> None:
         """Remove all its data while it is down."""
-        shutil.rmtree(self._folder)
+        shutil.rmtree(self.folder)
+        Path(self.folder).mkdir()
 
     def remove(self) -> None:
         self.kill()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class ChromaServer(Server):
+    """A real Chroma."""
+
+    kind = "chroma"
+
+    def command(self) -> list[str | Path]:
+        program = Path(sys.executable).with_name("chroma")
+        if not program.exists():
+            pytest.skip("Chroma's server is not installed: make test-stores")
+        return [program, "run", "--path", self.folder, "--host", "127.0.0.1", "--port", str(self.port)]
 
 
 @cache
-def shared_chroma() -> ChromaServer:
+def shared(server: type[Server]) -> Server:
     """One for all tests of this process."""
-    server = ChromaServer()
-    atexit.register(server.remove)
-    return server
+    started = server()
+    atexit.register(started.remove)
+    return started
 
 
 STORES: dict[str, Callable[[Given], Store]] = {
@@ -138,7 +178,10 @@ STORES: dict[str, Callable[[Given], Store]] = {
     "elsewhere": elsewhere,
     "milvus-lite": milvus_lite,
     "milvus": milvus,
-    "chroma": lambda _: of_kind("chroma", shared_chroma().url),
+    "chroma": lambda _: of_kind("chroma", shared(ChromaServer).url),
+    "qdrant-local": qdrant_wire("qdrant_client", LocalShard),
+    "qdrant-edge": qdrant_wire("qdrant_edge", EdgeShard),
+    "qdrant": qdrant,
 }
 """How each is opened."""
 

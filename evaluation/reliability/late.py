@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import TypeVar
 from uuid import UUID
 
 import numpy as np
@@ -20,37 +21,25 @@ from revector.spec import IndexSpec
 from revector.stores.memory import MemoryIndex, MemoryStore
 from revector.stores.seam import IndexDescription, Metric, NearPoint, Points
 
+T = TypeVar("T")
+
 FAILS, TWICE, ARRIVES = 0.1, 0.2, 0.3
 """Share of writes that are not acknowledged, that arrive twice, and of those under way that arrive at each request."""
 
 
-class LateStore:
-    """Indexes of a ``MemoryStore`` behind a network that is drawn from ``seed``."""
+class LateNetwork:
+    """A network that is drawn from ``seed``."""
 
-    traits = MemoryStore.traits
-
-    def __init__(self, metric: Metric = "cosine", *, seed: int = 0, fails: float = FAILS) -> None:
-        self._inner, self._random = MemoryStore(metric), random.Random(seed)
-        self._under_way: list[Callable[[], None]] = []
-        self._fails = fails
+    def __init__(self, *, seed: int = 0, fails: float = FAILS, twice: float = TWICE) -> None:
+        self._random, self._fails, self._twice = random.Random(seed), fails, twice
+        self._under_way: list[Callable[[], object]] = []
         self.lost = 0
         """Requests that were not acknowledged."""
 
-    def open(self, name: str, dim: int, index: IndexSpec) -> LateIndex:
-        """Return the index of that name."""
-        return LateIndex(self._inner.open(name, dim, index), self)
-
-    def ask(self) -> str:
-        """Say what it is."""
-        return "the memory of this process, behind a network at its worst"
-
-    def close(self) -> None:
-        """Keep what is there."""
-
-    def write(self, request: Callable[[], None]) -> None:
-        """Send a request. Raises ``StoreUnavailable`` where no acknowledgement came back."""
+    def write(self, request: Callable[[], T]) -> T:
+        """Send a request and return its answer. Raises ``StoreUnavailable`` where no acknowledgement came back."""
         self.arrive()
-        if self._random.random() < TWICE:
+        if self._random.random() < self._twice:
             self._under_way.append(request)
         if self._random.random() < self._fails:
             if self._random.random() < 0.5:
@@ -58,7 +47,7 @@ class LateStore:
             self._under_way.append(request)
             self.lost += 1
             raise StoreUnavailable("the store did not answer in time. Whether the request arrived is not known.")
-        request()
+        return request()
 
     def arrive(self, share: float = ARRIVES) -> None:
         """Have some of what is under way arrive, in any order; some of it is lost."""
@@ -72,6 +61,27 @@ class LateStore:
             elif drawn < 0.95:
                 kept.append(request)
         self._under_way = kept
+
+
+class LateStore(LateNetwork):
+    """Indexes of a ``MemoryStore`` behind such a network."""
+
+    traits = MemoryStore.traits
+
+    def __init__(self, metric: Metric = "cosine", *, seed: int = 0, fails: float = FAILS) -> None:
+        super().__init__(seed=seed, fails=fails)
+        self._inner = MemoryStore(metric)
+
+    def open(self, name: str, dim: int, index: IndexSpec) -> LateIndex:
+        """Return the index of that name."""
+        return LateIndex(self._inner.open(name, dim, index), self)
+
+    def ask(self) -> str:
+        """Say what it is."""
+        return "the memory of this process, behind a network at its worst"
+
+    def close(self) -> None:
+        """Keep what is there."""
 
 
 class LateIndex:

@@ -12,10 +12,11 @@ from uuid import UUID
 
 import numpy as np
 import pytest
-from evaluation.reliability.late import LateStore
+from evaluation.reliability.late import LateNetwork, LateStore
 
 from fakes import Crash
-from outside import STORES, Given, opened
+from outside import STORES, Given, of_kind, opened
+from qdrant_wire import LocalShard, QdrantWire
 from revector import crash
 from revector.errors import IndexGone, SpecError, StoreUnavailable
 from revector.indexing import keeping
@@ -457,7 +458,22 @@ def test_what_a_store_does_not_have_is_refused_before_anything_changes(outside: 
     assert len(outside.world.collection.live) == 1
 
 
-def test_whatever_requests_a_store_loses_delays_or_repeats_every_answer_is_right(world: World) -> None:
+@pytest.fixture(params=["memory", "qdrant-local"])
+def faulty(request: pytest.FixtureRequest) -> Iterator[tuple[LateNetwork, Store]]:
+    """A store, and the network before it, which fails; a client's connections fail where the client is Qdrant's."""
+    if request.param == "memory":
+        store = LateStore(seed=7, fails=0.3)
+        yield store, store
+        return
+    pytest.importorskip("qdrant_client", reason="qdrant-client is not installed: make test-stores")
+    wire = QdrantWire(LocalShard, LateNetwork(seed=7, fails=0.3))
+    yield wire.network, of_kind("qdrant", wire.url)
+    wire.stop()
+
+
+def test_whatever_requests_a_store_loses_delays_or_repeats_every_answer_is_right(
+    world: World, faulty: tuple[LateNetwork, Store]
+) -> None:
     """A request without an acknowledgement is tried again by a person or a worker, as after any failure."""
 
     def insisting(act: Callable[[], object], until: Callable[[], bool] = lambda: True) -> None:
@@ -468,7 +484,8 @@ def test_whatever_requests_a_store_loses_delays_or_repeats_every_answer_is_right
                     return
         pytest.fail("it never came to an end")
 
-    with added("tested", LateStore(seed=7, fails=0.3)) as store:
+    network, store = faulty
+    with added("tested", store):
         stored = Stored(world, "tested", store)
         stored.revision("a100", None)
         stored.revision("b200", "a100", "hashing:seed2")
@@ -489,7 +506,7 @@ def test_whatever_requests_a_store_loses_delays_or_repeats_every_answer_is_right
             assert len(shown) == len(found)
         nothing_waits = partial(world.value, "SELECT count(*) = 0 FROM pending")
         insisting(lambda: world.project.worker().drain(), nothing_waits)
-        assert store.lost > 5
+        assert network.lost > 5
         texts = {hit.id: hit.text for hit in world.project.searcher("docs").search("apple", 100).hits}
         assert texts == dict(world.sql("SELECT doc_id, content FROM document WHERE NOT deleted"))
         check_equal(world)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from uuid import UUID, uuid4, uuid5
 
 import numpy as np
 import pytest
 
-from outside import STORES, Given, opened
-from revector.errors import EncoderMismatch, IndexGone
+from outside import STORES, Given, of_kind, opened
+from revector.errors import EncoderMismatch, IndexGone, StoreUnavailable
 from revector.interfaces import NoProgress
 from revector.spec import IndexSpec
 from revector.stores.seam import Index, Points, Store
@@ -138,3 +139,16 @@ def test_an_index_of_another_encoder_or_width_is_refused_and_left_alone(index: I
     with pytest.raises(EncoderMismatch):
         store.open(index.name, DIM + 1, spec).create("fp1")
     assert index.describe().points == COUNT
+
+
+@pytest.mark.parametrize(
+    ("kind", "scheme", "client"),
+    [("chroma", "http", "httpx"), ("qdrant", "http", "qdrant_client")],
+)
+def test_a_server_that_never_answers_is_given_up(kind: str, scheme: str, client: str) -> None:
+    pytest.importorskip(client, reason=f"{client} is not installed: make test-stores")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        store = of_kind(kind, f"{scheme}://127.0.0.1:{silent.getsockname()[1]}", timeout_s=1)
+        with pytest.raises(StoreUnavailable, match=f"(?i){kind} at .*time"):
+            store.ask()
+        store.close()

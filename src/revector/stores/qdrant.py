@@ -1,0 +1,333 @@
+"""Indexes in Qdrant: a collection each, over its REST interface, by ``qdrant-client``.
+
+Qdrant keeps vectors of a collection of distance ``Cosine`` at length 1, so their lengths lie beside them. A write is
+acknowledged once it is applied (``wait``); less counts as no acknowledgement.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import numpy.typing as npt
+
+from revector.errors import EncoderMismatch, IndexGone, StoreRefused, StoreUnavailable
+from revector.interfaces import Progress
+from revector.spec import IndexSpec
+from revector.stores.seam import IndexDescription, NearPoint, Points, StoreCosts, StoreTraits
+from revector.stores.settings import StoreSettings
+
+ENCODER = "revector_encoder"
+"""Key in a collection's metadata: the fingerprint of its encoder. One without it is not ours."""
+
+OLDEST = (1, 16)
+"""The first version whose collections have metadata (https://qdrant.tech/documentation/manage-data/collections)."""
+
+REQUEST_POINTS, REQUEST_BYTES = 1_000, 16 << 20
+"""Of one request; a server with standard settings takes 32 MiB."""
+
+NUMBER_BYTES = 24
+"""Of a number in JSON, at most."""
+
+POLL_S = 0.5
+
+TESTED = "not tested on a server"
+
+NOT_FOUND = 404
+REFUSED = (400, 413, 422)
+"""Answers that stay the same however often one asks."""
+
+TRAITS = StoreTraits(
+    in_sql=False,
+    kinds=frozenset({"hnsw", "exact"}),
+    storages=frozenset({"vector"}),
+    quantizes=frozenset({"none"}),
+    max_dim=65_535,
+    # By its documentation (capacity planning), not measured: 1.5 times the vectors, and fields.
+    costs=StoreCosts(point_bytes=200, number_bytes=6, link_bytes=4, put_cpu_s=0.3e-3, build_cpu_s=0.6e-3),
+)
+
+
+class QdrantStore:
+    """A Qdrant server; any number of threads may use it."""
+
+    traits = TRAITS
+
+    def __init__(self, name: str, settings: StoreSettings) -> None:
+        self._name, self._settings = name, settings
+        self._lock, self._connected = threading.Lock(), None
+
+    def open(self, name: str, dim: int, index: IndexSpec) -> QdrantIndex:
+        """Return the index of that name; nothing is asked of the server yet."""
+        return QdrantIndex(self, name, dim, index)
+
+    def ask(self) -> str:
+        """Ask for the version, and for the collections with the key."""
+        with self.asked("its version") as client:
+            version = str(client.info().version)
+            client.get_collections()
+        if tuple(int(part) for part in version.split(".")[:2] if part.isdecimal()) < OLDEST:
+            raise StoreRefused(
+                f"{self._asked('its version')}: {version}. Collections need metadata, which {OLDEST[0]}.{OLDEST[1]} "
+                "and newer have. Nothing was changed; upgrade it, or name another store."
+            )
+        return f"Qdrant {version} at {self._settings.url} ({TESTED})"
+
+    def close(self) -> None:
+        """Close the connections."""
+        with self._lock:
+            client, self._connected = self._connected, None
+        if client is not None:
+            client.close()
+
+    @contextmanager
+    def asked(self, what: str) -> Iterator[Any]:
+        """Yield the client. Whatever it raises is raised as an error of ours that says ``what`` was asked."""
+        client = self._client()
+        from qdrant_client.common.client_exceptions import QdrantException
+        from qdrant_client.http.exceptions import ApiException
+
+        try:
+            yield client
+        except (ApiException, QdrantException, OSError) as error:
+            raise self._said(error, what) from error
+
+    def applied(self, result: Any, what: str) -> None:
+        """Raise ``StoreUnavailable`` unless a write is applied: it may be on its way, or in a log."""
+        if str(result.status) != "completed":
+            raise StoreUnavailable(
+                f"{self._asked(what)}: it says {str(result.status)!r} instead of 'completed'. Nothing was published, "
+                "and what is due stays due."
+            )
+
+    def _said(self, error: Exception, what: str) -> Exception:
+        status, reason = getattr(error, "status_code", None), getattr(error, "source", error)
+        if status is not None:
+            with suppress(ValueError, LookupError, TypeError):
+                reason = error.structured()["status"]["error"]  # type: ignore[attr-defined]
+        said = f"{self._asked(what)}: {status or type(reason).__name__}: {str(reason).splitlines()[0]:.200}."
+        if status == NOT_FOUND:
+            return IndexGone(
+                f"{said} The index was dropped meanwhile, or the store lost it. Nothing was changed; a worker that "
+                "reaches the store makes it again and re-embeds its documents."
+            )
+        if status in (401, 403):
+            return StoreRefused(
+                f"{said} It refuses the key. Nothing was changed; correct stores.{self._name}.api_key_env, or what the "
+                "variable holds."
+            )
+        if status in REFUSED:
+            return StoreRefused(f"{said} Nothing was published; correct what it says, here or in the server.")
+        return StoreUnavailable(
+            f"{said} Nothing was published, and what is due stays due; start it, or correct stores.{self._name}.url."
+        )
+
+    def _asked(self, what: str) -> str:
+        return f"the store {self._name!r} (Qdrant at {self._settings.url}) was asked for {what}"
+
+    def _client(self) -> Any:
+        with self._lock:
+            if self._connected is None:
+                self._connected = self._connect()
+            return self._connected
+
+    def _connect(self) -> Any:
+        try:
+            from qdrant_client import QdrantClient
+        except ImportError as error:
+            raise StoreRefused(
+                f"the store {self._name!r} is of the kind qdrant, and {error.name} is not installed here. Nothing was "
+                "changed; run `pip install 'revector[qdrant]'`."
+            ) from error
+        key = self._settings.key(self._name)
+        return QdrantClient(
+            url=self._settings.address(self._name, "http", "https"),
+            headers={} if key is None else {"api-key": key},
+            timeout=math.ceil(self._settings.timeout_s),
+            check_compatibility=False,  # it asks in a thread of its own, and warns
+        )
+
+
+class QdrantIndex:
+    """One collection."""
+
+    traits = TRAITS
+
+    def __init__(self, store: QdrantStore, name: str, dim: int, spec: IndexSpec) -> None:
+        self.name, self._store, self._dim, self._spec = name, store, dim, spec
+        self._rows = max(1, min(REQUEST_POINTS, REQUEST_BYTES // (NUMBER_BYTES * dim)))
+
+    def create(self, encoder_fp: str) -> None:
+        """Create the collection. Raises ``EncoderMismatch`` where one of another encoder or width has the name."""
+        if self._about() is None:
+            try:
+                self._create(encoder_fp)
+            except StoreUnavailable:
+                if self._about() is None:
+                    raise  # else another process has just made it
+        about = self._about()
+        found = (None, None) if about is None else (_encoder(about), about.config.params.vectors.size)
+        if found != (encoder_fp, self._dim):
+            raise EncoderMismatch(
+                f"the index {self.name} was to be created for encoder {encoder_fp} of width {self._dim}; one of "
+                f"encoder {found[0]!r} and width {found[1]} has that name. Nothing was changed."
+            )
+
+    def _create(self, encoder_fp: str) -> None:
+        with self._store.asked(f"a collection {self.name}") as client:
+            from qdrant_client import models
+
+            graph = self._spec.kind == "hnsw"  # m = 0: none is built
+            client.create_collection(
+                self.name,
+                vectors_config=models.VectorParams(size=self._dim, distance=models.Distance.COSINE),
+                hnsw_config=models.HnswConfigDiff(
+                    m=self._spec.m if graph else 0, ef_construct=self._spec.ef_construction
+                ),
+                metadata={ENCODER: encoder_fp},
+            )
+
+    def describe(self) -> IndexDescription | None:
+        """Return what is there; the bytes are those of ids, fields, vectors and graph, as Qdrant tells none."""
+        about = self._about()
+        if about is None:
+            return None
+        with self._store.asked(f"the points of {self.name}") as client:
+            points = int(client.count(self.name, exact=True).count)
+        width = int(about.config.params.vectors.size)
+        each = 4 * width + 2 * 16 + 3 * 8 + 2 * 4 * (self._spec.m if self._spec.kind == "hnsw" else 0)
+        return IndexDescription(_encoder(about), width, points, points * each, str(about.status) == "green")
+
+    def _about(self) -> Any:
+        try:
+            with self._store.asked(f"the collection {self.name}") as client:
+                return client.get_collection(self.name)
+        except IndexGone:
+            return None
+
+    def drop(self) -> None:
+        """Drop the collection. Raises ``StoreRefused`` for one that is not ours."""
+        about = self._about()
+        if about is None:
+            return
+        if not _encoder(about):
+            raise StoreRefused(
+                f"the collection {self.name} was to be dropped, and revector did not make it. It was left alone."
+            )
+        with self._store.asked(f"an end of {self.name}") as client:
+            client.delete_collection(self.name)
+
+    def put(self, points: Points) -> None:
+        """Upsert points, at most ``REQUEST_POINTS`` at a time."""
+        for first in range(0, len(points.ids), self._rows):
+            some, what = points.rows(slice(first, first + self._rows)), f"points in {self.name}"
+            lengths = np.linalg.norm(some.vectors, axis=1).tolist()
+            fields = zip(
+                map(str, some.attempts),
+                some.chunks.tolist(),
+                some.starts.tolist(),
+                some.stops.tolist(),
+                lengths,
+                strict=True,
+            )
+            with self._store.asked(what) as client:
+                from qdrant_client import models
+
+                batch = models.Batch(
+                    ids=[str(one) for one in some.ids],
+                    vectors=some.vectors.tolist(),
+                    payloads=[dict(zip(_FIELDS, one, strict=True)) for one in fields],
+                )
+                self._store.applied(client.upsert(self.name, batch, wait=True), what)
+
+    def remove(self, ids: Sequence[UUID]) -> None:
+        """Delete points by id, also from a collection that is not there."""
+        what = f"points of {self.name} to be deleted"
+        for first in range(0, len(ids), REQUEST_POINTS):
+            some = [str(one) for one in ids[first : first + REQUEST_POINTS]]
+            try:
+                with self._store.asked(what) as client:
+                    self._store.applied(client.delete(self.name, some, wait=True), what)
+            except IndexGone:
+                return
+
+    def near(self, vector: npt.NDArray[np.float32], n: int, *, exact: bool) -> list[NearPoint]:
+        """Search the graph, and what is not in it yet by comparing; or all by comparing."""
+        with self._store.asked(f"what is near in {self.name}") as client:
+            from qdrant_client import models
+
+            compared = exact or self._spec.kind == "exact"
+            found = client.query_points(
+                self.name,
+                query=np.asarray(vector, np.float32).tolist(),
+                limit=n,
+                search_params=models.SearchParams(hnsw_ef=max(self._spec.ef_search, n), exact=compared),
+                with_payload=list(_FIELDS[:4]),
+            )
+        return [NearPoint(UUID(a), int(c), int(b), int(e), float(s)) for (a, c, b, e), s in map(_hit, found.points)]
+
+    def read(self, ids: Sequence[UUID]) -> Points:
+        """Retrieve points by id, with vectors of their own lengths."""
+        found = list[Any]()
+        for first in range(0, len(ids), self._rows):
+            some = [str(one) for one in ids[first : first + self._rows]]
+            with self._store.asked(f"points of {self.name}") as client:
+                found += client.retrieve(self.name, some, with_vectors=True)
+        fields = [one.payload for one in found]
+        vectors = np.array([one.vector for one in found], np.float32).reshape(-1, self._dim)
+        lengths = np.array([one["length"] for one in fields], np.float32).reshape(-1, 1)
+        return Points(
+            [UUID(str(one.id)) for one in found],
+            [UUID(one["attempt"]) for one in fields],
+            np.array([one["chunk"] for one in fields], np.int32),
+            np.array([one["start"] for one in fields], np.int32),
+            np.array([one["stop"] for one in fields], np.int32),
+            vectors * lengths,
+        )
+
+    def finish(self, progress: Progress) -> bool:
+        """Wait until its optimizer has built the graphs of all segments that are to have one."""
+        if self._spec.kind != "hnsw":
+            return False
+        progress.start(f"index: Qdrant builds graphs of {self.name}", None, unit="points")
+        while (status := str(self._optimized().status)) != "green":
+            if status == "red":
+                raise StoreRefused(
+                    f"the collection {self.name} is red: an operation failed in the server and was not recovered. "
+                    "Nothing was published; the server's own log says more."
+                )
+            time.sleep(POLL_S)
+        progress.done()
+        return True
+
+    def _optimized(self) -> Any:
+        """Return what is there; an optimizer that waits for a write ("grey", after a start) is told to go on."""
+        with self._store.asked(f"graphs of {self.name}") as client:
+            about = client.get_collection(self.name)
+            if str(about.status) == "grey":
+                from qdrant_client import models
+
+                client.update_collection(self.name, optimizers_config=models.OptimizersConfigDiff())
+        return about
+
+
+_FIELDS = ("attempt", "chunk", "start", "stop", "length")
+
+
+def _encoder(about: Any) -> str:
+    return str((about.config.metadata or {}).get(ENCODER, ""))
+
+
+def _hit(found: Any) -> tuple[tuple[Any, ...], float]:
+    return tuple(found.payload[field] for field in _FIELDS[:4]), found.score
+
+
+def open_store(name: str, settings: StoreSettings) -> QdrantStore:
+    """Return the store that settings describe."""
+    return QdrantStore(name, settings)
