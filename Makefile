@@ -42,11 +42,11 @@ test-adapters: $(INSTALLED)  ## LangChain's own suite and our tests over the ada
 	HF_HUB_OFFLINE=1 $(ADAPTERS)/bin/python -m pytest --asyncio-mode=auto tests/adapters
 
 STORES := .venv/stores
-ON_STORES := $(addprefix tests/contract/,test_store.py test_lane.py test_chroma_kills.py test_qdrant.py)
+ON_STORES := $(addprefix tests/contract/,test_store.py test_lane.py test_kills.py test_qdrant.py test_redis.py)
 
-test-stores: $(INSTALLED)  ## the contracts of stores on a real Chroma, milvus-lite and Qdrant's engines
+test-stores: $(INSTALLED)  ## the contracts of stores on a real Redis and Chroma, milvus-lite and Qdrant's engines
 	$(call beside,$(STORES),tests/contract/requirements.txt)
-	HF_HUB_OFFLINE=1 $(STORES)/bin/python -m pytest $(ON_STORES) -k "milvus-lite or chroma or qdrant"
+	HF_HUB_OFFLINE=1 $(STORES)/bin/python -m pytest $(ON_STORES) -k "milvus-lite or chroma or redis or qdrant"
 
 # Milvus listens on all interfaces, so it gets a network namespace of its own, which root alone may make.
 test-milvus: $(INSTALLED)  ## the same on a real Milvus 2.3.5, as root on Linux

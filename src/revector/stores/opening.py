@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from revector.errors import ConfigError, SpecError, StoreRefused
 from revector.spec import PGVECTOR, IndexSpec, Revision
-from revector.stores import chroma, elsewhere, memory, milvus, pgvector, qdrant
+from revector.stores import chroma, elsewhere, memory, milvus, pgvector, qdrant, redis
 from revector.stores.seam import Index, Store, StoreTraits
 from revector.stores.settings import StoreSettings
 
@@ -29,6 +29,7 @@ KINDS: dict[str, Callable[[str, StoreSettings], Store]] = {
     "milvus": milvus.open_store,
     "pgvector": elsewhere.open_store,
     "qdrant": qdrant.open_store,
+    "redis": redis.open_store,
 }
 """How a store of each kind is opened, by its name and settings; nothing is asked of it yet."""
 

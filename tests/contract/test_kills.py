@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import pytest
 
-from outside import ChromaServer
+from outside import ChromaServer, RedisServer, Server
 from revector import crash
 from revector.errors import StoreUnavailable
 from revector.interfaces import Document
@@ -18,19 +18,19 @@ from worlds import World, document
 GATE = "gate = Gate(max_drop=1.0, min_overlap=None, min_queries=1)"
 
 
-@pytest.fixture
-def chroma() -> Iterator[ChromaServer]:
+@pytest.fixture(params=["chroma", "redis"])
+def store_server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """A server of the test's own."""
-    server = ChromaServer()
+    server = {"chroma": ChromaServer, "redis": RedisServer}[request.param]()
     yield server
     server.remove()
 
 
 @pytest.fixture
-def stored(world: World, chroma: ChromaServer) -> World:
+def stored(world: World, store_server: Server) -> World:
     """120 documents are served from it, and b200 may follow."""
     file = world.root / "revector.toml"
-    table = f'\n[stores.vectors]\nkind = "chroma"\nurl = {json.dumps(chroma.url)}\ntimeout_s = 5\n'
+    table = f'\n[stores.vectors]\nkind = "{store_server.kind}"\nurl = {json.dumps(store_server.url)}\ntimeout_s = 5\n'
     file.write_text(file.read_text() + table)
     world.__dict__.pop("project", None)
     for name, parent, encoder in (("a100", None, "hashing"), ("b200", "a100", "hashing:seed2")):
@@ -41,7 +41,7 @@ def stored(world: World, chroma: ChromaServer) -> World:
     return world
 
 
-def killed_at(point: str, server: ChromaServer, patch: pytest.MonkeyPatch, passes: int = 1) -> None:
+def killed_at(point: str, store_server: Server, patch: pytest.MonkeyPatch, passes: int = 1) -> None:
     """Have the server killed when ``point`` is passed for the ``passes``-th time."""
     left = passes
 
@@ -50,7 +50,7 @@ def killed_at(point: str, server: ChromaServer, patch: pytest.MonkeyPatch, passe
         left -= passed == point
         if not left:
             patch.setattr(crash, "watcher", None)
-            server.kill()
+            store_server.kill()
 
     patch.setattr(crash, "watcher", watch)
 
@@ -70,10 +70,10 @@ def check(world: World, revision: str, count: int) -> None:
 
 @pytest.mark.parametrize("point", ["stage.after_intent", "stage.after_put", "reveal.after_cas"])
 def test_a_backfill_whose_store_is_killed_in_the_middle_goes_on_where_it_was(
-    stored: World, chroma: ChromaServer, monkeypatch: pytest.MonkeyPatch, point: str
+    stored: World, store_server: Server, monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:
-    killed_at(point, chroma, monkeypatch)
-    with pytest.raises(StoreUnavailable, match="Chroma at"):
+    killed_at(point, store_server, monkeypatch)
+    with pytest.raises(StoreUnavailable, match=f"(?i){store_server.kind} at"):
         stored.upgrade("b200")
     assert stored.generation().revision == "a100"
     stored.documents.put_many([document(n, turn=1) for n in range(5)])  # writes do not wait for a store
@@ -81,7 +81,7 @@ def test_a_backfill_whose_store_is_killed_in_the_middle_goes_on_where_it_was(
     with pytest.raises(StoreUnavailable):
         stored.search("apple7 pear7", 3)
     assert stored.project.worker().drain() == 0
-    chroma.start()
+    store_server.start()
     assert stored.search("apple7 pear7", 1) == ["d00007"]
     stored.upgrade("b200")
     check(stored, "b200", 119)
@@ -89,19 +89,19 @@ def test_a_backfill_whose_store_is_killed_in_the_middle_goes_on_where_it_was(
 
 @pytest.mark.slow
 def test_each_of_eight_kills_under_writes_leaves_every_answer_right(
-    stored: World, chroma: ChromaServer, monkeypatch: pytest.MonkeyPatch
+    stored: World, store_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     points = ("stage.after_intent", "stage.after_put", "reveal.after_cas", "worker.after_embed")
     for turn in range(8):
         with pytest.MonkeyPatch.context() as patch:
-            killed_at(points[turn % 4], chroma, patch)
+            killed_at(points[turn % 4], store_server, patch)
             stored.documents.put_many([Document(f"d{n:05d}", f"apple{n} turn{turn}") for n in range(turn, turn + 4)])
             stored.documents.delete(f"d{100 + turn:05d}")
             for _ in range(2):
                 with suppress(StoreUnavailable):
                     stored.project.worker().drain()
-        chroma.kill()
-        chroma.start()
+        store_server.kill()
+        store_server.start()
         stored.sql("UPDATE pending SET lease_until = NULL")  # a minute later
         stored.settle()
         assert stored.search(f"apple{turn} turn{turn}", 1) == [f"d{turn:05d}"]
@@ -109,10 +109,10 @@ def test_each_of_eight_kills_under_writes_leaves_every_answer_right(
     check(stored, "a100", 112)
 
 
-def test_a_server_whose_data_is_gone_is_noticed_and_filled_again(stored: World, chroma: ChromaServer) -> None:
-    chroma.kill()
-    chroma.forget()
-    chroma.start()
+def test_a_server_whose_data_is_gone_is_noticed_and_filled_again(stored: World, store_server: Server) -> None:
+    store_server.kill()
+    store_server.forget()
+    store_server.start()
     stored.put(3, 500)
     stored.project.worker().drain()
     assert stored.events("store_lost")[0]["detail"]["documents"] == 120
