@@ -1,15 +1,15 @@
-"""The whole job beside VecShift: the same documents, model and PostgreSQL, migrated by each while an application works.
+"""The whole job beside VecShift, on its ground: a LangChain table, taken over and migrated while its application works.
 
 The documents of ``evaluation.bench.load`` are embedded by revector's hashing encoder and migrated to the same encoder
 with another seed, of the same width: it costs almost nothing, so that the tools are measured and not the model, and a
 vector or query of the wrong model raises no error, as it would not between two models of equal width. revector runs it
 in its own process; VecShift gets it from a ``/v1/embeddings`` server on loopback, which is how it takes models.
 
-Both run on an embedded PostgreSQL, one after the other, in turns, each by its own command line. The application writes
-(to a hot set, 0.9 % of the documents) and searches all the while and some seconds longer. With VecShift the application
-embeds its own writes and queries, and its model is switched when ``vecshift cutover`` has returned, as its guide says.
-At the end every row is embedded again from the text that the writers were told is stored, and compared; then each rolls
-back, and every row is compared once more. Seconds are of wall time, medians of the rounds; counts are sums.
+Both run on an embedded PostgreSQL, one after the other, in turns, each by its own command line, on tables that are made
+alike. The application writes (to a hot set, 0.9 % of the documents) and searches all the while and some seconds longer;
+``evaluation.bench.rival_application`` says what changes in it for each tool, and when. At the end every row is embedded
+again from the text that the writers were told is stored, and compared; then each rolls back, and every row is compared
+once more. Seconds are of wall time, medians of the rounds; counts are sums.
 
   python -m venv vecshift && vecshift/bin/pip install vecshift
   python -m evaluation.bench.rival --vecshift vecshift/bin/vecshift
@@ -30,13 +30,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psycopg
+import sqlalchemy as sa
 
 from evaluation.bench import rival_application as application
 from evaluation.bench.common import Figure, environment, machine, parser, revector, revision, temporary_project, write
 from evaluation.bench.load import first_text, read
-from evaluation.bench.swaps import COLLECTION, _heal, _load
+from evaluation.bench.rival_application import COLLECTION, TABLE
+from evaluation.bench.swaps import _heal
 from revector.config import Project, load_project
-from revector.interfaces import Document, whole_texts
+from revector.interfaces import whole_texts
+from revector.local.table_application import TABLES
 
 if TYPE_CHECKING:
     from multiprocessing.synchronize import Event
@@ -46,7 +50,8 @@ AFTER_S = 5.0
 """How long the application works on after the migration."""
 MIN_COSINE = 0.9999
 DRAIN_S = 2
-DATABASE = "vecshift"
+SECOND = "b111"
+"""The revision that revector migrates to."""
 AFTERWARDS = {"verify", "rollback"}
 """Commands that come after the migration."""
 
@@ -94,12 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _project(root: Path) -> Project:
-    """Make an empty project with the two revisions and labelled queries, as the gate needs them."""
-    parent = None
-    for name, model in (("a000", OLD), ("b111", NEW)):
-        body = f'model = ModelSpec(name="{model}", dim={DIM})\ngate = Gate(max_drop=1.0, min_overlap=None)'
-        revision(root, COLLECTION, name, parent, body)
-        parent = name
+    """Make an empty project with labelled queries, as the gate needs them."""
     (root / "labels" / "qrels").mkdir(parents=True)
     labelled = range(application.LABELLED)
     queries = "".join(json.dumps({"_id": f"q{n}", "text": f"apple{n} pear{n}"}) + "\n" for n in labelled)
@@ -115,34 +115,98 @@ def _texts(documents: int) -> dict[str, str]:
     return {f"d{n:06d}": first_text(n) for n in range(documents)}
 
 
+def _table(dsn: str, texts: Mapping[str, str]) -> None:
+    """Make the table that the application has, with an index of its own."""
+    vectors = application.encoder(OLD, DIM).encode("document", whole_texts(list(texts.values())))
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
+        for statement in TABLES:
+            connection.execute(statement)
+        connection.execute(
+            f"ALTER TABLE {TABLE} ALTER embedding TYPE vector({DIM})"
+        )  # as embedding_length=384 makes it
+        given = (application.COLLECTION_ID, COLLECTION)
+        connection.execute("INSERT INTO langchain_pg_collection (uuid, name) VALUES (%s, %s)", given)
+        columns = "id, collection_id, embedding, document, cmetadata"
+        with connection.cursor().copy(f"COPY {TABLE} ({columns}) FROM STDIN") as copy:
+            for (doc_id, text), vector in zip(texts.items(), vectors, strict=True):
+                copy.write_row((doc_id, application.COLLECTION_ID, application.literal(vector), text, "{}"))
+        connection.execute(f"CREATE INDEX ON {TABLE} USING hnsw (embedding vector_cosine_ops)")
+        connection.execute(f"ANALYZE {TABLE}")
+
+
+@contextmanager
+def _application(way: str, root: Path, dsn: str, documents: int, rates: tuple[float, float]) -> Iterator[Event]:
+    """Run the application's writers and searchers; yields what brings out its next release."""
+    context = multiprocessing.get_context("spawn")
+    switched, ending = context.Event(), context.Event()
+    ready = [context.Event(), context.Event()]
+    common: tuple[Any, ...] = (way, dsn, (OLD, NEW), DIM, documents)
+    with ExitStack() as stack:
+        for target, per_s, record, one in (
+            (application.write_load, rates[0], root / f"{way}-writes.jsonl", ready[0]),
+            (application.search, rates[1], root / f"{way}-searches.jsonl", ready[1]),
+        ):
+            process = context.Process(target=target, args=(*common, per_s, record, switched, one, ending))
+            process.start()
+            stack.callback(process.join)
+        stack.callback(ending.set)
+        for one in ready:
+            if not one.wait(120):
+                raise RuntimeError("the application did not start within two minutes")
+        yield switched
+
+
+def _records(run: Run, root: Path, way: str) -> None:
+    run.writes, run.searches = (read(root / f"{way}-{name}.jsonl") for name in ("writes", "searches"))
+
+
 # revector -------------------------------------------------------------------------------------------------------------
 
 
 def _by_revector(project: Project, documents: int, rates: tuple[float, float]) -> Run:
-    run, store, texts = Run(), project.documents(COLLECTION), _texts(documents)
-    store.put_many([Document(doc_id, text) for doc_id, text in texts.items()])
-    project.migrator(COLLECTION, actor="bench").upgrade("a000")
-    with _load(project, *rates):
-        run.said["plan"], run.spent["plan"] = _timed(project.root, "plan")
-        run.said["upgrade"], run.spent["upgrade"] = _timed(project.root, "upgrade", "b111")
+    run, texts, root = Run(), _texts(documents), project.root
+    dsn = sa.make_url(project.database_url).set(drivername="postgresql").render_as_string(hide_password=False)
+    _table(dsn, texts)
+    with ExitStack() as stack:
+        released = stack.enter_context(_application("revector", root, dsn, documents, rates))
+        _revector(run, root, "adopt", TABLE, "-c", COLLECTION, "--like", "langchain", "--model", OLD, "--yes")
+        released.set()
+        stack.enter_context(_worker(root))
+        [adopted] = project.migrations(COLLECTION).glob("*.py")
+        body = f'model = ModelSpec(name="{NEW}", dim={DIM})\ngate = Gate(max_drop=1.0, min_overlap=None)'
+        revision(root, COLLECTION, SECOND, adopted.name.partition("_")[0], body)
+        _revector(run, root, "plan")
+        _revector(run, root, "upgrade", SECOND)
         time.sleep(AFTER_S)
     _heal(project)
-    run.writes, run.searches = (read(project.root / f"{name}.jsonl") for name in ("writes", "searches"))
+    _records(run, root, "revector")
     run.after = _compared(texts, run.writes, _live_rows(project), application.encoder(NEW, DIM))
-    run.said["verify"], run.spent["verify"] = _timed(project.root, "verify")
-    run.said["rollback"], run.spent["rollback"] = _timed(project.root, "rollback", "--reason", "bench")
+    _revector(run, root, "verify")
+    _revector(run, root, "rollback", "--reason", "bench")
     run.after_rollback = _compared(texts, run.writes, _live_rows(project), application.encoder(OLD, DIM))
     return run
 
 
-def _timed(root: Path, *words: str) -> tuple[Any, float]:
+def _revector(run: Run, root: Path, *words: str) -> None:
     ran = revector(root, *words)
-    return ran.answer, ran.wall_s
+    run.said[words[0]], run.spent[words[0]] = ran.answer, ran.wall_s
+
+
+@contextmanager
+def _worker(root: Path) -> Iterator[None]:
+    command = [sys.executable, "-m", "revector", "worker"]
+    with (
+        (root / "worker.log").open("wb") as log,
+        subprocess.Popen(command, cwd=root, env=environment(root), stderr=log) as worker,
+    ):
+        try:
+            yield
+        finally:
+            worker.terminate()
 
 
 def _live_rows(project: Project) -> dict[str, str | None]:
-    import sqlalchemy as sa
-
     with project.engine.connect() as connection:
         name = connection.scalar(
             sa.text("SELECT g.physical_name FROM slot s JOIN generation g USING (gen) WHERE s.role = 'active'")
@@ -155,17 +219,17 @@ def _live_rows(project: Project) -> dict[str, str | None]:
 
 
 def _by_vecshift(project: Project, command: str, documents: int, rates: tuple[float, float]) -> Run:
-    run, texts = Run(), _texts(documents)
-    dsn = _table(project, texts)
-    folder = project.root / DATABASE
+    run, texts, folder = Run(), _texts(documents), project.root / "vecshift"
+    dsn = _own_database(project)
+    _table(dsn, texts)
     folder.mkdir()
     with application.served(NEW, DIM) as new, application.served(OLD, DIM) as old:
         (folder / "vecshift.yaml").write_text(
-            f"version: 1\nname: bench\nsource:\n  type: pgvector\n  table: public.{application.TABLE}\n"
-            f'  vector_column: embedding\n  text_column: content\n  model: "compat/old,url={old},dims={DIM},price=0"\n'
+            f"version: 1\nname: bench\nsource:\n  type: pgvector\n  table: public.{TABLE}\n"
+            f'  vector_column: embedding\n  text_column: document\n  model: "compat/old,url={old},dims={DIM},price=0"\n'
             f'target:\n  column: embedding_v2\nmodel: "compat/new,url={new},dims={DIM},price=0"\n'
         )
-        with _application(project.root, dsn, documents, rates) as switched:
+        with _application("VecShift", project.root, dsn, documents, rates) as switched:
             for words in (
                 ("plan",),
                 ("apply", "--yes"),
@@ -176,33 +240,19 @@ def _by_vecshift(project: Project, command: str, documents: int, rates: tuple[fl
                 _vecshift(run, command, words, folder, dsn)
             switched.set()
             time.sleep(AFTER_S)
-        run.writes, run.searches = (read(project.root / f"vecshift-{name}.jsonl") for name in ("writes", "searches"))
+        _records(run, project.root, "VecShift")
         run.after = _compared(texts, run.writes, _table_rows(dsn), application.encoder(NEW, DIM))
         _vecshift(run, command, ("rollback", "--yes"), folder, dsn)
         run.after_rollback = _compared(texts, run.writes, _table_rows(dsn), application.encoder(OLD, DIM))
     return run
 
 
-def _table(project: Project, texts: Mapping[str, str]) -> str:
-    """Make the table that an application without revector would have, in a database of its own; returns its address."""
-    import psycopg
-    import sqlalchemy as sa
-
+def _own_database(project: Project) -> str:
+    """Make a database of VecShift's own on the same server; returns its address."""
     url = sa.make_url(project.database_url).set(drivername="postgresql")
     with psycopg.connect(url.render_as_string(hide_password=False), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {DATABASE}")
-    dsn = url.set(database=DATABASE).render_as_string(hide_password=False)
-    vectors = application.encoder(OLD, DIM).encode("document", whole_texts(list(texts.values())))
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute("CREATE EXTENSION vector")
-        columns = f"id text PRIMARY KEY, content text NOT NULL, embedding vector({DIM})"
-        connection.execute(f"CREATE TABLE {application.TABLE} ({columns})")
-        with connection.cursor().copy(f"COPY {application.TABLE} FROM STDIN") as copy:
-            for (doc_id, text), vector in zip(texts.items(), vectors, strict=True):
-                copy.write_row((doc_id, text, application.literal(vector)))
-        connection.execute(f"CREATE INDEX ON {application.TABLE} USING hnsw (embedding vector_cosine_ops)")
-        connection.execute(f"ANALYZE {application.TABLE}")
-    return dsn
+        connection.execute("CREATE DATABASE vecshift")
+    return url.set(database="vecshift").render_as_string(hide_password=False)
 
 
 def _vecshift(run: Run, command: str, words: Sequence[str], folder: Path, dsn: str) -> None:
@@ -220,34 +270,9 @@ def _vecshift(run: Run, command: str, words: Sequence[str], folder: Path, dsn: s
         raise RuntimeError(f"vecshift {' '.join(words)} ended with {done.returncode}")
 
 
-@contextmanager
-def _application(root: Path, dsn: str, documents: int, rates: tuple[float, float]) -> Iterator[Event]:
-    """Run the application's writers and searchers; yields the switch of its model."""
-    context = multiprocessing.get_context("spawn")
-    switched, ending = context.Event(), context.Event()
-    ready = [context.Event(), context.Event()]
-    common: tuple[Any, ...] = (dsn, (OLD, NEW), DIM, documents)
-    records = [root / "vecshift-writes.jsonl", root / "vecshift-searches.jsonl"]
-    with ExitStack() as stack:
-        for target, per_s, record, one in (
-            (application.write_load, rates[0], records[0], ready[0]),
-            (application.search, rates[1], records[1], ready[1]),
-        ):
-            process = context.Process(target=target, args=(*common, per_s, record, switched, one, ending))
-            process.start()
-            stack.callback(process.join)
-        stack.callback(ending.set)
-        for one in ready:
-            if not one.wait(120):
-                raise RuntimeError("the application did not start within two minutes")
-        yield switched
-
-
 def _table_rows(dsn: str) -> dict[str, str | None]:
-    import psycopg
-
     with psycopg.connect(dsn) as connection:
-        return dict(connection.execute(f"SELECT id, embedding::text FROM {application.TABLE}").fetchall())
+        return dict(connection.execute(f"SELECT id, embedding::text FROM {TABLE}").fetchall())
 
 
 # Figures --------------------------------------------------------------------------------------------------------------

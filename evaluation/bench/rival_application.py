@@ -1,6 +1,8 @@
-"""An application on VecShift's table, as its guide describes one: it embeds what it writes and asks by its own setting.
+"""An application on a LangChain table with SQL of its own, as the guides of both tools describe one.
 
-The setting is one model for everything, switched by ``switched`` when the operator hears that the cutover is over.
+It embeds what it writes and asks. What its next release changes, it changes at ``switched``: with VecShift the model of
+everything, once the operator hears that the cutover is over; with revector its query, once the table is adopted. Its
+writes stay as they are with revector, and so does the model that they embed by.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psycopg
 
 from evaluation.bench.load import HOT_SHARE, PUTS, SCORE_TOLERANCE, SEARCHERS, WRITERS, Record, _run, first_text
 from revector.interfaces import whole_texts
@@ -24,8 +27,20 @@ from revector.interfaces import whole_texts
 if TYPE_CHECKING:
     from multiprocessing.synchronize import Event
 
-TABLE = "documents"
+TABLE = "langchain_pg_embedding"
+COLLECTION, COLLECTION_ID = "docs", "00000000-0000-0000-0000-000000000001"
 LABELLED = 60
+UPSERT = f"""INSERT INTO {TABLE} (id, collection_id, embedding, document, cmetadata) VALUES (%s, %s, %s, %s, '{{}}')
+ON CONFLICT (id) DO UPDATE SET embedding = excluded.embedding, document = excluded.document"""
+OWN_COLUMN = f"SELECT id, 1 - (embedding <=> %(v)s::vector) FROM {TABLE} ORDER BY embedding <=> %(v)s::vector LIMIT 10"
+FUNCTION = f"""SELECT t.id, s.score FROM revector.search('{COLLECTION}', %(v)s::vector, %(encoder_fp)s, 10) s
+JOIN {TABLE} t ON t.id = s.doc_id ORDER BY s.score DESC"""
+ACTIVE = f"SELECT encoder_fp, model FROM revector.active('{COLLECTION}')"
+ANOTHER_MODEL = "RV004"
+"""The SQLSTATE by which ``revector.search`` refuses a vector of another model than the one that serves."""
+
+Asked = tuple[Any, np.ndarray, list[tuple[str, float]]]
+"""The encoder that embedded the question, its vector (dim,), and ids with scores, best first."""
 
 
 def encoder(model: str, dim: int) -> Any:
@@ -46,30 +61,79 @@ def _hot(documents: int) -> list[str]:
     return [f"d{n:06d}" for n in range(documents)][LABELLED : LABELLED + int(documents * HOT_SHARE)]
 
 
+class OneModel:
+    """Writes and asks by one setting of the model, which the release at ``switched`` sets to the new one."""
+
+    def __init__(self, models: Sequence[str], dim: int, switched: Event) -> None:
+        self._encoders, self._switched = [encoder(model, dim) for model in models], switched
+
+    def writes_by(self) -> Any:
+        """Return the encoder of what is written."""
+        return self._encoders[self._switched.is_set()]
+
+    def ask(self, connection: psycopg.Connection[Any], text: str) -> Asked:
+        """Search the table's own column."""
+        return _own_column(connection, self.writes_by(), text)
+
+
+class ByFunction:
+    """Writes as ever, by the old model; asks ``revector.search`` from the release at ``switched`` on."""
+
+    def __init__(self, models: Sequence[str], dim: int, switched: Event) -> None:
+        self._encoders, self._switched = {model: encoder(model, dim) for model in models}, switched
+        self._old, self._active = models[0], None
+
+    def writes_by(self) -> Any:
+        """Return the encoder of what is written."""
+        return self._encoders[self._old]
+
+    def ask(self, connection: psycopg.Connection[Any], text: str) -> Asked:
+        """Search by the model that serves; read again which it is where the function refuses the vector's."""
+        if not self._switched.is_set():
+            return _own_column(connection, self.writes_by(), text)
+        try:
+            return self._by_active(connection, text)
+        except psycopg.Error as error:
+            if error.sqlstate != ANOTHER_MODEL:
+                raise
+            self._active = None
+            return self._by_active(connection, text)
+
+    def _by_active(self, connection: psycopg.Connection[Any], text: str) -> Asked:
+        active = self._active = self._active or connection.execute(ACTIVE).fetchone()
+        encoder_fp, model = active
+        used = self._encoders[model]
+        query = used.encode("query", whole_texts([text]))[0]
+        given = {"v": literal(query), "encoder_fp": encoder_fp}
+        return used, query, connection.execute(FUNCTION, given).fetchall()
+
+
+def _own_column(connection: psycopg.Connection[Any], used: Any, text: str) -> Asked:
+    query = used.encode("query", whole_texts([text]))[0]
+    return used, query, connection.execute(OWN_COLUMN, {"v": literal(query)}).fetchall()
+
+
+WAYS = {"VecShift": OneModel, "revector": ByFunction}
+
+
+# Load -----------------------------------------------------------------------------------------------------------------
+
+
 def write_load(
-    dsn: str, models: Sequence[str], dim: int, documents: int, per_s: float, record: Path, *events: Event
+    way: str, dsn: str, models: Sequence[str], dim: int, documents: int, per_s: float, record: Path, *events: Event
 ) -> None:
     """Write and delete as ``evaluation.bench.load`` does, into the table; ``events``: switched, ready, ending."""
     switched, ready, ending = events
-    encoders = [encoder(model, dim) for model in models]
-    hot = _hot(documents)
+    application, hot = WAYS[way](models, dim, switched), _hot(documents)
     with ExitStack() as stack:
         lines = Record(stack.enter_context(record.open("w", encoding="utf-8")))
-        steps = [_writer(stack, dsn, encoders, switched, hot[n::WRITERS], n, lines) for n in range(WRITERS)]
+        steps = [_writer(stack, dsn, application, hot[n::WRITERS], n, lines) for n in range(WRITERS)]
         _run(steps, per_s, ready, ending)
 
 
 def _writer(
-    stack: ExitStack,
-    dsn: str,
-    encoders: Sequence[Any],
-    switched: Event,
-    own: Sequence[str],
-    thread: int,
-    record: Record,
+    stack: ExitStack, dsn: str, application: OneModel | ByFunction, own: Sequence[str], thread: int, record: Record
 ) -> Callable[[], None]:
-    import psycopg
-
     connection = stack.enter_context(psycopg.connect(dsn, autocommit=True))
     numbers, count, deleted = random.Random(thread), itertools.count(), set[str]()
 
@@ -81,12 +145,8 @@ def _writer(
         started = time.perf_counter()
         try:
             if put:
-                vector = literal(encoders[switched.is_set()].encode("document", whole_texts([text]))[0])
-                connection.execute(
-                    f"INSERT INTO {TABLE} (id, content, embedding) VALUES (%s, %s, %s) ON CONFLICT (id) "
-                    "DO UPDATE SET content = excluded.content, embedding = excluded.embedding",
-                    (doc_id, text, vector),
-                )
+                vector = literal(application.writes_by().encode("document", whole_texts([text]))[0])
+                connection.execute(UPSERT, (doc_id, COLLECTION_ID, vector, text))
                 line["text"] = text
                 deleted.discard(doc_id)
             else:
@@ -101,43 +161,33 @@ def _writer(
 
 
 def search(
-    dsn: str, models: Sequence[str], dim: int, documents: int, per_s: float, record: Path, *events: Event
+    way: str, dsn: str, models: Sequence[str], dim: int, documents: int, per_s: float, record: Path, *events: Event
 ) -> None:
-    """Ask by the model that is set; ``right``: the best hit that nobody changes has the score that this model gives it.
+    """Ask; ``right``: the best hit that nobody changes has the score that the model of the question gives it.
 
     ``events``: switched, ready, ending.
     """
     switched, ready, ending = events
-    encoders, hot = [encoder(model, dim) for model in models], _hot(documents)
+    hot = _hot(documents)
     with ExitStack() as stack:
         lines = Record(stack.enter_context(record.open("w", encoding="utf-8")))
-        _run([_searcher(stack, dsn, encoders, switched, hot, n, lines) for n in range(SEARCHERS)], per_s, ready, ending)
+        steps = [
+            _searcher(stack, dsn, WAYS[way](models, dim, switched), hot, thread, lines) for thread in range(SEARCHERS)
+        ]
+        _run(steps, per_s, ready, ending)
 
 
 def _searcher(
-    stack: ExitStack,
-    dsn: str,
-    encoders: Sequence[Any],
-    switched: Event,
-    hot: Sequence[str],
-    seed: int,
-    record: Record,
+    stack: ExitStack, dsn: str, application: OneModel | ByFunction, hot: Sequence[str], seed: int, record: Record
 ) -> Callable[[], None]:
-    import psycopg
-
     connection = stack.enter_context(psycopg.connect(dsn, autocommit=True))
     numbers = random.Random(seed)
 
     def step() -> None:
-        n, used = numbers.randrange(LABELLED), encoders[switched.is_set()]
-        query = used.encode("query", whole_texts([f"apple{n} pear{n}"]))[0]
+        n = numbers.randrange(LABELLED)
         line: dict[str, Any] = {"at": time.time(), "ok": True}
         try:
-            given = literal(query)
-            hits = connection.execute(
-                f"SELECT id, 1 - (embedding <=> %s::vector) FROM {TABLE} ORDER BY embedding <=> %s::vector LIMIT 10",
-                (given, given),
-            ).fetchall()
+            used, query, hits = application.ask(connection, f"apple{n} pear{n}")
         except psycopg.Error as error:
             line |= {"ok": False, "error": f"{type(error).__name__}: {error}"}
         else:
