@@ -151,9 +151,13 @@ def revision(root: Path, collection: str, name: str, parent: str | None, body: s
 
 
 def environment(root: Path) -> dict[str, str]:
-    """Return the environment of everything that a benchmark starts: its project, one thread a model, no model hub."""
+    """Return the environment of everything that a benchmark starts: its project, one thread a model, no model hub.
+
+    Compiled files are kept, as with most users: images of containers often say otherwise, and each command would then
+    compile again what it imports.
+    """
     return {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"},
         "REVECTOR_CONFIG": str(root / "revector.toml"),
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
