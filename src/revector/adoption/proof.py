@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -106,6 +107,10 @@ class ModelProof:
     """Whether the vectors have length 1."""
     others: tuple[tuple[str, float], ...] = ()
     """Every form that was tried, and its median cosine over the first rows."""
+    longer: float = 0.0
+    """Share of the rows whose text is longer than the model reads: their vectors prove it, and are embedded again."""
+    text_s: float = 0.0
+    """Seconds that a text took to embed, here and now."""
 
     def as_data(self) -> dict[str, object]:
         """Return it for the history and for ``--json``."""
@@ -113,6 +118,7 @@ class ModelProof:
         return {
             "verdict": self.verdict, "said": self.said, "form": form, "compared": self.compared,
             "share": round(self.share, 4), "lowest": self.lowest, "median": self.median, "tried": dict(self.others),
+            "longer": round(self.longer, 4),
         }  # fmt: skip
 
     @property
@@ -173,7 +179,9 @@ class Prover:
 
     def check(self, rows: Sequence[SampledRow], form: TextForm) -> ModelProof:
         """Return whether the vectors of ``rows``, at least one, are the model's in this form of the text."""
+        began = time.perf_counter()
         cosines = self._cosines(form, rows)
+        text_s = (time.perf_counter() - began) / len(rows)
         share, median = float((cosines >= SAME).mean()), float(np.median(cosines))
         lengths = np.concatenate([np.linalg.norm(row.vectors, axis=1) for row in rows])
         return ModelProof(
@@ -184,6 +192,8 @@ class Prover:
             round(float(cosines.min()), 6),
             round(median, 6),
             bool(np.abs(lengths - 1).max() <= UNIT_TOLERANCE),
+            longer=sum(self._is_longer(form, row) for row in rows) / len(rows),
+            text_s=text_s,
         )
 
     def _chunkings(self, form: TextForm, rows: Sequence[SampledRow], few: Sequence[SampledRow]) -> list[Chunking]:
@@ -197,9 +207,17 @@ class Prover:
                 fitting.append(one)
         return fitting or [self._whole]
 
-    def _pieces(self, form: TextForm, row: SampledRow) -> Sequence[str]:
+    def _text(self, form: TextForm, row: SampledRow) -> str:
         values = (row.texts[self._columns.index(name)] for name in form.columns)
-        text = row.whole if form.node else form.separator.join(str(value) for value in values if value)
+        return row.whole if form.node else form.separator.join(str(value) for value in values if value)
+
+    def _is_longer(self, form: TextForm, row: SampledRow) -> bool:
+        """Whether the model reads the beginning of a text alone: the piece that it is cut to ends before it."""
+        text = self._text(form, row).rstrip()
+        return form.chunking.unit == "document" and not text.endswith(tuple(self._cut(form.chunking, text)))
+
+    def _pieces(self, form: TextForm, row: SampledRow) -> Sequence[str]:
+        text = self._text(form, row)
         if form.chunking.unit == "document":  # cut by the encoder, as the model cuts it: between tokens, not characters
             return [text if text.strip() else "-"]
         return self._cut(form.chunking, text) or ["-"]

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from revector.cli.options import Collection, Json, ProjectPath, open_project, open_session
-from revector.cli.output import Output, pairs, size
+from revector.cli.output import Output, pairs, size, span
 from revector.cli.progress import reporting
 from revector.errors import ConfigError
 
@@ -265,7 +265,7 @@ def _ask(table: str) -> None:
 
 
 def _plan_page(plan: AdoptionPlan, console: Console) -> None:
-    found, terms = plan.look, plan.look.terms
+    found, terms, needed_s = plan.look, plan.look.terms, plan.needed_s
     copied = plan.request.source is not None
     rows = {
         "copied from" if copied else "table": f"{terms.table}, {found.rows:,} rows"
@@ -280,8 +280,12 @@ def _plan_page(plan: AdoptionPlan, console: Console) -> None:
         "vectors": _vectors(plan),
         "model": f"{plan.model.name}, {plan.model.dim} numbers",
         "proof": plan.proof.said,
-        "to embed": f"{plan.embeds:,} documents",
+        "to embed": f"{plan.embeds:,} documents"
+        + (f" (about {plan.proof.longer:.0%} are longer than the model reads)" if plan.proof.longer else ""),
         "disk": f"about {size(plan.needed_bytes)} in the database",
+        "time": "not known until the model has embedded something here"
+        if needed_s is None
+        else f"about {span(needed_s)}",
     }
     pairs(console, rows)
     for note in found.notes:

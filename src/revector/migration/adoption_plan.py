@@ -14,7 +14,8 @@ from revector.adoption.proof import ModelProof
 from revector.adoption.rows import PlaceLook
 from revector.errors import ConfigError, EncoderMismatch
 from revector.lifecycle import Outcome
-from revector.spec import Chunking, ModelSpec
+from revector.planning import capacity
+from revector.spec import Chunking, IndexSpec, ModelSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +39,23 @@ class AdoptionPlan:
 
     @property
     def embeds(self) -> int:
-        """Documents that have no vector to be taken, and are embedded."""
-        return self.look.documents - (self.look.taken if self.proof.verdict == "same" else 0)
+        """Documents that are embedded: without a vector to be taken or, as the sample says, longer than is read."""
+        taken = self.look.taken if self.proof.verdict == "same" else 0
+        return self.look.documents - round(taken * (1 - self.proof.longer))
+
+    @property
+    def needed_s(self) -> float | None:
+        """Seconds until it is served: embedding as fast as for the proof, the rest as in `revector capacity`.
+
+        None where much is embedded and no proof has shown how fast the model is.
+        """
+        if self.embeds and not self.proof.text_s:
+            return None
+        documents, index = self.look.documents, IndexSpec()
+        rows = documents * capacity.CONSTANTS["adopt_cpu_s"].value + capacity.publish_cpu_s(documents)
+        built = capacity.build_cpu_s(documents, self.model.dim, index)
+        checked = documents * capacity.CONSTANTS["verify_cpu_s"].value
+        return self.embeds * self.proof.text_s + rows + built + checked
 
     def as_data(self) -> dict[str, Any]:
         """Return it for ``--json`` and the history."""
@@ -59,6 +75,7 @@ class AdoptionPlan:
             "chunking": asdict(self.chunking),
             "proof": self.proof.as_data(),
             "needed_bytes": self.needed_bytes,
+            "needed_s": self.needed_s,
             "refusals": list(self.refusals),
             "notes": found.notes,
             "grants": found.grants,

@@ -38,6 +38,9 @@ CONSTANTS: Mapping[str, Constant] = {
     "seed_cpu_s": Constant(4.5e-6, "CPU-s per document", f"{_SCALE}: seed"),
     "publish_cpu_s": Constant(27e-6, "CPU-s per document", f"{_SCALE}: publish"),
     "publish_growth_cpu_s": Constant(4.3e-6, "CPU-s per document and ln(documents / cached)", f"{_LARGE}: publish"),
+    "adopt_cpu_s": Constant(
+        300e-6, "CPU-s per row of an adopted table", "evaluation/bench/results/adoption.json, less the graph"
+    ),
     "copy_cpu_s": Constant(70e-6, "CPU-s per document whose vectors are found", f"{_SCALE}: copy: backfill"),
     "verify_cpu_s": Constant(10.5e-6, "CPU-s per chunk", f"{_SCALE}: verify"),
     "build_cpu_s": Constant(130e-6, "CPU-s per chunk, M 16, ef 100", f"{_SCALE}: index, and 8,000 in wide.json"),
