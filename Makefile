@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 # Images of containers often set it. Every process would then compile whatever it imports again: 2 s for a command.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-adopt test test-fast test-adapters test-stores test-milvus test-airflows up cluster prove prove-long mutate clean lock
+.PHONY: demo demo-adopt test test-fast test-adapters test-stores test-milvus test-airflows up cluster prove prove-long mutate clean lock constraints
 
 demo: $(INSTALLED)  ## the main job on this machine, on a real corpus, through Airflow; FULL=1: on all of it
 	$(BIN)/revector demo $(if $(FULL),--full)
@@ -89,9 +89,12 @@ lock:  ## renew requirements.lock, and docs/constraints for each Airflow, from p
 	rm -f requirements.lock
 	$(BIN)/uv pip compile -q pyproject.toml --extra dev --python-version 3.11 --no-annotate --no-header --generate-hashes -o requirements.lock
 	sed -i -e '/^torch==/,/[^\\]$$/{/^torch==/!d;s/+cpu//;s/ *\\$$//}' requirements.lock
-	for file in docs/constraints/airflow-*.txt; do cp requirements.lock $$file; \
-	  basename $$file .txt | sed 's/airflow-/apache-airflow==/' | $(BIN)/uv pip compile -q pyproject.toml - --extra airflow --extra embed \
-	    --universal --python-version 3.11 --no-annotate --no-header -o $$file || exit 1; done
+	$(MAKE) constraints
+
+constraints:  ## renew docs/constraints from its .in files and requirements.lock
+	for file in docs/constraints/airflow-*.in; do cp requirements.lock $${file%in}txt; \
+	  $(BIN)/uv pip compile -q pyproject.toml $$file --extra airflow --extra embed \
+	    --universal --python-version 3.11 --no-annotate --no-header -o $${file%in}txt || exit 1; done
 
 # torch comes through pip, which knows about local wheels; the rest through uv, ten times faster, or pip where uv fails.
 # Everything but torch has to have the hash that the lock names.
