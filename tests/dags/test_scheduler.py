@@ -81,7 +81,8 @@ def test_a_person_approves_the_swap_and_goes_back_in_the_window(site: Site) -> N
 
     status = site.project.status(DOCS)
     assert (status.slots.active.revision, status.migration.phase) == (OLD, "rolled_back")
-    said = {event["kind"]: (event["actor"], event["detail"].get("reason")) for event in site.project.events(DOCS, 100)}
+    oldest_first = reversed(site.project.events(DOCS, 100))
+    said = {event["kind"]: (event["actor"], event["detail"].get("reason")) for event in oldest_first}
     assert said["approve"] == ("operator", "the figures are good")
     assert said["rollback"] == ("operator", "people liked the old answers")
 
