@@ -107,12 +107,18 @@ def _write_labels(folder: Path) -> None:
 
 
 @contextmanager
-def loopback(post: Callable[[BaseHTTPRequestHandler, bytes], None]) -> Iterator[str]:
-    """The address of a server on this machine that answers each POST by ``post(handler, body)``."""
+def loopback(answer: Callable[[BaseHTTPRequestHandler, bytes], None]) -> Iterator[str]:
+    """The address of a server on this machine that answers each GET, POST and PATCH by ``answer(handler, body)``."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            post(self, self.rfile.read(int(self.headers["Content-Length"])))
+            answer(self, self.rfile.read(int(self.headers.get("Content-Length", 0))))
+
+        def do_GET(self) -> None:
+            self.do_POST()
+
+        def do_PATCH(self) -> None:
+            self.do_POST()
 
         def log_message(self, *args: object) -> None:
             pass

@@ -17,10 +17,19 @@ from revector.errors import ConfigError, RevectorError
 FINISHED = frozenset({"success", "failed"})
 """States in which a DAG run stays."""
 
+ENDED = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
+"""States in which a task stays."""
+
+PARKED = frozenset({"awaiting_input", "deferred"})
+"""States of a task that waits for an answer, in Airflow 3.3 and before."""
 
 SETTLE_S = 5.0
-"""Airflow 3.3.2 takes an answer that comes within one scheduler loop of the question for a crash of the task and asks
-again ("task instance's state attribute is queued"); people are slower than that, programs must wait."""
+"""How long a question stands before a program answers it. If the scheduler has not noticed yet that the task's process
+ended, Airflow 3.3.2 takes the answer for a crash of the task ("task instance's state attribute is queued") and asks
+again. People are slower than that, except on a busy machine."""
+
+POLL_S = 1.0
+"""Between two looks at what Airflow is doing."""
 
 
 class TaskInstance(TypedDict):
@@ -104,11 +113,11 @@ class AirflowClient:
         """Return the state of a run: queued, running, success or failed."""
         return str(self.get(_run(dag_id, run_id))["state"])
 
-    def wait(self, dag_id: str, run_id: str, *, timeout_s: float, poll_s: float = 1.0) -> str:
+    def wait(self, dag_id: str, run_id: str, *, timeout_s: float) -> str:
         """Wait until a run has ended and return its state; after ``timeout_s`` return the state it is in."""
         end = time.monotonic() + timeout_s
         while (state := self.state(dag_id, run_id)) not in FINISHED and time.monotonic() < end:
-            time.sleep(poll_s)
+            time.sleep(POLL_S)
         return state
 
     def tasks(self, dag_id: str, run_id: str) -> list[TaskInstance]:
@@ -122,15 +131,40 @@ class AirflowClient:
         answer = self.get(path, limit=100, **({"response_received": False} if waiting else {}))
         return list(answer["hitl_details"])
 
-    def answer(self, dag_id: str, run_id: str, task_id: str, option: str, *, reason: str | None = None) -> None:
-        """Answer a waiting question of our DAGs as this user.
+    def answer(
+        self,
+        dag_id: str,
+        run_id: str,
+        task_id: str,
+        option: str,
+        *,
+        reason: str | None = None,
+        timeout_s: float = 600.0,
+    ) -> None:
+        """Answer a waiting question of our DAGs as this user; return when the task that asked has ended.
 
-        Raises ``RevectorError`` if it is answered already or this user may not answer.
+        If Airflow loses the answer and asks again (``SETTLE_S``), it is given again. Raises ``RevectorError`` if the
+        question is answered already or is over, if this user may not answer, or if the task needs over ``timeout_s``.
         """
         path = f"/api/v2{_run(dag_id, run_id)}/taskInstances/{task_id}/-1/hitlDetails"
-        asked = datetime.fromisoformat(self.request("GET", path).json()["created_at"])
-        time.sleep(max(0.0, SETTLE_S - (datetime.now(UTC) - asked).total_seconds()))
-        self.request("PATCH", path, json={"chosen_options": [option], "params_input": {"reason": reason}})
+        given, end = False, time.monotonic() + timeout_s
+        while True:
+            asked = self.request("GET", path).json()
+            state, answered = asked["task_instance"]["state"], asked["response_received"]
+            if given and state in ENDED:
+                return
+            if (not given and (answered or state in ENDED)) or time.monotonic() > end:
+                did = "was given, but has not ended it" if given else "was not given"
+                raise RevectorError(
+                    f"{option!r} was to be the answer to {task_id} of run {run_id}. That task is {state} and "
+                    f"has {'an' if answered else 'no'} answer; this one {did}. See the task in Airflow."
+                )
+            if state in PARKED and not answered:
+                time.sleep(SETTLE_S)
+                self.request("PATCH", path, json={"chosen_options": [option], "params_input": {"reason": reason}})
+                given = True
+            else:
+                time.sleep(POLL_S)
 
     def log_tail(self, dag_id: str, run_id: str, task: TaskInstance, *, lines: int = 30) -> str:
         """Return the last lines of a task instance's log (an entry of ``tasks``), empty if there is none yet."""
