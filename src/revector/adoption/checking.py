@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 
-from revector.adoption import following
+from revector.adoption import following, view
 from revector.adoption.adoptions import Adoption
 
 FIRST = 5
@@ -60,14 +60,21 @@ def trigger_faults(connection: sa.Connection, adoption: Adoption) -> list[str]:
     return following.faults(connection, adoption.cid, adoption.terms.table)
 
 
-def way_out(adoption: Adoption, collection: str, *, followed: bool, differs: bool = False) -> str | None:
-    """Return what to do about writes that are not followed, or rows that differ; None where there is nothing to do."""
+def way_out(
+    adoption: Adoption, collection: str, *, followed: bool, shown: bool = True, differs: bool = False
+) -> str | None:
+    """Return what to do; None where there is nothing to do.
+
+    ``followed``: writes are; ``shown``: the view is as it was made; ``differs``: rows differ.
+    """
     if adoption.gone:
         return f"`revector unadopt -c {collection}` ends the adoption"
     if not followed:
         return f"`revector adopt -c {collection}` makes triggers again, and writes what was missed"
     if not adoption.copied:
         return f"rows are still missing; `revector adopt -c {collection}` goes on, if nobody does"
+    if not shown:
+        return f"`revector adopt -c {collection}` makes the view again; drop first what has its name"
     return f"`revector verify -c {collection} --repair` writes what was missed" if differs else None
 
 
@@ -75,7 +82,7 @@ def compare(engine: sa.Engine, adoption: Adoption, *, whole: bool = True) -> Tab
     """Look at the triggers and, if ``whole``, compare every row with its document and the reverse; holds no one up."""
     found = TableFindings(adoption.terms.table)
     with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
-        found.faults = trigger_faults(connection, adoption)
+        found.faults = trigger_faults(connection, adoption) + view.faults(connection, adoption.cid, adoption.view)
         if not whole or adoption.gone or not _has_functions(connection, adoption):
             return found
         values = {"cid": adoption.cid, "max": adoption.table.max_bytes, "first": FIRST}

@@ -58,16 +58,21 @@ class FollowedTable:
 
     def matches(self, doc_id: str) -> str:
         """Return the SQL condition that the row ``ROW`` has the document ``doc_id``; the key's index serves it."""
+        return f"({' AND '.join(f'{column} = {part}' for column, part, _ in self.key_parts(doc_id))})"
+
+    def key_parts(self, doc_id: str) -> list[tuple[str, str, bool]]:
+        """Return as SQL each key column of the row ``ROW``, and what it is by ``doc_id``; and whether that is text."""
         names = self.terms.id
         if len(names) == 1:
-            return self._equals(names[0], doc_id)
+            return [self._key_part(names[0], doc_id)]
         part = "replace(replace(split_part({0}, '/', {1}), '%2F', '/'), '%25', '%')"
-        parts = (self._equals(name, part.format(doc_id, n)) for n, name in enumerate(names, 1))
-        return f"({' AND '.join(parts)})"
+        return [self._key_part(name, part.format(doc_id, n)) for n, name in enumerate(names, 1)]
 
-    def _equals(self, name: str, part: str) -> str:
-        as_type, column = _AS_TYPE.get(self.types[name]), column_of(name)
-        return f"CAST({column} AS text) = {part}" if as_type is None else f"{column} = {as_type.format(part=part)}"
+    def _key_part(self, name: str, part: str) -> tuple[str, str, bool]:
+        kind, column = self.types[name], column_of(name)
+        if kind not in _AS_TYPE:
+            return f"CAST({column} AS text)", part, True
+        return column, _AS_TYPE[kind].format(part=part), kind in _TEXTS
 
     def install(self, connection: sa.Connection) -> None:
         """Make functions and triggers. Waits for writers of the table, as long as ``lock_timeout`` allows."""

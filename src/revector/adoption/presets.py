@@ -46,11 +46,15 @@ class AdoptionRequest(BaseModel):
     """Column of vectors; default: the only one."""
     vectors: bool = True
     """Whether vectors are taken; else all texts are embedded."""
+    view: str | None = None
+    """``SCHEMA.NAME`` of a view to make: the table's rows beside the vectors of the model that serves."""
 
     @model_validator(mode="after")
     def _from_somewhere(self) -> Self:
         if not self.table and self.source is None:
             raise ValueError("a table, or the source that is copied, must be named")
+        if self.view is not None and self.source is not None:
+            raise ValueError("a view is of a table of the project's own database, and what is copied has none here")
         return self
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
+from revector.adoption import view
 from revector.adoption.adoptions import read_adoption
 from revector.adoption.checking import trigger_faults, way_out
 from revector.formats.kept import Kept
@@ -38,6 +39,10 @@ class AdoptionStatus(Kept):
     """What the vectors were proved to be, in a sentence."""
     faults: tuple[str, ...]
     """Why writes of the application are not followed."""
+    view: str | None
+    """The view by which the application reads its rows beside the vectors that are served."""
+    view_faults: tuple[str, ...]
+    """How it is not as it was made."""
     compared: TableComparison | None
     advice: str | None
     """What to do, where there is something to do."""
@@ -55,6 +60,7 @@ def read_standing(connection: sa.Connection, cid: int, collection: str) -> Adopt
     if adoption is None:
         return None
     faults = trigger_faults(connection, adoption)
+    unlike = view.faults(connection, cid, adoption.view)
     row = connection.execute(sa.text(_COMPARED), {"cid": cid, "since": adoption.adopted_at}).one_or_none()
     compared = None if row is None else TableComparison(at=row.at.isoformat(), differing=tuple(row.said))
     differs = compared is not None and bool(compared.differing)
@@ -71,6 +77,8 @@ def read_standing(connection: sa.Connection, cid: int, collection: str) -> Adopt
         model=adoption.proof["model"]["name"],
         proof=adoption.proof["said"],
         faults=tuple(faults),
+        view=None if adoption.view is None else adoption.view.name,
+        view_faults=tuple(unlike),
         compared=compared,
-        advice=way_out(adoption, collection, followed=not faults, differs=differs),
+        advice=way_out(adoption, collection, followed=not faults, shown=not unlike, differs=differs),
     )

@@ -44,7 +44,7 @@ _KINDS = {
     "c": "a composite type",
     "t": "a TOAST table",
 }
-_VECTORS = ("vector", "halfvec", "real[]", "double precision[]")
+VECTORS = ("vector", "halfvec", "real[]", "double precision[]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,9 +166,9 @@ def _check_vector(found: TableLook) -> None:
     if name is None:
         return
     kind = found.columns[name].type
-    if kind not in _VECTORS:
+    if kind not in VECTORS:
         found.problems.append(
-            f"column {name!r} is of type {kind}; vectors are read from {', '.join(_VECTORS)}. Without --vector, all "
+            f"column {name!r} is of type {kind}; vectors are read from {', '.join(VECTORS)}. Without --vector, all "
             "texts are embedded"
         )
 

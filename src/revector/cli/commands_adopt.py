@@ -61,6 +61,10 @@ Meta = Annotated[str | None, typer.Option(metavar="COLUMN,…", help="Columns th
 Where = Annotated[str | None, typer.Option(metavar="SQL", help="Rows that are documents, such as \"lang = 'en'\".")]
 VectorColumn = Annotated[str | None, typer.Option(metavar="COLUMN", help="Default: the only column of vectors.")]
 TakeVectors = Annotated[bool, typer.Option("--vectors/--no-vectors", help="Take the vectors, or embed all texts.")]
+View = Annotated[
+    str | None,
+    typer.Option(metavar="SCHEMA.NAME", help="Make a view: the table's rows beside the vectors that are served."),
+]
 NewCollection = Annotated[
     str | None, typer.Option("--collection", "-c", metavar="NAME", help="Default: the table's name.")
 ]
@@ -80,6 +84,7 @@ def adopt(
     where: Where = None,
     vector: VectorColumn = None,
     vectors: TakeVectors = True,
+    view: View = None,
     max_missing: MaxMissing = 0.05,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Look, prove the model, and change nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
@@ -89,8 +94,7 @@ def adopt(
 ) -> None:
     """Take over rows with their vectors: prove the model, copy, and serve them; run it again to resume.
 
-    Rows become documents, their vectors the first index. A table of the project's database is followed: the application
-    goes on writing it with its own SQL. A file or another database is copied, not followed: run it again for changes.
+    A table of this database is followed as the application writes it. What is copied is read again by another run.
 
     For example:
       revector adopt public.articles --text title,body --meta lang --model sentence-transformers/all-MiniLM-L6-v2
@@ -103,14 +107,14 @@ def adopt(
     opened = opened.with_collection(name)
     said: dict[str, object] = {
         "model": model, "like": like, "id": _names(key), "text": _names(text), "meta": _names(meta), "where": where,
-        "separator": separator.replace("\\n", "\n"), "vector": vector, "vectors": vectors,
+        "separator": separator.replace("\\n", "\n"), "vector": vector, "vectors": vectors, "view": view,
     }  # fmt: skip
     with reporting(quiet=json, eager=True) as progress:
         adopter, known = opened.adopter(name, progress=progress), opened.collection(name).adopt
         if (begun := adopter.adoption()) is None:
             request = _begin(adopter, _request(known, **at, **said), out, dry_run=dry_run, ask=not yes)
         else:
-            request = _going_on(name, begun, known, at if place or known else None, out)
+            request = _going_on(name, begun, known, at if place or known else None, view, out)
         if dry_run:
             return
         opened.keep_collection(name)
@@ -123,6 +127,9 @@ def unadopt(
     collection: Collection = None,
     drop_copies: Annotated[
         bool, typer.Option("--drop-copies", help="Delete the collection's documents too; else they stay searchable.")
+    ] = False,
+    only_view: Annotated[
+        bool, typer.Option("--only-view", help="Drop the view, and follow the table as before.")
     ] = False,
     project: ProjectPath = None,
     json: Json = False,
@@ -137,7 +144,11 @@ def unadopt(
     """
     session = open_session(project, collection, as_json=json)
     with reporting(quiet=json) as progress:
-        table, deleted = session.project.adopter(session.collection, progress=progress).end(drop_copies=drop_copies)
+        adopter = session.project.adopter(session.collection, progress=progress)
+        if only_view:
+            _drop_view(adopter, session.collection, session.out)
+            return
+        table, deleted = adopter.end(drop_copies=drop_copies)
 
     def page(console: Console) -> None:
         said = f"{table} is as it was found" if table else f"Collection {session.collection} has adopted no table"
@@ -212,10 +223,12 @@ def _going_on(
     begun: Adoption | CopiedPlace,
     known: AdoptionRequest | None,
     at: Mapping[str, object] | None,
+    view: str | None,
     out: Output,
 ) -> AdoptionRequest | None:
     """Check that what is named is what was adopted, and say that it goes on."""
-    request = None if at is None else _request(known, **at, model=begun.proof["model"]["name"])
+    at = {"table": begun.terms.table} if at is None and view is not None else at
+    request = None if at is None else _request(known, **at, model=begun.proof["model"]["name"], view=view)
     _check_same(name, begun, request)
     out.say(f"{begun.terms.table} was adopted on {begun.adopted_at:%Y-%m-%d %H:%M}; going on from there.")
     return request
@@ -278,6 +291,7 @@ def _plan_page(plan: AdoptionPlan, console: Console) -> None:
         "documents": f"{found.documents:,}"
         + (f" ({found.without_text:,} rows have no text)" if found.without_text else ""),
         "vectors": _vectors(plan),
+        **({"view": plan.request.view} if plan.request.view else {}),
         "model": f"{plan.model.name}, {plan.model.dim} numbers",
         "proof": plan.proof.said,
         "to embed": f"{plan.embeds:,} documents"
@@ -299,6 +313,13 @@ def _plan_page(plan: AdoptionPlan, console: Console) -> None:
             f"{terms.table} gains three triggers; nothing else of it changes, and `revector unadopt` removes them.",
             soft_wrap=True,
         )
+
+
+def _drop_view(adopter: Adopter, collection: str, out: Output) -> None:
+    name = adopter.end_view()
+    said = f"The view {name} is dropped" if name else f"Collection {collection} has no view"
+    said += ". One that revector.toml names is made again by the next `revector adopt`."
+    out.show({"collection": collection, "view": name}, lambda console: console.print(said, soft_wrap=True))
 
 
 def _vectors(plan: AdoptionPlan) -> str:

@@ -8,6 +8,7 @@ from functools import partial
 
 import sqlalchemy as sa
 
+from revector.adoption import view
 from revector.adoption.adoptions import read_adoption
 from revector.adoption.checking import trigger_faults, way_out
 from revector.adoption.copies import read_copied
@@ -137,9 +138,11 @@ def _adopted(project: Project, name: str) -> Iterator[Check]:
             yield Check(f"{name}, adopted by copy", ok=True, detail=said)
         if adoption is None:
             return
-        wrong = trigger_faults(connection, adoption)
+        unfollowed = trigger_faults(connection, adoption)
+        unlike = view.faults(connection, adoption.cid, adoption.view)
+    wrong = unfollowed + unlike
     followed = f"the writes of {adoption.terms.table} are followed"
-    way = way_out(adoption, name, followed=not wrong)
+    way = way_out(adoption, name, followed=not unfollowed, shown=not unlike)
     yield Check(f"{name}, adopted table", ok=not wrong, detail="; ".join([*wrong, str(way)]) if wrong else followed)
 
 

@@ -184,6 +184,9 @@ def _adoption(found: AdoptionStatus) -> list[RenderableType]:
     if not found.faults:
         lines.append(Text("  its writes are followed"))
     lines += [Text(f"  its writes are not followed: {fault}", style="red") for fault in found.faults]
+    if found.view and not found.view_faults:
+        lines.append(Text(f"  the view {found.view} reads the vectors that are served"))
+    lines += [Text(f"  {fault}", style="red") for fault in found.view_faults]
     if found.compared is None:
         lines.append(Text("  not compared yet row by row: revector verify", style="yellow"))
     elif found.compared.differing:

@@ -56,7 +56,8 @@ def translated(cause: BaseException, *, disconnected: bool) -> RevectorError | N
             "raise its max_standby_streaming_delay."
         )
     if state == "55P03":
-        return GateBusy("the collection's gate was not free in time. Nothing was changed; run it again.")
+        busy = said if "did not end in time" in said else "the collection's gate was not free in time"
+        return GateBusy(f"{busy}. Nothing was changed; run it again.")
     if state == "42501":
         return NotAllowed(
             f"the database refused it to this role: {said}. The transaction was undone; run it as the owner of the "

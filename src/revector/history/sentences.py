@@ -192,6 +192,8 @@ SENTENCES: dict[str, Callable[[Detail], str]] = {
         if facts.get("copied")
         else f"the table {facts['table']} is followed from now on: {facts['proof']['said']}"
     ),
+    "view": lambda facts: f"the table {facts['table']} is read through the view {facts['view']}",
+    "no_view": lambda facts: f"the view {facts['view']} is dropped",
     "unadopt": lambda facts: f"the table {facts['table']} is followed no longer, and is as it was found",
     "stale": _stale,
     "field": _field,

@@ -32,6 +32,7 @@ from revector.errors import ConfigError, SpecError
 from revector.indexing.chunking import make_chunker
 from revector.indexing.encoding import Encoders
 from revector.interfaces import Content, NoProgress, Progress, Vectors, whole_texts
+from revector.migration import viewing
 from revector.migration.adoption_plan import AdoptionPlan, AdoptionReport
 from revector.migration.migrator import Migrator
 from revector.migration.reading import PlaceReader, is_changed, stored_text
@@ -119,6 +120,8 @@ class Adopter:
     ) -> tuple[AdoptionLook, ModelSpec, Sequence[SampledRow], Sequence[Disk]]:
         with self._engine.connect() as connection:
             found = table.look(connection, terms_of(connection, request))
+            if request.view is not None:
+                viewing.look(connection, found, request.view, self._index())
             found.candidates = text_candidates(request, found)
             model = self._specify(request.model, found.dim)
             sampled = [] if found.problems else sample(connection, found)
@@ -126,6 +129,11 @@ class Adopter:
                 sa.text("SELECT pg_table_size(CAST(:table AS regclass))"), {"table": found.terms.table}
             )
         return found, model, sampled, [self._room(int(texts or 0), found.documents, model.dim)]
+
+    def _index(self) -> IndexSpec:
+        """Return the index that the first revision has, or will have."""
+        files = migration_files(self._migrations)
+        return RevisionGraph.from_folder(self._migrations).head.index if files else IndexSpec()
 
     def _look_at_place(
         self, request: AdoptionRequest
@@ -194,7 +202,8 @@ class Adopter:
             encoder = self._encoders.fresh(plan.model)
             proved = ProvedVectors(vectors_fp(encoder.components), stable_hash(asdict(plan.chunking)), proof)
         if isinstance(plan.look, TableLook):
-            _begin(self._engine, self._cid, plan.look, proved, self._max_bytes, self._actor)
+            view_of = None if plan.request.view is None else (plan.request.view, self._index().storage)
+            _begin(self._engine, self._cid, plan.look, proved, view_of, self._max_bytes, self._actor)
         else:
             _begin_copy(self._engine, self._cid, plan.look.terms, _kept(plan.request), proved, self._actor)
         crash_at("adopt.after_begin")
@@ -202,9 +211,10 @@ class Adopter:
     def resume(self, request: AdoptionRequest | None = None, *, max_missing: float = MOST_MISSING) -> AdoptionReport:
         """Go on with an adoption that was begun, to its end; triggers that are missing or off are made again.
 
-        A place that was copied is read again: what changed there is written, and what is gone from it is deleted, a
-        share of ``max_missing`` (0 to 1) at most. ``request`` says where it is, where that holds a password. Raises
-        ``ConfigError`` where none was begun, or its table or a column is gone; ``TooManyMissing``.
+        So is a view that is gone. A place that was copied is read again: what changed there is written, and what is
+        gone from it is deleted, a share of ``max_missing`` (0 to 1) at most. ``request`` says where it is, where that
+        holds a password, and names a view that is not there yet. Raises ``ConfigError`` where none was begun, or its
+        table or a column is gone; ``TooManyMissing``.
         """
         adoption = self.adoption()
         if adoption is None:
@@ -214,6 +224,13 @@ class Adopter:
             copied = self._read(adoption, request, max_missing)
         else:
             copied = self._copy(adoption)
+            viewing.ensure(
+                self._engine,
+                adoption,
+                None if request is None else request.view,
+                actor=self._actor,
+                progress=self._progress,
+            )
         self._write_revision(adoption)
         file = None if had_one else migration_files(self._migrations)[0]
         crash_at("adopt.after_file")
@@ -294,6 +311,10 @@ class Adopter:
             down_revision=None,
         )
 
+    def end_view(self) -> str | None:
+        """Drop the view, and follow the table as before; return its name, None where there is none."""
+        return viewing.drop(self._engine, self._cid, actor=self._actor)
+
     def end(self, *, drop_copies: bool = False) -> tuple[str | None, int]:
         """Give the table back as it was found; return its name, None where none was adopted, and documents deleted.
 
@@ -307,9 +328,17 @@ class Adopter:
 
 
 @repeated
-def _begin(engine: sa.Engine, cid: int, look: TableLook, proved: ProvedVectors, max_bytes: int, actor: str) -> None:
+def _begin(
+    engine: sa.Engine,
+    cid: int,
+    look: TableLook,
+    proved: ProvedVectors,
+    view_of: tuple[str, str] | None,
+    max_bytes: int,
+    actor: str,
+) -> None:
     with transaction(engine) as connection:
-        adoptions.begin(connection, cid, look, proved, max_bytes=max_bytes, actor=actor)
+        adoptions.begin(connection, cid, look, proved, view_of, max_bytes=max_bytes, actor=actor)
 
 
 @repeated

@@ -17,6 +17,7 @@ from revector.indexing.encoding import Encoders
 from revector.indexing.keeping import StoreKeeper
 from revector.interfaces import Encoder, Progress
 from revector.lifecycle import BUILDING, Outcome
+from revector.migration import viewing
 from revector.migration.target import Standing
 from revector.planning import outcomes
 from revector.planning.estimating import Means
@@ -65,6 +66,7 @@ class Opening:
         target = find()
         stores = stores_of(self._engine)
         stores.check_revision(target, answers=True)
+        self._refuse_unseen(target)
         self._refuse_empty()
         labelled = self._evidence.labelled_queries()
         collection = self._standing.collection()
@@ -129,6 +131,7 @@ class Opening:
                 StoreKeeper(self._engine).make_whole(generation)
             return Outcome("provision", target.revision, generation.phase, False, {"generation": generation.gen})
         stores_of(self._engine).check_revision(target, answers=True)
+        self._refuse_unseen(target)
         self._refuse_empty()
         count, hours = self._parts(target, shards), self._means.window_hours if window_hours is None else window_hours
         if count < 1 or not 0 < hours <= MOST_WINDOW_HOURS:
@@ -183,6 +186,10 @@ class Opening:
             fp = None if active is None else read_generation(connection, active).encoder_fp
         served = encoder.fingerprint in (fp, self._served_encoder)
         return fidelity.Proof(encoder, target, served, lambda: sample_pieces(self._engine, self._cid, target, encoder))
+
+    def _refuse_unseen(self, target: Revision) -> None:
+        with self._engine.connect() as connection:
+            viewing.check_revision(connection, self._cid, target)
 
     def _refuse_empty(self) -> None:
         if Documents(self._engine, self._cid).count() == 0:

@@ -52,8 +52,13 @@ class InSqlLane:
         del engine
 
     def build(self, engine: sa.Engine, progress: Progress, given: Build) -> bool:
-        """Build the HNSW index."""
-        return self.index.build(engine, progress, given)
+        """Build the HNSW index, and that by which rows of a view find their vectors."""
+        built = self.index.build(engine, progress, given)
+        with engine.begin() as connection:
+            key = connection.scalar(sa.text("SELECT view_key FROM adoption WHERE cid = :cid"), {"cid": self._cid})
+            if key is not None:
+                self.index.build_key(connection, key)
+        return built
 
     def analyze(self, engine: sa.Engine) -> None:
         """Analyze index, documents and ledger.

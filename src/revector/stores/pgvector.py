@@ -15,7 +15,7 @@ from pgvector import HalfVector, Vector
 from pydantic import BaseModel, ConfigDict, Field
 
 from revector.crash import crash_at
-from revector.database.driver import BinaryArray, bind_vectors
+from revector.database.driver import BinaryArray, bind_vectors, run_script
 from revector.database.sessions import holder, is_pooled, try_hold
 from revector.errors import DatabaseUnavailable, IndexGone
 from revector.interfaces import NoProgress, Progress, Vectors
@@ -240,6 +240,11 @@ class PgVectorIndex:
                     f"{self.spec.m}, ef_construction = {self.spec.ef_construction})"
                 )
             return True
+
+    def build_key(self, connection: sa.Connection, key: str) -> None:
+        """Index ids as expressions of SQL, so that rows of another table find their vectors; done already counts."""
+        connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+        run_script(connection, f"CREATE INDEX IF NOT EXISTS {self.name}_key ON {self.name} ({key})")
 
     def _is_being_built(self, engine: sa.Engine) -> bool:
         """Whether a builder that died behind a pooler, which holds its lock no longer, has left a build running."""

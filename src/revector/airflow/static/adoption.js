@@ -17,12 +17,18 @@ export function adopted(found, status) {
       fact("rows", table.where ? `where ${table.where}` : "all"), fact("id", columns(table.id)), fact("text", columns(table.text)),
       fact("metadata", columns(table.meta)), fact("vectors", table.vector ? `column ${table.vector}, by ${table.model}` : `none taken: embedded by ${table.model}`)),
     table.vector ? el("p", { class: "note soft" }, `Proved when it was adopted: ${table.proof}.`) : null,
-    followed(table), compared(table), way(found, status));
+    followed(table), view(table), compared(table), way(found, status));
 }
 
 function followed(table) {
   if (!table.faults.length) return el("p", { class: "note good" }, "Its writes are followed: every trigger is there and on.");
   return el("div", { class: "note bad" }, "Not every write of the application is followed:", el("ul", {}, ...table.faults.map((fault) => el("li", {}, fault))));
+}
+
+function view(table) {
+  if (!table.view) return null;
+  if (!table.view_faults.length) return el("p", { class: "note good" }, "The view ", el("code", {}, table.view), " reads the vectors that are served.");
+  return el("div", { class: "note bad" }, el("ul", {}, ...table.view_faults.map((fault) => el("li", {}, fault))));
 }
 
 function compared(table) {
