@@ -157,6 +157,32 @@ def test_columns_of_any_name_and_conditions_of_any_sql_are_followed(application:
     assert application.project.verify("articles").passed
 
 
+def test_rows_that_are_chunks_of_documents_are_filtered_grouped_and_deleted_by_document(
+    application: Application,
+) -> None:
+    application.create(12)
+    application.sql(
+        "ALTER TABLE public.articles ADD doc_id text; UPDATE public.articles SET doc_id = 'd' || id / 4 WHERE id > 0"
+    )
+    plan = application.plan(chunk_of="doc_id")
+    assert plan.look.chunked == (3, 1)
+    assert plan.look.notes == ["1 rows have no doc_id, and are chunks of nothing"]
+    application.project.adopter("articles").run(plan)
+    searcher = application.project.searcher("articles")
+    hits = searcher.search("apple9 pear9", 12, where={"doc_id": "d1"}).hits
+    assert ({hit.id for hit in hits}, {hit.meta["doc_id"] for hit in hits}) == ({"4", "5", "6", "7"}, {"d1"})
+    generation = searcher.resolve()
+    ask = (
+        "SELECT a.doc_id, max(s.score) FROM revector.search('articles', CAST(:v AS vector), :fp, 40) s "
+        "JOIN public.articles a ON a.id = CAST(s.doc_id AS bigint) GROUP BY 1 ORDER BY 2 DESC LIMIT 2"
+    )
+    given = {"v": application.vector("apple9\npear9 some words here"), "fp": generation.encoder_fp}
+    assert application.sql(ask, **given)[0][0] == "d2"
+    application.sql("DELETE FROM public.articles WHERE doc_id = 'd2'")
+    assert "d2" not in [row[0] for row in application.sql(ask, **given)]
+    assert application.project.verify("articles").passed
+
+
 def test_triggers_that_are_gone_are_made_again_and_what_was_missed_is_written(application: Application) -> None:
     application.create(20)
     application.adopt()

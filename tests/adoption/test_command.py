@@ -91,8 +91,10 @@ def test_a_plan_is_shown_and_nothing_is_changed(application: Application, call: 
     application.create(20)
     before = (application.root / "revector.toml").read_text()
     words = ("adopt", "public.articles", "-c", "posts", "--text", "title,body", "--model", "hashing")
-    code, out, _ = call(*words, "--dry-run")
+    code, out, _ = call(*words, "--dry-run", "--chunk-of", "lang")
     assert code == 0
+    assert "20, chunks of 2 by lang" in out
+    assert call(*words, "--dry-run", "--chunk-of", "nothing")[0] == 2
     assert "same model: 100.0% of 20 sampled rows" in out
     assert "gains three triggers; nothing else of it changes" in out
     code, _, err = call(*words)

@@ -23,6 +23,8 @@ class AdoptionLook:
     """Vectors of zeros, or with NaN or infinite numbers."""
     widths: dict[int, int] = field(default_factory=dict)
     """Rows by the width of their vectors."""
+    chunked: tuple[int, int] | None = None
+    """How many documents the rows are chunks of, and rows that name none; None where nobody asked."""
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     grants: list[str] = field(default_factory=list)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -46,8 +46,14 @@ class AdoptionRequest(BaseModel):
     """Column of vectors; default: the only one."""
     vectors: bool = True
     """Whether vectors are taken; else all texts are embedded."""
+    chunk_of: str | None = None
+    """Column that names what a row is a chunk of: metadata, by which searches are filtered and hits grouped."""
     view: str | None = None
     """``SCHEMA.NAME`` of a view to make: the table's rows beside the vectors of the model that serves."""
+
+    def with_chunk_of(self, meta: Iterable[str]) -> tuple[str, ...]:
+        """Return columns that become metadata, that of what a row is a chunk of among them."""
+        return tuple(dict.fromkeys((*meta, *([self.chunk_of] if self.chunk_of else []))))
 
     @model_validator(mode="after")
     def _from_somewhere(self) -> Self:
@@ -108,7 +114,8 @@ def terms_of(connection: sa.Connection, request: AdoptionRequest) -> AdoptedTabl
     seen = _SeenTable(read_columns(connection, row.oid), key, triggers)
     said = request.model_dump(include={"id", "text", "separator", "meta", "where", "vector"})
     said = {name: value for name, value in said.items() if value}
-    found: dict[str, object] = {"id": key, **_by_preset(request, str(row.name), seen), **said}
+    found: dict[str, Any] = {"id": key, **_by_preset(request, str(row.name), seen), **said}
+    found["meta"] = request.with_chunk_of(found.get("meta", ()))
     found["vector"] = _vector_of(request, str(row.name), seen, found.get("vector"))
     if not found.get("text"):
         texts = seen.of_type(*_TEXTS)

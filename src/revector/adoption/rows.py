@@ -44,7 +44,8 @@ def terms_of(place: SourcePlace, request: AdoptionRequest) -> AdoptedTable:
     first = [record for _, record in place.read(place.columns, PEEKED)]
     if not first:
         raise ConfigError(f"{place.name} holds no rows. Nothing was changed.")
-    named = [*request.id, *request.text, *request.meta, *([request.vector] if request.vector else [])]
+    meta = request.with_chunk_of(request.meta)
+    named = [*request.id, *request.text, *meta, *([request.vector] if request.vector else [])]
     if absent := [name for name in named if name not in place.columns]:
         raise ConfigError(
             f"{place.name} has no column {', '.join(map(repr, absent))}; it has {', '.join(map(repr, place.columns))}. "
@@ -69,7 +70,7 @@ def terms_of(place: SourcePlace, request: AdoptionRequest) -> AdoptedTable:
         id=key,
         text=text,
         separator=request.separator,
-        meta=request.meta,
+        meta=meta,
         where=request.where,
         vector=_vector_of(place, request, first, {*key, *text}),
     )

