@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1")
+# ranx scores a few queries here: numba would compile for a minute what then runs for a moment.
+os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1", NUMBA_DISABLE_JIT="1")
 
 import atexit
 import json

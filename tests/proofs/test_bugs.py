@@ -42,7 +42,7 @@ def test_a_bug_is_named_by_the_fast_test_that_catches_it(
     monkeypatch.setenv("REVECTOR_PLANT", name)
     file, _, function = (BUGS[name].test or "").partition("::")
     (path,) = TESTS.rglob(file)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "evaluation.reliability.planted"]
+    command = [sys.executable, "-m", "pytest", "-qx", "-p", "no:cacheprovider", "-p", "evaluation.reliability.planted"]
     done = subprocess.run([*command, f"{path}::{function}"], cwd=TESTS.parent, capture_output=True, text=True)
     counts = dict(reversed(one) for one in re.findall(r"(\d+) (failed|errors?)\b", done.stdout.splitlines()[-1]))
     assert (done.returncode, counts.keys()) == (1, {"failed"}), done.stdout
