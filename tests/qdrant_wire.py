@@ -105,6 +105,8 @@ class QdrantWire:
     status: str = "completed"
     health: list[str] = field(default_factory=lambda: ["green"])
     """What collections say of themselves, one after the other; the last one stays."""
+    searched: list[dict[str, Any]] = field(default_factory=list)
+    """The settings of each search."""
     prodded: int = 0
     """How often an optimizer was told to go on."""
     collections: dict[str, Collection] = field(default_factory=dict)
@@ -173,6 +175,7 @@ class QdrantWire:
         if what == "points/count":
             return {"count": shard.count()}
         if what == "points/query":
+            self.searched.append(body["params"])
             found = shard.query(body["query"]["nearest"], body["limit"], body["params"])
             points = [{"id": str(one.id), "version": 0, "score": one.score, "payload": one.payload} for one in found]
             return {"points": points}

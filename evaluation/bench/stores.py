@@ -223,7 +223,34 @@ def _chroma(url: str) -> Bare:
     return Bare(add, near, lambda: client.delete_collection("bare"))
 
 
-BARE: dict[str, Callable[[str], Bare]] = {"chroma": _chroma, "milvus": _milvus}
+def _redis(url: str) -> Bare:
+    import redis
+
+    spec, client = IndexSpec(), redis.Redis.from_url(url, protocol=3)
+    settings = ["TYPE", "FLOAT32", "DIM", DIM, "DISTANCE_METRIC", "COSINE"]
+    settings += ["M", spec.m, "EF_CONSTRUCTION", spec.ef_construction]
+    schema = ["SCHEMA", "vector", "VECTOR", "HNSW", len(settings), *settings]
+    client.execute_command("FT.CREATE", "bare", "PREFIX", 1, "bare:", *schema)
+    rows = iter(range(10**9))
+
+    def add(ids: Sequence[str], vectors: Vectors) -> None:
+        for at in range(0, len(ids), BATCH):
+            some = slice(at, at + BATCH)
+            with client.pipeline(transaction=False) as together:
+                for one, vector in zip(ids[some], vectors[some], strict=True):
+                    together.hset(f"bare:{one}", mapping={"row": next(rows), "vector": vector.tobytes()})
+                together.execute()
+
+    def near(query: Vectors) -> list[str]:
+        asked = f"*=>[KNN {K} @vector $query EF_RUNTIME {spec.ef_search} AS distance]"
+        said = ["PARAMS", 2, "query", query.tobytes(), "SORTBY", "distance", "RETURN", 1, "row", "DIALECT", 2]
+        found = client.execute_command("FT.SEARCH", "bare", asked, *said)
+        return [one[b"extra_attributes"][b"row"].decode() for one in found[b"results"]]
+
+    return Bare(add, near, lambda: client.execute_command("FT.DROPINDEX", "bare", "DD"))
+
+
+BARE: dict[str, Callable[[str], Bare]] = {"chroma": _chroma, "milvus": _milvus, "redis": _redis}
 
 if __name__ == "__main__":
     sys.exit(main())

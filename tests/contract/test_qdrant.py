@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
@@ -29,8 +30,8 @@ def wire() -> Iterator[QdrantWire]:
     wire.stop()
 
 
-def created(wire: QdrantWire) -> Index:
-    index = of_kind("qdrant", wire.url).open("idx_docs_g1", 4, IndexSpec())
+def created(wire: QdrantWire, kind: Any = "hnsw") -> Index:
+    index = of_kind("qdrant", wire.url).open("idx_docs_g1", 4, IndexSpec(kind=kind))
     index.create("fp1")
     return index
 
@@ -82,6 +83,17 @@ def test_a_collection_of_somebody_else_is_neither_used_nor_dropped(wire: QdrantW
     with pytest.raises(EncoderMismatch, match="encoder ''"):
         index.create("fp1")
     assert index.name in wire.collections
+
+
+@pytest.mark.parametrize(("kind", "exact"), [("hnsw", False), ("hnsw", True), ("exact", False)])
+def test_a_search_looks_at_enough_of_the_graph_or_compares_all(wire: QdrantWire, kind: str, exact: bool) -> None:
+    index = created(wire, kind)
+    for wanted, ef in ((10, 100), (500, 500)):
+        index.near(np.ones(4, np.float32), wanted, exact=exact)
+        asked = wire.searched[-1]
+        assert (asked["hnsw_ef"], asked["exact"]) == (ef, exact or kind == "exact")
+    graph = wire.collections[index.name].config["hnsw_config"]
+    assert (graph["m"], graph["ef_construct"]) == (16 if kind == "hnsw" else 0, 100)
 
 
 def test_a_write_whose_answer_is_lost_is_unavailable_and_may_be_repeated(wire: QdrantWire) -> None:

@@ -39,8 +39,8 @@ def client_of(server: RedisServer) -> Any:
     return redis.Redis(port=server.port, protocol=3)
 
 
-def created(server: RedisServer) -> Index:
-    index = of_kind("redis", server.url).open(f"idx_docs_g1_{uuid4().hex[:8]}", WIDE, IndexSpec())
+def created(server: RedisServer, kind: Any = "hnsw") -> Index:
+    index = of_kind("redis", server.url).open(f"idx_docs_g1_{uuid4().hex[:8]}", WIDE, IndexSpec(kind=kind))
     index.create("fp1")
     return index
 
@@ -130,6 +130,17 @@ def test_a_key_that_is_refused_is_said_and_not_shown(
     monkeypatch.setenv("VECTORS_KEY", "a-key-that-nobody-may-read")
     with pytest.raises(StoreRefused, match="NoPermission"):
         of_kind("redis", url, api_key_env="VECTORS_KEY").ask()
+
+
+@pytest.mark.parametrize("kind", ["exact", "hnsw"])
+def test_a_search_that_redis_would_cut_short_at_its_time_limit_is_whole(redis_server: RedisServer, kind: str) -> None:
+    index, client, put = created(redis_server, kind), client_of(redis_server), some_points(3_000)
+    index.put(put)
+    client.execute_command("FT.CONFIG", "SET", "TIMEOUT", 1)
+    try:
+        assert len(index.near(put.vectors[7], 3_000, exact=False)) == 3_000
+    finally:
+        client.execute_command("FT.CONFIG", "SET", "TIMEOUT", 500)
 
 
 def test_a_request_that_comes_after_its_index_was_dropped_leaves_nothing(redis_server: RedisServer) -> None:
