@@ -193,6 +193,7 @@ class Wire:
 
     async def may_pass(self, link: Link, sql: str) -> bool:
         """Count a statement and act where it is the one; return whether it passes."""
+        sql = sql.strip()  # so that ^ means the beginning
         self.state.statements += 1
         self.state.commits += sql == COMMIT
         link.transaction.append(sql)
