@@ -145,6 +145,15 @@ def test_the_window_offers_two_ways_neither_as_the_usual_one_and_retires_when_no
     assert (taken, kept) == ([["retire"]], {"answer": {"who": None, "why": None}})
 
 
+def test_an_answer_takes_a_reason_and_nothing_of_the_runs_form(config: Path) -> None:
+    dag = migration_dag(config=config)
+    for name in ("approval", "rollback_window"):
+        question: Any = dag.get_task(name)
+        assert set(question.params) == {"reason"}
+        assert question.params["reason"] is None, "no other question's answer"
+        question.validate_params_input({"reason": "odd answers"})
+
+
 def test_the_form_offers_the_collections_of_the_project(config: Path) -> None:
     form = migration_dag(config=config).params
     assert form.get_param("collection").schema["enum"] == ["api", "docs"]

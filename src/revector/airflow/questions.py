@@ -8,6 +8,7 @@ from typing import Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator, HITLBranchOperator
 from airflow.sdk import Context, Param, timezone
+from airflow.sdk.definitions.param import ParamsDict
 
 from revector.airflow.hook import RevectorHook
 from revector.airflow.operators import ANSWER, PageLink, final_errors
@@ -16,7 +17,6 @@ from revector.gate.figures import GateResult, Value
 from revector.lifecycle import Phase
 from revector.status import Status
 
-REASON = {"reason": Param(None, type=["null", "string"], maxLength=500, title="Why", description="For the history")}
 FINAL = f"*{RETIRE_NOW}* drops the old index for good: nothing brings it back. Left alone, the window ends by itself."
 FIELDS = ("config", "conn_id", "collection", "revision")
 
@@ -33,7 +33,9 @@ class _Question:
         conn_id: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs | {"params": REASON})
+        super().__init__(**kwargs)
+        # Not passed on: Airflow 3.1 would add the fields of the run's form, and refuse an answer that lacks one.
+        self.params: Any = _form()
         self.revision, self.collection, self.config, self.conn_id = revision, collection, config, conn_id
 
     def _look(self) -> tuple[str, Status, Phase]:
@@ -128,6 +130,12 @@ class RollbackWindowOperator(_Question, HITLBranchOperator):
             }
         _keep_answer(context, event)
         return super().execute_complete(context, event)
+
+
+def _form() -> ParamsDict:
+    """Return what an answer says besides the choice; Airflow writes into it."""
+    why = Param(None, type=["null", "string"], maxLength=500, title="Why", description="For the history")
+    return ParamsDict({"reason": why})
 
 
 def _keep_answer(context: Context, event: Mapping[str, Any]) -> None:
