@@ -21,9 +21,11 @@ import numpy.typing as npt
 from evaluation.bench.common import Figure, machine, parser, write
 from revector.gate.figures import GateFigures, Value
 from revector.gate.judgement import judge
-from revector.measure.comparison import Comparison, MetricChange
+from revector.measure.changes import MetricChange
+from revector.measure.comparison import Comparison
 from revector.measure.metrics import Interval
-from revector.measure.statistics import deviation_of, paired_interval, queries_needed
+from revector.measure.power import queries_needed
+from revector.measure.statistics import deviation_of, paired_interval
 from revector.spec import Gate
 
 Floats = npt.NDArray[np.float64]

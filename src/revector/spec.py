@@ -223,7 +223,7 @@ class Gate:
     ``sequential``, over all looks at ever more labels together, the first of which is judged by the interval of that
     confidence; ``fixed``, at one look, by a narrower interval, and no second look at more labels can pass.
 
-    ``slices``: fields of the queries' metadata, and "length"; without any, length and each field of few values.
+    ``slices``: fields of the queries' metadata, "length" and "script"; without any, each that groups the queries.
     ``max_slice_drop``: the largest drop of recall in any of these slices. ``min_overlap``: the least overlap@k of the
     HNSW index with exact search. ``max_latency_ratio``: the p95 of a query over that of the old revision. None: not
     demanded. ``min_fidelity``: the least overlap@10 of the model as it runs with the same model in plain float32,
@@ -258,6 +258,14 @@ class Gate:
         for one in fields(self):
             value = getattr(self, one.name)
             _require(one.metadata["holds"](value), f"gate.{one.name}", one.metadata["allowed"], value)
+
+
+FIRST_GATE = Gate(max_slice_drop=0.15)
+"""What the first file of a collection demands where nobody says otherwise.
+
+A file that does not name ``max_slice_drop`` demands nothing of slices, as before there were any. 0.15: of equal models
+near to each other, slices leave at most 1 % open, and a broken language is seen (``evaluation/bench/gate_slices.py``).
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,8 @@ from revector.cli.app import app
 from revector.errors import LabelError
 from revector.gate.at_hand import LabelsAtHand, refuse_unequal
 from revector.gate.gate import refuse_unpassable
-from revector.measure.statistics import equal_needed, excluded_by_equal, paired_interval, score_interval
+from revector.measure.power import equal_needed, excluded_by_equal
+from revector.measure.statistics import paired_interval, score_interval
 from revector.spec import Gate
 from worlds import QUERIES, World
 

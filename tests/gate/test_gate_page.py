@@ -242,7 +242,7 @@ def test_everything_that_was_measured_is_there_as_chart_and_as_figures() -> None
     titles = page.tags.count("h2")
     assert page.text.count("?") >= titles == 7  # every title is a question
     small = next(one for one in data["comparison"]["slices"] if one["queries"] == 5)
-    assert f"tenant: {small['name']} 5 fewer than 30: not judged" in page.text
+    assert f"tenant: {small['name']} 5 too few to measure" in page.text
     for expected in (
         "0.9300 (0.9200 to 0.9400), at least 0.95 demanded",
         "ef_search 80",

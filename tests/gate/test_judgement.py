@@ -23,7 +23,6 @@ from revector.gate.judgement import judge as judge_figures
 from revector.gate.latency import LatencyReport, QueryTimes
 from revector.measure.comparison import Comparison, ScoredRun, compare
 from revector.measure.metrics import Interval, attainable_recall, evaluate
-from revector.measure.slices import WITHOUT, field_slices, length_slices
 from revector.spec import Gate
 
 DOCUMENTS = 1_000
@@ -188,90 +187,6 @@ def test_an_overlap_above_1_is_refused() -> None:
         verdict([1.0], [1.0], gate=demanding(min_overlap=0.95), ann=overlap_of(1.1))
 
 
-def by_language(**sizes: int) -> dict[str, dict[str, list[str]]]:
-    found, at = {}, 0
-    for name, size in sizes.items():
-        found[name] = [f"q{n:04d}" for n in range(at, at + size)]
-        at += size
-    return {"language": found}
-
-
-def test_one_fallen_language_fails_though_the_mean_hardly_moves() -> None:
-    queries = 4_000
-    measured = comparison(
-        [1.0] * queries, lost(queries, 0.01), max_drop=0.02, slices=by_language(hi=80, en=3_900, th=20)
-    )
-    hindi, _, thai = measured.slices
-    assert measured.metrics["recall"].difference.mean == pytest.approx(-0.01)
-    assert hindi.recall.difference.mean == pytest.approx(-0.5)
-    assert (thai.recall, thai.queries, thai.minimum) == (None, 20, 30)
-    assert judge(measured, demanding(max_drop=0.02)).value is Value.PASS
-    found = judge(measured, demanding(max_drop=0.02, max_slice_drop=0.1))
-    assert found.value is Value.FAIL
-    assert "language = hi (-0.5000 on 80 queries" in found.reasons[0]
-    told = " ".join(finding.sentence for finding in found.findings)
-    assert "1 of 3 slices have fewer than 30 queries and are not judged: language = th (20)" in told
-
-
-def test_the_worst_slice_is_judged_in_three_values() -> None:
-    gate, slices = demanding(max_slice_drop=0.1), by_language(hi=100, en=900)
-    passed = judge(comparison([1.0] * 1_000, lost(1_000, 0.001), slices=slices), gate)
-    assert passed.value is Value.PASS
-    assert "the worst is language = hi" in passed.reasons[-1]
-    unsure = judge(comparison([1.0] * 1_000, lost(1_000, 0.01), slices=slices), gate)
-    assert unsure.value is Value.INCONCLUSIVE
-    assert "label more queries of it" in unsure.reasons[0]
-    sized = comparison([1.0] * 1_000, lost(1_000, 0.008), slices=slices, max_slice_drop=0.05)
-    needed = sized.slices[0].recall.needed
-    assert needed > 100
-    assert (
-        f"about {needed:,} queries of language = hi are needed"
-        in judge(sized, demanding(max_slice_drop=0.05)).reasons[0]
-    )
-    nothing = judge(comparison([1.0] * 20, [1.0] * 20, slices=by_language(hi=10, en=10)), gate)
-    assert nothing.value is Value.INCONCLUSIVE
-    assert judge(comparison([1.0] * 20, [1.0] * 20), gate).value is Value.INCONCLUSIVE
-
-
-def test_among_many_slices_a_fall_must_be_shown_for_all_at_once() -> None:
-    """The planted fault: twenty slices, each judged as if it were the only one."""
-    gate, new = demanding(max_slice_drop=0.02), [*lost(100, 0.11), *[1.0] * 19 * 30]
-    alone = judge(comparison([1.0] * 100, new[:100], slices=by_language(hi=100)), gate)
-    measured = comparison([1.0] * len(new), new, slices=by_language(hi=100, **{f"l{n}": 30 for n in range(19)}))
-    hindi = measured.slices[0]
-    assert alone.value is Value.FAIL
-    assert hindi.recall.difference.high < -0.02 < hindi.high_of_all
-    assert judge(measured, gate).value is Value.INCONCLUSIVE
-
-
-def test_slices_by_a_field_name_every_query() -> None:
-    metadata = {"a": {"lang": "hi"}, "b": {"lang": "en", "tenant": 3}, "c": {"lang": None}, "d": {"lang": "hi"}}
-    assert field_slices(metadata, "lang") == {"hi": ["a", "d"], "en": ["b"], WITHOUT: ["c"]}
-    assert field_slices(metadata, "tenant") == {WITHOUT: ["a", "c", "d"], "3": ["b"]}
-    with pytest.raises(LabelError, match=r"none of 4 queries has that field, they have: lang, tenant"):
-        field_slices(metadata, "langauge")
-
-
-@given(st.dictionaries(st.text(min_size=1, max_size=3), st.integers(0, 12), min_size=1, max_size=30))
-def test_slices_by_length_are_thirds_that_keep_every_query_once(lengths: dict[str, int]) -> None:
-    found = length_slices(lengths)
-    assert sorted(query for queries in found.values() for query in queries) == sorted(lengths)
-    longest = [max(lengths[query] for query in queries) for queries in found.values()]
-    assert longest == sorted(set(longest))
-    if len(set(lengths.values())) == len(lengths):
-        assert max(map(len, found.values())) <= len(lengths) / 3 + 1
-
-
-def test_slices_by_length_say_their_lengths() -> None:
-    assert length_slices({str(n): n for n in range(1, 10)}, "tokens") == {
-        "short (up to 3 tokens)": ["1", "2", "3"],
-        "medium (up to 6 tokens)": ["4", "5", "6"],
-        "long (over 6 tokens)": ["7", "8", "9"],
-    }
-    with pytest.raises(LabelError):
-        length_slices({})
-
-
 def ranked(*, seed: int = 3, queries: int = 60) -> tuple[dict[str, dict[str, int]], ScoredRun, ScoredRun]:
     rng = np.random.default_rng(seed)
     ids = [f"d{n:02d}" for n in range(40)]
@@ -311,20 +226,20 @@ def test_the_queries_that_changed_most_come_first_with_both_rankings() -> None:
 
 def test_a_comparison_and_its_verdict_are_plain_data_and_a_frame() -> None:
     _, old, new = ranked()
-    slices = {"half": {"first": list(old.run)[:40], "rest": list(old.run)[40:]}}
+    slices = {"half": {"first": list(old.run)[:55], "rest": list(old.run)[55:]}}
     found = compare(new, old, k=10, documents=40, max_drop=0.02, slices=slices)
     data = json.loads(json.dumps(found.as_data(), allow_nan=False))
     assert data["metrics"]["recall"]["difference"] == found.metrics["recall"].difference._asdict()
-    rest = {"field": "half", "name": "rest", "queries": 20, "minimum": 30, "recall": None, "high_of_all": None}
-    assert data["slices"][1] == rest
+    rest = {"field": "half", "name": "rest", "queries": 5, "minimum": 10, "recall": None, "high_of_all": None}
+    assert data["slices"][1] == rest | {"gap": None, "pooled": []}
     assert data["lost"][0]["old_ranking"] == list(found.lost[0].old_ranking)
     frame = found.to_frame()
     assert list(frame["metric"]) == ["recall", "ndcg", "mrr", "hit", "recall", "recall"]
-    assert list(frame["queries"]) == [60, 60, 60, 60, 40, 20]
+    assert list(frame["queries"]) == [60, 60, 60, 60, 55, 5]
     row = frame.iloc[0]
     assert (row["difference"], row["difference_low"], row["difference_high"]) == found.metrics["recall"].difference
     judged = json.loads(json.dumps(judge(found, demanding(max_drop=0.02)).as_data()))
-    assert judged["findings"] == [{"value": judged["value"], "sentence": judged["reasons"][0]}]
+    assert judged["findings"][:1] == [{"value": judged["value"], "sentence": judged["reasons"][0]}]
 
 
 def test_a_first_generation_has_neither_difference_nor_changed_queries() -> None:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from revector.errors import LabelError
 from revector.measure.comparison import ScoredRun, compare
 from revector.measure.differing import answers_differ, differing_pairs
-from revector.measure.statistics import Share, differing_needed, paired_interval, queries_needed
+from revector.measure.power import differing_needed, queries_needed
+from revector.measure.statistics import Share, paired_interval
 
 TAIL = 0.025
 

@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from revector.errors import ConfigError, LabelError
-from revector.measure import statistics
+from revector.measure import power, statistics
+from revector.measure.power import detectable_drop, queries_needed
 from revector.measure.statistics import (
-    detectable_drop,
     deviation_of,
+    gap_interval,
     is_saturated,
     paired_interval,
-    queries_needed,
     randomisation_p,
     score_interval,
 )
@@ -28,9 +28,10 @@ scores = st.lists(st.tuples(*[st.sampled_from([0.0, 0.2, 1 / 3, 0.5, 1.0])] * 2)
 
 
 def test_doctests_hold() -> None:
-    results = doctest.testmod(statistics)
-    assert results.attempted >= 3
-    assert results.failed == 0
+    for module, least in ((statistics, 2), (power, 2)):
+        results = doctest.testmod(module)
+        assert results.attempted >= least
+        assert results.failed == 0
 
 
 @pytest.mark.parametrize(("lost", "queries"), [(0, 50), (1, 50), (7, 60), (200, 200)])
@@ -220,3 +221,23 @@ def test_impossible_demands_are_refused() -> None:
 def test_one_query_has_no_deviation() -> None:
     assert deviation_of([1.0], [0.0]) == 0.0
     assert deviation_of([1.0, 0.0], [0.0, 1.0]) == 1.0  # of 1.41, cut to what detectable_drop takes
+
+
+def test_the_gap_between_two_groups_is_missed_no_more_often_than_its_confidence_says() -> None:
+    rng, missed = np.random.default_rng(4), [0, 0]
+    for seed in range(400):
+        first, second = (rng.random(size) < share for size, share in ((20, 0.6), (150, 0.9)))
+        found = gap_interval(first.astype(float), second.astype(float), draws=1_000, seed=seed)
+        missed[0] += found.high < -0.3
+        missed[1] += found.low > -0.3
+    assert max(missed) <= 400 * 0.025 + 8  # three deviations of chance
+    assert gap_interval([1.0] * 400, [0.0] * 400).low > 0.95
+
+
+def test_a_gap_has_two_sides_and_needs_queries_on_both() -> None:
+    one, other = [0.0, 0.5, 1.0, 1.0], [1.0] * 30
+    there, back = gap_interval(one, other), gap_interval(other, one)
+    assert there.mean == -back.mean
+    assert (there.low, there.high) == pytest.approx((-back.high, -back.low), abs=0.03)
+    with pytest.raises(LabelError):
+        gap_interval([], other)

@@ -51,6 +51,10 @@ Quantize = Annotated[
     Literal["none", "bit"] | None, typer.Option(help="Index the signs alone; stored vectors rank what is found.")
 ]
 
+MaxSliceDrop = Annotated[
+    float | None,
+    typer.Option(help="Gate: largest fall of recall@k in a slice of the queries, such as a language; 1 allows any."),
+]
 Store = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="Where vectors lie: pgvector, beside the documents, or a [stores.NAME] table."),
@@ -82,6 +86,7 @@ def revision(
     min_recall: Annotated[float | None, typer.Option(help="Gate: least recall@k.")] = None,
     max_drop: Annotated[float | None, typer.Option(help="Gate: largest fall of recall@k.")] = None,
     min_queries: Annotated[int | None, typer.Option(help="Gate: least number of labelled queries.")] = None,
+    max_slice_drop: MaxSliceDrop = None,
     collection: Collection = None,
     project: ProjectPath = None,
     json: Json = False,
@@ -104,7 +109,8 @@ def revision(
     changes = {
         "chunking": _given(max_tokens=chunk_tokens, overlap_tokens=overlap, unit=unit),
         "index": _given(storage=storage, quantize=quantize, store=store),
-        "gate": _given(min_recall=min_recall, max_drop=max_drop, min_queries=min_queries),
+        "gate": _given(min_recall=min_recall, max_drop=max_drop, min_queries=min_queries)
+        | _given(max_slice_drop=max_slice_drop),
     }
     written, notes = _write(session, head, message, specified.model, changes)
     _show_written(session, written, specified, notes)
@@ -172,12 +178,12 @@ def _write(
 ) -> tuple[Path, list[str]]:
     """Write the revision after ``head``, with this model and, part by part, what changes; the rest stays as it is.
 
-    Returns its path, and what could not be checked of its gate. Raises ``LabelError`` where that cannot pass.
+    Returns its path, and notes on its gate. Raises ``LabelError`` where that cannot pass.
     """
     from revector.revisions import write_revision
-    from revector.spec import Gate, IndexSpec
+    from revector.spec import FIRST_GATE, IndexSpec
 
-    gate = replace(head.gate if head else Gate(), **changes["gate"])
+    gate = replace(head.gate if head else FIRST_GATE, **changes["gate"])
     notes = _refuse_unpassable(session, gate, against_old=head is not None)
     path = write_revision(
         session.project.migrations(session.collection),
@@ -192,22 +198,26 @@ def _write(
 
 
 def _refuse_unpassable(session: Session, gate: Gate, *, against_old: bool) -> list[str]:
-    """Refuse a gate that the project's labels cannot pass; return why it was not compared with them."""
+    """Refuse a gate that the project's labels cannot pass; return notes on what it leaves open."""
     from revector.errors import DatabaseError, LabelError
     from revector.gate.at_hand import LabelsAtHand, refuse_unequal
     from revector.gate.gate import refuse_unpassable
+    from revector.spec import FIRST_GATE
 
+    notes = []
+    if against_old and gate.max_slice_drop is None:
+        notes = [f"no slice of the queries is judged, as before; --max-slice-drop {FIRST_GATE.max_slice_drop:g} does"]
     if (source := session.project.labels(session.collection)) is None:
-        return []
+        return notes
     others = session.project.collection(session.collection).queries
     try:
         labels = LabelsAtHand.in_files(source, None if others is None else session.project.root / others)
     except (LabelError, DatabaseError) as error:
-        return [f"the gate was not compared with the labels, which cannot be read: {str(error).rstrip('.')}"]
+        return [*notes, f"the gate was not compared with the labels, which cannot be read: {str(error).rstrip('.')}"]
     refuse_unpassable(gate, labels)
     if against_old:
         refuse_unequal(gate, labels)
-    return []
+    return notes
 
 
 def _chunking(head: Revision | None, limit: int, given: dict[str, Any]) -> Chunking:

@@ -85,7 +85,8 @@ def _gate(kept: GateResult | None) -> str:
     if kept.difference is not None:
         sides.append(f"difference {_interval(kept.difference, '+')}")
     judged = {"pass": "passed", "fail": "failed"}.get(kept.verdict, kept.verdict)
-    return f"{judged}: recall@{kept.k} {', '.join(sides)} on {kept.queries:,} queries"
+    worst = "" if kept.worst_slice is None else f"; worst slice {kept.worst_slice.words}"
+    return f"{judged}: recall@{kept.k} {', '.join(sides)} on {kept.queries:,} queries{worst}"
 
 
 def _interval(one: Interval, sign: str = "") -> str:

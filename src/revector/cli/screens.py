@@ -48,7 +48,8 @@ def _measured(gate: GateFigures) -> str:
         line += (
             f", before {old.recall.mean:.4f}: {difference.mean:+.4f} ({difference.low:+.4f} to {difference.high:+.4f})"
         )
-    return f"{line} on {gate.queries:,} queries"
+    worst = "" if gate.worst_slice is None else f"; worst slice {gate.worst_slice.words}"
+    return f"{line} on {gate.queries:,} queries{worst}"
 
 
 def _fidelity(found: Mapping[str, Any] | None) -> str:

@@ -11,7 +11,7 @@ from revector.errors import LabelError
 from revector.gate.looks import look_confidence
 from revector.gate.query_set import QuerySet, unjudged_texts
 from revector.labels import LabelSource, item_qrels, load_labels
-from revector.measure.statistics import equal_needed, excluded_by_equal
+from revector.measure.power import equal_needed, excluded_by_equal
 from revector.spec import Gate
 
 

@@ -52,6 +52,18 @@ class GateSide(Kept):
     refused_queries: RefusedQueries | None = None
 
 
+class SliceInShort(Kept):
+    """A slice of the queries as status, events and questions name it, in ``words``; see ``measure.sliced.Slice``."""
+
+    words: str
+    field: str
+    name: str
+    queries: int
+    recall: Interval
+    difference: Interval | None = None
+    gap: Interval | None = None
+
+
 class Override(Kept):
     """Who let the alias move although the gate did not pass, and why."""
 
@@ -79,6 +91,7 @@ class GateFigures(Kept):
     new: GateSide | None = None
     old: GateSide | None = None
     difference: Interval | None = None
+    worst_slice: SliceInShort | None = None
     not_measured: str | None = None
     comparison: Comparison | None = None
     look: int | None = None

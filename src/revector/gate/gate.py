@@ -208,6 +208,9 @@ def described(comparison: Comparison, new: GateMeasurement, old: GateMeasurement
         for role, (one, interval) in sides.items()
     }
     difference = {} if recall.difference is None else {"difference": plain(recall.difference)}
+    if (worst := comparison.worst_slice) is not None and worst.recall is not None:
+        short = {name: getattr(worst, name) for name in ("words", "field", "name", "queries", "difference", "gap")}
+        difference |= {"worst_slice": plain({**short, "recall": worst.recall.new})}
     scores = {role: dict(one.metrics["recall"]) for role, (one, _) in sides.items()}
     return {**brief, **difference, "comparison": comparison.as_data(), "scores": scores}
 

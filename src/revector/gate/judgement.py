@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from revector.formats.kept import plain
 from revector.gate.demands import DEMANDS
+from revector.gate.demands.max_slice_drop import worst_slices
 from revector.gate.figures import GateFigures, GateFinding, Value
 from revector.measure.comparison import Comparison
 from revector.spec import Gate
@@ -47,7 +48,9 @@ def judge(gate: Gate, figures: GateFigures) -> Verdict:
         LabelError: If such a value is NaN or out of range, or no ranking can reach ``min_recall`` on these labels.
 
     """
-    return Verdict((*_findings(gate, figures), *_saturation(figures.compared), *_looks(gate, figures)))
+    compared = figures.compared
+    shown = (*worst_slices(compared), *_looks(gate, figures))
+    return Verdict((*_findings(gate, figures), *_saturation(compared), *shown))
 
 
 def _findings(gate: Gate, figures: GateFigures) -> Iterator[GateFinding]:

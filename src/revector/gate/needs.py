@@ -6,11 +6,9 @@ import math
 from dataclasses import dataclass
 
 from revector.gate.looks import look_confidence
-from revector.measure.statistics import Share, differing_needed, queries_needed
+from revector.measure.power import CHANGED, differing_needed, queries_needed
+from revector.measure.statistics import Share
 from revector.spec import Gate
-
-CHANGED = 0.03
-"""Share of queries of one relevant document whose recall changes between two near variants of a model."""
 
 DIFFERING = (0.1, 0.3, 0.6)
 """Shares of queries that are answered differently, for which the need is said."""

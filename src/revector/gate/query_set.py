@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Protocol
 
 from revector.documents.own import OwnDocuments
+from revector.encoders.vocabulary import script_of
 from revector.labels import Labels, check_against, in_random_order, item_qrels, placed, read_queries
 from revector.measure.slices import Slices, query_slices
 from revector.spec import stable_hash
 
 MOST_OTHERS = 2_000
 """Queries without labels that are asked of old and new: the share of those that differ is then known to 2 points."""
+
+SCRIPT = "script"
+"""Names the slices by the script of most letters of a query, which every query has; a field of that name wins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +46,10 @@ class QuerySet:
         return {query: self.labels.queries[query] for query in self.qrels}
 
     def slices(self, names: Collection[str] = ()) -> Slices:
-        """Return the queries by fields of their metadata; see ``slices.query_slices``."""
-        return query_slices(self.texts, self.labels.meta, names)
+        """Return the queries by length, script and the fields of their metadata; see ``slices.query_slices``."""
+        texts, meta = self.texts, self.labels.meta
+        known = {query: {SCRIPT: script_of(text), **meta.get(query, {})} for query, text in texts.items()}
+        return query_slices(texts, known, names)
 
 
 class JudgedCorpus(Protocol):

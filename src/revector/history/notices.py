@@ -82,7 +82,8 @@ def _gate(event: Event) -> str:
     figure = f", recall@{event.detail['k']} {new['recall']['mean']:.4f}" if new else ""
     was = f" (now served: {old['recall']['mean']:.4f})" if old else ""
     wanted = "; a person must approve the swap" if event.needs_approval else ""
-    return f"the gate of revision {event.revision} passed{figure}{was}{wanted}"
+    worst = f"; worst slice {slice_['words']}" if (slice_ := event.detail.get("worst_slice")) else ""
+    return f"the gate of revision {event.revision} passed{figure}{was}{worst}{wanted}"
 
 
 def _refused(event: Event) -> str:

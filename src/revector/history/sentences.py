@@ -99,7 +99,8 @@ def _gate(facts: Detail) -> str:
             f" against {facts['old']['recall']['mean']:.4f} now served: {apart['mean']:+.4f} ({apart['low']:+.4f} to "
             f"{apart['high']:+.4f})"
         )
-    return f"{said} on {facts['queries']:,} labelled queries"
+    worst = facts.get("worst_slice")
+    return f"{said} on {facts['queries']:,} labelled queries" + (f"; worst slice {worst['words']}" if worst else "")
 
 
 def _failed(facts: Detail) -> str:

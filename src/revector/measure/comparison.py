@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING
 
@@ -11,27 +11,15 @@ from pydantic import TypeAdapter
 
 from revector.errors import ConfigError, LabelError
 from revector.formats.kept import plain
+from revector.measure.changes import Bounds, MetricChange, change_of
 from revector.measure.differing import DifferingPairs, differing_pairs
 from revector.measure.metrics import Interval, MetricName
+from revector.measure.sliced import Slice, lowest_of, slices_of, worst_of
 from revector.measure.slices import Slices
-from revector.measure.statistics import (
-    CONFIDENCE,
-    NEAR_CEILING,
-    detectable_drop,
-    deviation_of,
-    differing_needed,
-    is_saturated,
-    paired_interval,
-    queries_needed,
-    randomisation_p,
-    score_interval,
-)
+from revector.measure.statistics import CONFIDENCE, NEAR_CEILING, is_saturated
 
 if TYPE_CHECKING:
     import pandas as pd
-
-MIN_SLICE = 30
-"""Queries below which a slice is not judged (VecShift's floor for a slice)."""
 
 CHANGED = 20
 """Queries shown that lost most, and that won most."""
@@ -52,57 +40,6 @@ class ScoredRun:
     run: Mapping[str, Sequence[str]]
     others: Mapping[str, Sequence[str]] = field(default_factory=dict)
     drawn: Mapping[MetricName, Mapping[str, float]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class MetricChange:
-    """One metric of old and new over the same queries; all but ``queries`` and ``new`` are None without an old one.
-
-    ``difference`` is new minus old, ``p`` that of no change at all, ``deviation`` that of the paired differences.
-    ``detectable`` is the smallest drop that this number of queries can tell, ``needed`` how many the demanded one takes
-    (None where none is demanded): both with 80 % power. Of ``asked`` queries, labelled or not, ``differing`` were
-    answered differently, ``judged`` of them have judgements, and ``needed_differing`` would tell as much as ``needed``.
-    These are None in slices and in what earlier versions kept.
-    """
-
-    queries: int
-    new: Interval
-    old: Interval | None = None
-    difference: Interval | None = None
-    p: float | None = None
-    deviation: float | None = None
-    detectable: float | None = None
-    needed: int | None = None
-    asked: int | None = None
-    differing: int | None = None
-    judged: int | None = None
-    needed_differing: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Bounds:
-    """Confidence of the intervals and of the one that ``needed`` is for; the largest drop, None where none is."""
-
-    confidence: float
-    sized_for: float
-    drop: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Slice:
-    """Recall on some of the queries; ``recall`` is None for fewer than ``minimum``.
-
-    ``high_of_all`` is the upper end of the difference at the confidence that holds for all judged slices at once
-    (Bonferroni): among many slices, one falls by chance. The lower end needs no such care, for all must pass (Berger,
-    *Multiparameter Hypothesis Testing and Acceptance Sampling*, Technometrics 24, 1982).
-    """
-
-    field: str
-    name: str
-    queries: int
-    minimum: int
-    recall: MetricChange | None = None
-    high_of_all: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +73,16 @@ class Comparison:
     slices: tuple[Slice, ...] = ()
     lost: tuple[QueryComparison, ...] = ()
     won: tuple[QueryComparison, ...] = ()
+
+    @property
+    def worst_slice(self) -> Slice | None:
+        """The slice whose recall fell most, or without an old revision is lowest; None where no slice was measured."""
+        return worst_of(self.slices)
+
+    @property
+    def lowest_slice(self) -> Slice | None:
+        """The slice in which the new revision finds least beside all other queries; None where none was compared."""
+        return lowest_of(self.slices)
 
     def as_data(self) -> dict[str, object]:
         """Return everything as plain JSON data."""
@@ -187,7 +134,7 @@ def compare(
     """
     check_rank(k, documents)
     queries = _check_sets(new, old)
-    asked = _Bounds(confidence, sized_for or confidence, max_drop)
+    asked = Bounds(confidence, sized_for or confidence, max_drop)
     metrics = {metric: _metric_change(metric, queries, new, old, asked) for metric in new.metrics}
     recall, before = new.metrics["recall"], old.metrics["recall"] if old else None
     best = attainable or dict.fromkeys(queries, 1.0)
@@ -203,18 +150,18 @@ def compare(
         metrics=metrics,
         ceiling=math.fsum(_aligned(queries, best, "the best possible recall")) / len(queries),
         saturated_by=_saturated(queries, before or recall, k / documents, best, max_drop),
-        slices=tuple(_slices(slices or {}, recall, before, replace(asked, drop=max_slice_drop))),
+        slices=tuple(slices_of(slices or {}, recall, before, replace(asked, drop=max_slice_drop))),
         lost=lost,
         won=won,
     )
 
 
 def _metric_change(
-    metric: MetricName, queries: Sequence[str], new: ScoredRun, old: ScoredRun | None, asked: _Bounds
+    metric: MetricName, queries: Sequence[str], new: ScoredRun, old: ScoredRun | None, asked: Bounds
 ) -> MetricChange:
     if old is None:
-        return _change(queries, new.metrics[metric], None, asked, None)
-    return _change(queries, new.metrics[metric], old.metrics[metric], asked, _pairs(metric, old, new))
+        return change_of(queries, new.metrics[metric], None, asked, None)
+    return change_of(queries, new.metrics[metric], old.metrics[metric], asked, _pairs(metric, old, new))
 
 
 def _pairs(metric: MetricName, old: ScoredRun, new: ScoredRun) -> DifferingPairs:
@@ -272,50 +219,6 @@ def _aligned(queries: Collection[str], scores: Mapping[str, float], what: str) -
     return [scores[query] for query in queries]
 
 
-def _change(
-    queries: Collection[str],
-    new: Mapping[str, float],
-    old: Mapping[str, float] | None,
-    asked: _Bounds,
-    differing: DifferingPairs | None = None,
-) -> MetricChange:
-    after = [new[query] for query in queries]
-    confidence = asked.confidence
-    measured = score_interval(after, confidence=confidence)
-    if old is None:
-        return MetricChange(len(queries), measured)
-    before = [old[query] for query in queries]
-    deviation = deviation_of(before, after)
-    found = MetricChange(
-        queries=len(queries),
-        new=measured,
-        old=score_interval(before, confidence=confidence),
-        difference=paired_interval(before, after, confidence=confidence),
-        p=randomisation_p(before, after),
-        deviation=deviation,
-        detectable=detectable_drop(deviation, len(queries), confidence=confidence),
-        needed=queries_needed(deviation, asked.drop, confidence=asked.sized_for) if asked.drop else None,
-    )
-    return found if differing is None else _shared(found, differing, asked)
-
-
-def _shared(found: MetricChange, pairs: DifferingPairs, asked: _Bounds) -> MetricChange:
-    """Return ``found`` with what the share of differing queries says; of labelled ones alone, no more than counts."""
-    share, judged = pairs.share, len(pairs.new)
-    deviation = deviation_of(pairs.old, pairs.new) if judged else 0.0
-    needed = differing_needed(deviation, asked.drop, share, confidence=asked.sized_for) if asked.drop else None
-    counts = replace(found, asked=share.asked, differing=share.differing, judged=judged, needed_differing=needed)
-    if share.asked == found.queries:
-        return counts
-    return replace(
-        counts,
-        difference=paired_interval(pairs.old, pairs.new, share=share, confidence=asked.confidence),
-        deviation=deviation,
-        detectable=share.value * detectable_drop(deviation, max(1, judged), confidence=asked.confidence),
-        needed=None if needed is None else math.ceil(needed / max(share.value, 1 / share.asked)),
-    )
-
-
 def _saturated(
     queries: list[str],
     scores: Mapping[str, float],
@@ -327,29 +230,6 @@ def _saturated(
     reached, attainable = _aligned(queries, scores, "recall"), _aligned(queries, best, "the best possible recall")
     at_random = [random_recall] * len(queries)
     return ("a random ranking",) if is_saturated(reached, at_random, margin=margin, attainable=attainable) else ()
-
-
-def _slices(
-    by_field: Slices,
-    new: Mapping[str, float],
-    old: Mapping[str, float] | None,
-    asked: _Bounds,
-) -> Iterator[Slice]:
-    kept = {
-        (by, name): [query for query in queries if query in new]
-        for by, found in by_field.items()
-        for name, queries in found.items()
-    }
-    judged = sum(len(queries) >= MIN_SLICE for queries in kept.values())
-    for (by, name), queries in kept.items():
-        if len(queries) < MIN_SLICE:
-            yield Slice(by, name, len(queries), MIN_SLICE)
-            continue
-        high = None
-        if old is not None:
-            before, after = ([scores[query] for query in queries] for scores in (old, new))
-            high = paired_interval(before, after, confidence=1 - (1 - asked.confidence) / judged).high
-        yield Slice(by, name, len(queries), MIN_SLICE, _change(queries, new, old, asked), high)
 
 
 def _changed(queries: list[str], old: ScoredRun, new: ScoredRun, k: int, sign: int) -> tuple[QueryComparison, ...]:

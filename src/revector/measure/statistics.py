@@ -1,4 +1,4 @@
-"""What per-query scores prove: intervals of means, a paired test, detectable drops and saturation; numbers only.
+"""What per-query scores prove: intervals of means and of gaps, a paired test and saturation; numbers only.
 
 The interval is a Bayesian bootstrap with one worst possible query added (Gaffke's bound), not a percentile or BCa
 bootstrap. Those resample only what was seen: where a new model loses 3 queries in 100 whole and keeps the rest, 50
@@ -18,7 +18,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import TypeAlias
 
 import numpy as np
@@ -31,7 +30,6 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 Values: TypeAlias = Sequence[float] | Floats
 
 CONFIDENCE = 0.95
-POWER = 0.8
 DRAWS = 10_000
 MOST_DRAWS = 1_000_000
 """Further out than at ``CONFIDENCE``, an end takes more draws, so that as many lie beyond it, but never more."""
@@ -149,6 +147,36 @@ def bounded_interval(
     return Interval(mean, float(np.quantile(low, tail)), float(np.quantile(high, 1 - tail)))
 
 
+def gap_interval(
+    inside: Values, outside: Values, *, confidence: float = CONFIDENCE, draws: int = DRAWS, seed: int = 0
+) -> Interval:
+    """Return the mean of scores of some queries minus that of others, and its interval; below 0: the first are lower.
+
+    Args:
+        inside: Scores in [0, 1], at least one.
+        outside: Scores in [0, 1] of other queries, at least one; the two groups are independent samples.
+        confidence: Coverage in (0, 1); each end alone holds with ``(1 + confidence) / 2``.
+        draws: Random weightings, at least 1.
+        seed: Equal seeds and scores give equal intervals.
+
+    Raises:
+        ConfigError: If ``confidence`` or ``draws`` is out of range.
+        LabelError: If a group is empty, or a score is NaN or outside [0, 1].
+
+    Source:
+        The lower bound of one mean and the upper one of the other, subtracted draw by draw: melded confidence
+        intervals, Fay, Proschan & Brittain (Biometrics 71, 2015), on the bounds of ``bounded_interval``.
+
+    """
+    first, second = _scores(inside), _scores(outside)
+    _check_draws(confidence, draws)
+    tail, rng = (1 - confidence) / 2, np.random.default_rng(seed)
+    low, high = _reweighted(first, 0.0, draws, rng)
+    other_low, other_high = _reweighted(second, 0.0, draws, rng)
+    mean = float(first.mean() - second.mean())
+    return Interval(mean, float(np.quantile(low - other_high, tail)), float(np.quantile(high - other_low, 1 - tail)))
+
+
 def _check_share(share: Share, judged: int) -> None:
     if not (share.asked >= 1 and judged <= share.differing <= share.asked):
         raise LabelError(
@@ -210,89 +238,6 @@ def randomisation_p(old: Values, new: Values, *, draws: int = DRAWS, seed: int =
         flipped = rng.binomial(counts, 0.5, (rows, distinct.size))
         extreme += int((np.abs((2 * flipped - counts) @ distinct) >= seen).sum())
     return (extreme + 1) / (draws + 1)
-
-
-def detectable_drop(deviation: float, queries: int, *, confidence: float = CONFIDENCE, power: float = POWER) -> float:
-    """Return the smallest drop of the mean that ``queries`` queries tell from none, with probability ``power``.
-
-    The same number is the smallest ``max_drop`` that two equal models pass with that probability.
-
-    Args:
-        deviation: Standard deviation of the paired differences, 0 to 1 (``deviation_of``).
-        queries: Number of queries, at least 1.
-        confidence: Coverage of the interval, in (0, 1).
-        power: Probability of detection, in (0, 1).
-
-    Returns:
-        The drop, above 0, at most 1: ``1/n + (z((1 + confidence) / 2) + z(power)) * sqrt(deviation² / n + 1/n²)``.
-
-    Raises:
-        ConfigError: If a number is out of range.
-
-    Source:
-        The normal approximation for paired data (Sakai, *Laboratory Experiments in Information Retrieval*, 2018,
-        chapter 6), with the mean and the variance that the added query of ``bounded_interval`` brings: without it, 50
-        queries without a difference would seem to detect any drop.
-
-    """
-    if not (0 <= deviation <= 1 and queries >= 1 and 0 < confidence < 1 and 0 < power < 1):
-        raise ConfigError(
-            f"a detectable drop was asked for with deviation={deviation}, queries={queries}, confidence={confidence} "
-            f"and power={power}; deviation must be 0 to 1, queries at least 1, the others between 0 and 1."
-        )
-    z = NormalDist().inv_cdf((1 + confidence) / 2) + NormalDist().inv_cdf(power)
-    return min(1.0, 1 / queries + z * math.sqrt(deviation**2 / queries + 1 / queries**2))
-
-
-def queries_needed(deviation: float, drop: float, *, confidence: float = CONFIDENCE, power: float = POWER) -> int:
-    """Return the least number of queries whose ``detectable_drop`` is at most ``drop``.
-
-    Raises:
-        ConfigError: If a number is out of range; ``drop`` must be above 0, at most 1.
-
-    >>> queries_needed(0.3, 0.02) > 1_700
-    True
-
-    """
-    if not 0 < drop <= 1:
-        raise ConfigError(f"queries for a drop of {drop} were asked for; it must be above 0, at most 1.")
-    few, enough = 0, 1
-    while detectable_drop(deviation, enough, confidence=confidence, power=power) > drop:
-        few, enough = enough, enough * 2
-    while enough - few > 1:
-        middle = (few + enough) // 2
-        if detectable_drop(deviation, middle, confidence=confidence, power=power) > drop:
-            few = middle
-        else:
-            enough = middle
-    return enough
-
-
-def excluded_by_equal(queries: int, *, confidence: float = CONFIDENCE) -> float:
-    """Return the smallest drop, 0 to 1, that ``queries`` queries exclude which old and new answer alike.
-
-    With the added query of ``bounded_interval``, the lower end of ``queries`` differences of 0 is a quantile of Beta(1,
-    ``queries``), taken negative: ``1 - ((1 - confidence) / 2) ** (1 / queries)``, as of Clopper and Pearson.
-
-    >>> round(excluded_by_equal(60), 4), equal_needed(0.02)
-    (0.0596, 183)
-
-    """
-    return float(1 - ((1 - confidence) / 2) ** (1 / queries)) if queries else 1.0
-
-
-def equal_needed(drop: float, *, confidence: float = CONFIDENCE) -> int:
-    """Return how many queries, answered alike, exclude a ``drop`` above 0 and below 1; see ``excluded_by_equal``."""
-    return math.ceil(math.log((1 - confidence) / 2) / math.log1p(-drop))
-
-
-def differing_needed(deviation: float, drop: float, share: Share, *, confidence: float = CONFIDENCE) -> int:
-    """Return how many judged queries of those answered differently tell a ``drop`` of the mean over all, 0 to 1.
-
-    ``deviation`` is that of their paired differences. 0 where even losing all of them is less than that drop. Raises as
-    ``queries_needed``.
-    """
-    return 0 if share.value <= drop else queries_needed(deviation, drop / share.value, confidence=confidence)
 
 
 def deviation_of(old: Values, new: Values) -> float:

@@ -43,7 +43,7 @@ from revector.planning.forecast import Disk
 from revector.registry.collections import ensure_collection
 from revector.revisions import RevisionGraph, write_revision
 from revector.sources.sql import shown
-from revector.spec import Chunking, Gate, IndexSpec, ModelSpec, Revision, stable_hash
+from revector.spec import FIRST_GATE, Chunking, IndexSpec, ModelSpec, Revision, stable_hash
 from revector.upkeep.rereading import MOST_MISSING
 
 ID_BYTES = 12
@@ -309,7 +309,7 @@ class Adopter:
             model=model,
             chunking=_chunking(adoption.proof, model),
             index=IndexSpec(),
-            gate=Gate(),
+            gate=FIRST_GATE,
             down_revision=None,
         )
 

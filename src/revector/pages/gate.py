@@ -9,8 +9,10 @@ from revector.gate.ann import AnnReport
 from revector.gate.demand import ShownDemand
 from revector.gate.demands import DEMANDS, max_drop, max_latency_ratio, max_slice_drop, min_overlap
 from revector.gate.figures import Value
-from revector.measure.comparison import Comparison, MetricChange, Slice
+from revector.measure.changes import MetricChange
+from revector.measure.comparison import Comparison
 from revector.measure.metrics import Interval
+from revector.measure.sliced import Slice
 from revector.pages.charts import ChartRow, Mark, Tone, figure, intervals, key
 from revector.pages.gate_view import GatePage
 from revector.pages.index_report import index_section
@@ -271,17 +273,32 @@ def _slices(page: GatePage, comparison: Comparison) -> ET.Element:
         "." if limit is None else f"; dashed: the largest drop allowed in a slice, {signed(limit)}."
     )
     columns = ["slice", "queries", "new recall", *(["old recall", "new − old"] if against else [])]
-    cells = [[f"{one.field}: {one.name}", f"{one.queries:,}", *_slice_figures(one, against=against)] for one in slices]
+    columns.append("new, beside all other queries")
+    cells = [[_slice_name(one), _slice_size(one, allowed), *_slice_figures(one, against=against)] for one in slices]
     title = "Does any group of queries lose?" if against else "Is any group of queries served worse?"
     drawn = figure(intervals(rows, axis=axis, zero=0.0 if against else None, sign=against), caption) if rows else None
-    return section(title, drawn, table(columns, cells))
+    return section(title, _worst(page), drawn, table(columns, cells))
+
+
+def _worst(page: GatePage) -> ET.Element | None:
+    return None if page.worst_slice is None else tag("p", f"The worst slice is {page.worst_slice.words}.")
+
+
+def _slice_name(one: Slice) -> str:
+    return f"{one.field}: {one.name}" + (f" {', '.join(one.pooled)}" if one.pooled else "")
+
+
+def _slice_size(one: Slice, allowed: float | None) -> str:
+    """Return its queries, and whether they are too few to exclude the drop that is allowed."""
+    return f"{one.queries:,}" + ("" if allowed is None or one.to_clear else f", too few to clear it ({one.minimum})")
 
 
 def _slice_figures(one: Slice, *, against: bool) -> list[str]:
     if not one.recall:
-        return [f"fewer than {one.minimum}: not judged", *(["", ""] if against else [])]
+        return ["too few to measure", *(["", ""] if against else []), ""]
     sides = [interval(one.recall.new)]
-    return sides + ([interval(one.recall.old), interval(one.recall.difference, sign=True)] if against else [])
+    sides += [interval(one.recall.old), interval(one.recall.difference, sign=True)] if against else []
+    return [*sides, "–" if one.gap is None else interval(one.gap, sign=True)]
 
 
 def _search_times(page: GatePage) -> ET.Element:

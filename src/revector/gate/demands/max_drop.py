@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from revector.gate.demand import Demand, ends
 from revector.gate.figures import GateFigures, GateFinding, Value
-from revector.measure.comparison import MetricChange
+from revector.measure.changes import MetricChange
 from revector.spec import Gate
 
 
