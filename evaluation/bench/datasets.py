@@ -130,7 +130,7 @@ def _chunks(upgraded: Mapping[str, Any]) -> int:
 def _changes(root: Path, name: str, chunks: Mapping[str, int]) -> Iterator[Figure]:
     """Compare the two generations that are live now on the same queries: truncated (standby) and default (active)."""
     from revector.config import load_project
-    from revector.measure.metrics import paired_difference
+    from revector.measure.statistics import paired_interval
 
     project = load_project(root)
     slots = project.status(name).slots
@@ -147,7 +147,7 @@ def _changes(root: Path, name: str, chunks: Mapping[str, int]) -> Iterator[Figur
         ("default chunking against one truncated chunk, exact search", truncated, exact),
         ("HNSW against exact search, default chunking", exact, hnsw),
     ):
-        difference = paired_difference(old.metrics["recall"], new.metrics["recall"])
+        difference = paired_interval(*(list(one.metrics["recall"].values()) for one in (old, new)))
         yield Figure(f"{name}: change of recall@10 by {what}", round(difference.mean, 4), "recall@10")
         interval_text = f"{difference.low:+.4f} to {difference.high:+.4f}"
         yield Figure(f"{name}: 95 % interval of the change by {what}", interval_text, "recall@10")

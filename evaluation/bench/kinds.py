@@ -27,7 +27,8 @@ from revector.gate.explaining import explain
 from revector.indexing.reuse import count_known
 from revector.interfaces import Vectors
 from revector.labels import load_labels
-from revector.measure.metrics import latency_ms, paired_difference, recall_at_k
+from revector.measure.metrics import latency_ms, recall_at_k
+from revector.measure.statistics import paired_interval
 from revector.registry.collections import Generation
 from revector.registry.in_sql import InSqlLane
 from revector.serving.exporting import reading_vectors
@@ -127,7 +128,7 @@ def _figures(project: Project, folder: Path, most: int) -> Iterator[Figure]:
             None if kind.least is None else f"at least {kind.least}",
             None if kind.least is None else overlap >= kind.least,
         )
-        lost = paired_difference(recalls[kind.name], recalls["exact"])
+        lost = paired_interval(*(list(recalls[name].values()) for name in (kind.name, "exact")))
         yield Figure(f"{kind.name}: recall@10", round(float(np.mean(list(recalls[kind.name].values()))), 4), "recall")
         ends = f"{lost.mean:+.4f} (95 % {lost.low:+.4f} to {lost.high:+.4f})"
         yield Figure(f"{kind.name}: recall@10 lost against exact", ends, "recall")

@@ -13,6 +13,7 @@ from revector.cli import run
 from revector.errors import CanaryAlert, EncoderMismatch, LabelError, StateError
 from revector.gate import canary
 from revector.history import canary_series
+from revector.pages.gate_result import kept_result
 from worlds import World, document
 
 
@@ -174,3 +175,16 @@ def test_without_labels_or_anything_served_it_is_refused(world: World) -> None:
     world.settings(qrels=None)
     with pytest.raises(LabelError):
         world.project.canary("docs")
+
+
+def test_eval_gate_and_canary_print_one_interval_of_one_recall(served: World) -> None:
+    spoil(served, 6)
+    served.upgrade("b200", to="gate")
+    judged = kept_result(served.project, "docs")
+    measured = {role: served.migrator.evaluate(generation=side.generation) for role, side in judged.sides.items()}
+    assert {role: side.recall for role, side in judged.sides.items()} == {
+        role: one.interval() for role, one in measured.items()
+    }
+    canary_of_old = served.project.canary("docs")
+    assert (canary_of_old.recall, canary_of_old.low, canary_of_old.high) == judged.sides["old"].recall
+    assert judged.sides["old"].recall.low < canary_of_old.recall < 1.0

@@ -19,7 +19,8 @@ from revector.formats.kept import plain
 from revector.gate.explaining import QueryPlan, ask, explain
 from revector.interfaces import NoProgress, Progress, Vectors
 from revector.measure.exact import Block, Exact, search_exact
-from revector.measure.metrics import Interval, Qrels, latency_ms, mean_interval, paired_difference, recall_at_k
+from revector.measure.metrics import Interval, Qrels, latency_ms, mean_interval, recall_at_k
+from revector.measure.statistics import paired_interval, score_interval
 from revector.registry.collections import Generation
 from revector.registry.lanes import lane_of
 from revector.serving.exporting import changed_since, reading_vectors
@@ -349,12 +350,8 @@ def _loss(qrels: Qrels, queries: Sequence[str], exact: Sequence[Sequence[str]], 
     found = recall_at_k(judged, served, k)
     if not best:
         return None
-    return Loss(
-        len(best),
-        mean_interval(list(best.values())),
-        mean_interval(list(found.values())),
-        paired_difference(found, best),
-    )
+    exactly, by_index = list(best.values()), [found[query] for query in best]
+    return Loss(len(best), score_interval(exactly), score_interval(by_index), paired_interval(by_index, exactly))
 
 
 def _reasons(

@@ -21,7 +21,8 @@ from revector.gate.query_set import QuerySet
 from revector.interfaces import Progress
 from revector.labels import Span, ranked_items
 from revector.measure.comparison import Comparison, ScoredRun, check_rank, compare
-from revector.measure.metrics import Interval, MetricName, attainable_recall, evaluate, latency_ms, mean_interval
+from revector.measure.metrics import Interval, MetricName, attainable_recall, evaluate, latency_ms
+from revector.measure.statistics import score_interval
 from revector.registry.collections import Generation
 from revector.serving.queries import named
 from revector.serving.searcher import Answer, Searcher
@@ -66,8 +67,8 @@ class GateMeasurement:
     drawn: Mapping[MetricName, Mapping[str, float]] = field(default_factory=dict)
 
     def interval(self, metric: MetricName = "recall") -> Interval:
-        """Mean and 95 % bootstrap interval over queries of one metric."""
-        return mean_interval(list(self.metrics[metric].values()))
+        """Mean of one metric and its 95 % interval over queries, the same that the gate judges by."""
+        return score_interval(list(self.metrics[metric].values()))
 
     @property
     def scored(self) -> ScoredRun:

@@ -1,4 +1,4 @@
-"""Retrieval metrics per query, and their means with bootstrap intervals; pure functions of numbers."""
+"""Retrieval metrics per query, and the scatter of how like rankings are; pure functions of numbers."""
 
 from __future__ import annotations
 
@@ -119,6 +119,9 @@ def mean_interval(
 ) -> Interval:
     """Return the mean of per-query values and its percentile bootstrap interval over queries.
 
+    For how like two rankings are, which is reported. Metrics of labelled queries have ``statistics.score_interval``
+    everywhere, by which the gate judges: this one has no width where all queries agree, however few they are.
+
     Args:
         values: One finite value per query, at least one. A single value has the interval of width 0.
         confidence: Coverage in (0, 1).
@@ -147,35 +150,6 @@ def mean_interval(
     means = [sample[rng.integers(0, sample.size, sample.size)].mean() for _ in range(draws)]
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(float(sample.mean()), float(low), float(high))
-
-
-def paired_difference(
-    old: Mapping[str, float],
-    new: Mapping[str, float],
-    *,
-    confidence: float = 0.95,
-    draws: int = 2000,
-    seed: int = 0,
-) -> Interval:
-    """Return the mean of ``new - old`` per query and its bootstrap interval; above 0 means that ``new`` is better.
-
-    Queries are resampled as pairs, so that how hard a query is does not widen the interval. An interval that holds 0
-    means that no change was detected. Arguments, errors and source are those of ``mean_interval``.
-
-    Raises:
-        LabelError: If ``old`` and ``new`` do not hold the same queries.
-
-    >>> paired_difference({"a": 0.5, "b": 0.5}, {"b": 1.0, "a": 1.0}).mean
-    0.5
-
-    """
-    if old.keys() != new.keys():
-        differing = sorted(old.keys() ^ new.keys())
-        raise LabelError(
-            f"old and new must be measured on the same queries; {len(differing)} of {len(old.keys() | new.keys())} are "
-            f"in one only, such as {differing[0]!r}. Nothing was compared; measure both on the same labels."
-        )
-    return mean_interval([new[query] - old[query] for query in old], confidence=confidence, draws=draws, seed=seed)
 
 
 def latency_ms(values: Sequence[float] | npt.NDArray[np.float64]) -> dict[str, float]:
