@@ -219,7 +219,7 @@ def test_eval_prints_metrics_with_intervals_and_the_worst_queries(served: World,
 
 
 def test_eval_writes_a_page_with_the_active_generation_beside_the_asked_one(swapped: World, at: Any, cli: Cli) -> None:
-    hostile = "apple7 <script>alert(1)</script>"
+    hostile = "apple7 and <script>alert(1)</script>"
     at(swapped).labels([(f"d{n:05d}", f"apple{n} pear{n}") for n in range(40)] + [("d00007", hostile)])
     standby, page = swapped.generation("standby").gen, swapped.root / "report.html"
     asked = ("eval", "-k", "5", "--html", str(page))
