@@ -11,12 +11,11 @@ import pytest
 
 from revector.cli import run
 from revector.errors import ConfigError
-from revector.planning.capacity import (
+from revector.planning.capacity import CapacityInput, capacity
+from revector.planning.constants import (
     CONSTANTS,
-    CapacityInput,
     build_cpu_s,
     build_processes,
-    capacity,
     constants,
     graph_bytes,
     publish_cpu_s,
@@ -26,6 +25,7 @@ from revector.planning.capacity import (
 )
 from revector.planning.costs import Costs
 from revector.spec import IndexSpec
+from revector.stores.redis import TRAITS as REDIS
 from worlds import World
 
 ROOT = Path(__file__).parents[2]
@@ -106,7 +106,18 @@ def test_a_constant_of_ones_own_replaces_ours_and_says_so() -> None:
         constants({"server_cores": 0})
 
 
-@pytest.mark.parametrize("wrong", [{"documents": 0}, {"dim": 0}, {"gpus": 0}, {"hours": 0.0}, {"tokens_per_chunk": 0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"documents": 0},
+        {"dim": 0},
+        {"gpus": 0},
+        {"hours": 0.0},
+        {"tokens_per_chunk": 0},
+        {"store": "nowhere"},
+        {"store": "redis", "index": IndexSpec(storage="halfvec")},
+    ],
+)
 def test_what_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="Nothing was computed"):
         CapacityInput(**{"documents": 1e6, "dim": 64, **wrong})
@@ -124,6 +135,24 @@ def test_an_index_is_on_one_server_and_one_that_nobody_has_is_said() -> None:
     assert found.warning == ""
     assert "is not spread over several" in capacity(corpus, Costs(), constants({"server_memory_gb": 512})).warning
     assert lines["server_while_built_gb"].value > lines["server_gb"].value
+
+
+def test_an_index_in_another_store_takes_what_a_point_was_measured_to_take_there() -> None:
+    here = figures(CapacityInput(1e6, 384))
+    costs = REDIS.costs
+    there = figures(CapacityInput(1e6, 384, store="redis"))
+    point = costs.point_bytes + 384 * costs.number_bytes + 2 * 16 * costs.link_bytes
+    assert there["index_gb"] == pytest.approx(point * 1e6 / 1e9)
+    assert there["store_gb"] == 2 * there["index_gb"]
+    assert there["postgresql_gb"] == pytest.approx(here["documents_gb"] + 2 * 1e6 * 423 / 1e9)
+    assert there["publish_cpu_hours"] == pytest.approx(here["publish_cpu_hours"] + 1e6 * costs.put_cpu_s / 3_600)
+    assert there["wal_gb"] < here["wal_gb"] - here["index_gb"] / 2
+    assert there["server_gb"] == math.ceil(there["index_gb"] / 0.75)
+    assert there["build_hours"] == 0
+    assert figures(CapacityInput(1e6, 384, store="milvus"))["build_hours"] > 0
+    assert "search_ms" not in there  # not measured there
+    assert there["raw_gb"] == here["raw_gb"]
+    assert "by means of milvus" in capacity(CapacityInput(1e11, 768, store="milvus"), Costs()).warning
 
 
 def test_searches_cost_what_their_server_costs() -> None:
@@ -204,7 +233,14 @@ def test_the_page_names_figures_constants_and_their_sources(
 
 
 @pytest.mark.parametrize(
-    "wrong", [["--documents", "0"], ["--storage", "int8"], ["--set", "magic=1"], ["--set", "server_cores"]]
+    "wrong",
+    [
+        ["--documents", "0"],
+        ["--storage", "int8"],
+        ["--set", "magic=1"],
+        ["--set", "server_cores"],
+        ["--store", "nowhere"],
+    ],
 )
 def test_wrong_options_end_with_2(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["capacity", "--documents", "1e6", "--dim", "64", *wrong]) == 2

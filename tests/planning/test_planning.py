@@ -18,7 +18,7 @@ from revector.errors import NoRoom
 from revector.interfaces import Document, whole_texts
 from revector.planning import estimating, outcomes, server, strata
 from revector.planning import plan as planning
-from revector.planning.capacity import CONSTANTS
+from revector.planning.constants import CONSTANTS
 from revector.planning.costs import Costs, money
 from revector.planning.forecast import LEAST_FREE, Disk
 from revector.planning.probing import probe

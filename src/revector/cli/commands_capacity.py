@@ -32,6 +32,9 @@ def capacity(
     quantize: Annotated[str, typer.Option(help="none, or bit: only signs in the graph.")] = "none",
     m: Annotated[int, typer.Option(help="Links of the HNSW graph.")] = 16,
     ef_construction: Annotated[int, typer.Option()] = 100,
+    store: Annotated[
+        str | None, typer.Option(help="Kind of the store that holds the vectors; default: beside the documents.")
+    ] = None,
     gpus: Annotated[int, typer.Option(help="GPUs (workers) that embed.")] = 1,
     hours: Annotated[float | None, typer.Option(help="Wanted wall time of embedding.")] = None,
     tokens_per_minute: Annotated[float | None, typer.Option(help="Of one GPU; default: [costs].")] = None,
@@ -41,7 +44,7 @@ def capacity(
     project: ProjectPath = None,
     json: Json = False,
 ) -> None:
-    """Say what a corpus would need: GPU-hours, workers, one PostgreSQL server, queries, network, archive and money.
+    """Say what a corpus would need: GPU-hours, workers, PostgreSQL and its store, queries, network, archive and money.
 
     Computed from constants that benchmarks measured; each is shown with its source. Prices are those of [costs] where
     there is a revector.toml.
@@ -49,9 +52,11 @@ def capacity(
     For example:
       revector capacity --documents 1e9 --dim 768 --storage halfvec --gpus 8 --hours 48
       revector capacity --documents 5e7 --dim 384 --set server_cores=16 --json
+      revector capacity --documents 1e7 --dim 384 --store redis
     """
-    from revector.planning.capacity import CapacityInput, constants
+    from revector.planning.capacity import CapacityInput
     from revector.planning.capacity import capacity as reckon
+    from revector.planning.constants import constants
     from revector.spec import IndexSpec
 
     costs = _costs(project)
@@ -63,7 +68,7 @@ def capacity(
         m=m,
         ef_construction=max(ef_construction, 2 * m),
     )
-    corpus = CapacityInput(documents, dim, chunks_per_document, tokens_per_chunk, index, gpus, hours)
+    corpus = CapacityInput(documents, dim, chunks_per_document, tokens_per_chunk, index, gpus, hours, store)
     found = reckon(corpus, costs, constants(dict(map(_pair, constant or ()))))
     Output(as_json=json).show(found.as_data(), lambda console: _page(found, console))
 
@@ -94,7 +99,7 @@ def _page(found: Capacity, console: Console) -> None:
     console.print(
         f"{corpus.documents:,.0f} documents of {corpus.chunks_per_document:g} chunks of {corpus.tokens_per_chunk:g} "
         f"tokens, {corpus.dim:,} dimensions ({corpus.index.storage}, graph of {corpus.index.graph}, M "
-        f"{corpus.index.m})",
+        f"{corpus.index.m}{f', in {corpus.store}' if corpus.store else ''})",
         style="bold",
         soft_wrap=True,
     )

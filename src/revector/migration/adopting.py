@@ -37,7 +37,7 @@ from revector.migration.adoption_plan import AdoptionPlan, AdoptionReport
 from revector.migration.migrator import Migrator
 from revector.migration.reading import PlaceReader, is_changed, stored_text
 from revector.migration_files import migration_files
-from revector.planning.capacity import index_bytes
+from revector.planning.constants import index_bytes
 from revector.planning.estimating import data_folder
 from revector.planning.forecast import Disk
 from revector.registry.collections import ensure_collection

@@ -14,7 +14,7 @@ from revector.adoption.proof import ModelProof
 from revector.adoption.rows import PlaceLook
 from revector.errors import ConfigError, EncoderMismatch
 from revector.lifecycle import Outcome
-from revector.planning import capacity
+from revector.planning import constants
 from revector.spec import Chunking, IndexSpec, ModelSpec
 
 
@@ -52,9 +52,9 @@ class AdoptionPlan:
         if self.embeds and not self.proof.text_s:
             return None
         documents, index = self.look.documents, IndexSpec()
-        rows = documents * capacity.CONSTANTS["adopt_cpu_s"].value + capacity.publish_cpu_s(documents)
-        built = capacity.build_cpu_s(documents, self.model.dim, index)
-        checked = documents * capacity.CONSTANTS["verify_cpu_s"].value
+        rows = documents * constants.CONSTANTS["adopt_cpu_s"].value + constants.publish_cpu_s(documents)
+        built = constants.build_cpu_s(documents, self.model.dim, index)
+        checked = documents * constants.CONSTANTS["verify_cpu_s"].value
         return self.embeds * self.proof.text_s + rows + built + checked
 
     def as_data(self) -> dict[str, Any]:

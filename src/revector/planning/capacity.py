@@ -1,213 +1,42 @@
-"""Owns what a corpus of any size would need: constants with their sources, the bytes of rows and graphs, the model."""
+"""Owns what a corpus of any size would need: GPUs, the servers of documents and vectors, network, archive and money."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
 from revector.errors import ConfigError
+from revector.planning.constants import (
+    CONSTANTS,
+    Constant,
+    build_bytes,
+    build_cpu_s,
+    build_processes,
+    graph_bytes,
+    publish_cpu_s,
+    row_bytes,
+    search_cpu_s,
+    wal_bytes,
+)
 from revector.planning.costs import HOURS_PER_MONTH, Costs, Money, money
 from revector.spec import MAX_DIM, IndexSpec
-
-PAGE, PAGE_HEADER, ITEM_POINTER = 8_192, 24, 4
-"""PostgreSQL's page, its header and what each row in it takes besides (storage/bufpage.h)."""
-
-NUMBER = {"vector": 4.0, "halfvec": 2.0, "bit": 1 / 8}
-"""Bytes of one dimension, in a table or in the nodes of a graph."""
-
-INLINE = 7_000
-"""Wider vectors lie in TOAST (``stores.pgvector``), in pieces of 1,996 bytes, four to a page."""
+from revector.stores.opening import KINDS
+from revector.stores.seam import StoreCosts, StoreTraits
+from revector.stores.settings import StoreSettings
 
 GB = 1e9
 
-
-@dataclass(frozen=True, slots=True)
-class Constant:
-    """A number that the model reckons with, in ``unit``, and where it comes from; a user may put in another."""
-
-    value: float
-    unit: str
-    source: str
-
-
-_SCALE = "evaluation/scale/results/measure.json, 50,000 to 400,000 documents"
-_LARGE = "evaluation/scale/results/large.json, 1 to 10 million documents"
-CONSTANTS: Mapping[str, Constant] = {
-    "seed_cpu_s": Constant(4.5e-6, "CPU-s per document", f"{_SCALE}: seed"),
-    "publish_cpu_s": Constant(27e-6, "CPU-s per document", f"{_SCALE}: publish"),
-    "publish_growth_cpu_s": Constant(4.3e-6, "CPU-s per document and ln(documents / cached)", f"{_LARGE}: publish"),
-    "adopt_cpu_s": Constant(
-        300e-6, "CPU-s per row of an adopted table", "evaluation/bench/results/adoption.json, less the graph"
-    ),
-    "copy_cpu_s": Constant(70e-6, "CPU-s per document whose vectors are found", f"{_SCALE}: copy: backfill"),
-    "verify_cpu_s": Constant(10.5e-6, "CPU-s per chunk", f"{_SCALE}: verify"),
-    "build_cpu_s": Constant(130e-6, "CPU-s per chunk, M 16, ef 100", f"{_SCALE}: index, and 8,000 in wide.json"),
-    "build_growth_cpu_s": Constant(225e-6, "CPU-s per chunk and ln(1 + chunks / build_overlap)", f"{_SCALE}: index"),
-    "build_overlap": Constant(30_000, "chunks below which visits overlap", f"{_SCALE}: index"),
-    "build_per_dim": Constant(0.0023, "of both, per dimension beyond 64", "evaluation/scale/results/wide.json: index"),
-    "wal_per_document": Constant(1_300, "bytes", f"{_SCALE}: WAL of seed and backfill, less the row of the vector"),
-    "wal_growth": Constant(170, "bytes per document and ln(documents / cached)", f"{_LARGE}: WAL of seed and backfill"),
-    "cached": Constant(400_000, "documents", f"{_LARGE}: beyond it, an index at random exceeds 256 MB of buffers"),
-    "ledger_bytes": Constant(200, "bytes per document", f"{_SCALE}: size of ledger"),
-    "intent_bytes": Constant(
-        423, "bytes per document whose vectors are in another store", "evaluation/bench/stores.py: size of intents"
-    ),
-    "document_bytes": Constant(256, "bytes per document besides its text", f"{_SCALE}: size of documents"),
-    "archive_bytes": Constant(105, "bytes per document besides its vectors", f"{_SCALE}: size of archive"),
-    "build_bytes_per_link": Constant(
-        24, "bytes of memory per neighbour slot of a graph in the making", "pgvector: 64 MiB hold 29,000 × 384, M 16"
-    ),
-    "bytes_per_token": Constant(4.5, "bytes of text", "English prose and BERT's word pieces; docs/tokens of your plan"),
-    "id_bytes": Constant(10, "bytes", "assumed"),
-    "search_cpu_s": Constant(
-        3.9e-3, "CPU-s per search of 50,000 chunks, k 10, without its encoder", f"{_SCALE}: search"
-    ),
-    "search_growth_cpu_s": Constant(1.3e-3, "CPU-s per search and ln(chunks / 50,000)", f"{_SCALE}: search"),
-    "search_per_dim": Constant(
-        0.0009, "of both, per dimension beyond 64", "evaluation/scale/results/wide.json: search"
-    ),
-    "search_share": Constant(0.7, "of the cores for searches", "assumed: beyond it, searches queue"),
-    "server_memory_gb": Constant(
-        24_000, "10^9 bytes, the largest server to be had", "assumed: largest for rent in 2025"
-    ),
-    "server_cores": Constant(32, "cores of the server", "assumed"),
-    "memory_share": Constant(0.75, "of the memory for the graph", "assumed: the rest for buffers and backends"),
-    "dead_worker_share": Constant(
-        1.16, "times an even share of the embedding", "evaluation/scale/results/simulate.json: 64 GPUs, p95"
-    ),
-}
-"""Every number that is no setting of the caller's. CPU-seconds are of one core of an AMD EPYC at 2.6 GHz or so."""
-
-
-def constants(overrides: Mapping[str, float]) -> dict[str, Constant]:
-    """Return ``CONSTANTS`` with some values replaced. Raises ``ConfigError`` for unknown names and values up to 0."""
-    for name, value in overrides.items():
-        if name not in CONSTANTS:
-            raise ConfigError(
-                f"constant {name!r} is not known; there are {', '.join(sorted(CONSTANTS))}. Nothing was computed."
-            )
-        if not (value > 0 and math.isfinite(value)):
-            raise ConfigError(f"constant {name} must be above 0, found {value:g}. Nothing was computed.")
-    return {
-        name: replace(one, value=overrides[name], source="your own") if name in overrides else one
-        for name, one in CONSTANTS.items()
-    }
-
-
-def _value(name: str) -> float:
-    return CONSTANTS[name].value
-
-
-# Bytes ----------------------------------------------------------------------------------------------------------------
-
-
-def _aligned(size: float, to: int = 8) -> int:
-    return math.ceil(size / to) * to
-
-
-def row_bytes(dim: int, storage: str, id_bytes: float) -> float:
-    """Return the bytes of one chunk in an index's table and its key, on the disk.
-
-    Whole rows fill up to nine tenths of a page. ``id_bytes``: mean length of a document id. Source: PostgreSQL 18, heap
-    and btree page layout; measured within 1 %.
-    """
-    vector = 8 + dim * NUMBER[storage]
-    key = (_aligned(8 + 1 + id_bytes + 4) + ITEM_POINTER) / 0.9
-    head = 24 + _aligned(_aligned(1 + id_bytes, 4) + 4) + 16
-    if dim * NUMBER[storage] < INLINE:
-        row = head + _aligned(vector) + ITEM_POINTER
-        return PAGE / max(1, int(0.9 * (PAGE - PAGE_HEADER) / row)) + key
-    pieces = math.ceil(vector / 1_996)
-    return (head + 20 + ITEM_POINTER) / 0.9 + pieces * (PAGE / 4 + 16 / 0.9) + key
-
-
-def graph_bytes(dim: int, index: IndexSpec) -> float:
-    """Return the bytes of one vector in an HNSW index of pgvector, on the disk and in memory when it is searched.
-
-    A vector (72 bytes and itself) and its neighbours (6 bytes a slot, 2 M and M for each level above the first, which
-    one in M reaches) share a page of 8 kB if they fit. Source: pgvector 0.8.5, src/hnsw.h; measured within 3 %.
-    """
-    if index.kind != "hnsw":
-        return 0.0
-    usable, m = PAGE - PAGE_HEADER - 8, index.m
-    element = _aligned(72 + 8 + dim * NUMBER[index.graph]) + ITEM_POINTER
-    neighbours = _aligned(4 + 2 * m * 6) + ITEM_POINTER + 6 * m / (m - 1)
-    if element + neighbours <= usable:
-        return PAGE / int(usable / (element + neighbours))
-    return PAGE / int(usable / element) + PAGE / (usable / neighbours)
-
-
-def index_bytes(dim: int, index: IndexSpec, id_bytes: float) -> float:
-    """Return the bytes of one chunk in a physical index: row, key and, for ``hnsw``, its part of the graph."""
-    return row_bytes(dim, index.storage, id_bytes) + graph_bytes(dim, index)
-
-
-def build_bytes(dim: int, index: IndexSpec, per_link: float = _value("build_bytes_per_link")) -> float:
-    """Return the bytes of memory that one vector takes while its HNSW graph is built."""
-    return 8 + dim * NUMBER[index.graph] + 2 * index.m * per_link
-
-
-def build_cpu_s(chunks: float, dim: int, index: IndexSpec, known: Mapping[str, Constant] = CONSTANTS) -> float:
-    """Return the CPU-seconds of an HNSW build: n log n once the graph is large, with a part that grows by dimension.
-
-    In a small graph the searches of an insertion meet the same nodes again and again, so cost first rises faster: that
-    is the logarithm's shift. Assumes that the graph fits into the memory of its build, and cost in proportion to
-    ``ef_construction``. Measured with M 16; generated texts are hard data, clustered vectors are faster.
-    """
-    if index.kind != "hnsw" or chunks < 1:
-        return 0.0
-    value = {name: one.value for name, one in known.items()}
-    per = value["build_cpu_s"] + value["build_growth_cpu_s"] * math.log1p(chunks / value["build_overlap"])
-    wider = max(0.1, 1 + value["build_per_dim"] * (dim - 64))
-    return chunks * per * wider * index.ef_construction / 100
-
-
-def search_cpu_s(chunks: float, dim: int, known: Mapping[str, Constant] = CONSTANTS) -> float:
-    """Return the CPU-seconds of one search, of PostgreSQL and its client, where the graph is in memory.
-
-    Ten documents at the default ``ef_search``; the query's embedding is not in it. Measured to 400,000 chunks.
-    """
-    per = known["search_cpu_s"].value + known["search_growth_cpu_s"].value * math.log(max(1.0, chunks / 50_000))
-    return per * max(0.1, 1 + known["search_per_dim"].value * (dim - 64))
-
-
-def publish_cpu_s(documents: float, known: Mapping[str, Constant] = CONSTANTS) -> float:
-    """Return the CPU-seconds, of PostgreSQL and its client, of making ``documents`` visible.
-
-    Rows arrive in the order of ids, but the hash of each text goes to a random page of its index: once that has
-    outgrown the buffers, a page is read, and logged whole after each checkpoint.
-    """
-    return documents * (
-        known["publish_cpu_s"].value + _uncached(documents, known) * known["publish_growth_cpu_s"].value
-    )
-
-
-def wal_bytes(documents: float, known: Mapping[str, Constant] = CONSTANTS) -> float:
-    """Return the bytes of write-ahead log of seeding and publishing ``documents``, without rows and graph."""
-    return documents * (known["wal_per_document"].value + _uncached(documents, known) * known["wal_growth"].value)
-
-
-def _uncached(documents: float, known: Mapping[str, Constant]) -> float:
-    return math.log(max(1.0, documents / known["cached"].value))
-
-
-def build_processes(table_bytes: float, cores: int, most: int = 7) -> int:
-    """Return how many processes build an index: all of ``most`` and the first, once the table has 8 MB.
-
-    Counted up to ``cores``; more are started and share them. Sources: pgvector 0.8.5, hnswbuild.c, and
-    ``min_parallel_table_scan_size``.
-    """
-    return 1 if table_bytes < 8 * 2**20 else max(1, min(cores, 1 + most))
-
-
-# The model ------------------------------------------------------------------------------------------------------------
+MEASURED = "what a point takes there: evaluation/bench/README.md"
 
 
 @dataclass(frozen=True, slots=True)
 class CapacityInput:
-    """What the model is asked: a corpus, an index over it, and the means; ``hours`` is the wanted wall time."""
+    """What the model is asked: a corpus, an index over it, and the means; ``hours`` is the wanted wall time.
+
+    ``store``: the kind of the store that holds the vectors; None: PostgreSQL, beside the documents.
+    """
 
     documents: float
     dim: int
@@ -216,6 +45,7 @@ class CapacityInput:
     index: IndexSpec = field(default_factory=IndexSpec)
     gpus: int = 1
     hours: float | None = None
+    store: str | None = None
 
     def __post_init__(self) -> None:
         limits = {
@@ -229,6 +59,29 @@ class CapacityInput:
         for option, (found, least, most) in limits.items():
             if not least <= found <= most:
                 raise ConfigError(f"{option} is {least:g} to {most:g}, found {found:g}. Nothing was computed.")
+        if (traits := self._traits) is None:
+            return
+        for setting, allowed in (("kind", traits.kinds), ("storage", traits.storages), ("quantize", traits.quantizes)):
+            if (value := getattr(self.index, setting)) not in allowed:
+                raise ConfigError(
+                    f"the store {self.store} has index.{setting} {' or '.join(sorted(allowed))}, found {value!r}. "
+                    "Nothing was computed."
+                )
+
+    @property
+    def _traits(self) -> StoreTraits | None:
+        if self.store is None:
+            return None
+        if self.store not in KINDS:
+            raise ConfigError(
+                f"--store is one of {', '.join(sorted(KINDS))}, found {self.store!r}. Nothing was computed."
+            )
+        return KINDS[self.store](self.store, StoreSettings(kind=self.store)).traits
+
+    @property
+    def elsewhere(self) -> StoreCosts | None:
+        """What a point takes in the store; None beside the documents."""
+        return None if self._traits is None else self._traits.costs
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +112,11 @@ class Capacity:
         largest = self.constants["server_memory_gb"].value
         if server <= largest:
             return ""
+        if self.corpus.store is not None:
+            return (
+                f"No server has {server:,.0f} GB (the largest: {largest:,.0f}): spread it over several by means of "
+                f"{self.corpus.store}, or have fewer bytes a vector: fewer --dim or --m."
+            )
         return (
             f"No server has {server:,.0f} GB (the largest: {largest:,.0f}), and an index is not spread over several. "
             "Fewer bytes a vector: --storage halfvec, --quantize bit, fewer --dim or --m."
@@ -284,7 +142,7 @@ def capacity(corpus: CapacityInput, costs: Costs, known: Mapping[str, Constant] 
         *_embedding(corpus, spent, known),
         *_writing(corpus, sizes, known),
         *_storing(corpus, costs, sizes, known),
-        *_serving(corpus, costs, sizes, known),
+        *(_serving if corpus.store is None else _serving_elsewhere)(corpus, costs, sizes, known),
     )
     return Capacity(corpus, lines, spent, dict(known))
 
@@ -323,25 +181,33 @@ class _Sizes(NamedTuple):
 
 def _sizes(corpus: CapacityInput, spent: Money, known: Mapping[str, Constant]) -> _Sizes:
     chunks, per_document = corpus.documents * corpus.chunks_per_document, known["seed_cpu_s"].value
+    store, put_s = corpus.elsewhere, 0.0
+    if store is None:
+        row = row_bytes(corpus.dim, corpus.index.storage, known["id_bytes"].value)
+        graph = graph_bytes(corpus.dim, corpus.index)
+    else:
+        row, graph, put_s = store.bytes_of(corpus.dim, corpus.index), 0.0, store.put_cpu_s * chunks
     return _Sizes(
         hours=wall_hours(corpus, spent, known) if corpus.hours is None else corpus.hours,
         chunks=chunks,
-        rows=chunks * row_bytes(corpus.dim, corpus.index.storage, known["id_bytes"].value),
-        graph=chunks * graph_bytes(corpus.dim, corpus.index),
+        rows=chunks * row,
+        graph=chunks * graph,
         texts=spent.tokens * known["bytes_per_token"].value,
-        publish_h=(corpus.documents * per_document + publish_cpu_s(corpus.documents, known)) / 3_600,
+        publish_h=(corpus.documents * per_document + publish_cpu_s(corpus.documents, known) + put_s) / 3_600,
     )
 
 
 def _writing(corpus: CapacityInput, sizes: _Sizes, known: Mapping[str, Constant]) -> list[Need]:
     part, hours = "writing", sizes.hours
-    wal = wal_bytes(corpus.documents, known) + sizes.rows + sizes.graph
+    here = corpus.store is None
+    wal = wal_bytes(corpus.documents, known) + (sizes.rows + sizes.graph if here else 0.0)
+    put, logged = ("", ", rows, graph") if here else (f"; {MEASURED}", "; that of intents was not measured")
     network = sizes.texts + sizes.chunks * corpus.dim * 4 * 2
     return [
         Need(part, "publish_cpu_hours", "CPU-hours to publish", sizes.publish_h, "h",
-             "seed_cpu_s, publish_cpu_s, publish_growth_cpu_s"),
+             f"seed_cpu_s, publish_cpu_s, publish_growth_cpu_s{put}"),
         Need(part, "rows_per_s", "documents published", corpus.documents / hours / 3_600, "/s", "wall time"),
-        Need(part, "wal_gb", "write-ahead log", wal / GB, "GB", "wal_per_document, wal_growth, rows, graph"),
+        Need(part, "wal_gb", "write-ahead log", wal / GB, "GB", f"wal_per_document, wal_growth{logged}"),
         Need(part, "wal_mb_per_s", "of it per second", wal / 1e6 / hours / 3_600, "MB/s", "wall time"),
         Need(part, "network_gb", "network, texts out and vectors in and archived", network / GB, "GB",
              "bytes_per_token"),
@@ -353,13 +219,31 @@ def _storing(corpus: CapacityInput, costs: Costs, sizes: _Sizes, known: Mapping[
     part, index, dim = "storage", sizes.rows + sizes.graph, corpus.dim
     base = sizes.texts + corpus.documents * (known["document_bytes"].value + known["ledger_bytes"].value)
     archive = sizes.chunks * dim * 4 + corpus.documents * known["archive_bytes"].value
+    intents = corpus.documents * known["intent_bytes"].value
+    if corpus.store is None:
+        where = [
+            Need(part, "index_gb", "one index: rows, key and graph", index / GB, "GB", "page layout, id_bytes"),
+            Need(part, "postgresql_gb", "PostgreSQL while two indexes live", (base + 2 * index) / GB, "GB",
+                 "two like indexes"),
+        ]  # fmt: skip
+    else:
+        where = [
+            Need(
+                part,
+                "index_gb",
+                f"one index in {corpus.store}",
+                index / GB,
+                "GB",
+                MEASURED,
+            ),
+            Need(part, "store_gb", f"{corpus.store} while two indexes live", 2 * index / GB, "GB", "two like indexes"),
+            Need(part, "postgresql_gb", "PostgreSQL meanwhile", (base + 2 * intents) / GB, "GB", "intent_bytes"),
+        ]
     return [
         Need(part, "raw_gb", "vectors alone, float32", sizes.chunks * dim * 4 / GB, "GB"),
         Need(part, "documents_gb", "documents and ledger", base / GB, "GB",
              "bytes_per_token, document_bytes, ledger_bytes"),
-        Need(part, "index_gb", "one index: rows, key and graph", index / GB, "GB", "page layout, id_bytes"),
-        Need(part, "postgresql_gb", "PostgreSQL while two indexes live", (base + 2 * index) / GB, "GB",
-             "two like indexes"),
+        *where,
         Need(part, "archive_gb", "archive, float32", archive / GB, "GB", "archive_bytes"),
         Need(part, "archive_usd_month", "archive in object storage", archive / GB * costs.storage_usd_per_gb_month,
              "USD/month", "costs.storage_usd_per_gb_month"),
@@ -395,6 +279,27 @@ def _serving(corpus: CapacityInput, costs: Costs, sizes: _Sizes, known: Mapping[
         Need(query, "server_usd_month", "the server", server_usd, "USD/month", "costs.server_usd_per_gb_hour"),
         Need(query, "usd_per_million_searches", "a million searches, at that rate all month",
              server_usd / (per_s * HOURS_PER_MONTH * 3_600) * 1e6, "USD", "server_usd_month / searches_per_s"),
+        Need("time", "total_hours", "to the swap, without the gate",
+             max(sizes.hours, sizes.publish_h) + build_h + verify_h, "h"),
+    ]  # fmt: skip
+
+
+def _serving_elsewhere(corpus: CapacityInput, costs: Costs, sizes: _Sizes, known: Mapping[str, Constant]) -> list[Need]:
+    """As if all of an index were in memory, which of a graph it has to be; what a search costs was not measured."""
+    server, store = "server", corpus.elsewhere or StoreCosts()
+    server_gb, both_gb = (max(1, math.ceil(n * sizes.rows / GB / known["memory_share"].value)) for n in (1, 2))
+    build_h = sizes.chunks * store.build_cpu_s / 3_600 if corpus.index.kind == "hnsw" else 0.0
+    verify_h = sizes.chunks * known["verify_cpu_s"].value / 3_600
+    return [
+        Need(server, "server_gb", f"a server of {corpus.store} with {server_gb:,} GB", server_gb, "GB",
+             "memory_share; all of an index in memory"),
+        Need(server, "server_while_built_gb", "… while the next index is there as well", both_gb, "GB",
+             "two like indexes"),
+        Need(server, "build_hours", "build by one core, where it does not grow with each point", build_h, "h",
+             MEASURED),
+        Need(server, "verify_hours", "verification by one process", verify_h, "h", "verify_cpu_s"),
+        Need(server, "server_usd_month", "the server", server_gb * costs.server_usd_per_gb_hour * HOURS_PER_MONTH,
+             "USD/month", "costs.server_usd_per_gb_hour"),
         Need("time", "total_hours", "to the swap, without the gate",
              max(sizes.hours, sizes.publish_h) + build_h + verify_h, "h"),
     ]  # fmt: skip

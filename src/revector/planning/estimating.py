@@ -12,7 +12,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from revector.encoders.api.settings import PREFIX, ProviderSettings, split_reference
-from revector.planning import capacity
+from revector.planning import constants
 from revector.planning.costs import HOURS_PER_MONTH, Costs, money
 from revector.planning.estimate import Estimate
 from revector.planning.forecast import Disk, Probe, RollbackCost, Spending, StepPlan, Storage
@@ -133,9 +133,9 @@ def step_plans(
     What the server does is reckoned by the constants, and put right by a probe of it where it is worth one.
     """
     chunks, tokens, to_embed = amounts
-    value = {name: one.value for name, one in capacity.CONSTANTS.items()}
+    value = {name: one.value for name, one in constants.CONSTANTS.items()}
     embedded = drawn.documents - reused
-    rows = drawn.documents * value["seed_cpu_s"] + capacity.publish_cpu_s(embedded) + reused * value["copy_cpu_s"]
+    rows = drawn.documents * value["seed_cpu_s"] + constants.publish_cpu_s(embedded) + reused * value["copy_cpu_s"]
     costs = costs_of(engine, revision)
     rows += 0.0 if costs is None else chunks.value * costs.put_cpu_s
     processes, build = _building(revision, chunks, drawn.id_bytes, database, costs)
@@ -171,9 +171,9 @@ def _building(
     dim, index, ends = revision.model.dim, revision.index, (chunks.value, chunks.low, chunks.high)
     if costs is not None:
         return 1, [end * costs.build_cpu_s if index.kind == "hnsw" else 0.0 for end in ends]
-    table = chunks.value * capacity.row_bytes(dim, index.storage, id_bytes)
-    processes = capacity.build_processes(table, database.cores, database.build.workers)
-    return processes, [capacity.build_cpu_s(end, dim, index) / processes for end in ends]
+    table = chunks.value * constants.row_bytes(dim, index.storage, id_bytes)
+    processes = constants.build_processes(table, database.cores, database.build.workers)
+    return processes, [constants.build_cpu_s(end, dim, index) / processes for end in ends]
 
 
 def _by(times: float) -> str:
@@ -208,18 +208,18 @@ def storage_of(
 
     In another store, as its ``costs`` say: what is there takes no disk and no memory of PostgreSQL's.
     """
-    dim, index, value = revision.model.dim, revision.index, {k: one.value for k, one in capacity.CONSTANTS.items()}
-    graph = capacity.graph_bytes(dim, index) if costs is None else 0.0
-    rows = capacity.row_bytes(dim, index.storage, drawn.id_bytes) if costs is None else costs.bytes_of(dim, index)
+    dim, index, value = revision.model.dim, revision.index, {k: one.value for k, one in constants.CONSTANTS.items()}
+    graph = constants.graph_bytes(dim, index) if costs is None else 0.0
+    rows = constants.row_bytes(dim, index.storage, drawn.id_bytes) if costs is None else costs.bytes_of(dim, index)
     return Storage(
         float32=chunks.times(dim * 4),
         float16=chunks.times(dim * 2),
         int8=chunks.times(dim),
         index=chunks.times(rows + graph),
         graph=chunks.times(graph),
-        build_memory=chunks.times(capacity.build_bytes(dim, index) if graph else 0.0),
+        build_memory=chunks.times(constants.build_bytes(dim, index) if graph else 0.0),
         archive=_plus(chunks.times(dim * 4 * share), drawn.documents * share * value["archive_bytes"]),
-        wal=_plus(chunks.times(rows + graph if costs is None else 0.0), capacity.wal_bytes(drawn.documents)),
+        wal=_plus(chunks.times(rows + graph if costs is None else 0.0), constants.wal_bytes(drawn.documents)),
     )
 
 
@@ -231,7 +231,7 @@ def disks_of(
     The log (WAL) counts as far as ``max_wal_size`` lets it grow; one that is archived or replicated slowly takes more.
     """
     here = store == PGVECTOR
-    records = sum(capacity.CONSTANTS[name].value for name in ("ledger_bytes", *(() if here else ("intent_bytes",))))
+    records = sum(constants.CONSTANTS[name].value for name in ("ledger_bytes", *(() if here else ("intent_bytes",))))
     rows = storage.index.high if here else 0.0
     index = round(rows + drawn.documents * records + min(storage.wal.high, database.wal_kept_bytes))
     there = () if here else (Disk(f"store {store}", "", round(storage.index.high), None),)

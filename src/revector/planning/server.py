@@ -12,8 +12,8 @@ from revector.errors import RevectorError
 
 VECTORS, DIM, TIMES = 2_000, 64, 3
 REFERENCE_S = 0.23
-"""What one build takes a process alone at the pace of ``capacity.CONSTANTS``: it took 0.302 s beside a build of 30,000
-documents by one process that took 1.30 times what ``capacity.build_cpu_s`` says."""
+"""What one build takes a process alone at the pace of ``constants.CONSTANTS``: it took 0.302 s beside a build of 30,000
+documents by one process that took 1.30 times what ``constants.build_cpu_s`` says."""
 
 WORTH_S = 3.0
 """Less work for the server than this, by the constants, is not worth a probe of a second or two."""
