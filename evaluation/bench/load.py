@@ -82,7 +82,7 @@ def write_load(root: Path, collection: str, kept: int, per_s: float, ready: Even
     with (root / "writes.jsonl").open("w", encoding="utf-8") as file:
         record = Record(file)
         steps = [_writer(project, collection, hot[thread::WRITERS], record, thread) for thread in range(WRITERS)]
-        _run(steps, per_s, ready, ending)
+        run_steps(steps, per_s, ready, ending)
 
 
 def _writer(project: Project, collection: str, own: list[str], record: Record, thread: int) -> Callable[[], None]:
@@ -123,7 +123,7 @@ def search(root: Path, collection: str, labelled: int, per_s: float, ready: Even
     project = load_project(root)
     with (root / "searches.jsonl").open("w", encoding="utf-8") as file:
         record = Record(file)
-        _run([_searcher(project, collection, labelled, record, n) for n in range(SEARCHERS)], per_s, ready, ending)
+        run_steps([_searcher(project, collection, labelled, record, n) for n in range(SEARCHERS)], per_s, ready, ending)
 
 
 def _searcher(project: Project, collection: str, labelled: int, record: Record, seed: int) -> Callable[[], None]:
@@ -188,7 +188,7 @@ def stored_vector(project: Project, generation: int, hit: Hit) -> Vectors | None
     return None if stored is None else np.array(json.loads(stored), dtype=np.float32)
 
 
-def _run(steps: list[Callable[[], None]], per_s: float, ready: Event, ending: Event) -> None:
+def run_steps(steps: list[Callable[[], None]], per_s: float, ready: Event, ending: Event) -> None:
     """Run each step in a thread of its own, all together ``per_s`` times a second, as far as the machine can."""
 
     def every(step: Callable[[], None]) -> None:

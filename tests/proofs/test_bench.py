@@ -27,6 +27,7 @@ COMMANDS = (
     "reference",
     "rival",
     "service",
+    "sql_swaps",
     "swaps",
 )
 SCHEMA = {
