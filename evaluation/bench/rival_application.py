@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import psycopg
 
-from evaluation.bench.load import HOT_SHARE, PUTS, SCORE_TOLERANCE, SEARCHERS, WRITERS, Record, _run, first_text
+from evaluation.bench.load import HOT_SHARE, PUTS, SCORE_TOLERANCE, SEARCHERS, WRITERS, Record, first_text, run_steps
 from revector.interfaces import whole_texts
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def write_load(
     with ExitStack() as stack:
         lines = Record(stack.enter_context(record.open("w", encoding="utf-8")))
         steps = [_writer(stack, dsn, application, hot[n::WRITERS], n, lines) for n in range(WRITERS)]
-        _run(steps, per_s, ready, ending)
+        run_steps(steps, per_s, ready, ending)
 
 
 def _writer(
@@ -174,7 +174,7 @@ def search(
         steps = [
             _searcher(stack, dsn, WAYS[way](models, dim, switched), hot, thread, lines) for thread in range(SEARCHERS)
         ]
-        _run(steps, per_s, ready, ending)
+        run_steps(steps, per_s, ready, ending)
 
 
 def _searcher(
