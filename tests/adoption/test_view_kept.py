@@ -86,6 +86,7 @@ def test_a_view_is_made_later_and_dropped_by_command(
     adopted: Application, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     call: Call = caller(adopted, monkeypatch, capsys)
+    before = adopted.catalogue()
     assert call("adopt", "-c", "articles", "--view", "articles_seen")[0] == 0
     assert adopted.sql(f"SELECT count(*) FROM {VIEW}") == [(15,)]
     assert adopted.sql("SELECT to_regclass('revector.idx_articles_g1_key') IS NOT NULL") == [(True,)]
@@ -95,6 +96,7 @@ def test_a_view_is_made_later_and_dropped_by_command(
     code, out, _ = call("unadopt", "-c", "articles", "--only-view", "--json")
     assert (code, json.loads(out)["view"]) == (0, "public.articles_seen")
     assert adopted.sql(f"SELECT to_regclass('{VIEW}'), to_regclass('revector.vectors_1')") == [(None, None)]
+    assert adopted.catalogue() == before
     events = call("history", "--events", "-c", "articles")[1].lower()
     assert "is read through the view articles_seen" in events
     assert "the view public.articles_seen is dropped" in events

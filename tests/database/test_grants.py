@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from pgvector import Vector
 
 from copies import Databases
+from revector.adoption.presets import AdoptionRequest
 from revector.cli import run
 from revector.database.grants import apply_grants, grants_for
 from worlds import World
@@ -136,6 +137,27 @@ def test_row_level_security_of_the_applications_own_table_applies_to_what_is_joi
                 (vector, generation.encoder_fp),
             ).fetchall()
             assert ({row[1] for row in found}, len(found)) == ({tenant} if wanted else set(), wanted)
+
+
+def test_a_view_follows_the_swap_of_a_role_that_owns_neither_view_nor_documents(site: Site) -> None:
+    owner, app = site.worlds["owner"], site.worlds["app"]
+    owner.sql("CREATE TABLE public.article (id text PRIMARY KEY, body text)")
+    owner.sql("INSERT INTO public.article SELECT 'd' || n, 'apple' || n || ' pear' FROM generate_series(1, 60) n")
+    apply_grants(owner.engine, grants_for(site.role("app")))
+    owner.sql(f"GRANT SELECT ON public.article TO {quoted(site.role('app'))}")
+    adopter = owner.project.adopter("docs")
+    adopter.begin(
+        adopter.plan(
+            AdoptionRequest(table="public.article", model="hashing", text=("body",), vectors=False, view="public.seen")
+        )
+    )
+    app.project.adopter("docs").resume()
+    assert owner.sql("SELECT count(*) FROM public.seen") == [(60,)]
+    apply_grants(owner.engine, grants_for(site.role("reader"), read=True))
+    with site.session("reader") as reader:
+        assert refused(reader, "SELECT 1 FROM public.seen"), "its table is the owner's to grant"
+        owner.sql(f"GRANT SELECT ON public.article TO {quoted(site.role('reader'))}")
+        assert reader.execute("SELECT count(*) FROM public.seen").fetchall() == [(60,)]
 
 
 def test_the_search_path_of_a_caller_leads_no_function_astray(site: Site) -> None:
