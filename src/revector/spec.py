@@ -221,7 +221,8 @@ class Gate:
     and below it to fail; what lies between, fewer than ``min_queries`` and saturated labels are inconclusive, which
     moves nothing either. ``min_recall`` is judged in the same manner. A verdict is right with ``confidence``:
     ``sequential``, over all looks at ever more labels together, the first of which is judged by the interval of that
-    confidence; ``fixed``, at one look, by a narrower interval, and no second look at more labels can pass.
+    confidence; ``fixed``, at one look, by a narrower interval, and no second look at more labels can pass. With
+    ``metric`` ndcg, ``max_drop`` is a drop of nDCG@``k``, which counts the order too; all else stays about recall.
 
     ``slices``: fields of the queries' metadata, "length" and "script"; without any, each that groups the queries.
     ``max_slice_drop``: the largest drop of recall in any of these slices. ``min_overlap``: the least overlap@k of the
@@ -253,6 +254,12 @@ class Gate:
     method: Literal["sequential", "fixed"] = _within(
         "sequential", "sequential or fixed", lambda value: value in ("sequential", "fixed")
     )
+    metric: Literal["recall", "ndcg"] = _within("recall", "recall or ndcg", lambda value: value in ("recall", "ndcg"))
+
+    @property
+    def by_order(self) -> bool:
+        """Whether the order within the first ``k`` counts in ``metric``."""
+        return self.metric == "ndcg"
 
     def __post_init__(self) -> None:
         for one in fields(self):

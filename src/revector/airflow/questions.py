@@ -155,5 +155,6 @@ def figures(gate: GateResult | None) -> str:
     table = "\n".join([f"| | recall@{gate.k} | {percent} interval |", "|---|---|---|", *lines])
     judged = "Inconclusive" if gate.verdict is Value.INCONCLUSIVE else "Failed"
     verdict = "Passed." if gate.passed else f"{judged}: {'; '.join(gate.reasons)}."
-    worst = "" if gate.worst_slice is None else f" The worst slice is {gate.worst_slice.words}."
+    worst = "" if gate.judged_by is None else f" Judged by {gate.judged_by}."
+    worst += "" if gate.worst_slice is None else f" The worst slice is {gate.worst_slice.words}."
     return f"{table}\n\nMeasured on {gate.queries} labelled queries ({gate.labels}). {verdict}{worst}"

@@ -51,6 +51,10 @@ Quantize = Annotated[
     Literal["none", "bit"] | None, typer.Option(help="Index the signs alone; stored vectors rank what is found.")
 ]
 
+Metric = Annotated[
+    Literal["recall", "ndcg"] | None,
+    typer.Option(help="Gate: what --max-drop is a fall of; ndcg counts the order, too."),
+]
 MaxSliceDrop = Annotated[
     float | None,
     typer.Option(help="Gate: largest fall of recall@k in a slice of the queries, such as a language; 1 allows any."),
@@ -87,6 +91,7 @@ def revision(
     max_drop: Annotated[float | None, typer.Option(help="Gate: largest fall of recall@k.")] = None,
     min_queries: Annotated[int | None, typer.Option(help="Gate: least number of labelled queries.")] = None,
     max_slice_drop: MaxSliceDrop = None,
+    metric: Metric = None,
     collection: Collection = None,
     project: ProjectPath = None,
     json: Json = False,
@@ -110,7 +115,7 @@ def revision(
         "chunking": _given(max_tokens=chunk_tokens, overlap_tokens=overlap, unit=unit),
         "index": _given(storage=storage, quantize=quantize, store=store),
         "gate": _given(min_recall=min_recall, max_drop=max_drop, min_queries=min_queries)
-        | _given(max_slice_drop=max_slice_drop),
+        | _given(max_slice_drop=max_slice_drop, metric=metric),
     }
     written, notes = _write(session, head, message, specified.model, changes)
     _show_written(session, written, specified, notes)

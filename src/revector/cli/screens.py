@@ -48,8 +48,9 @@ def _measured(gate: GateFigures) -> str:
         line += (
             f", before {old.recall.mean:.4f}: {difference.mean:+.4f} ({difference.low:+.4f} to {difference.high:+.4f})"
         )
+    by = "" if gate.judged_by is None else f"; judged by {gate.judged_by}"
     worst = "" if gate.worst_slice is None else f"; worst slice {gate.worst_slice.words}"
-    return f"{line} on {gate.queries:,} queries{worst}"
+    return f"{line} on {gate.queries:,} queries{by}{worst}"
 
 
 def _fidelity(found: Mapping[str, Any] | None) -> str:

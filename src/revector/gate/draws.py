@@ -17,6 +17,7 @@ from revector.errors import LabelError
 from revector.gate.query_set import QuerySet
 from revector.labels import in_random_order
 from revector.measure.differing import answers_differ
+from revector.spec import Gate
 
 KIND = "labels_next"
 """The event of a draw."""
@@ -46,13 +47,14 @@ class NextLabels:
     judged: int
 
 
-def read_draws(connection: sa.Connection, cid: int, old: str, new: str, k: int) -> Draws:
-    """Return what was drawn so far, in all and for this pair of revisions at this rank."""
+def read_draws(connection: sa.Connection, cid: int, old: str, new: str, gate: Gate) -> Draws:
+    """Return what was drawn so far, in all and for this pair of revisions at this rank and by this kind of metric."""
     rows = connection.execute(
         sa.text("SELECT detail FROM event WHERE cid = :cid AND kind = :kind ORDER BY seq"), {"cid": cid, "kind": KIND}
     ).scalars()
     details = list(rows)
-    pair = [one for one in details if (one["old"], one["new"], one["k"]) == (old, new, k)]
+    terms = (old, new, gate.k, gate.by_order)
+    pair = [one for one in details if (one["old"], one["new"], one["k"], one.get("ordered", False)) == terms]
     return Draws(
         frozenset(query for one in details for query in one["asked"]),
         tuple(dict.fromkeys(query for one in pair for query in one["drawn"])),
@@ -87,14 +89,22 @@ def set_apart(queries: QuerySet, draws: Draws) -> QuerySet:
 
 
 def choose(
-    queries: QuerySet, old: Mapping[str, Sequence[str]], new: Mapping[str, Sequence[str]], draws: Draws, count: int
+    queries: QuerySet,
+    old: Mapping[str, Sequence[str]],
+    new: Mapping[str, Sequence[str]],
+    draws: Draws,
+    count: int,
+    *,
+    ordered: bool = False,
 ) -> NextLabels:
     """Return up to ``count`` queries of ``queries.others`` to judge: those asked before and not judged come first.
 
-    ``old`` and ``new``: their rankings, cut at the rank of the gate.
+    ``old`` and ``new``: their rankings, cut at the rank of the gate. ``ordered``: whether another order differs, too.
     """
     judged, before = queries.labels.queries, set(draws.order)
-    differing = [query for query in in_random_order(queries.others) if answers_differ(old[query], new[query])]
+    differing = [
+        query for query in in_random_order(queries.others) if answers_differ(old[query], new[query], ordered=ordered)
+    ]
     asked = [query for query in draws.order if query in queries.others and query not in judged][:count]
     drawn: list[str] = []
     for query in differing:

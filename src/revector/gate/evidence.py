@@ -34,7 +34,7 @@ STEP_REEMBEDDED = 64
 
 KINDS = {"verify": "verify", "gate": "recall"}
 
-EARLIER = {"method": Gate().method}
+EARLIER = {"method": Gate().method, "metric": Gate().metric}
 """What a gate demanded that was kept before it could say so."""
 
 
@@ -131,22 +131,23 @@ class Evidence:
         asked = queries or self.queries()
         return gates.measure(self._searcher, generation, asked, k, self._progress, exact=exact)
 
-    def next_labels(self, new: Generation, old: Generation, k: int, count: int) -> draws.NextLabels:
+    def next_labels(self, new: Generation, old: Generation, gate: Gate, count: int) -> draws.NextLabels:
         """Draw up to ``count`` queries to judge from those that differ, and keep the draw in the history.
 
         Raises ``ConfigError`` where the project names no queries without labels, ``LabelError`` as ``queries``.
         """
-        queries, before = self._set_apart(new, old, k)
+        queries, before = self._set_apart(new, old, gate)
         if not queries.others:
             why = "the labels judge passages" if queries.labels.spans else "the project names none that are not judged"
             raise ConfigError(
                 f"queries were to be drawn from those without labels, and {why}. Nothing was drawn; set queries in "
                 "revector.toml to a .jsonl or .tsv file of queries as users ask them."
             )
-        first, second = (self.measure(one, k, queries=queries).others for one in (old, new))
-        chosen = draws.choose(queries, first, second, before, count)
+        first, second = (self.measure(one, gate.k, queries=queries).others for one in (old, new))
+        chosen = draws.choose(queries, first, second, before, count, ordered=gate.by_order)
         if chosen.drawn:
-            facts = {"old": old.revision, "new": new.revision, "k": k, "differing": chosen.differing, "of": chosen.of}
+            facts = {"old": old.revision, "new": new.revision, "k": gate.k, "ordered": gate.by_order}
+            facts |= {"differing": chosen.differing, "of": chosen.of}
             asked = [query for query in chosen.drawn if query in chosen.queries]
             with self._engine.begin() as connection:
                 detail = {**facts, "asked": asked, "drawn": list(chosen.drawn)}
@@ -182,7 +183,7 @@ class Evidence:
 
     def _compare(self, target: Revision, generation: Generation, active_gen: int | None) -> gates.GateVerdict:
         gate, active = target.gate, None if active_gen is None else self._searcher.resolve(active_gen)
-        queries, _ = self._set_apart(generation, active, gate.k)
+        queries, _ = self._set_apart(generation, active, gate)
         with self._engine.connect() as connection:
             old = None if active is None else active.revision
             look = next_look(connection, self._cid, target.revision, old, gate, queries)
@@ -197,12 +198,12 @@ class Evidence:
             evidence=gates.measure_demands(scene),
         )
 
-    def _set_apart(self, new: Generation, old: Generation | None, k: int) -> tuple[QuerySet, draws.Draws]:
+    def _set_apart(self, new: Generation, old: Generation | None, gate: Gate) -> tuple[QuerySet, draws.Draws]:
         """Return the queries that a verdict rests on, and what was drawn so far."""
         queries, drawn = self.queries(), draws.Draws()
         if old is not None:
             with self._engine.connect() as connection:
-                drawn = draws.read_draws(connection, self._cid, old.revision, new.revision, k)
+                drawn = draws.read_draws(connection, self._cid, old.revision, new.revision, gate)
         beside = asked_beside(queries, self._others, self._documents, drawn.asked)
         return draws.set_apart(beside, drawn), drawn
 

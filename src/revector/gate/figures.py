@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from revector.formats.kept import Kept
 from revector.gate.looks import GateLook
 from revector.measure.comparison import Comparison
-from revector.measure.metrics import Interval
+from revector.measure.metrics import Interval, MetricName
 from revector.measure.statistics import CONFIDENCE
 
 T = TypeVar("T")
@@ -75,8 +75,9 @@ class GateFigures(Kept):
     """What was measured, and what was found of it; None and empty: not measured, or by a version that did not keep it.
 
     ``gate`` holds the demands as they were. Of ``others``, queries without labels that were asked too, ``drawn`` were
-    drawn and judged since. ``look``: which of the ``test``. ``scores``: role (new, old) → query → recall. Each demand
-    that measures more than recall keeps its ``evidence`` here, under a name of its own.
+    drawn and judged since. ``judged_by``: in words, where another metric than recall decided on the drop. ``look``:
+    which of the ``test``. ``scores``: role (new, old) → query → recall. Each demand that measures more than recall
+    keeps its ``evidence`` here, under a name of its own.
     """
 
     k: int | None = None
@@ -91,6 +92,7 @@ class GateFigures(Kept):
     new: GateSide | None = None
     old: GateSide | None = None
     difference: Interval | None = None
+    judged_by: str | None = None
     worst_slice: SliceInShort | None = None
     not_measured: str | None = None
     comparison: Comparison | None = None
@@ -118,6 +120,11 @@ class GateFigures(Kept):
     def confidence(self) -> float:
         """Of every interval, 0 to 1."""
         return CONFIDENCE if self.comparison is None else self.comparison.confidence
+
+    @property
+    def metric(self) -> MetricName:
+        """Of which a drop was judged."""
+        return "ndcg" if (self.gate or {}).get("metric") == "ndcg" else "recall"
 
     @property
     def demanded_confidence(self) -> float:

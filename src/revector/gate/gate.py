@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ from revector.gate.query_set import QuerySet
 from revector.interfaces import Progress
 from revector.labels import Span, ranked_items
 from revector.measure.comparison import Comparison, ScoredRun, check_rank, compare
-from revector.measure.metrics import Interval, MetricName, attainable_recall, evaluate, latency_ms
+from revector.measure.metrics import METRIC_NAMES, Interval, MetricName, attainable_recall, evaluate, latency_ms
 from revector.measure.statistics import score_interval
 from revector.registry.collections import Generation
 from revector.serving.queries import named
@@ -160,7 +160,7 @@ def judge(
     """
     number = 1 if look is None else look.number
     comparison = compare(
-        new.scored,
+        replace(new.scored, by_order=gate.by_order),
         None if old is None else old.scored,
         k=gate.k,
         documents=documents,
@@ -181,11 +181,21 @@ def judge(
         "drawn": len(queries.drawn),
         **({} if look is None else {"look": number, "test": look.as_data()}),
         **described(comparison, new, old),
+        **_judged_by(gate, comparison),
         **(evidence or {demand.evidence: None for demand in DEMANDS if demand.evidence}),
     }
     judged = judgement.judge(gate, GateFigures.model_validate(measured))
     reasons = () if judged.value is Value.PASS else tuple(reason.removesuffix(".") for reason in judged.reasons)
     return GateVerdict(judged.value, reasons, {**measured, "findings": plain(judged.findings)})
+
+
+def _judged_by(gate: Gate, comparison: Comparison) -> dict[str, str]:
+    """Say how the metric moved that decides, where it is not recall, which is always told."""
+    change = comparison.metrics.get(gate.metric)
+    if gate.metric == "recall" or change is None or change.old is None or (moved := change.difference) is None:
+        return {}
+    sides = f"{METRIC_NAMES[gate.metric]}@{comparison.k} {change.new.mean:.4f}, before {change.old.mean:.4f}"
+    return {"judged_by": f"{sides}: {moved.mean:+.4f} ({moved.low:+.4f} to {moved.high:+.4f})"}
 
 
 def measure_demands(scene: GateScene) -> dict[str, object]:

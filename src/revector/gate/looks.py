@@ -15,8 +15,11 @@ from revector.formats.kept import Kept
 from revector.gate.query_set import QuerySet
 from revector.spec import Gate, stable_hash
 
-TERMS = ("k", "max_drop", "min_recall", "max_slice_drop", "slices", "confidence", "method")
+TERMS = ("k", "metric", "max_drop", "min_recall", "max_slice_drop", "slices", "confidence", "method")
 """Fields of ``Gate`` that say what is tested; with others, a new test begins."""
+
+_EARLIER = {"metric": Gate().metric}
+"""What was tested by looks that could not say so."""
 
 _LAST = (
     "SELECT r.detail->'test' FROM gate_result r JOIN generation g USING (gen) WHERE g.cid = :cid AND r.kind = 'recall' "
@@ -75,7 +78,7 @@ def next_look(
 
 def _changes(last: GateLook, now: GateLook) -> Iterator[str]:
     for name, value in now.terms.items():
-        if (before := last.terms.get(name)) != value:
+        if (before := last.terms.get(name, _EARLIER.get(name))) != value:
             yield f"{name} is {value}, and was {before}"
     if gone := [query for query, text in last.judged.items() if now.judged.get(query) != text]:
         yield f"{len(gone):,} of {len(last.judged):,} judged queries are gone or have another text"

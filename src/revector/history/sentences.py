@@ -99,8 +99,9 @@ def _gate(facts: Detail) -> str:
             f" against {facts['old']['recall']['mean']:.4f} now served: {apart['mean']:+.4f} ({apart['low']:+.4f} to "
             f"{apart['high']:+.4f})"
         )
-    worst = facts.get("worst_slice")
-    return f"{said} on {facts['queries']:,} labelled queries" + (f"; worst slice {worst['words']}" if worst else "")
+    by, worst = facts.get("judged_by"), facts.get("worst_slice")
+    said += f" on {facts['queries']:,} labelled queries" + (f"; judged by {by}" if by else "")
+    return said + (f"; worst slice {worst['words']}" if worst else "")
 
 
 def _failed(facts: Detail) -> str:

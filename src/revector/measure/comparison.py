@@ -31,7 +31,7 @@ class ScoredRun:
 
     ``fingerprint`` is that of the queries and judgements at the time. ``others``: rankings of queries beside those,
     which nobody needs to have judged. ``drawn``: scores of those of them that were drawn at random from the ones that
-    old and new answer differently, and were then judged.
+    old and new answer differently, and were then judged; ``by_order``: whether another order was a difference.
     """
 
     revision: str
@@ -40,6 +40,7 @@ class ScoredRun:
     run: Mapping[str, Sequence[str]]
     others: Mapping[str, Sequence[str]] = field(default_factory=dict)
     drawn: Mapping[MetricName, Mapping[str, float]] = field(default_factory=dict)
+    by_order: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,11 +166,15 @@ def _metric_change(
 
 
 def _pairs(metric: MetricName, old: ScoredRun, new: ScoredRun) -> DifferingPairs:
-    before, after = ({**one.metrics[metric], **one.drawn.get(metric, {})} for one in (old, new))
+    ordered = metric in ("ndcg", "mrr")
+    # Drawn by their sets, queries stand for no sample of those that differ in order.
+    drawn = {} if ordered and not new.by_order else new.drawn.get(metric, {})
+    before = {**old.metrics[metric], **{query: old.drawn[metric][query] for query in drawn}}
+    after = {**new.metrics[metric], **drawn}
     unranked: dict[str, Sequence[str]] = dict.fromkeys(new.metrics[metric], ())
     first, second = ({**unranked, **one.run, **one.others} for one in (old, new))
     asked = [*dict.fromkeys([*new.metrics[metric], *new.others])]
-    return differing_pairs(asked, before, after, first, second, ordered=metric in ("ndcg", "mrr"))
+    return differing_pairs(asked, before, after, first, second, ordered=ordered)
 
 
 def check_rank(k: int, documents: int) -> None:

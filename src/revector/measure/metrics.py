@@ -21,6 +21,10 @@ Run: TypeAlias = Mapping[str, Sequence[str]]
 MetricName: TypeAlias = Literal["recall", "ndcg", "mrr", "hit"]
 
 
+METRIC_NAMES: Mapping[MetricName, str] = {"recall": "recall", "ndcg": "nDCG", "mrr": "MRR", "hit": "hit"}
+"""Metrics as people call them, in the order in which they are shown."""
+
+
 class Interval(NamedTuple):
     """A mean and the ends of its confidence interval, in the unit of the values."""
 

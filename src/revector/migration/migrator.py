@@ -286,7 +286,7 @@ class Migrator:
                 "of these is not there. Nothing was drawn; run `revector upgrade --to index` first."
             )
         old, new = self._searcher.resolve(slots.active_gen), self._searcher.resolve(slots.building_gen)
-        return self._evidence.next_labels(new, old, self._standing.target(new.revision).gate.k, count)
+        return self._evidence.next_labels(new, old, self._standing.target(new.revision).gate, count)
 
     def evaluate(
         self, *, generation: int | None = None, k: int = 10, exact: bool = False, queries: QuerySet | None = None

@@ -11,7 +11,7 @@ from revector.gate.demands import DEMANDS, max_drop, max_latency_ratio, max_slic
 from revector.gate.figures import Value
 from revector.measure.changes import MetricChange
 from revector.measure.comparison import Comparison
-from revector.measure.metrics import Interval
+from revector.measure.metrics import METRIC_NAMES, Interval, MetricName
 from revector.measure.sliced import Slice
 from revector.pages.charts import ChartRow, Mark, Tone, figure, intervals, key
 from revector.pages.gate_view import GatePage
@@ -19,7 +19,7 @@ from revector.pages.index_report import index_section
 from revector.pages.markup import document, interval, moment, section, signed, table, tag, terms
 from revector.pages.queries import changed_queries
 
-NAMES = {"recall": "recall", "ndcg": "nDCG", "mrr": "MRR", "hit": "hit"}
+NAMES: Mapping[str, str] = {str(metric): name for metric, name in METRIC_NAMES.items()}
 VERDICTS = {"pass": "PASS", "inconclusive": "INCONCLUSIVE", "fail": "FAIL"}
 POWER = "80 % power"
 
@@ -88,7 +88,7 @@ def _verdict(page: GatePage) -> Iterator[ET.Element]:
     if facts := dict(_facts(page)):
         yield terms(facts)
     if page.comparison is not None:
-        yield from _doubts(page.comparison)
+        yield from _doubts(page.comparison, page.metric)
 
 
 def _findings(page: GatePage) -> Iterator[ET.Element]:
@@ -135,16 +135,16 @@ def _beside(page: GatePage) -> Iterator[tuple[str, str]]:
         yield "Look", f"number {page.look:,} of this test"
 
 
-def _doubts(comparison: Comparison) -> Iterator[ET.Element]:
+def _doubts(comparison: Comparison, metric: MetricName) -> Iterator[ET.Element]:
     if comparison.saturated_by:
         names = ", ".join(comparison.saturated_by)
         told = f"Saturated: {names} comes close to the best possible recall, so these labels tell models badly apart."
         yield tag("p", told, class_="note")
-    recall = comparison.metrics["recall"]
-    if recall.detectable is not None:
-        needed = recall.needed
+    change, name = comparison.metrics[metric], f"{NAMES[metric]}@{comparison.k}"
+    if change.detectable is not None:
+        needed = change.needed
         rest = f"; {needed:,} queries would be needed to tell the drop that is allowed" if needed else ""
-        told = f"{recall.queries:,} queries can tell a drop of recall@{comparison.k} of {recall.detectable:.4f}"
+        told = f"{change.queries:,} queries can tell a drop of {name} of {change.detectable:.4f}"
         yield tag("p", f"{told} or more ({POWER}){rest}.", class_="soft")
 
 
@@ -216,12 +216,13 @@ def _differences(page: GatePage, found: Mapping[str, _Change], names: Mapping[st
         ChartRow(
             names[metric],
             [Mark(change.difference, "new")],
-            -allowed if allowed is not None and metric == "recall" else None,
+            -allowed if allowed is not None and metric == page.metric else None,
         )
         for metric, change in found.items()
         if change.difference is not None
     ]
-    limit = "" if allowed is None else f" Dashed: the largest drop of recall that is allowed, {signed(-allowed)}."
+    name = NAMES[page.metric]
+    limit = "" if allowed is None else f" Dashed: the largest drop of {name} that is allowed, {signed(-allowed)}."
     return figure(
         intervals(rows, axis="new minus old", zero=0.0, sign=True),
         f"New minus old on the same queries, with the {_percent(page)} interval of the pairs. ",

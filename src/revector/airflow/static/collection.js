@@ -92,12 +92,13 @@ function gate(found) {
   const judged = result.verdict === "inconclusive" ? "Inconclusive" : "Failed";
   const verdict = result.passed ? "Passed." : `${judged}: ${result.reasons.join("; ")}.`;
   const overridden = result.overridden ? ` Overridden by ${result.overridden.by}: ${result.overridden.reason}.` : "";
+  const by = result.judged_by ? ` Judged by ${result.judged_by}.` : "";
   const worst = result.worst_slice ? ` The worst slice is ${result.worst_slice.words}.` : "";
   return el("section", { "data-key": "gate" },
     el("div", { class: "row" }, el("h3", {}, `Gate: recall@${result.k} on ${count(result.queries)} labelled queries`),
       reportButton(found.name, result.id, "Gate report")),
     el("div", { class: "gate" }, table("What the gate measured", ["", "#mean", `#${Number(percent.toPrecision(6))} % interval`], rows), plot(sides.map((side) => [side, result[side].recall]))),
-    el("p", { class: `note ${result.passed ? "good" : "bad"}` }, `${verdict}${worst}${overridden} Measured ${utc(result.at).slice(0, 16)} UTC on ${result.labels}.`));
+    el("p", { class: `note ${result.passed ? "good" : "bad"}` }, `${verdict}${by}${worst}${overridden} Measured ${utc(result.at).slice(0, 16)} UTC on ${result.labels}.`));
 }
 
 // Opens the report over the page; it is a page of its own, too.

@@ -1,4 +1,4 @@
-"""The largest drop of recall against the active revision, judged by the interval of the difference."""
+"""The largest drop of recall or nDCG against the active revision, judged by the interval of the difference."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from collections.abc import Iterator
 from revector.gate.demand import Demand, ends
 from revector.gate.figures import GateFigures, GateFinding, Value
 from revector.measure.changes import MetricChange
+from revector.measure.metrics import METRIC_NAMES
 from revector.spec import Gate
 
 
 def _judge(gate: Gate, figures: GateFigures) -> Iterator[GateFinding]:
     comparison, allowed = figures.compared, f"a drop of more than the allowed {gate.max_drop:.4f}"
-    change = comparison.metrics["recall"]
+    change, metric = comparison.metrics[gate.metric], f"{METRIC_NAMES[gate.metric]}@{comparison.k}"
     found, old = change.difference, change.old
     assert found is not None  # there is an old revision
     assert old is not None
     what = (
-        f"recall@{comparison.k} {_moved(found.mean)} against revision {comparison.old} ({old.mean:.4f} to "
+        f"{metric} {_moved(found.mean)} against revision {comparison.old} ({old.mean:.4f} to "
         f"{change.new.mean:.4f} on {change.queries:,} queries{_differing(change)}; "
         f"{ends(found, comparison.confidence)})"
     )
@@ -57,7 +58,8 @@ DEMAND = Demand(
     field="max_drop",
     label="Largest drop allowed",
     says=lambda gate: (
-        f"recall@{gate.k} at most {gate.max_drop:g} below the active revision, at {gate.confidence:.0%} confidence"
+        f"{METRIC_NAMES[gate.metric]}@{gate.k} at most {gate.max_drop:g} below the active revision, at "
+        f"{gate.confidence:.0%} confidence"
     ),
     judge=_judge,
     against_old=True,
