@@ -39,6 +39,15 @@ def test_sixty_labels_pass_an_equal_revision_once_enough_queries_are_asked_of_bo
     assert f"apple{1} words" not in json.dumps(found.as_data()), "texts are never kept"
 
 
+def test_a_plan_counts_the_queries_that_nobody_judged(served: World) -> None:
+    served.revision("b200", "a100", OTHER, TIGHT)
+    asked(served, 100)
+    (warning,) = served.migrator.plan("b200").warnings
+    assert "60 labelled queries and 100 without labels cannot exclude a drop of 0.02, about 191 can" in warning
+    asked(served, 200)
+    assert served.migrator.plan("b200").warnings == ()
+
+
 def test_another_model_is_told_how_many_judgements_of_differing_queries_decide(served: World) -> None:
     asked(served, 200)
     served.revision("b200", "a100", OTHER, "gate = Gate(max_drop=0.05, min_overlap=None)")

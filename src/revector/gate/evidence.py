@@ -16,7 +16,7 @@ from revector.gate import gate as gates
 from revector.gate.demand import GateScene
 from revector.gate.figures import Value
 from revector.gate.looks import next_look
-from revector.gate.query_set import QuerySet, asked_beside, usable_queries
+from revector.gate.query_set import QuerySet, asked_beside, unjudged_texts, usable_queries
 from revector.gate.results import FIGURES, latest_result
 from revector.interfaces import Progress
 from revector.labels import LabelSource, load_labels
@@ -157,6 +157,10 @@ class Evidence:
     def labelled_queries(self) -> dict[str, str] | None:
         """Id and text of the labelled queries with a document that exists; None where no labels are configured."""
         return None if self._labels is None else self.queries().texts
+
+    def queries_beside(self) -> int:
+        """How many queries without labels are asked of old and new beside the labelled ones."""
+        return 0 if self._labels is None else len(unjudged_texts(load_labels(self._labels), self._others))
 
     def queries(self) -> QuerySet:
         """Return the labelled queries that can be measured. Raises ``LabelError`` when there are none."""

@@ -84,6 +84,7 @@ class Opening:
             target,
             encoder,
             labelled=labelled,
+            beside=self._evidence.queries_beside(),
             means=replace(self._means, probe_s=probe_s),
             progress=self._progress,
         )

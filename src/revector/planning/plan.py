@@ -52,6 +52,7 @@ def make_plan(
     *,
     labelled: Mapping[str, str] | None,
     means: Means,
+    beside: int = 0,
     progress: Progress | None = None,
 ) -> MigrationPlan:
     """Return the plan for ``revision``: chunks and tokens from a sample by length, time from a probe of this encoder.
@@ -59,6 +60,7 @@ def make_plan(
     The probe embeds chunks here and now: the time is that of this machine and process. Where PostgreSQL has much to do,
     a small temporary index tells how fast it is; where every vector is there, the encoder is not tried. Nothing stays;
     behind an API, some 50 texts are paid. ``labelled``: usable labelled queries by id; None where none are configured.
+    ``beside``: queries without labels that would be asked of old and new, too.
     """
     progress = progress or NoProgress()
     read = _read_sample(engine, collection, revision, encoder, progress)
@@ -67,7 +69,7 @@ def make_plan(
     progress.start("plan: ask PostgreSQL")
     database = look(engine, collection, active, means.index_build)
     found = _figures(engine, collection, active, revision, (read, tried, database), means, len(labelled or {}))
-    warnings = (*_warnings(collection, revision, None if labelled is None else len(labelled)),)
+    warnings = (*_warnings(collection, revision, None if labelled is None else len(labelled), beside),)
     warnings += (*_unreadable(read.unknown), *_window(engine, collection, revision), *_no_room(found.disks))
     warnings += _cap(found.spending, found.money.api_usd)
     risks = (*_risks(revision, found.storage, database, read.drawn), *_failed(found.probe))
@@ -337,7 +339,7 @@ def _refused(engine: sa.Engine, collection: Collection) -> tuple[str, ...]:
     return (said,)
 
 
-def _warnings(collection: Collection, revision: Revision, labelled_queries: int | None) -> tuple[str, ...]:
+def _warnings(collection: Collection, revision: Revision, labelled_queries: int | None, beside: int) -> tuple[str, ...]:
     warnings = []
     if labelled_queries is None and collection.active_gen is None:
         warnings.append("no labelled queries are configured: the first revision goes live unmeasured, the next cannot")
@@ -345,11 +347,13 @@ def _warnings(collection: Collection, revision: Revision, labelled_queries: int 
         warnings.append(
             f"the gate demands {revision.gate.min_queries} queries, {labelled_queries} exist: it will refuse"
         )
-    elif collection.active_gen is not None and (need := label_need(revision.gate)) and need.same > labelled_queries:
-        warnings.append(
-            f"{labelled_queries} labelled queries cannot exclude a drop of {need.max_drop:g}, about {need.same} "
-            "can: unless the new revision finds more than the active one, the gate will be inconclusive"
-        )
+    elif collection.active_gen is not None and (need := label_need(revision.gate)):
+        asked = f"{labelled_queries} labelled queries" + (f" and {beside} without labels" if beside else "")
+        if labelled_queries + beside < need.same:
+            warnings.append(
+                f"{asked} cannot exclude a drop of {need.max_drop:g}, about {need.same} can: unless the new revision "
+                "finds more than the active one, the gate will be inconclusive"
+            )
     return tuple(warnings)
 
 
