@@ -126,6 +126,12 @@ def test_one_fallen_language_fails_though_the_mean_hardly_moves() -> None:
     assert "language = th (20)" in told(found)
 
 
+def test_a_small_slice_that_excludes_the_fall_by_its_gain_is_not_called_open() -> None:
+    found = judged(compared(lost(300, 0.06), [1.0] * 300, 0.15, el=20, en=280), 0.15)
+    assert found.value is Value.PASS
+    assert "language = el (20)" not in told(found)
+
+
 def test_the_worst_slice_is_judged_in_three_values() -> None:
     passed = judged(compared([1.0] * 1_000, lost(1_000, 0.001), hi=100, en=900))
     assert passed.value is Value.PASS

@@ -39,8 +39,8 @@ def _judge(gate: Gate, figures: GateFigures) -> Iterator[GateFinding]:
             f"a fall of recall@{comparison.k} by {allowed} is excluded in each of {_slices(cleared)} of "
             f"{cleared[0].minimum} queries or more.",
         )
-    said = (*fallen, *open_ones)
-    yield from _small([one for one in comparison.slices if not one.to_clear and one not in said], allowed)
+    small = [one for one in comparison.slices if not one.to_clear and one not in (*fallen, *open_ones)]
+    yield from _small([one for one in small if one.difference is None or one.difference.low < -most], allowed)
 
 
 def _nothing_measured(gate: Gate) -> GateFinding:
