@@ -46,7 +46,7 @@ ON_STORES := $(addprefix tests/contract/,test_store.py test_lane.py test_kills.p
 
 test-stores: $(INSTALLED)  ## the contracts of stores on a real Redis and Chroma, milvus-lite and Qdrant's engines
 	$(call beside,$(STORES),tests/contract/requirements.txt)
-	HF_HUB_OFFLINE=1 $(STORES)/bin/python -m pytest $(ON_STORES) -k "milvus-lite or chroma or redis or qdrant"
+	HF_HUB_OFFLINE=1 $(STORES)/bin/python -m pytest $(ON_STORES) -m "long or not long" -k "milvus-lite or chroma or redis or qdrant"
 
 # Milvus listens on all interfaces, so it gets a network namespace of its own, which root alone may make.
 test-milvus: $(INSTALLED)  ## the same on a real Milvus 2.3.5, as root on Linux

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import random
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import pytest
 
+from fakes import Crash
 from outside import ChromaServer, RedisServer, Server
 from revector import crash
 from revector.errors import StoreUnavailable
@@ -41,18 +43,20 @@ def stored(world: World, store_server: Server) -> World:
     return world
 
 
-def killed_at(point: str, store_server: Server, patch: pytest.MonkeyPatch, passes: int = 1) -> None:
-    """Have the server killed when ``point`` is passed for the ``passes``-th time."""
-    left = passes
+def at(point: str, act: Callable[[], None], patch: pytest.MonkeyPatch) -> None:
+    """Have something happen when ``point`` is passed for the first time."""
 
     def watch(passed: str) -> None:
-        nonlocal left
-        left -= passed == point
-        if not left:
+        if passed == point:
             patch.setattr(crash, "watcher", None)
-            store_server.kill()
+            act()
 
     patch.setattr(crash, "watcher", watch)
+
+
+def killed_at(point: str, server: Server, patch: pytest.MonkeyPatch) -> None:
+    """Have the server killed when ``point`` is passed for the first time."""
+    at(point, server.kill, patch)
 
 
 def check(world: World, revision: str, count: int) -> None:
@@ -118,3 +122,40 @@ def test_a_server_whose_data_is_gone_is_noticed_and_filled_again(stored: World, 
     assert stored.events("store_lost")[0]["detail"]["documents"] == 120
     check(stored, "a100", 123)
     assert lane_of(stored.generation()).index.describe().points >= 123
+
+
+def end_process() -> None:
+    """End what runs as SIGKILL would: nothing of the library catches it."""
+    raise Crash("killed")
+
+
+@pytest.mark.long
+def test_twenty_migrations_under_kills_of_the_server_and_of_the_process_lose_nothing(
+    stored: World, store_server: Server
+) -> None:
+    points = ("stage.after_intent", "stage.after_put", "reveal.after_cas", "publish.after_commit", "control.after_move")
+    drawn, parent, struck = random.Random(5), "b200", 0
+    names = ["b200", *(f"c{n:03d}" for n in range(1, 20))]
+    for n, name in enumerate(names[1:]):
+        model = f'model = ModelSpec(name="hashing:seed{3 + n % 3}", dim=64)'
+        stored.revision(name, parent, model, 'index = IndexSpec(store="vectors")', GATE)
+        parent = name
+    for turn, name in enumerate(names):
+        with pytest.MonkeyPatch.context() as patch:
+            ends = turn % 2 == 0
+            at(drawn.choice(points), store_server.kill if ends else end_process, patch)
+            changed = drawn.sample(range(120), 4)
+            stored.documents.put_many([Document(f"d{n:05d}", f"quince{n} turn{turn}") for n in changed])
+            stored.documents.delete(f"d{drawn.randrange(120):05d}")
+            with suppress(StoreUnavailable, Crash):
+                stored.upgrade(name)
+            if crash.watcher is None:
+                struck += 1
+                if ends:
+                    store_server.start()
+        stored.sql("UPDATE pending SET lease_until = NULL")  # a minute later
+        stored.upgrade(name)
+        count = stored.value("SELECT count(*) FROM document WHERE NOT deleted")
+        check(stored, name, count)
+        stored.migrator.run("retire", reason="done", now=True)
+    assert struck >= 12

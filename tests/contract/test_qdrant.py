@@ -67,6 +67,11 @@ def test_a_key_that_is_refused_is_said_and_not_shown(wire: QdrantWire, monkeypat
     assert "not tested on a server" in of_kind("qdrant", wire.url, api_key_env="VECTORS_KEY").ask()
 
 
+def test_a_database_which_qdrant_does_not_have_is_refused(wire: QdrantWire) -> None:
+    with pytest.raises(StoreRefused, match="has no databases"):
+        of_kind("qdrant", wire.url, database="docs").ask()
+
+
 def test_a_server_whose_collections_have_no_metadata_is_refused(
     wire: QdrantWire, monkeypatch: pytest.MonkeyPatch
 ) -> None:

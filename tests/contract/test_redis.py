@@ -117,6 +117,19 @@ def test_a_server_that_would_lose_points_is_refused_before_it_gets_any(
         of_kind("redis", redis_server.url).ask()
 
 
+def test_a_server_that_still_loads_its_data_is_not_ready_and_nothing_else(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It answers by then, and says that it has no append-only file: seen after kills, for some milliseconds."""
+    import redis
+
+    about = {**client_of(redis_server).info("everything"), "loading": 1, "aof_enabled": 0}
+    monkeypatch.setattr(redis.Redis, "info", lambda *_: about)
+    with pytest.raises(StoreUnavailable, match="still loads its data") as raised:
+        of_kind("redis", redis_server.url).ask()
+    assert raised.value.retryable
+
+
 def test_a_key_that_is_refused_is_said_and_not_shown(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,8 +184,10 @@ def test_an_index_of_somebody_else_is_neither_used_nor_dropped(redis_server: Red
 
 
 def test_a_database_that_redis_does_not_search_is_refused(redis_server: RedisServer) -> None:
-    with pytest.raises(StoreRefused, match="database 0 only"):
-        of_kind("redis", redis_server.url, database="1").ask()
+    for url, database in ((redis_server.url, "1"), (f"{redis_server.url}/1", None)):
+        with pytest.raises(StoreRefused, match=r"names database 1; .* database 0 only"):
+            of_kind("redis", url, database=database).ask()
+    assert of_kind("redis", f"{redis_server.url}/0").ask()
 
 
 def test_a_search_after_a_start_finds_everything(redis_server: RedisServer) -> None:

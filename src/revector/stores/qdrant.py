@@ -145,6 +145,11 @@ class QdrantStore:
                 f"the store {self._name!r} is of the kind qdrant, and {error.name} is not installed here. Nothing was "
                 "changed; run `pip install 'revector[qdrant]'`."
             ) from error
+        if self._settings.database is not None:
+            raise StoreRefused(
+                f"stores.{self._name}.database is {self._settings.database!r}, and Qdrant has no databases. Nothing "
+                "was sent; leave it out."
+            )
         key = self._settings.key(self._name)
         return QdrantClient(
             url=self._settings.address(self._name, "http", "https"),

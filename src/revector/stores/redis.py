@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import numpy as np
@@ -68,6 +69,11 @@ class RedisStore:
         with self.asked("its version") as client:
             about = client.info("everything")
             modules = {_text(one[b"name"]): one[b"ver"] for one in client.execute_command("MODULE", "LIST")}
+        if about.get("loading"):  # until then it says of its append-only file that there is none
+            raise StoreUnavailable(
+                f"{self._asked('its settings')}, and still loads its data since it was started. Nothing was changed; "
+                "ask again."
+            )
         wrong = ""
         if "search" not in modules:
             wrong = "it has no module search; load it, or start a Redis of 8 or newer, or Redis Stack"
@@ -162,10 +168,11 @@ class RedisStore:
                 "changed; run `pip install 'revector[redis]'`."
             ) from error
         url = self._settings.address(self._name, "redis", "rediss")
-        if self._settings.database not in (None, "0"):
+        database = self._settings.database or urlsplit(url).path.strip("/") or "0"
+        if database != "0":
             raise StoreRefused(
-                f"stores.{self._name}.database is {self._settings.database!r}; Redis searches its database 0 only. "
-                "Nothing was sent; leave it out."
+                f"stores.{self._name} names database {database}; Redis searches its database 0 only. Nothing was sent; "
+                "leave it out of url and database."
             )
         return Redis.from_url(
             url,
