@@ -154,7 +154,7 @@ class CollectionSettings(BaseModel):
     canary: str | None = None
     """Labelled queries of the daily canary; default: those of ``qrels``."""
     canary_drop: float = Field(default=0.02, gt=0, le=1)
-    """Fall of recall@10 below the first canary of an index that raises an alert."""
+    """Fall of recall@10 below the first canary of an index that alerts, as does half of it where that is no chance."""
     window_hours: float = Field(default=48.0, gt=0)
     shards: int | None = Field(default=None, ge=1)
     """Parts of a backfill; default: what the plan reckons, in parts of 45 minutes, at least 4."""

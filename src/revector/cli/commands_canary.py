@@ -22,8 +22,8 @@ def canary(*, collection: Collection = None, project: ProjectPath = None, json: 
     """Measure recall@10 of what is served, have its encoder prove itself, and keep both in the series.
 
     Compared with the first run of the same index on the same queries (`canary` or `qrels` in revector.toml). Exit code
-    0: as it was; 11: it fell by `canary_drop` or more, or the model behind the name is another one; the webhook of
-    revector.toml is called then.
+    0: as it was; 11: it fell by `canary_drop` or more, or by half of it and not by chance, or the model behind the name
+    is another one; the webhook of revector.toml is called then.
 
     For example:
       revector canary -c docs

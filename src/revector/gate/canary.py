@@ -1,8 +1,14 @@
-"""The canary: measures what is served on the same labelled queries, day by day, and says when it got worse."""
+"""The canary: measures what is served on the same labelled queries, day by day, and says when it got worse.
+
+Two rules alert. A measured fall of ``canary_drop`` does, whatever chance had in it. So does one of half of that which
+is no chance: the queries are compared one by one with the first run of the same index, by the interval that the gate
+judges by, at a confidence at which daily runs are wrong once a year at most.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import sqlalchemy as sa
@@ -11,6 +17,8 @@ from revector.errors import CanaryAlert, EncoderError
 from revector.gate.evidence import Evidence
 from revector.gate.gate import GateMeasurement
 from revector.history import canary_series
+from revector.measure.metrics import Interval
+from revector.measure.statistics import paired_interval
 from revector.registry.collections import Generation
 from revector.registry.control import add_event
 from revector.serving.searcher import Searcher
@@ -24,6 +32,13 @@ POWER = 0.8
 
 COARSE = 1.5
 """A canary that only notices falls larger than this multiple of ``max_drop`` says so."""
+
+CONFIDENCE = 1 - 2 / 365
+"""Of the interval of a fall, two-sided: each end alone is missed once in 365 runs."""
+
+SHOWN = math.ceil(math.log2(365))
+"""Queries that must lose all, and none gain, to show a fall: of n queries or more, ``bounded_interval`` gives the upper
+end of n losses above 0 with a chance of 2 ** -n."""
 
 _ROUNDING = 1e-9
 
@@ -89,8 +104,8 @@ def run(
     interval = measured.interval()
     with engine.connect() as connection:
         before = canary_series.baseline(connection, pinned.gen, labels.fingerprint, K)
-    baseline = interval.mean if before is None else before
-    alerts = _alerts(measured, interval.mean, baseline, fault, max_drop)
+    baseline, fall = (interval.mean, None) if before is None else _against(before, measured.metrics["recall"])
+    alerts = _alerts(measured, interval.mean, baseline, fault, max_drop, fall)
     detectable, caution = resolution(len(measured.run), max_drop)
     report = CanaryReport(
         collection=collection,
@@ -110,15 +125,24 @@ def run(
         encoder_fault=fault,
         alerts=alerts,
     )
-    _keep(engine, cid, report, measured, actor)
+    _keep(engine, cid, report, measured, actor, first=before is None)
     return report
+
+
+def _against(before: canary_series.Baseline, scores: Mapping[str, float]) -> tuple[float, Interval | None]:
+    """Return the baseline's recall on the queries that are measured now, and how it changed on them, query by query."""
+    same = [query for query in scores if query in before.scores]
+    if not same:
+        return before.recall, None
+    then, now = ([one[query] for query in same] for one in (before.scores, scores))
+    return math.fsum(then) / len(then), paired_interval(then, now, confidence=CONFIDENCE)
 
 
 def resolution(queries: int, max_drop: float) -> tuple[float, str | None]:
     """Return the smallest true fall that alerts in 4 of 5 sets of ``queries``, and a warning where that is coarse.
 
-    The alert compares what was measured with ``max_drop``, and a true fall of just that is measured as less by about
-    half of all sets, however many queries they have. A set varies most where single queries lose all: binomially.
+    A set varies most where single queries lose all: binomially. The fewest of them that alert are those that make a
+    fall of ``max_drop``, or, if they are fewer, that make half of it and show that it is no chance.
     """
     low, high = 0.0, 1.0
     while high - low > 1e-6:
@@ -131,14 +155,15 @@ def resolution(queries: int, max_drop: float) -> tuple[float, str | None]:
     while _noticed(wanted, needed, max_drop) < POWER:
         needed += 1
     return high, (
-        f"of {queries:,} queries a fall of {high:.4f} is noticed in 4 of 5 cases, and one of {max_drop:g} in about "
-        f"half; {needed:,} queries notice {wanted:g}"
+        f"of {queries:,} queries a fall of {high:.4f} is noticed in 4 of 5 cases, and one of {max_drop:g} in "
+        f"{_noticed(max_drop, queries, max_drop):.0%}; {needed:,} queries notice {wanted:g}"
     )
 
 
 def _noticed(fall: float, queries: int, max_drop: float) -> float:
-    """Return the probability that a true ``fall`` is measured as ``max_drop`` or more: a binomial tail."""
-    least = math.ceil((max_drop - _ROUNDING) * queries)
+    """Return the probability that a true ``fall`` alerts: a binomial tail."""
+    least, half = (math.ceil((size - _ROUNDING) * queries) for size in (max_drop, max_drop / 2))
+    least = min(least, max(half, SHOWN))
     logs = (
         math.lgamma(queries + 1)
         - math.lgamma(lost + 1)
@@ -151,13 +176,24 @@ def _noticed(fall: float, queries: int, max_drop: float) -> float:
 
 
 def _alerts(
-    measured: GateMeasurement, recall: float, baseline: float, fault: str | None, max_drop: float
+    measured: GateMeasurement,
+    recall: float,
+    baseline: float,
+    fault: str | None,
+    max_drop: float,
+    fall: Interval | None = None,
 ) -> tuple[str, ...]:
     alerts = []
     if baseline - recall >= max_drop - _ROUNDING:
         alerts.append(
             f"recall@{K} of revision {measured.revision} fell from {baseline:.4f} to {recall:.4f} on "
             f"{len(measured.run)} queries; {max_drop:g} or more alerts"
+        )
+    elif fall is not None and fall.high < 0 and -fall.mean >= max_drop / 2 - _ROUNDING:
+        alerts.append(
+            f"recall@{K} of revision {measured.revision} fell from {baseline:.4f} to {recall:.4f} on "
+            f"{len(measured.run)} queries: less than {max_drop:g}, but query by query no chance ({fall.mean:+.4f}, "
+            f"{CONFIDENCE:.1%} interval {fall.low:+.4f} to {fall.high:+.4f})"
         )
     if fault is not None:
         alerts.append(f"its encoder is no longer what the index was built with: {fault}")
@@ -177,13 +213,16 @@ def _unmeasured(
     )
 
 
-def _keep(engine: sa.Engine, cid: int, report: CanaryReport, measured: GateMeasurement, actor: str) -> None:
+def _keep(
+    engine: sa.Engine, cid: int, report: CanaryReport, measured: GateMeasurement, actor: str, *, first: bool
+) -> None:
     detail: dict[str, object] = {
         "low": report.low,
         "high": report.high,
         "detectable": report.detectable,
         "own_documents": report.own_documents,
         "latency_ms": dict(measured.latency_ms),
+        **({"scores": dict(measured.metrics["recall"])} if first else {}),  # what later runs are compared with
     }
     with engine.begin() as connection:
         canary_series.add(connection, cid, asdict(report) | {"detail": detail, "alerts": list(report.alerts)})

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
 
-def baseline(connection: sa.Connection, gen: int, labels_fp: str, k: int) -> float | None:
+class Baseline(NamedTuple):
+    """What the first canary of a generation measured: its mean, and ``scores`` by query; empty in earlier versions."""
+
+    recall: float
+    scores: Mapping[str, float]
+
+
+def baseline(connection: sa.Connection, gen: int, labels_fp: str, k: int) -> Baseline | None:
     """Return recall@``k`` of the first canary of this generation on these very labels, or None before it."""
-    found = connection.scalar(
-        sa.text("SELECT baseline FROM canary WHERE gen = :gen AND labels_fp = :labels AND k = :k ORDER BY at LIMIT 1"),
+    found = connection.execute(
+        sa.text(
+            "SELECT baseline, coalesce(detail->'scores', '{}') AS scores FROM canary WHERE gen = :gen AND labels_fp = "
+            ":labels AND k = :k ORDER BY at LIMIT 1"
+        ),
         {"gen": gen, "labels": labels_fp, "k": k},
-    )
-    return None if found is None else float(found)
+    ).one_or_none()
+    return None if found is None else Baseline(float(found.baseline), found.scores)
 
 
 def add(connection: sa.Connection, cid: int, found: Mapping[str, object]) -> None:
