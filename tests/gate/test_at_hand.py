@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 
 from revector.cli.app import app
 from revector.errors import LabelError
-from revector.gate.at_hand import LabelsAtHand, refuse_unequal
+from revector.gate.at_hand import LabelsAtHand, unequal
 from revector.gate.gate import refuse_unpassable
 from revector.measure.power import equal_needed, excluded_by_equal
 from revector.measure.statistics import paired_interval, score_interval
@@ -46,27 +47,23 @@ def test_what_equal_answers_exclude_is_the_end_of_the_interval_that_judges(queri
         (at_hand(1), Gate(max_drop=1.0), True),
     ],
 )
-def test_a_drop_that_equal_answers_do_not_exclude_is_refused(labels: LabelsAtHand, gate: Gate, passes: bool) -> None:
-    if passes:
-        refuse_unequal(gate, labels)
-        return
-    with pytest.raises(
-        LabelError, match=r"even if old and new answer all alike.*as good as the old one could not pass"
-    ):
-        refuse_unequal(gate, labels)
+def test_a_drop_that_equal_answers_do_not_exclude_is_noted(labels: LabelsAtHand, gate: Gate, passes: bool) -> None:
+    said = unequal(gate, labels)
+    assert (said is None) == passes
+    assert passes or re.search(
+        "even if old and new answer all alike.*as good as the old one will be inconclusive", said
+    )
 
 
-def test_a_refused_drop_names_what_there_is_what_is_needed_and_every_way_out() -> None:
-    with pytest.raises(LabelError) as found:
-        refuse_unequal(Gate(), at_hand(60, beside=40))
-    said = str(found.value)
+def test_such_a_drop_names_what_there_is_what_is_needed_and_every_way_out() -> None:
+    said = unequal(Gate(), at_hand(60, beside=40))
+    assert said is not None
     for part in (
         "takes 183 queries",
         "has 60, with 40 beside",
         "a fall of 0.0362",
         "at least 83 more",
-        "0.037",
-        "-drop 0)",
+        "--max-drop 0.037)",
     ):
         assert part in said, part
 
@@ -84,7 +81,6 @@ def test_a_recall_that_not_even_perfect_answers_show_is_refused() -> None:
     ("options", "said"),
     [
         (("--min-queries", "61"), "at least 61 labelled queries, labels/test has 60"),
-        (("--max-drop", "0.02"), "gate.max_drop is 0.02. To exclude such a fall takes 183 queries"),
         (("--min-recall", "0.97"), "gate.min_recall is 0.9700"),
     ],
 )
@@ -97,13 +93,13 @@ def test_a_revision_whose_gate_cannot_pass_is_refused_and_not_written(
     assert said in " ".join(ended.output.split())
 
 
-def test_queries_without_labels_let_the_same_gate_be_written(served: World) -> None:
+def test_a_drop_that_only_a_gain_passes_is_noted_until_there_are_queries_without_labels_enough(served: World) -> None:
     lines = [json.dumps({"_id": f"u{n}", "text": f"apple{n} words"}) + "\n" for n in range(183 - QUERIES)]
     (served.root / "asked.jsonl").write_text("".join(lines[1:]))
     served.settings(queries="asked.jsonl")
-    assert revision(served, "--max-drop", "0.02").exit_code == LabelError.exit_code
+    assert "takes 183 queries" in notes(served)
     (served.root / "asked.jsonl").write_text("".join(lines))
-    assert revision(served, "--max-drop", "0.02").exit_code == 0
+    assert "takes 183 queries" not in notes(served)
 
 
 def test_labels_that_cannot_be_read_refuse_no_revision_but_are_named(served: World) -> None:
@@ -113,6 +109,12 @@ def test_labels_that_cannot_be_read_refuse_no_revision_but_are_named(served: Wor
     note = json.loads(ended.stdout)["notes"][-1]
     assert "the gate was not compared with the labels" in note
     assert "queries.jsonl:1" in note
+
+
+def notes(world: World) -> str:
+    ended = revision(world, "--max-drop", "0.02", "--json")
+    assert ended.exit_code == 0
+    return " ".join(json.loads(ended.stdout)["notes"])
 
 
 def revision(world: World, *options: str) -> Any:

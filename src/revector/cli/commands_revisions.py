@@ -205,7 +205,7 @@ def _write(
 def _refuse_unpassable(session: Session, gate: Gate, *, against_old: bool) -> list[str]:
     """Refuse a gate that the project's labels cannot pass; return notes on what it leaves open."""
     from revector.errors import DatabaseError, LabelError
-    from revector.gate.at_hand import LabelsAtHand, refuse_unequal
+    from revector.gate.at_hand import LabelsAtHand, unequal
     from revector.gate.gate import refuse_unpassable
     from revector.spec import FIRST_GATE
 
@@ -220,9 +220,8 @@ def _refuse_unpassable(session: Session, gate: Gate, *, against_old: bool) -> li
     except (LabelError, DatabaseError) as error:
         return [*notes, f"the gate was not compared with the labels, which cannot be read: {str(error).rstrip('.')}"]
     refuse_unpassable(gate, labels)
-    if against_old:
-        refuse_unequal(gate, labels)
-    return notes
+    said = unequal(gate, labels) if against_old else None
+    return notes if said is None else [*notes, said]
 
 
 def _chunking(head: Revision | None, limit: int, given: dict[str, Any]) -> Chunking:

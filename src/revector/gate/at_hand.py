@@ -1,4 +1,4 @@
-"""Owns what labels can show at most, known before anything is measured: a gate that none of it passes is refused."""
+"""Owns what labels can show at most, known before anything is measured."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from revector.errors import LabelError
 from revector.gate.looks import look_confidence
 from revector.gate.query_set import QuerySet, unjudged_texts
 from revector.labels import LabelSource, item_qrels, load_labels
@@ -44,22 +43,22 @@ class LabelsAtHand:
         return cls(labels.name, items, len(items) + len(unjudged_texts(labels, others)))
 
 
-def refuse_unequal(gate: Gate, labels: LabelsAtHand) -> None:
-    """Raise ``LabelError`` where ``max_drop`` is not excluded even if old and new answer every query alike.
+def unequal(gate: Gate, labels: LabelsAtHand) -> str | None:
+    """Say that ``max_drop`` is not excluded even if old and new answer every query alike; None where it is.
 
-    Only a revision that finds more could pass then, by a gain that nobody can promise. A ``max_drop`` of 0 says that a
-    gain is wanted, and is not refused.
+    Only a revision that finds more can pass then, so it is a note and refused by nothing: many a new model finds more.
+    A ``max_drop`` of 0 says that a gain is wanted.
     """
     confidence, drop = look_confidence(gate, 1), gate.max_drop
     least = excluded_by_equal(labels.asked, confidence=confidence)
     if not 0 < drop < least:
-        return
+        return None
     needed, labelled = equal_needed(drop, confidence=confidence), len(labels.items)
-    raise LabelError(
+    return (
         f"gate.max_drop is {drop:g}. To exclude such a fall takes {needed:,} queries, even if old and new answer all "
         f"alike; {labels.name} has {labelled:,}, with {labels.asked - labelled:,} beside them that are not labelled, "
-        f"which exclude a fall of {least:.4f}. A revision as good as the old one could not pass. Nothing was changed; "
-        f"name a file of at least {needed - labels.asked:,} more queries as users ask them (`queries` in "
-        f"revector.toml), label more, allow a larger drop (--max-drop {math.ceil(1000 * least) / 1000:g}), or demand a "
-        "gain (--max-drop 0)."
+        f"which exclude a fall of {least:.4f}. So a revision as good as the old one will be inconclusive, and only one "
+        f"that finds more can pass. To let an equal one pass, name a file of at least {needed - labels.asked:,} more "
+        "queries as users ask them (`queries` in revector.toml), label more, or allow a larger drop "
+        f"(--max-drop {math.ceil(1000 * least) / 1000:g})"
     )
