@@ -158,6 +158,7 @@ class World:
             "documents": "SELECT * FROM document ORDER BY doc_id",
             "slots": "SELECT * FROM collection",
             "generations": "SELECT * FROM generation ORDER BY gen",
+            "cutoffs": "SELECT * FROM cutoff ORDER BY gen, name",
             "pending": "SELECT gen, doc_id, version, state FROM pending ORDER BY 1, 2",
             "ledger": "SELECT * FROM ledger ORDER BY gen, doc_id",
         }

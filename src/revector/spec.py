@@ -229,7 +229,8 @@ class Gate:
     HNSW index with exact search. ``max_latency_ratio``: the p95 of a query over that of the old revision. None: not
     demanded. ``min_fidelity``: the least overlap@10 of the model as it runs with the same model in plain float32,
     demanded before anything is embedded. ``shadow_hours`` (0 to 720): so long are live queries asked of the new index
-    too, by shadow reads, before the gate judges; their agreement is in its report.
+    too, by shadow reads, before the gate judges; their agreement is in its report. ``min_agreement``: the least share
+    of the decisions by each cut-off of the application (`revector cutoffs`) that stay as they are; 0: any.
     """
 
     min_recall: float = _share(0.0)
@@ -255,6 +256,7 @@ class Gate:
         "sequential", "sequential or fixed", lambda value: value in ("sequential", "fixed")
     )
     metric: Literal["recall", "ndcg"] = _within("recall", "recall or ndcg", lambda value: value in ("recall", "ndcg"))
+    min_agreement: float = _share(0.0)
 
     @property
     def by_order(self) -> bool:

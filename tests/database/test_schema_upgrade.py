@@ -11,8 +11,11 @@ from pathlib import Path
 import psycopg
 import pytest
 import sqlalchemy as sa
+from alembic import command
 
 from copies import Databases
+from revector.database import engine as registry_engine
+from revector.database.engine import make_engine
 from revector.errors import SchemaMismatch
 from revector.history.events import broken_links
 from worlds import World
@@ -64,3 +67,21 @@ def test_an_open_migration_survives_an_upgrade_of_the_schema_and_is_finished(bef
     assert before.sql("SELECT * FROM i1_lost") == []
     with before.engine.connect() as connection:
         assert broken_links(connection, "docs") == []
+
+
+def test_who_may_call_a_function_may_call_it_after_it_was_made_again(empty_database_url: str) -> None:
+    """Version 0016 makes revector.active again, with a column more."""
+    engine = make_engine(empty_database_url)
+    may = sa.text("SELECT has_function_privilege(:role, 'revector.active(text)', 'EXECUTE')")
+    try:
+        with engine.begin() as connection:
+            connection.exec_driver_sql("CREATE EXTENSION IF NOT EXISTS vector; CREATE SCHEMA revector")
+            config, _ = registry_engine._script()
+            config.attributes["connection"] = connection
+            command.upgrade(config, "0015")
+            connection.execute(sa.text("GRANT EXECUTE ON FUNCTION revector.active TO pg_monitor"))
+        assert registry_engine.upgrade_schema(engine)
+        with engine.connect() as connection:
+            assert [connection.scalar(may, {"role": role}) for role in ("pg_monitor", "public")] == [True, False]
+    finally:
+        engine.dispose()

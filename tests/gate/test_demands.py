@@ -18,7 +18,7 @@ from revector.spec import Gate
 SETTINGS = {"k", "confidence", "slices", "method", "metric"}
 """Fields of ``Gate`` that say how is measured, and demand nothing."""
 
-EVERYTHING = Gate(min_recall=0.5, max_slice_drop=0.1, max_latency_ratio=1.5, shadow_hours=2.0)
+EVERYTHING = Gate(min_recall=0.5, max_slice_drop=0.1, max_latency_ratio=1.5, shadow_hours=2.0, min_agreement=0.8)
 
 
 def test_every_field_of_the_gate_is_a_row_or_a_setting_and_none_is_both() -> None:
@@ -27,8 +27,8 @@ def test_every_field_of_the_gate_is_a_row_or_a_setting_and_none_is_both() -> Non
     assert len({demand.label for demand in DEMANDS}) == len(rows)
 
 
-def test_the_manual_names_every_demand() -> None:
-    said = (Path(__file__).parents[2] / "docs" / "gate.md").read_text(encoding="utf-8")
+def test_the_readme_names_every_demand() -> None:
+    said = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     assert [demand.field for demand in DEMANDS if demand.field not in said] == []
 
 
@@ -40,7 +40,7 @@ def test_a_demand_that_is_off_demands_nothing_and_each_of_the_others_has_words()
 
 def test_a_row_with_evidence_keeps_it_apart_from_what_a_status_shows() -> None:
     kept = [demand.evidence for demand in DEMANDS if demand.measure is not None]
-    assert kept == ["ann", "latency", "shadow"]
+    assert kept == ["ann", "latency", "shadow", "cutoffs"]
     assert set(kept) < set(FIGURES)
 
 

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from revector.interfaces import whole_texts
+from revector.registry import cutoffs
+from revector.registry.control import control
 from services import DOCUMENT, JSON_TYPE, SEARCH, refused, serve
 from worlds import World
 
@@ -162,3 +164,20 @@ def test_exactly_one_way_to_search_is_taken_and_vectors_must_be_usable(served: W
             sent = f'{{"vector": [{", ".join([raw] * 64)}], "encoder_fp": "{fp}"}}'
             answer = client.post(SEARCH, content=sent, headers=JSON_TYPE)
             assert answer.status_code == 422, answer.text
+
+
+def test_a_least_score_is_a_number_or_a_cut_off_and_each_answer_names_the_cut_offs(served: World) -> None:
+    with control(served.engine, served.collection.cid, actor="tester") as held:
+        cutoffs.choose(held, {"support": 0.5})
+    with serve(served.project) as client:
+        for asked in ({"query": "apple7 pear7"}, {"like": "d00007"}):
+            every = client.post(SEARCH, json={**asked, "k": 119}).json()
+            assert every["cutoffs"] == {"support": 0.5}
+            wanted = [hit["id"] for hit in every["hits"] if hit["score"] >= 0.5]
+            assert 0 < len(wanted) < 119
+            for least in (0.5, "support"):
+                assert ids(client.post(SEARCH, json={**asked, "k": 119, "min_score": least})) == wanted
+        said = refused(client.post(SEARCH, json={"query": "apple7", "min_score": "faq"}), 422, "ConfigError")
+        assert "which has support" in said
+        for least in (1.5, True, "", []):
+            assert client.post(SEARCH, json={"query": "apple7", "min_score": least}).status_code == 422, least

@@ -250,7 +250,7 @@ def test_active_tells_what_a_client_needs_to_make_a_vector(served: World) -> Non
         found = connection.execute("SELECT * FROM revector.active('docs')").fetchone()
     assert found == (
         generation.revision, generation.gen, generation.encoder_fp, model.name, model.dim, "cosine", model.normalize,
-        model.max_tokens, model.query_prompt, model.document_prompt, "pgvector",
+        model.max_tokens, model.query_prompt, model.document_prompt, "pgvector", {},
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from revector.cli.commands_cutoffs import parse_cutoffs
 from revector.cli.commands_gate import own_left_out, print_lost, refused_queries
 from revector.cli.exits import CHECK_FAILED
 from revector.cli.options import Collection, Json, ProjectPath, Session, open_session
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
     from revector.gate.ann import AnnReport
     from revector.gate.query_set import QuerySet
-    from revector.interfaces import Progress
 
 TIMED_QUERIES = 200
 
@@ -35,7 +35,9 @@ OtherGeneration = Annotated[
 ]
 Cutoffs = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME=SCORE", help="A similarity threshold of an application, on the active model."),
+    typer.Option(
+        metavar="NAME=SCORE", help="A similarity threshold on the active model; default: those of revector cutoffs."
+    ),
 ]
 
 WithExact = Annotated[bool, typer.Option("--exact", help="Compare an ANN index with exact search.")]
@@ -68,9 +70,9 @@ def compare(
     """Compare the active generation with another live one, or with --exact an index with exact search.
 
     The same queries are asked of both. Two generations: agreement, latency in turns on this machine, and for each
-    --cutoff, a threshold on similarities of the active model, the one that lets the same share of scores through, with
-    how many decisions stay; needs no labels. --exact: what the ANN index loses on the labelled queries, and which
-    ef_search is enough; exit code 11 where it does not reach --least as configured.
+    --cutoff (or each of `revector cutoffs`), a threshold on similarities of the active model, the one that lets the
+    same share of scores through, with how many decisions stay; needs no labels. --exact: what the ANN index loses on
+    the labelled queries, and which ef_search is enough; exit code 11 where it does not reach --least as configured.
 
     For example:
       revector compare --queries last-week.txt --cutoff support=0.42
@@ -82,7 +84,7 @@ def compare(
         _compare_with_exact(session, generation, k, DEMANDED if least is None else least)
     else:
         _refuse("a comparison without --exact", {"--generation": generation, "--least": least})
-        _compare_generations(session, queries, new, k, _thresholds(cutoff or []))
+        _compare_generations(session, queries, new, k, cutoff)
 
 
 def _refuse(what: str, options: Mapping[str, object]) -> None:
@@ -91,27 +93,30 @@ def _refuse(what: str, options: Mapping[str, object]) -> None:
 
 
 def _compare_generations(
-    session: Session, queries: Path | None, new: int | None, k: int, thresholds: Mapping[str, float]
+    session: Session, queries: Path | None, new: int | None, k: int, cutoffs: Sequence[str] | None
 ) -> None:
     from revector.gate.latency import compare_latency
+    from revector.gate.scoring import ask_scored
     from revector.measure.agreement import agree
     from revector.measure.thresholds import match_cutoffs
     from revector.serving.queries import named
 
+    thresholds = _thresholds(session, cutoffs)
     asked = _queries(session, queries)
     own = session.project.documents(session.collection).own(asked).documents
     texts = list(asked.values())
     with reporting(quiet=session.out.as_json) as progress:
         old_gen, new_gen = _generations(session, new)
-        (old, old_refused), (other, refused) = (
-            _ask(session, gen, asked, own, k, progress) for gen in (old_gen, new_gen)
+        searcher = session.project.searcher(session.collection)
+        old, other = (
+            ask_scored(searcher, searcher.resolve(gen), asked, own, k, progress) for gen in (old_gen, new_gen)
         )
-    ids = [{query: [doc for doc, _ in hits] for query, hits in run.items()} for run in (old, other)]
+    ids = [{query: [doc for doc, _ in hits] for query, hits in one.run.items()} for one in (old, other)]
     data: dict[str, object] = {"old": old_gen, "new": new_gen, "k": k, **agree(ids[0], ids[1], k=k).as_data()}
     data["own_documents"] = len(own)
-    data["refused_queries"] = {"old": named(old_refused), "new": named(refused)}
-    data["cutoffs"] = [one.as_data() for one in match_cutoffs(thresholds, old, other)] if thresholds else []
-    searcher = session.project.searcher(session.collection)
+    data["refused_queries"] = {"old": named(old.refused), "new": named(other.refused)}
+    moved = match_cutoffs(thresholds, old.run, other.run) if thresholds else ()
+    data["cutoffs"] = [one.as_data() for one in moved]
     data["latency"] = compare_latency(
         searcher, searcher.resolve(old_gen), searcher.resolve(new_gen), texts[:TIMED_QUERIES], k
     ).as_data()
@@ -178,15 +183,14 @@ def _ann_page(found: AnnReport, queries: QuerySet, console: Console) -> None:
         console.print(note, style="yellow", soft_wrap=True)
 
 
-def _thresholds(named: Sequence[str]) -> dict[str, float]:
-    found = {}
-    for one in named:
-        name, _, value = one.partition("=")
-        try:
-            found[name] = float(value)
-        except ValueError as error:
-            raise ConfigError(f"--cutoff takes NAME=SCORE such as support=0.42, found {one!r}. Nothing ran.") from error
-    return found
+def _thresholds(session: Session, named: Sequence[str] | None) -> dict[str, float]:
+    """Return the cut-offs to move: those named, by default those that the active generation has."""
+    if named:
+        return parse_cutoffs(named, "--cutoff")
+    from revector.registry.cutoffs import read_scores
+
+    with session.project.engine.connect() as connection:
+        return read_scores(connection, session.project.searcher(session.collection).resolve().gen)
 
 
 def _queries(session: Session, path: Path | None) -> dict[str, str]:
@@ -220,28 +224,6 @@ def _generations(session: Session, new: int | None) -> tuple[int, int]:
             "searched; begin a migration with `revector upgrade --to index`."
         )
     return live["active"], other
-
-
-def _ask(
-    session: Session, gen: int, asked: Mapping[str, str], own: Mapping[str, frozenset[str]], k: int, progress: Progress
-) -> tuple[dict[str, list[tuple[str, float]]], dict[str, str]]:
-    """Return the best ``k`` documents of each query with their scores, without those that are the query itself.
-
-    And why queries are refused, by id: they find nothing.
-    """
-    searcher = session.project.searcher(session.collection)
-    pinned = searcher.resolve(gen)
-    taken, refused = searcher.askable(pinned, asked)
-    progress.start(f"search generation {gen}", len(taken), unit="queries")
-    run: dict[str, list[tuple[str, float]]] = {query: [] for query in asked}
-    for query, vector in searcher.encode_all(pinned, taken):
-        itself = own.get(query, frozenset())
-        answer = searcher.search_vector(pinned, vector, k + len(itself))
-        hits = () if answer is None else answer.hits
-        run[query] = [(hit.id, hit.score) for hit in hits if hit.id not in itself][:k]
-        progress.advance()
-    progress.done()
-    return run, refused
 
 
 def _page(data: dict[str, Any], console: Console) -> None:

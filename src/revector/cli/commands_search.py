@@ -56,6 +56,9 @@ def search(
     by: Annotated[Literal["document", "chunk"], typer.Option(help="Best chunk of each document, or every chunk.")] = (
         "document"
     ),
+    min_score: Annotated[
+        str | None, typer.Option(metavar="SCORE|NAME", help="Least similarity, or the name of a cut-off.")
+    ] = None,
     generation: Generation = None,
     exact: Exact = False,
     explain: Annotated[
@@ -69,11 +72,18 @@ def search(
 
     For example:
       revector search "how do I reset my password" -k 5
+      revector search "how do I pay" --min-score support
       revector search invoice --where '{"lang": ["en", "de"], "year": {"gte": 2024}}' --explain
     """
     session = open_session(project, collection, as_json=json)
     answer = session.project.searcher(session.collection).search(
-        query, k, where=json_object("--where", where) or None, by=by, generation=generation, exact=exact
+        query,
+        k,
+        where=json_object("--where", where) or None,
+        by=by,
+        generation=generation,
+        exact=exact,
+        min_score=_least(min_score),
     )
     behind = session.project.documents(session.collection).refused([hit.id for hit in answer.hits]) if explain else {}
     data = asdict(answer) | {"behind": behind} if explain else answer
@@ -235,6 +245,19 @@ def _same_settings(model: ModelSpec) -> str:
     return " ".join(filter(None, options))
 
 
+def _least(said: str | None) -> float | str | None:
+    """Return the number that was said; else the name of a cut-off, which begins with a letter."""
+    if said is None or said[:1].isalpha():
+        return said
+    try:
+        return float(said)
+    except ValueError as error:
+        raise ConfigError(
+            f"--min-score takes a similarity such as 0.42, or the name of a cut-off, found {said!r:.80}. Nothing was "
+            "searched."
+        ) from error
+
+
 # Helpers --------------------------------------------------------------------------------------------------------------
 
 
@@ -262,6 +285,7 @@ def _answer_page(answer: Answer, console: Console, behind: Mapping[str, Refusal]
                 "how": "exact: every vector that passes the filter" if answer.exact else "HNSW index",
                 "time": f"{answer.encode_ms:.1f} ms to encode, {answer.search_ms:.1f} ms to search",
                 "statements": str(answer.asked),
+                "cut-offs": ", ".join(f"{name} {score:.4f}" for name, score in answer.cutoffs.items()) or "none",
             },
         )
         for doc_id, refused in behind.items():

@@ -14,6 +14,7 @@ from revector.formats.kept import plain
 from revector.gate import draws
 from revector.gate import gate as gates
 from revector.gate.demand import GateScene
+from revector.gate.demands import min_agreement
 from revector.gate.figures import Value
 from revector.gate.looks import next_look
 from revector.gate.query_set import QuerySet, asked_beside, unjudged_texts, usable_queries
@@ -21,7 +22,7 @@ from revector.gate.results import FIGURES, latest_result
 from revector.interfaces import Progress
 from revector.labels import LabelSource, load_labels
 from revector.lifecycle import STEPS
-from revector.registry import moves, verdicts, work
+from revector.registry import cutoffs, moves, verdicts, work
 from revector.registry.collections import Collection, Generation, read_generation
 from revector.registry.control import add_event, control
 from revector.serving.searcher import Searcher
@@ -34,7 +35,7 @@ STEP_REEMBEDDED = 64
 
 KINDS = {"verify": "verify", "gate": "recall"}
 
-EARLIER = {"method": Gate().method, "metric": Gate().metric}
+EARLIER = {name: getattr(Gate(), name) for name in ("method", "metric", "min_agreement")}
 """What a gate demanded that was kept before it could say so."""
 
 
@@ -231,6 +232,8 @@ class Evidence:
         detail = {**verdict.detail, "reasons": verdict.reasons}
         with control(self._engine, self._cid, actor=self._actor, token=token) as held:
             verdicts.save_result(held, generation, KINDS[step], verdict=verdict.value, detail=detail, seen=seen)
+            if (mapped := verdict.detail.get(min_agreement.EVIDENCE)) is not None:
+                cutoffs.keep_mapped(held, generation.gen, min_agreement.as_mapped(mapped))
             now = read_generation(held.connection, generation.gen)
             if verdict.passed and now.phase in STEPS[step].needs:
                 moves.advance(held, generation.gen, step, **brief)

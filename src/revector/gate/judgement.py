@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from revector.formats.kept import plain
 from revector.gate.demands import DEMANDS
 from revector.gate.demands.max_slice_drop import worst_slices
+from revector.gate.demands.min_agreement import carried_over
 from revector.gate.figures import GateFigures, GateFinding, Value
 from revector.measure.comparison import Comparison
 from revector.spec import Gate
@@ -41,7 +42,8 @@ def judge(gate: Gate, figures: GateFigures) -> Verdict:
 
     A drop of recall passes where its whole interval is above ``-max_drop``, fails where all of it is below, and is
     inconclusive between; ``min_recall`` is judged in the same manner on the interval of the new recall. Too few
-    queries and saturation make a pass inconclusive and leave a fail as it is. What is measured once, such as overlap
+    queries, saturation and a cut-off of the application that cannot be carried over make a pass inconclusive and leave
+    a fail as it is. What is measured once, such as overlap
     and latency, holds or is missed.
 
     Raises:
@@ -49,7 +51,7 @@ def judge(gate: Gate, figures: GateFigures) -> Verdict:
 
     """
     compared = figures.compared
-    shown = (*worst_slices(compared), *_looks(gate, figures))
+    shown = (*worst_slices(compared), *carried_over(figures), *_looks(gate, figures))
     return Verdict((*_findings(gate, figures), *_saturation(compared), *shown))
 
 

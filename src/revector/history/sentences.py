@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -113,12 +113,36 @@ def _swap(facts: Detail) -> str:
     until = facts.get("rollback_deadline")
     way = f"; the way back is open until {moment(until)}" if until else ""
     again = " again" if facts.get("forward_again") else ""
-    return f"revision {facts['revision']} answers{again}; writers waited {facts['pause_ms']:.0f} ms{way}"
+    return f"revision {facts['revision']} answers{again}; writers waited {facts['pause_ms']:.0f} ms{_moved(facts)}{way}"
 
 
 def _rollback(facts: Detail) -> str:
     forced = f", over {_count(facts['forced_over'], 'waiting change')}" if facts["forced_over"] else ""
-    return f"revision {facts['revision']} answers again{forced}; writers waited {facts['pause_ms']:.0f} ms"
+    return (
+        f"revision {facts['revision']} answers again{forced}; writers waited {facts['pause_ms']:.0f} ms{_moved(facts)}"
+    )
+
+
+def _cutoffs(facts: Detail) -> str:
+    if "dropped" in facts:
+        return f"cut-offs dropped: {', '.join(facts['dropped'])}"
+    before = facts["before"]
+    said = [
+        f"{name} is {score:g}" + (f", was {before[name]:g}" if name in before else "")
+        for name, score in facts["set"].items()
+    ]
+    return f"cut-offs of revision {facts['revision']}: {'; '.join(said)}"
+
+
+def _moved(facts: Detail) -> str:
+    """Return the cut-offs that a move of the alias took along."""
+    told = [f"{name} {before} → {after}" for name, (before, after) in _in_short(facts.get("cutoffs") or {})]
+    return f"; cut-offs {', '.join(told)}" if told else ""
+
+
+def _in_short(cutoffs: Mapping[str, list[float | None]]) -> Iterator[tuple[str, list[str]]]:
+    for name, pair in cutoffs.items():
+        yield name, ["none" if one is None else f"{one:.4g}" for one in pair]
 
 
 def _verify(facts: Detail) -> str:
@@ -184,6 +208,7 @@ SENTENCES: dict[str, Callable[[Detail], str]] = {
         f"revision {facts['revision']} gets no more writes; there is no way back"
         + (", given up before its window was over" if facts["window_given_up"] else "")
     ),
+    "cutoffs": _cutoffs,
     "abort": lambda facts: f"revision {facts['revision']} was given up before it was served",
     "drop": lambda facts: f"the table {facts['physical']} is dropped",
     "verify_live": _verify,

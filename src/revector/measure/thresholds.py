@@ -59,8 +59,8 @@ class Cutoff:
     """One named threshold, moved from the old model to the new one.
 
     ``matched`` is None where the sample cannot tell, ``notes`` say why. ``interval`` is of the matched threshold, its
-    ``mean`` the threshold itself. ``unchanged`` is what happens if nobody moves it. ``share`` of the old scores reaches
-    ``threshold``; ``empty`` queries show nothing today.
+    ``mean`` the threshold itself; None where a person chose it. ``unchanged`` is what happens if nobody moves it.
+    ``share`` of the old scores reaches ``threshold``; ``empty`` queries show nothing today.
     """
 
     name: str
@@ -95,6 +95,7 @@ def match_cutoffs(
     old: Scored,
     new: Scored,
     *,
+    chosen: Mapping[str, float] | None = None,
     confidence: float = 0.95,
     draws: int = 1_000,
     seed: int = 0,
@@ -108,6 +109,7 @@ def match_cutoffs(
         thresholds: Name → threshold on the old model's similarity; a document at or above it is shown.
         old: Top k of each query by the model that is served.
         new: The same queries and k by the candidate.
+        chosen: Thresholds on the new model's similarity that a person chose: only their decisions are counted.
         confidence: Coverage of all intervals, in (0, 1).
         draws: Bootstrap samples, at least 1. Queries are drawn, for a query's scores hang together, and the threshold
             is matched again in each draw.
@@ -122,7 +124,8 @@ def match_cutoffs(
         chapter 2. Clustered bootstrap: Davison & Hinkley, *Bootstrap Methods and their Application* (1997), 3.8.
 
     """
-    for name, threshold in thresholds.items():
+    given = chosen or {}
+    for name, threshold in (*thresholds.items(), *given.items()):
         if not math.isfinite(threshold):
             raise ConfigError(f"cut-off {name!r} is {threshold}; it must be a finite number. Nothing was compared.")
     if not 0 < confidence < 1 or draws < 1:
@@ -132,7 +135,9 @@ def match_cutoffs(
         )
     sample = _Sample(old, new)
     tails = ((1 - confidence) / 2, (1 + confidence) / 2)
-    return tuple(_cutoff(name, float(at), sample, tails, draws, seed) for name, at in thresholds.items())
+    rng, everywhere = np.random.default_rng(seed), np.arange(sample.queries)
+    drawn = [np.bincount(rng.choice(everywhere, sample.queries), minlength=sample.queries) for _ in range(draws)]
+    return tuple(_cutoff(name, float(at), given.get(name), sample, tails, drawn) for name, at in thresholds.items())
 
 
 class _Sample:
@@ -208,20 +213,25 @@ def _scores(query: str, ranked: Sequence[tuple[str, float]]) -> dict[str, float]
     return found
 
 
-def _cutoff(name: str, threshold: float, sample: _Sample, tails: tuple[float, float], draws: int, seed: int) -> Cutoff:
-    once = np.ones(len(sample.query), dtype=np.float64)
+def _cutoff(
+    name: str, threshold: float, chosen: float | None, sample: _Sample, tails: tuple[float, float], drawn: list[Counts]
+) -> Cutoff:
     passing, scores = int((sample.old >= threshold).sum()), int(sample.from_old.sum())
-    tells = 0 < passing < scores
-    matched = sample.match(threshold, once) if tells else math.nan
-    rng = np.random.default_rng(seed)
-    everywhere = np.arange(sample.queries)
-    drawn: list[tuple[float, dict[str, float], dict[str, float]]] = []
-    for _ in range(draws):
-        times = np.bincount(rng.choice(everywhere, sample.queries), minlength=sample.queries)
+    tells = chosen is not None or 0 < passing < scores
+
+    def move(weights: Scores) -> float:
+        if chosen is not None:
+            return chosen
+        return sample.match(threshold, weights) if tells else math.nan
+
+    matched = move(np.ones(len(sample.query), dtype=np.float64))
+    moved, stay, counts = list[float](), list[dict[str, float]](), list[dict[str, float]]()
+    for times in drawn:
         weights = sample.weights(times)
-        new = sample.match(threshold, weights) if tells else math.nan
-        drawn.append((new, sample.count(threshold, threshold, weights), sample.count(threshold, new, weights)))
-    low, high = np.quantile([new for new, _, _ in drawn], tails)
+        moved.append(move(weights))
+        stay.append(sample.count(threshold, threshold, weights))
+        counts.append(sample.count(threshold, moved[-1], weights))
+    low, high = np.quantile(moved, tails)
     return Cutoff(
         name,
         threshold,
@@ -229,10 +239,10 @@ def _cutoff(name: str, threshold: float, sample: _Sample, tails: tuple[float, fl
         sample.empty(sample.old >= threshold),
         sample.queries,
         scores,
-        unchanged=_decisions(sample, threshold, threshold, [one for _, one, _ in drawn], tails),
-        matched=_decisions(sample, threshold, matched, [one for _, _, one in drawn], tails) if tells else None,
-        interval=Interval(matched, float(low), float(high)) if tells else None,
-        notes=_notes(sample.queries, passing, scores),
+        unchanged=_decisions(sample, threshold, threshold, stay, tails),
+        matched=_decisions(sample, threshold, matched, counts, tails) if tells else None,
+        interval=Interval(matched, float(low), float(high)) if tells and chosen is None else None,
+        notes=_notes(sample.queries, passing, scores) if chosen is None else (),
     )
 
 

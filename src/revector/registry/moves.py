@@ -24,7 +24,7 @@ from revector.errors import (
 )
 from revector.interfaces import Vectors
 from revector.lifecycle import STEPS, Phase
-from revector.registry import archived, ledgers, sharding, work
+from revector.registry import archived, cutoffs, ledgers, sharding, work
 from revector.registry.collections import Generation, read_generation, window_is_over
 from revector.registry.control import Control, add_event, before_event
 from revector.registry.lanes import check, lane_of
@@ -195,6 +195,7 @@ def swap(
         "pause_ms": pause_ms,
         "rollback_deadline": deadline,
         "forward_again": forward_again,
+        **cutoffs.moved(control.connection, old, generation.gen),
         **({"changes_allowed_times": allowed_times} if allowed_times > 1 else {}),
         **({"reason": reason} if reason else {}),
     }
@@ -233,6 +234,7 @@ def _refuse_swap(
             f"swap to revision {generation.revision} needs current evidence, but {stale}. The alias was not moved; run "
             "the steps verify and gate again."
         )
+    cutoffs.refuse_untold(control, generation)
 
 
 class MovedBack(NamedTuple):
@@ -279,6 +281,7 @@ def rollback(control: Control, *, reason: str, force: bool) -> MovedBack:
         "reason": reason,
         "forced_over": waiting.blocking if force else 0,
         "pause_ms": round(control.held_ms, 1),
+        **cutoffs.moved(control.connection, left.gen, back.gen),
     }
     control.record("rollback", back.gen, **facts)
     return MovedBack(left.gen, facts)

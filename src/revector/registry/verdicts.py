@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from revector.errors import StateError
 from revector.lifecycle import STEPS
+from revector.registry import cutoffs
 from revector.registry.collections import Generation, read_generation
 from revector.registry.control import Control
 
@@ -97,6 +98,8 @@ def stale_evidence(
         # Who overrides it has taken that on, too.
         if kind == "recall" and row.changed > row.allowed and not row.overridden:
             return f"more than {row.allowed} documents changed since its {kind} result"
+        if kind == "recall" and (names := cutoffs.changed_since(connection, generation)):
+            return f"the cut-offs {', '.join(names)} were set since its {kind} result"
     return None
 
 

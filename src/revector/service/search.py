@@ -28,13 +28,16 @@ reading = routes("read", body="search", lane="searches")
 
 
 class _Search(BaseModel):
-    """What every search takes. ``where``: equality, one of a list, or a range; ``a.b`` reaches in."""
+    """What every search takes. ``where`` as in the README: equality, one of a list, or a range; ``a.b`` reaches in."""
 
     model_config = ConfigDict(extra="forbid")
 
     k: int = Field(default=10, ge=1, le=1_000)
     where: dict[str, object] | None = Field(default=None, max_length=64)
     by: Literal["document", "chunk"] = "document"
+    min_score: (
+        Annotated[float, Field(strict=True, ge=-1, le=1)] | Annotated[str, Field(min_length=1, max_length=63)] | None
+    ) = Field(default=None, description="Least similarity of a hit, or the name of a cut-off (`revector cutoffs`).")
 
 
 class ByText(_Search):
@@ -106,6 +109,7 @@ _ANSWER = {
     "search_ms": 2.4,
     "asked": 1,
     "warnings": [],
+    "cutoffs": {"support": 0.42},
 }
 
 
@@ -119,7 +123,7 @@ async def search(
     """Search through the alias. The answer names the generation and the encoder that gave it.
 
     Where nothing is found, `warnings` names each field of the filter that no document has, or has only with values of
-    other types.
+    other types. `cutoffs` are the application's, on the scores of the generation that answered.
 
     A vector is refused with 409 unless its `encoder_fp` is the active generation's: after a swap, ask by text, or
     embed again with the model that serves now. A filter may have 1,000 values, a body 256 KiB. A search that takes
@@ -150,7 +154,7 @@ async def _stop_when_gone(request: Request, stop: Stop) -> None:
 
 def _answer(service: Service, collection: str, asked: SearchIn, stop: Stop) -> bytes:
     searcher = service.searcher(collection)
-    options: dict[str, Any] = {"where": asked.where, "by": asked.by, "stop": stop}
+    options: dict[str, Any] = {"where": asked.where, "by": asked.by, "stop": stop, "min_score": asked.min_score}
     match asked:
         case ByText():
             found = searcher.search(asked.query, asked.k, **options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -28,8 +28,10 @@ from revector.errors import (
 from revector.indexing.encoding import MODEL_ERRORS, Encoders
 from revector.interfaces import Side, Vectors, whole_texts
 from revector.registry.collections import Generation, read_collection, read_generation
+from revector.registry.cutoffs import read_scores
 from revector.registry.lane import SearchRequest, VisibleHits
 from revector.registry.lanes import lane_of
+from revector.serving.asked import MinScore, check_asked, given_vector, least_score, usable_vector
 from revector.serving.bounds import Stop, bounded, check_filter
 from revector.serving.filters import compile_filter, why_nothing
 from revector.serving.queries import askable, ready
@@ -82,6 +84,15 @@ class Answer:
     """Statements that were needed: more when a filter or duplicates called for more candidates."""
     warnings: tuple[str, ...] = ()
     """Where nothing was found: each field of the filter that no document has, or has only with other types."""
+    cutoffs: Mapping[str, float] = field(default_factory=dict)
+    """Name → the similarity from which the application shows a hit, on the scores of this generation."""
+
+    def at_least(self, min_score: MinScore) -> Answer:
+        """Return the hits of ``min_score`` and above. Raises ``ConfigError`` for a name that is no cut-off."""
+        if min_score is None:
+            return self
+        least = least_score(min_score, self.cutoffs, self.revision)
+        return replace(self, hits=tuple(hit for hit in self.hits if hit.score >= least))
 
 
 class Offer(Protocol):
@@ -122,25 +133,27 @@ class Searcher:
         by: str = "document",
         generation: int | None = None,
         exact: bool = False,
+        min_score: MinScore = None,
         stop: Stop | None = None,
     ) -> Answer:
         """Return the ``k`` best documents (``by="document"``, best chunk each) or chunks (``by="chunk"``).
 
-        Exactly ``k`` come back whenever ``k`` match ``where``. ``generation`` asks that one instead of the alias;
-        ``exact`` bypasses the ANN index. Raises ``ConfigError`` for bad arguments, ``QueryRefused`` as ``ready``,
-        ``StateError`` when nothing is live, ``EncoderMismatch`` when the encoder at hand is not the generation's,
-        ``SearchTooLong`` beyond ``limit_s``.
+        Exactly ``k`` come back whenever ``k`` match ``where``; with ``min_score``, a similarity or the name of a
+        cut-off of the generation that answers, those of them that reach it. ``generation`` asks that one instead of
+        the alias; ``exact`` bypasses the ANN index. Raises ``ConfigError`` for bad arguments, ``QueryRefused`` as
+        ``ready``, ``StateError`` when nothing is live, ``EncoderMismatch`` when the encoder at hand is not the
+        generation's, ``SearchTooLong`` beyond ``limit_s``.
         """
         if isinstance(query, str) and len(query) > MOST_CHARACTERS:
             raise ConfigError(
                 f"a query may have {MOST_CHARACTERS:,} characters, found {len(query):,}. Nothing was searched."
             )
         query = clean_query(query)
-        options: dict[str, Any] = {"where": where, "by": by, "exact": exact, "stop": stop}
+        options: dict[str, Any] = {"where": where, "by": by, "exact": exact, "stop": stop, "min_score": min_score}
         answer = self._follow(lambda pinned: self._embed(pinned, query), k, generation=generation, **options)
         if self._offer is not None and generation is None:
             self._offer(query, answer, k=k, where=where, by=by)
-        return answer
+        return answer.at_least(min_score)
 
     def search_like(
         self,
@@ -149,6 +162,7 @@ class Searcher:
         *,
         where: Mapping[str, object] | None = None,
         by: str = "document",
+        min_score: MinScore = None,
         stop: Stop | None = None,
     ) -> Answer:
         """Return what is most like a stored document: like the mean of its chunks in the active generation's index.
@@ -156,9 +170,8 @@ class Searcher:
         Itself is not among the hits. Raises ``UnknownDocument``, ``NotCaughtUp`` where the index does not show it yet,
         ``ConfigError`` where its chunks have no common direction.
         """
-        return self._follow(
-            lambda pinned: self._stored(pinned, doc_id), k, where=where, by=by, without=doc_id, stop=stop
-        )
+        options: dict[str, Any] = {"where": where, "by": by, "without": doc_id, "stop": stop, "min_score": min_score}
+        return self._follow(lambda pinned: self._stored(pinned, doc_id), k, **options).at_least(min_score)
 
     def search_given(
         self,
@@ -168,13 +181,15 @@ class Searcher:
         *,
         where: Mapping[str, object] | None = None,
         by: str = "document",
+        min_score: MinScore = None,
         stop: Stop | None = None,
     ) -> Answer:
         """Return what is nearest to a vector that the encoder of fingerprint ``encoder_fp`` made, ``(dim,)``.
 
         Raises ``StateError`` unless that is the active generation's encoder, ``ConfigError`` for an unusable vector.
         """
-        return self._follow(lambda pinned: _given(pinned, vector, encoder_fp), k, where=where, by=by, stop=stop)
+        options: dict[str, Any] = {"where": where, "by": by, "stop": stop, "min_score": min_score}
+        return self._follow(lambda pinned: given_vector(pinned, vector, encoder_fp), k, **options).at_least(min_score)
 
     def _follow(
         self,
@@ -182,10 +197,11 @@ class Searcher:
         k: int,
         *,
         generation: int | None = None,
+        min_score: MinScore = None,
         **options: Any,
     ) -> Answer:
         """Search with a vector made for the generation that answers, and again where the alias moved meanwhile."""
-        _check(k, options["by"])
+        check_asked(k, options["by"], min_score)
         check_filter(options.get("where"))
         for _ in range(MOVED):
             pinned = self.resolve(generation)
@@ -278,7 +294,7 @@ class Searcher:
                 )
         if found is None:
             raise UnknownDocument(f"collection {self._collection!r} has no document {doc_id!r}. Nothing was searched.")
-        return _usable(found, pinned)
+        return usable_vector(found, pinned)
 
     def search_vector(
         self,
@@ -323,9 +339,10 @@ class Searcher:
             if follow_alias and found.active_gen != pinned.gen:
                 return None
             warnings = () if found.rows else why_nothing(connection, pinned.cid, where)
+            cutoffs = read_scores(connection, pinned.gen)
         search_ms = (time.perf_counter() - started) * 1_000
         hits, who = tuple(map(_hit, found.rows)), (pinned.gen, pinned.revision, pinned.encoder_fp)
-        return Answer(hits, *who, exact, encode_ms, search_ms, asked, warnings)
+        return Answer(hits, *who, exact, encode_ms, search_ms, asked, warnings, cutoffs)
 
     def _is_selective(
         self, connection: sa.Connection, pinned: Generation, filter_sql: str, filter_params: Mapping[str, object]
@@ -363,33 +380,3 @@ def _widen(
 def _hit(row: Mapping[str, Any]) -> Hit:
     score = 1.0 - float(row["distance"])
     return Hit(row["doc_id"], score, row["chunk"], row["start"], row["stop"], row["text"], row["version"], row["meta"])
-
-
-def _given(pinned: Generation, vector: Sequence[float], encoder_fp: str) -> npt.NDArray[np.float32]:
-    if encoder_fp != pinned.encoder_fp:
-        raise StateError(
-            f"a vector of encoder {encoder_fp!r:.80} was given, revision {pinned.revision} that serves is of encoder "
-            f"{pinned.encoder_fp!r}. Nothing was searched; ask by text, or embed the query with that encoder."
-        )
-    try:
-        return _usable(np.asarray(vector, dtype=np.float64), pinned)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"a vector is a list of numbers: {error}. Nothing was searched.") from error
-
-
-def _usable(vector: npt.NDArray[np.floating], pinned: Generation) -> npt.NDArray[np.float32]:
-    """Return the vector in length 1, in which half precision holds it."""
-    dim = pinned.spec.model.dim
-    with np.errstate(over="ignore"):
-        length = float(np.linalg.norm(vector))
-    if vector.shape != (dim,) or not np.isfinite(length) or length == 0:
-        found = f"shape {vector.shape} and length {length:g}"
-        raise ConfigError(f"a vector needs {dim} finite numbers, not all 0; found {found}. Nothing was searched.")
-    return np.asarray(vector / length, np.float32)
-
-
-def _check(k: int, by: str) -> None:
-    if not 1 <= k <= 1_000:
-        raise ConfigError(f"k must be 1 to 1,000, found {k}. Nothing was searched.")
-    if by not in ("document", "chunk"):
-        raise ConfigError(f"by must be document or chunk, found {by!r}. Nothing was searched.")
