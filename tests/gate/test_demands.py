@@ -27,8 +27,8 @@ def test_every_field_of_the_gate_is_a_row_or_a_setting_and_none_is_both() -> Non
     assert len({demand.label for demand in DEMANDS}) == len(rows)
 
 
-def test_the_readme_names_every_demand() -> None:
-    said = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+def test_the_manual_names_every_demand() -> None:
+    said = (Path(__file__).parents[2] / "docs" / "gate.md").read_text(encoding="utf-8")
     assert [demand.field for demand in DEMANDS if demand.field not in said] == []
 
 

@@ -141,7 +141,10 @@ class Rehearsal:
             _refuse_unlike(active, graph, target)
             encoders.of(active)
         searcher = Searcher(self._engine, self._name, encoders)
-        evidence = Evidence(self._engine, collection.cid, searcher, folder, actor=self._actor, progress=self._progress)
+        others = self._settings.queries
+        evidence = Evidence(
+            self._engine, collection.cid, searcher, folder, others, actor=self._actor, progress=self._progress
+        )
         evidence.refuse_unmeasurable(target, collection)
         if folder is None:
             return _Real(collection, plan, target, active, int(size or 0), None, {})

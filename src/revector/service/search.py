@@ -28,7 +28,7 @@ reading = routes("read", body="search", lane="searches")
 
 
 class _Search(BaseModel):
-    """What every search takes. ``where`` as in the README: equality, one of a list, or a range; ``a.b`` reaches in."""
+    """What every search takes. ``where``: equality, one of a list, or a range; ``a.b`` reaches in."""
 
     model_config = ConfigDict(extra="forbid")
 
