@@ -42,9 +42,10 @@ test-adapters: $(INSTALLED)  ## LangChain's own suite and our tests over the ada
 	HF_HUB_OFFLINE=1 $(ADAPTERS)/bin/python -m pytest --asyncio-mode=auto tests/adapters
 
 STORES := .venv/stores
-ON_STORES := $(addprefix tests/contract/,test_store.py test_lane.py test_kills.py test_qdrant.py test_redis.py)
+ON_STORES := $(addprefix tests/contract/,test_store.py test_lane.py test_kills.py test_qdrant.py test_redis.py) \
+  tests/adoption/test_store_places.py
 
-test-stores: $(INSTALLED)  ## the contracts of stores on a real Redis and Chroma, milvus-lite and Qdrant's engines
+test-stores: $(INSTALLED)  ## the contracts of stores, and adoption from them, on a real Redis and Chroma, milvus-lite and Qdrant's engines
 	$(call beside,$(STORES),tests/contract/requirements.txt)
 	HF_HUB_OFFLINE=1 $(STORES)/bin/python -m pytest $(ON_STORES) -m "long or not long" -k "milvus-lite or chroma or redis or qdrant"
 

@@ -30,8 +30,11 @@ class LocalShard:
         from qdrant_client import QdrantClient, models
 
         self._models, self._client = models, QdrantClient(":memory:")
-        vectors = models.VectorParams(**config["vectors"])
-        self._client.create_collection("points", vectors_config=vectors)
+        self._client.create_collection(
+            "points",
+            vectors_config=_each(models.VectorParams, config["vectors"]),
+            sparse_vectors_config={one: models.SparseVectorParams() for one in config.get("sparse_vectors") or ()},
+        )
 
     def upsert(self, batch: dict[str, Any]) -> None:
         self._client.upsert("points", self._models.Batch(**batch))
@@ -47,6 +50,13 @@ class LocalShard:
 
     def query(self, vector: list[float], limit: int, params: dict[str, Any]) -> list[Any]:
         return list(self._client.query_points("points", vector, limit=limit).points)
+
+    def scroll(self, limit: int, offset: Any, with_vector: Any) -> tuple[list[Any], Any]:
+        return self._client.scroll("points", limit=limit, offset=offset, with_vectors=with_vector)
+
+
+def _each(make: Callable[..., Any], vectors: dict[str, Any]) -> Any:
+    return make(**vectors) if "size" in vectors else {name: make(**one) for name, one in vectors.items()}
 
 
 class EdgeShard:
@@ -81,6 +91,12 @@ class EdgeShard:
         query = self._edge.Query.Nearest(vector)
         request = self._edge.QueryRequest(limit=limit, query=query, params=asked, with_payload=True)
         return list(self._shard.query(request))
+
+    def scroll(self, limit: int, offset: Any, with_vector: Any) -> tuple[list[Any], Any]:
+        first = None if offset is None else UUID(offset)
+        request = self._edge.ScrollRequest(offset=first, limit=limit, with_payload=True, with_vector=with_vector)
+        found: tuple[list[Any], Any] = self._shard.scroll(request)
+        return found
 
 
 class NotFoundError(Exception):
@@ -154,7 +170,7 @@ class QdrantWire:
         if method == "PATCH":
             self.prodded += 1
             return True
-        params = {"vectors": config["vectors"]}
+        params = {kind: config[kind] for kind in ("vectors", "sparse_vectors") if kind in config}
         graph = {"full_scan_threshold": 10_000, **config["hnsw_config"]}
         optimizers = {"deleted_threshold": 0.2, "vacuum_min_vector_number": 1_000, "default_segment_number": 0}
         return {
@@ -179,19 +195,34 @@ class QdrantWire:
             found = shard.query(body["query"]["nearest"], body["limit"], body["params"])
             points = [{"id": str(one.id), "version": 0, "score": one.score, "payload": one.payload} for one in found]
             return {"points": points}
+        if what == "points/scroll":
+            found, following = shard.scroll(body["limit"], body.get("offset"), body["with_vector"])
+            points = [_record(one) for one in found]
+            return {"points": points, "next_page_offset": None if following is None else _id(following)}
         if what == "points/delete":
             shard.delete(body["points"])
         elif method == "PUT":
             shard.upsert(body["batch"])
         else:
             found = shard.retrieve(body["ids"])
-            return [{"id": str(one.id), "payload": one.payload, "vector": list(one.vector)} for one in found]
+            return [_record(one) for one in found]
         return {"operation_id": 0, "status": self.status}
 
     def _named(self, name: str) -> Collection:
         if name not in self.collections:
             raise NotFoundError(f"Not found: Collection `{name}` doesn't exist!")
         return self.collections[name]
+
+
+def _record(found: Any) -> dict[str, Any]:
+    vector = found.vector
+    if vector is not None and not isinstance(vector, dict):
+        vector = list(vector)
+    return {"id": _id(found.id), "payload": found.payload, "vector": vector}
+
+
+def _id(found: Any) -> int | str:
+    return found if isinstance(found, int) else str(found)
 
 
 class _Handler(BaseHTTPRequestHandler):

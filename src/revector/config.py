@@ -256,7 +256,7 @@ class Project:
         )
 
     def adopter(self, collection: str, *, actor: str | None = None, progress: Progress | None = None) -> Adopter:
-        """Adoptions of a table, file or other database by one collection; ``actor`` as for ``migrator``."""
+        """Adoptions by one collection, of a table or of what is copied; ``actor`` as for ``migrator``."""
         who = actor or current_actor()
         return Adopter(
             self.engine,

@@ -20,7 +20,7 @@ from llama_index.core.vector_stores.utils import node_to_metadata_dict
 
 from adapters.frameworks import FRAMEWORKS, Framework, LangChainPGVector, LlamaIndexHybrid, text_of
 from revector.adapters.llama_index import NoEmbedding, RevectorVectorStore
-from revector.adoption.nodes import node_text
+from revector.adoption.nodes import NODE, embedded_text, node_text
 
 
 @pytest.fixture
@@ -111,6 +111,8 @@ def test_the_text_that_llamaindex_embeds_is_made_of_the_row_alone(application: A
         row = f"(SELECT CAST(CAST(:m AS text) AS {kind}) AS m, CAST(:t AS text) AS t) r"
         [(text,)] = application.sql(f"SELECT {made} FROM {row}", m=json.dumps(meta), t=node.text)
         assert text == node.get_content(MetadataMode.EMBED)
+    for whole in (meta, node_to_metadata_dict(node, remove_text=False, flat_metadata=False)):  # as stores hold it
+        assert embedded_text(whole[NODE], node.text if whole is meta else None) == node.get_content(MetadataMode.EMBED)
 
 
 @pytest.mark.parametrize(
@@ -121,6 +123,8 @@ def test_a_row_that_is_no_node_has_its_plain_text_and_never_fails(application: A
     made = node_text("r.m", "r.t").replace(":", "\\:")
     row = "(SELECT CAST(CAST(:m AS text) AS json) AS m, 'plain' AS t) r"
     assert application.sql(f"SELECT {made} FROM {row}", m=meta) == [("plain",)]
+    for said in (meta, json.loads(meta)):
+        assert embedded_text(said.get(NODE) if isinstance(said, dict) else said, "plain") == "plain"
 
 
 def test_several_collections_of_langchain_in_one_table_are_told_apart(application: Application, call: Call) -> None:

@@ -1,4 +1,4 @@
-"""Owns the record of an adoption by copy: what was proved of a file or another database, and whether it was read."""
+"""Owns the record of an adoption by copy: what was proved of a file, database or store, and whether it was read."""
 
 from __future__ import annotations
 

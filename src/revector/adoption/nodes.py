@@ -1,11 +1,19 @@
-"""Owns the text that LlamaIndex embeds of a node, as SQL: its metadata, by its own templates, and then its text.
+"""Owns the text that LlamaIndex embeds of a node: its metadata, by its own templates, and then its text.
 
 A node's row has the text in one column; what is embedded is ``node.get_content(MetadataMode.EMBED)``, of which the rest
-is in ``_node_content``, the node as JSON. Needs PostgreSQL 16, which can ask whether a text is JSON: an application's
-write must not fail by what it writes.
+is in ``_node_content``, the node as JSON. The SQL of it needs PostgreSQL 16, which can ask whether a text is JSON: an
+application's write must not fail by what it writes.
 """
 
 from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+
+NODE = "_node_content"
+"""The field of a node's metadata that holds the node as JSON."""
 
 MIN_SERVER = 160000
 """``server_version_num`` from which ``node_text`` works."""
@@ -41,3 +49,38 @@ def node_text(column: str, text: str) -> str:
     for name, sql in parts.items():
         made = made.replace(name, sql)
     return made
+
+
+def embedded_text(said: object, beside: object) -> str | None:
+    """Return what is embedded of a node: ``said`` is its JSON, ``beside`` its text, where that is not in the JSON.
+
+    What is no node has its plain text; None where there is none either.
+    """
+    node: Mapping[str, object] = {}
+    with suppress(ValueError, TypeError):
+        node = found if isinstance(found := json.loads(said), dict) else {}  # type: ignore[arg-type]
+    text = beside or node.get("text")
+    if not isinstance(text, str) or not (head := _metadata_text(node)):
+        return text if isinstance(text, str) else None
+    return _filled(
+        node, {"metadata_str": head, "content": text}, "{metadata_str}\n\n{content}", "text_template"
+    ).strip()
+
+
+def _metadata_text(node: Mapping[str, object]) -> str:
+    metadata, left_out = node.get("metadata"), node.get("excluded_embed_metadata_keys")
+    if not isinstance(metadata, dict):
+        return ""
+    kept = [name for name in metadata if not isinstance(left_out, list) or name not in left_out]
+    one = "{key}: {value}"
+    lines = [_filled(node, {"key": name, "value": str(metadata[name])}, one, "metadata_template") for name in kept]
+    return _own(node, "\n", "metadata_separator", "metadata_seperator").join(lines).strip()
+
+
+def _own(node: Mapping[str, object], default: str, *names: str) -> str:
+    return next((str(node[name]) for name in names if node.get(name) is not None), default)
+
+
+def _filled(node: Mapping[str, object], values: Mapping[str, str], default: str, name: str) -> str:
+    """Fill in a template once: what is filled in is no template, and no stored template reaches into Python."""
+    return re.sub(rf"\{{({'|'.join(values)})\}}", lambda found: values[found[1]], _own(node, default, name))

@@ -1,4 +1,4 @@
-"""Owns where rows are copied from: a file, or a table of another database, opened as records with their vectors."""
+"""Owns where rows are copied from: a file, another database or a vector store, opened as records with their vectors."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from revector.adoption.presets import AdoptionRequest
+from revector.adoption.store_places import is_store, open_rows
 from revector.archive import Columns, open_columns
 from revector.errors import ConfigError
-from revector.sources import ColumnType, Fields, RecordSource, file_records
+from revector.sources import ALL, ColumnType, Fields, RecordSource, file_records
 from revector.sources.files import Record
 from revector.sources.sql import look_at_table, read_sql, shown
 
@@ -44,6 +45,10 @@ class SourcePlace:
     cells: Mapping[str, ColumnType] | None = None
     by_id: VectorsById | None = None
     """Vectors that lie in another file than the texts."""
+    text: tuple[str, ...] = ()
+    """Columns that are the text, where that is known; so with those that become metadata, and that of vectors."""
+    meta: tuple[str, ...] = ()
+    vector: str | None = None
 
     def records(self, fields: Fields, columns: Sequence[str]) -> RecordSource:
         """Return the rows as a source of documents."""
@@ -90,11 +95,14 @@ def open_place(request: AdoptionRequest, scratch: Path) -> SourcePlace:
 def _database(request: AdoptionRequest, name: str) -> SourcePlace:
     if not request.table:
         raise ConfigError(
-            f"which table of {shown(str(request.source))} is adopted was not said. Nothing was changed; name it with "
-            "--table."
+            f"which table or collection of {shown(str(request.source))} is adopted was not said. Nothing was changed; "
+            "name it with --table."
         )
     if request.texts is not None:
         raise ConfigError("--texts is for files of arrays. Nothing was changed; leave it out.")
+    if is_store(str(request.source)):
+        rows = open_rows(request)
+        return SourcePlace(name, rows.columns, rows.read, rows.key, text=rows.text, meta=(ALL,), vector=rows.vector)
     table = look_at_table(str(request.source), request.table)
 
     def read(columns: Sequence[str], limit: int | None) -> Iterator[Record]:

@@ -23,9 +23,9 @@ class AdoptionRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     table: str = ""
-    """``SCHEMA.NAME``, in the database of the project, or in that of ``source``."""
+    """``SCHEMA.NAME``, in the database of the project, or in that of ``source``; a collection of a vector store."""
     source: str | None = Field(default=None, repr=False)
-    """A file, or the SQLAlchemy URL of another database: what is there is copied, and read again when it is asked."""
+    """A file, or the URL of another database or a vector store: what is there is copied, and read again when asked."""
     texts: str | None = None
     """File with the texts, where that of ``source`` holds ids and vectors alone."""
     model: str
@@ -39,11 +39,11 @@ class AdoptionRequest(BaseModel):
     separator: str = "\n"
     """What joins them."""
     meta: tuple[str, ...] = ()
-    """Columns that become metadata."""
+    """Columns that become metadata; of a vector store, default: every field but id and text."""
     where: str | None = None
     """SQL condition of the rows that are documents."""
     vector: str | None = None
-    """Column of vectors; default: the only one."""
+    """Column of vectors, of Qdrant a vector's name; default: the only one."""
     vectors: bool = True
     """Whether vectors are taken; else all texts are embedded."""
     chunk_of: str | None = None

@@ -17,7 +17,7 @@ from revector.adoption.terms import AdoptedTable
 from revector.errors import ConfigError
 from revector.formats.vectors import NoVector, VectorForm, form_of, looks_like_vector
 from revector.interfaces import Document, Progress, Vectors
-from revector.sources import Fields
+from revector.sources import ALL, Fields
 
 PEEKED = 64
 """Rows by which the columns of a place are told."""
@@ -44,9 +44,9 @@ def terms_of(place: SourcePlace, request: AdoptionRequest) -> AdoptedTable:
     first = [record for _, record in place.read(place.columns, PEEKED)]
     if not first:
         raise ConfigError(f"{place.name} holds no rows. Nothing was changed.")
-    meta = request.with_chunk_of(request.meta)
-    named = [*request.id, *request.text, *meta, *([request.vector] if request.vector else [])]
-    if absent := [name for name in named if name not in place.columns]:
+    meta = request.with_chunk_of(request.meta or place.meta)
+    named = [*request.id, *request.text, *meta, *([request.vector] if request.vector and not place.vector else [])]
+    if absent := [name for name in named if name not in (*place.columns, *place.meta)]:
         raise ConfigError(
             f"{place.name} has no column {', '.join(map(repr, absent))}; it has {', '.join(map(repr, place.columns))}. "
             "Nothing was changed."
@@ -59,7 +59,7 @@ def terms_of(place: SourcePlace, request: AdoptionRequest) -> AdoptedTable:
             f"which column of {place.name} names a row? It has {', '.join(map(repr, place.columns))}. Nothing was "
             "changed; name a unique one with --id."
         )
-    text = request.text or tuple(name for name in TEXTS if name in place.columns)[:1]
+    text = request.text or place.text or tuple(name for name in TEXTS if name in place.columns)[:1]
     if not text:
         raise ConfigError(
             f"--text is missing: which columns of {place.name} are the text? It has "
@@ -81,8 +81,8 @@ def _vector_of(
 ) -> str | None:
     if not request.vectors:
         return None
-    if place.by_id is not None or request.vector:
-        return request.vector or VECTOR
+    if found := place.vector or request.vector or (VECTOR if place.by_id is not None else None):
+        return found
     seen = [
         name
         for name in place.columns
@@ -111,7 +111,10 @@ class PlaceRows:
         self.name, self._place, self._terms, self._seen = place.name, place, terms, seen
         self.without_text = 0
         inside = [] if terms.vector is None or place.by_id is not None else [terms.vector]
-        self._columns = list(dict.fromkeys((*terms.id, *terms.text, *terms.meta, *inside)))
+        meta = [name for name in terms.meta if name != ALL]
+        self._columns = list(dict.fromkeys((*terms.id, *terms.text, *meta, *inside)))
+        metas = None if ALL in terms.meta else terms.meta
+        self._fields = Fields(terms.id, terms.text, metas, separator=terms.separator, aside=tuple(inside))
         self.form = self._form(inside, dim)
 
     def _form(self, inside: Sequence[str], dim: int | None) -> VectorForm:
@@ -136,8 +139,7 @@ class PlaceRows:
         """Yield the rows that have a text."""
         terms = self._terms
         self.without_text = 0
-        fields = Fields(terms.id, terms.text, terms.meta, separator=terms.separator)
-        for document, record in self._place.records(fields, self._columns).rows():
+        for document, record in self._place.records(self._fields, self._columns).rows():
             if document.text is None or not document.text.strip():
                 self.without_text += 1
                 continue

@@ -262,10 +262,11 @@ def adopt_dag(
         "schedule": None,
         "max_active_runs": 1,
         "description": "Take over a table of an application, with its vectors",
-        "doc_md": f"{warning(problem)}Looks at the table, file or other database that `[collections.X.adopt]` in "
-        "revector.toml names, proves that its vectors are of the model, copies its rows, and migrates to an index of "
-        "the vectors that are there. A table's writes are followed; a file or another database is read again by each "
-        "run. What is refused is in the log, and nothing was changed then. A run that was killed is simply repeated.\n",
+        "doc_md": f"{warning(problem)}Looks at the table, file, other database or vector store that "
+        "`[collections.X.adopt]` in revector.toml names, proves that its vectors are of the model, copies its rows, "
+        "and migrates to an index of the vectors that are there. A table's writes are followed; what is elsewhere is "
+        "read again by each run. What is refused is in the log, and nothing was changed then. A run that was killed is "
+        "simply repeated.\n",
         "params": {"collection": collection_param(names, problem)},
     } | common
     with make_dag(dag_id, place=place, **common) as dag:

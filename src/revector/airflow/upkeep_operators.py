@@ -47,7 +47,7 @@ class RetireDueOperator(RevectorOperator):
 
 
 class AdoptOperator(RevectorOperator):
-    """Takes over what the collection's settings name, or goes on; a file or another database is read again."""
+    """Takes over what the collection's settings name, or goes on; what is not in this database is read again."""
 
     def call(self, project: Project, collection: str, context: Context) -> None:
         """Look, prove, begin, and copy to the end."""

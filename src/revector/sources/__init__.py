@@ -19,7 +19,17 @@ from revector.sources.columns import ALL, ColumnType, column_types, parse_types,
 from revector.sources.files import Record, read_csv, read_jsonl, read_parquet
 from revector.sources.sql import read_sql
 
-__all__ = ["ACCEPTED", "ColumnType", "Fields", "RecordSource", "file_records", "is_csv", "open_source", "parse_types"]
+__all__ = [
+    "ACCEPTED",
+    "ALL",
+    "ColumnType",
+    "Fields",
+    "RecordSource",
+    "file_records",
+    "is_csv",
+    "open_source",
+    "parse_types",
+]
 
 ACCEPTED = (
     "a folder with corpus.jsonl (BEIR), .jsonl, .ndjson, .csv (these also as .gz), .parquet, "
@@ -98,11 +108,13 @@ class Fields:
     metas: tuple[str, ...] | None
     version: str | None = None
     separator: str = "\n"
+    aside: tuple[str, ...] = ()
+    """Fields that belong to no document."""
 
     @property
     def all(self) -> set[str]:
         """Every field that is named."""
-        return {*self.id, *self.texts, *(self.metas or ()), *([self.version] if self.version else [])}
+        return {*self.id, *self.texts, *(self.metas or ()), *([self.version] if self.version else []), *self.aside}
 
 
 @dataclass(slots=True)
