@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from adoption.test_copies import COUNT, OTHER, texts, vectors
 from outside import ChromaServer, RedisServer, shared
 from qdrant_wire import LocalShard, QdrantWire
 from revector.adoption import store_points
+from revector.adoption.places import open_place
 from revector.adoption.presets import AdoptionRequest
 from revector.cli import run
 from revector.errors import ConfigError, SourceError
@@ -78,6 +80,20 @@ def test_a_collection_is_adopted_with_its_vectors_read_again_and_left_as_it_was(
     expected |= {collection.key(3): ("quince", {"lang": "fr"}), collection.key(100): ("medlar", {"lang": "en"})}
     del expected[collection.key(7)]
     assert application.documents() == expected
+
+
+def test_a_point_that_stays_is_read_once_whatever_is_deleted_meanwhile(collection: Collection, tmp_path: Path) -> None:
+    if collection.source.startswith("milvus:///"):
+        pytest.skip("a file of milvus-lite is open in one place at a time")
+    place = open_place(request(fill(collection)), tmp_path)
+    reading, keys = place.read(place.columns, None), {collection.key(n): n for n in range(COUNT)}
+    seen = [str(record[place.key[0]]) for _, record in islice(reading, 20)]
+    ahead = next(key for key in sorted(keys, reverse=True) if key not in seen)
+    for key in (seen[0], ahead):
+        collection.delete(keys[key])
+    seen += [str(record[place.key[0]]) for _, record in reading]
+    assert sorted({*seen, ahead}) == sorted(keys)
+    assert len(set(seen)) == len(seen)
 
 
 def test_what_is_not_there_or_empty_is_refused(application: Application, collection: Collection) -> None:
@@ -285,6 +301,7 @@ def test_a_key_of_redis_is_refused_or_taken(application: Application) -> None:
         ("milvus:///absent.db", {}, "no file of milvus-lite that is there"),
         ("redis:///0", {}, "names no host"),
     ],
+    ids=["no collection", "where", "texts", "path", "query", "user", "scheme", "no file", "no host"],
 )
 def test_a_url_that_cannot_be_meant_is_refused_before_anything_is_asked(
     application: Application, source: str, changes: dict[str, Any], said: str
