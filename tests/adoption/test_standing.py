@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from adoption.conftest import Application
+from revector.adoption.presets import AdoptionRequest
 from revector.adoption.standing import AdoptionStatus
 from revector.cli import run
 
@@ -82,3 +83,23 @@ def test_an_adoption_that_is_not_copied_yet_says_so(application: Application) ->
 def test_a_table_that_was_given_back_is_not_shown(adopted: Application) -> None:
     adopted.project.adopter("articles").end()
     assert adopted.project.status("articles").adoption is None
+
+
+def test_a_copy_is_shown_as_one_that_is_read_again(
+    application: Application, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = application.root / "own.csv"
+    source.write_text("id,text\n" + "".join(f"{n},apple{n} pear{n}\n" for n in range(5)))
+    request = AdoptionRequest(source=str(source), model="hashing", vectors=False)
+    adopter = application.project.adopter("articles")
+    adopter.begin(adopter.plan(request))
+    assert "goes on" in str(standing(application).advice)
+    adopter.resume()
+    found = standing(application)
+    assert (found.table, found.followed, found.copied, found.advice) == (str(source), False, True, None)
+    assert (found.id, found.text, found.vector) == (("id",), ("text",), None)
+    assert run(["status", "--project", str(application.root)]) == 0
+    seen = " ".join(capsys.readouterr().out.split())
+    assert "Adopted by copy" in seen
+    assert "read again: revector adopt" in seen
+    assert "revector verify" not in seen

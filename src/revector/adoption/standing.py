@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from revector.adoption import view
 from revector.adoption.adoptions import read_adoption
 from revector.adoption.checking import trigger_faults, way_out
+from revector.adoption.copies import CopiedPlace, read_copied
 from revector.formats.kept import Kept
 
 
@@ -21,9 +22,11 @@ class TableComparison(Kept):
 
 
 class AdoptionStatus(Kept):
-    """The table that a collection has adopted, by the names that it has now."""
+    """The table that a collection has adopted, by the names that it has now; or the place that was copied."""
 
     table: str
+    followed: bool
+    """Whether it is a table of this database; a file, another database or a store is read again by another run."""
     since: str
     copied: bool
     """Whether every row was copied; until then rows are still missing."""
@@ -55,10 +58,11 @@ WHERE cid = :cid AND kind = 'verify_live' AND detail->'sample' = 'null' AND at >
 
 
 def read_standing(connection: sa.Connection, cid: int, collection: str) -> AdoptionStatus | None:
-    """Return where the adoption of a collection stands; None where no table was adopted."""
+    """Return where the adoption of a collection stands; None where nothing was adopted."""
     adoption = read_adoption(connection, cid)
     if adoption is None:
-        return None
+        place = read_copied(connection, cid)
+        return None if place is None else _of_a_place(place, collection)
     faults = trigger_faults(connection, adoption)
     unlike = view.faults(connection, cid, adoption.view)
     row = connection.execute(sa.text(_COMPARED), {"cid": cid, "since": adoption.adopted_at}).one_or_none()
@@ -67,6 +71,7 @@ def read_standing(connection: sa.Connection, cid: int, collection: str) -> Adopt
     terms = adoption.terms
     return AdoptionStatus(
         table=terms.table,
+        followed=True,
         since=adoption.adopted_at.isoformat(),
         copied=adoption.copied,
         id=terms.id,
@@ -81,4 +86,26 @@ def read_standing(connection: sa.Connection, cid: int, collection: str) -> Adopt
         view_faults=tuple(unlike),
         compared=compared,
         advice=way_out(adoption, collection, followed=not faults, shown=not unlike, differs=differs),
+    )
+
+
+def _of_a_place(place: CopiedPlace, collection: str) -> AdoptionStatus:
+    missing = f"rows are still missing; `revector adopt -c {collection}` goes on, if nobody does"
+    return AdoptionStatus(
+        table=place.origin,
+        followed=False,
+        since=place.adopted_at.isoformat(),
+        copied=place.copied,
+        id=place.terms.id,
+        text=place.terms.text,
+        meta=place.terms.meta,
+        where=place.terms.where,
+        vector=place.terms.vector if place.vectors_fp else None,
+        model=place.proof["model"]["name"],
+        proof=place.proof["said"],
+        faults=(),
+        view=None,
+        view_faults=(),
+        compared=None,
+        advice=None if place.copied else missing,
     )

@@ -180,22 +180,25 @@ def _slots(slots: Slots) -> RenderableType:
 def _adoption(found: AdoptionStatus) -> list[RenderableType]:
     rows = f"its rows where {found.where}" if found.where else "all of its rows"
     vectors = f"vectors of column {found.vector}, by {found.model}" if found.vector else f"embedded by {found.model}"
+    kind = "table" if found.followed else "by copy"
     lines: list[RenderableType] = [
-        Text(f"Adopted table: {found.table} since {found.since[:16]} UTC; {rows}; {vectors}")
+        Text(f"Adopted {kind}: {found.table} since {found.since[:16]} UTC; {rows}; {vectors}")
     ]
-    if not found.faults:
+    if not found.followed:
+        lines.append(Text("  what changes there is seen when it is read again: revector adopt"))
+    elif not found.faults:
         lines.append(Text("  its writes are followed"))
     lines += [Text(f"  its writes are not followed: {fault}", style="red") for fault in found.faults]
     if found.view and not found.view_faults:
         lines.append(Text(f"  the view {found.view} reads the vectors that are served"))
     lines += [Text(f"  {fault}", style="red") for fault in found.view_faults]
-    if found.compared is None:
+    if found.followed and found.compared is None:
         lines.append(Text("  not compared yet row by row: revector verify", style="yellow"))
-    elif found.compared.differing:
+    elif found.compared is not None and found.compared.differing:
         lines += [
             Text(f"  {said}, as of {found.compared.at[:16]} UTC", style="red") for said in found.compared.differing
         ]
-    else:
+    elif found.compared is not None:
         lines.append(Text(f"  every row was a document as it stands at {found.compared.at[:16]} UTC"))
     if found.advice:
         lines.append(Text(f"  {found.advice}", style="yellow"))

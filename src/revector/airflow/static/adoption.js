@@ -1,5 +1,5 @@
-// A table of an application that a collection has adopted: what was taken, whether its writes are followed, and what the
-// last comparison with it found.
+// What a collection has adopted: what was taken; of a table, whether its writes are followed, and what the last comparison
+// with it found; of a copy, how it is read again.
 
 import { airflowLink } from "./airflow.js";
 import { age, el, utc } from "./dom.js";
@@ -12,12 +12,17 @@ export function adopted(found, status) {
   if (!table) return null;
   const fact = (name, value) => el("span", {}, `${name} `, el("b", {}, value));
   return el("section", { "data-key": "adoption" },
-    el("h3", {}, "Adopted table ", el("code", {}, table.table), " since ", when(table.since), ` (${age(table.since)})`),
+    el("h3", {}, table.followed ? "Adopted table " : "Adopted by copy ", el("code", {}, table.table), " since ", when(table.since), ` (${age(table.since)})`),
     el("div", { class: "facts" },
       fact("rows", table.where ? `where ${table.where}` : "all"), fact("id", columns(table.id)), fact("text", columns(table.text)),
       fact("metadata", columns(table.meta)), fact("vectors", table.vector ? `column ${table.vector}, by ${table.model}` : `none taken: embedded by ${table.model}`)),
     table.vector ? el("p", { class: "note soft" }, `Proved when it was adopted: ${table.proof}.`) : null,
-    followed(table), view(table), compared(table), way(found, status));
+    ...(table.followed ? [followed(table), view(table), compared(table)] : [again(status)]), way(found, status));
+}
+
+function again(status) {
+  const dag = status.airflow.dags.find((one) => one.dag === status.adopting_dag);
+  return el("p", { class: "note soft" }, "What changes there is seen when it is read again: ", el("code", {}, "revector adopt"), ...(dag ? [", or the DAG ", airflowLink(dag.dag)] : []), ".");
 }
 
 function followed(table) {
