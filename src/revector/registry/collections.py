@@ -31,6 +31,8 @@ class Collection:
     building_gen: int | None
     rollback_deadline: datetime | None
     protocol_version: int
+    cutoffs: Mapping[str, float] = field(default_factory=dict)
+    """Those of the active generation; see ``registry.cutoffs``. Read with its number: a search asks once."""
 
     @property
     def live(self) -> tuple[int, ...]:
@@ -74,7 +76,10 @@ class Generation:
     """Those of the project that it was read by."""
 
 
-COLLECTION_COLUMNS = "cid, name, epoch, active_gen, standby_gen, building_gen, rollback_deadline, protocol_version"
+COLLECTION_COLUMNS = (
+    "cid, name, epoch, active_gen, standby_gen, building_gen, rollback_deadline, protocol_version, coalesce((SELECT "
+    "jsonb_object_agg(k.name, k.score) FROM cutoff k WHERE k.gen = active_gen), '{}') AS cutoffs"
+)
 
 
 def ensure_collection(connection: sa.Connection, name: str) -> Collection:

@@ -204,7 +204,7 @@ class Searcher:
         check_asked(k, options["by"], min_score)
         check_filter(options.get("where"))
         for _ in range(MOVED):
-            pinned = self.resolve(generation)
+            pinned, cutoffs = self._pin(generation)
             started = time.perf_counter()
             try:
                 vector = vector_for(pinned)
@@ -224,13 +224,17 @@ class Searcher:
                     raise
                 continue
             if answer is not None:
-                return answer
+                return replace(answer, cutoffs=cutoffs)
         raise StateError(
             f"the alias of {self._collection!r} moved {MOVED} times during one query. Nothing was answered; ask again."
         )
 
     def resolve(self, generation: int | None = None) -> Generation:
         """Return the active generation, index and encoder in one read; or the named live one."""
+        return self._pin(generation)[0]
+
+    def _pin(self, generation: int | None) -> tuple[Generation, Mapping[str, float]]:
+        """Return the generation that is meant, with its cut-offs; those of the active one come with its number."""
         with alone(self._engine) as connection:
             collection = read_collection(connection, self._collection)
             gen = collection.active_gen if generation is None else generation
@@ -245,7 +249,8 @@ class Searcher:
                 )
             if gen not in self._generations:  # identity never changes once registered
                 self._generations[gen] = read_generation(connection, gen)
-            return self._generations[gen]
+            cutoffs = collection.cutoffs if gen == collection.active_gen else read_scores(connection, gen)
+            return self._generations[gen], cutoffs
 
     def ready(self, pinned: Generation, query: str) -> str:
         """Return the query as the generation is asked it; see ``queries.ready``. Raises ``QueryRefused``."""
@@ -339,10 +344,9 @@ class Searcher:
             if follow_alias and found.active_gen != pinned.gen:
                 return None
             warnings = () if found.rows else why_nothing(connection, pinned.cid, where)
-            cutoffs = read_scores(connection, pinned.gen)
         search_ms = (time.perf_counter() - started) * 1_000
         hits, who = tuple(map(_hit, found.rows)), (pinned.gen, pinned.revision, pinned.encoder_fp)
-        return Answer(hits, *who, exact, encode_ms, search_ms, asked, warnings, cutoffs)
+        return Answer(hits, *who, exact, encode_ms, search_ms, asked, warnings)
 
     def _is_selective(
         self, connection: sa.Connection, pinned: Generation, filter_sql: str, filter_params: Mapping[str, object]
