@@ -312,3 +312,34 @@ def test_a_url_that_cannot_be_meant_is_refused_before_anything_is_asked(
     assert said in str(caught.value)
     assert KEY not in str(caught.value)
     assert not Path("absent.db").exists()
+
+
+# Where the first index lies ------------------------------------------------------------------------------------------
+
+
+def test_vectors_of_qdrant_may_go_into_a_store_of_ours(
+    application: Application, wire: QdrantWire, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    collection = fill(InQdrant(wire))
+    settings = application.root / "revector.toml"
+    settings.write_text(f'{settings.read_text()}\n[stores.vectors]\nkind = "qdrant"\nurl = "{wire.url}"\n')
+    application.project.engine.dispose()
+    del application.project  # it is read again, with the store
+    monkeypatch.chdir(application.root)
+    command = ("adopt", collection.source, "--table", collection.name, "-c", "articles", "--model", "hashing", "--json")
+    for store, said in (("absent", "must be one of pgvector, memory, vectors"), ("memory", "has index.kind exact")):
+        assert run((*command, "--store", store, "--dry-run")) == 2
+        assert said in capsys.readouterr().err
+    assert run((*command, "--store", "vectors", "--yes")) == 0
+    assert json.loads(capsys.readouterr().out)["reused"] == COUNT
+    [own] = set(wire.collections) - {collection.name}
+    assert wire.collections[own].shard.count() == COUNT + 1  # and the canary
+    assert application.search("apple7 pear7", 1) == [collection.key(7)]
+    assert application.project.verify("articles").passed
+    with pytest.raises(ConfigError, match="say already where the index lies"):
+        plan(application, collection, store="vectors")
+
+
+def test_a_store_is_not_for_a_table_that_is_followed() -> None:
+    with pytest.raises(ValueError, match="a store is named for what is copied"):
+        AdoptionRequest(table="articles", model="hashing", store="vectors")

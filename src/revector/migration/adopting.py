@@ -33,7 +33,7 @@ from revector.indexing.chunking import make_chunker
 from revector.indexing.encoding import Encoders
 from revector.interfaces import Content, NoProgress, Progress, Vectors, whole_texts
 from revector.migration import viewing
-from revector.migration.adoption_plan import AdoptionPlan, AdoptionReport
+from revector.migration.adoption_plan import AdoptionPlan, AdoptionReport, check_store
 from revector.migration.migrator import Migrator
 from revector.migration.reading import PlaceReader, is_changed, stored_text
 from revector.migration_files import migration_files
@@ -106,6 +106,7 @@ class Adopter:
             found.terms = _as_proved(found, proof.form)
             model = replace(model, document_prompt=proof.form.prompt, normalize=proof.unit)
             chunking = proof.form.chunking
+        check_store(self._engine, self._migrations, request.store, model, chunking)
         needed = sum(disk.needed_bytes for disk in disks)
         return AdoptionPlan(self._name, request, found, model, chunking, proof, needed, tuple(refusals))
 
@@ -158,7 +159,8 @@ class Adopter:
         model = self._specify(request.model, found.dim)
         # The vectors lie there twice while they are sealed.
         copies_of = Disk("the archive", str(folder), 8 * model.dim * found.taken, shutil.disk_usage(folder).free)
-        return found, model, sampled, [self._room(found.text_bytes, found.documents, model.dim), copies_of]
+        indexed = 0 if request.store else found.documents
+        return found, model, sampled, [self._room(found.text_bytes, indexed, model.dim), copies_of]
 
     def _prove(self, sampled: Sequence[SampledRow], found: AdoptionLook, model: ModelSpec) -> ModelProof:
         if not sampled:
@@ -303,12 +305,13 @@ class Adopter:
         if migration_files(self._migrations):
             return
         model = ModelSpec(**adoption.proof["model"])
+        store = adoption.request.store if isinstance(adoption, CopiedPlace) else None
         write_revision(
             self._migrations,
             message=f"adopt {adoption.terms.table}",
             model=model,
             chunking=_chunking(adoption.proof, model),
-            index=IndexSpec(),
+            index=IndexSpec(store=store) if store else IndexSpec(),
             gate=FIRST_GATE,
             down_revision=None,
         )

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
+
 from revector.adoption.copying import CopyReport
 from revector.adoption.look import AdoptionLook
 from revector.adoption.presets import AdoptionRequest
@@ -14,8 +16,10 @@ from revector.adoption.proof import ModelProof
 from revector.adoption.rows import PlaceLook
 from revector.errors import ConfigError, EncoderMismatch
 from revector.lifecycle import Outcome
+from revector.migration_files import migration_files
 from revector.planning import constants
-from revector.spec import Chunking, IndexSpec, ModelSpec
+from revector.spec import Chunking, IndexSpec, ModelSpec, Revision
+from revector.stores.opening import stores_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,3 +107,18 @@ class AdoptionReport:
     def as_data(self) -> dict[str, Any]:
         """Return it for ``--json``."""
         return asdict(self)
+
+
+def check_store(engine: sa.Engine, migrations: Path, store: str | None, model: ModelSpec, chunking: Chunking) -> None:
+    """Raise unless the store that is named answers and takes such vectors, and no file says already where they lie.
+
+    Raises ``ConfigError``, ``SpecError`` and ``StoreUnavailable``.
+    """
+    if store is None:
+        return
+    if migration_files(migrations):
+        raise ConfigError(
+            f"a store was named ({store}), and the migration files say already where the index lies. Nothing was "
+            "changed; leave --store out."
+        )
+    stores_of(engine).check_revision(Revision("(first)", None, model, chunking, IndexSpec(store=store)), answers=True)
