@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from test_draws import query_set
 from typer.testing import CliRunner
 
 from revector.airflow.questions import figures as asked
@@ -62,8 +63,6 @@ def test_what_an_earlier_version_judged_is_as_good_as_if_it_had_named_recall() -
 
 @given(st.sets(st.integers(0, 39)), st.sets(st.integers(0, 39)))
 def test_queries_to_judge_are_drawn_from_those_that_the_metric_can_tell_apart(sets: set[int], orders: set[int]) -> None:
-    from test_draws import query_set
-
     queries = query_set(5, 40, {})
     old = {query: ["a", "b"] for query in queries.others}
     new = old | {f"u{n}": ["b", "a"] for n in orders} | {f"u{n}": ["c", "b"] for n in sets}

@@ -269,7 +269,7 @@ def _reference(session: Session, target: Path) -> str:
 
 def _answer_page(answer: Answer, console: Console, behind: Mapping[str, Refusal], *, explain: bool) -> None:
     if not answer.hits:
-        console.print("No document matches.")
+        console.print("No document matches, or none reaches the score that was asked.")
     for warning in answer.warnings:
         console.print(warning, style="yellow", soft_wrap=True, markup=False)
     for rank, hit in enumerate(answer.hits, start=1):
