@@ -87,7 +87,7 @@ def search(
     )
     behind = session.project.documents(session.collection).refused([hit.id for hit in answer.hits]) if explain else {}
     data = asdict(answer) | {"behind": behind} if explain else answer
-    session.out.show(data, lambda console: _answer_page(answer, console, behind, explain=explain))
+    session.out.show(data, lambda console: _answer_page(answer, console, behind, explain=explain, least=min_score))
 
 
 def evaluate(
@@ -267,9 +267,11 @@ def _reference(session: Session, target: Path) -> str:
     return f"./{target.relative_to(root)}" if target.is_relative_to(root) else str(target)
 
 
-def _answer_page(answer: Answer, console: Console, behind: Mapping[str, Refusal], *, explain: bool) -> None:
+def _answer_page(
+    answer: Answer, console: Console, behind: Mapping[str, Refusal], *, explain: bool, least: str | None
+) -> None:
     if not answer.hits:
-        console.print("No document matches, or none reaches the score that was asked.")
+        console.print(f"No document matches{'' if least is None else f', or none reaches {least}'}.")
     for warning in answer.warnings:
         console.print(warning, style="yellow", soft_wrap=True, markup=False)
     for rank, hit in enumerate(answer.hits, start=1):
