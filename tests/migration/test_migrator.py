@@ -407,9 +407,9 @@ def test_a_failed_gate_leaves_all_as_it_was_and_says_why(served: World) -> None:
 
 
 def test_a_recall_below_the_demanded_minimum_fails_the_gate(world: World) -> None:
-    world.revision("a100", None, 'model = ModelSpec(name="hashing", dim=2)', "gate = Gate(min_recall=0.99)")
+    world.revision("a100", None, 'model = ModelSpec(name="hashing", dim=2)', "gate = Gate(min_recall=0.9)")
     world.put(120)
-    with pytest.raises(GateFailed, match=r"less than the demanded 0\.9900 is shown"):
+    with pytest.raises(GateFailed, match=r"less than the demanded 0\.9000 is shown"):
         world.upgrade("a100")
     assert world.collection.active_gen is None
 

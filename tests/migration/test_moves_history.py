@@ -122,7 +122,7 @@ def test_a_revision_edited_after_its_registration_is_refused(at_step: AtStep, bo
 
 
 def test_a_gate_may_be_edited_until_the_swap(served: World) -> None:
-    served.revision("b200", "a100", B200, "gate = Gate(min_recall=1.0, max_drop=0.0, k=1)")
+    served.revision("b200", "a100", B200, "gate = Gate(min_recall=0.9, max_drop=0.0, k=1)")
     served.labels((f"d{n:05d}", "unrelated words") for n in range(60))
     with pytest.raises(GateFailed):
         served.upgrade("b200")

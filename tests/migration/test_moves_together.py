@@ -292,7 +292,7 @@ def _retry_dead(world: World) -> None:
 @pytest.fixture
 def refused(served: World) -> World:
     """A migration whose gate did not pass."""
-    served.revision("b200", "a100", B200, "gate = Gate(min_recall=1.0)")
+    served.revision("b200", "a100", B200, "gate = Gate(min_recall=0.94)")
     served.labels([(f"d{n:05d}", f"apple{n + 1} pear{n + 1}") for n in range(60)])
     with pytest.raises(GateFailed):
         served.upgrade("b200")
