@@ -19,7 +19,7 @@ from revector.errors import IndexGone, StoreUnavailable
 from revector.interfaces import Progress
 from revector.spec import IndexSpec
 from revector.stores.memory import MemoryIndex, MemoryStore
-from revector.stores.seam import IndexDescription, Metric, NearPoint, Points
+from revector.stores.seam import IndexDescription, NearPoint, Points
 
 T = TypeVar("T")
 
@@ -68,9 +68,9 @@ class LateStore(LateNetwork):
 
     traits = MemoryStore.traits
 
-    def __init__(self, metric: Metric = "cosine", *, seed: int = 0, fails: float = FAILS) -> None:
+    def __init__(self, *, seed: int = 0, fails: float = FAILS) -> None:
         super().__init__(seed=seed, fails=fails)
-        self._inner = MemoryStore(metric)
+        self._inner = MemoryStore()
 
     def open(self, name: str, dim: int, index: IndexSpec) -> LateIndex:
         """Return the index of that name."""

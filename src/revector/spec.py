@@ -154,14 +154,19 @@ class Chunking:
         )
 
 
+Metric = Literal["cosine", "dot", "l2"]
+"""What near means: the largest cosine, the largest inner product, or the least Euclidean distance."""
+
+
 @dataclass(frozen=True, slots=True)
 class IndexSpec:
-    """Where and how vectors are stored and searched: cosine distance, exact or by HNSW.
+    """Where and how vectors are stored and searched: by which metric, exact or by HNSW.
 
     ``storage`` is how they lie in the table: float32 (``vector``) or float16 (``halfvec``). ``quantize="bit"`` keeps
     only the signs of their numbers in the graph: it finds ``rerank`` (1 to 100) times the candidates of a search by
     Hamming distance, and the stored vectors put these in order. ``store``: ``pgvector``, in the database of the
-    documents, or another that this process knows; what it has of the other settings is checked by `plan`.
+    documents, or another that this process knows; what it has of the other settings is checked by `plan`. ``metric``:
+    with ``cosine`` the lengths of vectors do not count; with ``dot`` and ``l2`` they do, unless the model normalizes.
     """
 
     kind: Literal["hnsw", "exact"] = "hnsw"
@@ -172,6 +177,7 @@ class IndexSpec:
     quantize: Literal["none", "bit"] = "none"
     rerank: int = 4
     store: str = PGVECTOR
+    metric: Metric = "cosine"
 
     @property
     def graph(self) -> str:
@@ -179,8 +185,13 @@ class IndexSpec:
         return "bit" if self.quantize == "bit" else self.storage
 
     def as_identity(self) -> dict[str, object]:
-        """Return what shapes the index; as it was before ``quantize`` and ``store`` existed where they are not used."""
+        """Return what shapes the index, without ``quantize``, ``store`` and ``metric`` where they are the default.
+
+        So it is what earlier versions returned, which did not know them.
+        """
         shapes = asdict(self)
+        if self.metric == "cosine":
+            del shapes["metric"]
         if self.store == PGVECTOR:
             del shapes["store"]
         if self.quantize == "none":
@@ -200,6 +211,13 @@ class IndexSpec:
             self.kind == "hnsw" or self.quantize == "none",
             "index.quantize",
             'none where index.kind is "exact": there is no graph that could hold bits',
+            self.quantize,
+        )
+        _require(self.metric in ("cosine", "dot", "l2"), "index.metric", "cosine, dot or l2", self.metric)
+        _require(
+            self.metric == "cosine" or self.quantize == "none",
+            "index.quantize",
+            f'none where index.metric is "{self.metric}": bits keep directions and no lengths',
             self.quantize,
         )
         _require(isinstance(self.rerank, int) and 1 <= self.rerank <= 100, "index.rerank", "1 to 100", self.rerank)
@@ -316,6 +334,11 @@ class Revision:
         data = asdict(self)
         del data["path"]
         return data
+
+    @property
+    def lengths_count(self) -> bool:
+        """Whether the lengths of vectors change the order of results."""
+        return self.index.metric != "cosine" and not self.model.normalize
 
     @property
     def config_hash(self) -> str:

@@ -171,6 +171,26 @@ def test_filters_scores_retrievers_and_whole_documents(served: World) -> None:
         store.similarity_search("apple7", 1, namespace="x")
 
 
+@pytest.mark.parametrize("normalize", [True, False])
+def test_a_relevance_is_the_cosine_also_by_another_metric_and_refused_where_scores_have_no_bounds(
+    world: World, normalize: bool
+) -> None:
+    model = f'model = ModelSpec(name="hashing", dim=64, normalize={normalize})'
+    world.revision("a100", None, model, 'index = IndexSpec(metric="l2")')
+    world.put(60)
+    world.upgrade("a100")
+    store = RevectorStore("docs", project=world.project)
+    [(found, score)] = store.similarity_search_with_score("apple7 pear7", 1)
+    assert score <= 0
+    if not normalize:
+        with pytest.raises(StateError, match="have no bounds"):
+            store.similarity_search_with_relevance_scores("apple7 pear7", 1)
+        return
+    [(same, relevance)] = store.similarity_search_with_relevance_scores("apple7 pear7", 1)
+    assert same.id == found.id == "d00007"
+    assert relevance == pytest.approx(1 - score * score / 2)
+
+
 def test_what_is_added_is_found_or_said_to_be_stored_and_not_shown_yet(served: World) -> None:
     with pytest.raises(NotCaughtUp, match="They are stored"):
         RevectorStore("docs", project=served.project, wait_s=0.1).add_texts(["quince melon"], ids=["new"])

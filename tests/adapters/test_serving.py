@@ -51,6 +51,17 @@ def test_a_model_that_is_nearly_the_same_is_another(served: World) -> None:
         revector.guard("docs", documents_by(served, add=0.02), project=served.project)
 
 
+def test_a_model_of_other_lengths_is_another_where_the_index_compares_lengths(world: World) -> None:
+    model = 'model = ModelSpec(name="hashing", dim=64, normalize=False)'
+    world.revision("a100", None, model, 'index = IndexSpec(metric="l2")')
+    world.put(60)
+    world.upgrade("a100")
+    encode = documents_by(world)
+    assert revector.guard("docs", encode, project=world.project).revision == "a100"
+    with pytest.raises(EncoderMismatch, match=r"3\.0000 to 3\.0000 of the lengths of the stored ones"):
+        revector.guard("docs", lambda texts: (3 * np.array(encode(texts))).tolist(), project=world.project)
+
+
 def test_after_a_swap_the_old_model_does_not_start_any_more(swapped: World) -> None:
     assert revector.guard("docs", "hashing:seed2", project=swapped.project).revision == "b200"
     with pytest.raises(EncoderMismatch):

@@ -60,6 +60,7 @@ def test_what_is_copied_has_no_view(application: Application, tmp_path: Path) ->
         (IndexSpec(storage="halfvec"), "the graph would hold halfvec"),
         (IndexSpec(quantize="bit"), "the graph would hold bit"),
         (IndexSpec(kind="exact", store="memory"), "in the store 'memory'"),
+        (IndexSpec(metric="dot"), "name the operator of cosine, and the index would be of dot"),
     ],
 )
 def test_a_revision_that_the_view_cannot_follow_is_refused_before_any_work(

@@ -55,6 +55,13 @@ def test_a_shift_of_any_block_of_one_percent_is_found_in_99_of_100() -> None:
     assert found_with(COMPARED, 10**9) >= 0.99
 
 
+def test_vectors_of_another_length_than_the_model_gives_are_refused() -> None:
+    every = ByNumber().encode("document", whole_texts([str(n) for n in range(100)]))
+    compare(1.02 * every, range(100), seed=1)
+    with pytest.raises(EncoderMismatch, match=r"1\.1000 of its length"):
+        compare(1.1 * every, range(100), seed=1)
+
+
 def test_what_is_left_out_takes_nothing_from_the_comparison() -> None:
     every = ByNumber().encode("document", whole_texts([str(n) for n in range(3_000)]))
     found = compare(every, range(0, 3_000, 5), seed=1)
@@ -66,7 +73,7 @@ def test_every_chunk_of_a_long_document_takes_part() -> None:
     every[51:] = np.roll(every[51:], 1, axis=0)
     sample = RowSample(100, seed=1)
     sample.offer("long", np.arange(100), whole_texts(str(n) for n in range(100)))
-    with pytest.raises(EncoderMismatch, match="so are 49 of 100"):
+    with pytest.raises(EncoderMismatch, match="So are 49 of 100"):
         sample.compare(Path("x.npz"), every, ByNumber(), "a100")
 
 

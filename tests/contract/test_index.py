@@ -1,8 +1,8 @@
-"""What every kind of physical index must do, on real tables: exact or HNSW, of float32, float16 or bits."""
+"""What every kind of physical index must do, on real tables: exact or HNSW, float32, float16 or bits, any metric."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +17,7 @@ from revector.registry import ledgers
 from revector.registry.in_sql import InSqlLane
 from revector.registry.lane import SearchRequest, VisibleHits
 from revector.spec import IndexSpec
+from revector.stores.metrics import ZERO
 from revector.stores.pgvector import PgVectorIndex, Rows
 from worlds import World
 
@@ -28,6 +29,10 @@ KINDS = {
     "hnsw-halfvec": IndexSpec(storage="halfvec"),
     "bit": IndexSpec(quantize="bit"),
     "bit-halfvec": IndexSpec(quantize="bit", storage="halfvec"),
+    "hnsw-dot": IndexSpec(metric="dot"),
+    "hnsw-halfvec-dot": IndexSpec(storage="halfvec", metric="dot"),
+    "hnsw-l2": IndexSpec(metric="l2"),
+    "hnsw-halfvec-l2": IndexSpec(storage="halfvec", metric="l2"),
 }
 
 
@@ -40,6 +45,14 @@ def unit_vectors(count: int, seed: int) -> np.ndarray[Any, np.dtype[np.float32]]
 
 
 VECTORS, QUERIES = unit_vectors(COUNT, 1), unit_vectors(40, 2)
+LENGTHS = np.random.default_rng(4).lognormal(0, 0.3, (COUNT, 1)).astype(np.float32)
+
+Scores = Callable[[Any, Any], Any]
+SCORES: dict[str, Scores] = {
+    "cosine": lambda vectors, query: vectors @ query / np.linalg.norm(vectors, axis=1) / np.linalg.norm(query),
+    "dot": lambda vectors, query: vectors @ query,
+    "l2": lambda vectors, query: -np.linalg.norm(vectors - query, axis=1),
+}
 
 
 def ids(numbers: Any) -> list[str]:
@@ -59,10 +72,21 @@ def place(databases, template, tmp_path_factory) -> Iterator[World]:
 
 @dataclass
 class Built:
-    """An index with ``VECTORS`` of documents of which every tenth is deleted."""
+    """An index with ``VECTORS`` of documents of which every tenth is deleted; where lengths count, of any length."""
 
     index: PgVectorIndex
     world: World
+
+    @property
+    def vectors(self) -> Any:
+        return VECTORS if self.index.spec.metric == "cosine" else VECTORS * LENGTHS
+
+    def scores(self, query: Any) -> Any:
+        return SCORES[self.index.spec.metric](self.vectors, query)
+
+    def nearest(self, query: Any, k: int, *, where: Any = True) -> list[str]:
+        living = np.arange(COUNT)[(np.arange(COUNT) % 10 > 0) & where]
+        return ids(living[np.argsort(-self.scores(query)[living], kind="stable")][:k])
 
     def search(self, query: Any, k: int = 10, **options: Any) -> tuple[VisibleHits, int]:
         """What is found, and how often the HNSW index was scanned for it."""
@@ -89,16 +113,12 @@ def built(request: pytest.FixtureRequest, place: World) -> Built:
     with place.engine.begin() as connection:
         index.create(connection, "fingerprint")
         versions = np.full(COUNT, 2**40)
-        index.replace(connection, [], Rows(ids(numbers), numbers * 0, versions, numbers, numbers + 7, VECTORS))
+        built = Built(index, place)
+        index.replace(connection, [], Rows(ids(numbers), numbers * 0, versions, numbers, numbers + 7, built.vectors))
         assert index.is_built(connection) == (index.spec.kind == "exact")
     assert index.build(place.engine) == (index.spec.kind == "hnsw")
     analyze(place.engine, (index.name, "document", ledgers.table(0)))
-    return Built(index, place)
-
-
-def nearest(query: Any, k: int, *, where: Any = True) -> list[str]:
-    living = np.arange(COUNT)[(np.arange(COUNT) % 10 > 0) & where]
-    return ids(living[np.argsort(-(VECTORS[living] @ query), kind="stable")][:k])
+    return built
 
 
 def test_an_index_is_built_once_and_knows_its_encoder(built: Built) -> None:
@@ -112,7 +132,8 @@ def test_what_was_stored_is_read_back_to_the_precision_of_its_storage(built: Bui
     with built.world.engine.connect() as connection:
         [(doc_id, locators, vectors)] = built.index.read(connection, ["d00042", "absent"])
     assert (doc_id, locators.tolist()) == ("d00042", [[42, 49]])
-    np.testing.assert_allclose(vectors, VECTORS[42:43], rtol=2**-11 if built.index.spec.storage == "halfvec" else 0)
+    rtol = 2**-11 if built.index.spec.storage == "halfvec" else 0
+    np.testing.assert_allclose(vectors, built.vectors[42:43], rtol=rtol, atol=1e-7)
 
 
 def test_a_sample_is_of_stored_vectors_and_about_as_large_as_asked_for(built: Built) -> None:
@@ -123,6 +144,7 @@ def test_a_sample_is_of_stored_vectors_and_about_as_large_as_asked_for(built: Bu
     assert drawn(10 * COUNT).shape == (COUNT, DIM)
     some = drawn(COUNT // 4)
     assert COUNT // 16 < len(some) < COUNT // 2
+    some /= np.linalg.norm(some, axis=1, keepdims=True)
     np.testing.assert_allclose((some @ VECTORS.T).max(axis=1), 1, atol=1e-3)
 
 
@@ -135,18 +157,18 @@ def test_the_planner_uses_the_hnsw_index_and_nothing_else_does(built: Built) -> 
 def test_an_exact_search_is_that_of_numpy(built: Built) -> None:
     for query in QUERIES[:5]:
         found, _ = built.search(query, exact=True)
-        assert {row["doc_id"] for row in found.rows} == set(nearest(query, 10))
+        assert {row["doc_id"] for row in found.rows} == set(built.nearest(query, 10))
 
 
-def test_the_nearest_are_found_best_first_with_their_cosines(built: Built) -> None:
-    shares = []
+def test_the_nearest_are_found_best_first_with_their_scores_by_the_metric(built: Built) -> None:
+    shares, zero = [], ZERO[built.index.spec.metric]
     for query in QUERIES:
         found, _ = built.search(query, candidates=40)
         distances = [row["distance"] for row in found.rows]
         assert distances == sorted(distances)
         places = [int(row["doc_id"][1:]) for row in found.rows]
-        np.testing.assert_allclose(1 - np.array(distances), VECTORS[places] @ query, atol=1e-3)
-        shares.append(len({row["doc_id"] for row in found.rows} & set(nearest(query, 10))) / 10)
+        np.testing.assert_allclose(zero - np.array(distances), built.scores(query)[places], atol=1e-3)
+        shares.append(len({row["doc_id"] for row in found.rows} & set(built.nearest(query, 10))) / 10)
     assert np.mean(shares) >= 0.95
 
 
@@ -161,7 +183,7 @@ def test_as_many_candidates_as_were_asked_for_come_back_filtered_or_not(built: B
     shares = [
         len(
             {row["doc_id"] for row in built.search(query, candidates=40, **filtered)[0].rows}
-            & set(nearest(query, 10, where=np.arange(COUNT) % 2 == 1))
+            & set(built.nearest(query, 10, where=np.arange(COUNT) % 2 == 1))
         )
         / 10
         for query in QUERIES
@@ -176,16 +198,17 @@ def test_what_was_deleted_is_not_found_though_the_index_holds_it(built: Built) -
 
 
 def test_a_written_document_is_found_at_once_and_replaced_whole(built: Built) -> None:
-    rows = Rows(["d00001"] * 2, np.array([0, 1]), np.full(2, 2**40), np.zeros(2, int), np.ones(2, int), QUERIES[:2])
+    near = QUERIES[:2] * (9 if built.index.spec.metric == "dot" else 1)
+    rows = Rows(["d00001"] * 2, np.array([0, 1]), np.full(2, 2**40), np.zeros(2, int), np.ones(2, int), near)
     with built.world.engine.begin() as connection:
         built.index.replace(connection, ["d00001"], rows)
     for query in QUERIES[:2]:
         assert built.search(query)[0].rows[0]["doc_id"] == "d00001"
-    old = Rows(["d00001"], np.array([0]), np.full(1, 2**40), np.array([1]), np.array([8]), VECTORS[1:2])
+    old = Rows(["d00001"], np.array([0]), np.full(1, 2**40), np.array([1]), np.array([8]), built.vectors[1:2])
     with built.world.engine.begin() as connection:
         built.index.replace(connection, ["d00001"], old)
     found, _ = built.search(QUERIES[0], candidates=40)
-    assert {row["doc_id"] for row in found.rows[:1]} <= set(nearest(QUERIES[0], 3))
+    assert {row["doc_id"] for row in found.rows[:1]} <= set(built.nearest(QUERIES[0], 3))
 
 
 def test_bits_index_what_is_too_wide_for_float16(place: World) -> None:

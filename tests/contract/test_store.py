@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from uuid import UUID, uuid4, uuid5
 
 import numpy as np
@@ -71,18 +72,41 @@ def test_points_are_counted_and_read_as_they_were_put(index: Index) -> None:
     assert index.read([]).vectors.shape == (0, DIM)
 
 
-def test_what_is_nearest_comes_first_with_its_cosine(index: Index) -> None:
-    index.put(points(scale=3.0))
-    query = VECTORS[7] + 0.1 * VECTORS[8]
+SCORES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "cosine": lambda vectors, query: vectors @ query / np.linalg.norm(vectors, axis=1) / np.linalg.norm(query),
+    "dot": lambda vectors, query: vectors @ query,
+    "l2": lambda vectors, query: -np.linalg.norm(vectors - query, axis=1),
+}
+
+
+@pytest.mark.parametrize("metric", SCORES)
+@pytest.mark.parametrize("kind", ["exact", "hnsw"])
+def test_what_is_nearest_comes_first_with_its_score_by_the_metric(store: Store, kind: str, metric: str) -> None:
+    assert store.traits.metrics == SCORES.keys(), "a store that lacks a metric needs a test that plan refuses it"
+    if kind not in store.traits.kinds:
+        pytest.skip(f"it has no index of kind {kind}")
+    index = store.open(f"idx_docs_g1_{uuid4().hex[:8]}", DIM, IndexSpec(kind=kind, metric=metric))
+    index.create("fp1")
+    lengths = np.random.default_rng(2).lognormal(0, 0.5, (COUNT, 1)).astype(np.float32)
+    put = replace(points(), vectors=VECTORS * lengths)
+    index.put(put)
+    index.finish(NoProgress())
+    query = 2 * VECTORS[7] + 0.1 * VECTORS[8]
+    scores = SCORES[metric](put.vectors, query)
+    best = np.argsort(-scores)[:20]
     near = index.near(query, 20, exact=True)
-    best = np.argsort(-cosines(query))[:20]
-    put = points()
     assert [(one.attempt, one.chunk, one.start, one.stop) for one in near][:5] == [
         (put.attempts[n], int(put.chunks[n]), int(put.starts[n]), int(put.stops[n])) for n in best[:5]
     ]
-    np.testing.assert_allclose([one.similarity for one in near][:5], cosines(query)[best[:5]], atol=1e-5)
+    np.testing.assert_allclose([one.similarity for one in near][:5], scores[best[:5]], rtol=1e-4, atol=1e-5)
     assert len(near) == 20
-    assert len(index.near(query, COUNT + 50, exact=False)) == COUNT
+    # A graph by inner products or distances may not lead to a vector that is far from all others.
+    every = COUNT if kind == "exact" or metric == "cosine" else 0.95 * COUNT
+    assert every <= len(index.near(query, COUNT + 50, exact=False)) <= COUNT
+    read = index.read(put.ids[10:20])
+    order = np.argsort([put.ids.index(one) for one in read.ids])
+    np.testing.assert_allclose(read.vectors[order], put.vectors[10:20], rtol=1e-6)
+    index.drop()
 
 
 def test_a_graph_that_was_built_finds_what_exact_search_finds(index: Index) -> None:

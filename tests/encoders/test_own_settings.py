@@ -19,10 +19,11 @@ from folders import NORMALIZE, POOLING, SETTINGS, TRANSFORMER, minilm, write
 from revector.cli.app import app
 from revector.encoders.loading import load_encoder
 from revector.encoders.own import OwnSettings, read_own
-from revector.encoders.specify import specify
+from revector.encoders.specify import metric_for, specify
 from revector.errors import ConfigError, EncoderError, FidelityTooLow
 from revector.interfaces import whole_texts
-from revector.spec import ModelSpec
+from revector.revisions import RevisionGraph
+from revector.spec import ModelSpec, Revision
 from worlds import World
 
 E5 = {"query": "query: ", "document": "passage: "}
@@ -140,28 +141,36 @@ def test_vectors_of_what_was_taken_over_are_those_of_sentence_transformers(
 
 
 @pytest.mark.parametrize(
-    ("similarity", "normalizes", "served"),
+    ("similarity", "normalizes", "right"),
     [
-        (None, False, True),
-        ("cosine", False, True),
-        ("dot", True, True),
-        ("euclidean", True, True),
-        ("dot", False, False),
-        ("euclidean", False, False),
-        ("manhattan", True, False),
+        (None, False, {"cosine", "dot", "l2"}),
+        ("cosine", False, {"cosine", "normalized"}),
+        ("dot", True, {"cosine", "dot", "l2", "normalized"}),
+        ("euclidean", True, {"cosine", "dot", "l2", "normalized"}),
+        ("dot", False, {"dot"}),
+        ("euclidean", False, {"l2"}),
     ],
 )
-def test_only_what_cosine_ranks_rightly_is_taken(
-    tmp_path: Path, similarity: str | None, normalizes: bool, served: bool
+def test_an_index_that_ranks_otherwise_than_the_model_was_trained_to_is_named(
+    tmp_path: Path, similarity: str | None, normalizes: bool, right: set[str]
 ) -> None:
     write(tmp_path / "modules.json", [TRANSFORMER, POOLING, *([NORMALIZE] if normalizes else [])])
     write(tmp_path / SETTINGS, {"similarity_fn_name": similarity})
     own = read_own("m", tmp_path)
-    if served:
-        own.check("m")
-        return
-    with pytest.raises(EncoderError, match=f'says similarity_fn_name "{similarity}".*Only cosine indexes exist'):
-        own.check("m")
+    own.check("m")
+    as_it_is = ModelSpec("m", 384, normalize=False)
+    said = {metric: own.ranked_otherwise_by(as_it_is, metric) for metric in ("cosine", "dot", "l2")}
+    said["normalized"] = own.ranked_otherwise_by(ModelSpec("m", 384), "dot")
+    assert {name for name, found in said.items() if not found} - {"normalized"} == right - {"normalized"}
+    assert bool(said["normalized"]) == (similarity in ("dot", "euclidean") and not normalizes)
+    for (found,) in filter(None, said.values()):
+        assert f'similarity_fn_name "{similarity}": it was trained for index.metric' in found
+
+
+def test_a_similarity_that_no_index_has_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / SETTINGS, {"similarity_fn_name": "manhattan"})
+    with pytest.raises(EncoderError, match='similarity_fn_name "manhattan", and an index compares by cosine, dot, euc'):
+        read_own("m", tmp_path).check("m")
 
 
 def test_a_cross_encoder_is_refused(tmp_path: Path) -> None:
@@ -200,6 +209,11 @@ def revision(root: Path, *options: str) -> tuple[int, str, dict[str, Any]]:
     return ended.exit_code, ended.output, {one.arg: ast.literal_eval(one.value) for one in call.keywords if one.arg}
 
 
+def newest(root: Path) -> Revision:
+    """The newest migration file."""
+    return RevisionGraph.from_folder(root / "migrations" / "docs").head
+
+
 def test_revision_takes_the_models_own_settings_over_and_says_so(tmp_path: Path) -> None:
     minilm(project(tmp_path) / "m", prompts=E5, default_prompt_name="query", similarity_fn_name="dot")
     code, said, model = revision(tmp_path, "--model", "./m")
@@ -224,11 +238,37 @@ def test_options_win_over_the_models_own_settings_and_the_difference_is_said(tmp
     assert "model.document_prompt" not in said
 
 
-def test_revision_refuses_a_model_of_dot_products_and_writes_nothing(tmp_path: Path) -> None:
-    minilm(project(tmp_path) / "m", modules=[TRANSFORMER, POOLING], similarity_fn_name="dot")
+@pytest.mark.parametrize(("similarity", "metric"), [("dot", "dot"), ("euclidean", "l2")])
+def test_revision_takes_the_metric_of_a_model_over_with_the_lengths_of_its_vectors(
+    tmp_path: Path, similarity: str, metric: str
+) -> None:
+    minilm(project(tmp_path) / "m", modules=[TRANSFORMER, POOLING], similarity_fn_name=similarity)
     code, said, model = revision(tmp_path, "--model", "./m")
-    assert (code != 0, model) == (True, {})
-    assert "Only cosine indexes exist for now" in said
+    assert (code, model["normalize"]) == (0, False)
+    assert f'metric "{metric}" over vectors of any length' in said
+    assert "Note:" not in said
+    assert newest(tmp_path).index.metric == metric
+    assert metric_for(newest(tmp_path).model, tmp_path) == metric  # what an adoption writes
+    # The next file keeps it; another metric or length is written, and said to be otherwise.
+    assert revision(tmp_path, "--unit", "sentences")[0] == 0
+    assert newest(tmp_path).index.metric == metric
+    for options in (("--metric", "cosine"), ("--metric", metric, "--normalize")):
+        code, said, _ = revision(tmp_path, *options)
+        assert code == 0
+        assert f'it was trained for index.metric "{metric}" with model.normalize False' in " ".join(said.split())
+        assert newest(tmp_path).index.metric == options[1]
+
+
+def test_revision_refuses_a_metric_that_there_is_not_and_one_that_bits_have_not(tmp_path: Path) -> None:
+    project(tmp_path)
+    model = ("--model", "hashing", "--dim", "64")
+    for options, wanted in (
+        (("--metric", "ndcg"), "is not one of 'cosine'"),
+        (("--metric", "l2", "--quantize", "bit"), "bits keep"),
+    ):
+        code, said, found = revision(tmp_path, *model, *options)
+        assert (code != 0, found) == (True, {})
+        assert wanted in said
 
 
 def test_prompts_of_ones_own_are_no_difference_where_the_models_files_name_none(tmp_path: Path) -> None:
@@ -319,18 +359,28 @@ def test_a_revision_that_means_its_own_prompts_lowers_the_bar_and_is_told(
     assert served.events("provision")[0]["detail"]["fidelity"] == kept
 
 
-def test_plan_and_upgrade_refuse_a_model_of_dot_products(served: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plan_warns_of_a_metric_that_the_model_was_not_trained_for(
+    served: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     says(served, monkeypatch, OwnSettings(similarity="dot"))
+    assert any(
+        'it was trained for index.metric "dot" with model.normalize False' in said
+        for said in served.migrator.plan("b200").risks
+    )
+
+
+def test_plan_and_upgrade_refuse_a_model_of_manhattan_distances(served: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    says(served, monkeypatch, OwnSettings(similarity="manhattan"))
     before = served.state()
     for refused in (served.migrator.plan, served.upgrade, served.project.rehearsal("docs").run):
-        with pytest.raises(EncoderError, match="Only cosine indexes exist for now"):
+        with pytest.raises(EncoderError, match="and an index compares by"):
             refused("b200")
     assert served.state() == before
 
 
 def test_what_is_served_already_goes_on_and_gets_another_index(served: World, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = served.loader["hashing"]
-    monkeypatch.setattr(encoder, "own", OwnSettings(similarity="dot", query_prompt="other: "), raising=False)
+    monkeypatch.setattr(encoder, "own", OwnSettings(similarity="manhattan", query_prompt="other: "), raising=False)
     monkeypatch.setattr(encoder, "reference", lambda: encoder, raising=False)
     served.revision("b200", "a100", 'model = ModelSpec(name="hashing", dim=64)', 'index = IndexSpec(storage="halfvec")')
     assert served.search("apple7 pear7")[0] == "d00007"

@@ -116,7 +116,7 @@ def test_the_verdict_by_ndcg_is_told_everywhere_and_begins_a_test_of_its_own(ser
 
 def test_the_command_writes_the_metric_into_the_file(served: World) -> None:
     ended = CliRunner().invoke(
-        app, ["revision", "-m", "x", "--metric", "ndcg", "--json", "--project", str(served.root)]
+        app, ["revision", "-m", "x", "--gate-metric", "ndcg", "--json", "--project", str(served.root)]
     )
     written = json.loads(ended.stdout)
     assert written["gate"]["metric"] == "ndcg"

@@ -27,7 +27,8 @@ def corpus(counts, dim: int, seed: int, *, dtype="float32", distinct: int | None
     """Documents d000, d001 … with so many chunks each; ``distinct`` vectors in all, so that there are ties."""
     rng = np.random.default_rng(seed)
     rows = int(sum(counts))
-    vectors = rng.standard_normal((distinct or rows, dim)).astype(dtype) * np.asarray(3, dtype)
+    vectors = rng.standard_normal((distinct or rows, dim)) * rng.lognormal(1, 1, (distinct or rows, 1))
+    vectors = vectors.astype(dtype)
     if distinct:
         vectors = vectors[rng.integers(0, distinct, rows)]
     return MemoryBlock([f"d{n:03d}" for n in range(len(counts))], np.array(counts), vectors)
@@ -43,14 +44,19 @@ def cut(block: MemoryBlock, sizes) -> Iterator[MemoryBlock]:
         at, turn = stop, turn + 1
 
 
-def brute_force(queries, block: MemoryBlock, k: int, by: str) -> list[list[tuple[str, int, float]]]:
+def scores_of(query, wide, metric: str):
+    if metric == "l2":
+        return -np.linalg.norm(wide - query, axis=1)
+    return wide @ query / (np.linalg.norm(wide, axis=1) * np.linalg.norm(query) if metric == "cosine" else 1)
+
+
+def brute_force(queries, block: MemoryBlock, k: int, by: str, metric="cosine") -> list[list[tuple[str, int, float]]]:
     wide = block.embeddings.astype(np.float64)
-    wide /= np.linalg.norm(wide, axis=1, keepdims=True)
     names = [(doc, chunk) for doc, count in zip(block.doc_ids, block.counts, strict=True) for chunk in range(count)]
     found = []
     for query in queries.astype(np.float64):
         # Rounded, so that ties are ties; the vectors of these tests are never this near by chance.
-        scores = np.round(wide @ (query / np.linalg.norm(query)), 12)
+        scores = np.round(scores_of(query, wide, metric), 10)
         ranked = sorted((-score, *name) for score, name in zip(scores.tolist(), names, strict=True))
         best = {}
         for score, doc, chunk in ranked:
@@ -79,8 +85,11 @@ def assert_equal(found: exact.Exact, wanted) -> None:
     rows=st.integers(1, 40),
     rounded=st.booleans(),
     seed=st.integers(0, 10**6),
+    metric=st.sampled_from(["cosine", "dot", "l2"]),
 )
-def test_it_equals_brute_force(counts, dim, asked, share, by, dtype, distinct, sizes, rows, rounded, seed) -> None:
+def test_it_equals_brute_force(
+    counts, dim, asked, share, by, dtype, distinct, sizes, rows, rounded, seed, metric
+) -> None:
     block = corpus(counts, dim, seed, dtype=dtype, distinct=distinct)
     queries = np.random.default_rng(seed + 1).standard_normal((asked, dim)).astype(np.float32)
     there = int(np.count_nonzero(block.counts)) if by == "document" else int(block.counts.sum())
@@ -89,8 +98,8 @@ def test_it_equals_brute_force(counts, dim, asked, share, by, dtype, distinct, s
         patch.setattr(exact, "BLOCK_ROWS", rows)
         patch.setattr(exact, "TILE_QUERIES", 4)
         patch.setattr(exact, "_has_bfloat16", lambda: rounded)
-        found = search_exact(queries, cut(block, sizes), k, by=by)
-    assert_equal(found, brute_force(queries, block, k, by))
+        found = search_exact(queries, cut(block, sizes), k, by=by, metric=metric)
+    assert_equal(found, brute_force(queries, block, k, by, metric))
     assert (found.documents, found.rows) == (np.count_nonzero(block.counts), block.counts.sum())
 
 

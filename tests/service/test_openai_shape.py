@@ -132,6 +132,8 @@ def test_a_vector_store_is_searched_as_the_searcher_does(asked: tuple[World, Any
     best = client.vector_stores.search("docs", query=["apple7 pear7"], ranking_options={"score_threshold": 0.5}).data
     assert best[0].file_id == "d00007"
     assert all(one.score >= 0.5 for one in best)
+    every = client.vector_stores.search("docs", query=["apple7 pear7"], ranking_options={"score_threshold": -99}).data
+    assert len(every) == 10
 
 
 @pytest.mark.parametrize(

@@ -231,7 +231,15 @@ def test_a_snapshot_that_is_older_than_a_retirement_is_refused_not_answered_wron
 
 
 @pytest.mark.parametrize(
-    "index", ['storage="halfvec"', 'quantize="bit", rerank=2', 'storage="halfvec", quantize="bit"', 'kind="exact"']
+    "index",
+    [
+        'storage="halfvec"',
+        'quantize="bit", rerank=2',
+        'storage="halfvec", quantize="bit"',
+        'kind="exact"',
+        'metric="dot"',
+        'metric="l2", storage="halfvec"',
+    ],
 )
 def test_every_kind_of_index_in_postgresql_answers_as_the_searcher_does(world: World, index: str) -> None:
     world.revision("a100", None, 'model = ModelSpec(name="hashing", dim=64)', f"index = IndexSpec({index})")

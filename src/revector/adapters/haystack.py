@@ -107,7 +107,7 @@ class RevectorDocumentRetriever:
     def run(
         self, query: str, filters: dict[str, Any] | None = None, top_k: int | None = None
     ) -> dict[str, list[Document]]:
-        """Search by text; a document's ``score`` is its cosine. ``filters``: comparisons joined by AND.
+        """Search by text; a document's ``score`` is by the index's metric. ``filters``: comparisons joined by AND.
 
         Raises ``ConfigError`` for other filters: they could not be met before the best are chosen.
         """

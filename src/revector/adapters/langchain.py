@@ -17,10 +17,11 @@ from pydantic import ConfigDict, Field
 from revector.adapters.collection import OpenCollection, no_more
 from revector.adapters.serving import guard, opened
 from revector.config import Project
-from revector.errors import ConfigError
+from revector.errors import ConfigError, StateError
 from revector.interfaces import Document as Stored
 from revector.serving.embedding import embed
 from revector.serving.searcher import Answer
+from revector.stores.metrics import cosine_of
 
 
 class RevectorEmbeddings(Embeddings):
@@ -108,7 +109,7 @@ class RevectorStore(VectorStore):
     def similarity_search_with_score(
         self, query: str, k: int = 4, filter: Mapping[str, Any] | None = None, **kwargs: Any
     ) -> list[tuple[Document, float]]:
-        """Return documents with their cosine, -1 to 1, best first."""
+        """Return documents with their score by the index's metric, best first: the cosine, unless it is another."""
         no_more(kwargs)
         return self._shown(self._opened.searcher.search(query, k, where=filter))
 
@@ -136,7 +137,14 @@ class RevectorStore(VectorStore):
         return [one for one, _ in self._shown(answer)]
 
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
-        return lambda cosine: max(0.0, min(1.0, cosine))
+        serving = self._opened.searcher.resolve().spec
+        metric = serving.index.metric
+        if serving.lengths_count:
+            raise StateError(
+                f"a relevance is 0 to 1, and scores by {metric} of vectors of any length have no bounds. Nothing was "
+                "searched; use similarity_search_with_score."
+            )
+        return lambda score: max(0.0, min(1.0, cosine_of(score, metric)))
 
     @classmethod
     def from_texts(

@@ -17,6 +17,8 @@ from revector.errors import BadVectors, EncoderMismatch
 from revector.registry.collections import Generation
 
 MIN_COSINE = 0.999
+MOST_STRETCH = 0.05
+"""Up to this share lengths may differ, where they count."""
 """To each stored probe vector; what an encoder of our own must meet after an upgrade of its libraries."""
 
 Model = str | Callable[[list[str]], Sequence[Sequence[float]] | npt.NDArray[np.floating]]
@@ -74,8 +76,14 @@ def _difference(found: Generation, model: Model) -> str:
     except BadVectors as error:
         return f"the application's model is another: {error}"
     cosines = np.sum(unit_rows(stored) * unit_rows(made), axis=1)
+    stretches = np.linalg.norm(made, axis=1) / np.linalg.norm(stored, axis=1)
     if cosines.min() >= MIN_COSINE:
-        return ""
+        if not found.spec.lengths_count or np.abs(stretches - 1).max() <= MOST_STRETCH:
+            return ""
+        return (
+            f"the application's vectors have {stretches.min():.4f} to {stretches.max():.4f} of the lengths of the "
+            f"stored ones, and the index compares by {found.spec.index.metric}"
+        )
     return (
         f"the application's model is another: probe text {int(cosines.argmin())} has a cosine of {cosines.min():.4f} "
         f"to its stored vector, {MIN_COSINE} is demanded"

@@ -84,12 +84,14 @@ def problems(
     return said, grants
 
 
-def index_refusal(index: IndexSpec, storage: str) -> str | None:
-    """Say why vectors of such an index cannot be read through a view whose vectors are of type ``storage``."""
+def index_refusal(index: IndexSpec, storage: str, metric: str) -> str | None:
+    """Say why such an index cannot be read through a view of vectors of type ``storage``, asked by ``metric``."""
     if index.store != PGVECTOR:
         return f"the index lies outside of PostgreSQL, in the store {index.store!r}"
     if index.graph != storage:
         return f"a view keeps the type of its vectors, {storage}, and the graph would hold {index.graph}"
+    if index.metric != metric:
+        return f"queries on a view name the operator of {metric}, and the index would be of {index.metric}"
     return None
 
 

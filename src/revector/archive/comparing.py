@@ -23,6 +23,8 @@ BLOCK_SHARE = 0.01
 """The block that a comparison is meant to find."""
 
 MIN_COSINE = 0.999
+MOST_STRETCH = 0.05
+"""How far lengths may differ, as a share: at that cosine the ends of vectors of length 1 are 0.045 apart."""
 
 BATCH = 64
 """Texts that are embedded between two words of progress."""
@@ -101,12 +103,14 @@ class RowSample:
         theirs = np.asarray(vectors[[one.row for one in held]], np.float64)
         lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
         cosines = np.divide((ours * theirs).sum(axis=1), lengths, out=np.full(len(held), -1.0), where=lengths > 0)
-        off = int((~(cosines >= MIN_COSINE)).sum())
-        if off:
-            worst = int(np.argmin(cosines))
+        stretches = np.linalg.norm(theirs, axis=1) / np.linalg.norm(ours, axis=1)
+        alike = (cosines >= MIN_COSINE) & (np.abs(stretches - 1) <= MOST_STRETCH)
+        if off := int((~alike).sum()):
+            worst = int(np.argmin(np.where(alike, np.inf, cosines)))
             raise EncoderMismatch(
                 f"{path}: the vector of document {held[worst].doc_id!r} (row {held[worst].row:,}) has cosine "
-                f"{cosines[worst]:.4f} to what revision {revision} embeds its text as, {MIN_COSINE} is needed; so are "
+                f"{cosines[worst]:.4f} to what revision {revision} embeds its text as, and {stretches[worst]:.4f} of "
+                f"its length; {MIN_COSINE} and {1 - MOST_STRETCH} to {1 + MOST_STRETCH} are needed. So are "
                 f"{off:,} of {len(held):,} that were compared: another model, prompt or text made it, or rows are "
                 "shifted. Nothing was imported; name the revision that made them, or embed again."
             )

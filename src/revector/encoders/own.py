@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from revector.encoders.pca import MANIFEST
 from revector.errors import EncoderError
 from revector.interfaces import Encoder, Side
-from revector.spec import ModelSpec
+from revector.spec import Metric, ModelSpec
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -35,6 +35,9 @@ _LIKE: Mapping[Side, set[str]] = {
     "document": {"document", "documents", "doc", "passage", "passages", "corpus"},
 }
 _RETRIEVAL = {"retrieval", "search", "s2p"}
+_METRICS: Mapping[str, Metric] = {"cosine": "cosine", "dot": "dot", "euclidean": "l2"}
+"""Metrics by sentence-transformers' names of similarities."""
+
 _KIND = "SentenceTransformer"
 
 
@@ -44,8 +47,9 @@ class OwnSettings:
 
     ``dim``: width of its vectors; ``max_length``: tokens of a text with special tokens and prompt; None where the files
     do not say. A prompt is None where they name none for either side, and where they name several for this one, which
-    is then in ``several``. ``similarity``: ``cosine``, ``dot``, ``euclidean`` or ``manhattan``. ``unit_length``:
-    whether it normalizes its vectors itself. ``kind``: the class of sentence-transformers that it was saved from.
+    is then in ``several``. ``similarity``: ``cosine``, ``dot``, ``euclidean`` or ``manhattan``; None where they name
+    none, and sentence-transformers takes cosine. ``unit_length``: whether it normalizes its vectors itself. ``kind``:
+    the class of sentence-transformers that it was saved from.
     """
 
     dim: int | None = None
@@ -53,29 +57,40 @@ class OwnSettings:
     query_prompt: str | None = None
     document_prompt: str | None = None
     several: tuple[Side, ...] = ()
-    similarity: str = "cosine"
+    similarity: str | None = None
     unit_length: bool = False
     kind: str = _KIND
 
-    def check(self, name: str) -> None:
-        """Raise ``EncoderError`` where vectors of model ``name`` must not be compared by cosine.
+    @property
+    def metric(self) -> Metric:
+        """The metric that the model was trained for; cosine where its files say none."""
+        return _METRICS.get(self.similarity or "cosine", "cosine")
 
-        Dot product and Euclidean distance of vectors of length 1 give the order that cosine gives.
-        """
+    def check(self, name: str) -> None:
+        """Raise ``EncoderError`` where no index compares vectors of model ``name`` as it was trained to."""
         if self.kind != _KIND:
             raise EncoderError(
                 f"model {name!r} is a {self.kind}, as {SETTINGS} in its folder says, and gives no vectors that can be "
-                "compared by cosine. Nothing was changed; choose a model for embeddings."
+                "compared. Nothing was changed; choose a model for embeddings."
             )
-        if self.similarity == "cosine" or (self.unit_length and self.similarity in ("dot", "euclidean")):
-            return
-        raise EncoderError(
-            f"model {name!r} was trained for another similarity than cosine: {SETTINGS} in its folder says "
-            f'similarity_fn_name "{self.similarity}"'
-            + ("" if self.unit_length else ", and the model does not normalize its vectors")
-            + ". Only cosine indexes exist for now, and by cosine its results would be wrong. Nothing was changed; "
-            "choose a model that was trained for cosine or that normalizes its vectors."
-        )
+        if self.similarity is not None and self.similarity not in _METRICS:
+            raise EncoderError(
+                f'model {name!r}: {SETTINGS} in its folder says similarity_fn_name "{self.similarity}", and an index '
+                f"compares by {', '.join(_METRICS)}: its results would be wrong. Nothing was changed; choose a model "
+                "that was trained for one of these."
+            )
+
+    def ranked_otherwise_by(self, model: ModelSpec, metric: Metric) -> tuple[str, ...]:
+        """Return a clause where an index of ``metric`` over vectors of ``model`` ranks otherwise than the files say.
+
+        Vectors of length 1, the model's own or by ``model.normalize``, have one order by all metrics: that of cosine.
+        """
+        if self.similarity is None or self.unit_length or self.metric == ("cosine" if model.normalize else metric):
+            return ()
+        found = "model.normalize gives all vectors length 1" if model.normalize else f'index.metric is "{metric}"'
+        meant = f'index.metric "{self.metric}"' + ("" if self.metric == "cosine" else " with model.normalize False")
+        said = f'the model\'s own files say similarity_fn_name "{self.similarity}"'
+        return (f"{found}, and {said}: it was trained for {meant}",)
 
     def applied_to(self, model: ModelSpec) -> ModelSpec:
         """Return ``model`` with the prompts that the files say, where they say one."""
@@ -133,7 +148,7 @@ def read_own(name: str, folder: Path) -> OwnSettings:
         query_prompt=_only(prompts["query"], "" if prompts["document"] else None),
         document_prompt=_only(prompts["document"], "" if prompts["query"] else None),
         several=tuple(side for side, texts in prompts.items() if len(texts) > 1),
-        similarity=str(said.get("similarity_fn_name") or "cosine"),
+        similarity=str(said["similarity_fn_name"]) if said.get("similarity_fn_name") else None,
         unit_length=files.unit_length(),
         kind=str(said.get("model_type") or _KIND),
     )

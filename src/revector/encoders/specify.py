@@ -12,7 +12,7 @@ from revector.encoders.own import OwnSettings, own_of, read_own, read_tokenizer,
 from revector.encoders.references import is_hub_id, model_folder, resolve_model
 from revector.errors import ConfigError, EncoderError
 from revector.interfaces import Encoder
-from revector.spec import ModelSpec
+from revector.spec import Metric, ModelSpec
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -34,11 +34,15 @@ _DOT = r"-dot-|-tas-b\b|\bcontriever\b"
 
 @dataclass(frozen=True, slots=True)
 class SpecifiedModel:
-    """A model for a migration file: ``taken`` says what came from its own files, ``notes`` what it does otherwise."""
+    """A model for a migration file: ``taken`` says what came from its own files, ``notes`` what it does otherwise.
+
+    ``metric``: that of its index; None where any would do, for all of them rank vectors of length 1 alike.
+    """
 
     model: ModelSpec
     taken: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    metric: Metric | None = None
 
 
 HASHING_DIM = 256
@@ -53,42 +57,61 @@ def specify_width(name: str, dim: int | None, root: Path, load: Callable[[ModelS
     return own if dim is None or dim > own.dim else replace(own, dim=dim)
 
 
-def specify(name: str, root: Path, load: Callable[[ModelSpec], Encoder], **given: Any) -> SpecifiedModel:
+def specify(
+    name: str, root: Path, load: Callable[[ModelSpec], Encoder], *, metric: Metric | None = None, **given: Any
+) -> SpecifiedModel:
     """Return the model called ``name``; what is not ``given`` (fields of ``ModelSpec``) is as its own files say.
 
+    So is the ``metric``, with the lengths of vectors, which inner products and distances depend on.
     The model is loaded, by ``load``, only where its files do not say its width or have no tokenizer.json. Raises
     ``ConfigError`` for a name that leads nowhere, for a model without a width of its own, and where the files name
-    several prompts for the same use; ``EncoderError`` where cosine would be the wrong similarity for it.
+    several prompts for the same use; ``EncoderError`` where there is no metric for it.
     """
     reference = resolve_model(name, root)
     if not (is_hub_id(reference) or Path(reference).is_absolute()):
-        return SpecifiedModel(ModelSpec(name, **{"dim": _loaded_width(name, load, given), **given}))
+        return SpecifiedModel(ModelSpec(name, **{"dim": _loaded_width(name, load, given), **given}), metric=metric)
     try:
         folder = model_folder(ModelSpec(name, 1, given.get("commit")), root)
     except EncoderError:  # not downloaded, and no way to
         if not given.keys() >= _TAKEN:
             raise
-        return SpecifiedModel(ModelSpec(name, **given), notes=("its files are not here and were not compared",))
+        return SpecifiedModel(
+            ModelSpec(name, **given), notes=("its files are not here and were not compared",), metric=metric
+        )
     own, tokenizer = read_own(name, folder), read_tokenizer(name, folder)
     own.check(name)
     if tokenizer is None or (own.dim is None and "dim" not in given):
         loaded = load(ModelSpec(name, 1, given.get("commit"), _SHORTEST))
         own, tokenizer = own_of(loaded), loaded.tokenizer
-    model = ModelSpec(name, **{**_own_fields(name, own, tokenizer, given), **given})
-    notes = (*own.ignored_by(model), *own.exceeded_by(model), *_by_name(name, own, given))
-    return SpecifiedModel(model, _taken(own, model, given), notes)
+    fields = _own_fields(name, own, tokenizer, given)
+    if own.metric != "cosine" and not own.unit_length and metric in (None, own.metric):
+        fields["normalize"] = False
+    model = ModelSpec(name, **{**fields, **given})
+    metric = metric or (None if own.unit_length or model.normalize else own.metric)
+    notes = (*own.ignored_by(model), *own.exceeded_by(model), *own.ranked_otherwise_by(model, metric or "cosine"))
+    return SpecifiedModel(model, _taken(own, model, given), (*notes, *_by_name(name, own, given)), metric)
 
 
-def compare(model: ModelSpec, root: Path) -> tuple[str, ...]:
+def compare(model: ModelSpec, metric: Metric, root: Path) -> tuple[str, ...]:
     """Return what ``model`` does otherwise than its own files say; nothing where they are not on this machine."""
+    own = _own_here(model, root)
+    return (*own.ignored_by(model), *own.exceeded_by(model), *own.ranked_otherwise_by(model, metric))
+
+
+def metric_for(model: ModelSpec, root: Path) -> Metric:
+    """Return the metric for an index over vectors of ``model``, as its own files say; cosine where they do not."""
+    return "cosine" if model.normalize else _own_here(model, root).metric
+
+
+def _own_here(model: ModelSpec, root: Path) -> OwnSettings:
+    """Return what the files of a model say; nothing where they are not on this machine."""
     try:
         reference = resolve_model(model.name, root)
         if is_hub_id(reference) or not Path(reference).is_absolute():
-            return ()
-        own = read_own(model.name, Path(reference))
+            return OwnSettings()
+        return read_own(model.name, Path(reference))
     except (ConfigError, EncoderError):
-        return ()
-    return (*own.ignored_by(model), *own.exceeded_by(model))
+        return OwnSettings()
 
 
 def _loaded_width(name: str, load: Callable[[ModelSpec], Encoder], given: dict[str, Any]) -> int:
@@ -129,10 +152,10 @@ def _by_name(name: str, own: OwnSettings, given: dict[str, Any]) -> list[str]:
                     "its files name no prompts, and models of this name were trained with "
                     f"--query-prompt {query!r} --document-prompt {document!r}"
                 )
-    if not own.unit_length and re.search(_DOT, called):
+    if own.similarity is None and not own.unit_length and given.get("normalize", True) and re.search(_DOT, called):
         said.append(
             "its files name no similarity, and models of this name were trained for dot products, which cosine ranks "
-            "otherwise"
+            "otherwise: --metric dot --no-normalize"
         )
     return said
 
@@ -145,5 +168,6 @@ def _taken(own: OwnSettings, model: ModelSpec, given: dict[str, Any]) -> tuple[s
         if own.max_length
         else "",
         "dim": f"{model.dim:,} dimensions",
+        "normalize": f'metric "{own.metric}" over vectors of any length' if not model.normalize else "",
     }
     return tuple(text for name, text in said.items() if text and name not in given)

@@ -229,7 +229,7 @@ def _truth(engine: sa.Engine, generation: Generation, vectors: Vectors, k: int, 
                 yield part
                 progress.advance(len(part.doc_ids))
 
-        found = search_exact(vectors, counted(), min(k * DEPTH, size.documents))
+        found = search_exact(vectors, counted(), min(k * DEPTH, size.documents), metric=generation.spec.index.metric)
         progress.done()
     return found
 
@@ -271,7 +271,11 @@ class _Judge:
         """Return the best documents that were not served, relevant ones first; none that ties with rank k + 1."""
         found = []
         for query, ids, best in zip(queries, asked.ids, self._best, strict=True):
-            if not best or best[0][0] in ids or (len(best) > self._k and best[0][1] <= best[self._k][1] + TIE):
+            if (
+                not best
+                or best[0][0] in ids
+                or (len(best) > self._k and best[0][1] <= best[self._k][1] + _tie(best[0][1]))
+            ):
                 continue
             judged = qrels.get(query)
             relevant = None if judged is None else judged.get(best[0][0], 0) > 0
@@ -293,8 +297,14 @@ class _Judge:
         wanted = min(self._k - len(self._changed.intersection(ids)), len(best))
         if wanted < 1:
             return 1.0
-        good = {doc_id for doc_id, score in best if score >= best[wanted - 1][1] - TIE}
+        last = best[wanted - 1][1]
+        good = {doc_id for doc_id, score in best if score >= last - _tie(last)}
         return min(1.0, len(good.intersection(ids)) / wanted)
+
+
+def _tie(score: float) -> float:
+    """Return up to which difference a score equals ``score``: inner products and distances may be any size."""
+    return TIE * max(1.0, abs(score))
 
 
 def _sweep(

@@ -9,11 +9,11 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from revector.encoders.check import unit_rows
 from revector.encoders.own import own_of
 from revector.errors import FidelityTooLow
 from revector.interfaces import Encoder, Piece
-from revector.spec import ModelSpec, Revision
+from revector.spec import Metric, ModelSpec, Revision
+from revector.stores.metrics import comparable, score_table
 
 TEXTS, TEXTS_FLOAT32 = 128, 32
 """Texts to compare. In float32, with the model's own settings, only a fault of the engine can show, and that shows in
@@ -68,21 +68,24 @@ class Fidelity:
         return data | {"query_overlap_at_10": self.query_overlap_at_10, "ignored": list(self.ignored)}
 
 
-def measure(encoder: Encoder, model: ModelSpec, pieces: Sequence[Piece]) -> Fidelity | None:
-    """Embed up to ``TEXTS`` different ``pieces`` twice; None where there is nothing to compare, or fewer than two."""
+def measure(encoder: Encoder, model: ModelSpec, pieces: Sequence[Piece], metric: Metric = "cosine") -> Fidelity | None:
+    """Embed up to ``TEXTS`` different ``pieces`` twice; None where there is nothing to compare, or fewer than two.
+
+    Neighbours are the nearest by ``metric``.
+    """
     chosen = _different(pieces)[:TEXTS]
     reference = encoder.reference() if isinstance(encoder, Approximate) and len(chosen) > 1 else None
     if reference is None:
         return None
-    found = unit_rows(encoder.encode("document", chosen).astype(np.float64))
-    wanted = unit_rows(reference.encode("document", chosen).astype(np.float64))
-    cosines = np.sum(found * wanted, axis=1)
+    found = encoder.encode("document", chosen).astype(np.float64)
+    wanted = reference.encode("document", chosen).astype(np.float64)
+    cosines = np.sum(comparable(found, "cosine") * comparable(wanted, "cosine"), axis=1)
     ignored, queries = own_of(encoder).ignored_by(model), None
     if ignored:
-        asked = unit_rows(encoder.encode("query", chosen).astype(np.float64))
-        meant = unit_rows(reference.encode("query", chosen).astype(np.float64))
-        queries = _overlap(meant @ wanted.T, asked @ found.T, NEIGHBOURS)
-    shared = overlap(wanted, found, NEIGHBOURS)
+        asked = encoder.encode("query", chosen).astype(np.float64)
+        meant = reference.encode("query", chosen).astype(np.float64)
+        queries = _overlap(score_table(meant, wanted, metric), score_table(asked, found, metric), NEIGHBOURS)
+    shared = overlap(wanted, found, NEIGHBOURS, metric)
     return Fidelity(len(chosen), float(cosines.mean()), float(cosines.min()), shared, queries, ignored)
 
 
@@ -97,12 +100,14 @@ def _different(pieces: Sequence[Piece]) -> list[Piece]:
     return list({piece.content: piece for piece in pieces}.values())
 
 
-def overlap(wanted: npt.NDArray[np.floating], found: npt.NDArray[np.floating], k: int) -> float:
+def overlap(
+    wanted: npt.NDArray[np.floating], found: npt.NDArray[np.floating], k: int, metric: Metric = "cosine"
+) -> float:
     """Return the mean share (0 to 1) of each row's ``k`` nearest other rows by ``found`` that are so by ``wanted`` too.
 
-    Both hold unit vectors ``(n, dim)``. What is as near as the last by ``wanted``, but for rounding, counts as near.
+    Both hold vectors ``(n, dim)``. What is as near as the last by ``wanted``, but for rounding, counts as near.
     """
-    return _overlap(wanted @ wanted.T, found @ found.T, k)
+    return _overlap(score_table(wanted, wanted, metric), score_table(found, found, metric), k)
 
 
 def _overlap(by_wanted: npt.NDArray[np.floating], by_found: npt.NDArray[np.floating], k: int) -> float:
@@ -110,7 +115,8 @@ def _overlap(by_wanted: npt.NDArray[np.floating], by_found: npt.NDArray[np.float
     k = min(k, len(by_wanted) - 1)
     np.fill_diagonal(by_wanted, -np.inf)
     np.fill_diagonal(by_found, -np.inf)
-    last = np.sort(by_wanted, axis=1)[:, -k, None] - TIE
+    last = np.sort(by_wanted, axis=1)[:, -k, None]
+    last -= TIE * np.maximum(1, np.abs(last))
     nearest = np.argpartition(-by_found, k - 1, axis=1)[:, :k]
     return float((np.take_along_axis(by_wanted, nearest, axis=1) >= last).mean())
 
@@ -154,17 +160,19 @@ class Proof:
     pieces: Callable[[], Sequence[Piece]]
 
     def refuse_similarity(self) -> None:
-        """Raise ``EncoderError`` where the model was not trained for cosine."""
+        """Raise ``EncoderError`` where no index compares the model's vectors as it was trained to."""
         if not self.served:
             own_of(self.encoder).check(self.revision.model.name)
 
     def foretell(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Return what provisioning will refuse, and what it will not but a person should know."""
         own, model = own_of(self.encoder), self.revision.model
-        ignored, notes = own.ignored_by(model), (*own.exceeded_by(model), *slow_of(self.encoder))
+        ignored, otherwise = own.ignored_by(model), own.ranked_otherwise_by(model, self.revision.index.metric)
+        notes = (*own.exceeded_by(model), *otherwise, *slow_of(self.encoder))
         if not ignored or self.served:
             return (), (*ignored, *notes)
-        reason = too_low(measure(self.encoder, model, self.pieces()), self.revision)
+        found = measure(self.encoder, model, self.pieces(), self.revision.index.metric)
+        reason = too_low(found, self.revision)
         return ((f"it will be refused: {reason.rstrip('.')}",), notes) if reason else ((), (*ignored, *notes))
 
     def demand(self) -> Fidelity | None:
@@ -176,6 +184,7 @@ class Proof:
         ignored, pieces = own_of(self.encoder).ignored_by(self.revision.model), self.pieces
         if self.served and ignored:
             return None
-        found = measure(self.encoder, self.revision.model, pieces() if ignored else drawn(pieces(), self.revision))
+        compared = pieces() if ignored else drawn(pieces(), self.revision)
+        found = measure(self.encoder, self.revision.model, compared, self.revision.index.metric)
         check(found, self.revision)
         return found

@@ -2,7 +2,8 @@
 
 A block of vectors meets all queries in one matrix product of low precision. What that product cannot rule out, by the
 bound of its error, is scored again in float64, and only this joins the running best. So rankings are those of float64,
-however the stream is cut and whatever computes the products.
+however the stream is cut and whatever computes the products. By L2, half of a vector's squared length is taken off the
+product: what is left falls as the distance grows, |q - v|² = |q|² - 2 (q·v - |v|²/2).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from revector.archive.storage import as_bytes, as_texts
 from revector.encoders.check import check_vectors
 from revector.errors import BadVectors, ConfigError
 from revector.interfaces import Vectors
+from revector.spec import Metric
 
 BLOCK_ROWS = 2_048
 """Vectors of one matrix product: fastest of 512 to 8,192 measured, at 384 dimensions on 1 MiB of L2 per core."""
@@ -68,7 +70,7 @@ class Exact:
     """The ``k`` best of each of ``q`` queries, best first; equal scores are in order of document id, then chunk.
 
     ``doc_ids``: ``q`` lists of ``k``. ``chunks`` int64 ``(q, k)``: which chunk of the document. ``scores`` float64
-    ``(q, k)``: cosines in [-1, 1]. ``documents`` and ``rows`` were searched.
+    ``(q, k)``: by the metric, as ``stores.metrics`` says. ``documents`` and ``rows`` were searched.
     """
 
     doc_ids: list[list[str]]
@@ -78,8 +80,10 @@ class Exact:
     rows: int
 
 
-def search_exact(queries: Vectors, blocks: Iterable[Block], k: int, *, by: By = "document") -> Exact:
-    """Return the ``k`` nearest documents (their best chunk each) or chunks of every query, by cosine.
+def search_exact(
+    queries: Vectors, blocks: Iterable[Block], k: int, *, by: By = "document", metric: Metric = "cosine"
+) -> Exact:
+    """Return the ``k`` nearest documents (their best chunk each) or chunks of every query, by ``metric``.
 
     ``queries`` is float32 ``(q, dim)``. ``blocks`` is read once; memory is that of one block, of ``TILE_QUERIES`` ×
     ``BLOCK_ROWS`` products, and of ``q`` × ``k`` results. All the threads that BLAS may use are used.
@@ -95,7 +99,7 @@ def search_exact(queries: Vectors, blocks: Iterable[Block], k: int, *, by: By = 
         )
     dim = queries.shape[-1]
     checked = check_vectors(queries, len(queries), dim)
-    tiles = [_Best(checked[at : at + TILE_QUERIES], k, by) for at in range(0, len(checked), TILE_QUERIES)]
+    tiles = [_Best(checked[at : at + TILE_QUERIES], k, by, metric) for at in range(0, len(checked), TILE_QUERIES)]
     units = np.empty((BLOCK_ROWS, dim), np.float32)
     documents = rows = 0
     for block in blocks:
@@ -107,7 +111,7 @@ def search_exact(queries: Vectors, blocks: Iterable[Block], k: int, *, by: By = 
             )
         documents += int(np.count_nonzero(block.counts))
         rows += len(block.embeddings)
-        for piece in _pieces(block, units):
+        for piece in _pieces(block, units, metric):
             for tile in tiles:
                 tile.see(piece)
     found = documents if by == "document" else rows
@@ -129,16 +133,20 @@ def search_exact(queries: Vectors, blocks: Iterable[Block], k: int, *, by: By = 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Piece:
-    """Up to ``BLOCK_ROWS`` rows: ``units`` float32 of length 1, ``vectors`` as they came, the document of each row."""
+    """Up to ``BLOCK_ROWS`` rows: ``vectors`` as they came, the document and the chunk of each row.
 
-    units: Vectors
+    ``factors`` float32: by cosine the vectors in length 1, else themselves. ``lengths``: theirs, ``(rows,)``.
+    """
+
+    factors: Vectors
+    lengths: npt.NDArray[np.float32]
     vectors: npt.NDArray[np.generic]
     doc_ids: Sequence[str]
     owners: npt.NDArray[np.intp]
     chunks: npt.NDArray[np.int64]
 
 
-def _pieces(block: Block, units: Vectors) -> Iterator[_Piece]:
+def _pieces(block: Block, units: Vectors, metric: Metric) -> Iterator[_Piece]:
     """Cut a block into pieces that stay in the processor's cache; each overwrites ``units``. Raises ``BadVectors``."""
     counts = np.asarray(block.counts, np.int64)
     owners = np.repeat(np.arange(len(counts)), counts)
@@ -153,22 +161,24 @@ def _pieces(block: Block, units: Vectors) -> Iterator[_Piece]:
                 f"chunk {chunks[at + bad[0]]} of document {block.doc_ids[owners[at + bad[0]]]!r} has a vector that is "
                 "NaN, infinite or zero. The search was given up; run `revector verify --repair`."
             )
-        np.divide(single, lengths[:, None], out=units[: len(single)])
-        yield _Piece(units[: len(single)], vectors, block.doc_ids, owners[some], chunks[some])
+        factors = single
+        if metric == "cosine":
+            factors, lengths = np.divide(single, lengths[:, None], out=units[: len(single)]), np.ones_like(lengths)
+        yield _Piece(factors, lengths, vectors, block.doc_ids, owners[some], chunks[some])
 
 
 class _Products:
-    """Cosines of a tile of queries with rows of length 1, in float32, each within ``error`` of the true one."""
+    """Products of a tile of queries with rows, in float32, each within ``error`` × both lengths of the true one."""
 
     def __init__(self, queries: Vectors) -> None:
         self._queries = queries
         self._out = np.empty((len(queries), BLOCK_ROWS), np.float32)
-        # The product's own bound, half of it again for the lengths, and the rounding of both factors.
+        # The product's own bound, half of it again for lengths and their squares, and the rounding of both factors.
         self.error = (1.5 * queries.shape[1] + 8) * 2.0**-24
 
-    def with_(self, units: Vectors) -> Vectors:
+    def with_(self, factors: Vectors) -> Vectors:
         """Return the products ``(q, rows)``, which the next call overwrites."""
-        return np.matmul(self._queries, units.T, out=self._out[:, : len(units)])
+        return np.matmul(self._queries, factors.T, out=self._out[:, : len(factors)])
 
 
 class _BfloatProducts(_Products):
@@ -183,10 +193,10 @@ class _BfloatProducts(_Products):
         # Both factors and the result are rounded to 8 bits.
         self.error += 3 * 2.0**-8 + 2.0**-15
 
-    def with_(self, units: Vectors) -> Vectors:
-        products = self._rounded @ self._torch.from_numpy(units).bfloat16().T
-        self._single[:, : len(units)] = products
-        return self._out[:, : len(units)]
+    def with_(self, factors: Vectors) -> Vectors:
+        products = self._rounded @ self._torch.from_numpy(factors).bfloat16().T
+        self._single[:, : len(factors)] = products
+        return self._out[:, : len(factors)]
 
 
 def _has_bfloat16() -> bool:
@@ -201,10 +211,12 @@ class _Best:
     ``scores`` float64, ``ids`` fixed bytes and ``chunks`` int64, all ``(q, k)``; -inf where nothing was found yet.
     """
 
-    def __init__(self, queries: Vectors, k: int, by: By) -> None:
+    def __init__(self, queries: Vectors, k: int, by: By, metric: Metric) -> None:
         exact = queries.astype(np.float64)
-        exact /= np.linalg.norm(exact, axis=1, keepdims=True)
-        self._exact, self._k, self._by = exact, k, by
+        if metric == "cosine":
+            exact /= np.linalg.norm(exact, axis=1, keepdims=True)
+        self._exact, self._k, self._by, self._metric = exact, k, by, metric
+        self._squares = np.vecdot(exact, exact)
         self._products = (_BfloatProducts if _has_bfloat16() else _Products)(exact.astype(np.float32))
         shape = (len(queries), k)
         self.scores = np.full(shape, -np.inf)
@@ -215,11 +227,13 @@ class _Best:
 
     def see(self, piece: _Piece) -> None:
         """Let a piece's rows compete."""
-        rows, columns = self._survivors(self._products.with_(piece.units), piece)
+        products = self._products.with_(piece.factors)
+        if self._metric == "l2":
+            products -= piece.lengths * piece.lengths / 2
+        rows, columns = self._survivors(products, piece)
         for at in range(0, len(rows), RESCORED_ROWS):
             row, column = rows[at : at + RESCORED_ROWS], columns[at : at + RESCORED_ROWS]
-            vectors = piece.vectors[column].astype(np.float64)
-            scores = np.vecdot(self._exact[row], vectors) / np.sqrt(np.vecdot(vectors, vectors))
+            scores = self._score(row, piece.vectors[column].astype(np.float64))
             good = scores >= self.scores[row, -1]
             row, column = row[good], column[good]
             ids = as_bytes([piece.doc_ids[owner] for owner in piece.owners[column].tolist()])
@@ -229,6 +243,21 @@ class _Best:
                 self.settle()
         if self._unfilled:
             self.settle()
+
+    def _score(self, row: npt.NDArray[np.intp], vectors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        if self._metric == "l2":
+            away = self._exact[row] - vectors
+            return np.asarray(-np.sqrt(np.vecdot(away, away)))
+        products = np.vecdot(self._exact[row], vectors)
+        if self._metric == "cosine":
+            products /= np.sqrt(np.vecdot(vectors, vectors))
+        return np.asarray(products)
+
+    def _error(self, piece: _Piece) -> npt.NDArray[np.float64]:
+        """Return how far what is compared may be from the truth, for each query: ``(q,)``."""
+        longest = float(piece.lengths.max())
+        lengths = np.sqrt(self._squares) + (longest if self._metric == "l2" else 0.0)
+        return np.asarray(self._products.error * longest * lengths)
 
     @property
     def _unfilled(self) -> bool:
@@ -241,7 +270,10 @@ class _Best:
         if self._unfilled:
             rows, columns = np.nonzero(products >= self._first_limits(products, piece))
             return rows, columns
-        least = (self.scores[:, -1] - self._products.error).astype(np.float32)
+        last = self.scores[:, -1]
+        if self._metric == "l2":
+            last = (self._squares - last * last) / 2
+        least = (last - self._error(piece)).astype(np.float32)
         hot = np.flatnonzero(products.max(axis=1) >= least)
         at = np.flatnonzero(products[hot] >= least[hot, None])
         rows, columns = np.divmod(at, products.shape[1])
@@ -255,7 +287,7 @@ class _Best:
             starts = np.flatnonzero(np.diff(piece.owners, prepend=-1))
             best = np.maximum.reduceat(products, starts, axis=1)
             own = np.repeat(best, np.diff(starts, append=len(piece.owners)), axis=1)
-        slack = np.float32(2 * self._products.error)
+        slack = (2 * self._error(piece)).astype(np.float32)[:, None]
         if best.shape[1] < self._k:
             return own - slack
         kth = -np.partition(-best, self._k - 1, axis=1)[:, self._k - 1, None]

@@ -28,6 +28,7 @@ from revector.crash import crash_at
 from revector.database.engine import repeated, transaction
 from revector.documents.documents import Documents
 from revector.encoders.check import vectors_fp
+from revector.encoders.specify import metric_for
 from revector.errors import ConfigError, SpecError
 from revector.indexing.chunking import make_chunker
 from revector.indexing.encoding import Encoders
@@ -43,7 +44,7 @@ from revector.planning.forecast import Disk
 from revector.registry.collections import ensure_collection
 from revector.revisions import RevisionGraph, write_revision
 from revector.sources.sql import shown
-from revector.spec import FIRST_GATE, Chunking, IndexSpec, ModelSpec, Revision, stable_hash
+from revector.spec import FIRST_GATE, PGVECTOR, Chunking, IndexSpec, ModelSpec, Revision, stable_hash
 from revector.upkeep.rereading import MOST_MISSING
 
 ID_BYTES = 12
@@ -311,7 +312,7 @@ class Adopter:
             message=f"adopt {adoption.terms.table}",
             model=model,
             chunking=_chunking(adoption.proof, model),
-            index=IndexSpec(store=store) if store else IndexSpec(),
+            index=IndexSpec(store=store or PGVECTOR, metric=metric_for(model, self._root)),
             gate=FIRST_GATE,
             down_revision=None,
         )

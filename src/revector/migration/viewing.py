@@ -22,7 +22,7 @@ from revector.stores.pgvector import Build
 def look(connection: sa.Connection, found: TableLook, name: str, index: IndexSpec) -> None:
     """Add to what was seen of a table what keeps a view from being made of it and of such an index."""
     said, grants = view.problems(connection, name, found.terms, found.columns)
-    refusal = view.index_refusal(index, index.storage)
+    refusal = view.index_refusal(index, index.storage, index.metric)
     found.problems += said + ([] if refusal is None else [f"no view can be made: {refusal}"])
     found.grants += grants
 
@@ -45,11 +45,11 @@ def ensure(engine: sa.Engine, adoption: Adoption, name: str | None, *, actor: st
         generations = _generations(connection, adoption.cid)
         if known is not None and not view.faults(connection, adoption.cid, known):
             return
-    storage = generations[0].spec.index.storage if generations else IndexSpec().storage
+    first = generations[0].spec.index if generations else IndexSpec()
     for one in generations:
-        if (refusal := view.index_refusal(one.spec.index, storage)) is not None:
+        if (refusal := view.index_refusal(one.spec.index, first.storage, first.metric)) is not None:
             raise ConfigError(f"no view of generation {one.gen} can be made: {refusal}. Nothing was changed.")
-    _make(engine, adoption, name, storage, actor)
+    _make(engine, adoption, name, first.storage, actor)
     for one in generations:
         lane_of(one).build(engine, progress, Build())
         lane_of(one).analyze(engine)
@@ -92,7 +92,9 @@ def check_revision(connection: sa.Connection, cid: int, target: Revision) -> Non
     known = connection.execute(
         sa.text("SELECT view_name, view_storage FROM adoption WHERE cid = :cid AND view_name IS NOT NULL"), {"cid": cid}
     ).one_or_none()
-    refusal = None if known is None else view.index_refusal(target.index, known.view_storage)
+    live = _generations(connection, cid)
+    metric = live[0].spec.index.metric if live else target.index.metric
+    refusal = None if known is None else view.index_refusal(target.index, known.view_storage, metric)
     if known is not None and refusal is not None:
         raise SpecError(
             f"revision {target.revision} cannot be read through the view {known.view_name}: {refusal}. Nothing was "

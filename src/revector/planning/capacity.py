@@ -61,12 +61,8 @@ class CapacityInput:
                 raise ConfigError(f"{option} is {least:g} to {most:g}, found {found:g}. Nothing was computed.")
         if (traits := self._traits) is None:
             return
-        for setting, allowed in (("kind", traits.kinds), ("storage", traits.storages), ("quantize", traits.quantizes)):
-            if (value := getattr(self.index, setting)) not in allowed:
-                raise ConfigError(
-                    f"the store {self.store} has index.{setting} {' or '.join(sorted(allowed))}, found {value!r}. "
-                    "Nothing was computed."
-                )
+        if lacks := traits.lacks(self.index):
+            raise ConfigError(f"the store {self.store} {lacks}. Nothing was computed.")
 
     @property
     def _traits(self) -> StoreTraits | None:

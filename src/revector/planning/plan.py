@@ -220,6 +220,7 @@ _MEANS = {
     "index.quantize": "another graph over copied vectors",
     "index.rerank": "searches only: vectors are copied",
     "index.store": "copied vectors in another store",
+    "index.metric": "another graph over copied vectors",
 }
 
 

@@ -31,6 +31,7 @@ from revector.registry.comparing import compare
 from revector.registry.in_sql import visible
 from revector.registry.lane import IndexedDocument, SearchRequest, SqlRelation, Staged, VisibleHits
 from revector.registry.points import columns_of, count_of, points_of
+from revector.stores.metrics import comparable
 from revector.stores.pgvector import Build
 from revector.stores.seam import Index, NearPoint, Points, StoreTraits
 
@@ -223,7 +224,8 @@ class AttemptsLane:
             FROM collection c LEFT JOIN top t ON true
             LEFT JOIN document d ON d.cid = c.cid AND d.doc_id = t.doc_id
             WHERE c.cid = :cid ORDER BY t.distance, t.doc_id, t.chunk"""
-        values = {"cid": self._cid, "gen": self._gen, "began": began, **columns_of(near), **wanted.filter_params}
+        columns = columns_of(near, self._generation.spec.index.metric)
+        values = {"cid": self._cid, "gen": self._gen, "began": began, **columns, **wanted.filter_params}
         found = connection.execute(sa.text(sql), values).mappings().all()
         seen = 0 if all_seen else len(near)
         return VisibleHits(found[0]["active_gen"], seen, [dict(row) for row in found if row["doc_id"] is not None])
@@ -254,7 +256,7 @@ class AttemptsLane:
         vectors = self.index.read(intents.point_ids([(found.attempt, found.n_chunks)])).vectors
         if not len(vectors):
             return None
-        mean: npt.NDArray[np.float32] = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).mean(axis=0)
+        mean: npt.NDArray[np.float32] = comparable(vectors, self._generation.spec.index.metric).mean(axis=0)
         return mean
 
     def read(self, connection: sa.Connection, doc_ids: Sequence[str]) -> Iterator[IndexedDocument]:

@@ -16,6 +16,8 @@ from revector.registry import intents, ledgers
 from revector.registry.collections import Generation
 from revector.registry.in_sql import visible
 from revector.registry.lane import SearchRequest
+from revector.spec import Metric
+from revector.stores.metrics import scores
 from revector.stores.seam import Index, NearPoint, Points
 
 PAGE = 2_000
@@ -33,12 +35,12 @@ def compare(
     wanted: SearchRequest,
 ) -> list[NearPoint]:
     """Return the ``wanted.candidates`` points nearest to ``query`` of those that a reader may see now, best first."""
-    best: list[NearPoint] = []
+    best, metric = list[NearPoint](), generation.spec.index.metric
     for attempts in _pages(connection, generation, wanted):
         ids = intents.point_ids(attempts)
         for first in range(0, len(ids), READ_POINTS):
             wanted.check_time()
-            best += _near(index.read(ids[first : first + READ_POINTS]), query, wanted.candidates)
+            best += _near(index.read(ids[first : first + READ_POINTS]), query, wanted.candidates, metric)
         best = sorted(best, key=lambda one: -one.similarity)[: wanted.candidates]
     return best
 
@@ -58,10 +60,10 @@ def _pages(
         after = rows[-1].doc_id
 
 
-def _near(points: Points, query: npt.NDArray[np.float32], n: int) -> list[NearPoint]:
+def _near(points: Points, query: npt.NDArray[np.float32], n: int, metric: Metric) -> list[NearPoint]:
     if not len(points.ids):
         return []
-    similarities = points.vectors @ query / (np.linalg.norm(points.vectors, axis=1) * np.linalg.norm(query))
+    similarities = scores(points.vectors, query, metric)
     places = np.argsort(-similarities, kind="stable")[:n]
     return [
         NearPoint(

@@ -16,13 +16,14 @@ import sqlalchemy as sa
 from revector.errors import ConfigError, StateError
 from revector.registry.collections import Generation, read_generation
 from revector.registry.control import Control
+from revector.stores.metrics import no_score
 
 NAMES = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 
 
 @dataclass(frozen=True, slots=True)
 class NamedCutoff:
-    """One cut-off of one generation: ``score``, a cosine similarity in [-1, 1], None where the gate could not tell it.
+    """One cut-off of one generation: ``score``, by its index's metric, None where the gate could not tell it.
 
     ``original``: the number on the model before, from which the gate mapped it; None: a person chose ``score``.
     """
@@ -54,15 +55,16 @@ def choose(control: Control, scores: Mapping[str, float], revision: str | None =
 
     Raises ``ConfigError`` for a name or number that cannot be one, ``StateError`` where no such generation is live.
     """
-    for name, score in scores.items():
+    for name in scores:
         if not NAMES.fullmatch(name):
             raise ConfigError(
                 f"cut-off {name!r:.80}: a name is 1 to 63 of a-z, 0-9, _ and -, beginning with a letter. Nothing was "
                 "changed."
             )
-        if not -1 <= score <= 1:
-            raise ConfigError(f"cut-off {name}: a cosine similarity is -1 to 1, found {score}. Nothing was changed.")
     generation = _live(control, revision)
+    for name, score in scores.items():
+        if wrong := no_score(score, generation.spec.index.metric):
+            raise ConfigError(f"cut-off {name}: {wrong}. Nothing was changed.")
     before = read_scores(control.connection, generation.gen)
     for name, score in scores.items():
         _put(control, generation.gen, name, score, None)

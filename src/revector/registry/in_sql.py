@@ -140,9 +140,10 @@ class InSqlLane:
 
     def direction(self, connection: sa.Connection, doc_id: str) -> npt.NDArray[np.float32] | None:
         """Average in one statement."""
+        one = "l2_normalize(i.embedding)" if self.index.spec.metric == "cosine" else "i.embedding"
         found = connection.scalar(
             sa.text(
-                f"SELECT CAST(CAST(avg(l2_normalize(i.embedding)) AS vector) AS text) FROM {self.index.name} i "
+                f"SELECT CAST(CAST(avg({one}) AS vector) AS text) FROM {self.index.name} i "
                 f"{_shown()} AND i.doc_id = :doc_id"
             ),
             {"cid": self._cid, "doc_id": doc_id},

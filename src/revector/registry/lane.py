@@ -153,7 +153,10 @@ class Lane(Protocol):
         ...
 
     def direction(self, connection: sa.Connection, doc_id: str) -> npt.NDArray[np.float32] | None:
-        """Return the mean direction of a document's chunks, ``(dim,)``; None where the index shows none of them."""
+        """Return the mean of a document's chunks as the metric compares them, ``(dim,)``: by cosine, of directions.
+
+        None where the index shows none of them.
+        """
         ...
 
     def read(self, connection: sa.Connection, doc_ids: Sequence[str]) -> Iterator[IndexedDocument]:

@@ -10,6 +10,8 @@ import numpy as np
 from revector.archive import Part
 from revector.registry import intents
 from revector.registry.lane import NORM_TOLERANCE
+from revector.spec import Metric
+from revector.stores.metrics import ZERO
 from revector.stores.seam import NearPoint, Points
 
 
@@ -28,14 +30,14 @@ def points_of(part: Part, of: Mapping[str, UUID]) -> Points:
     )
 
 
-def columns_of(near: Sequence[NearPoint]) -> dict[str, list[object]]:
-    """Return what was found near as columns; a distance is 1 minus the similarity, as pgvector's cosine distance is."""
+def columns_of(near: Sequence[NearPoint], metric: Metric) -> dict[str, list[object]]:
+    """Return what was found near as columns, with distances as pgvector's operator for ``metric`` returns them."""
     return {
         "attempts": [one.attempt for one in near],
         "chunks": [one.chunk for one in near],
         "starts": [one.start for one in near],
         "stops": [one.stop for one in near],
-        "distances": [1.0 - one.similarity for one in near],
+        "distances": [ZERO[metric] - one.similarity for one in near],
     }
 
 

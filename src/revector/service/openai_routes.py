@@ -195,12 +195,12 @@ class Compound(BaseModel):
 
 
 class Ranking(BaseModel):
-    """Results are ranked by their score alone; those below ``score_threshold`` are left out."""
+    """Results are ranked by their score alone; those below ``score_threshold``, if it is given, are left out."""
 
     model_config = ConfigDict(extra="forbid")
 
     ranker: Literal["auto", "none"] = "auto"
-    score_threshold: float = Field(default=-1, ge=-1, le=1)
+    score_threshold: float | None = Field(default=None, allow_inf_nan=False)
 
 
 class StoreSearchIn(BaseModel):
@@ -237,10 +237,11 @@ _PAGE = {
 async def search_store(collection: Name, asked: StoreSearchIn, request: Request, service: Shared) -> JSONResponse:
     """Search a collection by text: the best chunk of each document, by the index and encoder that serve now.
 
-    Filters are `eq`, `in`, `gt`, `gte`, `lt`, `lte` and `and`. Scores are cosines, from -1 to 1.
+    Filters are `eq`, `in`, `gt`, `gte`, `lt`, `lte` and `and`. A score is larger for what is
+    nearer: by the metric of the index the cosine, the inner product, or minus the distance.
     """
     query = asked.query if isinstance(asked.query, str) else asked.query[0]
-    where = _where(asked.filters)
+    where, least = _where(asked.filters), asked.ranking_options.score_threshold
 
     def ask(stop: Stop) -> dict[str, object]:
         found = service.searcher(collection).search(query, asked.max_num_results, where=where, stop=stop)
@@ -256,7 +257,7 @@ async def search_store(collection: Name, asked: StoreSearchIn, request: Request,
                     "content": [{"type": "text", "text": hit.text}],
                 }
                 for hit in found.hits
-                if hit.score >= asked.ranking_options.score_threshold
+                if least is None or hit.score >= least
             ],
             "has_more": False,
             "next_page": None,

@@ -36,8 +36,10 @@ class _Search(BaseModel):
     where: dict[str, object] | None = Field(default=None, max_length=64)
     by: Literal["document", "chunk"] = "document"
     min_score: (
-        Annotated[float, Field(strict=True, ge=-1, le=1)] | Annotated[str, Field(min_length=1, max_length=63)] | None
-    ) = Field(default=None, description="Least similarity of a hit, or the name of a cut-off (`revector cutoffs`).")
+        Annotated[float, Field(strict=True, allow_inf_nan=False)]
+        | Annotated[str, Field(min_length=1, max_length=63)]
+        | None
+    ) = Field(default=None, description="Least score of a hit, or the name of a cut-off (`revector cutoffs`).")
 
 
 class ByText(_Search):
@@ -109,6 +111,7 @@ _ANSWER = {
     "search_ms": 2.4,
     "asked": 1,
     "warnings": [],
+    "metric": "cosine",
     "cutoffs": {"support": 0.42},
 }
 
@@ -121,6 +124,9 @@ async def search(
     service: Shared,
 ) -> Response:
     """Search through the alias. The answer names the generation and the encoder that gave it.
+
+    A score is larger for what is nearer. `metric` says what it is: `cosine`, -1 to 1; `dot`, the inner product; `l2`,
+    minus the Euclidean distance.
 
     Where nothing is found, `warnings` names each field of the filter that no document has, or has only with values of
     other types. `cutoffs` are the application's, on the scores of the generation that answered.

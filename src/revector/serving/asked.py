@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
@@ -10,9 +11,12 @@ import numpy.typing as npt
 
 from revector.errors import ConfigError, StateError
 from revector.registry.collections import Generation
+from revector.spec import Metric
+from revector.stores.metrics import no_score
+from revector.stores.pgvector import MAX_HALF
 
 MinScore: TypeAlias = float | str | None
-"""The least cosine similarity of a hit, -1 to 1, or the name of a cut-off (`revector cutoffs`)."""
+"""The least score of a hit, by the index's metric, or the name of a cut-off (`revector cutoffs`)."""
 
 
 def check_asked(k: int, by: str, min_score: MinScore) -> None:
@@ -23,16 +27,18 @@ def check_asked(k: int, by: str, min_score: MinScore) -> None:
         raise ConfigError(f"by must be document or chunk, found {by!r}. Nothing was searched.")
     if min_score is None or isinstance(min_score, str):
         return
-    if isinstance(min_score, bool) or not isinstance(min_score, int | float) or not -1 <= min_score <= 1:
+    if isinstance(min_score, bool) or not isinstance(min_score, int | float) or not math.isfinite(min_score):
         raise ConfigError(
-            f"min_score must be a cosine similarity of -1 to 1, or the name of a cut-off, found {min_score!r:.80}. "
-            "Nothing was searched."
+            f"min_score must be a finite number, or the name of a cut-off, found {min_score!r:.80}. Nothing was "
+            "searched."
         )
 
 
-def least_score(min_score: float | str, cutoffs: Mapping[str, float], revision: str) -> float:
-    """Return the least similarity that is meant. Raises ``ConfigError`` for a name that is no cut-off here."""
+def least_score(min_score: float | str, cutoffs: Mapping[str, float], revision: str, metric: Metric) -> float:
+    """Return the least score that is meant. Raises ``ConfigError`` for a name that is no cut-off, or no score, here."""
     if not isinstance(min_score, str):
+        if wrong := no_score(min_score, metric):
+            raise ConfigError(f"min_score: {wrong}, as revision {revision} compares. Nothing was answered.")
         return float(min_score)
     if min_score not in cutoffs:
         raise ConfigError(
@@ -56,11 +62,16 @@ def given_vector(pinned: Generation, vector: Sequence[float], encoder_fp: str) -
 
 
 def usable_vector(vector: npt.NDArray[np.floating], pinned: Generation) -> npt.NDArray[np.float32]:
-    """Return the vector in length 1, in which half precision holds it. Raises ``ConfigError`` where it has none."""
-    dim = pinned.spec.model.dim
+    """Return the vector in length 1, in which half precision holds it; as it is where its length counts.
+
+    Raises ``ConfigError`` where it has none, and for numbers that the index cannot hold.
+    """
+    dim, as_it_is = pinned.spec.model.dim, pinned.spec.lengths_count
+    most = MAX_HALF if as_it_is and pinned.spec.index.storage == "halfvec" else math.inf
     with np.errstate(over="ignore"):
         length = float(np.linalg.norm(vector))
-    if vector.shape != (dim,) or not np.isfinite(length) or length == 0:
+    if vector.shape != (dim,) or not 0 < length < math.inf or np.abs(vector).max() > most:
         found = f"shape {vector.shape} and length {length:g}"
-        raise ConfigError(f"a vector needs {dim} finite numbers, not all 0; found {found}. Nothing was searched.")
-    return np.asarray(vector / length, np.float32)
+        wanted = f"{dim} finite numbers{'' if most == math.inf else f' up to {most:,.0f}'}, not all 0"
+        raise ConfigError(f"a vector needs {wanted}; found {found}. Nothing was searched.")
+    return np.asarray(vector if as_it_is else vector / length, np.float32)

@@ -35,6 +35,8 @@ from revector.serving.asked import MinScore, check_asked, given_vector, least_sc
 from revector.serving.bounds import Stop, bounded, check_filter
 from revector.serving.filters import compile_filter, why_nothing
 from revector.serving.queries import askable, ready
+from revector.spec import Metric
+from revector.stores.metrics import ZERO
 
 EXACT_SHARE = 0.05
 """A filter that keeps less than this share is searched exactly, for HNSW filters after its scan.
@@ -54,7 +56,7 @@ MOVED = 5
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One result; ``score`` is the cosine similarity in [-1, 1].
+    """One result; the larger its ``score``, the nearer: by the metric of the index, see ``stores.metrics``.
 
     ``text`` is the chunk, or the whole document where a newer version of it waits to be embedded.
     """
@@ -84,6 +86,8 @@ class Answer:
     """Statements that were needed: more when a filter or duplicates called for more candidates."""
     warnings: tuple[str, ...] = ()
     """Where nothing was found: each field of the filter that no document has, or has only with other types."""
+    metric: Metric = "cosine"
+    """What the scores are, see ``Hit``."""
     cutoffs: Mapping[str, float] = field(default_factory=dict)
     """Name → the similarity from which the application shows a hit, on the scores of this generation."""
 
@@ -91,7 +95,7 @@ class Answer:
         """Return the hits of ``min_score`` and above. Raises ``ConfigError`` for a name that is no cut-off."""
         if min_score is None:
             return self
-        least = least_score(min_score, self.cutoffs, self.revision)
+        least = least_score(min_score, self.cutoffs, self.revision, self.metric)
         return replace(self, hits=tuple(hit for hit in self.hits if hit.score >= least))
 
 
@@ -345,8 +349,9 @@ class Searcher:
                 return None
             warnings = () if found.rows else why_nothing(connection, pinned.cid, where)
         search_ms = (time.perf_counter() - started) * 1_000
-        hits, who = tuple(map(_hit, found.rows)), (pinned.gen, pinned.revision, pinned.encoder_fp)
-        return Answer(hits, *who, exact, encode_ms, search_ms, asked, warnings)
+        metric, who = pinned.spec.index.metric, (pinned.gen, pinned.revision, pinned.encoder_fp)
+        hits = tuple(_hit(row, ZERO[metric]) for row in found.rows)
+        return Answer(hits, *who, exact, encode_ms, search_ms, asked, warnings, metric)
 
     def _is_selective(
         self, connection: sa.Connection, pinned: Generation, filter_sql: str, filter_params: Mapping[str, object]
@@ -381,6 +386,6 @@ def _widen(
             wanted = replace(wanted, candidates=wanted.candidates * 4)
 
 
-def _hit(row: Mapping[str, Any]) -> Hit:
-    score = 1.0 - float(row["distance"])
+def _hit(row: Mapping[str, Any], zero: float) -> Hit:
+    score = zero - float(row["distance"])
     return Hit(row["doc_id"], score, row["chunk"], row["start"], row["stop"], row["text"], row["version"], row["meta"])

@@ -19,8 +19,9 @@ import numpy.typing as npt
 
 from revector.errors import EncoderMismatch, IndexGone, StoreRefused, StoreUnavailable
 from revector.interfaces import Progress
-from revector.spec import IndexSpec
-from revector.stores.seam import IndexDescription, NearPoint, Points, StoreCosts, StoreTraits
+from revector.spec import IndexSpec, Metric
+from revector.stores.metrics import minus_root
+from revector.stores.seam import ALL_METRICS, IndexDescription, NearPoint, Points, StoreCosts, StoreTraits
 from revector.stores.settings import StoreSettings
 
 ENCODER = "revector_encoder"
@@ -38,6 +39,7 @@ TRAITS = StoreTraits(
     kinds=frozenset({"hnsw"}),
     storages=frozenset({"vector"}),
     quantizes=frozenset({"none"}),
+    metrics=ALL_METRICS,
     max_dim=16_000,
     exact_with=frozenset(),
     most_near=10_000,
@@ -45,6 +47,9 @@ TRAITS = StoreTraits(
     # 20,000 × 384, M 16, evaluation/bench/README.md
     costs=StoreCosts(point_bytes=80, link_bytes=8, put_cpu_s=1.2e-3),
 )
+
+
+_SPACES: Mapping[Metric, str] = {"cosine": "cosine", "dot": "ip", "l2": "l2"}
 
 
 class ChromaStore:
@@ -141,7 +146,7 @@ class ChromaIndex:
         """Create the collection. Raises ``EncoderMismatch`` where one of another encoder or width has the name."""
         if self._about() is None:
             graph = {
-                "space": "cosine",
+                "space": _SPACES[self._spec.metric],
                 "max_neighbors": self._spec.m,
                 "ef_construction": self._spec.ef_construction,
                 "ef_search": self._spec.ef_search,
@@ -221,9 +226,13 @@ class ChromaIndex:
         body = {"query_embeddings": [query], "n_results": n, "include": ["metadatas", "distances"]}
         found = self._ask("POST", "/query", body, f"what is near in {self.name}")
         return [
-            NearPoint(UUID(one["attempt"]), one["chunk"], one["start"], one["stop"], 1.0 - distance)
+            NearPoint(UUID(one["attempt"]), one["chunk"], one["start"], one["stop"], self._similarity(distance))
             for one, distance in zip(found["metadatas"][0], found["distances"][0], strict=True)
         ]
+
+    def _similarity(self, distance: float) -> float:
+        """Return a score for Chroma's distance: 1 less the cosine or the product, or the square of the distance."""
+        return minus_root(distance) if self._spec.metric == "l2" else 1.0 - distance
 
     def read(self, ids: Sequence[UUID]) -> Points:
         """Get points by id."""

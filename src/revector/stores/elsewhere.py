@@ -18,8 +18,9 @@ from revector.database.engine import make_engine
 from revector.errors import ConfigError, DatabaseError, EncoderMismatch, IndexGone, StoreRefused, StoreUnavailable
 from revector.interfaces import Progress
 from revector.spec import HNSW_MAX_DIM, MAX_DIM, IndexSpec
+from revector.stores.metrics import ZERO
 from revector.stores.pgvector import PgVectorIndex
-from revector.stores.seam import IndexDescription, NearPoint, Points, StoreCosts, StoreTraits
+from revector.stores.seam import ALL_METRICS, IndexDescription, NearPoint, Points, StoreCosts, StoreTraits
 from revector.stores.settings import StoreSettings
 
 SCHEMA = "revector_store"
@@ -36,6 +37,7 @@ TRAITS = StoreTraits(
     kinds=frozenset({"hnsw", "exact"}),
     storages=frozenset({"vector", "halfvec"}),
     quantizes=frozenset({"none"}),
+    metrics=ALL_METRICS,
     max_dim=MAX_DIM,
     hnsw_max_dim=HNSW_MAX_DIM,
     # 10,000 × 384 of float32, M 16, evaluation/bench/README.md
@@ -212,7 +214,7 @@ class ElsewhereIndex:
             self._table.prepare(connection, n)
             found = connection.execute(
                 sa.text(
-                    f"SELECT i.attempt, i.chunk, i.start, i.stop, 1 - (i.embedding <=> CAST(:query AS {self._type})) "
+                    f"SELECT i.attempt, i.chunk, i.start, i.stop, {ZERO[self._spec.metric]} - {distance} "
                     f"FROM {rows} ORDER BY {distance} LIMIT {int(n)}"
                 ),
                 {"query": str(np.asarray(vector, np.float32).tolist())},

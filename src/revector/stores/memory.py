@@ -15,8 +15,9 @@ import numpy.typing as npt
 
 from revector.errors import EncoderMismatch, IndexGone
 from revector.interfaces import Progress, Vectors
-from revector.spec import IndexSpec
-from revector.stores.seam import IndexDescription, Metric, NearPoint, Points, StoreCosts, StoreTraits
+from revector.spec import IndexSpec, Metric
+from revector.stores.metrics import scores
+from revector.stores.seam import ALL_METRICS, IndexDescription, NearPoint, Points, StoreCosts, StoreTraits
 from revector.stores.settings import StoreSettings
 
 FIRST_ROWS = 64
@@ -27,6 +28,7 @@ TRAITS = StoreTraits(
     kinds=frozenset({"exact"}),
     storages=frozenset({"vector"}),
     quantizes=frozenset({"none"}),
+    metrics=ALL_METRICS,
     max_dim=65_536,
     lasting=False,
     costs=StoreCosts(point_bytes=45),
@@ -38,15 +40,13 @@ class MemoryStore:
 
     traits = TRAITS
 
-    def __init__(self, metric: Metric = "cosine") -> None:
-        self._metric: Metric = metric
+    def __init__(self) -> None:
         self._shelves: dict[str, _Shelf] = {}
         self._lock = threading.RLock()
 
     def open(self, name: str, dim: int, index: IndexSpec) -> MemoryIndex:
         """Return the index of that name, whether it is there or not."""
-        del index
-        return MemoryIndex(name, dim, self._shelves, self._lock, self._metric)
+        return MemoryIndex(name, dim, self._shelves, self._lock, index.metric)
 
     def ask(self) -> str:
         """Say that it is here."""
@@ -72,9 +72,7 @@ class MemoryIndex:
 
     traits = TRAITS
 
-    def __init__(
-        self, name: str, dim: int, shelves: dict[str, _Shelf], lock: threading.RLock, metric: Metric = "cosine"
-    ) -> None:
+    def __init__(self, name: str, dim: int, shelves: dict[str, _Shelf], lock: threading.RLock, metric: Metric) -> None:
         self.name, self._dim, self._metric = name, dim, metric
         self._shelves, self._lock = shelves, lock
 
@@ -118,7 +116,7 @@ class MemoryIndex:
         with self._lock:
             shelf = self._shelf()
             rows = np.flatnonzero(shelf.taken)
-            similarities = _similarities(shelf.vectors[rows], np.asarray(vector, np.float32), self._metric)
+            similarities = scores(shelf.vectors[rows], np.asarray(vector, np.float32), self._metric)
             if len(rows) > n:
                 least = np.partition(similarities, len(rows) - n)[len(rows) - n]
                 best = np.flatnonzero(similarities >= least)
@@ -208,15 +206,6 @@ class _Shelf:
         self.vectors = np.concatenate([self.vectors, np.zeros((rows, self.dim), np.float32)])
         self.taken = np.concatenate([self.taken, np.zeros(rows, np.bool_)])
         self._free = list(range(2 * rows - 1, rows - 1, -1))
-
-
-def _similarities(vectors: Vectors, query: npt.NDArray[np.float32], metric: Metric) -> npt.NDArray[np.float32]:
-    if metric == "l2":
-        return np.asarray(-np.linalg.norm(vectors - query, axis=1), np.float32)
-    products = vectors @ query
-    if metric == "cosine":
-        products /= np.linalg.norm(vectors, axis=1) * np.linalg.norm(query)
-    return np.asarray(products, np.float32)
 
 
 def _bytes(column: npt.NDArray[np.generic]) -> npt.NDArray[np.bytes_]:

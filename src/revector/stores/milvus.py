@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib import import_module
@@ -21,8 +21,9 @@ import numpy.typing as npt
 
 from revector.errors import EncoderMismatch, IndexGone, StoreRefused, StoreUnavailable
 from revector.interfaces import Progress
-from revector.spec import IndexSpec
-from revector.stores.seam import IndexDescription, NearPoint, Points, StoreCosts, StoreTraits
+from revector.spec import IndexSpec, Metric
+from revector.stores.metrics import minus_root
+from revector.stores.seam import ALL_METRICS, IndexDescription, NearPoint, Points, StoreCosts, StoreTraits
 from revector.stores.settings import StoreSettings
 
 ENCODER = "revector.encoder"
@@ -42,6 +43,7 @@ TRAITS = StoreTraits(
     kinds=frozenset({"hnsw", "exact"}),
     storages=frozenset({"vector"}),
     quantizes=frozenset({"none"}),
+    metrics=ALL_METRICS,
     max_dim=32_768,
     exact_with=frozenset({"exact"}),
     most_near=16_384,
@@ -54,6 +56,9 @@ _ONE_PROCESS = (
     "the store {name!r} is a file of milvus-lite, which one process has open at a time: searches, workers and "
     "migrations of other processes are refused meanwhile"
 )
+
+
+_METRICS: Mapping[Metric, str] = {"cosine": "COSINE", "dot": "IP", "l2": "L2"}
 
 
 class MilvusStore:
@@ -210,7 +215,9 @@ class MilvusIndex:
         graph = self._spec.kind == "hnsw"
         built = {"M": self._spec.m, "efConstruction": self._spec.ef_construction} if graph else {}
         params = client.prepare_index_params()
-        params.add_index("vector", index_type="HNSW" if graph else "FLAT", metric_type="COSINE", params=built)
+        params.add_index(
+            "vector", index_type="HNSW" if graph else "FLAT", metric_type=_METRICS[self._spec.metric], params=built
+        )
         return params
 
     def describe(self) -> IndexDescription | None:
@@ -284,7 +291,7 @@ class MilvusIndex:
                 anns_field="vector",
                 limit=n,
                 output_fields=list(_FIELDS),
-                search_params={"metric_type": "COSINE", "params": params},
+                search_params={"metric_type": _METRICS[self._spec.metric], "params": params},
                 timeout=self._store.timeout_s,
             )
 
@@ -294,10 +301,14 @@ class MilvusIndex:
                 hit["entity"]["chunk"],
                 hit["entity"]["start"],
                 hit["entity"]["stop"],
-                float(hit["distance"]),
+                self._similarity(float(hit["distance"])),
             )
             for hit in self._loaded(f"what is near in {self.name}", search)[0]
         ]
+
+    def _similarity(self, said: float) -> float:
+        """Return a score for what Milvus says: the cosine, the product, or the square of the distance."""
+        return minus_root(said) if self._spec.metric == "l2" else said
 
     def read(self, ids: Sequence[UUID]) -> Points:
         """Get points by id."""

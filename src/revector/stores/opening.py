@@ -118,13 +118,10 @@ class Stores:
                 f"was changed; correct the migration file, or add a [stores.{index.store}] table to revector.toml."
             )
         traits = self.traits(index.store)
-        for setting, allowed in (("kind", traits.kinds), ("storage", traits.storages), ("quantize", traits.quantizes)):
-            found = getattr(index, setting)
-            if found not in allowed:
-                raise SpecError(
-                    f"revision {name}: the store {index.store!r} has index.{setting} {' or '.join(sorted(allowed))}, "
-                    f"found {found!r}. Nothing was changed; correct the migration file."
-                )
+        if lacks := traits.lacks(index):
+            raise SpecError(
+                f"revision {name}: the store {index.store!r} {lacks}. Nothing was changed; correct the migration file."
+            )
         most = traits.hnsw_max_dim.get(index.graph, traits.max_dim) if index.kind == "hnsw" else traits.max_dim
         if revision.model.dim > most:
             raise SpecError(

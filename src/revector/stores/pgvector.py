@@ -20,7 +20,8 @@ from revector.database.sessions import holder, is_pooled, try_hold
 from revector.errors import DatabaseUnavailable, IndexGone
 from revector.interfaces import NoProgress, Progress, Vectors
 from revector.spec import MAX_DIM, IndexSpec
-from revector.stores.seam import StoreTraits
+from revector.stores.metrics import CLASSES, OPERATORS
+from revector.stores.seam import ALL_METRICS, StoreTraits
 
 INSERT_ROWS = 1_000
 MAX_HALF = float(np.finfo(np.float16).max)
@@ -31,6 +32,7 @@ TRAITS = StoreTraits(
     kinds=frozenset({"hnsw", "exact"}),
     storages=frozenset({"vector", "halfvec"}),
     quantizes=frozenset({"none", "bit"}),
+    metrics=ALL_METRICS,
     max_dim=MAX_DIM,
 )
 
@@ -225,7 +227,7 @@ class PgVectorIndex:
             if schemas is None:
                 raise IndexGone(f"the table {self.name} is not there. Nothing was built; see `revector doctor`.")
             here, there = schemas
-            nodes = f"embedding {there}.{self.spec.storage}_cosine_ops"
+            nodes = f"embedding {there}.{self.spec.storage}_{CLASSES[self.spec.metric]}"
             if self.spec.graph == "bit":
                 nodes = f"(CAST({there}.binary_quantize(embedding) AS bit({self.dim}))) {there}.bit_hamming_ops"
             with _session(engine, held) as run, _WatchBuild(engine, self.name, progress):
@@ -260,7 +262,7 @@ class PgVectorIndex:
         """
         query = f"CAST(:query AS {self._type})"
         # "+ 0" cannot use the ANN index; planner switches would leak into cached plans.
-        distance = f"(i.embedding <=> {query})" + (" + 0" if exact else "")
+        distance = f"(i.embedding {OPERATORS[self.spec.metric]} {query})" + (" + 0" if exact else "")
         rows = f"{self.name} i {shown}"
         if self.spec.graph == "bit" and not exact:
             rows = f"""(SELECT i.doc_id, i.chunk, i.start, i.stop, i.embedding FROM {rows}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 from uuid import UUID
@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from revector.errors import EncoderMismatch, IndexGone, StoreRefused, StoreUnavailable
-from revector.interfaces import Progress
-from revector.spec import IndexSpec
-from revector.stores.seam import IndexDescription, NearPoint, Points, StoreCosts, StoreTraits
+from revector.interfaces import Progress, Vectors
+from revector.spec import IndexSpec, Metric
+from revector.stores.seam import ALL_METRICS, IndexDescription, NearPoint, Points, StoreCosts, StoreTraits
 from revector.stores.settings import StoreSettings
 
 ENCODER = "revector_encoder"
@@ -48,10 +48,14 @@ TRAITS = StoreTraits(
     kinds=frozenset({"hnsw", "exact"}),
     storages=frozenset({"vector"}),
     quantizes=frozenset({"none"}),
+    metrics=ALL_METRICS,
     max_dim=65_535,
     # In qdrant-edge, its log included, and of the client; no server. 5,000 and 10,000, evaluation/bench/README.md
     costs=StoreCosts(point_bytes=300, number_bytes=9, link_bytes=2, put_cpu_s=0.1e-3, build_cpu_s=0.62e-3),
 )
+
+
+_DISTANCES: Mapping[Metric, str] = {"cosine": "COSINE", "dot": "DOT", "l2": "EUCLID"}
 
 
 class QdrantStore:
@@ -191,7 +195,9 @@ class QdrantIndex:
             graph = self._spec.kind == "hnsw"  # m = 0: none is built
             client.create_collection(
                 self.name,
-                vectors_config=models.VectorParams(size=self._dim, distance=models.Distance.COSINE),
+                vectors_config=models.VectorParams(
+                    size=self._dim, distance=models.Distance[_DISTANCES[self._spec.metric]]
+                ),
                 hnsw_config=models.HnswConfigDiff(
                     m=self._spec.m if graph else 0, ef_construct=self._spec.ef_construction
                 ),
@@ -232,7 +238,7 @@ class QdrantIndex:
         """Upsert points, at most ``REQUEST_POINTS`` at a time."""
         for first in range(0, len(points.ids), self._rows):
             some, what = points.rows(slice(first, first + self._rows)), f"points in {self.name}"
-            lengths = np.linalg.norm(some.vectors, axis=1).tolist()
+            lengths = self._lengths(some.vectors).tolist()
             fields = zip(
                 map(str, some.attempts),
                 some.chunks.tolist(),
@@ -275,7 +281,14 @@ class QdrantIndex:
                 search_params=models.SearchParams(hnsw_ef=max(self._spec.ef_search, n), exact=compared),
                 with_payload=list(_FIELDS[:4]),
             )
-        return [NearPoint(UUID(a), int(c), int(b), int(e), float(s)) for (a, c, b, e), s in map(_hit, found.points)]
+        sign = -1.0 if self._spec.metric == "l2" else 1.0  # its score by Euclid is the distance
+        hits = map(_hit, found.points)
+        return [NearPoint(UUID(a), int(c), int(b), int(e), sign * float(s)) for (a, c, b, e), s in hits]
+
+    def _lengths(self, vectors: Vectors) -> npt.NDArray[np.float32]:
+        """Return by what vectors that come back must be multiplied: by the lengths that Qdrant takes from them."""
+        by_cosine = self._spec.metric == "cosine"
+        return np.asarray(np.linalg.norm(vectors, axis=1) if by_cosine else np.ones(len(vectors)), np.float32)
 
     def read(self, ids: Sequence[UUID]) -> Points:
         """Retrieve points by id, with vectors of their own lengths."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,8 +19,9 @@ import numpy.typing as npt
 
 from revector.errors import EncoderMismatch, IndexGone, StoreRefused, StoreUnavailable
 from revector.interfaces import Progress
-from revector.spec import IndexSpec
-from revector.stores.seam import IndexDescription, NearPoint, Points, StoreCosts, StoreTraits
+from revector.spec import IndexSpec, Metric
+from revector.stores.metrics import minus_root
+from revector.stores.seam import ALL_METRICS, IndexDescription, NearPoint, Points, StoreCosts, StoreTraits
 from revector.stores.settings import StoreSettings
 
 PUT_POINTS, READ_POINTS = 100, 1_000
@@ -43,12 +44,16 @@ TRAITS = StoreTraits(
     kinds=frozenset({"hnsw", "exact"}),
     storages=frozenset({"vector"}),
     quantizes=frozenset({"none"}),
+    metrics=ALL_METRICS,
     max_dim=32_768,
     exact_with=frozenset({"exact"}),
     most_near=10_000,
     # In memory. 10,000 × 384 and × 64, M 16, evaluation/bench/README.md
     costs=StoreCosts(point_bytes=640, number_bytes=9.3, link_bytes=11, put_cpu_s=0.34e-3),
 )
+
+
+_METRICS: Mapping[Metric, str] = {"cosine": "COSINE", "dot": "IP", "l2": "L2"}
 
 
 class RedisStore:
@@ -211,7 +216,7 @@ class RedisIndex:
 
     def _create(self, encoder_fp: str) -> None:
         graph = self._spec.kind == "hnsw"
-        options: list[object] = ["TYPE", "FLOAT32", "DIM", self._dim, "DISTANCE_METRIC", "COSINE"]
+        options: list[object] = ["TYPE", "FLOAT32", "DIM", self._dim, "DISTANCE_METRIC", _METRICS[self._spec.metric]]
         options += ["M", self._spec.m, "EF_CONSTRUCTION", self._spec.ef_construction] if graph else []
         with self._store.asked(f"an index {self.name}") as client, client.pipeline(transaction=True) as both:
             both.hset(self.name, "encoder", encoder_fp)
@@ -294,7 +299,7 @@ class RedisIndex:
                 *("SORTBY", "distance", "RETURN", 2, "distance", "p", "LIMIT", 0, n, "TIMEOUT", 0, "DIALECT", 2),
             )
         self._store.check_whole(found, what)
-        return [_near(one[b"extra_attributes"]) for one in found[b"results"]]
+        return [_near(one[b"extra_attributes"], self._spec.metric) for one in found[b"results"]]
 
     def read(self, ids: Sequence[UUID]) -> Points:
         """Read hashes by id."""
@@ -336,9 +341,12 @@ HASH_BYTES, HASH_NUMBER_BYTES = 500, 5.2
 _SIZES = (b"vector_index_sz_mb", b"doc_table_size_mb", b"key_table_size_mb", b"inverted_sz_mb")
 
 
-def _near(hit: dict[bytes, bytes]) -> NearPoint:
+def _near(hit: dict[bytes, bytes], metric: Metric) -> NearPoint:
+    """Return a point with its score: Redis says 1 less the cosine or the product, or the square of the distance."""
     attempt, chunk, start, stop = FIELDS.unpack(hit[b"p"])
-    return NearPoint(UUID(bytes=attempt), chunk, start, stop, 1.0 - float(hit[b"distance"]))
+    distance = float(hit[b"distance"])
+    similarity = minus_root(distance) if metric == "l2" else 1.0 - distance
+    return NearPoint(UUID(bytes=attempt), chunk, start, stop, similarity)
 
 
 def _is_whole(about: dict[bytes, Any]) -> bool:

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Protocol, get_args
 from uuid import UUID
 
 import numpy as np
 import numpy.typing as npt
 
 from revector.interfaces import Progress, Vectors
-from revector.spec import IndexSpec
-
-Metric = Literal["cosine", "dot", "l2"]
+from revector.spec import IndexSpec, Metric
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +41,9 @@ class StoreCosts:
         return self.point_bytes + self.number_bytes * dim + graph
 
 
+ALL_METRICS = frozenset(get_args(Metric))
+
+
 @dataclass(frozen=True, slots=True)
 class StoreTraits:
     """What indexes of a store are like, and what they can be asked for."""
@@ -55,6 +56,8 @@ class StoreTraits:
     """Values of ``IndexSpec.storage`` that it has."""
     quantizes: frozenset[str]
     """Values of ``IndexSpec.quantize`` that it has."""
+    metrics: frozenset[str]
+    """Values of ``IndexSpec.metric`` that it has."""
     max_dim: int
     hnsw_max_dim: Mapping[str, int] = field(default_factory=dict)
     """The same for graphs, by what their nodes hold, where that is less."""
@@ -71,6 +74,14 @@ class StoreTraits:
     costs: StoreCosts = StoreCosts()
     warnings: tuple[str, ...] = ()
     """What a person should know before a migration to it."""
+
+    def lacks(self, index: IndexSpec) -> str:
+        """Say which setting of ``index`` it has not, with what it has; nothing where it has all."""
+        has = {"kind": self.kinds, "storage": self.storages, "quantize": self.quantizes, "metric": self.metrics}
+        for setting, allowed in has.items():
+            if (found := getattr(index, setting)) not in allowed:
+                return f"has index.{setting} {' or '.join(sorted(allowed))}, found {found!r}"
+        return ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,7 +113,7 @@ class Points:
 
 @dataclass(frozen=True, slots=True)
 class NearPoint:
-    """A point that was found; a larger ``similarity`` is nearer (cosine, dot product, or minus the L2 distance)."""
+    """A point that was found; ``similarity`` is its score by the index's metric, see ``stores.metrics``."""
 
     attempt: UUID
     chunk: int

@@ -227,7 +227,8 @@ class IndexComparison:
             distance = float(_distances(vector[None], wanted[None])[0])
             stretch = float(np.linalg.norm(vector) / np.linalg.norm(wanted))
             if not (distance <= allowed and abs(stretch - 1) <= NORM_TOLERANCE):
-                return f"chunk {chunk} has cosine {1 - distance:.6f} to its text, {1 - allowed:.6f} is least"
+                found = f"cosine {1 - distance:.6f} and {stretch:.4f} of the length"
+                return f"chunk {chunk} has {found} of its text's vector, {1 - allowed:.6f} and 1 are wanted"
             self.found.farthest = max(self.found.farthest, distance)
         return ""
 

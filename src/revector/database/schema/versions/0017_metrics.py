@@ -1,0 +1,16 @@
+"""Searches in SQL by other metrics than cosine (0017_metrics.sql)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alembic import op
+
+revision = "0017"
+down_revision = "0016"
+
+
+def upgrade() -> None:
+    """Run the statements beside this file."""
+    sql = Path(__file__).with_suffix(".sql").read_text(encoding="utf-8")
+    op.get_bind().connection.cursor().connection.execute(sql)
