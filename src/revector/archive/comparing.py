@@ -84,10 +84,12 @@ class RowSample:
         encoder: Encoder,
         revision: str,
         progress: Progress | None = None,
+        *,
+        lengths: bool = False,
     ) -> SpotCheck:
         """Embed the sample and compare it with ``vectors``, all of the file's, ``(n, dim)``.
 
-        Raises ``EncoderMismatch`` naming the row that is furthest off.
+        ``lengths``: whether these must be alike, too. Raises ``EncoderMismatch`` naming the row that is furthest off.
         """
         held = sorted(self._held, key=lambda one: one.row)
         if not held:
@@ -101,18 +103,21 @@ class RowSample:
         progress.done()
         ours = np.concatenate(embedded).astype(np.float64)
         theirs = np.asarray(vectors[[one.row for one in held]], np.float64)
-        lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
-        cosines = np.divide((ours * theirs).sum(axis=1), lengths, out=np.full(len(held), -1.0), where=lengths > 0)
-        stretches = np.linalg.norm(theirs, axis=1) / np.linalg.norm(ours, axis=1)
-        alike = (cosines >= MIN_COSINE) & (np.abs(stretches - 1) <= MOST_STRETCH)
+        size, other = np.linalg.norm(ours, axis=1), np.linalg.norm(theirs, axis=1)
+        both = size * other
+        cosines = np.divide((ours * theirs).sum(axis=1), both, out=np.full(len(held), -1.0), where=both > 0)
+        alike, stretches = cosines >= MIN_COSINE, np.divide(other, size, out=np.zeros(len(held)), where=size > 0)
+        if lengths:
+            alike &= np.abs(stretches - 1) <= MOST_STRETCH
         if off := int((~alike).sum()):
             worst = int(np.argmin(np.where(alike, np.inf, cosines)))
+            stretched = f" ({1 - MOST_STRETCH} to {1 + MOST_STRETCH} of its length, found {stretches[worst]:.4f})"
             raise EncoderMismatch(
                 f"{path}: the vector of document {held[worst].doc_id!r} (row {held[worst].row:,}) has cosine "
-                f"{cosines[worst]:.4f} to what revision {revision} embeds its text as, and {stretches[worst]:.4f} of "
-                f"its length; {MIN_COSINE} and {1 - MOST_STRETCH} to {1 + MOST_STRETCH} are needed. So are "
-                f"{off:,} of {len(held):,} that were compared: another model, prompt or text made it, or rows are "
-                "shifted. Nothing was imported; name the revision that made them, or embed again."
+                f"{cosines[worst]:.4f} to what revision {revision} embeds its text as, {MIN_COSINE}"
+                f"{stretched if lengths else ''} is needed; so are {off:,} of {len(held):,} that were compared: "
+                "another model, prompt or text made it, or rows are shifted. Nothing was imported; name the revision "
+                "that made them, or embed again."
             )
         return SpotCheck(len(held), self._seen, float(cosines.min()), found_with(len(held), self._seen))
 

@@ -72,6 +72,8 @@ class Target:
     revision: str
     dim: int
     normalize: bool
+    lengths_count: bool
+    """Whether vectors of other lengths than the model's would be searched in another order."""
     max_unknown_tokens: float
     attributes: Mapping[str, str | int]
     """At least ``encoder_fp``, ``chunker_fp`` and ``dim``."""
@@ -170,7 +172,12 @@ class Importer:
                     staged.append(SealedFile.of(staging / name, sha256, part))
                 if sample is not None and not set(done.skipped) - set(skip):
                     done.compared[str(columns.path)] = sample.compare(
-                        columns.path, columns.vectors, self._encoder, self._target.revision, self._progress
+                        columns.path,
+                        columns.vectors,
+                        self._encoder,
+                        self._target.revision,
+                        self._progress,
+                        lengths=self._target.lengths_count,
                     )
             self._refuse(done, skip)
             done.sealed = [self._settle(sealed) for sealed in staged]
@@ -296,7 +303,13 @@ class Importer:
         few = RowSample(FIRST_LOOK)
         for n in sorted({int(n) for n in np.linspace(0, len(fitting) - 1, FIRST_LOOK)}):
             few.offer(fitting[n].doc_id, fitting[n].rows[:1], fitting[n].pieces)
-        few.compare(columns.path, columns.vectors, self._encoder, self._target.revision)
+        few.compare(
+            columns.path,
+            columns.vectors,
+            self._encoder,
+            self._target.revision,
+            lengths=self._target.lengths_count,
+        )
 
     def _refuse(self, done: ImportReport, skip: Sequence[str]) -> None:
         wrong = [problem for problem in done.skipped if problem not in skip]

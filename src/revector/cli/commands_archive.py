@@ -186,6 +186,7 @@ def _target(revision: Revision, encoder: Encoder) -> Target:
         revision.revision,
         model.dim,
         model.normalize,
+        revision.lengths_count,
         model.max_unknown_tokens,
         {**identity, "model": model.name, "dim": model.dim},
     )

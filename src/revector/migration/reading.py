@@ -126,7 +126,14 @@ class PlaceReader:
         }
         importer = Importer(
             self.archive,
-            Target(revision.revision, model.dim, model.normalize, model.max_unknown_tokens, identity),
+            Target(
+                revision.revision,
+                model.dim,
+                model.normalize,
+                revision.lengths_count,
+                model.max_unknown_tokens,
+                identity,
+            ),
             look=lambda ids: read_items(self.engine, adoption.cid, ids),
             chunker=make_chunker(revision.chunking, encoder.tokenizer),
             encoder=encoder,
