@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from evaluation.reliability.interrupts import LIMIT_S, interrupt
+from evaluation.reliability.site import NEW
 
 from revector import cli
 from revector.errors import StateError
@@ -98,6 +99,7 @@ def test_what_else_fails_in_a_destructor_is_still_shown(monkeypatch: pytest.Monk
 @pytest.mark.parametrize("name", ["watch", "worker", "ingest", "upgrade"])
 def test_a_command_that_is_interrupted_at_some_instant_ends(name: str, served: World) -> None:
     (served.root / "more.jsonl").write_text('{"_id": "m1", "text": "apple one"}\n')
+    served.revision(NEW, "b200", 'model = ModelSpec(name="hashing:seed3", dim=64)')
     for after_s in (0.05, 0.4, 1.1):
         found = interrupt(served.root, name, after_s, whole=True, cwd=served.root)
         assert found.wrong in ("", "ended before"), found
