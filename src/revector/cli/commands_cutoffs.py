@@ -150,7 +150,7 @@ def _show(session: Session) -> None:
 
 
 def _notes(found: Mapping[str, Mapping[str, NamedCutoff]], revisions: Mapping[str, str]) -> list[str]:
-    """Return what is to be known of cut-offs that the active generation has and another one has not."""
+    """Name the cut-offs that the active generation has and another one lacks."""
     active, notes = found.get("active", {}), []
     if missing := [name for name in active if name not in found.get("standby", active)]:
         notes.append(

@@ -27,7 +27,7 @@ from revector.measure.statistics import gap_interval, paired_interval
 class Slice:
     """Recall on some of the queries; ``recall`` is None for fewer than ``FEW``.
 
-    From ``minimum`` queries on a slice is to be cleared by itself. ``high_of_all`` is the upper end of the difference
+    From ``minimum`` queries on a slice must be cleared by itself. ``high_of_all`` is the upper end of the difference
     at the confidence that holds for all measured slices at once (Bonferroni): among many slices, one falls by chance.
     The lower end needs no such care, for all must pass (Berger, *Multiparameter Hypothesis Testing and Acceptance
     Sampling*, Technometrics 24, 1982). ``gap``: new recall minus that of all other queries; None where there are none,
@@ -65,7 +65,7 @@ class Slice:
 def needed_to_clear(drop: float | None, confidence: float) -> int:
     """Return how many queries clear a slice of a ``drop``, 0 to 1, in 4 of 5 cases, if recall changes on ``CHANGED``.
 
-    Without a ``drop`` nothing is to be cleared, and ``FEW`` are measured.
+    Without a ``drop`` nothing has to be cleared, and ``FEW`` are measured.
     """
     if not drop:
         return FEW

@@ -34,7 +34,7 @@ class CutoffEvidence(Kept):
 
 
 def as_mapped(evidence: object) -> dict[str, NamedCutoff]:
-    """Return what is to be kept of evidence with the new generation: the mapped numbers, None where it cannot tell."""
+    """Return what to keep of evidence with the new generation: the mapped numbers, None where it cannot tell."""
     found = TypeAdapter(CutoffEvidence).validate_python(evidence)
     return {
         one.name: NamedCutoff(

@@ -1,6 +1,6 @@
 -- A view over an adopted table: its rows beside the vectors of the generation that is active. The application's view is never
 -- replaced. It joins the table with revector.vectors_<cid>, which is replaced in the transaction that moves the alias, by a
--- trigger, whoever moves it.
+-- trigger, however it is moved.
 
 ALTER TABLE revector.adoption
   ADD view regclass,                        -- the application's; NULL where there is none
@@ -42,7 +42,7 @@ END $$;
 REVOKE EXECUTE ON FUNCTION revector.expect FROM PUBLIC;
 
 -- Makes revector.vectors_<cid> read the active generation; of none, it has no rows yet, and says so when it is asked. It may
--- wait for readers only briefly: they may be waiting for the gate, which whoever moves the alias holds.
+-- wait for readers only briefly: they may be waiting for the gate, which the session that moves the alias holds.
 CREATE FUNCTION revector.serve_view(of_cid int) RETURNS void LANGUAGE plpgsql SECURITY DEFINER
   SET search_path = pg_catalog, pg_temp SET lock_timeout = '200ms' AS $$
 DECLARE
