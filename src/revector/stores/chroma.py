@@ -7,7 +7,6 @@ Chroma has HNSW only, with an ``ef_search`` that is the collection's own.
 from __future__ import annotations
 
 import base64
-import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -17,9 +16,10 @@ import httpx
 import numpy as np
 import numpy.typing as npt
 
-from revector.errors import EncoderMismatch, IndexGone, StoreRefused, StoreUnavailable
+from revector.errors import IndexGone, StoreUnavailable
 from revector.interfaces import Progress
 from revector.spec import IndexSpec, Metric
+from revector.stores.clients import ClientStore, Made, batches, gone, make_once, may_drop
 from revector.stores.metrics import minus_root
 from revector.stores.seam import ALL_METRICS, IndexDescription, NearPoint, Points, StoreCosts, StoreTraits
 from revector.stores.settings import StoreSettings
@@ -52,17 +52,15 @@ TRAITS = StoreTraits(
 _SPACES: Mapping[Metric, str] = {"cosine": "cosine", "dot": "ip", "l2": "l2"}
 
 
-class ChromaStore:
+class ChromaStore(ClientStore):
     """A Chroma server; any number of threads may use it."""
 
-    traits = TRAITS
+    traits, kind, server = TRAITS, "chroma", "Chroma"
 
     def __init__(self, name: str, settings: StoreSettings) -> None:
-        self._name, self._settings = name, settings
+        super().__init__(name, settings)
         self.ids: dict[str, str] = {}
         """Of collections, by their names, as requests name them."""
-        self._lock = threading.Lock()
-        self._http: httpx.Client | None = None
 
     def open(self, name: str, dim: int, index: IndexSpec) -> ChromaIndex:
         """Return the index of that name; nothing is asked of the server yet."""
@@ -72,40 +70,27 @@ class ChromaStore:
         """Ask for the version, and for the database with the key."""
         version = self.request("GET", "/version", None, "its version")
         self.request("GET", self.database, None, "its database")
-        return f"Chroma, interface {version}, at {self._settings.url} ({TESTED})"
-
-    def close(self) -> None:
-        """Close the connections."""
-        with self._lock:
-            client, self._http = self._http, None
-        if client is not None:
-            client.close()
+        return f"Chroma, interface {version}, at {self.settings.url} ({TESTED})"
 
     @property
     def database(self) -> str:
         """The path of the database that collections are in."""
-        tenant, _, database = (self._settings.database or DATABASE).rpartition("/")
+        tenant, _, database = (self.settings.database or DATABASE).rpartition("/")
         return f"/tenants/{tenant or TENANT}/databases/{database}"
 
     def request(self, method: str, path: str, body: Mapping[str, object] | None, what: str) -> Any:
         """Return the JSON of an answer; whatever goes wrong is an error of ours that says ``what`` was asked."""
         try:
-            found = self._client().request(method, f"/api/v2{path}", json=body)
+            found = self.client.request(method, f"/api/v2{path}", json=body)
         except (httpx.HTTPError, OSError) as error:
             raise StoreUnavailable(
-                f"{self._asked(what)}: {type(error).__name__}: {error}. Nothing was published, and "
-                f"what is due stays due; start it, or correct stores.{self._name}.url."
+                f"{self.was_asked(what)}: {type(error).__name__}: {error}. Nothing was published, and "
+                f"what is due stays due; start it, or correct stores.{self.name}.url."
             ) from error
         if found.status_code == httpx.codes.NOT_FOUND:
-            raise IndexGone(
-                f"{self._asked(what)}: it has none. The index was dropped meanwhile, or the store lost it. Nothing was "
-                "changed; a worker that reaches the store makes it again and re-embeds its documents."
-            )
+            raise gone(f"{self.was_asked(what)}: it has none.")
         if found.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
-            raise StoreRefused(
-                f"{self._asked(what)}: it refuses the key ({found.status_code}). Nothing was changed; correct "
-                f"stores.{self._name}.api_key_env, or what the variable holds."
-            )
+            raise self.refuses_key(f"{self.was_asked(what)}: {found.status_code}.")
         try:
             answer = found.json()
         except ValueError:
@@ -113,24 +98,19 @@ class ChromaStore:
         if not found.is_success:
             reason = answer.get("message", "") if isinstance(answer, dict) else ""
             raise StoreUnavailable(
-                f"{self._asked(what)}: {found.status_code} {reason:.200}. Nothing was published, and what is due "
+                f"{self.was_asked(what)}: {found.status_code} {reason:.200}. Nothing was published, and what is due "
                 "stays due; the server's own log may say more."
             )
         return answer
 
-    def _asked(self, what: str) -> str:
-        return f"the store {self._name!r} (Chroma at {self._settings.url}) was asked for {what}"
-
-    def _client(self) -> httpx.Client:
-        with self._lock:
-            if self._http is None:
-                key = self._settings.key(self._name)
-                self._http = httpx.Client(
-                    base_url=self._settings.address(self._name, "http", "https"),
-                    headers={} if key is None else {"X-Chroma-Token": key},
-                    timeout=self._settings.timeout_s,
-                )
-            return self._http
+    def connect(self) -> httpx.Client:
+        """Return a client."""
+        key = self.settings.key(self.name)
+        return httpx.Client(
+            base_url=self.settings.address(self.name, "http", "https"),
+            headers={} if key is None else {"X-Chroma-Token": key},
+            timeout=self.settings.timeout_s,
+        )
 
 
 class ChromaIndex:
@@ -144,37 +124,38 @@ class ChromaIndex:
 
     def create(self, encoder_fp: str) -> None:
         """Create the collection. Raises ``EncoderMismatch`` where one of another encoder or width has the name."""
-        if self._about() is None:
-            graph = {
-                "space": _SPACES[self._spec.metric],
-                "max_neighbors": self._spec.m,
-                "ef_construction": self._spec.ef_construction,
-                "ef_search": self._spec.ef_search,
-            }
-            body = {
-                "name": self.name,
-                "metadata": {ENCODER: encoder_fp, DIM: self._dim},
-                "configuration": {"hnsw": graph},
-                "get_or_create": True,
-            }
-            self._store.request("POST", self._all, body, f"a collection {self.name}")
-        about = self._about() or {}
-        found = about.get("metadata") or {}
-        if (found.get(ENCODER), found.get(DIM)) != (encoder_fp, self._dim):
-            raise EncoderMismatch(
-                f"the index {self.name} was to be created for encoder {encoder_fp} of width {self._dim}; one of "
-                f"encoder {found.get(ENCODER)!r} and width {found.get(DIM)} has that name. Nothing was changed."
-            )
+        make_once(self.name, (encoder_fp, self._dim), self._made, lambda: self._create(encoder_fp))
 
-    def describe(self) -> IndexDescription | None:
-        """Return what is there; the bytes are those of ids, fields, vectors and graph, as Chroma tells none."""
+    def _made(self) -> Made | None:
         about = self._about()
         if about is None:
             return None
-        points = int(self._ask("GET", "/count", None, f"the points of {self.name}"))
         found = about.get("metadata") or {}
+        return str(found.get(ENCODER, "")), int(found.get(DIM, 0))
+
+    def _create(self, encoder_fp: str) -> None:
+        graph = {
+            "space": _SPACES[self._spec.metric],
+            "max_neighbors": self._spec.m,
+            "ef_construction": self._spec.ef_construction,
+            "ef_search": self._spec.ef_search,
+        }
+        body = {
+            "name": self.name,
+            "metadata": {ENCODER: encoder_fp, DIM: self._dim},
+            "configuration": {"hnsw": graph},
+            "get_or_create": True,
+        }
+        self._store.request("POST", self._all, body, f"a collection {self.name}")
+
+    def describe(self) -> IndexDescription | None:
+        """Return what is there; the bytes are those of ids, fields, vectors and graph, as Chroma tells none."""
+        made = self._made()
+        if made is None:
+            return None
+        points = int(self._ask("GET", "/count", None, f"the points of {self.name}"))
         each = 2 * 4 * self._dim + 36 + 36 + 12 + 8 * self._spec.m
-        return IndexDescription(str(found.get(ENCODER, "")), int(found.get(DIM, 0)), points, points * each, ready=True)
+        return IndexDescription(*made, points, points * each, ready=True)
 
     def _about(self) -> dict[str, Any] | None:
         try:
@@ -185,35 +166,26 @@ class ChromaIndex:
 
     def drop(self) -> None:
         """Drop the collection. Raises ``StoreRefused`` for one that is not ours."""
-        about = self._about()
-        if about is None:
-            return
-        if ENCODER not in (about.get("metadata") or {}):
-            raise StoreRefused(
-                f"the collection {self.name} was to be dropped, and revector did not make it. It was left alone."
-            )
-        with suppress(IndexGone):
-            self._named("DELETE", f"an end of {self.name}")
+        if may_drop(self.name, self._made()):
+            with suppress(IndexGone):
+                self._named("DELETE", f"an end of {self.name}")
 
     def put(self, points: Points) -> None:
         """Upsert points, at most ``REQUEST_POINTS`` at a time."""
-        for first in range(0, len(points.ids), self._rows):
-            some = points.rows(slice(first, first + self._rows))
-            fields = zip(some.attempts, some.chunks.tolist(), some.starts.tolist(), some.stops.tolist(), strict=True)
+        for some in points.batches(self._rows):
             body = {
                 "ids": [str(one) for one in some.ids],
                 "embeddings": [base64.b64encode(one).decode() for one in np.ascontiguousarray(some.vectors, "<f4")],
                 "metadatas": [
                     {"attempt": str(attempt), "chunk": chunk, "start": start, "stop": stop}
-                    for attempt, chunk, start, stop in fields
+                    for _, attempt, chunk, start, stop in some
                 ],
             }
             self._ask("POST", "/upsert", body, f"{len(some.ids):,} points in {self.name}")
 
     def remove(self, ids: Sequence[UUID]) -> None:
         """Delete points by id, also from a collection that is not there."""
-        for first in range(0, len(ids), REQUEST_POINTS):
-            some = [str(one) for one in ids[first : first + REQUEST_POINTS]]
+        for some in batches(list(map(str, ids)), REQUEST_POINTS):
             try:
                 self._ask("POST", "/delete", {"ids": some}, f"points of {self.name} to be deleted")
             except IndexGone:
@@ -237,21 +209,17 @@ class ChromaIndex:
     def read(self, ids: Sequence[UUID]) -> Points:
         """Get points by id."""
         there, fields, vectors = list[str](), list[dict[str, Any]](), list[list[float]]()
-        for first in range(0, len(ids), self._rows):
-            some = [str(one) for one in ids[first : first + self._rows]]
+        for some in batches(list(map(str, ids)), self._rows):
             body = {"ids": some, "include": ["embeddings", "metadatas"]}
             found = self._ask("POST", "/get", body, f"points of {self.name}")
             there += found["ids"]
             fields += found["metadatas"]
             vectors += found["embeddings"]
-        return Points(
-            [UUID(one) for one in there],
-            [UUID(one["attempt"]) for one in fields],
-            np.array([one["chunk"] for one in fields], np.int32),
-            np.array([one["start"] for one in fields], np.int32),
-            np.array([one["stop"] for one in fields], np.int32),
-            np.array(vectors, np.float32).reshape(-1, self._dim),
+        rows = (
+            (UUID(one), UUID(field["attempt"]), field["chunk"], field["start"], field["stop"])
+            for one, field in zip(there, fields, strict=True)
         )
+        return Points.of(rows, np.array(vectors, np.float32).reshape(-1, self._dim))
 
     def finish(self, progress: Progress) -> bool:
         """Return False: the graph grows with each put."""

@@ -15,9 +15,10 @@ from pgvector import HalfVector, Vector
 
 from revector.database.driver import BinaryArray, bind_vectors
 from revector.database.engine import make_engine
-from revector.errors import ConfigError, DatabaseError, EncoderMismatch, IndexGone, StoreRefused, StoreUnavailable
+from revector.errors import ConfigError, DatabaseError, IndexGone, StoreRefused, StoreUnavailable
 from revector.interfaces import Progress
 from revector.spec import HNSW_MAX_DIM, MAX_DIM, IndexSpec
+from revector.stores.clients import demand_made
 from revector.stores.metrics import ZERO
 from revector.stores.pgvector import PgVectorIndex
 from revector.stores.seam import ALL_METRICS, IndexDescription, NearPoint, Points, StoreCosts, StoreTraits
@@ -144,12 +145,7 @@ class ElsewhereIndex:
                 run(f"ALTER TABLE {SCHEMA}.{self.name} ALTER COLUMN embedding SET STORAGE {storage}")
                 run(f"COMMENT ON TABLE {SCHEMA}.{self.name} IS '{OURS}{encoder_fp}'")
         there = self.describe()
-        if there is None or (there.encoder_fp, there.dim) != (encoder_fp, self._dim):
-            found = "it is gone again" if there is None else f"one of encoder {there.encoder_fp!r}, width {there.dim},"
-            raise EncoderMismatch(
-                f"the index {self.name} was to be created for encoder {encoder_fp} of width {self._dim}; {found} has "
-                "that name. Nothing was changed."
-            )
+        demand_made(self.name, (encoder_fp, self._dim), None if there is None else (there.encoder_fp, there.dim))
 
     def describe(self) -> IndexDescription | None:
         """Return what is there, counted up to ``COUNTED`` points."""
@@ -234,14 +230,7 @@ class ElsewhereIndex:
                 rows = connection.execute(statement, {"ids": list(ids[first : first + READ_ROWS])})
                 found += [tuple(row) for row in rows]
         vectors = np.frombuffer(b"".join(row[5] for row in found), number).reshape(-1, self._dim)
-        return Points(
-            [row[0] for row in found],
-            [row[1] for row in found],
-            np.array([row[2] for row in found], np.int32),
-            np.array([row[3] for row in found], np.int32),
-            np.array([row[4] for row in found], np.int32),
-            vectors.astype(np.float32),
-        )
+        return Points.of((row[:5] for row in found), vectors.astype(np.float32))
 
     def finish(self, progress: Progress) -> bool:
         """Build the graph over what was loaded, without blocking writes."""

@@ -13,9 +13,10 @@ from uuid import UUID
 import numpy as np
 import numpy.typing as npt
 
-from revector.errors import EncoderMismatch, IndexGone
+from revector.errors import IndexGone
 from revector.interfaces import Progress, Vectors
 from revector.spec import IndexSpec, Metric
+from revector.stores.clients import demand_made
 from revector.stores.metrics import scores
 from revector.stores.seam import ALL_METRICS, IndexDescription, NearPoint, Points, StoreCosts, StoreTraits
 from revector.stores.settings import StoreSettings
@@ -80,11 +81,7 @@ class MemoryIndex:
         """Create it empty. Raises ``EncoderMismatch`` where one of another encoder or width has the name."""
         with self._lock:
             shelf = self._shelves.setdefault(self.name, _Shelf(encoder_fp, self._dim))
-        if (shelf.encoder_fp, shelf.dim) != (encoder_fp, self._dim):
-            raise EncoderMismatch(
-                f"the index {self.name} was to be created for encoder {encoder_fp} of width {self._dim}; one of "
-                f"encoder {shelf.encoder_fp} and width {shelf.dim} has that name. Nothing was changed."
-            )
+        demand_made(self.name, (encoder_fp, self._dim), (shelf.encoder_fp, shelf.dim))
 
     def describe(self) -> IndexDescription | None:
         """Return what is there of it, or None."""

@@ -6,7 +6,6 @@ Reads are of consistency ``Strong``: a search finds what was acknowledged before
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,9 +18,10 @@ from uuid import UUID
 import numpy as np
 import numpy.typing as npt
 
-from revector.errors import EncoderMismatch, IndexGone, StoreRefused, StoreUnavailable
+from revector.errors import IndexGone, StoreUnavailable
 from revector.interfaces import Progress
 from revector.spec import IndexSpec, Metric
+from revector.stores.clients import ClientStore, Made, batches, gone, make_once, may_drop
 from revector.stores.metrics import minus_root
 from revector.stores.seam import ALL_METRICS, IndexDescription, NearPoint, Points, StoreCosts, StoreTraits
 from revector.stores.settings import StoreSettings
@@ -61,13 +61,14 @@ _ONE_PROCESS = (
 _METRICS: Mapping[Metric, str] = {"cosine": "COSINE", "dot": "IP", "l2": "L2"}
 
 
-class MilvusStore:
+class MilvusStore(ClientStore):
     """A Milvus server, or a file of milvus-lite; any number of threads may use it."""
 
+    kind, server = "milvus", "Milvus"
+
     def __init__(self, name: str, settings: StoreSettings) -> None:
-        self._name, self._settings = name, settings
+        super().__init__(name, settings)
         self.traits = TRAITS if self._path is None else replace(TRAITS, warnings=(_ONE_PROCESS.format(name=name),))
-        self._lock, self._connected = threading.Lock(), None
 
     def open(self, name: str, dim: int, index: IndexSpec) -> MilvusIndex:
         """Return the index of that name; nothing is asked of the server yet."""
@@ -77,25 +78,26 @@ class MilvusStore:
         """Ask for the version."""
         with self.asked("its version") as client:
             version = client.get_server_version(timeout=self.timeout_s)
-        return f"Milvus {str(version).removeprefix('v')} at {self._settings.url} ({TESTED})"
+        return f"Milvus {str(version).removeprefix('v')} at {self.settings.url} ({TESTED})"
 
     def close(self) -> None:
         """Close the connection; of a file, the lock is given up."""
-        with self._lock:
-            client, self._connected = self._connected, None
-        if client is not None:
-            client.close()
-            self._release()
+        used = self._client is not None
+        super().close()
+        if used and (path := self._path) is not None:
+            from milvus_lite.server_manager import server_manager_instance
+
+            server_manager_instance.release_server(str(path.absolute()))
 
     @property
     def timeout_s(self) -> float:
         """How long one request may take."""
-        return self._settings.timeout_s
+        return self.settings.timeout_s
 
     @contextmanager
     def asked(self, what: str) -> Iterator[Any]:
         """Yield the client. Whatever it raises is raised as an error of ours that says ``what`` was asked."""
-        client = self._client()
+        client = self.client
         import grpc
         from pymilvus.exceptions import MilvusException
 
@@ -107,25 +109,17 @@ class MilvusStore:
     def _said(self, error: Exception, what: str) -> Exception:
         code = getattr(error, "code", None)
         reason = str(getattr(error, "message", None) or error).split("\n", 1)[0][:200]
-        said = f"the store {self._name!r} (Milvus at {self._settings.url}) was asked for {what}: {reason}."
+        said = f"{self.was_asked(what)}: {reason}."
         if code == NO_COLLECTION:
-            return IndexGone(
-                f"{said} The index was dropped meanwhile, or the store lost it. Nothing was changed; a worker that "
-                "reaches the store makes it again and re-embeds its documents."
-            )
+            return gone(said)
         if any(word in reason.lower() for word in ("auth", "permission", "privilege")):
-            return StoreRefused(f"{said} Nothing was published; correct the key that stores.{self._name} names.")
+            return self.refuses_key(said)
         return StoreUnavailable(f"{said} Nothing was published, and what is due stays due.")
 
-    def _client(self) -> Any:
-        with self._lock:
-            if self._connected is None:
-                self._connected = self._connect()
-            return self._connected
-
-    def _connect(self) -> Any:
+    def connect(self) -> Any:
+        """Return its client. Raises ``StoreRefused`` where that is not installed."""
         path = self._path
-        url = str(path) if path else self._settings.address(self._name, "http", "https")
+        url = str(path) if path else self.settings.address(self.name, "http", "https")
         try:
             from pymilvus import MilvusClient
             from pymilvus.exceptions import MilvusException
@@ -133,34 +127,25 @@ class MilvusStore:
             if path:
                 import_module("milvus_lite")
         except ImportError as error:
-            raise StoreRefused(
-                f"the store {self._name!r} is of the kind milvus, and {error.name} is not installed here. Nothing was "
-                "changed; run `pip install 'revector[milvus]'`, for a file `pip install milvus-lite` too."
-            ) from error
+            raise self.lacks_client(error, ", for a file `pip install milvus-lite` too") from error
         for library in ("pymilvus", "milvus_lite"):  # they log a traceback of whatever they raise
             logging.getLogger(library).setLevel(logging.CRITICAL)
-        options = {"token": self._settings.key(self._name) or "", "db_name": self._settings.database or ""}
+        options = {"token": self.settings.key(self.name) or "", "db_name": self.settings.database or ""}
         try:
             return MilvusClient(url, timeout=self.timeout_s, **options)
         except (MilvusException, OSError) as error:
             raise self._said(error, "a connection") from error
         except Exception as error:
             raise StoreUnavailable(
-                f"the store {self._name!r} ({self._settings.url}) cannot be opened: {type(error).__name__}: "
+                f"the store {self.name!r} ({self.settings.url}) cannot be opened: {type(error).__name__}: "
                 f"{str(error)[:200]}. Nothing was published. A file of milvus-lite is open in one process at a time."
             ) from error
 
     @property
     def _path(self) -> Path | None:
         """The file of milvus-lite; None for a server."""
-        url = self._settings.url or ""
+        url = self.settings.url or ""
         return Path(url) if url.endswith(".db") and "://" not in url else None
-
-    def _release(self) -> None:
-        if (path := self._path) is not None:
-            from milvus_lite.server_manager import server_manager_instance
-
-            server_manager_instance.release_server(str(path.absolute()))
 
 
 class MilvusIndex:
@@ -174,23 +159,15 @@ class MilvusIndex:
 
     def create(self, encoder_fp: str) -> None:
         """Create the collection with its index, and load it. Raises ``EncoderMismatch`` for one that is another's."""
-        if self._about() is None:
-            try:
-                self._create(encoder_fp)
-            except StoreUnavailable:
-                if self._about() is None:
-                    raise  # else another process has just made it
-        there = self.describe()
-        if there is None or (there.encoder_fp, there.dim) != (encoder_fp, self._dim):
-            found = "it is gone again" if there is None else f"one of encoder {there.encoder_fp!r}, width {there.dim},"
-            raise EncoderMismatch(
-                f"the index {self.name} was to be created for encoder {encoder_fp} of width {self._dim}; {found} has "
-                "that name. Nothing was changed."
-            )
+        make_once(self.name, (encoder_fp, self._dim), self._made, lambda: self._create(encoder_fp))
         with self._store.asked(f"an index over {self.name}") as client:
             if not client.list_indexes(self.name, field_name="vector"):
                 client.create_index(self.name, self._index_params(client), timeout=self._store.timeout_s)
             client.load_collection(self.name, timeout=self._store.timeout_s)
+
+    def _made(self) -> Made | None:
+        about = self._about()
+        return None if about is None else (_encoder(about), _width(about))
 
     def _create(self, encoder_fp: str) -> None:
         with self._store.asked(f"a collection {self.name}") as client:
@@ -225,12 +202,12 @@ class MilvusIndex:
         about = self._about()
         if about is None:
             return None
-        width = next((int(one["params"]["dim"]) for one in about["fields"] if one["name"] == "vector"), 0)
+        width = _width(about)
         with self._store.asked(f"the points of {self.name}") as client:
             found = client.query(self.name, filter="", output_fields=["count(*)"], timeout=self._store.timeout_s)
             points = int(found[0]["count(*)"])
-        fp = str(about.get("properties", {}).get(ENCODER, ""))
-        return IndexDescription(fp, width, points, points * (4 * width + 36 + 36 + 12), self._pending() == 0)
+        size = points * (4 * width + 36 + 36 + 12)
+        return IndexDescription(_encoder(about), width, points, size, self._pending() == 0)
 
     def _about(self) -> dict[str, Any] | None:
         try:
@@ -247,35 +224,26 @@ class MilvusIndex:
 
     def drop(self) -> None:
         """Drop the collection. Raises ``StoreRefused`` for one that is not ours."""
-        about = self._about()
-        if about is None:
-            return
-        if ENCODER not in about.get("properties", {}):
-            raise StoreRefused(
-                f"the collection {self.name} was to be dropped, and revector did not make it. It was left alone."
-            )
-        with self._store.asked(f"an end of {self.name}") as client:
-            client.drop_collection(self.name, timeout=self._store.timeout_s)
+        if may_drop(self.name, self._made()):
+            with self._store.asked(f"an end of {self.name}") as client:
+                client.drop_collection(self.name, timeout=self._store.timeout_s)
 
     def put(self, points: Points) -> None:
         """Upsert points, ``REQUEST_POINTS`` at a time."""
-        for first in range(0, len(points.ids), self._rows):
-            some = points.rows(slice(first, first + self._rows))
-            columns = (some.chunks.tolist(), some.starts.tolist(), some.stops.tolist(), some.vectors)
+        for some in points.batches(self._rows):
             rows = [
-                dict(zip((*_FIELDS, "vector"), (str(attempt), *rest), strict=True), id=str(one))
-                for one, attempt, *rest in zip(some.ids, some.attempts, *columns, strict=True)
+                dict(zip((*_FIELDS, "vector"), (str(attempt), *numbers, vector), strict=True), id=str(one))
+                for (one, attempt, *numbers), vector in zip(some, some.vectors, strict=True)
             ]
             with self._store.asked(f"{len(rows):,} points in {self.name}") as client:
                 client.upsert(self.name, rows, timeout=self._store.timeout_s)
 
     def remove(self, ids: Sequence[UUID]) -> None:
         """Delete points by id, also from a collection that is not there."""
-        for first in range(0, len(ids), REQUEST_POINTS):
-            some = [str(one) for one in ids[first : first + REQUEST_POINTS]]
+        for some in batches(list(map(str, ids)), REQUEST_POINTS):
             try:
                 with self._store.asked(f"points of {self.name} to be deleted") as client:
-                    client.delete(self.name, ids=some, timeout=self._store.timeout_s)
+                    client.delete(self.name, ids=list(some), timeout=self._store.timeout_s)
             except IndexGone:
                 return
 
@@ -313,22 +281,15 @@ class MilvusIndex:
     def read(self, ids: Sequence[UUID]) -> Points:
         """Get points by id."""
         found: list[dict[str, Any]] = []
-        for first in range(0, len(ids), self._rows):
-            some = [str(one) for one in ids[first : first + self._rows]]
+        for some in batches(list(map(str, ids)), self._rows):
 
-            def get(client: Any, some: list[str] = some) -> Any:
+            def get(client: Any, some: Sequence[str] = some) -> Any:
                 fields = ["id", *_FIELDS, "vector"]
-                return client.get(self.name, ids=some, output_fields=fields, timeout=self._store.timeout_s)
+                return client.get(self.name, ids=list(some), output_fields=fields, timeout=self._store.timeout_s)
 
             found += self._loaded(f"points of {self.name}", get)
-        return Points(
-            [UUID(one["id"]) for one in found],
-            [UUID(one["attempt"]) for one in found],
-            np.array([one["chunk"] for one in found], np.int32),
-            np.array([one["start"] for one in found], np.int32),
-            np.array([one["stop"] for one in found], np.int32),
-            np.array([one["vector"] for one in found], np.float32).reshape(-1, self._dim),
-        )
+        rows = [(UUID(one["id"]), UUID(one["attempt"]), *(one[number] for number in _FIELDS[1:])) for one in found]
+        return Points.of(rows, np.array([one["vector"] for one in found], np.float32).reshape(-1, self._dim))
 
     def finish(self, progress: Progress) -> bool:
         """Have everything written to segments, and wait until their graphs are built."""
@@ -356,6 +317,14 @@ class MilvusIndex:
         with self._store.asked(f"a load of {self.name}") as client:
             client.load_collection(self.name, timeout=self._store.timeout_s)
             return ask(client)
+
+
+def _encoder(about: Mapping[str, Any]) -> str:
+    return str(about.get("properties", {}).get(ENCODER, ""))
+
+
+def _width(about: Mapping[str, Any]) -> int:
+    return next((int(one["params"]["dim"]) for one in about["fields"] if one["name"] == "vector"), 0)
 
 
 def open_store(name: str, settings: StoreSettings) -> MilvusStore:

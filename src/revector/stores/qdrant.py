@@ -7,7 +7,6 @@ acknowledged once it is applied (``wait``); less counts as no acknowledgement.
 from __future__ import annotations
 
 import math
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -17,9 +16,10 @@ from uuid import UUID
 import numpy as np
 import numpy.typing as npt
 
-from revector.errors import EncoderMismatch, IndexGone, StoreRefused, StoreUnavailable
+from revector.errors import IndexGone, StoreRefused, StoreUnavailable
 from revector.interfaces import Progress, Vectors
 from revector.spec import IndexSpec, Metric
+from revector.stores.clients import ClientStore, Made, batches, gone, make_once, may_drop
 from revector.stores.seam import ALL_METRICS, IndexDescription, NearPoint, Points, StoreCosts, StoreTraits
 from revector.stores.settings import StoreSettings
 
@@ -58,14 +58,10 @@ TRAITS = StoreTraits(
 _DISTANCES: Mapping[Metric, str] = {"cosine": "COSINE", "dot": "DOT", "l2": "EUCLID"}
 
 
-class QdrantStore:
+class QdrantStore(ClientStore):
     """A Qdrant server; any number of threads may use it."""
 
-    traits = TRAITS
-
-    def __init__(self, name: str, settings: StoreSettings) -> None:
-        self._name, self._settings = name, settings
-        self._lock, self._connected = threading.Lock(), None
+    traits, kind, server = TRAITS, "qdrant", "Qdrant"
 
     def open(self, name: str, dim: int, index: IndexSpec) -> QdrantIndex:
         """Return the index of that name; nothing is asked of the server yet."""
@@ -78,22 +74,15 @@ class QdrantStore:
             client.get_collections()
         if tuple(int(part) for part in version.split(".")[:2] if part.isdecimal()) < OLDEST:
             raise StoreRefused(
-                f"{self._asked('its version')}: {version}. Collections need metadata, which {OLDEST[0]}.{OLDEST[1]} "
+                f"{self.was_asked('its version')}: {version}. Collections need metadata, which {OLDEST[0]}.{OLDEST[1]} "
                 "and newer have. Nothing was changed; upgrade it, or name another store."
             )
-        return f"Qdrant {version} at {self._settings.url} ({TESTED})"
-
-    def close(self) -> None:
-        """Close the connections."""
-        with self._lock:
-            client, self._connected = self._connected, None
-        if client is not None:
-            client.close()
+        return f"Qdrant {version} at {self.settings.url} ({TESTED})"
 
     @contextmanager
     def asked(self, what: str) -> Iterator[Any]:
         """Yield the client. Whatever it raises is raised as an error of ours that says ``what`` was asked."""
-        client = self._client()
+        client = self.client
         from qdrant_client.common.client_exceptions import QdrantException
         from qdrant_client.http.exceptions import ApiException
 
@@ -106,8 +95,8 @@ class QdrantStore:
         """Raise ``StoreUnavailable`` unless a write is applied: it may be on its way, or in a log."""
         if str(result.status) != "completed":
             raise StoreUnavailable(
-                f"{self._asked(what)}: it says {str(result.status)!r} instead of 'completed'. Nothing was published, "
-                "and what is due stays due."
+                f"{self.was_asked(what)}: it says {str(result.status)!r} instead of 'completed'. Nothing was "
+                "published, and what is due stays due."
             )
 
     def _said(self, error: Exception, what: str) -> Exception:
@@ -115,50 +104,33 @@ class QdrantStore:
         if status is not None:
             with suppress(ValueError, LookupError, TypeError):
                 reason = error.structured()["status"]["error"]  # type: ignore[attr-defined]
-        said = f"{self._asked(what)}: {status or type(reason).__name__}: {str(reason).splitlines()[0]:.200}."
+        said = f"{self.was_asked(what)}: {status or type(reason).__name__}: {str(reason).splitlines()[0]:.200}."
         if status == NOT_FOUND:
-            return IndexGone(
-                f"{said} The index was dropped meanwhile, or the store lost it. Nothing was changed; a worker that "
-                "reaches the store makes it again and re-embeds its documents."
-            )
+            return gone(said)
         if status in (401, 403):
-            return StoreRefused(
-                f"{said} It refuses the key. Nothing was changed; correct stores.{self._name}.api_key_env, or what the "
-                "variable holds."
-            )
+            return self.refuses_key(said)
         if status in REFUSED:
             return StoreRefused(f"{said} Nothing was published; correct what it says, here or in the server.")
         return StoreUnavailable(
-            f"{said} Nothing was published, and what is due stays due; start it, or correct stores.{self._name}.url."
+            f"{said} Nothing was published, and what is due stays due; start it, or correct stores.{self.name}.url."
         )
 
-    def _asked(self, what: str) -> str:
-        return f"the store {self._name!r} (Qdrant at {self._settings.url}) was asked for {what}"
-
-    def _client(self) -> Any:
-        with self._lock:
-            if self._connected is None:
-                self._connected = self._connect()
-            return self._connected
-
-    def _connect(self) -> Any:
+    def connect(self) -> Any:
+        """Return its client. Raises ``StoreRefused`` where that is not installed, and for settings it does not have."""
         try:
             from qdrant_client import QdrantClient
         except ImportError as error:
+            raise self.lacks_client(error) from error
+        if self.settings.database is not None:
             raise StoreRefused(
-                f"the store {self._name!r} is of the kind qdrant, and {error.name} is not installed here. Nothing was "
-                "changed; run `pip install 'revector[qdrant]'`."
-            ) from error
-        if self._settings.database is not None:
-            raise StoreRefused(
-                f"stores.{self._name}.database is {self._settings.database!r}, and Qdrant has no databases. Nothing "
+                f"stores.{self.name}.database is {self.settings.database!r}, and Qdrant has no databases. Nothing "
                 "was sent; leave it out."
             )
-        key = self._settings.key(self._name)
+        key = self.settings.key(self.name)
         return QdrantClient(
-            url=self._settings.address(self._name, "http", "https"),
+            url=self.settings.address(self.name, "http", "https"),
             headers={} if key is None else {"api-key": key},
-            timeout=math.ceil(self._settings.timeout_s),
+            timeout=math.ceil(self.settings.timeout_s),
             check_compatibility=False,  # it asks in a thread of its own, and warns
         )
 
@@ -174,19 +146,11 @@ class QdrantIndex:
 
     def create(self, encoder_fp: str) -> None:
         """Create the collection. Raises ``EncoderMismatch`` where one of another encoder or width has the name."""
-        if self._about() is None:
-            try:
-                self._create(encoder_fp)
-            except StoreUnavailable:
-                if self._about() is None:
-                    raise  # else another process has just made it
+        make_once(self.name, (encoder_fp, self._dim), self._made, lambda: self._create(encoder_fp))
+
+    def _made(self) -> Made | None:
         about = self._about()
-        found = (None, None) if about is None else (_encoder(about), about.config.params.vectors.size)
-        if found != (encoder_fp, self._dim):
-            raise EncoderMismatch(
-                f"the index {self.name} was to be created for encoder {encoder_fp} of width {self._dim}; one of "
-                f"encoder {found[0]!r} and width {found[1]} has that name. Nothing was changed."
-            )
+        return None if about is None else (_encoder(about), int(about.config.params.vectors.size))
 
     def _create(self, encoder_fp: str) -> None:
         with self._store.asked(f"a collection {self.name}") as client:
@@ -224,47 +188,35 @@ class QdrantIndex:
 
     def drop(self) -> None:
         """Drop the collection. Raises ``StoreRefused`` for one that is not ours."""
-        about = self._about()
-        if about is None:
-            return
-        if not _encoder(about):
-            raise StoreRefused(
-                f"the collection {self.name} was to be dropped, and revector did not make it. It was left alone."
-            )
-        with self._store.asked(f"an end of {self.name}") as client:
-            client.delete_collection(self.name)
+        if may_drop(self.name, self._made()):
+            with self._store.asked(f"an end of {self.name}") as client:
+                client.delete_collection(self.name)
 
     def put(self, points: Points) -> None:
         """Upsert points, at most ``REQUEST_POINTS`` at a time."""
-        for first in range(0, len(points.ids), self._rows):
-            some, what = points.rows(slice(first, first + self._rows)), f"points in {self.name}"
-            lengths = self._lengths(some.vectors).tolist()
-            fields = zip(
-                map(str, some.attempts),
-                some.chunks.tolist(),
-                some.starts.tolist(),
-                some.stops.tolist(),
-                lengths,
-                strict=True,
-            )
+        for some in points.batches(self._rows):
+            what = f"points in {self.name}"
+            fields = zip(some, self._lengths(some.vectors).tolist(), strict=True)
             with self._store.asked(what) as client:
                 from qdrant_client import models
 
                 batch = models.Batch(
                     ids=[str(one) for one in some.ids],
                     vectors=some.vectors.tolist(),
-                    payloads=[dict(zip(_FIELDS, one, strict=True)) for one in fields],
+                    payloads=[
+                        dict(zip(_FIELDS, (str(attempt), *rest, length), strict=True))
+                        for (_, attempt, *rest), length in fields
+                    ],
                 )
                 self._store.applied(client.upsert(self.name, batch, wait=True), what)
 
     def remove(self, ids: Sequence[UUID]) -> None:
         """Delete points by id, also from a collection that is not there."""
         what = f"points of {self.name} to be deleted"
-        for first in range(0, len(ids), REQUEST_POINTS):
-            some = [str(one) for one in ids[first : first + REQUEST_POINTS]]
+        for some in batches(list(map(str, ids)), REQUEST_POINTS):
             try:
                 with self._store.asked(what) as client:
-                    self._store.applied(client.delete(self.name, some, wait=True), what)
+                    self._store.applied(client.delete(self.name, list(some), wait=True), what)
             except IndexGone:
                 return
 
@@ -293,21 +245,17 @@ class QdrantIndex:
     def read(self, ids: Sequence[UUID]) -> Points:
         """Retrieve points by id, with vectors of their own lengths."""
         found = list[Any]()
-        for first in range(0, len(ids), self._rows):
-            some = [str(one) for one in ids[first : first + self._rows]]
+        for some in batches(list(map(str, ids)), self._rows):
             with self._store.asked(f"points of {self.name}") as client:
                 found += client.retrieve(self.name, some, with_vectors=True)
         fields = [one.payload for one in found]
         vectors = np.array([one.vector for one in found], np.float32).reshape(-1, self._dim)
         lengths = np.array([one["length"] for one in fields], np.float32).reshape(-1, 1)
-        return Points(
-            [UUID(str(one.id)) for one in found],
-            [UUID(one["attempt"]) for one in fields],
-            np.array([one["chunk"] for one in fields], np.int32),
-            np.array([one["start"] for one in fields], np.int32),
-            np.array([one["stop"] for one in fields], np.int32),
-            vectors * lengths,
-        )
+        rows = [
+            (UUID(str(one.id)), UUID(field["attempt"]), *(field[number] for number in _FIELDS[1:4]))
+            for one, field in zip(found, fields, strict=True)
+        ]
+        return Points.of(rows, vectors * lengths)
 
     def finish(self, progress: Progress) -> bool:
         """Wait until its optimizer has built the graphs of all segments that are to have one."""

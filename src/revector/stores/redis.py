@@ -7,7 +7,6 @@ dropped index. One server: the search module's cluster is another thing.
 from __future__ import annotations
 
 import struct
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,9 +16,10 @@ from uuid import UUID
 import numpy as np
 import numpy.typing as npt
 
-from revector.errors import EncoderMismatch, IndexGone, StoreRefused, StoreUnavailable
+from revector.errors import IndexGone, StoreRefused, StoreUnavailable
 from revector.interfaces import Progress
 from revector.spec import IndexSpec, Metric
+from revector.stores.clients import ClientStore, Made, batches, gone, make_once, may_drop
 from revector.stores.metrics import minus_root
 from revector.stores.seam import ALL_METRICS, IndexDescription, NearPoint, Points, StoreCosts, StoreTraits
 from revector.stores.settings import StoreSettings
@@ -56,14 +56,10 @@ TRAITS = StoreTraits(
 _METRICS: Mapping[Metric, str] = {"cosine": "COSINE", "dot": "IP", "l2": "L2"}
 
 
-class RedisStore:
+class RedisStore(ClientStore):
     """A Redis server; any number of threads may use it."""
 
-    traits = TRAITS
-
-    def __init__(self, name: str, settings: StoreSettings) -> None:
-        self._name, self._settings = name, settings
-        self._lock, self._connected = threading.Lock(), None
+    traits, kind, server = TRAITS, "redis", "Redis"
 
     def open(self, name: str, dim: int, index: IndexSpec) -> RedisIndex:
         """Return the index of that name; nothing is asked of the server yet."""
@@ -76,8 +72,8 @@ class RedisStore:
             modules = {_text(one[b"name"]): one[b"ver"] for one in client.execute_command("MODULE", "LIST")}
         if about.get("loading"):  # until then it says of its append-only file that there is none
             raise StoreUnavailable(
-                f"{self._asked('its settings')}, and still loads its data since it was started. Nothing was changed; "
-                "ask again."
+                f"{self.was_asked('its settings')}, and still loads its data since it was started. Nothing was "
+                "changed; ask again."
             )
         wrong = ""
         if "search" not in modules:
@@ -92,23 +88,16 @@ class RedisStore:
         elif not about.get("aof_enabled"):
             wrong = "it keeps no append-only file, so a restart would lose acknowledged points; set appendonly yes"
         if wrong:
-            raise StoreRefused(f"{self._asked('its settings')}: {wrong}. Nothing was changed.")
+            raise StoreRefused(f"{self.was_asked('its settings')}: {wrong}. Nothing was changed.")
         number = int(modules["search"])  # 21005 is 2.10.5
         module = f"{number // 10_000}.{number // 100 % 100}.{number % 100}"
         version = f"{about['redis_version']} with its search module {module}"
-        return f"Redis {version} at {self._settings.url} ({TESTED})"
-
-    def close(self) -> None:
-        """Close the connections."""
-        with self._lock:
-            client, self._connected = self._connected, None
-        if client is not None:
-            client.close()
+        return f"Redis {version} at {self.settings.url} ({TESTED})"
 
     @contextmanager
     def asked(self, what: str) -> Iterator[Any]:
         """Yield the client. Whatever it raises is raised as an error of ours that says ``what`` was asked."""
-        client = self._client()
+        client = self.client
         from redis.exceptions import RedisError
 
         try:
@@ -120,29 +109,23 @@ class RedisStore:
         """Return an error of ours for one of the client's."""
         from redis.exceptions import AuthenticationError, NoPermissionError, ReadOnlyError, ResponseError
 
-        said = f"{self._asked(what)}: {type(error).__name__}: {str(error)[:200]}."
+        said = f"{self.was_asked(what)}: {type(error).__name__}: {str(error)[:200]}."
         if isinstance(error, AuthenticationError | NoPermissionError):
-            return StoreRefused(
-                f"{said} Nothing was published; correct stores.{self._name}.api_key_env, what the variable holds, or "
-                "the rights of that user."
-            )
+            return self.refuses_key(said)
         if isinstance(error, ReadOnlyError):
             return StoreRefused(
-                f"{said} Nothing was published, and what is due stays due; name the primary as stores.{self._name}.url."
+                f"{said} Nothing was published, and what is due stays due; name the primary as stores.{self.name}.url."
             )
         if isinstance(error, ResponseError) and any(words in str(error).lower() for words in NOT_THERE):
             return self.gone(what)
         return StoreUnavailable(
             f"{said} Nothing was published, and what is due stays due; start it, make room in it, or correct "
-            f"stores.{self._name}.url."
+            f"stores.{self.name}.url."
         )
 
     def gone(self, what: str) -> IndexGone:
         """Return the error of an index that is not there."""
-        return IndexGone(
-            f"{self._asked(what)}: it has no such index. It was dropped meanwhile, or the store lost it. Nothing was "
-            "changed; a worker that reaches the store makes it again and re-embeds its documents."
-        )
+        return gone(f"{self.was_asked(what)}: it has no such index.")
 
     def check_whole(self, found: dict[bytes, Any], what: str) -> None:
         """Raise ``StoreUnavailable`` for an answer that may be short: Redis calls that success."""
@@ -150,41 +133,30 @@ class RedisStore:
         if bare := sum(not one.get(b"extra_attributes") for one in found[b"results"]):
             wrong.append(f"{bare:,} points came without their fields")
         if wrong:
-            raise StoreUnavailable(f"{self._asked(what)}: {'; '.join(wrong)}. Nothing was answered; ask again.")
+            raise StoreUnavailable(f"{self.was_asked(what)}: {'; '.join(wrong)}. Nothing was answered; ask again.")
 
-    def _asked(self, what: str) -> str:
-        return f"the store {self._name!r} (Redis at {self._settings.url}) was asked for {what}"
-
-    def _client(self) -> Any:
-        with self._lock:
-            if self._connected is None:
-                self._connected = self._connect()
-            return self._connected
-
-    def _connect(self) -> Any:
+    def connect(self) -> Any:
+        """Return its client. Raises ``StoreRefused`` where it is not installed, and for a database without search."""
         try:
             from redis import Redis
             from redis.backoff import NoBackoff
             from redis.exceptions import ConnectionError as NotConnected
             from redis.retry import Retry
         except ImportError as error:
-            raise StoreRefused(
-                f"the store {self._name!r} is of the kind redis, and {error.name} is not installed here. Nothing was "
-                "changed; run `pip install 'revector[redis]'`."
-            ) from error
-        url = self._settings.address(self._name, "redis", "rediss")
-        database = self._settings.database or urlsplit(url).path.strip("/") or "0"
+            raise self.lacks_client(error) from error
+        url = self.settings.address(self.name, "redis", "rediss")
+        database = self.settings.database or urlsplit(url).path.strip("/") or "0"
         if database != "0":
             raise StoreRefused(
-                f"stores.{self._name} names database {database}; Redis searches its database 0 only. Nothing was sent; "
+                f"stores.{self.name} names database {database}; Redis searches its database 0 only. Nothing was sent; "
                 "leave it out of url and database."
             )
         return Redis.from_url(
             url,
-            password=self._settings.key(self._name),
+            password=self.settings.key(self.name),
             protocol=3,
-            socket_timeout=self._settings.timeout_s,
-            socket_connect_timeout=self._settings.timeout_s,
+            socket_timeout=self.settings.timeout_s,
+            socket_connect_timeout=self.settings.timeout_s,
             # A connection of before a restart fails once. What was not answered in time is not tried again.
             retry=Retry(NoBackoff(), 1, supported_errors=(NotConnected,)),
         )
@@ -200,19 +172,15 @@ class RedisIndex:
 
     def create(self, encoder_fp: str) -> None:
         """Create the index. Raises ``EncoderMismatch`` where one of another encoder or width has the name."""
-        if self._about() is None:
-            try:
-                self._create(encoder_fp)
-            except StoreUnavailable:
-                if self._about() is None:
-                    raise  # else another process has just made it
-        there = self.describe()
-        if there is None or (there.encoder_fp, there.dim) != (encoder_fp, self._dim):
-            found = "it is gone again" if there is None else f"one of encoder {there.encoder_fp!r}, width {there.dim},"
-            raise EncoderMismatch(
-                f"the index {self.name} was to be created for encoder {encoder_fp} of width {self._dim}; {found} has "
-                "that name. Nothing was changed."
-            )
+        make_once(self.name, (encoder_fp, self._dim), self._made, lambda: self._create(encoder_fp))
+
+    def _made(self) -> Made | None:
+        about = self._about()
+        if about is None:
+            return None
+        with self._store.asked(f"the index {self.name}") as client:
+            encoder = client.hget(self.name, "encoder") or b""
+        return _text(encoder), int(about[b"attributes"][0][b"dim"])
 
     def _create(self, encoder_fp: str) -> None:
         graph = self._spec.kind == "hnsw"
@@ -231,12 +199,10 @@ class RedisIndex:
         about = self._about()
         if about is None:
             return None
-        with self._store.asked(f"the index {self.name}") as client:
-            encoder = client.hget(self.name, "encoder") or b""
-        megabytes = sum(float(value) for key, value in about.items() if key in _SIZES)
-        dim, points = int(about[b"attributes"][0][b"dim"]), int(about[b"num_docs"])
+        encoder, dim = self._made() or ("", self._dim)
+        megabytes, points = sum(float(about.get(key, 0)) for key in _SIZES), int(about[b"num_docs"])
         size = int(megabytes * (1 << 20) + points * (HASH_BYTES + HASH_NUMBER_BYTES * dim))
-        return IndexDescription(_text(encoder), dim, points, size, _is_whole(about))
+        return IndexDescription(encoder, dim, points, size, _is_whole(about))
 
     def _about(self) -> dict[bytes, Any] | None:
         try:
@@ -248,14 +214,8 @@ class RedisIndex:
 
     def drop(self) -> None:
         """Drop the index with its hashes. Raises ``StoreRefused`` for one that is not ours."""
-        if self._about() is None:
-            return
-        with self._store.asked(f"an end of {self.name}") as client:
-            if not client.exists(self.name):
-                raise StoreRefused(
-                    f"the index {self.name} was to be dropped, and revector did not make it. It was left alone."
-                )
-            with client.pipeline(transaction=True) as both:
+        if may_drop(self.name, self._made()):
+            with self._store.asked(f"an end of {self.name}") as client, client.pipeline(transaction=True) as both:
                 both.delete(self.name)
                 both.execute_command("FT.DROPINDEX", self.name, "DD")
                 both.execute()
@@ -268,13 +228,10 @@ class RedisIndex:
                 "wide. Nothing was written."
             )
         what = f"points in {self.name}"
-        for first in range(0, len(points.ids), PUT_POINTS):
-            some = points.rows(slice(first, first + PUT_POINTS))
-            columns = (some.attempts, some.chunks.tolist(), some.starts.tolist(), some.stops.tolist(), some.vectors)
+        for some in points.batches(PUT_POINTS):
             values = list[bytes | str]()
-            for one, attempt, chunk, start, stop, vector in zip(some.ids, *columns, strict=True):
-                fields = FIELDS.pack(attempt.bytes, chunk, start, stop)
-                values += [one.hex, fields, np.asarray(vector, "<f4").tobytes()]
+            for (one, attempt, *numbers), vector in zip(some, some.vectors, strict=True):
+                values += [one.hex, FIELDS.pack(attempt.bytes, *numbers), np.asarray(vector, "<f4").tobytes()]
             with self._store.asked(what) as client:
                 written = client.eval(PUT, 1, self.name, *values)
             if not written:
@@ -282,9 +239,9 @@ class RedisIndex:
 
     def remove(self, ids: Sequence[UUID]) -> None:
         """Remove hashes by id, also of an index that is not there."""
-        for first in range(0, len(ids), READ_POINTS):
+        for some in batches(ids, READ_POINTS):
             with self._store.asked(f"points of {self.name} to be deleted") as client:
-                client.unlink(*(self._key(one) for one in ids[first : first + READ_POINTS]))
+                client.unlink(*map(self._key, some))
 
     def near(self, vector: npt.NDArray[np.float32], n: int, *, exact: bool) -> list[NearPoint]:
         """Search; ``exact`` changes nothing, as what has a graph is not asked for it."""
@@ -304,8 +261,7 @@ class RedisIndex:
     def read(self, ids: Sequence[UUID]) -> Points:
         """Read hashes by id."""
         found, what = list[tuple[UUID, bytes, bytes]](), f"points of {self.name}"
-        for first in range(0, len(ids), READ_POINTS):
-            some = ids[first : first + READ_POINTS]
+        for some in batches(ids, READ_POINTS):
             with self._store.asked(what) as client, client.pipeline(transaction=False) as all_:
                 all_.exists(self.name)
                 for one in some:
@@ -314,16 +270,9 @@ class RedisIndex:
             if not there:
                 raise self._store.gone(what)
             found += [(one, *row) for one, row in zip(some, rows, strict=True) if None not in row]
-        fields = [FIELDS.unpack(one[1]) for one in found]
         vectors = np.frombuffer(b"".join(one[2] for one in found), "<f4").reshape(-1, self._dim)
-        return Points(
-            [one[0] for one in found],
-            [UUID(bytes=one[0]) for one in fields],
-            np.array([one[1] for one in fields], np.int32),
-            np.array([one[2] for one in fields], np.int32),
-            np.array([one[3] for one in fields], np.int32),
-            vectors.astype(np.float32),
-        )
+        rows = ((one, FIELDS.unpack(fields)) for one, fields, _ in found)
+        return Points.of(((one, UUID(bytes=tried), *rest) for one, (tried, *rest) in rows), vectors.astype(np.float32))
 
     def finish(self, progress: Progress) -> bool:
         """Return False: the graph grows with each put."""

@@ -6,7 +6,7 @@ conditional write, no transaction and no order of requests: a request that arriv
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, get_args
 from uuid import UUID
@@ -99,6 +99,13 @@ class Points:
     stops: npt.NDArray[np.integer]
     vectors: Vectors
 
+    @classmethod
+    def of(cls, rows: Iterable[tuple[UUID, UUID, int, int, int]], vectors: Vectors) -> Points:
+        """Return points given as rows of id, attempt, chunk, start and stop."""
+        ids, attempts, *numbers = list(zip(*rows, strict=True)) or [()] * 5
+        chunks, starts, stops = (np.array(one, np.int32) for one in numbers)
+        return cls(list(ids), list(attempts), chunks, starts, stops, vectors)
+
     def rows(self, wanted: slice) -> Points:
         """Return some of the points."""
         return Points(
@@ -109,6 +116,16 @@ class Points:
             self.stops[wanted],
             self.vectors[wanted],
         )
+
+    def batches(self, most: int) -> Iterator[Points]:
+        """Yield them in parts of at most ``most``."""
+        for first in range(0, len(self.ids), most):
+            yield self.rows(slice(first, first + most))
+
+    def __iter__(self) -> Iterator[tuple[UUID, UUID, int, int, int]]:
+        """Yield id, attempt, chunk, start and stop of each."""
+        numbers = (self.chunks.tolist(), self.starts.tolist(), self.stops.tolist())
+        return zip(self.ids, self.attempts, *numbers, strict=True)
 
 
 @dataclass(frozen=True, slots=True)
