@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
 import sqlalchemy as sa
+from pydantic import Field
 
 from revector.adoption.standing import AdoptionStatus, read_standing
 from revector.documents import deadletters
@@ -18,6 +20,7 @@ from revector.indexing.dial import read_share
 from revector.lifecycle import BUILDING, FORWARD, STEPS, Phase, remaining, state_of
 from revector.registry import sharding, work
 from revector.registry.collections import Collection, Generation, read_collection, read_generation
+from revector.registry.cutoffs import read_cutoffs
 from revector.registry.lanes import lane_of
 from revector.registry.spending import spent
 from revector.registry.watching import clock_jumped, encoder_fault
@@ -55,6 +58,8 @@ class SlotStatus(Kept):
     waiting: WaitingItems
     lag_s: float
     encoder_fault: str | None
+    cutoffs: Mapping[str, float | None] = Field(default_factory=dict)
+    """Name → the score from which the application shows a hit, None where the gate could not tell it."""
 
 
 class Slots(Kept):
@@ -257,6 +262,7 @@ def _slot(connection: sa.Connection, role: str, gen: int | None) -> SlotStatus |
         waiting=WaitingItems(live=waiting.due, bulk=waiting.bulk, dead=waiting.dead, waived=waiting.waived),
         lag_s=round(waiting.oldest_s, 1),
         encoder_fault=encoder_fault(connection, gen),
+        cutoffs={name: one.score for name, one in read_cutoffs(connection, gen).items()},
     )
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from revector.errors import ConfigError, DocumentError, NotCaughtUp
+from revector.registry import cutoffs
+from revector.registry.control import control
 from worlds import World, working
 
 pytest.importorskip("haystack", reason="the extra `haystack` is not installed")
@@ -78,6 +80,18 @@ def test_a_pipeline_finds_what_was_written_by_what_serves_and_follows_the_swap(
     ):
         with pytest.raises(ConfigError, match="Nothing was searched"):
             RevectorDocumentRetriever(store).run("quince7", filters=refused)
+
+
+def test_documents_below_a_cut_off_are_left_out(served: World, store: RevectorDocumentStore) -> None:
+    with control(served.engine, served.collection.cid, actor="tester") as held:
+        cutoffs.choose(held, {"support": 0.5})
+    every = RevectorDocumentRetriever(store, top_k=50).run("apple7 pear7")["documents"]
+    wanted = [one.id for one in every if one.score >= 0.5]
+    assert 0 < len(wanted) < len(every)
+    by_number = RevectorDocumentRetriever(store, top_k=50).run("apple7 pear7", min_score=0.5)["documents"]
+    named = RevectorDocumentRetriever(store, top_k=50, min_score="support")
+    by_name = RevectorDocumentRetriever.from_dict(named.to_dict()).run("apple7 pear7")["documents"]
+    assert [one.id for one in by_name] == [one.id for one in by_number] == wanted
 
 
 def test_a_pipeline_is_written_down_and_read_again_without_a_password(store: RevectorDocumentStore) -> None:

@@ -16,6 +16,8 @@ from revector.encoders.hashing import HashingEncoder
 from revector.errors import ConfigError, EncoderMismatch, NotCaughtUp, StateError
 from revector.indexing.encoding import Encoders
 from revector.interfaces import Piece, Side, Vectors
+from revector.registry import cutoffs
+from revector.registry.control import control
 from worlds import World
 
 pytest.importorskip("langchain_core", reason="the extra `langchain` is not installed")
@@ -169,6 +171,27 @@ def test_filters_scores_retrievers_and_whole_documents(served: World) -> None:
     assert [one.id for one in own.invoke("apple7 pear7")] == ["d00003"]
     with pytest.raises(ConfigError, match="not an option"):
         store.similarity_search("apple7", 1, namespace="x")
+
+
+def test_hits_below_a_cut_off_are_left_out_by_its_name_and_by_number(served: World) -> None:
+    with control(served.engine, served.collection.cid, actor="tester") as held:
+        cutoffs.choose(held, {"support": 0.5})
+    store = RevectorStore("docs", project=served.project, wait_s=None)
+    every = store.similarity_search_with_score("apple7 pear7", 50)
+    wanted = [one.id for one, score in every if score >= 0.5]
+    assert 0 < len(wanted) < len(every)
+    fp, vector = served.generation().encoder_fp, store.embeddings.embed_query("apple7 pear7")
+    for least in ("support", 0.5):
+        assert [one.id for one in store.similarity_search("apple7 pear7", 50, min_score=least)] == wanted
+        by_vector = store.similarity_search_by_vector(vector, 50, encoder_fp=fp, min_score=least)
+        assert [one.id for one in by_vector] == wanted
+        for retriever in (
+            store.as_retriever(search_kwargs={"k": 50, "min_score": least}),
+            RevectorRetriever(store=store, k=50, min_score=least),
+        ):
+            assert [one.id for one in retriever.invoke("apple7 pear7")] == wanted
+    with pytest.raises(ConfigError, match="no cut-off"):
+        store.similarity_search("apple7", 1, min_score="faq")
 
 
 @pytest.mark.parametrize("normalize", [True, False])

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from revector.errors import ConfigError, NotCaughtUp
+from revector.registry import cutoffs
+from revector.registry.control import control
 from worlds import World, working
 
 pytest.importorskip("llama_index", reason="the extra `llama-index` is not installed")
@@ -70,6 +72,17 @@ def test_filters_hold_and_those_that_cannot_be_are_refused(index: Index) -> None
     ):
         with pytest.raises(ConfigError, match="Nothing was done"):
             store.query(VectorStoreQuery(query_str="quince", filters=refused))
+
+
+def test_hits_below_a_cut_off_are_left_out(index: Index) -> None:
+    served, _, found = index
+    with control(served.engine, served.collection.cid, actor="tester") as held:
+        cutoffs.choose(held, {"support": 0.5})
+    every = found.as_retriever(similarity_top_k=20).retrieve("quince7 and melon7")
+    wanted = [hit.node_id for hit in every if hit.score >= 0.5]
+    assert 0 < len(wanted) < len(every)
+    retriever = found.as_retriever(similarity_top_k=20, vector_store_kwargs={"min_score": "support"})
+    assert [hit.node_id for hit in retriever.retrieve("quince7 and melon7")] == wanted
 
 
 def test_nodes_are_deleted_by_document_id_or_filter(index: Index) -> None:

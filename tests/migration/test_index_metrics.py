@@ -103,7 +103,9 @@ def test_what_an_index_loses_is_measured_by_its_metric(world: World, metric: str
     assert report.lost_best == 0
 
 
-def test_a_change_of_metric_embeds_nothing_and_goes_back(served: World) -> None:
+def test_a_change_of_metric_embeds_nothing_maps_cut_offs_and_goes_back(served: World) -> None:
+    with control(served.engine, served.collection.cid, actor="tester") as held:
+        cutoffs.choose(held, {"support": 0.2})
     served.revision("b200", "a100", 'model = ModelSpec(name="hashing", dim=64)', 'index = IndexSpec(metric="l2")')
     before = served.project.searcher("docs").search(QUERY)
     plan = served.migrator.plan("b200")
@@ -116,6 +118,7 @@ def test_a_change_of_metric_embeds_nothing_and_goes_back(served: World) -> None:
     distances = [-np.sqrt(max(0.0, 2 - 2 * hit.score)) for hit in before.hits]
     np.testing.assert_allclose([hit.score for hit in after.hits], distances, atol=1e-5)
     assert served.value("SELECT distance FROM revector.active('docs')") == "l2"
+    assert after.cutoffs["support"] == pytest.approx(-np.sqrt(2 - 2 * 0.2), abs=0.1)
     served.migrator.rollback("a test")
     assert served.project.searcher("docs").search(QUERY).hits == before.hits
 

@@ -28,6 +28,8 @@ from revector.errors import (
 )
 from revector.interfaces import Document
 from revector.planning.estimate import Estimate
+from revector.registry import cutoffs
+from revector.registry.control import control
 from revector.rehearsal.growth import Growth, graph_growth, step_times
 from revector.rehearsal.report import RehearsedRollback
 from revector.rehearsal.sampling import FigureSums, choose_queries, draw, whole
@@ -159,6 +161,27 @@ def test_a_gate_that_would_fail_is_said_with_old_and_new_and_the_rest_is_rehears
     assert re.search(r"gate: recall@10 falls by .* against revision a100 ", found.refusals[0])
     assert found.gate.new.recall.mean < found.gate.old.recall.mean
     assert found.gate.gate["max_drop"] == 0.1
+    assert found.rollback.passed
+
+
+def test_cut_offs_are_carried_over_on_the_copy_as_the_real_gate_will(served: World) -> None:
+    with control(served.engine, served.collection.cid, actor="tester") as held:
+        cutoffs.choose(held, {"support": 0.5})
+    found = rehearse(served, share=1.0)
+    served.upgrade("b200", to="gate")
+    with served.engine.connect() as connection:
+        real = cutoffs.read_scores(connection, served.generation("building").gen)
+    assert found.cutoffs == {"support": (0.5, real["support"])}
+    assert real["support"] != 0.5
+    rehearsal_page(found, console_for(page := io.StringIO()))
+    assert f"support 0.5000, then {real['support']:.4f}" in page.getvalue()
+
+
+def test_a_cut_off_that_the_copy_cannot_carry_over_is_said_and_ends_nothing(served: World) -> None:
+    with control(served.engine, served.collection.cid, actor="tester") as held:
+        cutoffs.choose(held, {"support": 0.99})
+    found = rehearse(served, share=1.0)
+    assert any("cut-off support" in reason and "cannot be carried over" in reason for reason in found.refusals)
     assert found.rollback.passed
 
 

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from revector.interfaces import whole_texts
+from revector.registry import cutoffs
+from revector.registry.control import control
 from services import JSON_TYPE, SEARCH, key_for, listening, serve
 from worlds import World
 
@@ -132,8 +134,16 @@ def test_a_vector_store_is_searched_as_the_searcher_does(asked: tuple[World, Any
     best = client.vector_stores.search("docs", query=["apple7 pear7"], ranking_options={"score_threshold": 0.5}).data
     assert best[0].file_id == "d00007"
     assert all(one.score >= 0.5 for one in best)
-    every = client.vector_stores.search("docs", query=["apple7 pear7"], ranking_options={"score_threshold": -99}).data
+    every = client.vector_stores.search("docs", query=["apple7 pear7"], ranking_options={"score_threshold": -1}).data
     assert len(every) == 10
+    with control(world.engine, world.collection.cid, actor="tester") as held:
+        cutoffs.choose(held, {"support": 0.5})
+    named = client.vector_stores.search("docs", query=["apple7 pear7"], ranking_options={"score_threshold": "support"})
+    assert [one.file_id for one in named.data] == [one.file_id for one in best]
+    assert named.model_extra["cutoffs"] == {"support": 0.5}
+    for least in (-99, "faq"):
+        with pytest.raises(openai.BadRequestError, match="min_score"):
+            client.vector_stores.search("docs", query="apple7 pear7", ranking_options={"score_threshold": least})
 
 
 @pytest.mark.parametrize(

@@ -75,3 +75,6 @@ def test_the_command_line_takes_both_and_sets_lists_and_drops(
     assert [row["name"] for row in said("cutoffs", "drop", "support")["cutoffs"]] == ["faq"]
     assert run(["cutoffs", "list"]) == 0
     assert "a person" in capsys.readouterr().out
+    assert said("status")["slots"]["active"]["cutoffs"] == {"faq": 0.25}
+    assert run(["status"]) == 0
+    assert "Cut-offs of a100 (active): faq 0.2500" in capsys.readouterr().out

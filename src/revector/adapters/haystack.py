@@ -17,6 +17,7 @@ from revector.config import Project
 from revector.documents.documents import StoredDocument
 from revector.errors import ConfigError, DocumentError
 from revector.interfaces import Document as Stored
+from revector.serving.asked import MinScore
 
 _RANGES = {">": "gt", ">=": "gte", "<": "lt", "<=": "lte"}
 
@@ -87,14 +88,19 @@ class RevectorDocumentRetriever:
     """The documents of a store that are most like a query, by the index and encoder that serve when it is asked."""
 
     def __init__(
-        self, document_store: RevectorDocumentStore, filters: dict[str, Any] | None = None, top_k: int = 10
+        self,
+        document_store: RevectorDocumentStore,
+        filters: dict[str, Any] | None = None,
+        top_k: int = 10,
+        min_score: MinScore = None,
     ) -> None:
-        self.document_store, self.filters, self.top_k = document_store, filters, top_k
+        self.document_store, self.filters, self.top_k, self.min_score = document_store, filters, top_k, min_score
 
     def to_dict(self) -> dict[str, Any]:
         """Return what makes this retriever again."""
         store = self.document_store.to_dict()
-        return dict(default_to_dict(self, document_store=store, filters=self.filters, top_k=self.top_k))
+        asked = {"filters": self.filters, "top_k": self.top_k, "min_score": self.min_score}
+        return dict(default_to_dict(self, document_store=store, **asked))
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> RevectorDocumentRetriever:
@@ -105,16 +111,23 @@ class RevectorDocumentRetriever:
 
     @component.output_types(documents=list[Document])
     def run(
-        self, query: str, filters: dict[str, Any] | None = None, top_k: int | None = None
+        self,
+        query: str,
+        filters: dict[str, Any] | None = None,
+        top_k: int | None = None,
+        min_score: MinScore = None,
     ) -> dict[str, list[Document]]:
         """Search by text; a document's ``score`` is by the index's metric. ``filters``: comparisons joined by AND.
+
+        ``min_score``, by default that of the retriever, is a number or the name of a cut-off.
 
         Raises ``ConfigError`` for other filters: they could not be met before the best are chosen.
         """
         chosen = filters or self.filters
         where = where_of(chosen) if chosen else None
         opened = self.document_store.opened
-        found = opened.whole(opened.searcher.search(query, top_k or self.top_k, where=where))
+        least = self.min_score if min_score is None else min_score
+        found = opened.whole(opened.searcher.search(query, top_k or self.top_k, where=where, min_score=least))
         return {
             "documents": [
                 Document(id=hit.id, content=text, meta=dict(hit.meta), score=hit.score) for hit, text in found

@@ -19,6 +19,7 @@ from revector.adapters.serving import guard, opened
 from revector.config import Project
 from revector.errors import ConfigError, StateError
 from revector.interfaces import Document as Stored
+from revector.serving.asked import MinScore
 from revector.serving.embedding import embed
 from revector.serving.searcher import Answer
 from revector.stores.metrics import cosine_of
@@ -47,7 +48,7 @@ class RevectorStore(VectorStore):
     ``wait_s``: how long adding waits until searches show the texts (`revector worker` embeds them), None: not at all;
     then ``NotCaughtUp`` is raised, and the texts are stored. ``embedding``: a model that the application still has
     configured; it is only proved to be the one that serves, see ``guard``, and allows searches by its vectors until a
-    swap. Filters are those of ``Searcher.search``.
+    swap. Filters and ``min_score``, a number or the name of a cut-off, are those of ``Searcher.search``.
     """
 
     def __init__(
@@ -107,11 +108,16 @@ class RevectorStore(VectorStore):
         return [document for document, _ in self.similarity_search_with_score(query, k, **kwargs)]
 
     def similarity_search_with_score(
-        self, query: str, k: int = 4, filter: Mapping[str, Any] | None = None, **kwargs: Any
+        self,
+        query: str,
+        k: int = 4,
+        filter: Mapping[str, Any] | None = None,
+        min_score: MinScore = None,
+        **kwargs: Any,
     ) -> list[tuple[Document, float]]:
         """Return documents with their score by the index's metric, best first: the cosine, unless it is another."""
         no_more(kwargs)
-        return self._shown(self._opened.searcher.search(query, k, where=filter))
+        return self._shown(self._opened.searcher.search(query, k, where=filter, min_score=min_score))
 
     def similarity_search_by_vector(
         self,
@@ -119,6 +125,7 @@ class RevectorStore(VectorStore):
         k: int = 4,
         filter: Mapping[str, Any] | None = None,
         encoder_fp: str | None = None,
+        min_score: MinScore = None,
         **kwargs: Any,
     ) -> list[Document]:
         """Return what is most like a vector of the model that serves.
@@ -133,7 +140,7 @@ class RevectorStore(VectorStore):
                 "a vector alone does not say which model made it. Nothing was searched; give its encoder_fp, open the "
                 "store with embedding=, or search by text."
             )
-        answer = self._opened.searcher.search_given(embedding, made_by, k, where=filter)
+        answer = self._opened.searcher.search_given(embedding, made_by, k, where=filter, min_score=min_score)
         return [one for one, _ in self._shown(answer)]
 
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
@@ -175,9 +182,11 @@ class RevectorRetriever(BaseRetriever):
     store: RevectorStore
     k: int = 4
     where: dict[str, Any] | None = Field(default=None)
+    min_score: MinScore = None
 
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **kwargs: Any
     ) -> list[Document]:
         del run_manager
-        return self.store.similarity_search(query, kwargs.get("k", self.k), filter=kwargs.get("where", self.where))
+        asked = {"filter": kwargs.get("where", self.where), "min_score": kwargs.get("min_score", self.min_score)}
+        return self.store.similarity_search(query, kwargs.get("k", self.k), **asked)

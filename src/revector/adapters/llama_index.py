@@ -25,6 +25,7 @@ from revector.adapters.matching import ids_where, joined
 from revector.config import Project
 from revector.errors import ConfigError
 from revector.interfaces import Document
+from revector.serving.asked import MinScore
 
 _RANGES = {
     FilterOperator.GT: "gt",
@@ -119,8 +120,11 @@ class RevectorVectorStore(BasePydanticVectorStore):
             ids = [doc_id for page in pages for doc_id in page]
         return [_node(one.id, one.meta, one.text) for one in self._opened.get(ids)]
 
-    def query(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
-        """Search by text. Raises ``ConfigError`` for a query without text, and for modes other than the default."""
+    def query(self, query: VectorStoreQuery, *, min_score: MinScore = None, **kwargs: Any) -> VectorStoreQueryResult:
+        """Search by text; ``min_score`` (an index's ``vector_store_kwargs``) is that of ``Searcher.search``.
+
+        Raises ``ConfigError`` for a query without text, and for modes other than the default.
+        """
         no_more(kwargs)
         if query.mode != VectorStoreQueryMode.DEFAULT:
             raise ConfigError(f"mode {query.mode.value!r} is not offered. Nothing was searched; leave it out.")
@@ -134,7 +138,8 @@ class RevectorVectorStore(BasePydanticVectorStore):
             where = joined(where, "ref_doc_id", list(query.doc_ids))
         if query.node_ids:
             raise ConfigError("node_ids cannot restrict a search. Nothing was searched; use filters.")
-        found = self._opened.whole(self._opened.searcher.search(query.query_str, query.similarity_top_k, where=where))
+        searcher, k = self._opened.searcher, query.similarity_top_k
+        found = self._opened.whole(searcher.search(query.query_str, k, where=where, min_score=min_score))
         nodes = [_node(hit.id, hit.meta, text) for hit, text in found]
         scores = [hit.score for hit, _ in found]
         return VectorStoreQueryResult(nodes=nodes, similarities=scores, ids=[node.node_id for node in nodes])

@@ -66,8 +66,10 @@ def _verdicts(found: RehearsalReport) -> dict[str, str]:
     elif not found.verify.passed:
         back = "not tried: the copy failed its verification"
     held = ", ".join(f"{move} {ms:g} ms" for move, ms in found.pauses_ms.items())
+    mapped = (f"{name} {_score(old)}, then {_score(new)}" for name, (old, new) in found.cutoffs.items())
     return {
         "gate": _gate(found.gate),
+        **({"cut-offs": "; ".join(mapped)} if found.cutoffs else {}),
         "verification": "the index equals the documents" if found.verify.passed else "failed",
         "rollback": back,
         "writers wait": held or "not measured",
@@ -87,6 +89,10 @@ def _gate(kept: GateResult | None) -> str:
     judged = {"pass": "passed", "fail": "failed"}.get(kept.verdict, kept.verdict)
     worst = "" if kept.worst_slice is None else f"; worst slice {kept.worst_slice.words}"
     return f"{judged}: recall@{kept.k} {', '.join(sides)} on {kept.queries:,} queries{worst}"
+
+
+def _score(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.4f}"
 
 
 def _interval(one: Interval, sign: str = "") -> str:

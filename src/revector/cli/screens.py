@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from revector.gate.figures import GateFigures, GateResult
     from revector.lifecycle import Outcome
     from revector.serving.shadow_rows import ShadowSums
-    from revector.status import BulkProgress, MigrationStatus, Slots, Status, UnusableFiles, WaitingRevision
+    from revector.status import BulkProgress, MigrationStatus, Slots, SlotStatus, Status, UnusableFiles, WaitingRevision
 
 _MARKS = {"done": "✓", "current": "▸", "waiting": "·"}
 
@@ -114,9 +114,7 @@ def status_screen(found: Status) -> RenderableType:
             line = "The database's clock jumped in this window: it ends only by `revector retire --now --reason …`"
             parts += [Text(line, style="yellow")]
     for role, slot in found.slots.filled.items():
-        if slot.encoder_fault:
-            lost = "; no rollback while it lasts" if role == "standby" else ""
-            parts += [Text(), Text(f"Encoder of {slot.revision} fails{lost}: {slot.encoder_fault}", style="red")]
+        parts += _beside(role, slot)
     for reads in found.shadow:
         parts += [Text(), Text(shadow_line(reads))]
     if found.dead_letters:
@@ -137,6 +135,18 @@ def _waiting(following: WaitingRevision | UnusableFiles, *, open_one: bool) -> T
         return Text(f"The migration files cannot be used: {following.problem}", style="red")
     then = "once this migration is closed" if open_one else "run `revector plan`, then `revector upgrade`"
     return Text(f"Revision {following.revision} ({following.model}) waits: {then}", style="yellow")
+
+
+def _beside(role: str, slot: SlotStatus) -> list[RenderableType]:
+    """Return what there is to say of a slot beside its row: that its encoder fails, and its cut-offs."""
+    parts: list[RenderableType] = []
+    if slot.encoder_fault:
+        lost = "; no rollback while it lasts" if role == "standby" else ""
+        parts += [Text(), Text(f"Encoder of {slot.revision} fails{lost}: {slot.encoder_fault}", style="red")]
+    if slot.cutoffs:
+        scores = (f"{name} {'unknown' if score is None else f'{score:.4f}'}" for name, score in slot.cutoffs.items())
+        parts += [Text(), Text(f"Cut-offs of {slot.revision} ({role}): {', '.join(scores)}")]
+    return parts
 
 
 def shadow_line(reads: ShadowSums) -> str:

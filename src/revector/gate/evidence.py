@@ -233,7 +233,7 @@ class Evidence:
         with control(self._engine, self._cid, actor=self._actor, token=token) as held:
             verdicts.save_result(held, generation, KINDS[step], verdict=verdict.value, detail=detail, seen=seen)
             if (mapped := verdict.detail.get(min_agreement.EVIDENCE)) is not None:
-                cutoffs.keep_mapped(held, generation.gen, min_agreement.as_mapped(mapped))
+                cutoffs.keep_mapped(held, generation.gen, min_agreement.as_mapped(mapped, generation.spec.index.metric))
             now = read_generation(held.connection, generation.gen)
             if verdict.passed and now.phase in STEPS[step].needs:
                 moves.advance(held, generation.gen, step, **brief)

@@ -28,6 +28,7 @@ from revector.planning.forecast import MigrationPlan
 from revector.registry import sharding
 from revector.registry.collections import Collection, Generation, read_collection, read_generation
 from revector.registry.control import add_event
+from revector.registry.cutoffs import read_scores
 from revector.rehearsal.growth import Growth, graph_growth, step_times
 from revector.rehearsal.report import RehearsalReport, StepTime
 from revector.rehearsal.sampling import (
@@ -60,6 +61,7 @@ class _Real:
     active_bytes: int
     labels: Labels | None
     qrels: Mapping[str, Mapping[str, int]]
+    cutoffs: Mapping[str, float]
 
 
 class Rehearsal:
@@ -137,6 +139,7 @@ class Rehearsal:
                 sa.text("SELECT pg_total_relation_size(to_regclass(:name))"),
                 {"name": "" if active is None else active.physical_name},
             )
+            cutoffs = {} if active is None else read_scores(connection, active.gen)
         if active is not None:
             _refuse_unlike(active, graph, target)
             encoders.of(active)
@@ -147,9 +150,9 @@ class Rehearsal:
         )
         evidence.refuse_unmeasurable(target, collection)
         if folder is None:
-            return _Real(collection, plan, target, active, int(size or 0), None, {})
+            return _Real(collection, plan, target, active, int(size or 0), None, {}, cutoffs)
         queries = usable_queries(load_labels(folder), Documents(self._engine, collection.cid))
-        return _Real(collection, plan, target, active, int(size or 0), queries.labels, queries.qrels)
+        return _Real(collection, plan, target, active, int(size or 0), queries.labels, queries.qrels, cutoffs)
 
     def _rehearse(self, real: _Real, scratch: Scratch, folder: Path, size: int, seed: int) -> RehearsalReport:
         trial = Trial(
@@ -174,7 +177,7 @@ class Rehearsal:
         self._progress.done()
         labels = None if real.labels is None else write_beir(folder / "labels", real.labels, queries)
         if real.active is not None:
-            trial.serve(real.active.revision)
+            trial.serve(real.active.revision, real.cutoffs)
         trial.migrate(real.target, labels)
         if real.active is not None and trial.found.verified.passed:
             trial.back_and_forth(real.target.revision, labels)
@@ -237,6 +240,7 @@ class Rehearsal:
             refusals=_refusals(found, all_queries=queries == len(real.qrels)),
             warnings=real.plan.warnings,
             notes=_notes(real, sample, found, queries),
+            cutoffs=found.cutoffs,
         )
 
 

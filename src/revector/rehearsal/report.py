@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 from revector.formats.kept import plain
 from revector.gate.figures import GateResult
@@ -76,3 +76,5 @@ class RehearsalReport:
 
     wall_s: float = 0.0
     kept: str | None = None
+    cutoffs: Mapping[str, tuple[float | None, float | None]] = field(default_factory=dict)
+    """Name → the number on the served model, and the one that the gate mapped it to: None where it could not tell."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,14 +23,16 @@ from revector.indexing.worker import Worker
 from revector.interfaces import Document, Progress
 from revector.migration.migrator import Migrator
 from revector.migration.settings import MigratorSettings
-from revector.registry import work
+from revector.registry import cutoffs, work
 from revector.registry.collections import Generation, ensure_collection, read_collection, read_generation
+from revector.registry.control import control
 from revector.registry.lanes import lane_of
 from revector.rehearsal.report import RehearsedRollback
 from revector.rehearsal.sampling import SampleStratum, measure
 from revector.rehearsal.scratch import Scratch
 from revector.serving.searcher import Searcher
 from revector.spec import Revision
+from revector.stores.metrics import nearest_score
 from revector.verify.readback import INVARIANTS
 from revector.verify.verification import verify_live
 
@@ -59,6 +62,7 @@ class Findings:
     verify: GateResult | None = None
     gate: GateResult | None = None
     rollback: RehearsedRollback | None = None
+    cutoffs: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
 
     @property
     def verified(self) -> GateResult:
@@ -117,13 +121,15 @@ class Trial:
         self._searcher = Searcher(self.engine, self._name, self._encoders)
         self.found = Findings()
 
-    def serve(self, revision: str) -> None:
-        """Make the served revision the copy's own, as it is: what is rehearsed is the migration away from it."""
+    def serve(self, revision: str, scores: Mapping[str, float]) -> None:
+        """Make the served revision the copy's own, with its cut-offs: what is rehearsed is the migration from it."""
         migrator = self._migrator(None, revision)
         migrator.run("provision", revision)
         self._embed(migrator, revision)
         for step in ("index", "verify", "gate", "approve", "swap"):
             migrator.run(step, revision)
+        if scores:
+            self._choose(scores)
 
     def migrate(self, target: Revision, labels: Path | None) -> None:
         """Run the steps up to the swap; what a gate refuses is noted and goes on, overridden in the copy."""
@@ -144,6 +150,7 @@ class Trial:
         found.gate = self._judge(migrator, generation, "gate")
         if not found.gate.passed:
             migrator.override(WHY)
+        self._carry_over(generation)
         migrator.run("approve", revision)
         with self._timed("swap"):
             found.pauses_ms["swap"] = migrator.run("swap", revision).facts["pause_ms"]
@@ -227,6 +234,19 @@ class Trial:
             kept = latest_result(connection, generation.gen, KINDS[step])
         assert kept is not None  # the step keeps what it found either way
         return kept
+
+    def _choose(self, scores: Mapping[str, float], revision: str | None = None) -> None:
+        with control(self.engine, self.cid, actor=self._actor) as held:
+            cutoffs.choose(held, scores, revision)
+
+    def _carry_over(self, generation: Generation) -> None:
+        """Note what the gate mapped; what it could not gets the least score there is, for the copy shows nobody."""
+        with self.engine.connect() as connection:
+            found = cutoffs.read_cutoffs(connection, generation.gen)
+        self.found.cutoffs = {name: (one.original, one.score) for name, one in found.items()}
+        lowest = nearest_score(-math.inf, generation.spec.index.metric)
+        if untold := {name: lowest for name, one in found.items() if one.score is None}:
+            self._choose(untold, generation.revision)
 
     def _measure(self, generation: Generation) -> None:
         self._progress.start("count tokens", self._documents.count())

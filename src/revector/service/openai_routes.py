@@ -18,7 +18,7 @@ from revector.registry.collections import Generation
 from revector.service.openai_errors import responses_of
 from revector.service.problems import example
 from revector.service.routes import Name, routes
-from revector.service.search import while_waited_for
+from revector.service.search import LeastScore, while_waited_for
 from revector.service.state import Service, Shared
 from revector.serving.bounds import Stop
 from revector.serving.embedding import Embedded, embed
@@ -195,12 +195,15 @@ class Compound(BaseModel):
 
 
 class Ranking(BaseModel):
-    """Results are ranked by their score alone; those below ``score_threshold``, if it is given, are left out."""
+    """Results are ranked by their score alone.
+
+    Those below ``score_threshold``, a number or the name of a cut-off, are left out if it is given.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     ranker: Literal["auto", "none"] = "auto"
-    score_threshold: float | None = Field(default=None, allow_inf_nan=False)
+    score_threshold: LeastScore | None = None
 
 
 class StoreSearchIn(BaseModel):
@@ -244,7 +247,8 @@ async def search_store(collection: Name, asked: StoreSearchIn, request: Request,
     where, least = _where(asked.filters), asked.ranking_options.score_threshold
 
     def ask(stop: Stop) -> dict[str, object]:
-        found = service.searcher(collection).search(query, asked.max_num_results, where=where, stop=stop)
+        searcher, k = service.searcher(collection), asked.max_num_results
+        found = searcher.search(query, k, where=where, min_score=least, stop=stop)
         return {
             "object": "vector_store.search_results.page",
             "search_query": [query],
@@ -257,7 +261,6 @@ async def search_store(collection: Name, asked: StoreSearchIn, request: Request,
                     "content": [{"type": "text", "text": hit.text}],
                 }
                 for hit in found.hits
-                if least is None or hit.score >= least
             ],
             "has_more": False,
             "next_page": None,
@@ -265,6 +268,7 @@ async def search_store(collection: Name, asked: StoreSearchIn, request: Request,
             "generation": found.generation,
             "encoder_fp": found.encoder_fp,
             "warnings": list(found.warnings),
+            "cutoffs": dict(found.cutoffs),
         }
 
     return JSONResponse(await while_waited_for(request, service.searching, ask))

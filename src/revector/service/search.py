@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import anyio
 from fastapi import Body, Request, Response
@@ -27,6 +27,12 @@ T = TypeVar("T")
 reading = routes("read", body="search", lane="searches")
 
 
+LeastScore: TypeAlias = (
+    Annotated[float, Field(strict=True, allow_inf_nan=False)] | Annotated[str, Field(min_length=1, max_length=63)]
+)
+"""A number, or the name of a cut-off."""
+
+
 class _Search(BaseModel):
     """What every search takes. ``where``: equality, one of a list, or a range; ``a.b`` reaches in."""
 
@@ -35,11 +41,9 @@ class _Search(BaseModel):
     k: int = Field(default=10, ge=1, le=1_000)
     where: dict[str, object] | None = Field(default=None, max_length=64)
     by: Literal["document", "chunk"] = "document"
-    min_score: (
-        Annotated[float, Field(strict=True, allow_inf_nan=False)]
-        | Annotated[str, Field(min_length=1, max_length=63)]
-        | None
-    ) = Field(default=None, description="Least score of a hit, or the name of a cut-off (`revector cutoffs`).")
+    min_score: LeastScore | None = Field(
+        default=None, description="Least score of a hit, or the name of a cut-off (`revector cutoffs`)."
+    )
 
 
 class ByText(_Search):

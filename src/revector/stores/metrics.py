@@ -58,6 +58,12 @@ def no_score(value: float, metric: Metric) -> str:
     return "" if least <= value <= most else f"{what}, found {value:g}"
 
 
+def nearest_score(value: float, metric: Metric) -> float:
+    """Return ``value``, or the nearest number that can be a score by ``metric``."""
+    _, least, most = _RANGES[metric]
+    return min(most, max(least, value))
+
+
 def cosine_of(score: float, metric: Metric) -> float:
     """Return the cosine of two vectors of length 1 by their score: |a - b|² = 2 - 2 a·b."""
     return 1 - score * score / 2 if metric == "l2" else score

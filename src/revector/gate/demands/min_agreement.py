@@ -14,7 +14,8 @@ from revector.measure.metrics import Interval
 from revector.measure.thresholds import Cutoff, match_cutoffs
 from revector.registry.collections import Generation
 from revector.registry.cutoffs import NamedCutoff, read_cutoffs, read_scores
-from revector.spec import Gate
+from revector.spec import Gate, Metric
+from revector.stores.metrics import nearest_score
 
 EVIDENCE = "cutoffs"
 
@@ -33,12 +34,15 @@ class CutoffEvidence(Kept):
     chosen: tuple[str, ...]
 
 
-def as_mapped(evidence: object) -> dict[str, NamedCutoff]:
-    """Return what to keep of evidence with the new generation: the mapped numbers, None where it cannot tell."""
+def as_mapped(evidence: object, metric: Metric) -> dict[str, NamedCutoff]:
+    """Return what to keep of evidence with the new generation: the mapped numbers, None where it cannot tell.
+
+    ``metric`` is that of the new index.
+    """
     found = TypeAdapter(CutoffEvidence).validate_python(evidence)
     return {
         one.name: NamedCutoff(
-            None if one.matched is None else min(1.0, max(-1.0, one.matched.threshold)), one.threshold
+            None if one.matched is None else nearest_score(one.matched.threshold, metric), one.threshold
         )
         for one in found.moved
         if one.name not in found.chosen
