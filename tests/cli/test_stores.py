@@ -91,7 +91,7 @@ def test_a_key_that_is_refused_is_not_shown(served: World, address: str, monkeyp
     assert "VECTORS_KEY, and that variable is not set" in refused(served, StoreRefused)
     monkeypatch.setenv("VECTORS_KEY", f"{KEY}-but-wrong")
     served.__dict__.pop("project", None)
-    assert "refuses the key (401)" in refused(served, StoreRefused)
+    assert "401. It refuses the key" in refused(served, StoreRefused)
     monkeypatch.setenv("VECTORS_KEY", KEY)
     served.__dict__.pop("project", None)
     assert "1.0.0" in served.project.stores.ask("vectors")
