@@ -227,6 +227,7 @@ def test_compressed_hdf5_of_nothing_but_zeros_is_refused(tmp_path: Path, monkeyp
     assert not (tmp_path / "vector.npy").exists()
 
 
+@pytest.mark.slow
 def test_a_parquet_bomb_is_refused_at_import_and_at_ingest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -244,6 +245,7 @@ def test_a_parquet_bomb_is_refused_at_import_and_at_ingest(tmp_path: Path, monke
         open_columns(tmp_path / "y.parquet", tmp_path)
 
 
+@pytest.mark.slow
 def test_a_large_value_in_every_row_is_read_a_few_rows_at_a_time(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -294,6 +294,7 @@ def test_other_errors_are_retried(error: BaseException) -> None:
     assert caught.value is error
 
 
+@pytest.mark.slow
 def test_parsing_imports_nothing_heavy() -> None:
     code = f"""
 import sys, time

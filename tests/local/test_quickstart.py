@@ -80,6 +80,7 @@ def test_every_document_says_what_it_is(corpus: dict[str, Document]) -> None:
         assert len(document.text) >= MIN_CHARACTERS
 
 
+@pytest.mark.slow
 def test_corpus_is_the_same_in_another_process_and_needs_no_torch() -> None:
     """Fresh processes, for packages that a test run imports do change some docstrings."""
     printed = [

@@ -59,6 +59,7 @@ def killed(process: subprocess.Popen[str]) -> None:
     process.wait()
 
 
+@pytest.mark.slow
 def test_servers_of_a_killed_run_are_removed_and_those_of_a_living_one_are_not(root: Path) -> None:
     dead, living = root / "revector-test-dead", root / "revector-place-living"
     processes = [started(dead), started(living)]

@@ -316,10 +316,12 @@ def test_a_full_archive_stops_the_backfill_alone_and_it_resumes(clean: Scene, wa
     assert mounted(lambda: faults_disk.full_archive(clean.place, warned=warned)) == []
 
 
+@pytest.mark.slow
 def test_a_full_database_disk_refuses_writes_whole_and_comes_back_with_everything(tmp_path: Path) -> None:
     assert mounted(lambda: faults_disk.full_server(tmp_path)) == []
 
 
+@pytest.mark.slow
 def test_each_step_of_a_migration_on_a_full_database_disk_is_done_or_not_done_and_goes_on_with_room(
     tmp_path: Path,
 ) -> None:
