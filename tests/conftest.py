@@ -225,3 +225,18 @@ def webhook() -> Iterator[tuple[str, list[Any]]]:
 
     with loopback(post) as address:
         yield address, heard
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium without a window; skipped where there is none."""
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        pytest.skip("there is no chromium, chromium-browser or google-chrome on the PATH")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright, of the extra `dev`")
+    quiet = ["disable-gpu", "disable-quic", "no-first-run", "disable-background-networking", "disable-sync"]
+    flags = [f"--{name}" for name in (*quiet, "disable-component-update")]
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=program, args=flags, timeout=300_000)
+        yield started
+        started.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -41,15 +40,6 @@ WRITTEN, ASKED = demo.COLLECTION, "guides"
 
 STEP_S = 300.0
 """Deadline of what takes seconds on an idle machine."""
-
-FLAGS = [
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 @dataclass
@@ -160,19 +150,6 @@ def test_a_viewer_sees_the_page_but_may_not_move_anything(site: Site, migrated: 
 
 
 # In a browser ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if program is None:
-        pytest.skip("there is no chromium, chromium-browser or google-chrome on the PATH")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=program, args=FLAGS, timeout=STEP_S * 1_000)
-        yield started
-        started.close()
 
 
 def open_airflow(browser: Any, site: Site, user: str, path: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from revector.cli import exits, run
 from revector.errors import LabelError
 from revector.labels import load_labels, span_of
+from revector.labels.batch import JudgedBatch, ScoreChange
 from revector.labels.clicks import label_clicks
 from revector.labels.pool import EXAMPLE, read_pool, write_pool
 from worlds import World
@@ -324,7 +326,7 @@ def test_a_judged_pool_goes_back_into_the_labels(two: World, cli: Cli) -> None:
     added = [row for row in given if row["judged"] == "no"]
     assert cli.json == {
         "folder": str(two.root / "labels"), "rows": len(rows), "added": len(added), "known": len(given) - len(added),
-        "empty": len(rows) - len(given), "new_queries": 1,
+        "empty": len(rows) - len(given), "new_queries": 1, "disputed": 0, "held_back": 0, "agreement": None,
     }  # fmt: skip
     labels = load_labels(two.root / "labels")
     assert labels.qrels["n1"]["d00007"] == 2
@@ -336,6 +338,25 @@ def test_a_judged_pool_goes_back_into_the_labels(two: World, cli: Cli) -> None:
     assert load_labels(two.root / "labels") == labels
     assert cli("add", "pool.csv", "--to", "fresh") == 0
     assert load_labels(two.root / "fresh").qrels["n1"]["d00007"] == 2
+
+
+def test_what_two_judges_said_is_added_with_how_far_they_agree(two: World, cli: Cli) -> None:
+    (two.root / "new.jsonl").write_text("".join(f'{{"_id": "n{n}", "text": "apple{n} pear{n}"}}\n' for n in range(3)))
+    assert cli("pool", "-o", "pool.jsonl", *BOTH, "-k", "2", "--queries", "new.jsonl") == 0
+    batch = JudgedBatch(two.root / "pool.jsonl")
+    for judge, odd in (("ada", ""), ("bo", "n1")):
+        for query in batch.queries:
+            rows = batch.documents(query, judge)
+            right = f"d0000{query[1:]}" if query != odd else "none"
+            batch.save(judge, query, [ScoreChange(row.document, int(row.document == right), None) for row in rows])
+    whole = len(batch.documents("n0", "ada")) + len(batch.documents("n2", "ada"))
+    batch.close()
+    assert cli("add", "pool.jsonl") == 0
+    assert f"Added {whole} judgements and 2 queries to" in cli.out
+    assert "On 1 the judges differ" in cli.out
+    assert re.search(r"2 judges say the same of (\d+) of \d+ documents \(Krippendorff's alpha 0\.\d\d\)", cli.out)
+    labels = load_labels(two.root / "labels")
+    assert (labels.qrels["n2"]["d00002"], "n1" in labels.qrels) == (1, False)
 
 
 CONTRADICTIONS = [
@@ -420,14 +441,14 @@ def test_every_cell_comes_back_from_a_file_as_it_was(tmp_path: Path, ending: str
         for one in odd
     ]
     write_pool(tmp_path / f"pool.{ending}", rows)
-    judged, empty = read_pool(tmp_path / f"pool.{ending}")
-    assert [(row.query, row.text, row.document, row.score) for row in judged] == [(one, one, one, -1) for one in odd]
-    assert empty == 0
+    pool = read_pool(tmp_path / f"pool.{ending}")
+    assert [(row.query, row.text, row.document, row.score) for row in pool.rows] == [(one, one, one, -1) for one in odd]
+    assert pool.empty == 0
 
 
 def test_the_example_of_a_right_row_is_right(tmp_path: Path) -> None:
     (tmp_path / "pool.csv").write_text(f"query_id,query,doc_id,text,judged,score\n{EXAMPLE}\n")
-    assert [(row.document, row.score) for row in read_pool(tmp_path / "pool.csv")[0]] == [("d7", 1)]
+    assert [(row.document, row.score) for row in read_pool(tmp_path / "pool.csv").rows] == [("d7", 1)]
 
 
 # sample ---------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,12 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from revector.cli.label_sources import document_lengths, source_of
-from revector.cli.options import Collection, Json, ProjectPath, Session, open_session
+from revector.cli.options import Collection, Json, ProjectPath, Session, open_session, optional
 from revector.cli.progress import reporting
-from revector.errors import ConfigError, LabelError
+from revector.errors import ConfigError, GateFailed, LabelError
 
 if TYPE_CHECKING:
     from revector.labels import Labels
+    from revector.labels.batch import JudgedBatch
+    from revector.labels.pool import PoolReport
     from revector.registry.collections import Generation
 
 
@@ -23,6 +26,7 @@ def register(labels: typer.Typer) -> None:
     """Add the commands of this module to those about labels."""
     labels.command()(pool)
     labels.command("next")(next_queries)
+    labels.command()(judge)
     labels.command()(add)
 
 
@@ -140,36 +144,141 @@ def add(
       revector labels add pool.csv
       revector labels add pool.csv --to labels
     """
-    from revector.labels import pool as pools
-    from revector.labels import read_labels
-
     session = open_session(project, collection, as_json=json)
+    folder = _folder(session, to)
+    done = _add(session, file, folder)
+    session.out.show(
+        {"folder": str(folder), **asdict(done)}, lambda console: console.print(_added(done, folder), soft_wrap=True)
+    )
+
+
+def judge(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `labels next` or `pool` wrote, a .jsonl.")],
+    *,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page; 0: any that is free.")] = 8710,
+    to: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where judgements are added; as of `labels add`.")
+    ] = None,
+    collection: Collection = None,
+    project: ProjectPath = None,
+) -> None:
+    """Judge queries on a page in the browser: one at a time, by keyboard, saved as you go. Ends with Ctrl-C.
+
+    Each score is a line at the end of FILE; started again, it goes on where it was. Several people judge under their
+    names, each without seeing the others' scores; where they differ, more than half of them or what they agree on
+    decides. At the end the page adds what is judged to the labels, and shows what the gate says of it.
+
+    For example:
+      revector labels next -n 25 -o next.jsonl && revector labels judge next.jsonl
+    """
+    from revector.labels.batch import JudgedBatch
+
+    session = open_session(project, collection)
+    folder = _folder(session, to)
+    service = optional("revector.service.judging", "serve")
+    batch = JudgedBatch(file)
+    try:
+        service.run(
+            batch,
+            port,
+            notes=_notes(session, batch),
+            finish=lambda: _finish(session, batch.path, folder),
+            tell=lambda address: session.out.say(
+                f"{file}: {len(batch.queries):,} queries to judge at {address} (on this machine only; Ctrl-C ends it)."
+            ),
+        )
+    finally:
+        batch.close()
+
+
+# Helpers --------------------------------------------------------------------------------------------------------------
+
+
+def _folder(session: Session, to: Path | None) -> Path:
+    """Return the folder that judgements are added to. Raises ``LabelError`` for labels of another form."""
     folder = to if to is not None else source_of(session, None)
     if not isinstance(folder, Path) or folder.is_file() or (folder / "qrels.txt").is_file():
         raise LabelError(
             f"judgements were to be added to {folder}, which is no folder in BEIR layout. Nothing was written; name "
             "one with --to."
         )
-    judged, empty = pools.read_pool(file)
-    there = document_lengths(session, sorted({row.document for row in judged}))
-    if unknown := [f"{row.document!r} at {row.place}" for row in judged if row.document not in there]:
+    return folder
+
+
+def _add(session: Session, file: Path, folder: Path) -> PoolReport:
+    from revector.labels import pool as pools
+    from revector.labels import read_labels
+
+    judged = pools.read_pool(file)
+    there = document_lengths(session, sorted({row.document for row in judged.rows}))
+    if unknown := [f"{row.document!r} at {row.place}" for row in judged.rows if row.document not in there]:
         raise LabelError(
             f"{len(unknown):,} judged rows name documents that the collection never had: {', '.join(unknown[:10])}. "
             "Nothing was written; a spreadsheet may have changed ids such as 007 or 1-2: read them as text."
         )
     before = read_labels(folder) if pools.is_beir(folder) else None
-    done = pools.add_judged(folder, "test", before, judged, empty)
-    session.out.show(
-        {"folder": str(folder), **asdict(done)},
-        lambda console: console.print(
-            f"Added {done.added:,} judgements and {done.new_queries:,} queries to {folder}; {done.known:,} rows were "
-            f"known or repeated, {done.empty:,} have no score.",
-            soft_wrap=True,
-        ),
+    return pools.add_judged(folder, "test", before, judged)
+
+
+def _added(done: PoolReport, folder: Path) -> str:
+    told = (
+        f"Added {done.added:,} judgements and {done.new_queries:,} queries to {folder}; {done.known:,} rows were "
+        f"known or repeated, {done.empty:,} have no score."
     )
+    if done.disputed or done.held_back:
+        told += (
+            f" On {done.disputed:,} the judges differ; {done.held_back:,} were kept back, for their queries are not "
+            "judged as a whole."
+        )
+    if (found := done.agreement) is not None and found.pairs:
+        alpha = "" if found.alpha is None else f" (Krippendorff's alpha {found.alpha:.2f})"
+        told += f" {found.judges} judges say the same of {found.alike:,} of {found.pairs:,} documents{alpha}."
+    return told
 
 
-# Helpers --------------------------------------------------------------------------------------------------------------
+def _notes(session: Session, batch: JudgedBatch) -> list[str]:
+    """Return what became of the batch since it was written."""
+    notes: list[str] = []
+    if batch.dropped:
+        notes.append(f"The last line of the file was torn and is gone: {batch.dropped[:80]!r}.")
+    written = batch.contents
+    now = session.project.documents(session.collection).texts(sorted(written))
+    if gone := sum(document not in now for document in written):
+        notes.append(f"{gone:,} of {len(written):,} documents were deleted since this file was written.")
+    if changed := sum(text != written[document] for document, text in now.items()):
+        notes.append(f"{changed:,} of {len(written):,} documents have another text by now; judge what you see here.")
+    drawn = session.project.migrator(session.collection).drawn_labels()
+    if other := sum(query not in drawn for query in batch.queries):
+        notes.append(
+            f"{other:,} of {len(batch.queries):,} queries were not drawn for a migration that is under way: they go "
+            "into the labels, and the verdict on it does not take them for drawn ones."
+        )
+    return notes
+
+
+def _finish(session: Session, file: Path, folder: Path) -> dict[str, object]:
+    """Add what stands, and look at the gate: a look that is counted, as each is that anyone sees."""
+    from revector.gate.results import gate_result
+
+    added = asdict(_add(session, file, folder))
+    migrator = session.project.migrator(session.collection)
+    building = migrator.status().slots.building
+    if building is None:
+        return {"added": added, "told": "No migration is under way: the judgements wait in the labels."}
+    with suppress(GateFailed):  # what it found is kept
+        migrator.upgrade(building.revision, to="gate")
+    with session.project.engine.connect() as connection:
+        found = gate_result(connection, session.collection, gen=building.generation)
+    told = (
+        "Nothing was moved: `revector upgrade` does that once the gate passes. `revector gate --html FILE` shows all."
+    )
+    return {
+        "added": added,
+        "verdict": found.verdict,
+        "findings": [asdict(one) for one in found.findings],
+        "still_needed": found.still_needed,
+        "told": told,
+    }
 
 
 def _refuse_output(out: Path, endings: Sequence[str]) -> None:

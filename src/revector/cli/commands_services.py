@@ -9,15 +9,13 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from revector.cli.exits import CHECK_FAILED
-from revector.cli.options import ProjectPath, open_project
+from revector.cli.options import ProjectPath, open_project, optional
 from revector.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -90,7 +88,7 @@ def serve(
       revector serve --port 8700
       revector serve --open
     """
-    service = _module("revector.service", "serve")
+    service = optional("revector.service", "serve")
     raise typer.Exit(service.run(open_project(project), host, port, is_open=is_open) or 0)
 
 
@@ -109,7 +107,7 @@ def up(
       revector up --port 8080
       revector up --gpu-workers 2
     """
-    module = _module("revector.local.up", "demo")
+    module = optional("revector.local.up", "demo")
     raise typer.Exit(module.run(open_project(project), port=port, ui=ui, gpu_workers=gpu_workers))
 
 
@@ -141,21 +139,10 @@ def demo(
             "--full is for the first act of the demo, not for --adopt. Nothing was started; leave one out."
         )
     if adopt:
-        act = _module("revector.local.adoption_demo", "demo")
+        act = optional("revector.local.adoption_demo", "demo")
         raise typer.Exit(act.run(open_project(project), port=port, json_path=json_path, wait=stay))
-    module = _module("revector.local.demo", "demo")
+    module = optional("revector.local.demo", "demo")
     raise typer.Exit(module.run(open_project(project), port=port, json_path=json_path, wait=stay, full=full))
-
-
-def _module(name: str, extra: str) -> ModuleType:
-    """Import what only some installations have. Raises ``ConfigError`` naming the extra that brings it."""
-    try:
-        return import_module(name)
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"this command needs {error.name}, which is not installed. Nothing was started; run: "
-            f"pip install 'revector[{extra}]'"
-        ) from error
 
 
 # The worker -----------------------------------------------------------------------------------------------------------

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -80,3 +82,14 @@ def json_object(option: str, text: str | None) -> dict[str, object]:
             f"{option} must be a JSON object, found {text[:200]!r}, which is a {type(found).__name__}. Nothing has run."
         )
     return found
+
+
+def optional(name: str, extra: str) -> ModuleType:
+    """Import what only some installations have. Raises ``ConfigError`` naming the extra that brings it."""
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"this command needs {error.name}, which is not installed. Nothing was started; run: "
+            f"pip install 'revector[{extra}]'"
+        ) from error

@@ -127,6 +127,17 @@ class GateFigures(Kept):
         return "ndcg" if (self.gate or {}).get("metric") == "ndcg" else "recall"
 
     @property
+    def still_needed(self) -> int | None:
+        """How many more judged queries that old and new answer differently are expected to decide on the drop.
+
+        None where that is decided, or was not estimated.
+        """
+        change = None if self.comparison is None else self.comparison.metrics.get(self.metric)
+        if self.verdict is not Value.INCONCLUSIVE or change is None or change.needed_differing is None:
+            return None
+        return max(0, change.needed_differing - (change.judged or 0)) or None
+
+    @property
     def demanded_confidence(self) -> float:
         """By which it was judged, 0 to 1; earlier versions judged means beside intervals of the usual confidence."""
         if self.look is not None:

@@ -1,7 +1,8 @@
 """Pools for people to judge: the best results of several generations together, no model named, and the way back.
 
 A pool is a CSV or JSON-lines file with the columns of ``COLUMNS``, one document of one query a row. ``judged`` says
-whether the labels have that pair already; people fill ``score`` (0: not relevant) and may leave rows empty. Pooling:
+whether the labels have that pair already; people fill ``score`` (0: not relevant) and may leave rows empty. On the page
+(``batch``) each judgement becomes a row of its own, with the name of its ``judge``. Pooling:
 Spärck Jones & van Rijsbergen, *Report on the Need for and Provision of an "Ideal" Information Retrieval Test
 Collection* (1975); Voorhees & Harman, *TREC* (MIT Press 2005), chapter 2.
 """
@@ -12,7 +13,7 @@ import csv
 import io
 import json
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -24,6 +25,7 @@ from revector.formats.values import as_id
 from revector.labels.beir import add_to_beir, find, write_beir
 from revector.labels.lines import csv_rows, is_id, lines, malformed, some, whole_number
 from revector.labels.model import Judgement, LabelledQuery, Labels, Read, believe
+from revector.labels.opinions import JudgeAgreement, Pair, agreement, disputed, scores_of, standing_score
 
 COLUMNS = ("query_id", "query", "doc_id", "text", "judged", "score")
 EXAMPLE = "q1,how do I begin,d7,The text of the document.,no,1"
@@ -41,14 +43,47 @@ class HasText(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class PoolRow:
+    """One row as it was read: ``text`` is the query's, ``content`` the document's, None where the row has none.
+
+    ``score`` is None where nobody judged; ``known``: whether the labels had the pair when the pool was written.
+    ``judge`` is empty in the rows that were written to be judged, and in what was filled in there.
+    """
+
+    place: str
+    query: str
+    text: str
+    document: str
+    content: str | None
+    score: int | None
+    judge: str
+    known: bool
+
+
+@dataclass(frozen=True, slots=True)
 class JudgedRow:
-    """One row that a person judged."""
+    """One judgement that stands."""
 
     place: str
     query: str
     text: str
     document: str
     score: int
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedPool:
+    """The judgements of a pool that stand, and how many of its rows have none.
+
+    ``empty``: nobody judged them. ``disputed``: their judges gave different scores, and none more than half of them.
+    ``held_back``: judged, but of a query that is not judged as a whole. ``agreement``: None without two judges.
+    """
+
+    rows: Sequence[JudgedRow]
+    empty: int
+    disputed: int = 0
+    held_back: int = 0
+    agreement: JudgeAgreement | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +97,11 @@ class PoolReport:
     empty: int
     """Without a score."""
     new_queries: int
+    disputed: int
+    """Judged differently, and not agreed on."""
+    held_back: int
+    """Judged, but of a query with rows that are empty or disputed: as a whole it would look judged."""
+    agreement: JudgeAgreement | None
 
 
 def pool_rows(
@@ -102,32 +142,99 @@ def write_pool(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
     path.write_text(made.getvalue(), "utf-8")
 
 
-def read_pool(path: Path) -> tuple[list[JudgedRow], int]:
-    """Return the judged rows of a pool and the number of those without a score. Raises ``LabelError``."""
-    judged: list[JudgedRow] = []
-    empty = 0
-    rows = _json_rows(path) if path.suffix == ".jsonl" else _csv_rows(path)
-    for place, row in rows:
-        score = whole_number(row["score"])
-        if row["score"] is None or not str(row["score"]).strip():
-            empty += 1
-            continue
-        query, document, text = as_id(row["query_id"]), as_id(row["doc_id"]), row["query"]
-        if score is None or not (
-            isinstance(query, str) and isinstance(document, str) and is_id(query) and is_id(document)
-        ):
-            found = f"query_id {query!r}, doc_id {document!r} and score {row['score']!r}"
-            raise malformed(place, found, f"two ids and an integer score or none, such as {EXAMPLE!r}")
-        judged.append(JudgedRow(place, query, str(text), document, score))
-    if not judged:
+def read_rows(path: Path) -> list[PoolRow]:
+    """Return the rows of a pool. Raises ``LabelError`` for a malformed one."""
+    return [_pool_row(place, row) for place, row in (_json_rows if path.suffix == ".jsonl" else _csv_rows)(path)]
+
+
+def read_pool(path: Path) -> JudgedPool:
+    """Return the judgements of a pool that stand (``opinions``). Raises ``LabelError`` where there are none."""
+    rows = read_rows(path)
+    pool = _of_judges(rows) if any(row.judge for row in rows) else _of_one(rows)
+    if not pool.rows:
+        left = f"{pool.empty:,} without a score, {pool.disputed:,} disputed, {pool.held_back:,} of queries with such"
         raise LabelError(
-            f"{path} holds no judged row ({empty:,} without a score). Nothing was written; fill the column score, such "
-            f"as {EXAMPLE!r}."
+            f"{path} holds no judged row that can be added ({left}). Nothing was written; fill the column score, such "
+            f"as {EXAMPLE!r}, or go on with `revector labels judge`."
         )
-    return judged, empty
+    return pool
 
 
-def add_judged(folder: Path, split: str, before: Read | None, judged: Sequence[JudgedRow], empty: int) -> PoolReport:
+def opinions(rows: Iterable[PoolRow], asked: Collection[Pair]) -> dict[str, dict[Pair, int]]:
+    """Return what each judge said last of each pair; a row of a judge without a score takes back what was said.
+
+    Raises ``LabelError`` for a judge's row of a pair that is none of ``asked``.
+    """
+    said: dict[str, dict[Pair, int]] = {}
+    for row in rows:
+        if row.judge and (row.query, row.document) not in asked:
+            found = f"a judgement by {row.judge!r} of {(row.query, row.document)}"
+            raise malformed(row.place, found, "one of the pairs that the file asks for in a row without a judge")
+        scores = said.setdefault(row.judge, {})
+        if row.score is not None:
+            scores[row.query, row.document] = row.score
+        elif row.judge:
+            scores.pop((row.query, row.document), None)
+    return {judge: scores for judge, scores in said.items() if scores}
+
+
+def to_judge(rows: Iterable[PoolRow]) -> dict[Pair, PoolRow]:
+    """Return the rows that are there to be judged, each pair once."""
+    asked: dict[Pair, PoolRow] = {}
+    for row in rows:
+        if not row.judge and not row.known:
+            asked.setdefault((row.query, row.document), row)
+    return asked
+
+
+def _of_one(rows: Sequence[PoolRow]) -> JudgedPool:
+    judged = [
+        JudgedRow(row.place, row.query, row.text, row.document, row.score) for row in rows if row.score is not None
+    ]
+    return JudgedPool(judged, len(rows) - len(judged))
+
+
+def _of_judges(rows: Sequence[PoolRow]) -> JudgedPool:
+    asked = to_judge(rows)
+    said = opinions(rows, asked)
+    scores = {pair: standing_score(scores_of(said, pair)) for pair in asked}
+    unfinished = {query for (query, _), score in scores.items() if score is None}
+    standing = {pair: score for pair, score in scores.items() if score is not None}
+    whole = [
+        JudgedRow(asked[pair].place, pair[0], asked[pair].text, pair[1], score)
+        for pair, score in standing.items()
+        if pair[0] not in unfinished
+    ]
+    open_pairs = len(disputed(said, asked))
+    found = agreement(said)
+    return JudgedPool(
+        whole,
+        len(scores) - len(standing) - open_pairs,
+        open_pairs,
+        len(standing) - len(whole),
+        found if found.judges > 1 else None,
+    )
+
+
+def _pool_row(place: str, row: Mapping[str, object]) -> PoolRow:
+    raw = row["score"]
+    empty = raw is None or not str(raw).strip()
+    score = None if empty else whole_number(raw)
+    query, document = as_id(row["query_id"]), as_id(row["doc_id"])
+    judge = str(row.get("judge") or "")
+    if (score is None and not empty) or not (
+        isinstance(query, str) and isinstance(document, str) and is_id(query) and is_id(document)
+    ):
+        found = f"query_id {query!r}, doc_id {document!r} and score {raw!r}"
+        raise malformed(place, found, f"two ids and an integer score or none, such as {EXAMPLE!r}")
+    content = row.get("text")
+    known = row.get("judged") == "yes"
+    return PoolRow(
+        place, query, str(row["query"]), document, None if content is None else str(content), score, judge, known
+    )
+
+
+def add_judged(folder: Path, split: str, before: Read | None, pool: JudgedPool) -> PoolReport:
     """Write judged rows into the labels of ``folder``, which is made if ``before``, its content, is None.
 
     Raises:
@@ -139,6 +246,7 @@ def add_judged(folder: Path, split: str, before: Read | None, judged: Sequence[J
     new_texts: dict[str, str] = {}
     new: dict[tuple[str, str], int] = {}
     conflicts: list[str] = []
+    judged = pool.rows
     for row in judged:
         pair = (row.query, row.document)
         text = texts[row.query] if row.query in texts else new_texts.setdefault(row.query, row.text)
@@ -157,7 +265,16 @@ def add_judged(folder: Path, split: str, before: Read | None, judged: Sequence[J
             "Nothing was written; let the judges agree, and correct the file or the labels."
         )
     _write(folder, split, before, new_texts, new)
-    return PoolReport(len(judged) + empty, len(new), len(judged) - len(new), empty, len(new_texts))
+    return PoolReport(
+        rows=len(judged) + pool.empty + pool.disputed + pool.held_back,
+        added=len(new),
+        known=len(judged) - len(new),
+        empty=pool.empty,
+        new_queries=len(new_texts),
+        disputed=pool.disputed,
+        held_back=pool.held_back,
+        agreement=pool.agreement,
+    )
 
 
 def _write(

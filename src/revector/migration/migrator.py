@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from revector.errors import IllegalStep, StateError
-from revector.gate.draws import NextLabels
+from revector.gate.draws import NextLabels, read_draws
 from revector.gate.evidence import STEP_REEMBEDDED, Evidence
 from revector.gate.gate import GateMeasurement
 from revector.gate.query_set import QuerySet
@@ -287,6 +287,16 @@ class Migrator:
             )
         old, new = self._searcher.resolve(slots.active_gen), self._searcher.resolve(slots.building_gen)
         return self._evidence.next_labels(new, old, self._standing.target(new.revision).gate, count)
+
+    def drawn_labels(self) -> frozenset[str]:
+        """Return the queries that were drawn for the migration under way; none where there is none."""
+        slots = self._standing.collection()
+        if slots.active_gen is None or slots.building_gen is None:
+            return frozenset()
+        old, new = self._searcher.resolve(slots.active_gen), self._searcher.resolve(slots.building_gen)
+        with self._engine.connect() as connection:
+            gate = self._standing.target(new.revision).gate
+            return frozenset(read_draws(connection, slots.cid, old.revision, new.revision, gate).order)
 
     def evaluate(
         self, *, generation: int | None = None, k: int = 10, exact: bool = False, queries: QuerySet | None = None
