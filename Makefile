@@ -42,7 +42,7 @@ test-adapters: $(INSTALLED)  ## LangChain's own suite and our tests over the ada
 	HF_HUB_OFFLINE=1 $(ADAPTERS)/bin/python -m pytest --asyncio-mode=auto tests/adapters
 
 STORES := .venv/stores
-ON_STORES := $(addprefix tests/contract/,test_store.py test_lane.py test_kills.py test_qdrant.py test_redis.py) \
+ON_STORES := $(addprefix tests/contract/,test_store.py test_lane.py test_kills.py test_qdrant.py test_redis.py test_aliases.py) \
   tests/adoption/test_store_places.py
 
 test-stores: $(INSTALLED)  ## the contracts of stores, and adoption from them, on a real Redis and Chroma, milvus-lite and Qdrant's engines

@@ -152,6 +152,15 @@ class Server:
         shutil.rmtree(self.folder)
         Path(self.folder).mkdir()
 
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Put all its data back, when the block ends, to what it is now; it is down at both moments."""
+        kept = f"{self.folder}-snapshot"
+        shutil.copytree(self.folder, kept)
+        yield
+        shutil.rmtree(self.folder)
+        shutil.move(kept, self.folder)
+
     def remove(self) -> None:
         self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -126,6 +126,7 @@ class QdrantWire:
     prodded: int = 0
     """How often an optimizer was told to go on."""
     collections: dict[str, Collection] = field(default_factory=dict)
+    aliases: dict[str, str] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def __post_init__(self) -> None:
@@ -149,7 +150,14 @@ class QdrantWire:
             return None
         if path == "/collections":
             return {"collections": [{"name": name} for name in self.collections]}
+        if path == "/aliases":
+            named = [{"alias_name": one, "collection_name": other} for one, other in self.aliases.items()]
+            return {"aliases": named}
+        if path == "/collections/aliases":
+            return self._change_alias(*body["actions"])
         _, _, name, *rest = path.split("/")
+        if rest == ["exists"]:
+            return {"exists": name in self.collections}
         act: Callable[[], object] = partial(self._of_collection, method, name, body)
         if rest:
             act = partial(self._of_points, "/".join(rest), method, name, body)
@@ -158,6 +166,18 @@ class QdrantWire:
         self.network.arrive()
         return act()
 
+    def _change_alias(self, action: dict[str, Any]) -> bool:
+        """One action; of a real server's several, those before a wrong one are done and stay."""
+        [(what, given)] = action.items()
+        if what == "delete_alias":
+            del self.aliases[given["alias_name"]]
+        elif given["alias_name"] in self.collections:
+            raise ValueError(f"Wrong input: Alias `{given['alias_name']}` is the name of a collection")
+        else:
+            self._named(given["collection_name"])
+            self.aliases[given["alias_name"]] = given["collection_name"]
+        return True
+
     def _of_collection(self, method: str, name: str, body: dict[str, Any]) -> object:
         if method == "PUT":
             if name in self.collections:
@@ -165,6 +185,7 @@ class QdrantWire:
             self.collections[name] = Collection(body, self.make(body))
             return True
         if method == "DELETE":
+            self.aliases = {alias: other for alias, other in self.aliases.items() if other != name}
             return self.collections.pop(name, None) is not None
         config = self._named(name).config
         if method == "PATCH":

@@ -116,6 +116,11 @@ def test_what_a_store_of_that_kind_does_not_have_is_refused_before_it_is_asked(s
     assert "has index.kind hnsw, found 'exact'" in refused(served, SpecError)
 
 
+def test_aliases_are_refused_where_a_store_of_that_kind_has_none(served: World) -> None:
+    store(served, kind="chroma", url="http://127.0.0.1:9", native_alias=True)
+    assert "the kind chroma has no aliases of its own" in refused(served, StoreRefused)
+
+
 @pytest.mark.parametrize(
     ("table", "said"),
     [

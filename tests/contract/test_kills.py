@@ -13,7 +13,9 @@ from fakes import Crash
 from outside import ChromaServer, RedisServer, Server
 from revector import crash
 from revector.errors import StoreUnavailable
+from revector.indexing.keeping import StoreKeeper
 from revector.interfaces import Document
+from revector.registry import intents
 from revector.registry.lanes import lane_of
 from worlds import World, document
 
@@ -122,6 +124,26 @@ def test_a_server_whose_data_is_gone_is_noticed_and_filled_again(stored: World, 
     assert stored.events("store_lost")[0]["detail"]["documents"] == 120
     check(stored, "a100", 123)
     assert lane_of(stored.generation()).index.describe().points >= 123
+
+
+def test_a_server_that_was_put_back_to_a_snapshot_is_noticed_and_filled_again(
+    stored: World, store_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intents, "CANARY_S", 0.0)  # a minute passes between looks
+    store_server.kill()
+    with store_server.snapshot():
+        store_server.start()
+        stored.put(3, 500)
+        stored.documents.put("d00007", "quince")
+        stored.documents.delete("d00008")
+        stored.settle()
+        StoreKeeper(stored.engine).look(stored.generation())
+        store_server.kill()
+    store_server.start()
+    assert "d00501" not in stored.search("apple501 pear501", 100)
+    StoreKeeper(stored.engine).look(stored.generation())
+    assert stored.events("store_lost")[0]["detail"]["documents"] == 122
+    check(stored, "a100", 122)
 
 
 def end_process() -> None:

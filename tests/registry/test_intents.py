@@ -30,3 +30,23 @@ def test_a_canary_that_was_given_up_meanwhile_does_not_count(served: World) -> N
     intents.give_up_canary(engine, gen)
     with engine.connect() as connection:
         assert intents.canary(connection, gen) is None
+
+
+def test_a_canary_that_comes_beside_another_counts_only_while_that_one_does(served: World) -> None:
+    """Else one that was under way would say that an index is whole whose documents are not all due again yet."""
+    gen, engine = served.generation().gen, served.engine
+    with engine.begin() as connection:
+        intents.create(connection, gen)
+    first, beside = (intents.open_canary(engine, gen) for _ in range(2))
+    assert intents.publish_canary(engine, gen, first)
+    assert intents.publish_canary(engine, gen, beside, beside=first)
+    with engine.connect() as connection:
+        assert intents.canary(connection, gen) == beside
+        assert intents.is_canary(connection, gen, first), "a publisher under way may carry it"
+    under_way = intents.open_canary(engine, gen)
+    intents.give_up_canary(engine, gen)
+    late = intents.open_canary(engine, gen)
+    assert not intents.publish_canary(engine, gen, under_way, beside=beside)
+    assert not intents.publish_canary(engine, gen, late, beside=beside)
+    with engine.connect() as connection:
+        assert intents.canary(connection, gen) is None

@@ -18,6 +18,7 @@ from revector.database.sessions import is_pooled
 from revector.encoders.own import own_of
 from revector.errors import ConfigError, DocumentError, RevectorError, StateError
 from revector.gate.fidelity import slow_of
+from revector.indexing import mirroring
 from revector.interfaces import Encoder
 from revector.labels import check_against, load_labels
 from revector.migration.target import edited_files
@@ -122,6 +123,8 @@ def _collection(project: Project, name: str, *, with_tables: bool) -> Iterator[C
         yield _check(f"{name}, model of the head", lambda: _head_model(project, name))
     if with_tables:
         yield _check(f"{name}, tables of its indexes", lambda: _indexes(project, name))
+        if project.stores.aliased:
+            yield _check(f"{name}, aliases in stores", lambda: _aliases(project, name))
         yield from _adopted(project, name)
         yield _check(f"{name}, served encoder", lambda: _served(project, name))
         yield _check(f"{name}, unknown tokens", lambda: _unknown_tokens(project, name))
@@ -221,6 +224,12 @@ def _indexes(project: Project, name: str) -> str:
     if wrong:
         raise StateError(f"someone changed tables by hand: {' '.join(wrong)}")
     return f"{len(collection.live)} are there"
+
+
+def _aliases(project: Project, name: str) -> str:
+    with project.engine.connect() as connection:
+        cid = read_collection(connection, name).cid
+    return mirroring.say(project.engine, cid)
 
 
 def _active(project: Project, name: str) -> Generation | None:

@@ -1,4 +1,4 @@
-"""Owns the upkeep of indexes in stores outside of PostgreSQL: garbage is removed by id, and a loss is noticed."""
+"""Owns the upkeep of indexes in stores outside of PostgreSQL: garbage is removed by id, a loss is noticed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import socket
 import sqlalchemy as sa
 
 from revector.crash import crash_at
+from revector.indexing.mirroring import follow_if_it_can
 from revector.indexing.rearm import rearm
 from revector.indexing.watch import running_s
 from revector.registry import intents
@@ -36,11 +37,13 @@ class StoreKeeper:
         self._looked_at_s: dict[int, float] = {}
 
     def look(self, generation: Generation) -> None:
-        """Notice a loss and remove garbage, if that is due. Raises ``StoreUnavailable``."""
+        """Notice a loss, set the store's alias right, remove garbage, if that is due. Raises ``StoreUnavailable``."""
         lane, now_s = lane_of(generation), running_s()
         if lane.traits.in_sql or now_s - self._looked_at_s.get(generation.gen, -LOOK_S) < LOOK_S:
             return
         self.make_whole(generation)
+        lane.renew(self._engine)
+        follow_if_it_can(self._engine, generation.cid)
         for _ in range(ROUNDS):
             if self.collect(generation, lane) < ATTEMPTS:
                 break

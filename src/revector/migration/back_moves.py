@@ -7,6 +7,7 @@ from contextlib import suppress
 import sqlalchemy as sa
 
 from revector.errors import RollbackUnavailable, StaleRun, StateError, WindowOpen
+from revector.indexing.mirroring import follow_if_it_can
 from revector.lifecycle import Outcome, Phase
 from revector.migration.catch_up import CatchUp
 from revector.migration.leftovers import Leftovers
@@ -85,9 +86,11 @@ class BackMoves:
                 return moves.rollback(held, reason=reason, force=force)
 
         moved = move() if back is None or force else self._catch_up.then(back, move)
+        wrong = follow_if_it_can(self._engine, self._cid)
+        facts = {**moved.facts, **({"native_alias": wrong} if wrong else {})}
         with self._engine.connect() as connection:
             left = read_generation(connection, moved.left)
-        return Outcome("rollback", left.revision, left.phase, not moved.facts.get("already"), moved.facts)
+        return Outcome("rollback", left.revision, left.phase, not moved.facts.get("already"), facts)
 
     def _abort(self, reason: str) -> Outcome:
         if self._standing.collection().building_gen is None and (last := self._standing.last_aborted()) is not None:

@@ -15,6 +15,7 @@ from revector.gate import fidelity, shadow_time
 from revector.gate.evidence import Evidence
 from revector.indexing.encoding import Encoders
 from revector.indexing.keeping import StoreKeeper
+from revector.indexing.mirroring import demand_free
 from revector.interfaces import Encoder, Progress
 from revector.lifecycle import BUILDING, Outcome
 from revector.migration import viewing
@@ -66,6 +67,7 @@ class Opening:
         target = find()
         stores = stores_of(self._engine)
         stores.check_revision(target, answers=True)
+        demand_free(self._engine, self._cid, target.index.store)
         self._refuse_unseen(target)
         self._refuse_empty()
         labelled = self._evidence.labelled_queries()
@@ -132,6 +134,7 @@ class Opening:
                 StoreKeeper(self._engine).make_whole(generation)
             return Outcome("provision", target.revision, generation.phase, False, {"generation": generation.gen})
         stores_of(self._engine).check_revision(target, answers=True)
+        demand_free(self._engine, self._cid, target.index.store)
         self._refuse_unseen(target)
         self._refuse_empty()
         count, hours = self._parts(target, shards), self._means.window_hours if window_hours is None else window_hours

@@ -15,6 +15,7 @@ from revector.gate.evidence import Evidence
 from revector.indexing.backfill import Backfill
 from revector.indexing.encoding import Encoders
 from revector.indexing.keeping import StoreKeeper
+from revector.indexing.mirroring import follow_if_it_can
 from revector.indexing.throttle import Throttle
 from revector.indexing.worker import Worker
 from revector.interfaces import Progress
@@ -146,6 +147,8 @@ class ForwardSteps:
                 self.evidence.renew(generation, target, self._standing.collection(), token)
                 times = 2 ** (attempt.retry_state.attempt_number - 1)
                 facts = self.catch_up.then(generation, partial(move, times))
+        wrong = follow_if_it_can(self._engine, self._cid)
+        facts = {**facts, **({"native_alias": wrong} if wrong else {})}
         return Outcome("swap", target.revision, self._standing.phase(generation), True, facts)
 
     def _advance(self, generation: Generation, step: str, token: int, **detail: object) -> Mapping[str, object]:

@@ -77,19 +77,28 @@ class AttemptsLane:
         A canary of before that arrives late says nothing of what is there now, so each has an attempt of its own.
         """
         self.index.create(self._generation.encoder_fp)
-        canary = intents.open_canary(engine, self._gen)
-        vector = np.zeros((1, self._generation.spec.model.dim), np.float32)
-        vector[0, 0] = 1.0
-        none = np.zeros(1, np.int32)
-        ids = intents.point_ids([(canary, 1)])
-        self.index.put(Points(ids, [canary], none, none, none + 1, vector))
-        if not self.traits.searchable_at_once:
-            self._await(ids)
-        if not intents.publish_canary(engine, self._gen, canary):
+        if not self._put_canary(engine, None):
             raise StoreUnavailable(
                 f"the store {self._generation.spec.index.store!r} took so long to make {self.index.name} that it was "
                 "given up. Nothing was published; it is tried again."
             )
+
+    def renew(self, engine: sa.Engine) -> None:
+        """Put a newer canary beside an old one, which publishers that are under way may carry for an hour more."""
+        with engine.connect() as connection:
+            aged = intents.aged_canary(connection, self._gen)
+        if aged is not None:
+            self._put_canary(engine, aged)
+
+    def _put_canary(self, engine: sa.Engine, beside: UUID | None) -> bool:
+        canary = intents.open_canary(engine, self._gen)
+        vector = np.zeros((1, self._generation.spec.model.dim), np.float32)
+        vector[0, 0] = 1.0
+        none, ids = np.zeros(1, np.int32), intents.point_ids([(canary, 1)])
+        self.index.put(Points(ids, [canary], none, none, none + 1, vector))
+        if not self.traits.searchable_at_once:
+            self._await(ids)
+        return intents.publish_canary(engine, self._gen, canary, beside=beside)
 
     def build(self, engine: sa.Engine, progress: Progress, given: Build) -> bool:
         """Have the store index what was put."""
@@ -127,7 +136,7 @@ class AttemptsLane:
             )
 
     def is_whole(self, connection: sa.Connection) -> bool:
-        """Look for the canary."""
+        """Look for the newest canary: a store that was put back to a snapshot has older ones only."""
         canary = intents.canary(connection, self._gen)
         if canary is None or self.index.describe() is None:
             return False

@@ -91,6 +91,10 @@ class InSqlLane:
         del connection
         return True
 
+    def renew(self, engine: sa.Engine) -> None:
+        """Do nothing: index and records go back in time together."""
+        del engine
+
     def drop(self, connection: sa.Connection) -> None:
         """Drop the table."""
         self.index.drop(connection)

@@ -27,6 +27,9 @@ OPEN_S = 3_600.0
 QUERY_S = 60.0
 """Longer than any search runs: what was superseded this long ago is shown to nobody."""
 
+CANARY_S = 60.0
+"""A canary older than this gets a successor: a store that goes back in time, to a snapshot, has not the newest one."""
+
 LATE_S = 900.0
 """Longer than a request may be on its way: after it, points that arrived late are removed once more."""
 
@@ -92,10 +95,15 @@ def open_canary(engine: sa.Engine, gen: int) -> UUID:
 
 
 @repeated
-def publish_canary(engine: sa.Engine, gen: int, attempt: UUID) -> bool:
-    """Have a canary count from now on, and those before it given up; False where it was given up itself."""
-    values = {"gen": gen, "attempt": attempt}
+def publish_canary(engine: sa.Engine, gen: int, attempt: UUID, *, beside: UUID | None = None) -> bool:
+    """Have a canary count from now on; False where it was given up itself, or the one ``beside`` it was.
+
+    Those before it are given up; beside another, only those that no publisher under way can carry any more.
+    """
+    values = {"gen": gen, "attempt": attempt, "kept_s": 0.0 if beside is None else OPEN_S}
     with engine.begin() as connection:
+        if beside is not None and not is_canary(connection, gen, beside):
+            return False
         counts = connection.execute(
             sa.text(
                 "UPDATE intent SET state = 'published' WHERE gen = :gen AND attempt = :attempt AND state <> 'doomed'"
@@ -106,7 +114,8 @@ def publish_canary(engine: sa.Engine, gen: int, attempt: UUID) -> bool:
             connection.execute(
                 sa.text(
                     "UPDATE intent SET state = 'doomed', doomed_at = clock_timestamp() WHERE gen = :gen AND doc_id = "
-                    "'' AND state = 'published' AND attempt <> :attempt"
+                    "'' AND state = 'published' AND attempt <> :attempt AND created_at < clock_timestamp() - "
+                    "CAST(:kept_s AS float8) * interval '1 s'"
                 ),
                 values,
             )
@@ -114,12 +123,19 @@ def publish_canary(engine: sa.Engine, gen: int, attempt: UUID) -> bool:
 
 
 def canary(connection: sa.Connection, gen: int) -> UUID | None:
-    """Return the attempt of the canary that counts; None where the index was never made or made again."""
-    found: UUID | None = connection.scalar(
-        sa.text("SELECT attempt FROM intent WHERE gen = :gen AND doc_id = '' AND state = 'published' LIMIT 1"),
-        {"gen": gen},
-    )
+    """Return the attempt of the newest canary that counts; None where the index was never made or made again."""
+    found: UUID | None = connection.scalar(sa.text(f"SELECT attempt {_NEWEST}"), {"gen": gen})
     return found
+
+
+def aged_canary(connection: sa.Connection, gen: int) -> UUID | None:
+    """Return the newest canary that counts where it is older than ``CANARY_S``."""
+    newest = f"SELECT attempt FROM (SELECT * {_NEWEST}) newest WHERE created_at < clock_timestamp() - "
+    found: UUID | None = connection.scalar(sa.text(f"{newest}{CANARY_S} * interval '1 s'"), {"gen": gen})
+    return found
+
+
+_NEWEST = "FROM intent WHERE gen = :gen AND doc_id = '' AND state = 'published' ORDER BY created_at DESC LIMIT 1"
 
 
 def is_canary(connection: sa.Connection, gen: int, attempt: UUID | None) -> bool:
@@ -136,12 +152,12 @@ def is_canary(connection: sa.Connection, gen: int, attempt: UUID | None) -> bool
 
 @repeated
 def give_up_canary(engine: sa.Engine, gen: int) -> None:
-    """Have no canary count: what was put until now is not shown any more, if it was not yet."""
+    """Have no canary count, nor one that is under way: what was put until now is shown no more, if it was not yet."""
     with engine.begin() as connection:
         connection.execute(
             sa.text(
                 "UPDATE intent SET state = 'doomed', doomed_at = clock_timestamp() WHERE gen = :gen AND doc_id = '' "
-                "AND state = 'published'"
+                "AND state <> 'doomed'"
             ),
             {"gen": gen},
         )

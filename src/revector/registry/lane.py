@@ -125,6 +125,10 @@ class Lane(Protocol):
         """Whether the store still has what it acknowledged, as far as one look at a point of ours shows."""
         ...
 
+    def renew(self, engine: sa.Engine) -> None:
+        """Have that look find a store that was put back to what it was a while ago."""
+        ...
+
     def drop(self, connection: sa.Connection) -> None:
         """Drop it; what is gone counts as dropped."""
         ...

@@ -89,6 +89,25 @@ class MilvusStore(ClientStore):
 
             server_manager_instance.release_server(str(path.absolute()))
 
+    def leads_to(self, alias: str) -> str | None:
+        """Return the name of the collection that answers to ``alias``."""
+        try:
+            with self.asked(f"the alias {alias}") as client:
+                return str(client.describe_collection(alias, timeout=self.timeout_s)["collection_name"])
+        except IndexGone:
+            return None
+
+    def lead(self, alias: str, index: str | None) -> None:
+        """Have ``alias`` lead to a collection; one that is there is moved at once."""
+        there = self.leads_to(alias)
+        with self.asked(f"an alias {alias}") as client:
+            if index is None:
+                client.drop_alias(alias, timeout=self.timeout_s)
+            elif there is None:
+                client.create_alias(index, alias, timeout=self.timeout_s)
+            else:
+                client.alter_alias(index, alias, timeout=self.timeout_s)
+
     @property
     def timeout_s(self) -> float:
         """How long one request may take."""
@@ -223,9 +242,11 @@ class MilvusIndex:
         return int(found.get("pending_index_rows", 0))
 
     def drop(self) -> None:
-        """Drop the collection. Raises ``StoreRefused`` for one that is not ours."""
+        """Drop the collection, with aliases that lead to it. Raises ``StoreRefused`` for one that is not ours."""
         if may_drop(self.name, self._made()):
             with self._store.asked(f"an end of {self.name}") as client:
+                for alias in client.list_aliases(self.name, timeout=self._store.timeout_s)["aliases"]:
+                    client.drop_alias(alias, timeout=self._store.timeout_s)
                 client.drop_collection(self.name, timeout=self._store.timeout_s)
 
     def put(self, points: Points) -> None:

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from revector.errors import ConfigError, SpecError, StoreRefused
 from revector.spec import PGVECTOR, IndexSpec, Revision
 from revector.stores import chroma, elsewhere, memory, milvus, pgvector, qdrant, redis
-from revector.stores.seam import Index, Store, StoreTraits
+from revector.stores.seam import AliasedStore, Index, Store, StoreTraits
 from revector.stores.settings import StoreSettings
 
 StoreT = TypeVar("StoreT", bound=Store)
@@ -71,6 +71,22 @@ class Stores:
         """Return what answers there, with its version. Raises ``StoreUnavailable`` where nothing does."""
         return "rows of this database" if store == PGVECTOR else self._store(store).ask()
 
+    @property
+    def aliased(self) -> list[str]:
+        """Those that keep aliases for readers outside of revector."""
+        return sorted(name for name, table in self._tables.items() if table.native_alias)
+
+    def aliases_of(self, store: str) -> AliasedStore:
+        """Return a store to ask of its aliases. Raises ``StoreRefused`` for one that has none."""
+        found = self._store(store)
+        if not isinstance(found, AliasedStore):
+            raise StoreRefused(
+                f"stores.{store}.native_alias is set, and the kind {self._tables[store].kind} has no aliases of its "
+                "own. Nothing was changed; leave it out: readers outside of revector ask its database which index is "
+                "active (docs/indexes.md)."
+            )
+        return found
+
     def close(self) -> None:
         """Let go of all connections; what is asked again is opened again."""
         with self._lock:
@@ -110,7 +126,10 @@ class Stores:
         return self.traits(revision.index.store).lasting
 
     def check_revision(self, revision: Revision, *, answers: bool = False) -> None:
-        """Raise ``SpecError`` for an index that its store does not have; ``StoreUnavailable`` unless it ``answers``."""
+        """Raise ``SpecError`` for an index that its store does not have; ``StoreUnavailable`` unless it ``answers``.
+
+        Raises ``StoreRefused`` where it is to keep aliases and has none.
+        """
         index, name = revision.index, revision.revision
         if index.store not in self.names:
             raise SpecError(
@@ -129,6 +148,8 @@ class Stores:
                 f"kind {index.kind}, model.dim is {revision.model.dim:,}. Nothing was changed; cut the dimension or "
                 "name another store."
             )
+        if index.store in self.aliased:
+            self.aliases_of(index.store)
         if answers:
             self.ask(index.store)
 

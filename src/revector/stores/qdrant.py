@@ -91,6 +91,23 @@ class QdrantStore(ClientStore):
         except (ApiException, QdrantException, OSError) as error:
             raise self._said(error, what) from error
 
+    def leads_to(self, alias: str) -> str | None:
+        """Return the name of the collection that answers to ``alias``."""
+        with self.asked(f"the alias {alias}") as client:
+            found = {one.alias_name: str(one.collection_name) for one in client.get_aliases().aliases}
+            return found.get(alias) or (alias if client.collection_exists(alias) else None)
+
+    def lead(self, alias: str, index: str | None) -> None:
+        """Have ``alias`` lead to a collection: by one action, for of several some may be done."""
+        with self.asked(f"an alias {alias}") as client:
+            from qdrant_client import models
+
+            change: Any = models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=alias))
+            if index is not None:
+                made = models.CreateAlias(collection_name=index, alias_name=alias)  # or moved, if it is there
+                change = models.CreateAliasOperation(create_alias=made)
+            client.update_collection_aliases([change])
+
     def applied(self, result: Any, what: str) -> None:
         """Raise ``StoreUnavailable`` unless a write is applied: it may be on its way, or in a log."""
         if str(result.status) != "completed":

@@ -105,6 +105,23 @@ class RedisStore(ClientStore):
         except (RedisError, OSError) as error:
             raise self.said(error, what) from error
 
+    def leads_to(self, alias: str) -> str | None:
+        """Return the name of the index that answers to ``alias``; of an index and an alias of one name, the index."""
+        try:
+            with self.asked(f"the alias {alias}") as client:
+                return _text(client.execute_command("FT.INFO", alias)[b"index_name"])
+        except IndexGone:
+            return None
+
+    def lead(self, alias: str, index: str | None) -> None:
+        """Have ``alias`` lead to an index; one that is there is moved at once."""
+        there = self.leads_to(alias)
+        with self.asked(f"an alias {alias}") as client:
+            if index is not None:
+                client.execute_command("FT.ALIASADD" if there is None else "FT.ALIASUPDATE", alias, index)
+            elif there is not None:
+                client.execute_command("FT.ALIASDEL", alias)
+
     def said(self, error: Exception, what: str) -> Exception:
         """Return an error of ours for one of the client's."""
         from redis.exceptions import AuthenticationError, NoPermissionError, ReadOnlyError, ResponseError

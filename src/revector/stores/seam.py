@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, get_args
+from typing import Protocol, get_args, runtime_checkable
 from uuid import UUID
 
 import numpy as np
@@ -220,4 +220,17 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Let go of its connections; the store is used no more."""
+        ...
+
+
+@runtime_checkable
+class AliasedStore(Store, Protocol):
+    """A store with aliases of its own, which readers outside of revector may ask instead of an index."""
+
+    def leads_to(self, alias: str) -> str | None:
+        """Return the name of the index that answers to ``alias``, which may be its own; None where none does."""
+        ...
+
+    def lead(self, alias: str, index: str | None) -> None:
+        """Have ``alias`` lead to an index, from then on or instead of another; None: remove it."""
         ...

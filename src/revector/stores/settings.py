@@ -27,6 +27,9 @@ class StoreSettings(BaseModel):
     timeout_s: float = Field(default=20.0, gt=0, le=25)
     """How long one request may take: less than the 30 s that PostgreSQL lets a transaction wait for it."""
 
+    native_alias: bool = False
+    """Whether the store keeps an alias for each collection, by its name, for readers outside of revector."""
+
     @field_validator("url")
     @classmethod
     def _holds_no_secret(cls, value: str | None) -> str | None:
