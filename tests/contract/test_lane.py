@@ -23,7 +23,7 @@ from revector.indexing import keeping
 from revector.indexing.keeping import StoreKeeper
 from revector.indexing.rearm import rearm
 from revector.interfaces import Document, whole_texts
-from revector.registry import attempts, intents
+from revector.registry import attempts, intents, watching
 from revector.registry.lane import SearchRequest
 from revector.registry.lanes import lane_of
 from revector.serving.exporting import reading_vectors
@@ -223,6 +223,32 @@ def test_an_attempt_that_was_given_up_is_not_published_and_its_document_stays_du
         assert worker.drain() == 0
     assert world.value("SELECT count(*) FROM pending WHERE doc_id = 'd00001'") == 1
     assert world.search("apple1 pear1", 1) == ["d00001"]
+    world.settle()
+    assert world.search("text of its own", 1) == ["d00001"]
+    check_equal(world)
+
+
+def test_a_worker_that_stood_still_for_hours_puts_no_points_that_were_forgotten_meanwhile(
+    outside: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, index = outside.world, lane_of(outside.world.generation()).index
+    before = index.describe().points
+
+    def stand_still(passed: str) -> None:
+        if passed == "stage.after_intent":
+            world.sql("UPDATE intent SET created_at = created_at - interval '2 hours' WHERE state = 'open'")
+            outside.keep()
+            world.sql("UPDATE intent SET removed_at = removed_at - interval '2 hours' WHERE state = 'doomed'")
+            outside.keep()
+            now_s = watching.running_s() + 7_200.0
+            monkeypatch.setattr(attempts, "running_s", lambda: now_s)
+
+    world.documents.put("d00001", "a text of its own")
+    monkeypatch.setattr(crash, "watcher", stand_still)
+    assert world.project.worker().drain() == 0
+    assert world.value("SELECT count(*) FROM intent WHERE state <> 'published'") == 0
+    assert index.describe().points == before
+    monkeypatch.undo()
     world.settle()
     assert world.search("text of its own", 1) == ["d00001"]
     check_equal(world)

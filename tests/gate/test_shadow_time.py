@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 from revector.cli.app import app
 from revector.errors import ConfigError, GenerationGone, SpecError
 from revector.gate import shadow_time
-from revector.indexing import watch
 from revector.measure.agreement import AgreementTally
 from revector.pages.gate_result import kept_result, page
+from revector.registry import watching
 from revector.serving import shadow_rows
 from revector.spec import Gate
 from worlds import World
@@ -54,7 +54,7 @@ class Sleeps:
 def sleeps(asking: World, monkeypatch: pytest.MonkeyPatch) -> Sleeps:
     made = Sleeps(asking)
     monkeypatch.setattr(shadow_time, "time", made)
-    monkeypatch.setattr(watch, "running_s", lambda: made.now_s)
+    monkeypatch.setattr(watching, "running_s", lambda: made.now_s)
     return made
 
 

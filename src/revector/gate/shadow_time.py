@@ -7,8 +7,8 @@ import time
 import sqlalchemy as sa
 
 from revector.errors import ConfigError, GenerationGone
-from revector.indexing import watch
 from revector.interfaces import Progress
+from revector.registry import watching
 from revector.registry.collections import Collection, Generation
 from revector.spec import Revision
 
@@ -42,11 +42,11 @@ def wait_out(engine: sa.Engine, generation: Generation, hours: float, progress: 
     if left_s <= 0:
         return
     progress.start(f"shadow reads of live queries for {hours:g} h", int(left_s), "s")
-    before = watch.running_s()
+    before = watching.running_s()
     while left_s > 0:
         time.sleep(min(left_s, POLL_S))
         _left_s(engine, generation, hours)  # whether it is still built
-        now = watch.running_s()
+        now = watching.running_s()
         progress.advance(max(0, int(left_s) - int(left_s - (now - before))))
         left_s, before = left_s - (now - before), now
     progress.done()

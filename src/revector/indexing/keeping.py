@@ -10,12 +10,12 @@ import sqlalchemy as sa
 from revector.crash import crash_at
 from revector.indexing.mirroring import follow_if_it_can
 from revector.indexing.rearm import rearm
-from revector.indexing.watch import running_s
 from revector.registry import intents
 from revector.registry.collections import Generation
 from revector.registry.control import add_event, before_event
 from revector.registry.lane import Lane
 from revector.registry.lanes import lane_of
+from revector.registry.watching import running_s
 
 LOOK_S = 60.0
 ATTEMPTS = 1_000

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import socket
 import threading
-import time
 from collections import defaultdict
 from datetime import datetime
 
@@ -15,16 +14,11 @@ from revector.errors import EncoderError
 from revector.indexing import loads
 from revector.indexing.encoding import Encoders
 from revector.registry.collections import Generation
-from revector.registry.watching import JUMP_S, note_clock_jump, note_encoder
+from revector.registry.watching import JUMP_S, note_clock_jump, note_encoder, running_s
 
 log = logging.getLogger("revector.worker")
 
 CLOCK_S, LOAD_S, PROBE_S = 15.0, 60.0, 3_600.0
-
-
-def running_s() -> float:
-    """Seconds of a clock that nobody sets; it goes on while the machine sleeps, where the system has such a clock."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 class Watch:

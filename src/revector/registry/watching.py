@@ -1,6 +1,8 @@
-"""What workers noticed beside their work, kept in the history: jumps of the database's clock, encoders that fail."""
+"""What workers notice beside their work: time that passes, jumps of the database's clock, encoders that fail."""
 
 from __future__ import annotations
+
+import time
 
 import sqlalchemy as sa
 
@@ -13,6 +15,11 @@ CLOSED_AFTER_S = 300
 
 _MOVED = "SELECT coalesce(max(m.seq), 0) FROM event m WHERE m.cid = c.cid AND m.kind IN ('swap', 'rollback')"
 _JUMPED = f"SELECT 1 FROM event j WHERE j.cid = c.cid AND j.kind = 'clock_jump' AND j.seq > ({_MOVED})"
+
+
+def running_s() -> float:
+    """Seconds of a clock that nobody sets; it goes on while the machine sleeps, where the system has such a clock."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def note_clock_jump(engine: sa.Engine, jump_s: float, *, actor: str) -> int:
