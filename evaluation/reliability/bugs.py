@@ -1,8 +1,8 @@
 """The seeded bugs: 35 mistakes, each one switch, planted into the real code, the real SQL or the model.
 
 A suite that has never seen a bug proves nothing. ``plant(name, engine)`` takes one guard away, as a careless change
-would; ``python -m evaluation.reliability.hunt`` then asks the layers of the proof to find it. Two are planted into the
-model alone: no code of ours could make them.
+would; ``python -m evaluation.reliability.hunt`` then asks the layers of the proof to find it. One is planted into
+the model alone: revector sets no alias of a store, so no code of it can trust one.
 """
 
 from __future__ import annotations
@@ -73,11 +73,12 @@ _ALL = (
          guards={"publish.document_lock": "", "publish.item_version": "true"}),
     _bug("version_before_lock", "a version is drawn before the document's row is locked", "R11", "L2",
          functions=True),
-    _bug("fixed_point_ids", "points are named by version, not by attempt", "R22", "L0", switch="attempt_id"),
-    _bug("no_intent", "points are written before SQL knows of them", "R27 R28", "L0; test",
+    _bug("fixed_point_ids", "points are named by version, not by attempt", "R22", "L1, store; L0",
+         patch=mistakes.fixed_point_ids, switch="attempt_id"),
+    _bug("no_intent", "points are written before SQL knows of them", "R27 R28", "L1, store; L0; test",
          patch=mistakes.no_intent, switch="intent",
          test=f"{_LANE}whatever_is_killed_sql_knows_every_point_and_no_document_is_lost"),
-    _bug("publish_without_cas", "publish does not ask whether its attempt was given up", "R27", "L0; test",
+    _bug("publish_without_cas", "publish does not ask whether its attempt was given up", "R27", "L1, store; L0; test",
          guards={"reveal.open": "true"}, switch="intent_cas",
          test=f"{_LANE}an_attempt_that_was_given_up_is_not_published_and_its_document_stays_due"),
     _bug("no_read_filter", "search trusts the index on what is deleted", "R02 R74", "L1; L2",
@@ -100,7 +101,7 @@ _ALL = (
          patch=mistakes.zombie_accepted),
     _bug("seed_ends_on_error", "an error while seeding counts as the end of the data", "R14", "L1; L4",
          patch=mistakes.seed_ends_on_error),
-    _bug("ack_before_searchable", "an acknowledgement counts as searchable", "R25", "L0; test",
+    _bug("ack_before_searchable", "an acknowledgement counts as searchable", "R25", "L1, store; L0; test",
          patch=mistakes.ack_before_searchable, switch="readback",
          test=f"{_LANE}an_acknowledgement_counts_when_the_points_can_be_found"),
     _bug("short_batch_accepted", "a reply with too few vectors is spread over the texts", "R68", "L1; L4",
@@ -123,11 +124,13 @@ _ALL = (
          "R31", "test", patch=mistakes.old_query_encoder, test=_TOGETHER),
     _bug("unchanged_not_asked_again", "that a text is unchanged is not asked again under the lock", "R01", "test",
          patch=mistakes.unchanged_not_asked_again, test=_REPAIR),
-    _bug("lost_published", "what was put before a loss is published after it", "R30", "test",
+    _bug("lost_published", "what was put before a loss is published after it", "R30", "L1, store; test",
          guards={"reveal.canary": "true"}, test=f"{_LANE}what_was_put_before_a_loss_is_not_published_after_it"),
-    _bug("superseded_shown", "search trusts the store on which attempt of a document counts", "R22 R28", "test",
+    _bug("superseded_shown", "search trusts the store on which attempt of a document counts", "R22 R28",
+         "L1, store; test",
          guards={"search.attempt": "true"}, test=f"{_LANE}a_document_is_found_replaced_and_hidden_at_once"),
-    _bug("shown_collected", "the collector removes what is shown", "R27", "test", guards={"collect.unseen": "true"},
+    _bug("shown_collected", "the collector removes what is shown", "R27", "L1, store; test",
+         guards={"collect.unseen": "true"},
          test=f"{_LANE}superseded_attempts_are_removed_by_id_and_what_is_shown_stays"),
 )  # fmt: skip
 BUGS = {bug.name: bug for bug in _ALL}

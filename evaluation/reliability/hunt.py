@@ -36,6 +36,8 @@ from revector.errors import GateBusy
 from revector.interfaces import Document
 from revector.registry.collections import ensure_collection
 from revector.registry.control import control
+from revector.spec import PGVECTOR
+from revector.stores.opening import MEMORY
 
 MODULE = "evaluation.reliability.hunt"
 HISTORIES, INTERLEAVINGS, ROUNDS = 400, 40, 1
@@ -75,19 +77,19 @@ def _model(bug: Bug, _url: str, _seed: int, _effort: int) -> Sighting | None:
     return None if found is None else (1, str(found).splitlines()[0])
 
 
-def _simulation(bug: Bug, url: str, seed: int, effort: int) -> Sighting | None:
+def _simulation(bug: Bug, url: str, seed: int, effort: int, store: str = PGVECTOR) -> Sighting | None:
     from evaluation.reliability.simulation import run_histories
 
     seeds = range(seed, seed + HISTORIES * effort)
-    found = run_histories(url, seeds, plant=partial(plant, bug.name))
+    found = run_histories(url, seeds, plant=partial(plant, bug.name), shrunk=False, store=store)
     return (found[0].seed - seed + 1, f"{found[0].promise}: {found[0].detail}") if found else None
 
 
-def _interleavings(bug: Bug, url: str, seed: int, effort: int) -> Sighting | None:
+def _interleavings(bug: Bug, url: str, seed: int, effort: int, store: str = PGVECTOR) -> Sighting | None:
     from evaluation.reliability.interleave import run_interleavings
 
     seeds = range(seed, seed + INTERLEAVINGS * effort)
-    found = run_interleavings(url, seeds, plant=partial(plant, bug.name)).findings
+    found = run_interleavings(url, seeds, plant=partial(plant, bug.name), store=store).findings
     return (found[0][0] - seed + 1, f"{found[0][1].promise}: {found[0][1].detail}") if found else None
 
 
@@ -169,10 +171,12 @@ def _gate_wait_s(engine: sa.Engine, cid: int) -> float:
     return time.monotonic() - began
 
 
-LAYERS: dict[str, Callable[[Bug, str, int, int], Sighting | None]] = {
+LAYERS: dict[str, Callable[..., Sighting | None]] = {
     "L0": _model,
     "L1": _simulation,
     "L2": _interleavings,
+    "L1, store": partial(_simulation, store=MEMORY),
+    "L2, store": partial(_interleavings, store=MEMORY),
     "L4": _faults,
     "L2, directed": _directed,
     "test": _test,

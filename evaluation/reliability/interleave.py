@@ -1,6 +1,6 @@
 """Random interleavings of the real code on a real PostgreSQL, statement by statement (layer L2).
 
-    python -m evaluation.reliability.interleave [--seed N] [--count N] [--processes N] [--bug NAME]
+    python -m evaluation.reliability.interleave [--seed N] [--count N] [--processes N] [--store memory] [--bug NAME]
 
 Each run is a small collection of its own, met at a random point of its life by eight to eleven actors: writers through
 the library and by SQL of their own at every isolation level, workers, shards of a backfill, one or two controllers,
@@ -8,7 +8,8 @@ sessions that ask, and time, which ends leases. One advances at a time, by one s
 then one is stopped for long, or killed where it stands: its transaction is rolled back, or its commit stands and nobody
 knows. Afterwards a worker drains, and everything is compared with what was acknowledged, every index row by row.
 
-revector's one store lies in the same database (class A); what only a store outside it can do is the model's to show.
+With ``--store memory`` most indexes are in a store outside of the database, behind a network at its worst: requests are
+steps as well, and keepers remove garbage and notice losses among the others.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from evaluation.reliability.bugs import plant
 from evaluation.reliability.checker import Finding
 from evaluation.reliability.interleave_actors import cast
 from evaluation.reliability.interleave_scene import Scene, SharedEncoders, check_end, heal, look, noted_moves
+from evaluation.reliability.late import late_store
 from evaluation.reliability.seeds import Drawn, Layer
 from evaluation.reliability.stepping import Actor, Hang, Killed, Stage, stage
 
@@ -36,13 +38,14 @@ from revector.database.engine import make_engine
 from revector.errors import RevectorError
 from revector.migration import catch_up
 from revector.migration import steps as forward
+from revector.spec import PGVECTOR
 
 Plant = Callable[[sa.Engine], AbstractContextManager[Any]]
 
 ENOUGH_STEPS, MOST_STEPS = 1_200, 2_400
 """After the first, loops of actors end; after the second, they are killed."""
 
-PAUSES = {"worker.after_embed": 0.25, "commit": 0.12}
+PAUSES = {"worker.after_embed": 0.25, "commit": 0.12, "store put": 0.15, "stage.after_put": 0.15, "store near": 0.15}
 """How likely an actor is stopped for long where it stands; elsewhere 0.01."""
 
 
@@ -63,11 +66,17 @@ class Report:
 
 
 def run_interleavings(
-    url: str, seeds: Iterable[int], *, plant: Plant | None = None, stop_at_first: bool = True
+    url: str,
+    seeds: Iterable[int],
+    *,
+    plant: Plant | None = None,
+    stop_at_first: bool = True,
+    store: str = PGVECTOR,
 ) -> Report:
     """Run one interleaving per seed, each in a collection of its own, in the database at ``url``, which has our tables.
 
-    ``plant`` plants a bug around all runs. The role must be a superuser.
+    ``plant`` plants a bug around all runs. With the ``store`` ``memory``, indexes are there. The role must be a
+    superuser.
     """
     report, encoders, engine = Report(), SharedEncoders(), make_engine(url)
     budgets = catch_up.GATE_BUDGET_S, catch_up.MOVE_ATTEMPTS, forward.MEASURE_ATTEMPTS
@@ -76,12 +85,13 @@ def run_interleavings(
         with (
             tempfile.TemporaryDirectory(prefix="interleave-") as folder,
             plant(engine) if plant else nullcontext(),
+            nullcontext() if store == PGVECTOR else late_store() as late,
             noted_moves(),
             stage(engine) as steps,
         ):
             for seed in seeds:
                 steps.restart()
-                scene = Scene(steps, seed, Path(folder), encoders)
+                scene = Scene(steps, seed, Path(folder), encoders, late)
                 _run(steps, scene)
                 report.runs += 1
                 report.counts += scene.counts
@@ -110,8 +120,9 @@ def _run(steps: Stage, scene: Scene) -> None:
             scene.found("unexpected error", f"{actor.name} before {actor.at}: {what}")
     with _noted(scene, "end"):
         steps.clear()
-        heal(scene)
-        check_end(scene)
+        with scene.calm():
+            heal(scene)
+            check_end(scene)
 
 
 @contextmanager
@@ -179,6 +190,7 @@ COUNTED = {
     "transactions that PostgreSQL asked to repeat": "foreign transactions that PostgreSQL asked to repeat",
     "queries": "answers checked",
     "refused moves": "moves refused, each leaving nothing behind",
+    "losses": "losses of points that a store had acknowledged",
     "instants at which the invariant views were read": "instants at which the invariant views were read",
 }
 
@@ -186,7 +198,7 @@ COUNTED = {
 def run(url: str, seeds: Sequence[int], given: argparse.Namespace) -> Drawn:
     """Run the interleavings of some seeds."""
     planted = partial(plant, given.bug) if given.bug else None
-    report = run_interleavings(url, seeds, plant=planted, stop_at_first=False)
+    report = run_interleavings(url, seeds, plant=planted, stop_at_first=False, store=given.store)
     done = Drawn(report.counts)
     for seed in report.failed:
         says = [str(one) for of, one in report.findings if of == seed][:5]

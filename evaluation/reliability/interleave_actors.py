@@ -10,18 +10,30 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from evaluation.reliability.interleave_scene import Scene, TinyMigrator, answered, revision
+from evaluation.reliability.interleave_scene import AGE, Scene, TinyMigrator, answered
 from evaluation.reliability.observer import rows
+from evaluation.reliability.points import lose
 from evaluation.reliability.stepping import current
 from evaluation.reliability.traffic import NotDone, Writes, do, token_in
 
-from revector.errors import ArchiveError, GateBusy, GenerationGone, SourceError, StateError
+from revector.errors import (
+    ArchiveError,
+    GateBusy,
+    GenerationGone,
+    IndexGone,
+    SourceError,
+    StateError,
+    StoreUnavailable,
+    VerificationFailed,
+)
+from revector.indexing.keeping import StoreKeeper
 from revector.indexing.worker import Worker
 from revector.lifecycle import BUILDING, Phase, remaining
 from revector.registry.collections import Collection, Generation
 from revector.serving.searcher import Searcher
 
-REFUSALS = (StateError, GateBusy, SourceError, ArchiveError)
+STORE_ERRORS = StoreUnavailable, IndexGone
+REFUSALS = (StateError, GateBusy, SourceError, ArchiveError, *STORE_ERRORS)
 """What a controller may be told; everything else that ends an actor is a finding.
 
 An ``ArchiveError`` where the folder of parts went with its generation.
@@ -155,6 +167,8 @@ class Applying(Role):
                         worker.apply_some(generation, rows=self.random.randint(1, 3))
                     except GenerationGone:
                         self.scene.counts["results of ended generations dropped"] += 1
+                    except STORE_ERRORS:
+                        self.scene.counts["batches that a store kept from being shown"] += 1
             time.sleep(0.2)
 
 
@@ -193,6 +207,9 @@ class Controller(Role):
                 self.scene.counts["refused moves"] += 1
                 self.scene.counts[f"refused: {type(error).__name__}"] += 1
                 time.sleep(1.0)
+            except VerificationFailed:
+                if not self.scene.lost:
+                    raise
 
     def _move(self, migrator: TinyMigrator, collection: Collection, live: dict[int, Generation]) -> None:
         building = live.get(collection.building_gen or -1)
@@ -208,7 +225,7 @@ class Controller(Role):
             self._move_back_and_forth(migrator, live[collection.standby_gen], chance / 0.6 if building else chance)
         else:
             numbers = [int(generation.revision[1:]) for generation in live.values()]
-            target = revision(max(numbers, default=-1) + 1).revision
+            target = self.scene.revision(max(numbers, default=-1) + 1).revision
             self.scene.forward(migrator, self.name, "provision", target)
             self.scene.building = target
 
@@ -239,18 +256,45 @@ class Asking(Role):
                 self.random.choice(("document", "chunk")),
             )
             call = self.scene.recorder.invoke("query", self.name)
+            self.scene.asking.add(self.name)
+            self.scene.near.pop(self.name, None)
             try:
                 answer = searcher.search(question, 100, by=by)
-            except StateError:
+            except (StateError, *STORE_ERRORS):
                 self.scene.recorder.fail(call, "query", self.name)
                 self.scene.counts["queries refused"] += 1
                 continue
+            finally:
+                self.scene.asking.discard(self.name)
             with actor.at_once():
                 answered(self.scene, call, self.name, question, answer, by=by)
 
 
+class Keeping(Role):
+    """Looks after the store: removes garbage, and has made again what the store now and then loses."""
+
+    def __call__(self) -> None:
+        """Look a few times at every live index there."""
+        actor = current()
+        assert actor is not None
+        for _ in range(self.random.randint(3, 6)):
+            time.sleep(1.0)
+            if self.scene.over:
+                return
+            for gen, (generation, index) in self.scene.stored().items():
+                with actor.at_once():
+                    if self.random.random() < 0.08 and (attempts := self.scene.attempts(gen)):
+                        lose(index, attempts, self.random)
+                        self.scene.lost = True
+                        self.scene.counts["losses"] += 1
+                try:
+                    StoreKeeper(self.scene.engine).look(generation)
+                except REFUSALS:
+                    self.scene.counts["looks of a keeper that failed"] += 1
+
+
 class Time(Role):
-    """Lets leases and pauses after failures end, as an hour would."""
+    """Lets leases and pauses after failures end, as an hour would; and a day pass for a store, where no query runs."""
 
     def __call__(self) -> None:
         """Do so now and then."""
@@ -259,6 +303,8 @@ class Time(Role):
             if self.scene.over:
                 return
             rows(self.scene.engine, _EXPIRE, cid=self.scene.cid)
+            if self.scene.store is not None and not self.scene.asking:
+                rows(self.scene.engine, AGE.format(""), cid=self.scene.cid)
 
 
 _EXPIRE = """
@@ -277,4 +323,6 @@ def cast(scene: Scene) -> list[Role]:
     roles += [Controller(scene, f"controller{n}") for n in range(draw.choice((1, 2, 2)))]
     roles += [Sharding(scene, f"shard{n}") for n in range(draw.choice((0, 0, 2)))]
     roles += [Asking(scene, f"session{n}") for n in range(draw.randint(1, 2))]
+    if scene.store is not None:
+        roles += [Keeping(scene, f"keeper{n}") for n in range(draw.choice((1, 2)))]
     return [*roles, Time(scene, "time")]

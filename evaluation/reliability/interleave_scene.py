@@ -6,7 +6,7 @@ import random
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache
@@ -17,7 +17,9 @@ import sqlalchemy as sa
 from evaluation.reliability import checks, judge, observer
 from evaluation.reliability.checker import Finding, check
 from evaluation.reliability.history import Recorder
+from evaluation.reliability.late import LateStore
 from evaluation.reliability.moves_seen import watched_moves
+from evaluation.reliability.points import ATTEMPTS, Attempt, attempts_held, garbage, wrong_points
 from evaluation.reliability.stepping import Stage, current
 from evaluation.reliability.traffic import Writes, recorded, text_of, token_of
 from evaluation.reliability.truth import Truth
@@ -30,6 +32,7 @@ from revector.gate.figures import Value
 from revector.gate.gate import GateVerdict
 from revector.indexing.chunking import make_chunker
 from revector.indexing.encoding import Encoders
+from revector.indexing.keeping import StoreKeeper
 from revector.indexing.worker import Worker
 from revector.interfaces import Chunker, NoProgress
 from revector.lifecycle import Outcome, Phase
@@ -40,7 +43,8 @@ from revector.registry import moves, sharding, verdicts, work
 from revector.registry.collections import Collection, Generation, ensure_collection
 from revector.registry.control import control, take_lease
 from revector.serving.searcher import Answer, Searcher
-from revector.spec import Chunking, IndexSpec, ModelSpec, Revision
+from revector.spec import PGVECTOR, Chunking, IndexSpec, ModelSpec, Revision
+from revector.stores.memory import MemoryIndex
 
 MOST_WORDS = 22
 MODELS = 3
@@ -55,14 +59,14 @@ _noted = threading.local()
 
 
 @cache
-def revision(number: int) -> Revision:
-    """Return the ``number``-th migration.
+def revision(number: int, *, stored: bool = False) -> Revision:
+    """Return the ``number``-th migration; ``stored``: two of three have their index in the store.
 
     Neighbours differ in model and chunks, never in width: no mix-up of theirs is an error of the database.
     """
     model = ModelSpec(f"hashing:seed{1 + number % MODELS}", dim=8)
     chunking = Chunking("tokens", max_tokens=8 + 4 * (number % 2), overlap_tokens=0)
-    index = IndexSpec("hnsw" if number % MODELS == 2 else "exact")
+    index = IndexSpec("hnsw") if number % MODELS == 2 else IndexSpec("exact", store="late" if stored else PGVECTOR)
     return Revision(f"r{number:03d}", f"r{number - 1:03d}", model, chunking, index)
 
 
@@ -94,9 +98,13 @@ class Unlabelled(Evidence):
 class Unfiled(Standing):
     """The real standing, but for the migration files: a revision is made from its number."""
 
+    def __init__(self, scene: Scene) -> None:
+        super().__init__(scene.engine, scene.name, scene.cid, Path())
+        self._scene = scene
+
     def target(self, revision_id: str | None) -> Revision:
         """Return it, however often."""
-        return revision(int((revision_id or "r000")[1:]))
+        return self._scene.revision(int((revision_id or "r000")[1:]))
 
 
 class TinyMigrator(Migrator):
@@ -113,7 +121,7 @@ class TinyMigrator(Migrator):
             settings=settings,
             encoders=scene.encoders,
             actor=actor,
-            standing=Unfiled(scene.engine, scene.name, scene.cid, Path()),
+            standing=Unfiled(scene),
             evidence=Unlabelled(scene.engine, scene.cid, searcher, None, actor=actor, progress=NoProgress()),
         )
 
@@ -121,14 +129,28 @@ class TinyMigrator(Migrator):
 class Scene:
     """What the actors of one run share. ``puts``: document → tokens ever put."""
 
-    def __init__(self, stage: Stage, seed: int, folder: Path, encoders: SharedEncoders) -> None:
+    def __init__(
+        self, stage: Stage, seed: int, folder: Path, encoders: SharedEncoders, store: LateStore | None = None
+    ) -> None:
+        self.store = store
+        self.near: dict[str, dict[int, set[str]]] = {}
+        """By session: what could be found, by generation, when it last asked the store."""
+        self.asking: set[str] = set()
+        """Sessions with a query under way."""
+        self.lost = False
+        """Whether the store has lost points."""
+        if store is not None:
+            store.restart(seed)
+            store.at = self._at_store
         self.stage, self.seed, self.folder, self.encoders = stage, seed, folder, encoders
         self.engine, self.name = stage.engine, f"c{seed}_{uuid.uuid4().hex[:6]}"
         self.random = random.Random(f"scene {seed}")
         self.recorder = Recorder(lambda: float(stage.steps))
         self.puts: dict[str, list[str]] = {}
         others = [own(revision(number).revision) for number in range(MODELS)]
-        self.judge = judge.Judge(own, self.text, lambda doc_id, _: self.puts.get(doc_id, ())[::-1], others)
+        self.judge = judge.Judge(
+            own, self.text, lambda doc_id, _: self.puts.get(doc_id, ())[::-1], others, rows=self._rows
+        )
         self.counts: Counter[str] = Counter()
         self.findings: list[Finding] = []
         self.building: str | None = None
@@ -145,6 +167,48 @@ class Scene:
     def slots(self) -> tuple[Collection, dict[int, Generation]]:
         """Return the collection and its live generations, as they are now."""
         return observer.slots(self.engine, self.name)
+
+    # The store --------------------------------------------------------------------------------------------------------
+
+    def revision(self, number: int) -> Revision:
+        """Return the ``number``-th migration of this scene."""
+        return revision(number, stored=self.store is not None)
+
+    def stored(self) -> dict[int, tuple[Generation, MemoryIndex]]:
+        """Return the live generations in the store, each with its index past the network."""
+        if self.store is None:
+            return {}
+        return {
+            gen: (one, self.store.inner.open(one.physical_name, one.spec.model.dim, one.spec.index))
+            for gen, one in self.slots()[1].items()
+            if one.spec.index.store != PGVECTOR
+        }
+
+    def attempts(self, gen: int) -> list[Attempt]:
+        """Return the intents of a generation."""
+        return [Attempt(*row) for row in observer.rows(self.engine, f"{ATTEMPTS}{gen}")]
+
+    def _at_store(self, name: str) -> None:
+        """Stand before a request; before a search, note what it can find."""
+        if (actor := current()) is None:
+            return
+        actor.stand(f"store {name}")
+        if name == "near":
+            with actor.at_once():
+                self.near[actor.name] = {
+                    gen: {
+                        one.doc_id
+                        for one, held in attempts_held(index, self.attempts(gen))
+                        if one.shown and len(held) == one.n_chunks
+                    }
+                    for gen, (_, index) in self.stored().items()
+                }
+
+    def _rows(self, connection: sa.Connection, name: str) -> Mapping[str, Sequence[judge.Row]]:
+        for gen, (generation, index) in self.stored().items():
+            if generation.physical_name == name:
+                return {one.doc_id: held for one, held in attempts_held(index, self.attempts(gen)) if one.shown}
+        return judge.read_rows(connection, name)
 
     # Writes -----------------------------------------------------------------------------------------------------------
 
@@ -206,10 +270,20 @@ class Scene:
             with self.writing("opening", writes) as told:
                 told.update(self.documents().put(doc_id, self.text(str(writes[doc_id]))).versions)
         live, then = self.random.choices(OPENINGS, (1, 3, 3, 4, 4))[0]
-        for number in range(live):
-            self._build(revision(number), "live")
-        if then:
-            self.building = self._build(revision(live), then).revision
+        with self.calm():
+            for number in range(live):
+                self._build(self.revision(number), "live")
+            if then:
+                self.building = self._build(self.revision(live), then).revision
+
+    @contextmanager
+    def calm(self) -> Iterator[None]:
+        """Let every request to the store arrive at once."""
+        if self.store is not None:
+            self.store.calm = True
+        yield
+        if self.store is not None:
+            self.store.calm = False
 
     def _build(self, spec: Revision, upto: str) -> Generation:
         """Build a generation by the library's own moves, without what makes them safe among others: nobody is here."""
@@ -224,6 +298,7 @@ class Scene:
             made = moves.register(held, new)
             facts = _noted.facts
         self.recorder.ok(call, "register", "opening", **facts)
+        StoreKeeper(self.engine).look(made)
         if upto == "provisioned":
             return made
         [shard] = _shards(self.engine, made.gen)
@@ -286,6 +361,12 @@ def _quiet() -> Iterator[None]:
             yield
 
 
+AGE = """
+UPDATE intent SET created_at = created_at - interval '1 day', superseded_at = superseded_at - interval '1 day'{}
+WHERE gen IN (SELECT gen FROM generation WHERE cid = :cid)
+"""
+"""A day passes for all attempts."""
+
 # What a run is judged by ----------------------------------------------------------------------------------------------
 
 _STANDBY = """
@@ -306,17 +387,23 @@ def look(scene: Scene) -> None:
     """Check what is true at every instant, and sample the standby generation."""
     scene.counts["instants at which the invariant views were read"] += 1
     scene.findings += checks.instant(scene.engine, scene.cid)
+    for gen, (_, index) in scene.stored().items():
+        scene.findings += wrong_points(index, scene.attempts(gen))
     for gen, missing in observer.rows(scene.engine, _STANDBY, cid=scene.cid):
         call = scene.recorder.invoke("standby", "monitor")
         scene.recorder.ok(call, "standby", "monitor", gen=gen, detail={"missing": missing})
 
 
 def answered(scene: Scene, call: int, process: str, question: str, answer: Answer, *, by: str) -> None:
-    """Record an answer in the step of its search: what had to be found is read from the database as it is now."""
+    """Record an answer in the step of its search: what had to be found is read from the database as it is now.
+
+    An index in a store is asked some steps before: what was not to be found by then may be missing.
+    """
     served = {row.doc_id for row in observer.rows(scene.engine, _SERVED, gen=answer.generation, cid=scene.cid)}
-    if (shown := {hit.id for hit in answer.hits}) != served:
+    found = served & scene.near.get(process, {}).get(answer.generation, served)
+    if not found <= (shown := {hit.id for hit in answer.hits}) <= served:
         where = f"query {call} ({by}) of generation {answer.generation}"
-        scene.found("lost", f"{where} shows {sorted(shown)}, searchable were {sorted(served)}")
+        scene.found("lost", f"{where} shows {sorted(shown)}, to be found were {sorted(found)} of {sorted(served)}")
     scene.counts["queries"] += 1
     scene.recorder.ok(call, "query", process, **scene.judge.answer(question, answer, by=by, whole=True))
 
@@ -331,6 +418,10 @@ def heal(scene: Scene) -> None:
     )
     migrator = TinyMigrator(scene, "healer")
     collection, live = scene.slots()
+    if scene.store is not None:
+        scene.store.arrive(1.0)
+        for generation, _ in scene.stored().values():
+            StoreKeeper(scene.engine).make_whole(generation)
     building = live.get(collection.building_gen or -1)
     if building is not None and building.phase == Phase.PROVISIONED:
         migrator.run("backfill", building.revision)
@@ -344,8 +435,15 @@ def check_end(scene: Scene) -> None:
     The run's rows stay, under a collection that nobody asks for.
     """
     look(scene)
+    for gen, (generation, index) in scene.stored().items():
+        for _ in range(3):
+            observer.rows(scene.engine, AGE.format(", removed_at = removed_at - interval '1 day'"), cid=scene.cid)
+            StoreKeeper(scene.engine).look(generation)
+        scene.findings += garbage(index, scene.attempts(gen))
     scene.findings += judge.look(scene.engine, scene.cid, scene.judge, scene.recorder, exact=False)
     scene.findings += check(scene.recorder.records)
     names = "SELECT physical_name FROM generation WHERE cid = :cid AND NOT dropped"
+    for _, index in scene.stored().values():
+        index.drop()
     for row in observer.rows(scene.engine, names, cid=scene.cid):
         observer.rows(scene.engine, f"DROP TABLE IF EXISTS {row.physical_name}")

@@ -86,6 +86,8 @@ class Judge:
     text: Callable[[str], str]
     candidates: Callable[[str, str], Iterable[str]]
     others: Sequence[Truth]
+    rows: Callable[[sa.Connection, str], Mapping[str, Sequence[Row]]] = read_rows
+    """How an index is read whole, by its name."""
 
     # Answers ----------------------------------------------------------------------------------------------------------
 
@@ -166,7 +168,7 @@ class Judge:
         ``exact``: rows carry their document's version; a change of metadata alone leaves it behind.
         """
         own, hits, found = self.own(revision), list[Hit](), list[Finding]()
-        for doc_id, rows in read_rows(connection, name).items():
+        for doc_id, rows in self.rows(connection, name).items():
             now = table.get(doc_id)
             likely = [now.content] if now else []
             tokens = [*likely, *self.candidates(doc_id, *(likely or [""]))]

@@ -1,15 +1,21 @@
 """A store whose requests arrive late, twice or never: the reference store behind a network at its worst.
 
-An acknowledged request has arrived. One that was not acknowledged may arrive at any later time, or never; any request
-may arrive once more. A store may do so, and what revector promises must hold all the same.
+An acknowledged request has arrived, or arrives before long where the store says so in its traits. One that was not
+acknowledged may arrive later, for as long as revector reckons with (``intents.LATE_S``), or never; any request may
+arrive once more. A store may do so, and what revector promises must hold all the same.
 """
 
 from __future__ import annotations
 
+import logging
 import random
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from typing import TypeVar
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import NamedTuple, TypeVar
+from unittest.mock import patch
 from uuid import UUID
 
 import numpy as np
@@ -17,8 +23,10 @@ import numpy.typing as npt
 
 from revector.errors import IndexGone, StoreUnavailable
 from revector.interfaces import Progress
+from revector.registry import intents
 from revector.spec import IndexSpec
 from revector.stores.memory import MemoryIndex, MemoryStore
+from revector.stores.opening import added
 from revector.stores.seam import IndexDescription, NearPoint, Points
 
 T = TypeVar("T")
@@ -26,55 +34,103 @@ T = TypeVar("T")
 FAILS, TWICE, ARRIVES = 0.1, 0.2, 0.3
 """Share of writes that are not acknowledged, that arrive twice, and of those under way that arrive at each request."""
 
+SILENT, SLOW = 0.03, 0.2
+"""In a store at its very worst: share of other requests without an answer, and of acknowledged ones still under way."""
+
+
+class Request(NamedTuple):
+    """A write under way; one that was acknowledged (``sure``) arrives."""
+
+    write: Callable[[], object]
+    sent_s: float
+    sure: bool
+
 
 class LateNetwork:
-    """A network that is drawn from ``seed``."""
+    """A network that is drawn from ``seed``; while it is ``calm``, every request arrives at once."""
 
-    def __init__(self, *, seed: int = 0, fails: float = FAILS, twice: float = TWICE) -> None:
-        self._random, self._fails, self._twice = random.Random(seed), fails, twice
-        self._under_way: list[Callable[[], object]] = []
+    def __init__(
+        self, *, seed: int = 0, fails: float = FAILS, twice: float = TWICE, silent: float = 0.0, slow: float = 0.0
+    ) -> None:
+        self._fails, self._twice, self._silent, self._slow = fails, twice, silent, slow
+        self.now_s: Callable[[], float] = time.monotonic
         self.lost = 0
         """Requests that were not acknowledged."""
+        self.restart(seed)
 
-    def write(self, request: Callable[[], T]) -> T:
-        """Send a request and return its answer. Raises ``StoreUnavailable`` where no acknowledgement came back."""
+    def restart(self, seed: int) -> None:
+        """Forget what is under way, and draw anew."""
+        self._random, self._under_way, self.calm = random.Random(f"network {seed}"), list[Request](), False
+
+    def write(self, request: Callable[[], T | None]) -> T | None:
+        """Send a write; return its answer, or None before it arrives. Raises ``StoreUnavailable`` where none came."""
         self.arrive()
-        if self._random.random() < self._twice:
-            self._under_way.append(request)
-        if self._random.random() < self._fails:
-            if self._random.random() < 0.5:
+        if self._drawn(self._twice):
+            self._send(request)
+        if self._drawn(self._fails):
+            if self._drawn(0.5):
                 request()
-            self._under_way.append(request)
-            self.lost += 1
-            raise StoreUnavailable("the store did not answer in time. Whether the request arrived is not known.")
+            self._send(request)
+            self._lose()
+        if self._drawn(self._slow):
+            self._send(request, sure=True)
+            return None
+        return request()
+
+    def question(self, request: Callable[[], T]) -> T:
+        """Send a request that is done at once or never, and return its answer. Raises ``StoreUnavailable``."""
+        self.arrive()
+        if self._drawn(self._silent):
+            self._lose()
         return request()
 
     def arrive(self, share: float = ARRIVES) -> None:
         """Have some of what is under way arrive, in any order; some of it is lost."""
         self._random.shuffle(self._under_way)
-        kept = []
-        for request in self._under_way:
-            drawn = self._random.random()
-            if drawn < share:
+        waiting, self._under_way = self._under_way, []
+        for one in waiting:
+            drawn, over = self._random.random(), self.now_s() - one.sent_s > intents.LATE_S
+            if (over and one.sure) or (drawn < share and not over):
                 with suppress(IndexGone):  # it came too late for its index
-                    request()
-            elif drawn < 0.95:
-                kept.append(request)
-        self._under_way = kept
+                    one.write()
+            elif not over and (one.sure or drawn < 0.95):
+                self._under_way.append(one)
+
+    def name(self) -> UUID:
+        """Draw a name that nothing else has."""
+        return UUID(int=self._random.getrandbits(128), version=4)
+
+    def _drawn(self, share: float) -> bool:
+        return self._random.random() < share and not self.calm
+
+    def _send(self, request: Callable[[], object], *, sure: bool = False) -> None:
+        self._under_way.append(Request(request, self.now_s(), sure))
+
+    def _lose(self) -> None:
+        self.lost += 1
+        raise StoreUnavailable("the store did not answer in time. Whether the request arrived is not known.")
 
 
 class LateStore(LateNetwork):
-    """Indexes of a ``MemoryStore`` behind such a network."""
+    """Indexes of a ``MemoryStore`` behind such a network; ``at`` is told of each request before it is sent."""
 
-    traits = MemoryStore.traits
-
-    def __init__(self, *, seed: int = 0, fails: float = FAILS) -> None:
-        super().__init__(seed=seed, fails=fails)
-        self._inner = MemoryStore()
+    def __init__(self, *, seed: int = 0, fails: float = FAILS, silent: float = 0.0, slow: float = 0.0) -> None:
+        super().__init__(seed=seed, fails=fails, silent=silent, slow=slow)
+        self.inner = MemoryStore()
+        self.traits = replace(MemoryStore.traits, searchable_at_once=not slow)
+        self.at: Callable[[str], None] = lambda _: None
 
     def open(self, name: str, dim: int, index: IndexSpec) -> LateIndex:
         """Return the index of that name."""
-        return LateIndex(self._inner.open(name, dim, index), self)
+        return LateIndex(self.inner.open(name, dim, index), self)
+
+    def sent(self, name: str, request: Callable[[], T], by: Callable[[Callable[[], T]], T]) -> T:
+        """Send a request; raises ``StoreUnavailable`` where the caller stood for so long that it timed out before."""
+        began_s = self.now_s()
+        self.at(name)
+        if self.now_s() - began_s > intents.LATE_S:
+            self._lose()
+        return by(request)
 
     def ask(self) -> str:
         """Say what it is."""
@@ -87,40 +143,53 @@ class LateStore(LateNetwork):
 class LateIndex:
     """One index of a ``LateStore``."""
 
-    traits = MemoryStore.traits
-
     def __init__(self, inner: MemoryIndex, store: LateStore) -> None:
-        self.name, self._inner, self._store = inner.name, inner, store
+        self.name, self.inner, self._store, self.traits = inner.name, inner, store, store.traits
 
     def create(self, encoder_fp: str) -> None:
-        """Create it; that arrives."""
-        self._inner.create(encoder_fp)
+        """Create it, or not."""
+        self._store.sent("create", lambda: self.inner.create(encoder_fp), self._store.question)
 
     def describe(self) -> IndexDescription | None:
-        """Describe it."""
-        return self._inner.describe()
+        """Describe it, or not."""
+        return self._store.sent("describe", self.inner.describe, self._store.question)
 
     def drop(self) -> None:
-        """Drop it; that arrives."""
-        self._inner.drop()
+        """Drop it, or not."""
+        self._store.sent("drop", self.inner.drop, self._store.question)
 
     def put(self, points: Points) -> None:
         """Put points, or so it seems."""
-        self._store.write(lambda: self._inner.put(points))
+        self._store.sent("put", lambda: self.inner.put(points), self._store.write)
 
     def remove(self, ids: Sequence[UUID]) -> None:
         """Remove points, or so it seems."""
-        self._store.write(lambda: self._inner.remove(ids))
+        self._store.sent("remove", lambda: self.inner.remove(ids), self._store.write)
 
     def near(self, vector: npt.NDArray[np.float32], n: int, *, exact: bool) -> list[NearPoint]:
         """Search, after some of what is under way arrived."""
-        self._store.arrive()
-        return self._inner.near(vector, n, exact=exact)
+        return self._store.sent("near", lambda: self.inner.near(vector, n, exact=exact), self._store.question)
 
     def read(self, ids: Sequence[UUID]) -> Points:
         """Read points."""
-        return self._inner.read(ids)
+        return self._store.sent("read", lambda: self.inner.read(ids), self._store.question)
 
     def finish(self, progress: Progress) -> bool:
         """Build nothing."""
-        return self._inner.finish(progress)
+        return self.inner.finish(progress)
+
+
+@contextmanager
+def late_store() -> Iterator[LateStore]:
+    """Know a store ``late`` at its very worst, in this process; attempts have names of its own drawing.
+
+    So a history is repeated by its seed.
+    """
+    log = logging.getLogger("revector")
+    level = log.level
+    log.setLevel(logging.CRITICAL)  # workers say much of what a store does here all the time
+    try:
+        with added("late", LateStore(silent=SILENT, slow=SLOW)) as store, patch.object(uuid, "uuid4", store.name):
+            yield store
+    finally:
+        log.setLevel(level)

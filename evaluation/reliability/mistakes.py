@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
@@ -21,8 +22,8 @@ from revector.indexing.publish import check_vectors
 from revector.interfaces import Piece, Side
 from revector.lifecycle import Outcome, Phase
 from revector.migration.back_moves import BackMoves
+from revector.registry import attempts, in_sql, intents, moves, sharding, verdicts, work
 from revector.registry import control as controls
-from revector.registry import in_sql, intents, moves, sharding, verdicts, work
 from revector.registry.attempts import AttemptsLane
 from revector.registry.collections import read_generation
 from revector.serving import searcher
@@ -308,6 +309,16 @@ def tombstone_purged() -> Planted:
 def ack_before_searchable() -> Planted:
     """Take a store's acknowledgement for the proof that its points are found."""
     return patch.object(AttemptsLane, "_await", lambda *_: None)
+
+
+def fixed_point_ids() -> Planted:
+    """Name what is put by the version of its document, so that all tries to embed that share their points."""
+
+    def named(part: Any) -> dict[str, uuid.UUID]:
+        versions = zip(part.doc_ids, part.versions, strict=True)
+        return {doc_id: uuid.uuid5(uuid.NAMESPACE_OID, f"{doc_id} {version}") for doc_id, version in versions}
+
+    return patch.object(attempts, "new_attempts", named)
 
 
 def no_intent() -> Planted:

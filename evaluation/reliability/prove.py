@@ -57,9 +57,7 @@ LAYERS = (
           "--seconds 30", "--seconds 600"),
     Layer("L7", "hunt", "35 seeded bugs, each planted into the real code, SQL or model, and which layer saw it",
           "--effort 1", "--effort 10"),
-    Layer("L8", "stores", "An index in another store that delays, repeats, drops and loses: every answer judged under "
-          "writes, moves and kills", "--count 20", "--count 2000 --processes 2"),
-    Layer("L9", "adopting", "A table that an application writes is taken over, migrated and given back; each is "
+    Layer("L8", "adopting", "A table that an application writes is taken over, migrated and given back; each is "
           "killed, and every row and answer judged", "--count 3", "--count 40"),
 )  # fmt: skip
 

@@ -14,6 +14,9 @@ from evaluation.bench.common import Figure
 from evaluation.reliability.arena import database, server
 from evaluation.reliability.pieces import Piece, add_piece, none, options
 
+from revector.spec import PGVECTOR
+from revector.stores.opening import MEMORY
+
 
 @dataclass
 class Drawn:
@@ -48,6 +51,9 @@ class Layer:
     def options(self, **numbers: int) -> argparse.ArgumentParser:
         """Return the command line, to which a layer may add."""
         made = options(self.module, self.doc, results=self.results, **{"seed": 1, "processes": 2, **numbers})
+        made.add_argument(
+            "--store", choices=(PGVECTOR, MEMORY), default=PGVECTOR, help="memory: behind a network at its worst"
+        )
         made.add_argument("--bug", metavar="NAME", help="plant a seeded bug; nothing is kept then")
         return made
 
@@ -59,7 +65,8 @@ class Layer:
             total.findings += found.findings
             for seed, says in found.findings:
                 bug = f" --bug {given.bug}" if given.bug else ""
-                print(f"seed {seed}: {says}\n  again: python -m {self.module} --seed {seed} --count 1{bug}")
+                again = f"python -m {self.module} --seed {seed} --count 1 --store {given.store}{bug}"
+                print(f"seed {seed}: {says}\n  again: {again}")
         broken = len({seed for seed, _ in total.findings})
         print(f"{self.runs}: {given.count:,}, of which {broken} broke a promise")
         if given.bug or given.count == 1:
@@ -67,6 +74,7 @@ class Layer:
         piece = {
             "seed": given.seed,
             "runs": given.count,
+            "store": given.store,
             "seconds": round(time.monotonic() - started, 1),
             "tally": dict(total.tally),
             "findings": [f"seed {seed}: {says}" for seed, says in total.findings[:50]],
@@ -78,6 +86,7 @@ class Layer:
     def figures(self, pieces: Sequence[Piece]) -> list[Figure]:
         """Return what all pieces together did and found."""
         runs, total = sum(piece["runs"] for piece in pieces), Counter[str]()
+        stored = sum(piece["runs"] for piece in pieces if piece.get("store", PGVECTOR) != PGVECTOR)
         for piece in pieces:
             total.update(piece["tally"])
 
@@ -86,6 +95,7 @@ class Layer:
 
         return [
             figure(self.runs, runs, self.goal),
+            figure(f"{self.runs} of indexes in a store", stored, None),
             none(f"{self.runs} in which a promise broke", sum(piece["broken"] for piece in pieces), ""),
             *(figure(name, total[key], self.goals.get(key)) for key, name in self.counted.items()),
             Figure("time", round(sum(piece["seconds"] for piece in pieces) / 60, 1), "min"),

@@ -1,6 +1,6 @@
 """Layer L1: runs simulated histories of the real code by seed, and keeps what they did and found.
 
-    python -m evaluation.reliability.simulate [--seed N] [--count N] [--processes N] [--bug NAME] [--results PATH]
+    python -m evaluation.reliability.simulate [--seed N] [--count N] [--store memory] [--bug NAME] [--results PATH]
 
 Every history is an interleaving of writers, workers, migrations, queries, kills and faults under a clock of its own, on
 a real PostgreSQL; see ``simulation``. ``--seed S --count 1`` repeats one. What breaks a promise is shrunk and printed.
@@ -23,6 +23,8 @@ COUNTED = {
     "swap": "swaps",
     "rollback": "rollbacks",
     "retire": "retirements",
+    "losses": "losses of points that a store had acknowledged",
+    "store_lost": "of them noticed, and their documents embedded again",
     "windows": "rollback windows of 48 h that passed before their retirement",
 }
 
@@ -30,7 +32,9 @@ COUNTED = {
 def run(url: str, seeds: Sequence[int], given: argparse.Namespace) -> Drawn:
     """Run the histories of some seeds; with a bug, up to the first that finds it."""
     done, planted = Drawn(), partial(plant, given.bug) if given.bug else None
-    found = run_histories(url, seeds, plant=planted, stop_at_first=planted is not None, tally=done.tally)
+    found = run_histories(
+        url, seeds, plant=planted, stop_at_first=planted is not None, tally=done.tally, store=given.store
+    )
     done.findings += [(one.seed, str(one)) for one in found]
     return done
 

@@ -9,13 +9,15 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import sqlalchemy as sa
-from evaluation.reliability.simulated import rules_documents, rules_processes  # noqa: F401 - they register their rules
+from evaluation.reliability.simulated import rules_documents, rules_processes, rules_store  # noqa: F401 - they register their rules
 from evaluation.reliability.simulated.heal import heal
 from evaluation.reliability.simulated.look import Broken
 from evaluation.reliability.simulated.place import BEGINNINGS, Place, place
 from evaluation.reliability.simulated.rules import Step, draw, take
 from evaluation.reliability.simulated.stage import Hang
 from evaluation.reliability.simulated.world import World
+
+from revector.spec import PGVECTOR
 
 STEPS = (6, 9, 13, 19, 28)
 """How many steps a history may have; a drawn rule that does not apply is none."""
@@ -72,14 +74,16 @@ def run_histories(
     stop_at_first: bool = True,
     shrunk: bool = True,
     tally: Counter[str] | None = None,
+    store: str = PGVECTOR,
 ) -> list[Finding]:
     """Run one history per seed in the database of ``url``, which must have this version's tables and no other use.
 
     ``plant`` may spoil the library, or the database through its engine, for as long as histories run. ``tally`` gets
-    what the histories did. With ``shrunk``, what is found comes without the steps that it does not need.
+    what the histories did. With ``shrunk``, what is found comes without the steps that it does not need. ``store``:
+    see ``place``.
     """
     findings = []
-    with place(url) as at, nullcontext() if plant is None else plant(at.engine):
+    with place(url, store) as at, nullcontext() if plant is None else plant(at.engine):
         for seed in seeds:
             finding = run_history(at, seed)
             if finding is None:
@@ -98,7 +102,7 @@ def run_history(at: Place, seed: int) -> Finding | None:
     chance = random.Random(seed)
     beginning = chance.choice((*BEGINNINGS, *OFTEN))
     count = chance.choice(STEPS)
-    return _run(at, seed, beginning, (draw(chance) for _ in range(10 * count)), count)
+    return _run(at, seed, beginning, (draw(chance, stored=at.store is not None) for _ in range(10 * count)), count)
 
 
 def repeat(at: Place, finding: Finding, steps: Sequence[Step]) -> Finding | None:
@@ -120,7 +124,7 @@ def shrink(at: Place, finding: Finding) -> Finding:
 
 
 def _run(at: Place, seed: int, beginning: str, drawn: Iterator[Step], count: int) -> Finding | None:
-    history = History(seed, beginning, World(at, beginning), [])
+    history = History(seed, beginning, World(at, beginning, seed), [])
     try:
         for step in drawn:
             if len(history.steps) == count:

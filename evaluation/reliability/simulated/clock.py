@@ -15,10 +15,12 @@ import psycopg
 import tenacity.nap
 
 import revector.documents.documents
+import revector.indexing.keeping
 import revector.indexing.watch
 import revector.indexing.worker
 import revector.migration.catch_up
 import revector.migration.leftovers
+import revector.registry.attempts
 
 BEGIN_S = float(int(time.time()))
 """What the database's clock says when a history begins, in seconds since 1970; no history depends on it."""
@@ -31,6 +33,7 @@ MODULES: tuple[ModuleType, ...] = (
     revector.migration.leftovers,
     revector.documents.documents,
     revector.indexing.worker,
+    revector.registry.attempts,
     tenacity.nap,
 )
 
@@ -78,14 +81,23 @@ class Clock:
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Let the library's processes live in this time."""
-        running_s = revector.indexing.watch.running_s
+        running_s, watching = (
+            revector.indexing.watch.running_s,
+            (
+                revector.indexing.watch,
+                revector.indexing.keeping,
+                revector.registry.attempts,
+            ),
+        )
         times = [module.time for module in MODULES]  # type: ignore[attr-defined]
         try:
             for module in MODULES:
                 module.time = self  # type: ignore[attr-defined]
-            revector.indexing.watch.running_s = self.monotonic
+            for module in watching:
+                module.running_s = self.monotonic  # type: ignore[attr-defined]
             yield
         finally:
-            revector.indexing.watch.running_s = running_s
+            for module in watching:
+                module.running_s = running_s  # type: ignore[attr-defined]
             for module, real in zip(MODULES, times, strict=True):
                 module.time = real  # type: ignore[attr-defined]

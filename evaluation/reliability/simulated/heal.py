@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from evaluation.reliability.points import garbage
 from evaluation.reliability.simulated.encoders import POISON, VENOM
 from evaluation.reliability.simulated.look import Broken, Key, Waiting, demand
 from evaluation.reliability.simulated.oracle import Query, check_vectors
@@ -10,6 +11,7 @@ from evaluation.reliability.simulated.world import World
 
 from revector.documents import deadletters
 from revector.errors import RevectorError
+from revector.indexing.keeping import StoreKeeper
 from revector.lifecycle import Phase
 from revector.migration.catch_up import LANES
 from revector.registry.collections import read_generation
@@ -21,6 +23,9 @@ ROUNDS = 30
 def heal(world: World, *, finish: bool) -> None:
     """Fix everything, let all work end, and compare; with ``finish``, an open migration must come to its end too."""
     place = world.place
+    if place.store is not None:
+        place.store.calm = True
+        place.store.arrive(1.0)
     place.models.faults.clear()
     place.models.replaced.clear()
     Unmeasured.passes = True
@@ -57,8 +62,8 @@ def _must(world: World, what: str, call: object) -> None:
 
 
 def _drain(world: World) -> None:
-    for _ in range(ROUNDS):
-        if not any(item.state == "due" for item in _waiting(world).values()):
+    for turn in range(ROUNDS):
+        if (turn or not world.stored()) and not any(item.state == "due" for item in _waiting(world).values()):
             break
         _must(world, "work", lambda: _work(world))
         world.place.clock.wait(700.0)
@@ -86,10 +91,28 @@ def _work(world: World) -> None:
 
 
 def _compare(world: World) -> None:
+    _collect(world)
     for gen in world.seen.slots.values():
         check_vectors(world.oracle, world.seen, gen, world.revision(gen), world.rows(gen))
     if world.seen.active is not None:
         world.query("reader 1", Query("w1x0", 100, "chunk", None), None)
+
+
+def _collect(world: World) -> None:
+    """Let a keeper remove what nobody sees, and once more what arrived late: the store then holds what is shown."""
+    for _ in range(3 if world.stored() else 0):
+        world.place.clock.wait(LONG_S)
+        _must(world, "collect", lambda: _keep(world))
+    for gen, index in world.stored().items():
+        for found in garbage(index, world.seen.attempts.get(gen, ())):
+            raise Broken(found.promise, f"generation {gen}: {found.detail}")
+
+
+def _keep(world: World) -> None:
+    for gen in world.stored():
+        with world.place.engine.connect() as connection:
+            generation = read_generation(connection, gen)
+        StoreKeeper(world.place.engine).look(generation)
 
 
 def _finish(world: World) -> None:
@@ -128,3 +151,6 @@ def _ended_are_dropped(world: World) -> None:
             demand(generation["dropped"] and not left, "not finished", generation, "is not dropped, or leaves", left)
             row = world.place.database.execute("SELECT to_regclass(%s)", (generation["table"],)).fetchone()
             demand(row == (None,), "not finished", "the table of", generation, "is still there")
+            index = world.index(gen)
+            gone = index is None or index.describe() is None
+            demand(gone, "not finished", "the index of", generation, "is still in the store")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
+from uuid import UUID
 
 import psycopg
+from evaluation.reliability.points import Attempt
 
 from revector.interfaces import Content
 from revector.migration.steps import MEASURE_ATTEMPTS
@@ -115,6 +118,8 @@ class Look:
     events: tuple[Event, ...]
     lease: tuple[int, str]
     results: tuple[Result, ...]
+    attempts: Mapping[int, Sequence[Attempt]]
+    """Intents by generation, of indexes in a store."""
     views: Mapping[str, Any]
 
     @property
@@ -140,6 +145,9 @@ def look(database: psycopg.Connection[Any], cid: int, seen: int) -> Look:
     row = database.execute("SELECT simulated.look(%s, %s)::text", (cid, seen), prepare=True).fetchone()
     assert row is not None
     found = json.loads(row[0])
+    attempts: defaultdict[int, list[Attempt]] = defaultdict(list)
+    for gen, attempt, *facts in found["attempts"]:
+        attempts[gen].append(Attempt(UUID(attempt), *facts))
     return Look(
         found["collection"],
         {one["gen"]: one for one in found["generations"]},
@@ -150,7 +158,8 @@ def look(database: psycopg.Connection[Any], cid: int, seen: int) -> Look:
         tuple(Event(*one) for one in found["events"]),
         tuple(found["lease"] or (0, "")),
         tuple(Result(*one) for one in found["results"]),
-        {name: found[name] for name in ("i1_lost", "i2_ahead", "i5_slots", "i13_unwaived")},
+        attempts,
+        {name: found[name] for name in ("i1_lost", "i2_ahead", "i5_slots", "i9_intent", "i13_unwaived")},
     )
 
 
@@ -159,14 +168,16 @@ def check_state(new: Look, contents: Mapping[tuple[str, int], str | None]) -> No
     demand(not new.views["i1_lost"], "lost", new.views["i1_lost"])
     demand(not new.views["i2_ahead"], "phantom", "from the future:", new.views["i2_ahead"])
     demand(not new.views["i5_slots"], "slots", new.views["i5_slots"])
+    demand(not new.views["i9_intent"], "lost", "the ledger names what is not published:", new.views["i9_intent"])
     demand(len(set(new.slots.values())) == len(new.slots), "slots", "one generation in two:", new.slots)
     for key, applied in new.ledger.items():
         content = contents.get((key[1], applied.version))
         wanted = None if content is None else Content("text", content).sha256
-        right = applied.content_hash == wanted and applied.deleted == (content is None)
+        taken_back = applied.content_hash == "" and key in new.pending
+        right = (taken_back or applied.content_hash == wanted) and applied.deleted == (content is None)
         demand(right, "stale", "the ledger says", key, applied, "and the text then was", content)
     for gen in new.slots.values():
-        for doc_id in new.documents:
+        for doc_id in new.documents if new.generations[gen]["in_sql"] else ():
             _check_rows((gen, doc_id), new.rows.get((gen, doc_id)), new.ledger.get((gen, doc_id)))
 
 

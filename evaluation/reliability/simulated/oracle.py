@@ -130,7 +130,11 @@ class Wanted(NamedTuple):
     piece: Chunk
 
 
-def in_reach(oracle: Oracle, seen: Look, gen: int, revision: Revision, query: Query) -> list[Wanted]:
+Held = Mapping[str, Collection[int]]
+"""Chunks by document that a store holds of what is shown: where it has lost some, nobody can find them."""
+
+
+def in_reach(oracle: Oracle, seen: Look, gen: int, revision: Revision, query: Query, held: Held | None) -> list[Wanted]:
     """Return the chunks that the generation must find, best first: of every document what its ledger says."""
     found: list[Wanted] = []
     vector = asked(Truth.of(revision), query.text)
@@ -140,18 +144,26 @@ def in_reach(oracle: Oracle, seen: Look, gen: int, revision: Revision, query: Qu
             continue
         if query.lang is None or doc.meta.get("lang") == query.lang:
             chunks, vectors = embedded(Truth.of(revision), oracle.contents[doc_id, applied.version] or "")
-            found += [Wanted(1 - float(one), doc_id, n, chunks[n]) for n, one in enumerate(vectors @ vector)]
+            there = range(len(chunks)) if held is None else held.get(doc_id, ())
+            found += [Wanted(1 - float(vectors[n] @ vector), doc_id, n, chunks[n]) for n in there]
     return sorted(found)
 
 
-def check_answer(oracle: Oracle, seen: Look, revisions: Mapping[str, Revision], query: Query, answer: Answer) -> None:
+def check_answer(
+    oracle: Oracle,
+    seen: Look,
+    revisions: Mapping[str, Revision],
+    query: Query,
+    answer: Answer,
+    held: Held | None,
+) -> None:
     """Judge an answer of this very instant. Raises ``Broken`` with the promise that it breaks."""
     gen = answer.generation
     revision = revisions[seen.generations[gen]["revision"]]
     own = Truth.of(revision).fingerprint
     demand(answer.encoder_fp == own, "wrong model", gen, "was asked with", answer.encoder_fp)
     tolerance = TOLERANCE[revision.index.storage]
-    reach = in_reach(oracle, seen, gen, revision, query)
+    reach = in_reach(oracle, seen, gen, revision, query, held)
     chunks = {(one.doc_id, one.chunk): one for one in reach}
     for hit in answer.hits:
         one = chunks.get((hit.id, hit.chunk))
@@ -212,6 +224,9 @@ def check_vectors(oracle: Oracle, seen: Look, gen: int, revision: Revision, rows
         found.setdefault(doc_id, []).append(Row(chunk, 0, start, stop, vector))
     for (of, doc_id), applied in seen.ledger.items():
         if of != gen or applied.deleted:
+            continue
+        if applied.content_hash == "" and (gen, doc_id) in seen.pending:  # lost, and a dead letter since
+            found.pop(doc_id, None)
             continue
         text, tolerance = oracle.contents[doc_id, applied.version] or "", TOLERANCE[revision.index.storage]
         if wrong := mismatch(found.pop(doc_id, []), text, Truth.of(revision), tolerance):

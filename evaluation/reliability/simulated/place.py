@@ -12,12 +12,14 @@ from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import sqlalchemy as sa
+from evaluation.reliability.late import LateStore, late_store
 from evaluation.reliability.simulated.clock import Clock
 from evaluation.reliability.simulated.encoders import Models
-from evaluation.reliability.simulated.stage import Stage
+from evaluation.reliability.simulated.stage import OUTSIDE, Stage
 from evaluation.temporary import owned
 
 import revector.indexing.backfill
@@ -35,9 +37,11 @@ from revector.migration.migrator import Migrator
 from revector.migration.settings import MigratorSettings
 from revector.registry import ledgers, sharding, verdicts, work
 from revector.registry.collections import Collection, ensure_collection
+from revector.registry.intents import point_ids
 from revector.revisions import RevisionGraph
 from revector.serving.searcher import Searcher
-from revector.spec import Revision
+from revector.spec import PGVECTOR, Revision
+from revector.stores.memory import MemoryIndex
 
 SEARCH_PATH = "revector, simulated, pg_catalog, public"
 """Our clock shadows PostgreSQL's own, because pg_catalog is named after it."""
@@ -72,6 +76,12 @@ PARTS = {
         'chunking = Chunking(max_tokens=8, overlap_tokens=0)\nindex = IndexSpec(kind="hnsw", m=4, ef_construction=16)'
     ),
 }
+IN_STORE = {
+    name: f'{parts.partition("index =")[0]}index = IndexSpec(kind="exact", store="late")' if name != "c300" else parts
+    for name, parts in PARTS.items()
+}
+"""The same with a store: all but one are there, so that migrations lead into it, out of it and within it."""
+
 GATE = "gate = Gate(min_queries=1, max_drop=1.0, min_overlap=None)"
 WORDS = {"a": 20, "A": 3, "\u00e9": 1}
 BEGINNINGS: dict[str, tuple[str, str, str]] = {
@@ -106,8 +116,8 @@ class Unmeasured(Evidence):
 class Place:
     """A database prepared for any number of histories, one after the other."""
 
-    def __init__(self, url: str, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, url: str, folder: Path, store: LateStore | None) -> None:
+        self.folder, self.store = folder, store
         self.engine = make_engine(url)
         sa.event.listen(self.engine, "connect", _see_simulated)
         at = sa.make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
@@ -119,6 +129,8 @@ class Place:
         self.clock = Clock(self.database)
         self.stage = Stage(self.engine, self._cut)
         self.clock.woken = lambda: self.stage.at("outside sleep")
+        if store is not None:
+            store.now_s, store.at = self.clock.monotonic, lambda name: self.stage.at(f"{OUTSIDE}store {name}")
         self.models = Models(self.stage.at)
         self.migrations = self._write_migrations("migrations")
         self.edited = self._write_migrations("edited", "min_sentences=2, ")
@@ -132,15 +144,37 @@ class Place:
         for name, way in BEGINNINGS.items():
             self._templates[name] = self._make(*way)
 
-    def begin(self, beginning: str) -> tuple[int, str]:
-        """Return number and name of a new collection that is where ``beginning`` says."""
+    def begin(self, beginning: str, seed: int = 0) -> tuple[int, str]:
+        """Return number and name of a new collection that is where ``beginning`` says; a store is drawn by ``seed``."""
         name = f"h{next(self._numbers)}"
         self.clock.restart()
         row = self.database.execute(
             "SELECT simulated.copy(%s, %s)", (self._templates[beginning], name), prepare=True
         ).fetchone()
         assert row is not None
-        return int(row[0]), name
+        cid = int(row[0])
+        if self.store is not None:
+            for old, new in zip(self._indexes(self._templates[beginning]), self._indexes(cid), strict=True):
+                if old is not None and new is not None and (there := old.describe()) is not None:
+                    new.create(there.encoder_fp)
+                    new.put(old.read(point_ids(self._shown(cid))))
+            self.store.restart(seed)
+        return cid, name
+
+    def index(self, name: str, revision: str) -> MemoryIndex | None:
+        """Return a generation's index as it is in the store, past the network; None where it is in PostgreSQL."""
+        spec = self.revisions[revision]
+        if self.store is None or spec.index.store == PGVECTOR:
+            return None
+        return self.store.inner.open(name, spec.model.dim, spec.index)
+
+    def _indexes(self, cid: int) -> list[MemoryIndex | None]:
+        named = "SELECT physical_name, revision FROM generation WHERE cid = %s ORDER BY gen"
+        return [self.index(*row) for row in self.database.execute(named, (cid,)).fetchall()]
+
+    def _shown(self, cid: int) -> list[tuple[UUID, int]]:
+        named = "SELECT attempt, n_chunks FROM intent JOIN generation USING (gen) WHERE cid = %s"
+        return self.database.execute(named, (cid,)).fetchall()
 
     def end(self, cid: int) -> None:
         """Leave a collection behind, in no one's way."""
@@ -153,7 +187,10 @@ class Place:
         )
         # A sweep asks all ledgers that there are, and after a thousand histories that would be most of its time.
         for (gen,) in self.database.execute("SELECT gen FROM generation WHERE cid = %s", (cid,)).fetchall():
-            self.database.execute(f"DROP TABLE IF EXISTS {ledgers.table(gen)}".encode())
+            self.database.execute(f"DROP TABLE IF EXISTS {ledgers.table(gen)}, intent_g{gen}".encode())
+        for index in self._indexes(cid):
+            if index is not None:
+                index.drop()
 
     def migrator(self, collection: str, actor: str, encoders: Encoders, *, edited: bool = False) -> Migrator:
         """Return a process that can run the steps of a migration."""
@@ -183,6 +220,8 @@ class Place:
     def _make(self, before: str, revision: str, step: str) -> int:
         """Make a collection to begin from, by the library itself."""
         name = self.begin(before)[1] if before else f"h{next(self._numbers)}"
+        if self.store is not None:
+            self.store.calm = True
         migrator = self.migrator(name, "nobody", Encoders(self.models.load))
         if not before:
             documents = Documents(self.engine, migrator._cid)
@@ -200,7 +239,7 @@ class Place:
         folder.mkdir()
         before = None
         for revision, model in MODELS.items():
-            parts = PARTS[revision].replace("Chunking(", f"Chunking({edit}")
+            parts = (PARTS if self.store is None else IN_STORE)[revision].replace("Chunking(", f"Chunking({edit}")
             (folder / f"{revision}.py").write_text(
                 f'"""{revision}"""\nfrom revector import Chunking, Gate, IndexSpec, ModelSpec\n'
                 f"revision = {revision!r}\ndown_revision = {before!r}\nmodel = {model}\n{parts}\n{GATE}\n"
@@ -222,8 +261,11 @@ def _see_simulated(connection: Any, _: Any) -> None:
 
 
 @contextmanager
-def place(url: str) -> Iterator[Place]:
-    """Prepare the database of ``url``, which has this version's tables, and live in its time with small limits."""
+def place(url: str, store: str = PGVECTOR) -> Iterator[Place]:
+    """Prepare the database of ``url``, which has this version's tables, and live in its time with small limits.
+
+    With the ``store`` ``memory``, indexes are in that one, behind a network at its worst.
+    """
     folder = owned(Path(tempfile.mkdtemp(prefix="revector-simulated-", dir=MEMORY if MEMORY.is_dir() else None)))
     before = [(module, name, getattr(module, name)) for module, name, _ in LIMITS]
     from_folder = RevisionGraph.__dict__["from_folder"]
@@ -239,7 +281,10 @@ def place(url: str) -> Iterator[Place]:
         log = logging.getLogger("revector")
         stack.callback(log.setLevel, log.level)
         log.setLevel(logging.CRITICAL)  # workers say much of faults that rules make
-        made = Place(url, folder)
+        late = None
+        if store != PGVECTOR:
+            late = stack.enter_context(late_store())
+        made = Place(url, folder, late)
         stack.callback(made.close)
         stack.enter_context(made.clock.installed())
         crash.watcher = made.stage.at

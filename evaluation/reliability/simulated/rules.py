@@ -43,20 +43,25 @@ class Rule:
 
 
 RULES: dict[str, Rule] = {}
+STORE_RULES: dict[str, Rule] = {}
+"""What happens besides where indexes are in a store."""
 
 
-def rule(weight: int, *arguments: Sequence[Any]) -> Callable[[Callable[..., bool]], Callable[..., bool]]:
+def rule(
+    weight: int, *arguments: Sequence[Any], of: dict[str, Rule] = RULES
+) -> Callable[[Callable[..., bool]], Callable[..., bool]]:
     """Register a rule under its function's name."""
 
     def register(act: Callable[..., bool]) -> Callable[..., bool]:
-        RULES[act.__name__] = Rule(act, weight, arguments)
+        of[act.__name__] = Rule(act, weight, arguments)
         return act
 
     return register
 
 
-def draw(chance: random.Random, rules: Mapping[str, Rule] = RULES) -> Step:
-    """Draw a rule and its arguments."""
+def draw(chance: random.Random, *, stored: bool = False) -> Step:
+    """Draw a rule and its arguments; ``stored``: also of those for indexes in a store."""
+    rules: Mapping[str, Rule] = {**RULES, **STORE_RULES} if stored else RULES
     names = list(rules)
     name = chance.choices(names, [rules[one].weight for one in names])[0]
     return name, tuple(chance.choice(values) for values in rules[name].arguments)
@@ -65,7 +70,7 @@ def draw(chance: random.Random, rules: Mapping[str, Rule] = RULES) -> Step:
 def take(world: World, step: Step) -> bool:
     """Take a step and judge the world after it; return whether it applied."""
     name, arguments = step
-    if not RULES[name].act(world, *arguments):
+    if not (RULES.get(name) or STORE_RULES[name]).act(world, *arguments):
         return False
     world.judge()
     return True

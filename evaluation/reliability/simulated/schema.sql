@@ -19,13 +19,17 @@ BEGIN  -- defaults were bound to the real clock when the tables were made
   END LOOP;
 END $$;
 
+CREATE FUNCTION simulated.in_sql(spec jsonb) RETURNS boolean LANGUAGE sql IMMUTABLE AS
+  $$ SELECT coalesce(spec->'index'->>'store', 'pgvector') = 'pgvector' $$;
+
 -- What each live index holds: document, version and number of its rows, and whether they are numbered 0, 1, 2, …
 CREATE FUNCTION simulated.rows_of(of_cid int) RETURNS json LANGUAGE plpgsql AS $$
 DECLARE asked text; found json;
 BEGIN
   SELECT string_agg(format('SELECT %s, doc_id, min(version), max(version), count(*), min(chunk) = 0 AND max(chunk) = '
                            'count(*) - 1 FROM revector.%I GROUP BY doc_id', g.gen, g.physical_name), ' UNION ALL ')
-    INTO asked FROM revector.slot s JOIN revector.generation g USING (gen) WHERE s.cid = of_cid;
+    INTO asked FROM revector.slot s JOIN revector.generation g USING (gen)
+    WHERE s.cid = of_cid AND simulated.in_sql(g.spec);
   IF asked IS NULL THEN RETURN '[]'; END IF;
   EXECUTE format('SELECT coalesce(json_agg(json_build_array(gen, doc_id, lowest, highest, n, whole)), ''[]'') FROM (%s) '
                  'r(gen, doc_id, lowest, highest, n, whole)', asked) INTO found;
@@ -39,7 +43,7 @@ BEGIN
     'collection', (SELECT row_to_json(c) FROM revector.collection c WHERE cid = of_cid),
     'generations', (SELECT coalesce(json_agg(json_build_object(
         'gen', gen, 'revision', revision, 'phase', phase, 'live', live, 'dropped', dropped, 'seeded', seeded,
-        'table', physical_name, 'ended', ended_at, 'identity', md5(concat_ws('|', cid, revision, physical_name, spec,
+        'table', physical_name, 'in_sql', simulated.in_sql(spec), 'ended', ended_at, 'identity', md5(concat_ws('|', cid, revision, physical_name, spec,
           config_hash, chunker_fp, encoder_fp, encoder, md5(probes), window_hours, needs_approval))) ORDER BY gen), '[]')
       FROM revector.generation WHERE cid = of_cid),
     'documents', (SELECT coalesce(json_agg(json_build_array(doc_id, version, deleted, tombstone_version, content, meta,
@@ -56,6 +60,11 @@ BEGIN
     'i1_lost', (SELECT coalesce(json_agg(v), '[]') FROM revector.i1_lost v WHERE gen = ANY (gens)),
     'i2_ahead', (SELECT coalesce(json_agg(v), '[]') FROM revector.i2_ahead v WHERE gen = ANY (gens)),
     'i5_slots', (SELECT coalesce(json_agg(v), '[]') FROM revector.i5_slots v WHERE cid = of_cid),
+    'i9_intent', (SELECT coalesce(json_agg(v), '[]') FROM revector.i9_intent v WHERE gen = ANY (gens)),
+    'attempts', (SELECT coalesce(json_agg(json_build_array(i.gen, i.attempt, i.doc_id, i.version, i.n_chunks, i.state,
+        l.attempt IS NOT NULL, p.gen IS NOT NULL) ORDER BY i.created_at, i.doc_id), '[]')
+      FROM revector.intent i LEFT JOIN revector.ledger l ON l.gen = i.gen AND l.attempt = i.attempt
+        LEFT JOIN revector.pending p ON p.gen = i.gen AND p.doc_id = i.doc_id WHERE i.gen = ANY (gens)),
     'i13_unwaived', (SELECT coalesce(json_agg(v), '[]') FROM revector.i13_unwaived v WHERE gen = ANY (gens)),
     'lease', (SELECT json_build_array(token, owner) FROM revector.lease WHERE cid = of_cid),
     'results', (SELECT coalesce(json_agg(json_build_array(r.gen, r.kind, r.id, r.passed, r.token, r.config_hash = g.config_hash,
@@ -87,7 +96,13 @@ BEGIN
     INSERT INTO revector.gate_result (gen, config_hash, kind, passed, verdict, detail, changes_seen, token, at)
       SELECT new_gen, config_hash, kind, passed, verdict, detail, (SELECT max(version) FROM revector.document WHERE cid = new_cid),
         token, at FROM revector.gate_result r WHERE r.gen = g.gen ORDER BY id;
-    IF NOT g.dropped THEN
+    IF NOT simulated.in_sql(g.spec) THEN  -- its points are copied by the store itself
+      PERFORM revector.intent_make(new_gen);
+      INSERT INTO revector.intent SELECT (jsonb_populate_record(i, jsonb_build_object('gen', new_gen, 'version',
+          coalesce(d.version, 0)))).*
+        FROM revector.intent i LEFT JOIN revector.document d ON d.cid = new_cid AND d.doc_id = i.doc_id
+        WHERE i.gen = g.gen AND i.state = 'published' AND i.superseded_at IS NULL;
+    ELSIF NOT g.dropped THEN
       EXECUTE format('CREATE TABLE revector.%I (LIKE revector.%I INCLUDING ALL)', new_table, g.physical_name);
       EXECUTE format('COMMENT ON TABLE revector.%I IS ''revector encoder %s''', new_table, g.encoder_fp);
       EXECUTE format('INSERT INTO revector.%I SELECT i.doc_id, i.chunk, d.version, i.start, i.stop, i.embedding FROM '

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import random
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any
 
+from evaluation.reliability.points import attempts_held, wrong_points
 from evaluation.reliability.simulated.look import Broken, Look, check_change, check_moves, check_state, demand, look
-from evaluation.reliability.simulated.oracle import Oracle, Query, Write, check_answer
+from evaluation.reliability.simulated.oracle import Held, Oracle, Query, Write, check_answer
 from evaluation.reliability.simulated.place import Place, Unmeasured
 from evaluation.reliability.simulated.stage import Fate, Killed
 
@@ -17,6 +19,7 @@ from revector.indexing.encoding import Encoders
 from revector.indexing.worker import Worker
 from revector.migration.migrator import Migrator
 from revector.serving.searcher import Answer, Searcher
+from revector.stores.memory import MemoryIndex
 
 TICK_S = 0.01
 """What a step takes by the clocks."""
@@ -45,12 +48,12 @@ class Process:
 class World:
     """Begins where ``beginning`` says, changes by rules, and raises ``Broken`` as soon as a promise does not hold."""
 
-    def __init__(self, place: Place, beginning: str) -> None:
-        self.place = place
+    def __init__(self, place: Place, beginning: str, seed: int = 0) -> None:
+        self.place, self.chance = place, random.Random(f"world {seed}")
         place.models.faults.clear()
         place.models.replaced.clear()
         Unmeasured.passes = True
-        self.cid, self.name = place.begin(beginning)
+        self.cid, self.name = place.begin(beginning, seed)
         self.documents = Documents(place.engine, self.cid)
         self._processes: dict[str, Process] = {}
         self._texts = 0
@@ -59,6 +62,8 @@ class World:
         """Whether the database's clock ever went back: what it says of the order of things is worth nothing then."""
         self.builds_hnsw = False
         """Whether an HNSW index may be under construction from now on."""
+        self.lost = False
+        """Whether a store has lost points: until that is dealt with, a verification may say so."""
         self.seen = look(place.database, self.cid, 0)
         self._events = Counter((event.kind, event.actor) for event in self.seen.events)
         self._acknowledged: Counter[tuple[str, str]] = Counter()
@@ -99,6 +104,9 @@ class World:
         demand(self._acknowledged <= self._events, "lost", self._acknowledged, "were acknowledged, not", self._events)
         self.oracle.settle(new.documents)
         check_state(new, self.oracle.contents)
+        for gen, index in self.stored().items():
+            for found in wrong_points(index, new.attempts.get(gen, [])):
+                raise Broken(found.promise, f"generation {gen}: {found.detail}")
         check_change(old, new)
         check_moves(old, new, clock.now_s())
         unwaived = new.views["i13_unwaived"]
@@ -143,7 +151,9 @@ class World:
                 self.place.tally["kills"] += 1
             elif isinstance(error, Broken):
                 raise error
-            elif _alarming(error) or not isinstance(error, (RevectorError, *may_raise)):
+            elif (_alarming(error) and not (self.lost and isinstance(error, VerificationFailed))) or not isinstance(
+                error, (RevectorError, *may_raise)
+            ):
                 raise Broken("unclean failure", f"{actor}: {type(error).__name__}: {error}") from error
             refused(error)
 
@@ -178,7 +188,8 @@ class World:
 
         def answered(answer: Answer) -> None:
             self.place.tally["queries"] += 1
-            check_answer(self.oracle, self.seen, self.place.revisions, query, answer)
+            held = self._held(answer.generation)
+            check_answer(self.oracle, self.seen, self.place.revisions, query, answer, held)
             if role is None:
                 demand(answer.generation == self.seen.active, "swap history", answer, "is not of", self.seen.active)
                 shown = {hit.id: self.seen.ledger[answer.generation, hit.id].version for hit in answer.hits}
@@ -193,11 +204,36 @@ class World:
 
     def rows(self, gen: int) -> list[Any]:
         """Return every row of a physical index, with its vector."""
+        if (index := self.index(gen)) is not None:
+            shown = [one for one in self.seen.attempts.get(gen, ()) if one.shown]
+            return [
+                (one.doc_id, row.chunk, row.start, row.stop, row.vector)
+                for one, held in attempts_held(index, shown)
+                for row in held
+            ]
         table = self.seen.generations[gen]["table"]
         found = self.place.database.execute(
             f"SELECT doc_id, chunk, start, stop, embedding::vector::real[] FROM {table}".encode()
         )
         return found.fetchall()
+
+    def _held(self, gen: int) -> Held | None:
+        if self.index(gen) is None:
+            return None
+        held: defaultdict[str, set[int]] = defaultdict(set)
+        for doc_id, chunk, *_ in self.rows(gen):
+            held[doc_id].add(chunk)
+        return held
+
+    def index(self, gen: int) -> MemoryIndex | None:
+        """Return a generation's index in the store, past the network; None where it is in PostgreSQL."""
+        generation = self.seen.generations[gen]
+        return self.place.index(generation["table"], generation["revision"])
+
+    def stored(self) -> dict[int, MemoryIndex]:
+        """Return the indexes of live generations that are in the store."""
+        found = {gen: self.index(gen) for gen in self.seen.slots.values()}
+        return {gen: index for gen, index in found.items() if index is not None}
 
     def revision(self, gen: int) -> Any:
         """Return the revision of a generation."""
