@@ -15,8 +15,11 @@ from evaluation.reliability.interleave import LAYER, run_interleavings
 from evaluation.reliability.stepping import Actor, Killed, Stage, stage
 
 from revector.errors import GateBusy, NotCaughtUp, StateError
+from revector.indexing import rearm
+from revector.indexing.keeping import StoreKeeper
 from revector.registry import control as controls
 from revector.registry import moves
+from revector.registry.lanes import lane_of
 from stages import AtStep
 from worlds import World
 
@@ -301,6 +304,49 @@ def test_a_migration_whose_last_document_goes_while_it_is_planned_is_not_stuck(s
         served.documents.delete_many([f"d{n:05d}" for n in range(120)])
         assert steps.finish(controller)
     assert served.collection.building_gen is None or served.migrator.run("backfill", "b200").changed
+
+
+@pytest.fixture
+def in_store(world: World) -> World:
+    """A migration into a store has been opened, and one document is due there; nothing is shown yet."""
+    body = 'model = ModelSpec(name="hashing", dim=64)', 'index = IndexSpec(kind="exact", store="memory")'
+    world.revision("a100", None, *body, "gate = Gate(max_drop=1.0, min_overlap=None, min_queries=1)")
+    world.put(12)
+    world.upgrade("a100", to="provision")
+    world.put(1, start=20)
+    return world
+
+
+def test_what_is_shown_while_a_loss_of_its_store_is_noticed_becomes_due_again(in_store: World) -> None:
+    worker, keeper = in_store.project.worker(), StoreKeeper(in_store.engine)
+    building = in_store.generation("building")
+    index = lane_of(building).index
+    with stage(in_store.engine) as steps:
+        publishing = steps.enter("worker", worker.drain)
+        assert steps.until(publishing, "reveal.after_cas")
+        index.drop()
+        noticing = steps.enter("keeper", lambda: keeper.look(building))
+        assert not steps.finish(noticing), "it waits for who publishes"
+        assert steps.finish(publishing)
+        assert steps.finish(noticing)
+        assert (publishing.error, noticing.error) == (None, None)
+    shown = in_store.sql("SELECT doc_id FROM ledger WHERE attempt IS NOT NULL")
+    assert [row.doc_id for row in shown] == ["d00020"]
+    assert in_store.value("SELECT count(*) FROM pending WHERE doc_id = 'd00020' AND state = 'due'") == 1
+    in_store.upgrade("a100")
+    assert in_store.project.verify("docs").passed
+
+
+def test_a_loss_that_is_noticed_while_a_document_is_held_does_not_end_the_worker(in_store: World) -> None:
+    worker, building = in_store.project.worker(), in_store.generation("building")
+    assert worker.drain() == 1
+    lane_of(building).index.drop()
+    with in_store.engine.connect() as application, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rearm, "LOCK_BUDGET_MS", 50)
+        application.execute(sa.text("SELECT 1 FROM document WHERE doc_id = 'd00020' FOR UPDATE"))
+        assert in_store.project.worker().drain() == 0
+    in_store.upgrade("a100")
+    assert in_store.project.verify("docs").passed
 
 
 # Random interleavings -------------------------------------------------------------------------------------------------

@@ -62,6 +62,9 @@ class StoreKeeper:
 
     def _restore(self, generation: Generation, lane: Lane) -> None:
         gen, after = generation.gen, ""
+        # A publisher that is under way has put points that may be lost: from here on it shows none of them. What it
+        # showed before is counted below, and becomes due.
+        intents.give_up_canary(self._engine, gen)
         with self._engine.begin() as connection:
             before_event(connection, generation.cid)
             live = connection.scalar(sa.text("SELECT EXISTS (SELECT 1 FROM slot WHERE gen = :gen)"), {"gen": gen})
@@ -73,8 +76,6 @@ class StoreKeeper:
                 add_event(connection, generation.cid, self._actor, "store_lost", gen, facts)
         if not live:
             return
-        # A publisher that is under way has put points that may be lost: from here on it shows none of them.
-        intents.give_up_canary(self._engine, gen)
         if shown:
             log.error("the store %r has lost points of generation %s", generation.spec.index.store, gen)
         while shown and (ids := self._next_shown(gen, after)):

@@ -16,6 +16,7 @@ from revector.crash import crash_at
 from revector.errors import (
     DatabaseUnavailable,
     EncoderError,
+    GateBusy,
     GenerationGone,
     IndexGone,
     RevectorError,
@@ -151,7 +152,7 @@ class Worker:
         except GenerationGone as error:
             log.info("%s", error)
             return 0
-        except (IndexGone, StoreUnavailable) as error:
+        except (IndexGone, StoreUnavailable, GateBusy) as error:  # busy: what a store lost could not be made due
             self._rest_until[generation.gen] = time.monotonic() + REST_S
             _lament(error)
             return 0
