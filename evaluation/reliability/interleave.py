@@ -29,7 +29,8 @@ import sqlalchemy as sa
 from evaluation.reliability.bugs import plant
 from evaluation.reliability.checker import Finding
 from evaluation.reliability.interleave_actors import cast
-from evaluation.reliability.interleave_scene import Scene, SharedEncoders, check_end, heal, look, noted_moves
+from evaluation.reliability.interleave_judged import check_end, heal, look
+from evaluation.reliability.interleave_scene import Scene, SharedEncoders, noted_moves
 from evaluation.reliability.late import late_store
 from evaluation.reliability.seeds import Drawn, Layer
 from evaluation.reliability.stepping import Actor, Hang, Killed, Stage, stage

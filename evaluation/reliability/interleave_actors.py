@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from evaluation.reliability.interleave_scene import AGE, Scene, TinyMigrator, answered
+from evaluation.reliability.interleave_judged import AGE, answered
+from evaluation.reliability.interleave_scene import Scene, TinyMigrator
 from evaluation.reliability.observer import rows
 from evaluation.reliability.points import lose
 from evaluation.reliability.stepping import current
