@@ -59,7 +59,7 @@ class LateNetwork:
         self.restart(seed)
 
     def restart(self, seed: int) -> None:
-        """Forget what is under way, and draw anew."""
+        """Forget what is under way, and draw from another seed."""
         self._random, self._under_way, self.calm = random.Random(f"network {seed}"), list[Request](), False
 
     def write(self, request: Callable[[], T | None]) -> T | None:
@@ -112,7 +112,7 @@ class LateNetwork:
 
 
 class LateStore(LateNetwork):
-    """Indexes of a ``MemoryStore`` behind such a network; ``at`` is told of each request before it is sent."""
+    """Indexes of a ``MemoryStore`` behind such a network; ``at`` is called with each before it is sent."""
 
     def __init__(self, *, seed: int = 0, fails: float = FAILS, silent: float = 0.0, slow: float = 0.0) -> None:
         super().__init__(seed=seed, fails=fails, silent=silent, slow=slow)
