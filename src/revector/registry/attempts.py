@@ -8,7 +8,6 @@ does with its requests: delays, repeats or loses them.
 from __future__ import annotations
 
 import time
-import uuid
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -39,9 +38,6 @@ from revector.stores.seam import Index, NearPoint, Points, StoreTraits
 PUT_POINTS = 1_000
 """Points of one request."""
 
-PUT_S = intents.OPEN_S / 2
-"""How old an attempt may be when its points are put: what is older may be given up and forgotten by then."""
-
 READ_BACK_TRIES, READ_BACK_S = 50, 0.1
 """How often, and how far apart, points are asked for again that a store has acknowledged and does not show yet."""
 
@@ -51,11 +47,6 @@ LEFT JOIN unnest(CAST(:f_ids AS text[]), CAST(:f_attempts AS uuid[]), CAST(:f_n 
   CAST(:f_outside AS int[])) f(doc_id, attempt, n, lowest, highest, version, stop, bad, outside) ON f.doc_id = p.doc_id
 CROSS JOIN LATERAL (SELECT f.attempt, coalesce(f.n, 0) AS n, coalesce(f.n, 0) AS kinds, f.lowest, f.highest,
   f.version AS oldest, f.version AS newest, f.stop, 0 AS unlike, f.bad, f.outside) c"""
-
-
-def new_attempts(part: Part) -> dict[str, UUID]:
-    """Name a try to embed each document of a part; no other try, also of the same version, has that name."""
-    return {doc_id: uuid.uuid4() for doc_id in part.doc_ids}
 
 
 class AttemptsLane:
@@ -167,25 +158,17 @@ class AttemptsLane:
             return Staged()
         with engine.connect() as connection:
             canary = intents.canary(connection, self._gen)
-        attempts, began_s = new_attempts(part), running_s()
+        attempts, began_s = intents.new_attempts(part), running_s()
         intents.open_all(engine, self._gen, part, attempts)
         crash_at("stage.after_intent")
         points = points_of(part, attempts)
         for first in range(0, len(points.ids), PUT_POINTS):
-            self._refuse_old(running_s() - began_s)
+            intents.refuse_old(running_s() - began_s, self.index.name)
             self.index.put(points.rows(slice(first, first + PUT_POINTS)))
             crash_at("stage.after_put")
         if not self.traits.searchable_at_once:
             self._await(points.ids)
         return Staged(attempts, canary)
-
-    def _refuse_old(self, age_s: float) -> None:
-        if age_s > PUT_S:
-            raise StoreUnavailable(
-                f"points were to be put into {self.index.name} within {PUT_S:,.0f} s of their announcement, but this "
-                f"process stood still, or the store was slow, for {age_s:,.0f} s. Nothing was published, all work "
-                "stays due; it is tried again."
-            )
 
     def _await(self, ids: Sequence[UUID]) -> None:
         """Wait until the store shows what it has acknowledged. Raises ``StoreUnavailable`` where it does not."""

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from revector.archive import Part
 from revector.database.engine import repeated
+from revector.errors import StoreUnavailable
 from revector.guards import guard
 
 READERS_LOCK = 1919252073
@@ -23,6 +24,9 @@ READERS_LOCK = 1919252073
 
 OPEN_S = 3_600.0
 """An attempt that was not published after this long is given up: ten times the slowest (reliability.md 3.7)."""
+
+PUT_S = OPEN_S / 2
+"""How old an attempt may be when its points are put: what is older may be given up and forgotten by then."""
 
 QUERY_S = 60.0
 """Longer than any search runs: what was superseded this long ago is shown to nobody."""
@@ -56,6 +60,21 @@ def point_id(attempt: UUID, chunk: int) -> UUID:
 def point_ids(attempts: Iterable[tuple[UUID, int]]) -> list[UUID]:
     """Return the ids of all points of attempts, given with their numbers of chunks."""
     return [point_id(attempt, n) for attempt, n_chunks in attempts for n in range(n_chunks)]
+
+
+def new_attempts(part: Part) -> dict[str, UUID]:
+    """Name a try to embed each document of a part; no other try, also of the same version, has that name."""
+    return {doc_id: uuid.uuid4() for doc_id in part.doc_ids}
+
+
+def refuse_old(age_s: float, name: str) -> None:
+    """Raise ``StoreUnavailable`` for attempts whose points are put into the index ``name`` so late after opening."""
+    if age_s > PUT_S:
+        raise StoreUnavailable(
+            f"points were to be put into {name} within {PUT_S:,.0f} s of their announcement, but this process stood "
+            f"still, or the store was slow, for {age_s:,.0f} s. Nothing was published, all work stays due; it is tried "
+            "again."
+        )
 
 
 @repeated
