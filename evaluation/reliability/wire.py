@@ -1,6 +1,7 @@
-"""Owns the faulty wire: a proxy process before PostgreSQL that delays, slices, stalls and cuts where it is told to.
+"""Owns the faulty wire: a proxy process before a server that delays, slices, stalls and cuts where it is told to.
 
     python -m evaluation.reliability.wire /run/postgresql/.s.PGSQL.5432        (or host:port)
+    python -m evaluation.reliability.wire host:port any                        (a server that is no PostgreSQL)
 
 listens on a port of the loopback, which is the first line that it prints, and takes one command a line on its standard
 input, ``{"do": "arm", …toxic…}``, ``{"do": "clear"}`` or ``{"do": "state"}``; each is answered by a line with its
@@ -8,7 +9,8 @@ input, ``{"do": "arm", …toxic…}``, ``{"do": "clear"}`` or ``{"do": "state"}`
 
 It reads what clients send as messages of PostgreSQL's protocol 3, gathered up to where the server answers (Query, Sync,
 and each piece of a COPY), so that it can act at a chosen statement, at COMMIT above all. Source of the format:
-PostgreSQL's manual, "Frontend/Backend Protocol", message formats. No TLS, no GSS.
+PostgreSQL's manual, "Frontend/Backend Protocol", message formats. No TLS, no GSS. Of any other server it knows no
+messages: what a client sends in one piece is a statement, and whatever the server says next is its answer.
 """
 
 from __future__ import annotations
@@ -91,11 +93,12 @@ class Link:
 
     async def up(self) -> None:
         """Pass on what the client says, from its start-up packet on."""
-        size = await self.client[0].readexactly(4)
-        rest = await self.client[0].readexactly(int.from_bytes(size) - 4)
-        await self._pass(self.server[1], size + rest)
+        if self.wire.knows_messages:
+            size = await self.client[0].readexactly(4)
+            rest = await self.client[0].readexactly(int.from_bytes(size) - 4)
+            await self._pass(self.server[1], size + rest)
         while True:
-            data, sql = await self._batch()
+            data, sql = await (self._batch() if self.wire.knows_messages else self._piece())
             if sql and not await self.wire.may_pass(self, sql):
                 return
             await self._pass(self.server[1], data)
@@ -107,7 +110,7 @@ class Link:
                 await self._pass(self.client[1], data)
             else:
                 self.withheld += data
-                if READY.search(self.withheld):
+                if not self.wire.knows_messages or READY.search(self.withheld):
                     self.end(reset=True)
 
     def end(self, *, reset: bool = False) -> None:
@@ -118,6 +121,13 @@ class Link:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         for _, writer in (self.client, self.server):
             writer.transport.abort()
+
+    async def _piece(self) -> tuple[bytes, str]:
+        """Return what the client sent, as one statement of a transaction of its own."""
+        self.transaction.clear()
+        if not (data := await self.client[0].read(CHUNK)):
+            raise EOFError
+        return data, f"{len(data)} bytes"
 
     async def _batch(self) -> tuple[bytes, str]:
         """Return messages up to one that the server answers, and the statement in them; "" if there is none."""
@@ -163,7 +173,8 @@ class Link:
 class Wire:
     """All connections, the toxic that they suffer, and what passed."""
 
-    def __init__(self, server: str) -> None:
+    def __init__(self, server: str, *, knows_messages: bool = True) -> None:
+        self.knows_messages = knows_messages
         self.toxic, self.state, self.links = Toxic(), State(), set[Link]()
         self.flowing = asyncio.Event()
         self.flowing.set()
@@ -258,8 +269,9 @@ class Wire:
         return before
 
 
-async def _run(server: str) -> None:
-    wire, loop, commands = Wire(server), asyncio.get_running_loop(), asyncio.StreamReader()
+async def _run(server: str, *others: str) -> None:
+    wire = Wire(server, knows_messages=not others)
+    loop, commands = asyncio.get_running_loop(), asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
     listening = wire.listening = await asyncio.start_server(wire.serve, "127.0.0.1", 0)
     print(listening.sockets[0].getsockname()[1], flush=True)
@@ -274,22 +286,23 @@ async def _run(server: str) -> None:
 
 
 class Proxy:
-    """A wire to the server of a database URL; ``url`` leads through it. One thread commands it."""
+    """A wire to the server of a URL, of a database or any other; ``url`` leads through it. One thread commands it."""
 
     def __init__(self, url: sa.URL | str) -> None:
         given = sa.make_url(url)
         host = str(given.query.get("host") or given.host or "127.0.0.1")
         port = given.query.get("port") or given.port or 5432
-        server = f"{host}/.s.PGSQL.{port}" if host.startswith("/") else f"{host}:{port}"
+        server = [f"{host}/.s.PGSQL.{port}" if host.startswith("/") else f"{host}:{port}"]
+        sql = given.drivername.startswith("postgres")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "evaluation.reliability.wire", server],
+            [sys.executable, "-m", "evaluation.reliability.wire", *server, *([] if sql else ["any"])],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             start_new_session=True,  # Ctrl-C ends it through its input, like everything else
         )
-        query = {"sslmode": "disable", "gssencmode": "disable"}
+        query = {"sslmode": "disable", "gssencmode": "disable"} if sql else {}
         self.url = given.set(host="127.0.0.1", port=int(self._line()), query=query).render_as_string(
             hide_password=False
         )
@@ -329,4 +342,4 @@ class Proxy:
 
 
 if __name__ == "__main__":
-    asyncio.run(_run(sys.argv[1]))
+    asyncio.run(_run(*sys.argv[1:]))

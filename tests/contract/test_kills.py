@@ -1,13 +1,15 @@
-"""A store's server that is killed: nothing that was promised is broken, and the same command goes on afterwards."""
+"""A store's server that is killed or cut off: no promise is broken, and the same command goes on afterwards."""
 
 from __future__ import annotations
 
 import json
 import random
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import pytest
+from evaluation.reliability.wire import Action, Proxy, Toxic
 
 from fakes import Crash
 from outside import ChromaServer, RedisServer, Server
@@ -144,6 +146,36 @@ def test_a_server_that_was_put_back_to_a_snapshot_is_noticed_and_filled_again(
     StoreKeeper(stored.engine).look(stored.generation())
     assert stored.events("store_lost")[0]["detail"]["documents"] == 122
     check(stored, "a100", 122)
+
+
+CUTS: tuple[Action, ...] = ("close", "reset", "answer", "stall", "drop", "refuse")
+
+
+@pytest.mark.slow
+def test_each_of_twelve_cuts_of_the_network_under_writes_leaves_every_answer_right(
+    stored: World, store_server: Server
+) -> None:
+    """Among them half-open connections: what was sent may be done, and no answer comes, until a limit."""
+    file, drawn = stored.root / "revector.toml", random.Random(7)
+    with Proxy(store_server.url) as wire:
+        file.write_text(file.read_text().replace(store_server.url, wire.url).replace("timeout_s = 5", "timeout_s = 2"))
+        stored.__dict__.pop("project", None)
+        stored.settle()
+        for turn, action in enumerate(2 * CUTS):
+            stored.documents.put_many([Document(f"d{n:05d}", f"apple{n} turn{turn}") for n in range(turn, turn + 4)])
+            stored.documents.delete(f"d{100 + turn:05d}")
+            wire.arm(Toxic(action=action, skip=drawn.randrange(2)))
+            began = time.monotonic()
+            stored.project.worker().drain()
+            with suppress(StoreUnavailable):
+                stored.search("apple1 pear1", 3)
+            assert time.monotonic() - began < 20, "what does not answer is given up"
+            assert wire.clear().fired, action
+            stored.sql("UPDATE pending SET lease_until = NULL")  # a minute later
+            stored.settle()
+            assert stored.search(f"apple{turn} turn{turn}", 1) == [f"d{turn:05d}"]
+            assert f"d{100 + turn:05d}" not in stored.search(f"apple{100 + turn} pear{100 + turn}", 100)
+        check(stored, "a100", 108)
 
 
 def end_process() -> None:
