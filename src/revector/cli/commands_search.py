@@ -132,7 +132,7 @@ def evaluate(
         len(measured.run),
         queries.counts["own_documents"],
         queries.counts["same_ids"],
-        {name: measured.interval(name)._asdict() for name in measured.metrics},
+        {name: interval._asdict() for name, interval in measured.intervals.items()},
         measured.latency_ms,
         named(measured.refused),
         rows,
@@ -349,7 +349,11 @@ def _eval_page(found: _Evaluated, console: Console) -> None:
     )
     table = make_table("metric", "mean", "95 % interval", right=("mean",))
     for name, value in found.metrics.items():
-        table.add_row(f"{name}@{found.k}", f"{value['mean']:.4f}", f"{value['low']:.4f} to {value['high']:.4f}")
+        table.add_row(
+            f"{name.replace('_iou', ' IoU')}@{found.k}",
+            f"{value['mean']:.4f}",
+            f"{value['low']:.4f} to {value['high']:.4f}",
+        )
     console.print(table)
     if latency := ", ".join(f"{name} {value:.1f} ms" for name, value in found.latency_ms.items()):
         console.print(f"Search, without encoding: {latency}")

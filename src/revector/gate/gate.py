@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ from revector.gate.figures import GateFigures, Value
 from revector.gate.looks import GateLook, look_confidence
 from revector.gate.query_set import QuerySet
 from revector.interfaces import Progress
-from revector.labels import Span, ranked_items
+from revector.labels import Span, passage_overlap, ranked_items, span_of
 from revector.measure.comparison import Comparison, ScoredRun, check_rank, compare
 from revector.measure.metrics import METRIC_NAMES, Interval, MetricName, attainable_recall, evaluate, latency_ms
 from revector.measure.statistics import score_interval
@@ -30,7 +31,7 @@ from revector.spec import Gate
 
 CHUNKS_PER_ITEM = 4
 MOST_CHUNKS = 1_000
-"""Chunks that are looked through for k judged spans; what is not among them counts as not found."""
+"""Chunks that are read for k places of a query with judged spans; what is not among them counts as not found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,8 @@ class GateMeasurement:
 
     ``run`` holds the first k items of each query, ``fingerprint`` is that of the ``QuerySet``. ``refused``: the queries
     that a search refuses, and why; they found nothing. ``others``: what is found for queries without labels,
-    ``drawn``: metrics of those of them that were drawn and judged since.
+    ``drawn``: metrics of those of them that were drawn and judged since. ``passages``: for queries judged by passages
+    alone, how far what is read overlaps these, 0 to 1 (``labels.passage_overlap``).
     """
 
     generation: int
@@ -65,15 +67,24 @@ class GateMeasurement:
     refused: Mapping[str, str] = field(default_factory=dict)
     others: Mapping[str, list[str]] = field(default_factory=dict)
     drawn: Mapping[MetricName, Mapping[str, float]] = field(default_factory=dict)
+    passages: Mapping[str, float] = field(default_factory=dict)
 
     def interval(self, metric: MetricName = "recall") -> Interval:
         """Mean of one metric and its 95 % interval over queries, the same that the gate judges by."""
         return score_interval(list(self.metrics[metric].values()))
 
     @property
+    def intervals(self) -> dict[str, Interval]:
+        """Mean and interval of each metric, by its name; ``passage_iou`` where passages were judged."""
+        found = {str(metric): self.interval(metric) for metric in self.metrics}
+        return found | ({"passage_iou": score_interval(list(self.passages.values()))} if self.passages else {})
+
+    @property
     def scored(self) -> ScoredRun:
         """What is compared with another generation."""
-        return ScoredRun(self.revision, self.fingerprint, self.metrics, self.run, self.others, self.drawn)
+        return ScoredRun(
+            self.revision, self.fingerprint, self.metrics, self.run, self.others, self.drawn, passages=self.passages
+        )
 
 
 def refuse_unpassable(gate: Gate, labels: LabelsAtHand) -> None:
@@ -108,16 +119,20 @@ def measure(
     A query with judged spans is answered by chunks, one without by documents, as they are served; so one that would be
     refused finds nothing. Documents that are the query itself are left out.
     """
+    asking = _Asking(searcher, generation, queries, k, exact)
     labelled = queries.texts
     texts, refused = searcher.askable(generation, {**labelled, **queries.others})
     progress.start(f"search {generation.revision}", len(texts), unit="queries")
     run: dict[str, list[str]] = {query: [] for query in (*labelled, *queries.others)}
     milliseconds: list[float] = []
+    passages = {query: 0.0 for query in labelled if _passages(queries.items[query])}
     for query, vector in searcher.encode_all(generation, texts):
-        spans, own = queries.labels.spans.get(query, ()), queries.own.get(query, frozenset())
         started = time.perf_counter()
-        run[query] = _items(searcher, generation, vector, k, spans, own, exact=exact)
+        hits = asking.hits(query, vector)
         milliseconds.append((time.perf_counter() - started) * 1_000)
+        run[query] = asking.items(query, hits)[:k]
+        if query in passages:
+            passages[query] = passage_overlap(hits, _passages(queries.items[query]), k)
         progress.advance()
     progress.done()
     return GateMeasurement(
@@ -130,6 +145,7 @@ def measure(
         {query: why for query, why in refused.items() if query in labelled},
         {query: run[query] for query in queries.others},
         _scored(queries.drawn, run, k),
+        passages,
     )
 
 
@@ -226,29 +242,48 @@ def described(comparison: Comparison, new: GateMeasurement, old: GateMeasurement
     return {**brief, **difference, "comparison": comparison.as_data(), "scores": scores}
 
 
-def _items(
-    searcher: Searcher,
-    generation: Generation,
-    vector: npt.NDArray[np.float32],
-    k: int,
-    spans: Collection[Span],
-    own: Collection[str],
-    *,
-    exact: bool,
-) -> list[str]:
-    """Return the best ``k`` items; several chunks may be of one item, so for spans it asks until there are enough."""
-    if not spans:
-        answer = searcher.search_vector(generation, vector, min(k + len(own), MOST_CHUNKS), exact=exact)
-        return [hit.id for hit in _answer(answer, generation).hits if hit.id not in own][:k]
-    wanted = k
-    while True:
-        wanted = min(wanted * CHUNKS_PER_ITEM, MOST_CHUNKS)
-        answer = searcher.search_vector(generation, vector, wanted, by="chunk", exact=exact)
-        hits = _answer(answer, generation).hits
-        places = ((hit.id, hit.start, hit.stop) for hit in hits if hit.id not in own)
-        found: Sequence[str] = ranked_items(places, spans)
-        if len(found) >= k or len(hits) < wanted or wanted == MOST_CHUNKS:
-            return list(found[:k])
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    """How the queries are asked of one generation."""
+
+    searcher: Searcher
+    generation: Generation
+    queries: QuerySet
+    k: int
+    exact: bool
+
+    def hits(self, query: str, vector: npt.NDArray[np.float32]) -> list[tuple[str, int, int]]:
+        """Return documents, or where passages were judged so many chunks that ``k`` places are read, best first."""
+        own = self.queries.own.get(query, frozenset())
+        if query not in self.queries.labels.spans:
+            return self._search(vector, min(self.k + len(own), MOST_CHUNKS), "document", own)[0]
+        wanted = self.k
+        while True:
+            wanted = min(wanted * CHUNKS_PER_ITEM, MOST_CHUNKS)
+            hits, found = self._search(vector, wanted, "chunk", own)
+            if len(self.items(query, hits)) >= self.k or found < wanted or wanted == MOST_CHUNKS:
+                return hits
+
+    def items(self, query: str, hits: Sequence[tuple[str, int, int]]) -> list[str]:
+        """Return the items that they find."""
+        labels = self.queries.labels
+        spans = labels.spans.get(query, {})
+        by_span = {span.doc_id for span in spans}
+        return ranked_items(hits, spans, [one for one in labels.qrels.get(query, ()) if one not in by_span])
+
+    def _search(
+        self, vector: npt.NDArray[np.float32], wanted: int, by: Literal["document", "chunk"], own: Collection[str]
+    ) -> tuple[list[tuple[str, int, int]], int]:
+        """Return the hits but for documents that are the query itself, and how many there were with these."""
+        answer = self.searcher.search_vector(self.generation, vector, wanted, by=by, exact=self.exact)
+        hits = _answer(answer, self.generation).hits
+        return [(hit.id, hit.start, hit.stop) for hit in hits if hit.id not in own], len(hits)
+
+
+def _passages(items: Mapping[str, int]) -> list[Span]:
+    """Return the relevant spans of a query; none where a document is relevant as a whole."""
+    relevant = [span_of(item) for item, score in items.items() if score > 0]
+    return [span for span in relevant if span is not None] if None not in relevant else []
 
 
 def _answer(answer: Answer | None, generation: Generation) -> Answer:

@@ -14,7 +14,7 @@ from revector.errors import LabelError
 from revector.labels import beir, records, trec
 from revector.labels.beir import write_beir
 from revector.labels.drawing import in_random_order
-from revector.labels.items import item_of, item_qrels, ranked_items, shown, span_of
+from revector.labels.items import item_of, item_qrels, passage_overlap, ranked_items, shown, span_of
 from revector.labels.model import LabelCheck, LabelledQuery, Labels, Read, Span, believe, check_against
 from revector.labels.quotes import placed
 from revector.labels.records import Table
@@ -31,6 +31,7 @@ __all__ = [
     "item_qrels",
     "label_source",
     "load_labels",
+    "passage_overlap",
     "placed",
     "ranked_items",
     "read_labels",

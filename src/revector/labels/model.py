@@ -10,6 +10,9 @@ from revector.errors import LabelError
 from revector.labels.lines import malformed, some
 from revector.spec import stable_hash
 
+PLACE = 1_000
+"""Characters of one place where passages are judged: about a chunk of 256 tokens of English."""
+
 
 class Span(NamedTuple):
     """A part of a document that was judged: ``[start, end)`` in characters of the document's cleaned text.
@@ -68,8 +71,8 @@ class Labels:
     the queries that have any; per query, a document is judged as a whole or by spans, never both. ``meta`` holds the
     metadata of the queries that have some.
     ``name`` is ``<folder>/<split>`` or the source's own. ``fingerprint`` (SHA-256 hex) changes with any judged query's
-    text or judgement, and with nothing else. ``unjudged`` are ids of the queries kept out because nothing was judged
-    for them.
+    text or judgement and with the rule by which spans are found, and with nothing else. ``unjudged`` are ids of the
+    queries kept out because nothing was judged for them.
     """
 
     name: str
@@ -130,6 +133,7 @@ def believe(read: Read) -> Labels:
             query: sorted([*span[: 4 if span.quote else 3], score] for span, score in found.items())
             for query, found in spans.items()
         }
+        told["place"] = PLACE  # by another rule the same labels give other figures
     return Labels(
         name=read.name,
         queries=queries,

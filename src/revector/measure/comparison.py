@@ -32,6 +32,7 @@ class ScoredRun:
     ``fingerprint`` is that of the queries and judgements at the time. ``others``: rankings of queries beside those,
     which nobody needs to have judged. ``drawn``: scores of those of them that were drawn at random from the ones that
     old and new answer differently, and were then judged; ``by_order``: whether another order was a difference.
+    ``passages``: query → overlap of what is read with its judged passages, 0 to 1; empty where none are judged.
     """
 
     revision: str
@@ -41,6 +42,7 @@ class ScoredRun:
     others: Mapping[str, Sequence[str]] = field(default_factory=dict)
     drawn: Mapping[MetricName, Mapping[str, float]] = field(default_factory=dict)
     by_order: bool = False
+    passages: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,9 @@ class QueryComparison:
 class Comparison:
     """What was measured. ``ceiling`` is the best possible mean recall, ``saturated_by`` a trivial ranking near it.
 
-    ``lost`` and ``won`` are the queries whose recall changed most.
+    ``lost`` and ``won`` are the queries whose recall changed most. ``passages``: overlap (IoU) of what is read with the
+    judged passages, over the queries judged by passages alone; None where there are none, or an earlier version
+    measured.
     """
 
     k: int
@@ -74,6 +78,7 @@ class Comparison:
     slices: tuple[Slice, ...] = ()
     lost: tuple[QueryComparison, ...] = ()
     won: tuple[QueryComparison, ...] = ()
+    passages: MetricChange | None = None
 
     @property
     def worst_slice(self) -> Slice | None:
@@ -100,6 +105,7 @@ class Comparison:
 
         rows: list[tuple[str, str, str, int, MetricChange | None]]
         rows = [("", "", metric, change.queries, change) for metric, change in self.metrics.items()]
+        rows += [] if self.passages is None else [("", "", "passage_iou", self.passages.queries, self.passages)]
         rows += [(one.field, one.name, "recall", one.queries, one.recall) for one in self.slices]
         return pd.DataFrame(
             [
@@ -154,6 +160,7 @@ def compare(
         slices=tuple(slices_of(slices or {}, recall, before, replace(asked, drop=max_slice_drop))),
         lost=lost,
         won=won,
+        passages=_passages(new, old, asked),
     )
 
 
@@ -163,6 +170,11 @@ def _metric_change(
     if old is None:
         return change_of(queries, new.metrics[metric], None, asked, None)
     return change_of(queries, new.metrics[metric], old.metrics[metric], asked, _pairs(metric, old, new))
+
+
+def _passages(new: ScoredRun, old: ScoredRun | None, asked: Bounds) -> MetricChange | None:
+    before = old.passages if old else None
+    return change_of(list(new.passages), new.passages, before, replace(asked, drop=None)) if new.passages else None
 
 
 def _pairs(metric: MetricName, old: ScoredRun, new: ScoredRun) -> DifferingPairs:

@@ -170,6 +170,8 @@ def _measured(page: GatePage) -> dict[str, _Change]:
     if page.comparison is not None:
         metrics = {str(metric): change for metric, change in page.comparison.metrics.items()}
         kept = {metric: metrics[metric] for metric in NAMES if metric in metrics}  # jsonb keeps no order
+        if (passages := page.comparison.passages) is not None:
+            kept["passage IoU"] = passages
         return {metric: _Change(one.new, one.old, one.difference, one) for metric, one in kept.items()}
     assert page.new is not None
     new, old = page.new, page.old
