@@ -22,8 +22,8 @@ from revector.indexing.publish import check_vectors
 from revector.interfaces import Piece, Side
 from revector.lifecycle import Outcome, Phase
 from revector.migration.back_moves import BackMoves
-from revector.registry import attempts, in_sql, intents, moves, sharding, verdicts, work
 from revector.registry import control as controls
+from revector.registry import in_sql, intents, moves, sharding, verdicts, work
 from revector.registry.attempts import AttemptsLane
 from revector.registry.collections import read_generation
 from revector.serving import searcher
@@ -318,7 +318,7 @@ def fixed_point_ids() -> Planted:
         versions = zip(part.doc_ids, part.versions, strict=True)
         return {doc_id: uuid.uuid5(uuid.NAMESPACE_OID, f"{doc_id} {version}") for doc_id, version in versions}
 
-    return patch.object(attempts, "new_attempts", named)
+    return patch.object(intents, "new_attempts", named)
 
 
 def no_intent() -> Planted:
