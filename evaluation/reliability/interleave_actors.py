@@ -13,7 +13,6 @@ import sqlalchemy as sa
 from evaluation.reliability.interleave_judged import AGE, answered
 from evaluation.reliability.interleave_scene import Scene, TinyMigrator
 from evaluation.reliability.observer import rows
-from evaluation.reliability.points import lose
 from evaluation.reliability.stepping import current
 from evaluation.reliability.traffic import NotDone, Writes, do, token_in
 
@@ -285,9 +284,7 @@ class Keeping(Role):
             for gen, (generation, index) in self.scene.stored().items():
                 with actor.at_once():
                     if self.random.random() < 0.08 and (attempts := self.scene.attempts(gen)):
-                        lose(index, attempts, self.random)
-                        self.scene.lost = True
-                        self.scene.counts["losses"] += 1
+                        self.scene.lose(index, attempts, self.random)
                 try:
                     StoreKeeper(self.scene.engine).look(generation)
                 except REFUSALS:

@@ -19,7 +19,7 @@ from evaluation.reliability.checker import Finding
 from evaluation.reliability.history import Recorder
 from evaluation.reliability.late import LateStore
 from evaluation.reliability.moves_seen import watched_moves
-from evaluation.reliability.points import ATTEMPTS, Attempt, attempts_held
+from evaluation.reliability.points import ATTEMPTS, Attempt, attempts_held, lose
 from evaluation.reliability.stepping import Stage, current
 from evaluation.reliability.traffic import Writes, recorded, text_of, token_of
 from evaluation.reliability.truth import Truth
@@ -187,6 +187,14 @@ class Scene:
     def attempts(self, gen: int) -> list[Attempt]:
         """Return the intents of a generation."""
         return [Attempt(*row) for row in observer.rows(self.engine, f"{ATTEMPTS}{gen}")]
+
+    def lose(self, index: MemoryIndex, attempts: Sequence[Attempt], chance: random.Random) -> None:
+        """Have the store lose points that it had acknowledged, and what is under way to it."""
+        assert self.store is not None
+        self.store.cut()
+        lose(index, attempts, chance)
+        self.lost = True
+        self.counts["losses"] += 1
 
     def _at_store(self, name: str) -> None:
         """Stand before a request; before a search, note what it can find."""

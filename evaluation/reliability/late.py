@@ -62,6 +62,10 @@ class LateNetwork:
         """Forget what is under way, and draw from another seed."""
         self._random, self._under_way, self.calm = random.Random(f"network {seed}"), list[Request](), False
 
+    def cut(self) -> None:
+        """Lose what is under way, as where the store's server is started again."""
+        self._under_way.clear()
+
     def write(self, request: Callable[[], T | None]) -> T | None:
         """Send a write; return its answer, or None before it arrives. Raises ``StoreUnavailable`` where none came."""
         self.arrive()

@@ -266,6 +266,28 @@ def test_a_store_that_lost_everything_is_noticed_said_and_filled_again(outside: 
     check_equal(world)
 
 
+def test_a_loss_while_a_newer_canary_is_put_is_noticed_all_the_same(
+    outside: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, generation = outside.world, outside.world.generation()
+    index = lane_of(generation).index
+    put = type(index).put
+
+    def lose_first(of: object, points: Points) -> None:
+        index.drop()
+        index.create(generation.encoder_fp)
+        put(of, points)
+
+    world.sql("UPDATE intent SET created_at = created_at - interval '2 minutes' WHERE doc_id = ''")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(index), "put", lose_first)
+        outside.keep()
+    outside.keep()
+    assert world.events("store_lost")[0]["detail"]["documents"] == 120
+    world.settle()
+    check_equal(world)
+
+
 def test_a_store_that_lost_some_points_is_noticed_by_verify_and_repaired(outside: Stored) -> None:
     world, index = outside.world, lane_of(outside.world.generation()).index
     [(attempt, n)] = world.sql("SELECT attempt, n_chunks FROM ledger WHERE doc_id = 'd00042'")

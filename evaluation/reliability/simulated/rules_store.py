@@ -42,6 +42,8 @@ def lose_points(world: World, role: str) -> bool:
     index = None if gen is None else world.index(gen)
     if gen is None or index is None or not world.seen.attempts.get(gen):
         return False
+    assert world.place.store is not None
+    world.place.store.cut()
     lose(index, world.seen.attempts[gen], world.chance)
     world.lost = True
     world.place.tally["losses"] += 1

@@ -92,13 +92,13 @@ class AttemptsLane:
 
     def _put_canary(self, engine: sa.Engine, beside: UUID | None) -> bool:
         canary = intents.open_canary(engine, self._gen)
-        vector = np.zeros((1, self._generation.spec.model.dim), np.float32)
-        vector[0, 0] = 1.0
+        vector = np.eye(1, self._generation.spec.model.dim, dtype=np.float32)
         none, ids = np.zeros(1, np.int32), intents.point_ids([(canary, 1)])
         self.index.put(Points(ids, [canary], none, none, none + 1, vector))
         if not self.traits.searchable_at_once:
             self._await(ids)
-        return intents.publish_canary(engine, self._gen, canary, beside=beside)
+        hides_a_loss = beside is not None and not self._has(beside)
+        return not hides_a_loss and intents.publish_canary(engine, self._gen, canary, beside=beside)
 
     def build(self, engine: sa.Engine, progress: Progress, given: Build) -> bool:
         """Have the store index what was put."""
@@ -138,8 +138,9 @@ class AttemptsLane:
     def is_whole(self, connection: sa.Connection) -> bool:
         """Look for the newest canary: a store that was put back to a snapshot has older ones only."""
         canary = intents.canary(connection, self._gen)
-        if canary is None or self.index.describe() is None:
-            return False
+        return canary is not None and self.index.describe() is not None and self._has(canary)
+
+    def _has(self, canary: UUID) -> bool:
         return len(self.index.read(intents.point_ids([(canary, 1)])).ids) == 1
 
     def drop(self, connection: sa.Connection) -> None:
