@@ -30,9 +30,9 @@ MAX_UNKNOWN_TOKENS = 0.5
 
 NO_INT8 = (
     'pgvector, in which vectors lie, has no int8 type (storage="halfvec" halves vectors and graph, quantize="bit" '
-    "keeps 1/32 of the numbers in the graph)"
+    "keeps 1/32 of the numbers in the graph; some other stores have it, docs/indexes.md)"
 )
-"""Why no index has int8, and what there is instead; ``model.dtype`` is about computing vectors, not about storing."""
+"""Why PostgreSQL has no int8 index, and what there is instead; ``model.dtype`` is about computing, not storing."""
 
 
 def _require(ok: bool, what: str, allowed: str, found: object) -> None:
@@ -164,7 +164,8 @@ class IndexSpec:
 
     ``storage`` is how they lie in the table: float32 (``vector``) or float16 (``halfvec``). ``quantize="bit"`` keeps
     only the signs of their numbers in the graph: it finds ``rerank`` (1 to 100) times the candidates of a search by
-    Hamming distance, and the stored vectors put these in order. ``store``: ``pgvector``, in the database of the
+    Hamming distance, and the stored vectors put these in order. ``quantize="int8"`` does so with a byte for each
+    number, in stores that have it. ``store``: ``pgvector``, in the database of the
     documents, or another that this process knows; what it has of the other settings is checked by `plan`. ``metric``:
     with ``cosine`` the lengths of vectors do not count; with ``dot`` and ``l2`` they do, unless the model normalizes.
     """
@@ -174,15 +175,15 @@ class IndexSpec:
     m: int = 16
     ef_construction: int = 100
     ef_search: int = 100
-    quantize: Literal["none", "bit"] = "none"
+    quantize: Literal["none", "bit", "int8"] = "none"
     rerank: int = 4
     store: str = PGVECTOR
     metric: Metric = "cosine"
 
     @property
     def graph(self) -> str:
-        """What a node of the HNSW graph holds: ``vector``, ``halfvec`` or ``bit``."""
-        return "bit" if self.quantize == "bit" else self.storage
+        """What a node of the HNSW graph holds: ``vector``, ``halfvec``, ``bit`` or ``int8``."""
+        return self.storage if self.quantize == "none" else self.quantize
 
     def as_identity(self) -> dict[str, object]:
         """Return what shapes the index, without ``quantize``, ``store`` and ``metric`` where they are the default.
@@ -206,16 +207,17 @@ class IndexSpec:
         _require(
             self.storage in ("vector", "halfvec"), "index.storage", f"vector or halfvec{int8 or bit}", self.storage
         )
-        _require(self.quantize in ("none", "bit"), "index.quantize", f"none or bit{int8}", self.quantize)
+        here = ("none", "bit") if self.store == PGVECTOR else ("none", "bit", "int8")
+        _require(self.quantize in here, "index.quantize", f"{' or '.join(here)}{int8}", self.quantize)
         _require(
             self.kind == "hnsw" or self.quantize == "none",
             "index.quantize",
-            'none where index.kind is "exact": there is no graph that could hold bits',
+            'none where index.kind is "exact": there is no graph that could hold less',
             self.quantize,
         )
         _require(self.metric in ("cosine", "dot", "l2"), "index.metric", "cosine, dot or l2", self.metric)
         _require(
-            self.metric == "cosine" or self.quantize == "none",
+            self.metric == "cosine" or self.quantize != "bit",
             "index.quantize",
             f'none where index.metric is "{self.metric}": bits keep directions and no lengths',
             self.quantize,
@@ -316,7 +318,7 @@ class Revision:
             f"at most model.max_tokens ({self.model.max_tokens}), or the model would cut chunks silently",
             self.chunking.max_tokens,
         )
-        limit = HNSW_MAX_DIM[self.index.graph]
+        limit = HNSW_MAX_DIM.get(self.index.graph, MAX_DIM)
         if self.index.kind == "hnsw" and self.index.store == PGVECTOR and self.model.dim > limit:
             way = (
                 'set index storage="halfvec" (indexable up to 4,000)'

@@ -494,7 +494,7 @@ def test_what_a_store_does_not_have_is_refused_before_anything_changes(outside: 
     [kind, *_] = kinds = sorted(traits.kinds)
     wrong = [(f'kind="{other}"', kind) for other in {"exact", "hnsw"} - set(kinds)]
     wrong += [(f'kind="{kind}", storage="halfvec"', "vector")] if "halfvec" not in traits.storages else []
-    wrong += [('quantize="bit"', "none")] if "hnsw" in kinds else []
+    wrong += [(f'quantize="{one}"', "none") for one in {"bit", "int8"} - traits.quantizes if "hnsw" in kinds]
     for setting, allowed in wrong:
         where = f'index = IndexSpec({setting}, store="tested")'
         outside.world.revision("b200", "a100", 'model = ModelSpec(name="hashing:seed2", dim=64)', where, GATE)

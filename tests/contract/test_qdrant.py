@@ -123,3 +123,15 @@ def test_the_optimizer_is_waited_for_and_told_to_go_on_unless_it_has_failed(
     wire.health = ["red"]
     with pytest.raises(StoreRefused, match="is red"):
         index.finish(NoProgress())
+
+
+def test_bytes_are_asked_for_when_it_is_made_and_its_own_vectors_rank_what_they_find(wire: QdrantWire) -> None:
+    index = of_kind("qdrant", wire.url).open("idx_docs_g1", 4, IndexSpec(store="tested", quantize="int8", rerank=3))
+    index.create("fp1")
+    assert wire.collections["idx_docs_g1"].config["quantization_config"] == {"scalar": {"type": "int8"}}
+    index.near(np.ones(4, np.float32), 2, exact=False)
+    index.near(np.ones(4, np.float32), 2, exact=True)
+    assert [one["quantization"] for one in wire.searched] == [
+        {"ignore": False, "rescore": True, "oversampling": 3.0},
+        {"ignore": True, "rescore": True, "oversampling": 3.0},
+    ]

@@ -109,6 +109,31 @@ def test_what_is_nearest_comes_first_with_its_score_by_the_metric(store: Store, 
     index.drop()
 
 
+@pytest.mark.parametrize(("setting", "value"), [("storage", "halfvec"), ("quantize", "int8")])
+def test_smaller_numbers_find_what_whole_ones_find(store: Store, setting: str, value: str) -> None:
+    if value not in (store.traits.storages if setting == "storage" else store.traits.quantizes):
+        pytest.skip(f"it has no {setting} {value}")
+    spec = IndexSpec(store="tested", **{setting: value})
+    index = store.open(f"idx_docs_g1_{uuid4().hex[:8]}", DIM, spec)
+    index.create("fp1")
+    put = points()
+    index.put(put)
+    index.finish(NoProgress())
+    wide = 1e-3 if setting == "storage" else 1e-5  # of bytes, what is found is compared by its whole numbers
+    for query in VECTORS[:20]:
+        near, alike = index.near(query, 10, exact=False), cosines(query)
+        best = {(put.attempts[n], int(put.chunks[n])) for n in np.argsort(-alike)[:10]}
+        assert len({(one.attempt, one.chunk) for one in near} & best) >= 9
+        score_of = {(put.attempts[n], int(put.chunks[n])): float(alike[n]) for n in range(COUNT)}
+        np.testing.assert_allclose(
+            [one.similarity for one in near], [score_of[one.attempt, one.chunk] for one in near], atol=wide
+        )
+    read = index.read(put.ids[10:20])
+    order = np.argsort([put.ids.index(one) for one in read.ids])
+    np.testing.assert_allclose(read.vectors[order], put.vectors[10:20], atol=3e-3 if setting == "storage" else 1e-6)
+    index.drop()
+
+
 def test_a_graph_that_was_built_finds_what_exact_search_finds(index: Index) -> None:
     index.put(points())
     index.finish(NoProgress())

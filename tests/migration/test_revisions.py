@@ -106,7 +106,7 @@ def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
         (
             "index",
             "index = IndexSpec(quantize='int8')",
-            r"'none' or 'bit' for index\.quantize; pgvector.* no int8 type",
+            r"none or bit: pgvector.* no int8 type",
         ),
         ("model", "model = Model(name='x', dim=3)", r"found model = `Model\(.*`; allowed: ModelSpec\("),
         ("model", "model = ModelSpec('x', 3)", r"found model = `ModelSpec\('x', 3\)`"),

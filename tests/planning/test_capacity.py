@@ -115,7 +115,7 @@ def test_a_constant_of_ones_own_replaces_ours_and_says_so() -> None:
         {"hours": 0.0},
         {"tokens_per_chunk": 0},
         {"store": "nowhere"},
-        {"store": "redis", "index": IndexSpec(storage="halfvec")},
+        {"store": "chroma", "index": IndexSpec(storage="halfvec")},
     ],
 )
 def test_what_cannot_be_is_refused(wrong: dict[str, Any]) -> None:

@@ -29,7 +29,7 @@ def capacity(
     chunks_per_document: Annotated[float, typer.Option()] = 1.0,
     tokens_per_chunk: Annotated[float, typer.Option()] = 200.0,
     storage: Annotated[str, typer.Option(help="vector (float32) or halfvec (float16).")] = "vector",
-    quantize: Annotated[str, typer.Option(help="none, or bit: only signs in the graph.")] = "none",
+    quantize: Annotated[str, typer.Option(help="none, bit: only signs in the graph, or int8.")] = "none",
     m: Annotated[int, typer.Option(help="Links of the HNSW graph.")] = 16,
     ef_construction: Annotated[int, typer.Option()] = 100,
     store: Annotated[
@@ -57,7 +57,7 @@ def capacity(
     from revector.planning.capacity import CapacityInput
     from revector.planning.capacity import capacity as reckon
     from revector.planning.constants import constants
-    from revector.spec import IndexSpec
+    from revector.spec import PGVECTOR, IndexSpec
 
     costs = _costs(project)
     if tokens_per_minute is not None:
@@ -67,6 +67,7 @@ def capacity(
         quantize=quantize,  # type: ignore[arg-type]
         m=m,
         ef_construction=max(ef_construction, 2 * m),
+        store=store or PGVECTOR,
     )
     corpus = CapacityInput(documents, dim, chunks_per_document, tokens_per_chunk, index, gpus, hours, store)
     found = reckon(corpus, costs, constants(dict(map(_pair, constant or ()))))

@@ -48,7 +48,8 @@ MaxUnknownTokens = Annotated[
 Unit = Annotated[Literal["tokens", "sentences", "document"] | None, typer.Option(help="How documents are cut.")]
 Storage = Annotated[Literal["vector", "halfvec"] | None, typer.Option(help="float32 or float16 vectors.")]
 Quantize = Annotated[
-    Literal["none", "bit"] | None, typer.Option(help="Index the signs alone; stored vectors rank what is found.")
+    Literal["none", "bit", "int8"] | None,
+    typer.Option(help="Index signs or bytes alone; stored vectors rank what is found. int8: in some other stores."),
 ]
 
 IndexMetric = Annotated[

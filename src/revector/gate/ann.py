@@ -374,9 +374,9 @@ def _reasons(
         f"ef_search = {recommended} reaches it"
         if recommended is not None
         else "no ef_search that was tried surely does: build it with a larger m or ef_construction"
-        + (", or set a larger rerank" if index.graph == "bit" else "")
+        + (", or set a larger rerank" if index.quantize != "none" else "")
     )
-    bits = f", bits, rerank = {index.rerank}" if index.graph == "bit" else ""
+    bits = "" if index.quantize == "none" else f", quantize = {index.quantize}, rerank = {index.rerank}"
     reason = (
         f"the index {generation.physical_name} of revision {generation.revision} ({index.kind}, m = {index.m}, "
         f"ef_construction = {index.ef_construction}, ef_search = {index.ef_search}{bits}) gives "

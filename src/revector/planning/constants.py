@@ -12,7 +12,7 @@ from revector.spec import IndexSpec
 PAGE, PAGE_HEADER, ITEM_POINTER = 8_192, 24, 4
 """PostgreSQL's page, its header and what each row in it takes besides (storage/bufpage.h)."""
 
-NUMBER = {"vector": 4.0, "halfvec": 2.0, "bit": 1 / 8}
+NUMBER = {"vector": 4.0, "halfvec": 2.0, "bit": 1 / 8, "int8": 1.0}
 """Bytes of one dimension, in a table or in the nodes of a graph."""
 
 INLINE = 7_000

@@ -22,7 +22,7 @@ from revector.errors import IndexGone, StoreUnavailable
 from revector.interfaces import Progress
 from revector.spec import IndexSpec, Metric
 from revector.stores.clients import ClientStore, Made, batches, gone, make_once, may_drop
-from revector.stores.metrics import minus_root
+from revector.stores.metrics import minus_root, scores
 from revector.stores.seam import ALL_METRICS, IndexDescription, NearPoint, Points, StoreCosts, StoreTraits
 from revector.stores.settings import StoreSettings
 
@@ -58,6 +58,7 @@ _ONE_PROCESS = (
 )
 
 
+_KINDS = {"none": "HNSW", "int8": "HNSW_SQ"}
 _METRICS: Mapping[Metric, str] = {"cosine": "COSINE", "dot": "IP", "l2": "L2"}
 
 
@@ -68,7 +69,8 @@ class MilvusStore(ClientStore):
 
     def __init__(self, name: str, settings: StoreSettings) -> None:
         super().__init__(name, settings)
-        self.traits = TRAITS if self._path is None else replace(TRAITS, warnings=(_ONE_PROCESS.format(name=name),))
+        lite = {"warnings": (_ONE_PROCESS.format(name=name),), "quantizes": frozenset({"none", "int8"})}
+        self.traits = TRAITS if self._path is None else replace(TRAITS, **lite)  # type: ignore[arg-type]
 
     def open(self, name: str, dim: int, index: IndexSpec) -> MilvusIndex:
         """Return the index of that name; nothing is asked of the server yet."""
@@ -170,9 +172,8 @@ class MilvusStore(ClientStore):
 class MilvusIndex:
     """One collection."""
 
-    traits = TRAITS
-
     def __init__(self, store: MilvusStore, name: str, dim: int, spec: IndexSpec) -> None:
+        self.traits = store.traits
         self.name, self._store, self._dim, self._spec = name, store, dim, spec
         self._rows = max(1, min(REQUEST_POINTS, REQUEST_BYTES // (4 * dim)))
 
@@ -209,10 +210,14 @@ class MilvusIndex:
 
     def _index_params(self, client: Any) -> Any:
         graph = self._spec.kind == "hnsw"
-        built = {"M": self._spec.m, "efConstruction": self._spec.ef_construction} if graph else {}
+        built: dict[str, object] = {"M": self._spec.m, "efConstruction": self._spec.ef_construction} if graph else {}
+        built |= {"sq_type": "SQ8"} if self._spec.quantize == "int8" else {}
         params = client.prepare_index_params()
         params.add_index(
-            "vector", index_type="HNSW" if graph else "FLAT", metric_type=_METRICS[self._spec.metric], params=built
+            "vector",
+            index_type=_KINDS[self._spec.quantize] if graph else "FLAT",
+            metric_type=_METRICS[self._spec.metric],
+            params=built,
         )
         return params
 
@@ -269,31 +274,33 @@ class MilvusIndex:
                 return
 
     def near(self, vector: npt.NDArray[np.float32], n: int, *, exact: bool) -> list[NearPoint]:
-        """Search; ``exact`` changes nothing, as what has a graph is not asked for it."""
+        """Search; ``exact`` changes nothing, as what has a graph is not asked for it.
+
+        Of bytes, ``rerank`` times as many are found, and the vectors themselves put them in order.
+        """
         del exact
-        params = {"ef": max(self._spec.ef_search, n)} if self._spec.kind == "hnsw" else {}
+        bytes_, spec, query = self._spec.quantize == "int8", self._spec, np.asarray(vector, np.float32)
+        limit = min(n * spec.rerank, TRAITS.most_near or n) if bytes_ else n
+        params = {"ef": max(spec.ef_search, limit)} if spec.kind == "hnsw" else {}
 
         def search(client: Any) -> Any:
             return client.search(
                 self.name,
-                data=[np.asarray(vector, np.float32)],
+                data=[query],
                 anns_field="vector",
-                limit=n,
-                output_fields=list(_FIELDS),
-                search_params={"metric_type": _METRICS[self._spec.metric], "params": params},
+                limit=limit,
+                output_fields=[*_FIELDS, "vector"] if bytes_ else list(_FIELDS),
+                search_params={"metric_type": _METRICS[spec.metric], "params": params},
                 timeout=self._store.timeout_s,
             )
 
-        return [
-            NearPoint(
-                UUID(hit["entity"]["attempt"]),
-                hit["entity"]["chunk"],
-                hit["entity"]["start"],
-                hit["entity"]["stop"],
-                self._similarity(float(hit["distance"])),
-            )
-            for hit in self._loaded(f"what is near in {self.name}", search)[0]
-        ]
+        hits = self._loaded(f"what is near in {self.name}", search)[0]
+        near = [self._similarity(float(hit["distance"])) for hit in hits]
+        if bytes_ and hits:
+            near = scores(np.array([hit["entity"]["vector"] for hit in hits], np.float32), query, spec.metric).tolist()
+        best = sorted(range(len(near)), key=lambda at: -near[at])[:n]
+        found = ((hits[at]["entity"], near[at]) for at in best)
+        return [NearPoint(UUID(one["attempt"]), one["chunk"], one["start"], one["stop"], score) for one, score in found]
 
     def _similarity(self, said: float) -> float:
         """Return a score for what Milvus says: the cosine, the product, or the square of the distance."""

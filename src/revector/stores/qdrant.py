@@ -47,7 +47,7 @@ TRAITS = StoreTraits(
     in_sql=False,
     kinds=frozenset({"hnsw", "exact"}),
     storages=frozenset({"vector"}),
-    quantizes=frozenset({"none"}),
+    quantizes=frozenset({"none", "int8"}),
     metrics=ALL_METRICS,
     max_dim=65_535,
     # In qdrant-edge, its log included, and of the client; no server. 5,000 and 10,000, evaluation/bench/README.md
@@ -182,8 +182,15 @@ class QdrantIndex:
                 hnsw_config=models.HnswConfigDiff(
                     m=self._spec.m if graph else 0, ef_construct=self._spec.ef_construction
                 ),
+                quantization_config=self._bytes(models),
                 metadata={ENCODER: encoder_fp},
             )
+
+    def _bytes(self, models: Any) -> Any:
+        """Return what has the graph compare bytes; where they are, the vectors themselves are on disk and in cache."""
+        if self._spec.quantize == "none":
+            return None
+        return models.ScalarQuantization(scalar=models.ScalarQuantizationConfig(type=models.ScalarType.INT8))
 
     def describe(self) -> IndexDescription | None:
         """Return what is there; the bytes are those of ids, fields, vectors and graph, as Qdrant tells none."""
@@ -247,7 +254,15 @@ class QdrantIndex:
                 self.name,
                 query=np.asarray(vector, np.float32).tolist(),
                 limit=n,
-                search_params=models.SearchParams(hnsw_ef=max(self._spec.ef_search, n), exact=compared),
+                search_params=models.SearchParams(
+                    hnsw_ef=max(self._spec.ef_search, n),
+                    exact=compared,
+                    quantization=None
+                    if self._spec.quantize == "none"
+                    else models.QuantizationSearchParams(
+                        ignore=compared, rescore=True, oversampling=float(self._spec.rerank)
+                    ),
+                ),
                 with_payload=list(_FIELDS[:4]),
             )
         sign = -1.0 if self._spec.metric == "l2" else 1.0  # its score by Euclid is the distance

@@ -42,7 +42,7 @@ NOT_THERE = ("no such index", "unknown index name", "index not found")
 TRAITS = StoreTraits(
     in_sql=False,
     kinds=frozenset({"hnsw", "exact"}),
-    storages=frozenset({"vector"}),
+    storages=frozenset({"vector", "halfvec"}),
     quantizes=frozenset({"none"}),
     metrics=ALL_METRICS,
     max_dim=32_768,
@@ -52,6 +52,9 @@ TRAITS = StoreTraits(
     costs=StoreCosts(point_bytes=640, number_bytes=9.3, link_bytes=11, put_cpu_s=0.34e-3),
 )
 
+
+_NUMBERS: Mapping[str, tuple[str, str]] = {"vector": ("FLOAT32", "<f4"), "halfvec": ("FLOAT16", "<f2")}
+"""What Redis calls numbers, and numpy."""
 
 _METRICS: Mapping[Metric, str] = {"cosine": "COSINE", "dot": "IP", "l2": "L2"}
 
@@ -186,6 +189,7 @@ class RedisIndex:
 
     def __init__(self, store: RedisStore, name: str, dim: int, spec: IndexSpec) -> None:
         self.name, self._store, self._dim, self._spec = name, store, dim, spec
+        self._type, self._number = _NUMBERS[spec.storage]
 
     def create(self, encoder_fp: str) -> None:
         """Create the index. Raises ``EncoderMismatch`` where one of another encoder or width has the name."""
@@ -201,7 +205,7 @@ class RedisIndex:
 
     def _create(self, encoder_fp: str) -> None:
         graph = self._spec.kind == "hnsw"
-        options: list[object] = ["TYPE", "FLOAT32", "DIM", self._dim, "DISTANCE_METRIC", _METRICS[self._spec.metric]]
+        options: list[object] = ["TYPE", self._type, "DIM", self._dim, "DISTANCE_METRIC", _METRICS[self._spec.metric]]
         options += ["M", self._spec.m, "EF_CONSTRUCTION", self._spec.ef_construction] if graph else []
         with self._store.asked(f"an index {self.name}") as client, client.pipeline(transaction=True) as both:
             both.hset(self.name, "encoder", encoder_fp)
@@ -248,7 +252,7 @@ class RedisIndex:
         for some in points.batches(PUT_POINTS):
             values = list[bytes | str]()
             for (one, attempt, *numbers), vector in zip(some, some.vectors, strict=True):
-                values += [one.hex, FIELDS.pack(attempt.bytes, *numbers), np.asarray(vector, "<f4").tobytes()]
+                values += [one.hex, FIELDS.pack(attempt.bytes, *numbers), np.asarray(vector, self._number).tobytes()]
             with self._store.asked(what) as client:
                 written = client.eval(PUT, 1, self.name, *values)
             if not written:
@@ -264,7 +268,7 @@ class RedisIndex:
         """Search; ``exact`` changes nothing, as what has a graph is not asked for it."""
         del exact
         ef = f" EF_RUNTIME {max(self._spec.ef_search, n)}" if self._spec.kind == "hnsw" else ""
-        query = np.asarray(vector, "<f4").tobytes()
+        query = np.asarray(vector, self._number).tobytes()
         what = f"what is near in {self.name}"
         with self._store.asked(what) as client:
             found = client.execute_command(
@@ -287,7 +291,7 @@ class RedisIndex:
             if not there:
                 raise self._store.gone(what)
             found += [(one, *row) for one, row in zip(some, rows, strict=True) if None not in row]
-        vectors = np.frombuffer(b"".join(one[2] for one in found), "<f4").reshape(-1, self._dim)
+        vectors = np.frombuffer(b"".join(one[2] for one in found), self._number).reshape(-1, self._dim)
         rows = ((one, FIELDS.unpack(fields)) for one, fields, _ in found)
         return Points.of(((one, UUID(bytes=tried), *rest) for one, (tried, *rest) in rows), vectors.astype(np.float32))
 
