@@ -7,22 +7,29 @@ call without its second line has an unknown outcome.
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import logging
+import os
 import random
+import signal
 import threading
 import time
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
+from evaluation.reliability.bugs import BUGS
 from evaluation.reliability.controller import migrate
 from evaluation.reliability.history import Recorder
 from evaluation.reliability.judge import Judge
 from evaluation.reliability.observer import rows, value
-from evaluation.reliability.site import COLLECTION, Site
+from evaluation.reliability.site import COLLECTION, Shape, Site
 from evaluation.reliability.traffic import (
     ERRORS,
     TOKEN,
@@ -36,7 +43,9 @@ from evaluation.reliability.traffic import (
     waited_for,
 )
 
+from revector import crash
 from revector.documents import ingesting
+from revector.guards import instead
 from revector.indexing import backfill, worker
 from revector.interfaces import Document
 from revector.migration import catch_up
@@ -55,7 +64,7 @@ LOOK_AHEAD = 12
 """Sessions race for a document's turns: an index that lags may show one that was begun later."""
 
 SAMPLE_S = 1.0
-T = TypeVar("T")
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 def shrink(changed_floor: int) -> None:
@@ -82,16 +91,50 @@ class Child:
     number: int
 
 
-def play(site: Site, child: int, actor: str, arguments: Mapping[str, Any]) -> None:
-    """Play an actor to its end. What it raises is noted and raised."""
-    recorder = Recorder(first=child * CALLS + 1, path=site.log / f"{child}.jsonl")
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a child is to do, and where: a site's folder, database and shape, with a seeded bug planted or none."""
+
+    folder: Path
+    url: str | None
+    shape: Shape
+    bug: str | None
+    changed_floor: int
+    child: int
+    actor: str
+    arm: str
+    arguments: Mapping[str, Any]
+
+
+def play(order: Order) -> None:
+    """Play an actor to its end, in a child of the fork server. What it raises is noted and raised."""
+    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    logging.disable()  # what children meet, they note
+    os.dup2(os.open(os.devnull, os.O_RDWR), 1)
+    shrink(order.changed_floor)
+    site = Site(order.folder, order.url, order.shape)
+    recorder = Recorder(first=order.child * CALLS + 1, path=site.log / f"{order.child}.jsonl")
+    me = Child(site, recorder, f"{order.actor}-{order.child}", order.child)
+    crash.arm(order.arm)
     try:
-        ACTORS[actor](Child(site, recorder, f"{actor}-{child}", child), **arguments)
+        with planted(order.bug):
+            ACTORS[order.actor](me, **order.arguments)
     except BaseException as error:
         kinds = [kind.__name__ for kind in type(error).__mro__]
         detail = {"error": f"{type(error).__name__}: {error}"[:2_000], "kinds": kinds, "trace": traceback.format_exc()}
-        recorder.fail(recorder.invoke("process", actor), "process", actor, detail=detail)
+        recorder.fail(recorder.invoke("process", order.actor), "process", order.actor, detail=detail)
         raise SystemExit(1) from error
+
+
+@contextmanager
+def planted(name: str | None) -> Iterator[None]:
+    """Plant the part of a seeded bug that is in a process; the database has the other part by then."""
+    if name is None:
+        yield
+        return
+    bug = BUGS[name]
+    with instead(bug.guards), bug.patch() if bug.patch else nullcontext():
+        yield
 
 
 # Applications ---------------------------------------------------------------------------------------------------------

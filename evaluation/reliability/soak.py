@@ -75,7 +75,7 @@ def soak(database_url: str, plan: Plan, restart: Callable[[], object] | None = N
         site.begin(written)
         with Forks(0) as forks:
             forks.open(site, bug)
-            forks.run("drain", limit_s=JOIN_S)  # from here on it is ready
+            forks.run("drain")  # from here on it is ready
             puts = [one for one in written.records if one.op == "put" and one.kind == "ok"]
             state = {str(one.doc_id): Hit(str(one.doc_id), str(one.content), one.version or 0) for one in puts}
             return Soak(forks, site, plan, restart).run(state)
@@ -133,8 +133,7 @@ class Soak:
             self._await(child)
         healed = waited_for(lambda: self._heal(window))
         rested = waited_for(lambda: self._judge(window)) if healed else {}
-        oldest = self._forks.oldest()
-        self._outcome.memory_mib.append(round(oldest.memory_info().rss / 2**20, 1) if oldest else 0.0)
+        self._outcome.memory_mib.append(round(self._forks.memory_mib(self._workers[0]), 1))
         return rested
 
     # Processes --------------------------------------------------------------------------------------------------------
