@@ -7,35 +7,33 @@ call without its second line has an unknown outcome.
 from __future__ import annotations
 
 import contextlib
-import ctypes
+import faulthandler
+import itertools
 import logging
+import math
 import os
 import random
 import signal
+import sys
 import threading
 import time
-import traceback
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from evaluation.reliability.bugs import BUGS
 from evaluation.reliability.controller import migrate
 from evaluation.reliability.history import Recorder
 from evaluation.reliability.judge import Judge
 from evaluation.reliability.observer import rows, value
-from evaluation.reliability.site import COLLECTION, Shape, Site
+from evaluation.reliability.playing import Child
+from evaluation.reliability.site import COLLECTION, NEW
 from evaluation.reliability.traffic import (
     ERRORS,
-    TOKEN,
     Author,
+    Told,
     do,
-    first,
     paced,
     recorded,
     said,
@@ -43,160 +41,77 @@ from evaluation.reliability.traffic import (
     waited_for,
 )
 
-from revector import crash
-from revector.documents import ingesting
-from revector.guards import instead
-from revector.indexing import backfill, worker
+from revector.adoption.presets import AdoptionRequest
+from revector.cli import main
+from revector.cli.exits import INTERRUPTED, UNEXPECTED
 from revector.interfaces import Document
-from revector.migration import catch_up
-from revector.registry import sharding, verdicts
-from revector.registry import work as work_set
 from revector.serving.searcher import Searcher
 
-CALLS = 1_000_000
-"""Calls of one child: more than any makes, so that their numbers are unique among all children."""
-
-PAGE_ROWS, LEASE_S, OUTAGE_S = 9, 0.1, 0.25
+OUTAGE_S = 0.25
 INGESTED = 20
 """Documents that a source holds."""
 
-LOOK_AHEAD = 12
-"""Sessions race for a document's turns: an index that lags may show one that was begun later."""
+PEOPLE = "approval|rollback_window|rollback|retire"
+"""Tasks of the DAG that ask someone, or follow the answer: they count as done."""
 
 SAMPLE_S = 1.0
-_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
-
-
-def shrink(changed_floor: int) -> None:
-    """Make pages, parts, leases and pauses of this process small, unless ``changed_floor`` is 0.
-
-    So many changed documents age the evidence for a swap; where writers never rest, the product's 10 would let no
-    evidence of a tiny corpus live long enough.
-    """
-    if not changed_floor:
-        return
-    verdicts.EVIDENCE_CHANGED_FLOOR = changed_floor
-    ingesting.BATCH_ROWS = sharding.SEED_ROWS = backfill.PART_DOCUMENTS = PAGE_ROWS
-    work_set.LEASE_S = LEASE_S  # type: ignore[assignment]
-    worker.POLL_S, worker.BACK_OFF_S, catch_up.GATE_BUDGET_S = 0.1, 0.1, 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Child:
-    """One victim: the project that it works on, its notes, and its name in them."""
-
-    site: Site
-    recorder: Recorder
-    name: str
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What a child is to do, and where: a site's folder, database and shape, with a seeded bug planted or none."""
-
-    folder: Path
-    url: str | None
-    shape: Shape
-    bug: str | None
-    changed_floor: int
-    child: int
-    actor: str
-    arm: str
-    arguments: Mapping[str, Any]
-
-
-def play(order: Order) -> None:
-    """Play an actor to its end, in a child of the fork server. What it raises is noted and raised."""
-    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
-    logging.disable()  # what children meet, they note
-    os.dup2(os.open(os.devnull, os.O_RDWR), 1)
-    shrink(order.changed_floor)
-    site = Site(order.folder, order.url, order.shape)
-    recorder = Recorder(first=order.child * CALLS + 1, path=site.log / f"{order.child}.jsonl")
-    me = Child(site, recorder, f"{order.actor}-{order.child}", order.child)
-    crash.arm(order.arm)
-    try:
-        with planted(order.bug):
-            ACTORS[order.actor](me, **order.arguments)
-    except BaseException as error:
-        kinds = [kind.__name__ for kind in type(error).__mro__]
-        detail = {"error": f"{type(error).__name__}: {error}"[:2_000], "kinds": kinds, "trace": traceback.format_exc()}
-        recorder.fail(recorder.invoke("process", order.actor), "process", order.actor, detail=detail)
-        raise SystemExit(1) from error
-
-
-@contextmanager
-def planted(name: str | None) -> Iterator[None]:
-    """Plant the part of a seeded bug that is in a process; the database has the other part by then."""
-    if name is None:
-        yield
-        return
-    bug = BUGS[name]
-    with instead(bug.guards), bug.patch() if bug.patch else nullcontext():
-        yield
 
 
 # Applications ---------------------------------------------------------------------------------------------------------
 
 
-def write(me: Child, *, seed: int, count: int | None, pause_s: float = 0.0) -> None:
-    """Put, put several, delete and create again: ``count`` calls, or for ever."""
-    documents = waited_for(lambda: me.site.project.documents(COLLECTION))
-    author = Author(me.number, me.site.ids, me.site.kept, random.Random(seed))
-    while count is None or count > 0:
-        count = None if count is None else count - 1
-        writes = author.some()
-        with recorded(me.recorder, me.name, writes) as told:
-            told.update(do(documents, writes, me.site.text))
-        time.sleep(pause_s)
-
-
-def write_hot(
-    me: Child, *, window: int, hot: int, gone: Sequence[str], sessions: int, per_s: float, until: float
+def write(
+    me: Child,
+    *,
+    seed: int,
+    hot: int = 0,
+    sessions: int = 1,
+    count: int | None = None,
+    per_s: float = 0.0,
+    until: float = math.inf,
+    fresh: float = 0.0,
 ) -> None:
-    """Write to the last ``hot`` documents in several sessions, each document from any of them, until then."""
+    """Put, put several, delete and create again, in several sessions: ``count`` calls of each, or until then.
+
+    To the last ``hot`` documents, or to all of them; so often (``fresh``) to a new one.
+    """
     documents = waited_for(lambda: me.site.project.documents(COLLECTION))
-    turns: defaultdict[str, int] = defaultdict(int)
-    absent = set(gone)
+    kept = frozenset[str]() if hot else me.site.kept
 
     def session(number: int) -> None:
-        draw, name = random.Random(f"{window} {me.number} {number}"), f"{me.name}.{number}"
-        author = Author(window, me.site.ids[-hot:], frozenset(), draw, deletes=0.1, most=1, numbers=turns)
-        for _ in paced(until, per_s / sessions):
-            writes = author.put(draw.choice(sorted(absent))) if absent and draw.random() < 0.3 else author.some()
-            absent.difference_update(doc_id for doc_id, token in writes.items() if token is not None)
-            with recorded(me.recorder, name, writes, survives=ERRORS) as told:
+        draw, name = random.Random(f"{seed} {me.number} {number}"), f"{me.name}.{number}"
+        author = Author(f"{me.number}s{number}", me.site.ids[-hot:], kept, draw, fresh=fresh)
+        for _ in itertools.islice(paced(until, per_s / sessions), count):
+            writes = author.some()
+            with recorded(me.recorder, name, writes) as told:
                 told.update(do(documents, writes, me.site.text))
-                absent.update(doc_id for doc_id, token in writes.items() if token is None)
 
     run_threads(partial(session, number) for number in range(sessions))
 
 
 def ask(
-    me: Child, *, window: int, hot: int, before: Mapping[str, str], sessions: int, per_s: float, until: float
+    me: Child,
+    *,
+    seed: int,
+    hot: int = 0,
+    sessions: int = 1,
+    per_s: float = 0.0,
+    until: float = math.inf,
+    moves: bool = True,
 ) -> None:
     """Search through the alias, for any document or a hot one, by document or by chunk; judge every answer.
 
-    ``before`` has the contents of hot documents when the window began.
+    ``moves``: the history says who is active when.
     """
     searcher = waited_for(lambda: me.site.project.searcher(COLLECTION))
-
-    def candidates(doc_id: str, shown: str) -> Iterator[str]:
-        yield shown or first(doc_id)
-        yield before.get(doc_id) or first(doc_id)
-        found = TOKEN.fullmatch(shown)
-        turn = int(found[3]) if found and found[2] == str(window) else 0
-        for number in range(turn + LOOK_AHEAD, 0, -1):
-            yield token_of(doc_id, window, number)
-
-    judge, ids = me.site.judge(candidates), me.site.ids
+    ids, facts = me.site.ids, {} if moves else {"gen": None}
 
     def session(number: int) -> None:
-        draw, name = random.Random(f"ask {window} {me.number} {number}"), f"{me.name}.{number}"
+        draw, name, judge = random.Random(f"{seed} {number}"), f"{me.name}.{number}", me.site.judge(Told(me.site.log))
         for _ in paced(until, per_s / sessions):
             query = draw.choice(ids[-hot:] if draw.random() < 0.5 else ids)
-            ask_once(me.recorder, name, searcher, judge, query, by="chunk" if draw.random() < 0.2 else "document")
+            by = "chunk" if draw.random() < 0.2 else "document"
+            ask_once(me.recorder, name, searcher, judge, query, by=by, **facts)
 
     run_threads(partial(session, number) for number in range(sessions))
 
@@ -297,6 +212,66 @@ def control(me: Child, *, move: str, **options: Any) -> None:
         migrator.run(move, **options)
 
 
+def adopt(me: Child) -> None:
+    """Take the table of ``adopting`` over, or go on with it."""
+    adopter = me.site.project.adopter(COLLECTION)
+    if adopter.adoption() is None:
+        request = AdoptionRequest(table="public.notes", model="hashing", text=("title", "body"), where="lang = 'en'")
+        adopter.begin(adopter.plan(request))
+    adopter.resume()
+
+
+def unadopt(me: Child) -> None:
+    """Give the table back."""
+    me.site.project.adopter(COLLECTION).end()
+
+
+def command(me: Child, *, words: Sequence[str], whole: bool) -> None:
+    """Become `revector` with these words, ``whole``: as a new process; it is open to SIGINT from its beginning on."""
+    os.dup2(os.open(me.site.log / f"{me.number}.err", os.O_WRONLY | os.O_CREAT, 0o600), 2)
+    os.chdir(me.site.folder)
+    sys.argv, status = ["revector", *words], UNEXPECTED
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_DFL if whole else signal.default_int_handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        if whole:
+            os.execv(sys.executable, [sys.executable, "-X", "faulthandler", "-m", *sys.argv])  # noqa: S606
+        logging.disable(logging.NOTSET)
+        faulthandler.enable()
+        main()
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 0
+    except KeyboardInterrupt:  # before the first line of ours
+        status = INTERRUPTED
+    finally:
+        os._exit(status)
+
+
+def dag(me: Child) -> None:
+    """Run the DAG of the migration once in this process, as `airflow dags test` does. Raises ``RuntimeError``."""
+    home = me.site.folder / "airflow"
+    (home / "dags").mkdir(parents=True, exist_ok=True)
+    (home / "dags" / "migrate.py").write_text(
+        "from revector.airflow import migration_dag\n\ndag = migration_dag(deadline=None)\n"
+    )
+    os.environ |= {
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+        "REVECTOR_CONFIG": str(me.site.folder / "revector.toml"),
+    }
+    from airflow.dag_processing.dagbag import DagBag
+    from airflow.utils.db import initdb
+
+    if not (home / "airflow.db").exists():
+        initdb()
+    form = {"collection": COLLECTION, "revision": NEW, "approval": False, "rollback_hours": 1}
+    state = DagBag(str(home / "dags")).dags["revector_migrate"].test(run_conf=form, mark_success_pattern=PEOPLE).state
+    if state != "success":
+        raise RuntimeError(f"the DAG ended with {state}")
+
+
 def controller(me: Child, *, seed: str, until: float, every_s: float) -> None:
     """Migrate, swap, roll back and retire until then, in one history with the controllers before this one."""
     migrate(me.site, seed, me.site.folder / "moves.jsonl", until, every_s)
@@ -305,7 +280,7 @@ def controller(me: Child, *, seed: str, until: float, every_s: float) -> None:
 def several(me: Child, *, scenes: Sequence[Mapping[str, Any]]) -> None:
     """Play several actors, one after another."""
     for scene in scenes:
-        ACTORS[scene["actor"]](me, **scene["arguments"])
+        globals()[scene["actor"]](me, **scene["arguments"])
 
 
 # Looking and disturbing -----------------------------------------------------------------------------------------------
@@ -362,10 +337,3 @@ def end_backends(me: Child, *, seed: str, every_s: float, until: float) -> None:
             others = connection.scalars(sa.text(_OTHERS)).all()
             if others and connection.scalar(sa.text("SELECT pg_terminate_backend(:pid)"), {"pid": draw.choice(others)}):
                 me.recorder.invoke("backend ended", me.name)
-
-
-ACTORS: dict[str, Callable[..., None]] = {
-    one.__name__: one
-    for one in (write, write_hot, ask, ingest, work, drain, embed, control, controller, several, sample, end_backends)
-}
-"""Every kind of victim."""

@@ -46,8 +46,8 @@ class Role:
 
 
 CREW = (
-    Role("writer", "write", "write", {"count": None, "pause_s": 0.12}),
-    Role("writer", "write too", "write", {"count": None, "pause_s": 0.12}),
+    Role("writer", "write", "write", {"per_s": 8.0}),
+    Role("writer", "write too", "write", {"per_s": 8.0}),
     Role("worker", "work", "work"),
     Role("worker", "work too", "work"),
     Role("ingester", "ingest", "ingest", {"pause_s": 1.0}),

@@ -7,7 +7,7 @@ one survives, which must have succeeded. Where a turn does not pass the point, n
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count, cycle
 from typing import Any
@@ -18,6 +18,7 @@ from evaluation.reliability.forks import End, Forks
 from evaluation.reliability.site import NEW, Site
 
 from revector.crash import POINTS
+from revector.lifecycle import FORWARD
 
 PASSINGS, ALL_PASSINGS = 2, 4
 """Deaths of one turn in the short and in the long form, at its first passing, its second, …"""
@@ -45,7 +46,13 @@ PASSES: Mapping[str, tuple[str, ...]] = {
     "control.after_phase": (*_STEPS, *_SLOTS[1:]),
     **dict.fromkeys(("drop.after_table", "drop.after_commit"), ("retire", "abort")),
 }
-"""Which turns of a story surely pass a point. ``task.after_step`` is the DAG's own: see ``crash_task``."""
+"""Which turns of a story surely pass a point. ``task.after_step`` is the DAG's own."""
+
+OF_TASKS = "task.after_step"
+TASKS = (*FORWARD[:2], "embed 0", "embed 1", *FORWARD[2:])
+"""What passes the point of the DAG, in order."""
+
+DAG_S = 180.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,3 +166,30 @@ class Stories(Trials):
     def _succeeded(self, where: str, end: End) -> None:
         if end.status:
             self.report.find(where, [Finding("not done when run again", self.notes.said(end))])
+
+
+class Tasks(Trials):
+    """The DAG, killed after each step, before Airflow is told: Airflow's own `dag.test()` runs the real tasks."""
+
+    def tell(self, tasks: Sequence[str]) -> None:
+        """Run the DAG, killed once after each of ``tasks``, then to its end."""
+        embedded = set[str]()
+        for task in tasks:
+            # What a killed run did is passed again, and succeeds at once; only shards that are done are left out.
+            before = TASKS[: TASKS.index(task)]
+            passing = 1 + len(set(before) - embedded)
+            embedded |= {one for one in (*before, task) if one.startswith("embed")}
+            end = self.run("dag", f"{OF_TASKS}:{passing}", limit_s=DAG_S)
+            if end.killed:
+                self.report.kills.append(Kill(OF_TASKS, "task", task, passing))
+            else:
+                self.report.find(task, [Finding("not killed", f"the DAG ended: {self.notes.said(end)}")])
+            self.report.find(task, self.instant())
+            print(f"{len(self.report.kills)} kills; after {task}", flush=True)
+        end = self.run("dag", limit_s=DAG_S)
+        if end.status:
+            self.report.find("the last run", [Finding("not done when run again", self.notes.said(end))])
+        self.intended.update(FORWARD[1:])
+        self.compare("the end")
+        self.settled("the end")
+        self.report.migrations += 1

@@ -4,9 +4,9 @@
 
 ``points`` tells one story of a migration per crash point (`crash_points`), ``random`` runs migrations among writers and
 workers that die at any moment (`crash_chaos`), ``postgres`` kills the server of such migrations (`crash_postgres`),
-``task`` kills the DAG (`crash_task`). ``--count``: at least so many kills (``points``: each point at least once;
-``postgres``: kills of its postmaster). After each migration the document table and
-every live index are compared, whole, with what the writers were told. The seed fixes what is done and who is killed;
+``task`` kills the DAG after each of its steps. ``--count``: at least so many kills (``points``: each point at least
+once; ``postgres``: kills of its postmaster). After each migration the document table and every live index are compared,
+whole, with what the writers were told. The seed fixes what is done and who is killed;
 at which instruction, real processes decide, so a seed may need several runs to repeat what it found.
 """
 
@@ -17,7 +17,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -25,10 +25,9 @@ from pathlib import Path
 from evaluation.reliability.arena import database, server
 from evaluation.reliability.checker import Finding
 from evaluation.reliability.crash_chaos import CHANGED_FLOOR, Chaos
-from evaluation.reliability.crash_points import PASSES, Stories
+from evaluation.reliability.crash_points import PASSES, TASKS, Stories, Tasks
 from evaluation.reliability.crash_postgres import Outages
 from evaluation.reliability.crash_report import Report, figures
-from evaluation.reliability.crash_task import TASKS, run_tasks
 from evaluation.reliability.forks import Forks
 from evaluation.reliability.pieces import add_piece, options
 from evaluation.reliability.site import Site
@@ -60,6 +59,17 @@ def run_points(
                 break
     stories.report.seconds = time.monotonic() - started
     return stories.report
+
+
+def run_tasks(url: str, folder: Path, *, seed: int, tasks: Sequence[str] = TASKS) -> Report:
+    """Kill the DAG after each of ``tasks``, on an empty database that has our tables; ``folder`` is empty, too."""
+    started = time.monotonic()
+    with Forks(0) as forks, closing(Site(folder, url)) as site:
+        story = Tasks(forks, site, seed=seed)
+        story.begin()
+        _guarded(story.report, partial(story.tell, tasks))
+    story.report.seconds = time.monotonic() - started
+    return story.report
 
 
 def run(mode: str, *, seed: int, count: int, bug: str | None = None) -> Report:

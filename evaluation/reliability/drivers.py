@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
+from evaluation.reliability import observer
 from evaluation.reliability.checks import wait_until
-from evaluation.reliability.site import COLLECTION, NEW
+from evaluation.reliability.forks import Forks
+from evaluation.reliability.site import COLLECTION, NEW, Site
 
+from revector.errors import DatabaseUnavailable
+from revector.local.airflow import AirflowHome
 from revector.local.airflow_client import FINISHED
-
-if TYPE_CHECKING:
-    from evaluation.reliability.victims import Host
+from revector.local.processes import Supervisor
 
 DAG_ID = "revector_migrate"
 DAG = '''"""The DAG under test."""
@@ -26,6 +26,35 @@ dag = migration_dag(config=Path(__file__).resolve().parent.parent / "revector.to
 '''
 MOST_RERUNS = 10
 FINISH_S = 900.0
+
+
+@dataclass
+class Host:
+    """A site, what runs for it, and the commands and the application beside it."""
+
+    site: Site
+    supervisor: Supervisor
+    forks: Forks
+    airflow: AirflowHome | None = None
+
+    @property
+    def airflow_home(self) -> AirflowHome:
+        """The Airflow of this site."""
+        if self.airflow is None:
+            raise LookupError("this site runs without Airflow")
+        return self.airflow
+
+    def phase(self) -> str:
+        """Return the phase of the migration: "none" before it is registered, "unknown" while the database is down."""
+        try:
+            found = self.value("SELECT phase FROM generation WHERE revision = :new AND live", new=NEW)
+        except DatabaseUnavailable:
+            return "unknown"
+        return str(found or "none")
+
+    def value(self, sql: str, **params: Any) -> Any:
+        """Return the first value of a query."""
+        return observer.value(self.site.project.engine, sql, **params)
 
 
 class Driver(Protocol):
@@ -49,43 +78,34 @@ def finish(driver: Driver) -> None:
     wait_until(driver.care, FINISH_S, "the migration is through")
 
 
+@dataclass
 class Cli:
     """`revector upgrade` as a process of its own."""
 
-    name = "upgrade"
-
-    def __init__(self, host: Host) -> None:
-        self._host = host
-        self.reruns: list[str] = []
-        self.process: subprocess.Popen[bytes] | None = None
+    host: Host
+    reruns: list[str] = field(default_factory=list)
+    child: int = 0
+    name: str = "upgrade"
 
     def start(self) -> None:
         """Begin the migration."""
-        root = self._host.site.folder
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("REVECTOR_")}
-        with (root / "upgrade.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "revector", "upgrade", NEW, "--collection", COLLECTION],
-                cwd=root,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+        words = ("upgrade", NEW, "--collection", COLLECTION)
+        self.child = self.host.forks.start("command", words=words, whole=True)
 
     def care(self) -> bool:
         """Run it again if it failed; its exit code is noted (-9: killed)."""
-        code = None if self.process is None else self.process.poll()
-        if code:
-            _note(self.reruns, f"exit {code}")
+        end = self.host.forks.ended(self.child)
+        if end is not None and end.status:
+            _note(self.reruns, f"exit {end.status}")
             self.start()
-        if code == 0 and self._host.phase() not in ("live", "unknown"):
-            raise RuntimeError(f"`revector upgrade` ended well, and the phase is {self._host.phase()}")
-        return code == 0
+            return False
+        if end is not None and self.host.phase() not in ("live", "unknown"):
+            raise RuntimeError(f"`revector upgrade` ended well, and the phase is {self.host.phase()}")
+        return end is not None
 
     def forget(self) -> None:
         """Nothing waits."""
-        self.process, self.reruns = None, []
+        self.reruns = []
 
 
 class Dag:
@@ -94,19 +114,18 @@ class Dag:
     name = "dag"
 
     def __init__(self, host: Host) -> None:
-        self._host, self.run_id = host, ""
+        self.host, self.run_id = host, ""
         self.reruns: list[str] = []
         self.client = host.airflow_home.client("admin")
 
     def start(self) -> None:
         """Trigger a run."""
-        self.run_id = self.client.trigger(
-            DAG_ID, {"collection": COLLECTION, "revision": NEW, "approval": False, "shards": 2}
-        )
+        form = {"collection": COLLECTION, "revision": NEW, "approval": False, "shards": 2}
+        self.run_id = self.client.trigger(DAG_ID, form)
 
     def care(self) -> bool:
         """Trigger a new run if this one has failed; the failed tasks' last words are noted."""
-        if self._host.phase() == "live":
+        if self.host.phase() == "live":
             return True
         if self.client.state(DAG_ID, self.run_id) in FINISHED:
             _note(self.reruns, str(self.client.failures(DAG_ID, self.run_id, lines=3)))

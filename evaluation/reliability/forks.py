@@ -22,6 +22,7 @@ from evaluation.bench.common import ROOT
 from evaluation.reliability import actors
 from evaluation.reliability.bugs import BUGS, changed_database
 from evaluation.reliability.history import Record, Recorder, load
+from evaluation.reliability.playing import Order, play
 from evaluation.reliability.site import Site
 
 from revector.errors import DatabaseUnavailable
@@ -58,7 +59,7 @@ class Forks:
     """Starts, kills and awaits children. Use it as a context: at its end none of them is left."""
 
     changed_floor: int = EVIDENCE_CHANGED_FLOOR
-    """See ``actors.shrink``; 0 leaves the library's limits as they are."""
+    """See ``playing.shrink``; 0 leaves the library's limits as they are."""
 
     _place: tuple[Any, ...] = ()
     _running: dict[int, BaseProcess] = field(default_factory=dict)
@@ -87,24 +88,29 @@ class Forks:
         self._place = (site.folder, site.url, site.shape, bug)
 
     def start(self, actor: str, arm: str = "", **arguments: Any) -> int:
-        """Start a child that plays ``actor`` (``actors.ACTORS``) with crash points armed; return its number."""
+        """Start a child that plays ``actor`` (a function of ``actors``) with crash points armed; return its number."""
         self._children += 1
-        order = actors.Order(*self._place, self.changed_floor, self._children, actor, arm, arguments)
-        self._running[self._children] = process = _FORKED.Process(target=actors.play, args=(order,), daemon=True)
+        act = getattr(actors, actor)
+        order = Order(*self._place, self.changed_floor, self._children, act, arm, arguments)
+        self._running[self._children] = process = _FORKED.Process(target=play, args=(order,), daemon=True)
         process.start()
         return self._children
 
     def kill(self, child: int, with_signal: int = signal.SIGKILL) -> None:
         """Send a signal; nothing happens to a child that ended."""
-        process = self._running.get(child)
-        if process is not None and process.is_alive() and process.pid:
+        if pid := self.pid(child):
             with suppress(ProcessLookupError):
-                os.kill(process.pid, with_signal)
+                os.kill(pid, with_signal)
+
+    def pid(self, child: int) -> int:
+        """Return the number of a child's process; 0 if it ended."""
+        process = self._running.get(child)
+        return (process.pid or 0) if process is not None and process.is_alive() else 0
 
     def memory_mib(self, child: int) -> float:
         """Return the resident memory of a child; 0 if it ended."""
-        process = self._running.get(child)
-        return psutil.Process(process.pid).memory_info().rss / 2**20 if process and process.is_alive() else 0.0
+        pid = self.pid(child)
+        return psutil.Process(pid).memory_info().rss / 2**20 if pid else 0.0
 
     def next_end(self, limit_s: float) -> End | None:
         """Return the next end that nobody has asked for, or None after ``limit_s``."""
@@ -112,7 +118,12 @@ class Forks:
             self._listen(limit_s)
         return self._ends.pop(next(iter(self._ends))) if self._ends else None
 
-    def end_of(self, child: int, limit_s: float = 60.0) -> End:
+    def ended(self, child: int) -> End | None:
+        """Return a child's end, if it has ended."""
+        self._listen(0.0)
+        return self._ends.get(child)
+
+    def end_of(self, child: int, limit_s: float) -> End:
         """Return a child's end. Raises ``TimeoutError`` after ``limit_s``, when it has been killed."""
         deadline = time.monotonic() + limit_s
         while child not in self._ends:
@@ -122,14 +133,19 @@ class Forks:
             self._listen(left_s)
         return self._ends.pop(child)
 
-    def run(self, actor: str, arm: str = "", *, kill_after_s: float | None = None, **arguments: Any) -> End:
-        """Start a child, kill it after so many seconds if it still runs, and return its end."""
+    def run(
+        self, actor: str, arm: str = "", *, kill_after_s: float | None = None, limit_s: float = 60.0, **arguments: Any
+    ) -> End:
+        """Start a child, kill it after so many seconds if it still runs, and return its end.
+
+        Raises ``TimeoutError`` after ``limit_s``, when it has been killed.
+        """
         child = self.start(actor, arm, **arguments)
         if kill_after_s is not None:
             self._listen(kill_after_s)
             self.kill(child)
         try:
-            return self.end_of(child)
+            return self.end_of(child, limit_s)
         except TimeoutError as error:
             raise TimeoutError(f"{actor} {arguments}: {error}") from error
 

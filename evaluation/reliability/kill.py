@@ -26,19 +26,22 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.bench.common import Figure
-from evaluation.reliability.application import Application
+from evaluation.reliability.checker import Finding
 from evaluation.reliability.checks import wait_until
-from evaluation.reliability.drivers import DAG, DAG_ID, Cli, Dag, Driver, finish
+from evaluation.reliability.drivers import DAG, DAG_ID, Cli, Dag, Driver, Host, finish
+from evaluation.reliability.forks import Forks, Notes
 from evaluation.reliability.history import Recorder
+from evaluation.reliability.judge import at_rest
 from evaluation.reliability.pieces import Piece, add_piece, none, options
 from evaluation.reliability.site import COLLECTION, Shape, Site
-from evaluation.reliability.victims import VICTIMS, Host, Victim
+from evaluation.reliability.victims import VICTIMS, Victim
 
 from revector.local.up import airflow_of, services
 
 MODULE = "evaluation.reliability.kill"
 DOCUMENTS = 2_000
 LIMIT_S = 300.0
+WRITES_PER_S, QUERIES_PER_S = 2.0, 5.0
 FIRST_GUESS_S = {"upgrade": 20.0, "dag": 120.0}
 """How long a migration takes from dual-write to swap, until one was measured."""
 
@@ -80,9 +83,58 @@ class Trial:
         return f"{kills}; through {self.through_s:.1f} s later, reruns {self.reruns}; {self.findings} {self.errors}"
 
 
+class Application:
+    """The application beside a migration, in two processes of its own, and all that it was told."""
+
+    def __init__(self, host: Host, recorder: Recorder, seed: int) -> None:
+        self.notes, self._host, self._seed = Notes(recorder), host, seed
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Write and query until the block ends. Raises ``RuntimeError`` if a process of it had ended by then."""
+        forks, site, self._seed = self._host.forks, self._host.site, self._seed + 1
+        children = [
+            forks.start("write", seed=self._seed, per_s=WRITES_PER_S, fresh=0.3),
+            forks.start("ask", seed=self._seed, per_s=QUERIES_PER_S, moves=False),
+        ]
+        yield
+        gone = [forks.ended(child) for child in children]
+        for child in children:
+            forks.kill(child)
+            self.notes.read(site, forks.end_of(child, LIMIT_S))
+        if said := [self.notes.said(end) for end in gone if end is not None]:
+            raise RuntimeError(f"the application ended: {said}")
+
+    def settle(self, limit_s: float = 120.0) -> None:
+        """Wait until every live index has been brought up to date by the worker. Raises ``TimeoutError``."""
+        waiting = "SELECT count(*) FROM pending JOIN slot USING (gen)"
+        wait_until(lambda: self._host.value(waiting) == 0, limit_s, "every live index is up to date")
+
+    def compare(self) -> list[Finding]:
+        """Compare the document table and every live index, whole, with what was told; judge every answer so far."""
+        site = self._host.site
+        return at_rest(site.engine, site.cid, site.judge(self.notes.recorder), self.notes.recorder)
+
+    def counts(self, since: int) -> tuple[Counter[str], list[str]]:
+        """Count what was answered since so many records, refused because the database was down, and failed."""
+        counts, errors = Counter[str](), list[str]()
+        for record in self.notes.recorder.records[since:]:
+            if record.op not in ("put", "delete", "query") or record.kind == "invoke" or record.detail.get("dead"):
+                continue
+            what = "query" if record.op == "query" else "write"
+            if record.kind == "ok":
+                counts[record.op] += 1
+            elif record.detail.get("down"):
+                counts[f"{what} refused: database down"] += 1
+            else:
+                counts[f"{what} failed"] += 1
+                errors.append(f"{what}: {record.detail.get('error')}")
+        return counts, errors
+
+
 def trial(host: Host, application: Application, driver: Driver, plan: Iterable[tuple[str, float]]) -> Trial:
     """Run one migration and kill each target of ``plan`` after its pause, until the migration is through."""
-    done, before = Trial(driver.name), len(application.recorder.records)
+    done, before = Trial(driver.name), len(application.notes.recorder.records)
     with application.running():
         driver.start()
         wait_until(lambda: driver.care() or host.phase() != "none", LIMIT_S, "the migration is registered")
@@ -150,7 +202,9 @@ def running_site(documents: int, *, airflow: bool, seed: int) -> Iterator[tuple[
         if home is not None:
             stack.callback(home.stop)
             home.start(dags=[DAG_ID])
-        yield Host(site, supervisor, home), Application(site, recorder, seed=seed)
+        host = Host(site, supervisor, stack.enter_context(Forks(0)), home)
+        host.forks.open(site)
+        yield host, Application(host, recorder, seed)
 
 
 def run(targets: list[str], repeats: int, kills: int, seed: int, documents: int, results: Path) -> bool:

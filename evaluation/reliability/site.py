@@ -43,7 +43,7 @@ class Shape:
 
 
 SMALL = Shape(documents=38, labelled=6)
-"""So small that a migration takes a second; with shrunk pages (``actors.shrink``) every loop is passed twice."""
+"""So small that a migration takes a second; with shrunk pages (``playing.shrink``) every loop is passed twice."""
 
 
 def name_of(number: int) -> str:
@@ -125,15 +125,16 @@ class Site:
                 told.update(documents.put_many(rows).versions)
         self.project.migrator(COLLECTION, actor="first").upgrade(OLD)
 
-    def add_revision(self, number: int) -> str:
-        """Write the ``number``-th revision if it is not there and return its id."""
+    def add_revision(self, number: int, parent: str | None = None) -> str:
+        """Write the ``number``-th revision, after the one before or ``parent``, if it is not there; return its id."""
         path = self.folder / "migrations" / COLLECTION / f"{name_of(number)}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
+            parent = parent or (name_of(number - 1) if number else None)
             chunking = f"max_tokens={self.shape.max_tokens}, overlap_tokens={self.shape.overlap_tokens}"
             path.write_text(
                 f'"""{name_of(number)}"""\nfrom revector import Chunking, Gate, IndexSpec, ModelSpec\n\n'
-                f"revision = {name_of(number)!r}\ndown_revision = {name_of(number - 1) if number else None!r}\n"
+                f"revision = {name_of(number)!r}\ndown_revision = {parent!r}\n"
                 f"model = ModelSpec(name={model_of(number)!r}, dim={self.shape.dim})\n"
                 f"chunking = Chunking({chunking})\nindex = {self.shape.index}\n"
                 f"gate = Gate(max_drop=1.0, min_queries={min(self.shape.labelled, 50)}, min_overlap=None)\n"

@@ -127,7 +127,7 @@ class Soak:
         until = time.monotonic() + (left_s if 0 < left_s < 1.5 * plan.window_s else plan.window_s)
         self._notes = Notes(Recorder(first=OBSERVER + window * 100))
         self._notes.recorder.records += _as_puts(state.values())
-        load = self._start_load(window, state, until)
+        load = self._start_load(window, until)
         self._disturb(window, until)
         for child in load:
             self._await(child)
@@ -138,16 +138,14 @@ class Soak:
 
     # Processes --------------------------------------------------------------------------------------------------------
 
-    def _start_load(self, window: int, state: Mapping[str, Hit], until: float) -> list[int]:
-        plan, start, hot = self._plan, self._forks.start, self._site.ids[-self._hot :]
-        shared = {"window": window, "hot": self._hot, "until": until}
-        gone = [doc_id for doc_id in hot if doc_id not in state]
-        before = {doc_id: state[doc_id].content for doc_id in hot if doc_id in state}
-        asking = {"before": before, "sessions": plan.query_sessions, "per_s": plan.queries_per_s}
+    def _start_load(self, window: int, until: float) -> list[int]:
+        plan, start = self._plan, self._forks.start
+        shared = {"seed": plan.seed + window, "hot": self._hot, "until": until}
+        asking = {"sessions": plan.query_sessions, "per_s": plan.queries_per_s}
         load = [start("ask", **shared, **asking) for _ in range(plan.query_processes)]
         load.append(start("sample", until=until))
         if plan.writes_per_s:
-            load.append(start("write_hot", **shared, gone=gone, sessions=plan.sessions, per_s=plan.writes_per_s))
+            load.append(start("write", **shared, sessions=plan.sessions, per_s=plan.writes_per_s))
         if "backend" in plan.chaos:
             load.append(start("end_backends", seed=f"{plan.seed} {window}", every_s=plan.chaos_every_s, until=until))
         return load

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import time
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -72,7 +74,7 @@ class Author:
     fresh: float = 0.0
     """How often a document is a new one."""
     numbers: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
-    """By document how many puts it has had; may be shared by the threads of one process."""
+    """By document how many puts it has had."""
 
     def put(self, *doc_ids: str) -> dict[str, str | None]:
         """Return new contents for documents."""
@@ -155,6 +157,34 @@ def tokens_put(records: Iterable[Record]) -> dict[str, list[str]]:
         if record.op == "put" and record.kind == "invoke":
             found[str(record.doc_id)].insert(0, str(record.content))
     return found
+
+
+class Told:
+    """What may be shown of a document: all that was ever put into it, by the notes that children keep in a folder."""
+
+    def __init__(self, notes: Path) -> None:
+        self._notes, self._read = notes, dict[Path, int]()
+        self._puts: defaultdict[str, list[str]] = defaultdict(list)
+
+    def __call__(self, doc_id: str, shown: str) -> Iterator[str]:
+        """Yield tokens, the likeliest first; a put is noted before it begins, so none is missed in the end."""
+        yield shown or first(doc_id)
+        yield first(doc_id)
+        known = len(self._puts[doc_id])
+        yield from reversed(self._puts[doc_id])
+        self._look()
+        yield from self._puts[doc_id][known:]
+
+    def _look(self) -> None:
+        for path in self._notes.glob("*.jsonl"):
+            with path.open("rb") as file:
+                file.seek(self._read.get(path, 0))
+                for line in file:
+                    if line.endswith(b"\n"):
+                        self._read[path] = self._read.get(path, 0) + len(line)
+                        if b'"invoke", "op": "put"' in line:
+                            put = json.loads(line)
+                            self._puts[put["doc_id"]].append(put["content"])
 
 
 def paced(until: float, per_s: float) -> Iterator[None]:

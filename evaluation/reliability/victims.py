@@ -7,66 +7,34 @@ import json
 import os
 import random
 import signal
-import subprocess
 import time
-from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import psutil
-from evaluation.reliability import observer
-from evaluation.reliability.drivers import DAG_ID, Cli, Dag, Driver
-from evaluation.reliability.site import NEW, Site
+from evaluation.reliability.drivers import DAG_ID, Cli, Dag, Driver, Host
 
 from revector import embedded
 from revector.errors import DatabaseUnavailable
-from revector.local.airflow import AirflowHome
 from revector.local.airflow_client import TaskInstance
-from revector.local.processes import Supervisor
 
 WRITES_GO_ON = timedelta(seconds=2)
 """What is written so long after a worker's kill must be searchable before it counts as back."""
 
 
-@dataclass
-class Host:
-    """A site and what runs for it."""
+class Victim:
+    """One process to be killed: PostgreSQL's postmaster, unless a class below says otherwise.
 
-    site: Site
-    supervisor: Supervisor
-    airflow: AirflowHome | None = None
-
-    @property
-    def airflow_home(self) -> AirflowHome:
-        """The Airflow of this site."""
-        if self.airflow is None:
-            raise LookupError("this site runs without Airflow")
-        return self.airflow
-
-    def phase(self) -> str:
-        """Return the phase of the migration: "none" before it is registered, "unknown" while the database is down."""
-        try:
-            found = self.value("SELECT phase FROM generation WHERE revision = :new AND live", new=NEW)
-        except DatabaseUnavailable:
-            return "unknown"
-        return str(found or "none")
-
-    def value(self, sql: str, **params: Any) -> Any:
-        """Return the first value of a query."""
-        return observer.value(self.site.project.engine, sql, **params)
-
-
-class Victim(ABC):
-    """One process to be killed. ``killed`` is its number then, ``at`` when what follows the kill counts from."""
+    ``killed`` is its number then, ``at`` when what follows the kill counts from. Of a postmaster, the other processes
+    end by themselves.
+    """
 
     def __init__(self, host: Host, driver: Driver) -> None:
         self.host, self.driver, self.killed, self.at = host, driver, 0, datetime.now(UTC)
 
-    @abstractmethod
     def pid(self) -> int:
         """Return its number; 0 while it does not run."""
+        return embedded.status(self.host.site.project.state).pid or 0
 
     def there(self) -> bool:
         """Whether it runs now."""
@@ -90,20 +58,16 @@ class Upgrade(Victim):
 
     _token = 0
 
-    @property
-    def _process(self) -> subprocess.Popen[bytes] | None:
-        assert isinstance(self.driver, Cli)
-        return self.driver.process
-
     def pid(self) -> int:
         """Return its number."""
-        return 0 if self._process is None or self._process.poll() is not None else self._process.pid
+        assert isinstance(self.driver, Cli)
+        return self.host.forks.pid(self.driver.child)
 
     def kill(self) -> str:
-        """Kill it."""
+        """Kill it, and see it gone."""
         said = super().kill()
-        assert self._process is not None
-        self._process.wait()
+        while self.pid():
+            time.sleep(0.01)
         self._token = self._newest()
         return said
 
@@ -209,18 +173,10 @@ class Task(Victim):
         return self._run.client.tasks(DAG_ID, self._run.run_id)
 
 
-class Postgres(Victim):
-    """The postmaster of the embedded server; its other processes end by themselves."""
-
-    def pid(self) -> int:
-        """Return its number."""
-        return embedded.status(self.host.site.project.state).pid or 0
-
-
 VICTIMS: dict[str, type[Victim]] = {
     "worker": Program,
     "task": Task,
     "scheduler": Scheduler,
-    "postgres": Postgres,
+    "postgres": Victim,
     "upgrade": Upgrade,
 }

@@ -8,8 +8,9 @@ import sys
 from typing import Any
 
 import pytest
+from evaluation.reliability.forks import Forks
 from evaluation.reliability.interrupts import LIMIT_S, interrupt
-from evaluation.reliability.site import NEW
+from evaluation.reliability.site import NEW, Site
 
 from revector import cli
 from revector.errors import StateError
@@ -100,7 +101,10 @@ def test_what_else_fails_in_a_destructor_is_still_shown(monkeypatch: pytest.Monk
 def test_a_command_that_is_interrupted_at_some_instant_ends(name: str, served: World) -> None:
     (served.root / "more.jsonl").write_text('{"_id": "m1", "text": "apple one"}\n')
     served.revision(NEW, "b200", 'model = ModelSpec(name="hashing:seed3", dim=64)')
-    for after_s in (0.05, 0.4, 1.1):
-        found = interrupt(served.root, name, after_s, whole=True, cwd=served.root)
-        assert found.wrong in ("", "ended before"), found
-        assert found.took_s < LIMIT_S
+    site = Site(served.root, None)
+    with Forks(0) as forks:
+        forks.open(site)
+        for after_s in (0.05, 0.4, 1.1):
+            found = interrupt(forks, site, name, after_s, whole=True)
+            assert found.wrong in ("", "ended before"), found
+            assert found.took_s < LIMIT_S

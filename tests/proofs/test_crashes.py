@@ -13,10 +13,9 @@ import sqlalchemy as sa
 from evaluation.reliability import checks
 from evaluation.reliability.checker import Finding
 from evaluation.reliability.crash_chaos import CHANGED_FLOOR, Chaos
-from evaluation.reliability.crash_points import PASSES, Stories
+from evaluation.reliability.crash_points import OF_TASKS, PASSES, Stories
 from evaluation.reliability.crash_report import Report, figures
-from evaluation.reliability.crash_task import POINT, run_tasks
-from evaluation.reliability.crashes import run_points
+from evaluation.reliability.crashes import run_points, run_tasks
 from evaluation.reliability.forks import Forks, Notes
 from evaluation.reliability.history import Record, Recorder
 from evaluation.reliability.judge import at_rest
@@ -84,7 +83,7 @@ def test_each_point_kills_in_one_of_the_stories() -> None:
 
 
 def test_every_point_is_in_the_stories_or_in_the_dag() -> None:
-    assert set(PASSES) | {POINT} == set(POINTS)
+    assert set(PASSES) | {OF_TASKS} == set(POINTS)
 
 
 @pytest.mark.slow

@@ -80,7 +80,7 @@ def test_postgres_and_a_worker_killed_during_a_migration_come_back_and_nothing_a
 
 
 def test_the_comparison_finds_what_is_lost_stale_and_resurrected(running: Running) -> None:
-    recorder, host = running.application.recorder, running.host
+    recorder, host = running.application.notes.recorder, running.host
     name = host.value("SELECT g.physical_name FROM slot s JOIN generation g USING (gen) WHERE s.role = 'active'")
     lost, stale, deleted = sorted(host.site.kept)[:3]
     text = host.site.text(token_of(stale, "old", 1))
