@@ -54,7 +54,7 @@ test-milvus: $(INSTALLED)  ## the same on a real Milvus 2.3.5, as root on Linux
 	$(call beside,$(STORES),tests/contract/requirements.txt)
 	$(BIN)/uv venv -q --allow-existing --python $(BIN)/python .venv/milvus
 	$(BIN)/uv pip install -q --python .venv/milvus/bin/python milvus==2.3.5 'pymilvus>=2.3,<2.5' 'setuptools<70'
-	HF_HUB_OFFLINE=1 unshare --net $(STORES)/bin/python -m evaluation.reliability.milvus_server $(STORES)/bin/python -m pytest $(ON_STORES) -k "milvus and not lite"
+	HF_HUB_OFFLINE=1 unshare --net $(STORES)/bin/python -m evaluation.milvus_server $(STORES)/bin/python -m pytest $(ON_STORES) -k "milvus and not lite"
 
 test-airflows: $(INSTALLED)  ## the tests of the DAGs in every Airflow of docs/constraints, each in an environment of its own
 	$(BIN)/python -m evaluation.bench.airflows

@@ -1,7 +1,7 @@
 """What a store outside of PostgreSQL costs through revector beside its own client alone, on the same server.
 
     .venv/stores/bin/python -m evaluation.bench.stores --kind chroma --url http://127.0.0.1:8000
-    unshare --net .venv/stores/bin/python -m evaluation.reliability.milvus_server \
+    unshare --net .venv/stores/bin/python -m evaluation.milvus_server \
         .venv/stores/bin/python -m evaluation.bench.stores --kind milvus
 
 The same vectors (hashing, 384 dimensions, one chunk a document) are published by revector and upserted by the store's

@@ -272,9 +272,9 @@ def dag(me: Child) -> None:
         raise RuntimeError(f"the DAG ended with {state}")
 
 
-def controller(me: Child, *, seed: str, until: float, every_s: float) -> None:
+def controller(me: Child, *, seed: int, until: float, every_s: float) -> None:
     """Migrate, swap, roll back and retire until then, in one history with the controllers before this one."""
-    migrate(me.site, seed, me.site.folder / "moves.jsonl", until, every_s)
+    migrate(me.site, f"{seed} {me.number}", me.site.folder / "moves.jsonl", until, every_s)
 
 
 def several(me: Child, *, scenes: Sequence[Mapping[str, Any]]) -> None:

@@ -1,6 +1,6 @@
 """Adoptions under SIGKILL: an application writes its table while it is taken over, migrated and given back.
 
-    python -m evaluation.reliability.adopting [--seed N] [--count N] [--kills N] [--results PATH]
+    python -m evaluation.reliability.adopting [--seed N] [--count N] [--kills N] [--bug NAME] [--results PATH]
 
 In each history the adoption, the migration after it and the giving back each run in a process of their own, which is
 killed at random instants and started again until it comes through. The application writes its own SQL all the while:
@@ -9,9 +9,9 @@ it knows nothing of revector. The truth is its table, read by code that shares n
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
-import sys
 import threading
 import time
 from collections import Counter
@@ -20,12 +20,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import sqlalchemy as sa
-from evaluation.bench.common import Figure
-from evaluation.reliability.arena import database, server
+from evaluation.reliability.arena import database
 from evaluation.reliability.checks import wait_until
 from evaluation.reliability.forks import Forks
 from evaluation.reliability.observer import apply_all, rows, value
-from evaluation.reliability.pieces import Piece, add_piece, none, options
+from evaluation.reliability.seeds import Drawn, Layer
 from evaluation.reliability.site import COLLECTION, Shape, Site
 from evaluation.reliability.truth import Truth
 
@@ -33,7 +32,6 @@ from revector.local.table_oracle import catalogue, changed
 from revector.registry.work import LEASE_S
 from revector.spec import Chunking, ModelSpec
 
-MODULE = "evaluation.reliability.adopting"
 ROWS, LONGEST_S, TRIES = 600, 2.5, 20
 KEPT = 9_999
 """The row that is labelled, and never written again."""
@@ -47,6 +45,9 @@ LAYOUTS = {
     "embedding vector(16)) PARTITION BY RANGE (id); CREATE TABLE public.notes_low PARTITION OF public.notes FOR VALUES "
     "FROM (0) TO (300); CREATE TABLE public.notes_high PARTITION OF public.notes FOR VALUES FROM (300) TO (10000)",
 }
+KINDS = {"insert": 4, "text": 4, "vector": 2, "delete": 3, "key": 1, "hide": 2}
+"""What the application does, and how often."""
+
 SHAPE = Shape(documents=0, labelled=1, max_tokens=256, overlap_tokens=32)
 SECOND = 2
 STAGES: Sequence[tuple[str, str, dict[str, str]]] = (
@@ -98,7 +99,7 @@ class Writer:
             time.sleep(self.random.random() * 0.02)
 
     def _write(self, connection: sa.Connection) -> None:
-        kind = self.random.choices(("insert", "text", "vector", "delete", "key", "hide"), (4, 4, 2, 3, 1, 2))[0]
+        [kind] = self.random.choices(list(KINDS), list(KINDS.values()))
         n, word = self.random.randrange(ROWS * 2), f"w{self.random.randrange(10**9)}"
         self.did[kind] += 1
         if kind == "insert":
@@ -142,7 +143,7 @@ def truth(engine: sa.Engine, *, composite: bool) -> dict[str, str]:
 class History:
     """One table's adoption, migration, rollback and giving back; ``did`` counts, ``broken`` says what was promised."""
 
-    def __init__(self, forks: Forks, folder: Path, url: str, seed: int, kills: int) -> None:
+    def __init__(self, forks: Forks, folder: Path, url: str, seed: int, kills: int, bug: str | None) -> None:
         self.layout, self.writer = sorted(LAYOUTS)[seed % len(LAYOUTS)], Writer(url, seed)
         self.did, self.broken = Counter[str](), list[str]()
         self._forks, self._draw, self._kills = forks, random.Random(seed), kills
@@ -154,12 +155,12 @@ class History:
         labelled = f"{KEPT}/en" if self._composite else str(KEPT)
         (folder / "labels.csv").write_text(f"query_id,query,doc_id,score\nq1,first t{KEPT},{labelled},1\n")
         self.site = Site(folder, url, SHAPE)
-        forks.open(self.site)
+        self.site.project.init()
+        forks.open(self.site, bug)
 
     def run(self) -> None:
         """Run it, while the application writes."""
         site = self.site
-        site.project.init()
         self.writer.fill(LAYOUTS[self.layout])
         before = self._catalogue()
         self.writer.start()
@@ -229,30 +230,32 @@ class History:
                 yield f"{when}: verify says {report.as_data()}"
 
 
-def figures(pieces: Sequence[Piece]) -> Iterator[Figure]:
-    """Yield what all pieces together did and found."""
-    yield Figure("adoptions, each migrated and given back", sum(piece["histories"] for piece in pieces), "histories")
-    yield none("promises that were broken", sum(len(piece["findings"]) for piece in pieces))
-    for name in sorted({name for piece in pieces for name in piece["tally"]}):
-        yield Figure(name, sum(piece["tally"].get(name, 0) for piece in pieces), "")
-
-
-def main() -> int:
-    """Read the command line and run; return 1 if a promise broke."""
-    given = options(MODULE, __doc__, seed=0, results="adopting", count=12, kills=3).parse_args()
-    tally, findings = Counter[str](), list[str]()
-    with server() as at, Forks(0) as forks:
-        for seed in range(given.seed, given.seed + given.count):
-            with database(at) as url, TemporaryDirectory(prefix="revector-adopting-") as folder:
-                done = History(forks, Path(folder), url, seed, given.kills)
+def run(url: str, seeds: Sequence[int], given: argparse.Namespace) -> Drawn:
+    """Run some histories, each in a database of its own."""
+    drawn = Drawn()
+    with Forks(0) as forks:
+        for seed in seeds:
+            with database(sa.make_url(url)) as fresh, TemporaryDirectory(prefix="revector-adopting-") as folder:
+                done = History(forks, Path(folder), fresh, seed, given.kills, given.bug)
                 done.run()
-            tally += done.did
-            findings += [f"seed {seed}, {done.layout}: {one}" for one in done.broken]
+            drawn.tally += done.did
+            drawn.findings += [(seed, f"{done.layout}: {one}") for one in done.broken]
             print(f"history {seed}: {dict(done.did)} {done.broken[:3]}", flush=True)
-    piece = {"seed": given.seed, "histories": given.count, "tally": dict(tally), "findings": findings}
-    add_piece(given.results, piece, lambda pieces: list(figures(pieces)), MODULE)
-    return 1 if findings else 0
+    return drawn
 
+
+COUNTED = {
+    name: name for name in ("answers judged", "kills", "errors", *(f"writes: {one}" for one in (*KINDS, "rolled back")))
+}
+LAYER = Layer(
+    "evaluation.reliability.adopting",
+    __doc__,
+    "adopting",
+    "adoptions, each migrated and given back",
+    run,
+    COUNTED,
+    4,
+)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(LAYER.main(LAYER.options(seed=0, count=12, kills=3, processes=1).parse_args()))

@@ -92,7 +92,7 @@ _ALL = (
          functions=True, switch="standby"),
     _bug("retire_without_lock", "what is retired is decided before the gate is held", "R50", "L2; L1",
          patch=mistakes.retire_without_lock, switch="retirelock"),
-    _bug("retire_by_worker_clock", "the window's end is judged by the clock of the process that asks", "R51", "L1; L4",
+    _bug("retire_by_worker_clock", "the window's end is judged by the clock of the process that asks", "R51", "L1",
          guards={"window.clock": "clock_timestamp() + interval '3 days'"}),
     _bug("dead_ignored", "dead letters do not hold up a swap", "R41", "L1", patch=mistakes.dead_ignored),
     _bug("old_gate_accepted", "any passed verdict will do, however old", "R42 R43", "L1",

@@ -119,8 +119,9 @@ _STRAYS = """
 SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'revector'::regnamespace AND relname LIKE 'idx%'
   AND relname NOT IN (SELECT physical_name FROM generation WHERE NOT dropped)
 UNION ALL SELECT indexrelid::regclass::text || ' (invalid)' FROM pg_index WHERE NOT indisvalid
-UNION ALL SELECT 'pending or ledger of dropped generation ' || gen FROM generation g WHERE dropped
-  AND (EXISTS (SELECT 1 FROM pending p WHERE p.gen = g.gen) OR EXISTS (SELECT 1 FROM ledger l WHERE l.gen = g.gen))
+UNION ALL SELECT 'rows of dropped generation ' || gen FROM generation g WHERE dropped
+  AND (EXISTS (SELECT 1 FROM pending p WHERE p.gen = g.gen) OR EXISTS (SELECT 1 FROM ledger l WHERE l.gen = g.gen)
+    OR EXISTS (SELECT 1 FROM shard s WHERE s.gen = g.gen) OR EXISTS (SELECT 1 FROM part a WHERE a.gen = g.gen))
 UNION ALL SELECT physical_name || ' of an ended generation' FROM generation WHERE NOT live AND NOT dropped
 """
 _SESSIONS = """

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import count, cycle
+from itertools import count
 from typing import Any
 
 from evaluation.reliability.checker import Finding
@@ -18,6 +18,7 @@ from evaluation.reliability.forks import End, Forks
 from evaluation.reliability.site import NEW, Site
 
 from revector.crash import POINTS
+from revector.errors import StateError
 from revector.lifecycle import FORWARD
 
 PASSINGS, ALL_PASSINGS = 2, 4
@@ -52,7 +53,7 @@ OF_TASKS = "task.after_step"
 TASKS = (*FORWARD[:2], "embed 0", "embed 1", *FORWARD[2:])
 """What passes the point of the DAG, in order."""
 
-DAG_S = 180.0
+DAG_S, LIMIT_S = 180.0, 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,17 +105,16 @@ def turns(seed: int) -> Iterator[Turn | None]:
 
 
 class Stories(Trials):
-    """Stories on one database; ``everywhere``: each turn is armed, also where ``PASSES`` does not ask for it."""
+    """Stories on one database; ``everywhere``: each turn is armed, also where ``PASSES`` does not ask for it.
+
+    What moves slots, and died whenever it was to, is run again by two processes at once, as by two supervisors.
+    """
 
     def __init__(
         self, forks: Forks, site: Site, *, seed: int, plant: str | None = None, everywhere: bool = False
     ) -> None:
         super().__init__(forks, site, seed=seed, plant=plant)
-        self._everywhere, self._seed, self._points = everywhere, seed, cycle(PASSES)
-
-    def go_on(self) -> None:
-        """Tell the story of the next point."""
-        self.tell(next(self._points))
+        self._everywhere, self._seed = everywhere, seed
 
     def tell(self, point: str) -> list[Kill]:
         """Tell the story of one point, armed where ``PASSES`` says, or ``everywhere`` and more often; return its kills.
@@ -144,16 +144,28 @@ class Stories(Trials):
 
     def _armed(self, point: str, turn: Turn, most: int) -> None:
         """Let one process after another die at the point, until one gets through."""
+        where = f"{point}, {turn.kind}: {turn.does}"
         for passing in range(1, most + 1):
             end = self.run(turn.actor, f"{point}:{passing}", **turn.arguments)
             if not end.killed:
                 break
             self.report.kills.append(Kill(point, turn.kind, turn.does, passing))
-            self.report.find(f"{point}, {turn.kind}: {turn.does}", self.instant())
+            self.report.find(where, self.instant())
         else:
-            end = self.run(turn.actor, **turn.arguments)
-        self._succeeded(f"{point}, {turn.kind}: {turn.does}", end)
+            end = self._twice(where, turn) if turn.does in _SLOTS else self.run(turn.actor, **turn.arguments)
+        self._succeeded(where, end)
         self.intended.update(turn.effects)
+
+    def _twice(self, where: str, turn: Turn) -> End:
+        """Let two processes do one move at once; return the better end of both. The other may have come too late."""
+        children = [self.forks.start(turn.actor, **turn.arguments) for _ in range(2)]
+        ends = sorted((self.forks.end_of(child, LIMIT_S) for child in children), key=lambda end: abs(end.status))
+        for end in ends:
+            self.notes.read(self.site, end)
+        late = self.notes.failures.get(ends[1].child)
+        if ends[1].status and not (late and StateError.__name__ in late.detail["kinds"]):
+            self.report.find(where, [Finding("failed", self.notes.said(ends[1]))])
+        return ends[0]
 
     def _together(self, point: str, calm: list[Turn]) -> None:
         """Do turns that nothing happens to in one process."""

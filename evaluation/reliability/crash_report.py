@@ -38,8 +38,6 @@ PROMISES = (
 )
 """Promises of the first importance; anything else that was found is counted together."""
 
-DATABASE = ("postmaster", "backend")
-
 
 @dataclass(frozen=True, slots=True)
 class Kill:
@@ -75,12 +73,8 @@ class Report:
         """Take over what another run, on another database, did and found."""
         self.kills += other.kills
         self.findings += other.findings
-        for name in ("migrations", "comparisons", "acknowledged", "unknown"):
+        for name in ("migrations", "comparisons", "acknowledged", "unknown", "seconds"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
-
-    def counted(self, mode: str) -> int:
-        """Return how many kills a run of a mode was asked for has made: of the postmaster, or of anything."""
-        return sum(mode != "postgres" or kill.kind == "postmaster" for kill in self.kills)
 
     def piece(self, mode: str, asked: int) -> dict[str, Any]:
         """Return what ``figures`` counts."""

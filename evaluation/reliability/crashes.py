@@ -1,13 +1,10 @@
-"""Kills real processes with SIGKILL, fast: at every named crash point, at random moments, and PostgreSQL itself.
+"""Kills real processes with SIGKILL at every named crash point, and runs them again; at random moments, ``soak`` kills.
 
-    python -m evaluation.reliability.crashes --mode points|random|postgres|task [--seed N] [--count N] [--bug NAME]
+    python -m evaluation.reliability.crashes --mode points|task [--seed N] [--count N] [--bug NAME]
 
-``points`` tells one story of a migration per crash point (`crash_points`), ``random`` runs migrations among writers and
-workers that die at any moment (`crash_chaos`), ``postgres`` kills the server of such migrations (`crash_postgres`),
-``task`` kills the DAG after each of its steps. ``--count``: at least so many kills (``points``: each point at least
-once; ``postgres``: kills of its postmaster). After each migration the document table and every live index are compared,
-whole, with what the writers were told. The seed fixes what is done and who is killed;
-at which instruction, real processes decide, so a seed may need several runs to repeat what it found.
+``points`` tells one story of a migration per crash point, ``task`` kills the DAG after each of its steps. ``--count``:
+at least so many kills (``points``: each point at least once). After each story the document table and every live index
+are compared, whole, with what the writers were told.
 """
 
 from __future__ import annotations
@@ -17,45 +14,47 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Collection, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
 from evaluation.reliability.arena import database, server
 from evaluation.reliability.checker import Finding
-from evaluation.reliability.crash_chaos import CHANGED_FLOOR, Chaos
 from evaluation.reliability.crash_points import PASSES, TASKS, Stories, Tasks
-from evaluation.reliability.crash_postgres import Outages
 from evaluation.reliability.crash_report import Report, figures
 from evaluation.reliability.forks import Forks
 from evaluation.reliability.pieces import add_piece, options
 from evaluation.reliability.site import Site
 
 from revector.errors import DatabaseUnavailable
-from revector.registry.verdicts import EVIDENCE_CHANGED_FLOOR
 
 MODULE = "evaluation.reliability.crashes"
-COUNTS = {"points": 600, "random": 1_400, "postgres": 50, "task": len(TASKS)}
+COUNTS = {"points": 600, "task": len(TASKS)}
 """Kills of each mode, by default."""
-
-MOST = {"points": len(PASSES), "random": 12, "postgres": 30}
-"""Stories or migrations on one database before a fresh one is made, for its history grows."""
 
 
 def run_points(
-    url: str, folder: Path, *, seed: int, points: Collection[str] | None = None, plant: str | None = None
+    url: str,
+    folder: Path,
+    *,
+    seed: int,
+    points: Collection[str] = tuple(PASSES),
+    plant: str | None = None,
+    everywhere: bool = False,
+    enough: Callable[[Report], bool] = lambda _: False,
 ) -> Report:
-    """Tell the story of each point (default: all) on an empty database that has our tables; ``folder`` is empty, too.
+    """Tell the story of each point on an empty database that has our tables; ``folder`` is empty, too.
 
-    ``plant`` names a seeded bug (`bugs.plant`), which all victims have. Ends with the first story that found something.
+    ``plant`` names a seeded bug, which all victims have. Ends with the first story that found something, or when there
+    was ``enough``.
     """
-    site, started = Site(folder, url), time.monotonic()
-    with Forks() as forks, closing(site):
-        stories = Stories(forks, site, seed=seed, plant=plant)
-        for tell in (stories.begin, *(partial(stories.tell, point) for point in points or PASSES)):
+    started = time.monotonic()
+    with Forks() as forks, closing(Site(folder, url)) as site:
+        stories = Stories(forks, site, seed=seed, plant=plant, everywhere=everywhere)
+        for tell in (stories.begin, *(partial(stories.tell, point) for point in points)):
             _guarded(stories.report, tell)
-            if stories.report.findings:
+            if stories.report.findings or enough(stories.report):
                 break
     stories.report.seconds = time.monotonic() - started
     return stories.report
@@ -73,32 +72,25 @@ def run_tasks(url: str, folder: Path, *, seed: int, tasks: Sequence[str] = TASKS
 
 
 def run(mode: str, *, seed: int, count: int, bug: str | None = None) -> Report:
-    """Run stories (``points``) or migrations (``random``, ``postgres``) until there were ``count`` kills.
+    """Run rounds of stories, each on a fresh database, until there were ``count`` kills; or the DAG, killed so often.
 
     The first round of stories is the short one, of all points. Ends early with what it found.
     """
-    total, started, done = Report(seed), time.monotonic(), 0
-    least = len(PASSES) if mode == "points" else 0
-    with Forks(EVIDENCE_CHANGED_FLOOR if mode == "points" else CHANGED_FLOOR) as forks:
-        while not total.findings and (total.counted(mode) < count or done < least):
-            with _place(mode) as (site, outages):
-                own = seed + done  # another database, another course
-                one = (
-                    Stories(forks, site, seed=own, plant=bug, everywhere=done >= least)
-                    if mode == "points"
-                    else Chaos(forks, site, seed=own, plant=bug, outage=outages)
-                )
-                one.begin()
-                for _ in range(MOST[mode]):
-                    _guarded(one.report, one.go_on)
-                    done += 1
-                    made = total.counted(mode) + one.report.counted(mode)
-                    _say(made, count, time.monotonic() - started, one.report)
-                    if one.report.findings or (made >= count and done >= least):
-                        break
-                total.add(one.report)
-    total.seconds = time.monotonic() - started
+    total, done = Report(seed), 0
+    while not total.findings and (len(total.kills) < count or not done):
+        with tempfile.TemporaryDirectory(prefix="revector-crashes-") as folder, server() as at, database(at) as url:
+            if mode == "task":
+                return run_tasks(url, Path(folder), seed=seed, tasks=TASKS[:count])
+            left = count - len(total.kills)
+            enough = partial(_is_enough, left) if done else partial(_is_enough, sys.maxsize)
+            total.add(run_points(url, Path(folder), seed=seed + done, plant=bug, everywhere=done > 0, enough=enough))
+        done += 1
     return total
+
+
+def _is_enough(left: int, report: Report) -> bool:
+    print(f"{len(report.kills):,} kills on this database, {len(report.findings)} findings", flush=True)
+    return len(report.kills) >= left
 
 
 def _guarded(report: Report, go_on: Callable[[], object]) -> None:
@@ -111,28 +103,6 @@ def _guarded(report: Report, go_on: Callable[[], object]) -> None:
         report.find("the observer", [Finding("unavailable", str(error))])
 
 
-def _say(kills: int, count: int, passed_s: float, report: Report) -> None:
-    left_s = passed_s / max(1, kills) * max(0, count - kills)
-    print(
-        f"{kills:,} of {count:,} kills, {kills / passed_s:.1f}/s, {left_s:.0f} s left; {report.acknowledged:,} writes "
-        f"acknowledged on this database, {len(report.findings)} findings",
-        flush=True,
-    )
-
-
-@contextmanager
-def _place(mode: str) -> Iterator[tuple[Site, Outages | None]]:
-    """Make a fresh database and a project on it."""
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="revector-crashes-")))
-        # As users run it, where it is killed itself.
-        durable = {"fsync": "on", "synchronous_commit": "on"} if mode == "postgres" else {}
-        at = stack.enter_context(server(**durable))
-        outages = Outages(at) if durable else None
-        url = stack.enter_context(database(at))
-        yield stack.enter_context(closing(Site(folder, url))), outages
-
-
 def main() -> int:
     """Read the command line, run, and keep the figures; return 1 if a goal is missed or anything was found."""
     parser = options(MODULE, __doc__, seed=20_261_120, results="crashes")
@@ -143,11 +113,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing is left then, either
     os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     count = given.count or COUNTS[given.mode]
-    if given.mode == "task":
-        with tempfile.TemporaryDirectory(prefix="revector-crashes-") as folder, server() as at, database(at) as url:
-            report = run_tasks(url, Path(folder), seed=given.seed, tasks=TASKS[:count])
-    else:
-        report = run(given.mode, seed=given.seed, count=count, bug=given.bug)
+    report = run(given.mode, seed=given.seed, count=count, bug=given.bug)
     for finding in report.findings:
         print(f"FOUND {finding}")
     if report.findings:

@@ -1,9 +1,9 @@
-"""Strikes the library with faults: on the SQL wire, in its encoders, by clocks and full disks; layer L4 of the proof.
+"""Strikes the library with faults: on the SQL wire, in its encoders, by full disks; layer L4 of the proof.
 
-    python -m evaluation.reliability.faults [--seed N] [--rounds N] [--only wire|encoder|disk|clock] [--bug NAME]
+    python -m evaluation.reliability.faults [--seed N] [--rounds N] [--only wire|encoder|disk] [--bug NAME]
 
 Each round has a fresh database. It walks a collection through a whole migration and strikes every operation by a fault
-of the wire, all of them at least once; then each fault of encoders, disks and clocks, on an operation drawn at random.
+of the wire, all of them at least once; then each fault of encoders and disks, on an operation drawn at random.
 After each strike the world is looked at from outside, the fault ends, the call is repeated once, and everything must
 have converged: nothing lost, stale or resurrected, no effect twice, no lock left behind. Disks are small mounts, which
 take root; without it they are left out, and said to be.
@@ -20,16 +20,16 @@ import signal
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from evaluation.bench.common import Figure
-from evaluation.reliability import arena, faults_clock, faults_disk, faults_encoder, faults_wire
+from evaluation.reliability import arena, faults_disk, faults_encoder, faults_wire
 from evaluation.reliability.checker import Finding
 from evaluation.reliability.faults_place import Place
 from evaluation.reliability.pieces import Piece, add_piece, none, not_run, options
@@ -38,7 +38,8 @@ from evaluation.reliability.wire import Proxy
 Plant = Callable[[sa.Engine], AbstractContextManager[object]]
 
 MODULE = "evaluation.reliability.faults"
-FAMILIES = ("wire", "encoder", "disk", "clock")
+SCENARIOS = {"encoder": faults_encoder.scenarios, "disk": faults_disk.scenarios}
+FAMILIES = ("wire", *SCENARIOS)
 ENOUGH = 50
 """Strikes by each fault of the wire before a release (reliability.md, 4.1)."""
 
@@ -70,34 +71,37 @@ def strike(url: str, *, seed: int, only: Collection[str] = FAMILIES, plant: Plan
     done, draw = Round(), random.Random(seed)
     with tempfile.TemporaryDirectory(prefix="revector-faults-") as folder, Proxy(url) as proxy:
         place = Place(Path(folder), url, wired=proxy.url, seed=seed)
-        families: Mapping[str, Callable[[], tuple[list[Finding], Counter[tuple[str, str]]]]] = {
-            "wire": lambda: faults_wire.strike_all(place, proxy, draw),
-            "encoder": lambda: faults_encoder.strike_all(place, draw),
-            "disk": lambda: faults_disk.strike_all(place, draw),
-            "clock": lambda: faults_clock.strike_all(place),
-        }
         try:
             with plant(place.direct.engine) if plant else nullcontext():
                 for name in FAMILIES:
                     if name in only and not done.findings:
-                        _run(name, families[name], done)
+                        _run(name, place, proxy, draw, done)
         finally:
             place.close()
     return done
 
 
-def _run(name: str, family: Callable[[], tuple[list[Finding], Counter[tuple[str, str]]]], done: Round) -> None:
+def _run(family: str, place: Place, proxy: Proxy, draw: random.Random, done: Round) -> None:
+    """Strike with one family, up to the first scenario that finds something: the next would find its traces."""
+    where = family
     try:
-        found, strikes = family()
+        if family == "wire":
+            found, strikes = faults_wire.strike_all(place, proxy, draw)
+            done.strikes.update(strikes)
+            done.findings += found
+            return
+        for fault, target, strike_once in SCENARIOS[family](place, draw):
+            where = f"{family}: {fault} × {target}"
+            found = strike_once()
+            done.strikes[f"{family}: {fault}", target] += 1
+            if found:
+                done.findings += [replace(one, where=where) for one in found]
+                return
     except faults_disk.NoMountError as error:
-        done.left_out = f"{name}: {error}"
-        return
+        done.left_out = f"{family}: {error}"
     except Exception as error:  # noqa: BLE001 - an error where none may be is a finding
         what = f"{type(error).__module__}: {error!r}"
-        done.findings.append(Finding("what no fault touches goes on", what, name))
-        return
-    done.findings += found
-    done.strikes.update(strikes)
+        done.findings.append(Finding("what no fault touches goes on", what, where))
 
 
 def figures(pieces: Sequence[Piece]) -> list[Figure]:
@@ -116,7 +120,7 @@ def figures(pieces: Sequence[Piece]) -> list[Figure]:
         struck = Figure(name, strikes[fault], "strikes", f"≥ {goal}", strikes[fault] >= goal)
         found.append(struck if wired else not_run(name))
     others = {fault: count for fault, count in strikes.items() if fault not in faults_wire.FAULTS}
-    for family in ("encoder", "disk", "clock"):
+    for family in SCENARIOS:
         mine = sum(count for fault, count in others.items() if fault.startswith(family))
         name = f"faults of the {family}"
         found.append(Figure(name, mine, "strikes") if mine else not_run(name))

@@ -11,7 +11,6 @@ import random
 import shutil
 import subprocess
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 from evaluation.reliability.checker import Finding
-from evaluation.reliability.faults_place import QUESTION, Place, broken, ends, until_found
+from evaluation.reliability.faults_place import QUESTION, Place, Scenario, ends
 from evaluation.reliability.faults_wire import Operation, Walk, effects
 from evaluation.reliability.observer import apply_all
 from evaluation.reliability.site import COLLECTION, NEW
@@ -99,7 +98,6 @@ def full_archive(place: Place, *, warned: bool) -> list[Finding]:
 
     Raises ``NoMountError``.
     """
-    scenario = f"disk: archive full {'before' if warned else 'within'} a part"
     with small_disk(ARCHIVE_MIB) as disk:
         project = _archiving(place, disk.path / "archive")
         migrator = project.migrator(COLLECTION, actor="struck")
@@ -108,14 +106,14 @@ def full_archive(place: Place, *, warned: bool) -> list[Finding]:
         if warned:
             disk.fill(leave=ARCHIVE_MIB << 17)  # an eighth of it
         with nullcontext() if warned else _at("shard.after_count", lambda: disk.fill(leave=20_000)):
-            found = ends(lambda: migrator.embed_shard(NEW, 1), scenario, ArchiveError, must_fail=FULL)
-        found += _lives(place, scenario) + place.invariants(scenario)
+            found = ends(lambda: migrator.embed_shard(NEW, 1), ArchiveError, must_fail=FULL)
+        found += _lives(place) + place.invariants()
         left = [path.name for path in disk.path.rglob("*.tmp")]
-        found += [broken("a failed part leaves nothing behind", scenario, str(left))] if left else []
+        found += [Finding("a failed part leaves nothing behind", str(left))] if left else []
         disk.free()
         migrator.upgrade(NEW, to="backfill")
         place.settle()
-        found += place.compare(scenario)
+        found += place.compare()
         migrator.abort("the trial is over")
         project.raw_engine.dispose()
     return found
@@ -125,7 +123,6 @@ def changed_part(place: Place, draw: random.Random) -> list[Finding]:
     """Change a sealed part behind the library's back, before it is published: it is embedded again."""
     import h5py
 
-    scenario = "disk: a sealed part changed"
     migrator = place.wired.migrator(COLLECTION, actor="struck")
     migrator.run("provision", NEW)
     with _at("shard.after_manifest", _stop), suppress(_StoppedError):
@@ -136,7 +133,7 @@ def changed_part(place: Place, draw: random.Random) -> list[Finding]:
         vectors[draw.randrange(len(vectors))] *= -1
     migrator.upgrade(NEW, to="backfill")
     place.settle()
-    found = place.compare(scenario)
+    found = place.compare()
     migrator.abort("the trial is over")
     return found
 
@@ -179,37 +176,35 @@ def full_server(root: Path) -> list[Finding]:
 
 
 def _full_tables(place: Place, disk: Disk) -> list[Finding]:
-    scenario = "disk: PostgreSQL's tables full"
     large = place.some(LARGE)
     calls, documents = place.begin(large), place.wired.documents(COLLECTION)
     disk.fill()
     write = partial(do, documents, large, place.site.text)
-    found = ends(write, scenario, DatabaseUnavailable, must_fail=FULL, saying="disk is full")
+    found = ends(write, DatabaseUnavailable, must_fail=FULL, saying="disk is full")
     if stored := place.shown(large, place.texts(list(large))):
-        found.append(broken("a write is done or not done, never half", scenario, f"{sorted(stored)} are stored"))
-    found += _answers(place, scenario) + place.invariants(scenario)
+        found.append(Finding("a write is done or not done, never half", f"{sorted(stored)} are stored"))
+    found += _answers(place) + place.invariants()
     disk.free()
     write()
     place.acknowledge(calls, large)
     place.settle()
-    return found + place.compare(scenario)
+    return found + place.compare()
 
 
 def _full_log(place: Place, disk: Disk, start: Callable[[], str]) -> list[Finding]:
-    scenario = "disk: PostgreSQL's log full"
-    found = _lives(place, scenario)
+    found = _lives(place)
     disk.fill()
     with suppress(DatabaseUnavailable):
         while True:  # only the log grows by these
             place.rows("SELECT pg_logical_emit_message(false, 'fill', repeat('x', 1000000))")
     # The server may find just enough room to come back.
-    found += ends(lambda: place.wired.documents(COLLECTION).count(), scenario, DatabaseUnavailable)
-    found += ends(start, f"{scenario}, start", DatabaseUnavailable)
+    found += ends(lambda: place.wired.documents(COLLECTION).count(), DatabaseUnavailable)
+    found += ends(start, DatabaseUnavailable)
     disk.free()
     start()
-    found += _answers(place, scenario) + _lives(place, scenario) + place.invariants(scenario)
+    found += _answers(place) + _lives(place) + place.invariants()
     place.settle()
-    return found + place.compare(scenario)
+    return found + place.compare()
 
 
 def full_at_each_step(root: Path) -> list[Finding]:
@@ -223,34 +218,31 @@ def full_at_each_step(root: Path) -> list[Finding]:
         try:
             walk = Walk(place, random.Random())
             steps = [walk.step(name, name in ("provision", "swap")) for name in FORWARD]
-            found = until_found(
-                partial(_full_during, place, disk, start, one) for one in (*steps, walk.rollback(), walk.retire())
-            )
-            if not found:
-                place.settle()
-                found = place.compare("at the end")
-            return found
+            for one in (*steps, walk.rollback(), walk.retire()):
+                if found := _full_during(place, disk, start, one):
+                    return found
+            place.settle()
+            return place.compare()
         finally:
             place.close()
 
 
 def _full_during(place: Place, disk: Disk, start: Callable[[], str], operation: Operation) -> list[Finding]:
     name = operation.name
-    scenario = f"disk: PostgreSQL's tables full × {name}"
     epoch, events = place.collection().epoch, place.events()
     place.put(3, place.wired)
     disk.fill()
-    found = ends(operation.run, scenario, (DatabaseUnavailable, NoRoom), must_fail=FULL * (name in WRITING))
-    found += ends(place.wired.worker().drain, f"{scenario}, a worker", DatabaseUnavailable, must_fail=FULL)
+    found = ends(operation.run, (DatabaseUnavailable, NoRoom), must_fail=FULL * (name in WRITING))
+    found += ends(place.wired.worker().drain, DatabaseUnavailable, must_fail=FULL)
     disk.free()
     start()
-    found += place.invariants(scenario) + _answers(place, scenario)
+    found += place.invariants() + _answers(place)
     place.let_time_pass()
     try:
         operation.run()
     except RevectorError as error:
-        return [*found, broken("with room again the same call succeeds", scenario, repr(error))]
-    return found if name == "plan" else found + effects(place, operation, scenario, epoch, events)
+        return [*found, Finding("with room again the same call succeeds", repr(error))]
+    return found if name == "plan" else found + effects(place, operation, epoch, events)
 
 
 WRITING = ("plan", "provision", "backfill", "index")
@@ -276,40 +268,28 @@ def _archiving(place: Place, folder: Path) -> Project:
     return project
 
 
-def _lives(place: Place, scenario: str) -> list[Finding]:
+def _lives(place: Place) -> list[Finding]:
     """Write, apply and search: the live lane goes on."""
     doc_ids = place.put(4, place.wired)
     apply_all(place.wired)
     written = WriteResult({doc_id: version for doc_id, (_, version) in place.texts(doc_ids).items()})
     place.wired.documents(COLLECTION).wait_until_served(written, timeout_s=0)
-    return _answers(place, scenario)
+    return _answers(place)
 
 
-def _answers(place: Place, scenario: str) -> list[Finding]:
+def _answers(place: Place) -> list[Finding]:
     try:
         hits = place.wired.searcher(COLLECTION).search(QUESTION).hits
     except (RevectorError, sa.exc.SQLAlchemyError) as error:
-        return [broken("search still answers", scenario, repr(error))]
-    return [] if hits else [broken("search still answers", scenario, "no hits")]
+        return [Finding("search still answers", repr(error))]
+    return [] if hits else [Finding("search still answers", "no hits")]
 
 
-def strike_all(place: Place, draw: random.Random) -> tuple[list[Finding], Counter[tuple[str, str]]]:
-    """Run every scenario once, until one finds something.
-
-    Returns what was found, and how often each fault struck what. Raises ``NoMountError``.
-    """
-    fired = Counter[tuple[str, str]]()
+def scenarios(place: Place, draw: random.Random) -> Iterator[Scenario]:
+    """Yield every full disk once, and a part that was changed. They raise ``NoMountError``."""
     with tempfile.TemporaryDirectory() as folder:
-        scenarios: dict[str, Callable[[], list[Finding]]] = {
-            "part changed": lambda: changed_part(place, draw),
-            "archive full before a part": lambda: full_archive(place, warned=True),
-            "archive full within a part": lambda: full_archive(place, warned=False),
-            "server full": lambda: full_server(Path(folder) / "server"),
-            "server full at each step": lambda: full_at_each_step(Path(folder) / "steps"),
-        }
-        for name, scenario in scenarios.items():
-            found = scenario()
-            fired[f"disk: {name}", "all"] += 1
-            if found:
-                return found, fired
-    return [], fired
+        yield "part changed", "all", partial(changed_part, place, draw)
+        yield "archive full before a part", "all", partial(full_archive, place, warned=True)
+        yield "archive full within a part", "all", partial(full_archive, place, warned=False)
+        yield "server full", "all", partial(full_server, Path(folder) / "server")
+        yield "server full at each step", "all", partial(full_at_each_step, Path(folder) / "steps")

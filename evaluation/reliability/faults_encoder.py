@@ -7,8 +7,7 @@ document is given up for a fault of the model, and the process goes on. After it
 from __future__ import annotations
 
 import random
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
@@ -21,9 +20,8 @@ from evaluation.reliability.faults_place import (
     FaultyEncoder,
     Models,
     Place,
-    broken,
+    Scenario,
     ends,
-    until_found,
 )
 from evaluation.reliability.site import COLLECTION, NEW, OLD
 
@@ -109,65 +107,57 @@ ORDERS: Mapping[str, Reply] = {
 class Struck:
     """A place whose models fail on demand."""
 
-    def __init__(self, place: Place, draw: random.Random) -> None:
-        self.place, self._draw = place, draw
-        self.fired: Counter[tuple[str, str]] = Counter()
+    def __init__(self, place: Place) -> None:
+        self.place = place
 
-    def down(self, name: str, reply: Reply, where: str) -> list[Finding]:
+    def down(self, reply: Reply, where: str) -> list[Finding]:
         """Strike with a fault that no text escapes, then heal. Lag only, and an error of our tree."""
-        scenario = f"encoder: {name} × {where}"
         operation = self._operation(where)
         with self._faulty(reply):
-            found = ends(operation, scenario, must_fail="a bad reply is refused" * (where != "worker"))
-        self.fired[f"encoder: {name}", where] += 1
-        found += self.place.invariants(scenario) + self.place.pool_is_whole(scenario)
-        return found + self._heal(where, operation, scenario)
+            found = ends(operation, must_fail="a bad reply is refused" * (where != "worker"))
+        found += self.place.invariants() + self.place.pool_is_whole()
+        return found + self._heal(where, operation)
 
-    def poison(self, name: str, error: Exception) -> list[Finding]:
+    def poison(self, error: Exception) -> list[Finding]:
         """Strike one text of several: it alone waits or becomes a dead letter, by its reason; the others are shown."""
-        scenario = f"encoder: {name} for one text"
         writes = self.place.some(5)
         ids = self.place.put(writes)
         worker = self.place.wired.worker()
         with self._faulty(refusing(error, str(writes[ids[0]]))):
-            found = ends(worker.drain, scenario)
-        self.fired[f"encoder: {name} for one text", "worker"] += 1
+            found = ends(worker.drain)
         left = self.place.rows(
             "SELECT doc_id, last_error FROM pending JOIN slot USING (gen) WHERE doc_id = ANY(:ids)", ids=ids
         )
         if {row.doc_id for row in left} != {ids[0]} or not left[0].last_error:
-            found.append(broken("a poison text costs only itself", scenario, f"{left} wait"))
+            found.append(Finding("a poison text costs only itself", f"{left} wait"))
         self.place.rows("UPDATE pending SET state = 'due', attempts = 0")
-        return found + self._heal("worker", worker.drain, scenario)
+        return found + self._heal("worker", worker.drain)
 
     def hang(self) -> list[Finding]:
         """Let a worker hang in its model, holding nothing; another takes over, and the late result is not shown."""
-        scenario, place = "encoder: hang × worker", self.place
+        place = self.place
         (doc_id,) = place.put(1)
         self._load()
         with place.models.hanging(place.wired.worker().drain):
-            found = place.nothing_is_held(scenario) + place.gate_is_free(scenario) + place.pool_is_whole(scenario)
+            found = place.nothing_is_held() + place.gate_is_free() + place.pool_is_whole()
             place.put(place.author.put(doc_id))
             place.settle()  # the new version ended the lease
-        self.fired["encoder: hang", "worker"] += 1
-        return found + place.compare(scenario)
+        return found + place.compare()
 
     def order(self, name: str) -> list[Finding]:
         """Strike with good vectors in another order: they must be refused, for they belong to other texts."""
-        scenario = f"encoder: {name} × worker"
         ids = self.place.put(6)
         worker = self.place.wired.worker()
         with self._faulty(ORDERS[name]):
-            found = ends(worker.drain, scenario)
-        self.fired[f"encoder: {name}", "worker"] += 1
-        found += self._heal("worker", worker.drain, scenario)
+            found = ends(worker.drain)
+        found += self._heal("worker", worker.drain)
         self.place.put(self.place.author.put(*ids))  # nothing else would fix what is shown wrong
         self.place.settle()
         return found
 
     def other_model(self) -> list[Finding]:
         """Put another model under the same name: a running process keeps its own, a new one refuses the other."""
-        scenario, place = "encoder: other model under the same name", self.place
+        place = self.place
         self.place.put(5)
         place.wired.worker().drain()  # its model is loaded
         self.place.put(5)
@@ -175,28 +165,26 @@ class Struck:
         load = place.wired.load_encoder
         fresh.__dict__["encoders"] = Encoders(Models(lambda model: load(_renamed(model))))
         published = fresh.worker().drain()
-        found = [broken("wrong model", scenario, f"{published} published")] if published else []
+        found = [Finding("wrong model", f"{published} published")] if published else []
         try:
             fresh.searcher(COLLECTION).search(QUESTION)
-            found.append(broken("wrong model", scenario, "a query was answered"))
+            found.append(Finding("wrong model", "a query was answered"))
         except EncoderMismatch:
             pass
         fresh.raw_engine.dispose()
-        self.fired["encoder: other model", "worker"] += 1
-        return found + self._heal("worker", place.wired.worker().drain, scenario)
+        return found + self._heal("worker", place.wired.worker().drain)
 
     def silent_change(self) -> list[Finding]:
         """Change what a model answers, with its files and settings as they were: no worker may publish that."""
-        scenario, place = "encoder: other vectors, same fingerprint", self.place
+        place = self.place
         self.place.put(5)
         fresh = place.connected(str(place.wired.settings.database_url))
         load = place.wired.load_encoder
         fresh.__dict__["encoders"] = Encoders(lambda model: _Negated(load(model)))
         published = fresh.worker().drain()
         fresh.raw_engine.dispose()
-        self.fired["encoder: silent change", "worker"] += 1
-        found = [broken("wrong model", scenario, f"{published} published")] if published else []
-        return found + self._heal("worker", place.wired.worker().drain, scenario)
+        found = [Finding("wrong model", f"{published} published")] if published else []
+        return found + self._heal("worker", place.wired.worker().drain)
 
     def _faulty(self, reply: Reply) -> AbstractContextManager[None]:
         self._load()
@@ -217,15 +205,15 @@ class Struck:
         searcher = self.place.wired.searcher(COLLECTION)
         return lambda: searcher.search(QUESTION)
 
-    def _heal(self, where: str, operation: Callable[[], object], scenario: str) -> list[Finding]:
+    def _heal(self, where: str, operation: Callable[[], object]) -> list[Finding]:
         self.place.let_time_pass()
-        found = ends(operation, f"{scenario}, healed")
+        found = ends(operation)
         self.place.settle()
         if where == "backfill":
             self.place.direct.migrator(COLLECTION, actor="healed").upgrade(NEW, to="backfill")
-            found += self.place.compare(scenario)
+            found += self.place.compare()
             self.place.direct.migrator(COLLECTION, actor="healed").abort("the trial is over")
-        return found + self.place.compare(scenario)
+        return found + self.place.compare()
 
 
 class _Negated(FaultyEncoder):
@@ -244,19 +232,18 @@ def _model(place: Place, revision: str) -> ModelSpec:
     return RevisionGraph.from_folder(place.wired.migrations(COLLECTION))[revision].model
 
 
-def strike_all(place: Place, draw: random.Random) -> tuple[list[Finding], Counter[tuple[str, str]]]:
-    """Strike with each fault once, each on an operation drawn at random, until something is found.
-
-    Returns what was found, and how often each fault struck each operation.
-    """
-    struck = Struck(place, draw)
-    scenarios: list[Callable[[], list[Finding]]] = [struck.hang, struck.other_model, struck.silent_change]
+def scenarios(place: Place, draw: random.Random) -> Iterator[Scenario]:
+    """Yield each fault once, on an operation drawn at random."""
+    struck = Struck(place)
+    yield "hang", "worker", struck.hang
+    yield "other model", "worker", struck.other_model
+    yield "silent change", "worker", struck.silent_change
     for name, error in RAISED.items():
         where = draw.choice(("worker", "backfill", "query"))
-        scenarios += [partial(struck.down, name, raising(error), where), partial(struck.poison, name, error)]
+        yield name, where, partial(struck.down, raising(error), where)
+        yield f"{name} for one text", "worker", partial(struck.poison, error)
     for name, reply in REPLIES.items():
-        scenarios += [
-            partial(struck.down, name, reply, where) for where in ("worker", draw.choice(("backfill", "query")))
-        ]
-    scenarios += [partial(struck.order, name) for name in ORDERS]
-    return until_found(scenarios), struck.fired
+        for where in ("worker", draw.choice(("backfill", "query"))):
+            yield name, where, partial(struck.down, reply, where)
+    for name in ORDERS:
+        yield name, "worker", partial(struck.order, name)

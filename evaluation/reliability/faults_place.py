@@ -8,10 +8,10 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +44,8 @@ GATE_S = 10.0
 """What is not free after so long, with only faulty clients about, stays held."""
 
 
-def broken(promise: str, scenario: str, detail: str) -> Finding:
-    """Return a promise that did not hold: which, where, and what was seen."""
-    return Finding(promise, detail, scenario)
+Scenario = tuple[str, str, Callable[[], list[Finding]]]
+"""A fault, what it strikes, and the call that strikes, heals and returns what did not hold."""
 
 
 class FaultyEncoder:
@@ -224,11 +223,11 @@ class Place:
 
     # Checks -----------------------------------------------------------------------------------------------------------
 
-    def invariants(self, scenario: str) -> list[Finding]:
+    def invariants(self) -> list[Finding]:
         """Look at what must be so at every instant."""
-        return [replace(one, where=scenario) for one in checks.instant(self.direct.engine, self.site.cid)]
+        return checks.instant(self.direct.engine, self.site.cid)
 
-    def gate_is_free(self, scenario: str) -> list[Finding]:
+    def gate_is_free(self) -> list[Finding]:
         """Take the gate as a move would, again and again, until the sessions under test have let go of it."""
         deadline = time.monotonic() + GATE_S
         while True:
@@ -237,29 +236,27 @@ class Place:
                     pass
                 return []
             if time.monotonic() > deadline:
-                return [broken("a lost client does not hold the gate", scenario, f"held for {GATE_S:.0f} s")]
+                return [Finding("a lost client does not hold the gate", f"held for {GATE_S:.0f} s")]
 
-    def nothing_is_held(self, scenario: str) -> list[Finding]:
+    def nothing_is_held(self) -> list[Finding]:
         """Wait until the server has ended every transaction: of clients that are lost, and of those that stall."""
-        return [replace(one, where=scenario) for one in checks.transactions(self.direct.engine, GATE_S)]
+        return checks.transactions(self.direct.engine, GATE_S)
 
-    def pool_is_whole(self, scenario: str) -> list[Finding]:
+    def pool_is_whole(self) -> list[Finding]:
         """Look whether the engine under test has all its connections back."""
         out = self.wired.raw_engine.pool.checkedout()  # type: ignore[attr-defined]
-        return [broken("the pool gets its connections back", scenario, f"{out} are out")] if out else []
+        return [Finding("the pool gets its connections back", f"{out} are out")] if out else []
 
-    def compare(self, scenario: str) -> list[Finding]:
+    def compare(self) -> list[Finding]:
         """Compare table and live indexes, whole, with what was acknowledged; every text is re-embedded."""
         judge = self.site.judge(self.recorder)
         found = at_rest(self.direct.engine, self.site.cid, judge, self.recorder)
         dead = self.value("SELECT count(*) FROM pending WHERE state = 'dead'")
-        found += [Finding("a fault gives no document up", f"{dead} dead letters")] if dead else []
-        return [replace(one, where=scenario) for one in found]
+        return found + ([Finding("a fault gives no document up", f"{dead} dead letters")] if dead else [])
 
 
 def ends(
     call: Callable[[], object],
-    scenario: str,
     kind: type[RevectorError] | tuple[type[RevectorError], ...] = RevectorError,
     *,
     must_fail: str = "",
@@ -272,18 +269,13 @@ def ends(
     try:
         call()
     except kind as error:
-        return [] if saying in str(error) else [broken("an error says what is wrong", scenario, str(error))]
+        return [] if saying in str(error) else [Finding("an error says what is wrong", str(error))]
     except Exception as error:  # noqa: BLE001 - whatever comes here is the finding
-        return [broken("an error is of our tree", scenario, f"{type(error).__module__}: {error!r}"[:300])]
-    return [broken(must_fail, scenario, "no error")] if must_fail else []
+        return [Finding("an error is of our tree", f"{type(error).__module__}: {error!r}"[:300])]
+    return [Finding(must_fail, "no error")] if must_fail else []
 
 
 def _end_idle_sessions_soon(connection: Any, _record: object) -> None:
     with connection.cursor() as cursor:
         cursor.execute(f"SET idle_in_transaction_session_timeout = '{int(IDLE_S * 1_000)}ms'")
     connection.commit()
-
-
-def until_found(scenarios: Iterable[Callable[[], list[Finding]]]) -> list[Finding]:
-    """Run scenarios one after another, up to the first that finds something: the next would find its traces."""
-    return next(filter(None, (scenario() for scenario in scenarios)), [])

@@ -13,11 +13,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from evaluation.reliability.actors import Listed
 from evaluation.reliability.checker import Finding
-from evaluation.reliability.faults_place import LIMIT_S, QUESTION, Place, broken
+from evaluation.reliability.faults_place import LIMIT_S, QUESTION, Place
 from evaluation.reliability.observer import apply_all
 from evaluation.reliability.site import COLLECTION, NEW
 from evaluation.reliability.traffic import Writes, do
@@ -219,79 +219,78 @@ class Striker:
         epoch, events = self.place.collection().epoch, self.place.events()
         self._proxy.arm(toxic)
         running = self._thread.submit(operation.run)
-        found = self._while_stalled(running, scenario) if toxic.action == "stall" else []
+        found = self._while_stalled(running) if toxic.action == "stall" else []
         healed = self._proxy.clear() if toxic.action == "stall" else None
-        error, raw = _outcome(running, scenario)
+        error, raw = _outcome(running)
         state = healed or self._proxy.clear()
         if state.fired or fault in SHAPING:
             self.fired[fault, operation.name] += 1
             scenario += f" (at {state.fired})" if state.fired else ""
-        found += raw + self.place.nothing_is_held(scenario)
+        found += raw + self.place.nothing_is_held()
         before = self.place.texts(list(operation.writes))
-        found += self._aftermath(operation, scenario, before, acknowledged=error is None)
+        found += self._aftermath(operation, before, acknowledged=error is None)
         if error is not None:
             self.place.let_time_pass()
-            error, raw = _outcome(self._thread.submit(operation.run), scenario)
-            failed = [broken("after heal the same call succeeds", scenario, repr(error))] if error else []
-            found += raw + failed + self._repeated(operation, scenario, before)
+            error, raw = _outcome(self._thread.submit(operation.run))
+            failed = [Finding("after heal the same call succeeds", repr(error))] if error else []
+            found += raw + failed + self._repeated(operation, before)
         if error is None:
             self.place.acknowledge(calls, operation.writes)
-        return found + effects(self.place, operation, scenario, epoch, events)
+        found += effects(self.place, operation, epoch, events)
+        return [replace(one, where=scenario) for one in found]
 
-    def _while_stalled(self, running: Future[object], scenario: str) -> list[Finding]:
+    def _while_stalled(self, running: Future[object]) -> list[Finding]:
         """Wait for the stall, and then for the server to take back what the stalled client holds."""
         deadline = time.monotonic() + LIMIT_S
         while not running.done() and time.monotonic() < deadline:
             if self._proxy.state().fired:
-                return self.place.nothing_is_held(scenario) + self.place.gate_is_free(scenario)
+                return self.place.nothing_is_held() + self.place.gate_is_free()
             time.sleep(0.005)
         return []
 
     def _aftermath(
-        self, operation: Operation, scenario: str, table: Mapping[str, tuple[str | None, int]], *, acknowledged: bool
+        self, operation: Operation, table: Mapping[str, tuple[str | None, int]], *, acknowledged: bool
     ) -> list[Finding]:
         """Look before anything is repaired: done or not done, never half, and nothing held."""
         place = self.place
-        found = place.gate_is_free(scenario) + place.pool_is_whole(scenario)
+        found = place.gate_is_free() + place.pool_is_whole()
         done, all_of_it = len(place.shown(operation.writes, table)), len(operation.writes)
         if acknowledged and done < all_of_it:
-            found.append(broken("lost", scenario, f"{all_of_it - done} of {all_of_it} acknowledged writes"))
+            found.append(Finding("lost", f"{all_of_it - done} of {all_of_it} acknowledged writes"))
         if done % operation.page and done < all_of_it:
-            found.append(broken("a write is done or not done, never half", scenario, f"{done} of {all_of_it}"))
-        return found + place.invariants(scenario)
+            found.append(Finding("a write is done or not done, never half", f"{done} of {all_of_it}"))
+        return found + place.invariants()
 
-    def _repeated(
-        self, operation: Operation, scenario: str, before: Mapping[str, tuple[str | None, int]]
-    ) -> list[Finding]:
+    def _repeated(self, operation: Operation, before: Mapping[str, tuple[str | None, int]]) -> list[Finding]:
         """What was done before the second call keeps its version."""
         after = self.place.texts(list(operation.writes))
         twice = [doc_id for doc_id in self.place.shown(operation.writes, before) if after[doc_id] != before[doc_id]]
-        return [broken("one intended write, one version", scenario, f"{twice[:5]} changed twice")] if twice else []
+        return [Finding("one intended write, one version", f"{twice[:5]} changed twice")] if twice else []
 
 
-def effects(place: Place, operation: Operation, scenario: str, epoch: int, events: Mapping[str, int]) -> list[Finding]:
+def effects(place: Place, operation: Operation, epoch: int, events: Mapping[str, int]) -> list[Finding]:
     """Compare epoch and history, which were these before, with the one effect that was meant."""
     found, now = [], place.events()
     new = {kind: now[kind] - events.get(kind, 0) for kind in COUNTED & now.keys()}
     new = {kind: count for kind, count in new.items() if count}
     if new != dict(operation.events):
-        found.append(broken("one intended step, one event", scenario, f"{new}, not {dict(operation.events)}"))
+        found.append(Finding("one intended step, one event", f"{new}, not {dict(operation.events)}"))
     moved = place.collection().epoch - epoch
     if moved != operation.epochs:
-        found.append(broken("one intended move, one epoch", scenario, f"{moved}, not {operation.epochs}"))
+        found.append(Finding("one intended move, one epoch", f"{moved}, not {operation.epochs}"))
     return found
 
 
-def _outcome(running: Future[object], scenario: str) -> tuple[Exception | None, list[Finding]]:
+def _outcome(running: Future[object]) -> tuple[Exception | None, list[Finding]]:
     """Return what a call ended with, and what was wrong with that."""
     try:
         running.result(LIMIT_S)
     except (DatabaseUnavailable, GateBusy) as error:
         return error, []
     except RevectorError as error:
-        return error, [broken("a lost connection is DatabaseUnavailable", scenario, repr(error))]
+        return error, [Finding("a lost connection is DatabaseUnavailable", repr(error))]
     except Exception as error:  # noqa: BLE001 - whatever comes here is the finding
-        return error, [broken("an error is of our tree", scenario, f"{type(error).__module__}: {error!r}")]
+        return error, [Finding("an error is of our tree", f"{type(error).__module__}: {error!r}")]
     return None, []
 
 
@@ -300,7 +299,6 @@ def keep_cutting(place: Place, proxy: Proxy) -> list[Finding]:
 
     A lost database is no fault of the document: it must not become a dead letter.
     """
-    scenario = "cut again and again × apply"
     place.put(1)
     for _ in range(2 * work.MAX_ATTEMPTS + 1):
         place.let_time_pass()
@@ -309,7 +307,7 @@ def keep_cutting(place: Place, proxy: Proxy) -> list[Finding]:
             place.wired.worker().drain()
         proxy.clear()
     place.settle()
-    found = place.compare(scenario)
+    found = place.compare()
     place.rows("UPDATE pending SET state = 'due', attempts = 0, lease_until = NULL")
     place.settle()
     return found
@@ -325,13 +323,13 @@ def strike_all(place: Place, proxy: Proxy, draw: random.Random) -> tuple[list[Fi
     for operation in Walk(place, draw):
         if operation.name == "rollback":
             place.settle()
-            found += place.compare(f"before {operation.name}")
+            found += place.compare()
         fault = _next(bag, operation, draw)
         found += striker.strike(operation, fault, FAULTS[fault](draw, TYPICAL[operation.name]))
         if found:
             return found, striker.fired
     place.settle()
-    found = place.compare("at the end") or keep_cutting(place, proxy)
+    found = place.compare() or keep_cutting(place, proxy)
     return found, striker.fired
 
 

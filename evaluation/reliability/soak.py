@@ -3,13 +3,15 @@
     python -m evaluation.reliability.soak --seconds N [--seed N] [--chaos kill,pause,…] [--bug NAME]
 
 Every number of ``soak_report.Plan`` is an option, such as ``--move-every-s 2``; queries at full speed among few writes:
-``--writes-per-s 5 --sessions 1 --queries-per-s 0 --query-sessions 1 --move-every-s 2``.
+``--writes-per-s 5 --sessions 1 --queries-per-s 0 --query-sessions 1 --move-every-s 2``; one small migration after the
+other, every loop of which has several pages: ``--documents 40 --floor 300 --window-s 10 --move-every-s 0``.
 
 Writers put, update and delete; searchers have every answer's scores computed again from the text that is shown; the
-controller migrates, swaps, rolls back, goes forward again and retires. Meanwhile workers and controller are killed with
-SIGKILL, workers are stopped for seconds, connections are ended, and PostgreSQL's postmaster is killed. The soak goes
-window by window: at the end of each all faults end, the live indexes are compared with the document table row by row,
-and the window's history is checked, so that memory is bounded however long it takes.
+controller migrates, swaps, rolls back, goes forward again and retires. Meanwhile each of them is killed with SIGKILL
+and started again, alone or all at once, as when a host fails; some are stopped for seconds, connections are ended, and
+PostgreSQL is killed. The soak goes window by window: at the end of each all faults end, the live indexes are compared
+with the document table row by row, and the window's history is checked, so that memory is bounded however long it
+takes.
 """
 
 from __future__ import annotations
@@ -23,15 +25,16 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from evaluation.reliability import checks
-from evaluation.reliability.arena import server
+from evaluation.reliability.arena import Outages, server
 from evaluation.reliability.checker import check
-from evaluation.reliability.crash_postgres import Outages
-from evaluation.reliability.forks import End, Forks, Notes
+from evaluation.reliability.controller import EVENTS, Controller
+from evaluation.reliability.forks import Forks, Notes
 from evaluation.reliability.history import Hit, Record, Recorder, load, save
 from evaluation.reliability.judge import look
 from evaluation.reliability.observer import rows, value
@@ -49,6 +52,9 @@ JOIN_S, HEAL_S = 90.0, 120.0
 LAST_MOVE_S = 10.0
 """How long a move may go on after its window; then its controller is killed, as at any other moment."""
 
+ALL, CONTROLLER = 0.15, 4
+"""How often a kill hits everything, and how many times as often as another process the controller is hit."""
+
 MOST_WINDOWS = 10_000
 MOST_TIMES = 12
 """So many times its seconds a soak may take until it has met what it was to meet."""
@@ -60,6 +66,21 @@ OBSERVER = 10**12
 """Where the observer's calls begin, above those of all children."""
 
 
+@dataclass(frozen=True, slots=True)
+class Role:
+    """What a process is for. ``mortal``: it is killed, stopped and started again."""
+
+    name: str
+    actor: str
+    arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    mortal: bool = True
+
+
+WORKER = Role("worker", "work")
+FIRST = Counter(provision=1, swap=1)
+"""Moves of the migration that a soak begins with."""
+
+
 def shape_of(documents: int) -> Shape:
     """Return the shape of a soak's project."""
     index = 'IndexSpec(kind="hnsw", m=8, ef_construction=32, ef_search=10)'
@@ -67,18 +88,18 @@ def shape_of(documents: int) -> Shape:
     return Shape(documents, min(60, documents // 2), 24, 24, 4, 70, index, *few)
 
 
-def soak(database_url: str, plan: Plan, restart: Callable[[], object] | None = None, bug: str | None = None) -> Outcome:
-    """Run a soak on a database that has our tables; ``restart`` kills its postmaster and starts it again."""
+def soak(database_url: str, plan: Plan, outages: Outages | None = None, bug: str | None = None) -> Outcome:
+    """Run a soak on a database that has our tables; ``outages`` kill its server and start it again."""
     root = owned(Path(tempfile.mkdtemp(prefix="revector-soak-")))
     try:
         site, written = Site(root / "project", database_url, shape_of(plan.documents)), Recorder()
         site.begin(written)
-        with Forks(0) as forks:
+        with Forks(plan.floor) as forks:
             forks.open(site, bug)
             forks.run("drain")  # from here on it is ready
             puts = [one for one in written.records if one.op == "put" and one.kind == "ok"]
             state = {str(one.doc_id): Hit(str(one.doc_id), str(one.content), one.version or 0) for one in puts}
-            return Soak(forks, site, plan, restart).run(state)
+            return Soak(forks, site, plan, outages).run(state)
     finally:
         shutil.rmtree(root, ignore_errors=True)
 
@@ -86,17 +107,21 @@ def soak(database_url: str, plan: Plan, restart: Callable[[], object] | None = N
 class Soak:
     """The parent of all processes, and their observer."""
 
-    def __init__(self, forks: Forks, site: Site, plan: Plan, restart: Callable[[], object] | None) -> None:
-        self._forks, self._site, self._plan, self._restart = forks, site, plan, restart
+    def __init__(self, forks: Forks, site: Site, plan: Plan, outages: Outages | None) -> None:
+        self._forks, self._site, self._plan, self._outages = forks, site, plan, outages
         self._draw, self._outcome, self._notes = random.Random(plan.seed), Outcome(), Notes()
         self._hot, self._moves = max(8, int(HOT_SHARE * plan.documents)), site.folder / "moves.jsonl"
-        self._ends: dict[int, End] = {}
-        self._workers: list[int] = []
+        self._running: dict[int, Role] = {}
+        self._until, self._round, self._newest = 0.0, 0, 0
+        self._stopped: dict[int, float] = {}
 
     def run(self, state: Mapping[str, Hit]) -> Outcome:
         """Run windows until the plan is fulfilled; return what was found."""
-        started, out = time.monotonic(), self._outcome
-        self._workers = [self._forks.start("work") for _ in range(self._plan.workers)]
+        started, out, project = time.monotonic(), self._outcome, self._site.project
+        # The first worker lives on: its memory is looked at.
+        self._start(Role("worker", "work", mortal=False))
+        for _ in range(self._plan.workers - 1):
+            self._start(WORKER)
         for window in range(1, MOST_WINDOWS):
             state = self._window(window, state)
             out.seconds = round(time.monotonic() - started, 1)
@@ -104,10 +129,9 @@ class Soak:
             self._say(window)
             if not state or self._is_done():
                 break
-        project = self._site.project
         time.sleep(2 * project.settings.drain_s)
         waited_for(lambda: project.migrator(COLLECTION, actor="soak").retire_due())
-        out.garbage = _garbage(self._site)
+        out.garbage = {"things of ended generations": len(checks.leftovers(self._site.engine))}
         return out
 
     def _is_done(self) -> bool:
@@ -115,111 +139,122 @@ class Soak:
         wanted = {"swap ok": plan.swaps, "rollback ok": plan.rollbacks, "workers killed": plan.workers_killed}
         left = {name: count for name, count in wanted.items() if (out.moves + out.chaos)[name] < count}
         if left and out.seconds > MOST_TIMES * plan.seconds:
-            out.problems.append(
-                f"after {out.seconds:g} s there were not so many: {left}; refused: {dict(out.refusals)}"
-            )
+            says = f"after {out.seconds:g} s there were not so many: {left}; refused: {dict(out.refusals)}"
+            out.problems.append(says)
             return True
         return out.seconds >= plan.seconds and not left
 
     def _window(self, window: int, state: Mapping[str, Hit]) -> Mapping[str, Hit]:
         """Run one window and rest; return the documents as they stand then, or none if they did not heal."""
         plan, left_s = self._plan, self._plan.seconds - self._outcome.seconds
-        until = time.monotonic() + (left_s if 0 < left_s < 1.5 * plan.window_s else plan.window_s)
+        self._until = time.monotonic() + (left_s if 0 < left_s < 1.5 * plan.window_s else plan.window_s)
         self._notes = Notes(Recorder(first=OBSERVER + window * 100))
         self._notes.recorder.records += _as_puts(state.values())
-        load = self._start_load(window, until)
-        self._disturb(window, until)
-        for child in load:
-            self._await(child)
-        healed = waited_for(lambda: self._heal(window))
-        rested = waited_for(lambda: self._judge(window)) if healed else {}
-        self._outcome.memory_mib.append(round(self._forks.memory_mib(self._workers[0]), 1))
+        for role in self._crew(window):
+            self._start(role)
+        self._disturb()
+        self._await_all()
+        rested = waited_for(lambda: self._judge(window)) if waited_for(lambda: self._heal(window)) else {}
+        self._outcome.memory_mib.append(round(self._forks.memory_mib(min(self._running)), 1))
         return rested
 
     # Processes --------------------------------------------------------------------------------------------------------
 
-    def _start_load(self, window: int, until: float) -> list[int]:
-        plan, start = self._plan, self._forks.start
-        shared = {"seed": plan.seed + window, "hot": self._hot, "until": until}
+    def _crew(self, window: int) -> Iterable[Role]:
+        plan, until = self._plan, {"until": self._until}
+        shared = {"seed": plan.seed + window, "hot": self._hot, **until}
         asking = {"sessions": plan.query_sessions, "per_s": plan.queries_per_s}
-        load = [start("ask", **shared, **asking) for _ in range(plan.query_processes)]
-        load.append(start("sample", until=until))
+        yield from [Role("searcher", "ask", {**shared, **asking})] * plan.query_processes
+        yield Role("sampler", "sample", until, mortal=False)
         if plan.writes_per_s:
-            load.append(start("write", **shared, sessions=plan.sessions, per_s=plan.writes_per_s))
+            yield Role("writer", "write", {**shared, "sessions": plan.sessions, "per_s": plan.writes_per_s})
+            yield Role("ingester", "ingest", {"pause_s": 1.0})
         if "backend" in plan.chaos:
-            load.append(start("end_backends", seed=f"{plan.seed} {window}", every_s=plan.chaos_every_s, until=until))
-        return load
+            ending = {"seed": f"{plan.seed} {window}", "every_s": plan.chaos_every_s}
+            yield Role("administrator", "end_backends", {**ending, **until}, mortal=False)
+        yield Role("controller", "controller", {"seed": plan.seed, "every_s": plan.move_every_s, **until})
 
-    def _await(self, child: int, limit_s: float = JOIN_S, *, killed: bool = False) -> None:
-        """Wait until a child has ended, taking in the notes of all that do; it is killed after its time."""
-        deadline = time.monotonic() + limit_s
-        while child not in self._ends:
-            if time.monotonic() > deadline:
-                self._forks.kill(child)
-                deadline = float("inf")
-            self._listen(0.2)
-        end = self._ends[child]
-        if end.status and not (killed and end.killed):
-            self._outcome.problems.append(f"the process {child} ended with {self._notes.said(end)}")
+    def _start(self, role: Role) -> None:
+        arguments = dict(role.arguments)
+        if role.actor == "ingest":
+            arguments["round_"] = self._round
+        self._running[self._forks.start(role.actor, **arguments)] = role
 
     def _listen(self, limit_s: float) -> None:
+        """Take note of one that ends; what is mortal is started again until the window ends, workers always."""
         end = self._forks.next_end(limit_s)
-        if end is not None:
-            self._ends[end.child] = end
-            self._notes.read(self._site, end)
+        if end is None:
+            return
+        role = self._running.pop(end.child)
+        self._stopped.pop(end.child, None)
+        self._notes.read(self._site, end)
+        if end.status and not (end.killed and role.mortal):
+            self._outcome.problems.append(f"a {role.name} ended with {self._notes.said(end)}")
+        self._round += role.actor == "ingest" and self._notes.latest.get(end.child, False)
+        if role is WORKER or (
+            role.mortal and (end.killed or role.actor == "ingest") and time.monotonic() < self._until
+        ):
+            self._start(role)
+
+    def _await_all(self) -> None:
+        """Wait until all but the workers have ended; who does not, is killed, a controller without blame."""
+        late = time.monotonic() + LAST_MOVE_S
+        while left := {child: role for child, role in self._running.items() if role.actor != "work"}:
+            now = time.monotonic()
+            for child, role in left.items():
+                if now > late and (role.name == "controller" or now > late + JOIN_S):
+                    self._forks.kill(child)
+            self._listen(0.2)
 
     # Chaos ------------------------------------------------------------------------------------------------------------
 
-    def _disturb(self, window: int, until: float) -> None:
-        """Kill, stop and restart at random until the window ends; then wake everybody and wait for the controller."""
-        plan, lives = self._plan, 0
-
-        def control() -> int:
-            seed = f"{plan.seed} {window} {lives}"
-            return self._forks.start("controller", seed=seed, until=until, every_s=plan.move_every_s)
-
-        controller = control()
-        every: dict[str, float] = {kind: plan.chaos_every_s for kind in ("kill", "pause") if kind in plan.chaos}
-        if "postmaster" in plan.chaos and self._restart is not None:
+    def _disturb(self) -> None:
+        """Kill, stop and restart at random until the window ends; then wake everybody."""
+        plan = self._plan
+        every = {kind: plan.chaos_every_s for kind in ("kill", "pause") if kind in plan.chaos}
+        if "postmaster" in plan.chaos and self._outages is not None:
             every["postmaster"] = plan.postmaster_every_s
         due = {kind: time.monotonic() + self._draw.expovariate(1 / seconds) for kind, seconds in every.items()}
-        stopped: dict[int, float] = {}
-        while (now := time.monotonic()) < until:
-            self._listen(min(0.05, until - now))
-            self._wake(stopped, time.monotonic())
+        strikes = {"kill": self._kill, "pause": self._stop, "postmaster": self._kill_server}
+        while (now := time.monotonic()) < self._until:
+            self._listen(min(0.05, self._until - now))
+            self._wake(time.monotonic())
             for kind in [kind for kind, at in due.items() if at <= time.monotonic()]:
                 due[kind] = time.monotonic() + self._draw.expovariate(1 / every[kind])
-                if kind == "pause":
-                    self._stop(stopped)
-                elif kind == "postmaster" and self._restart is not None:
-                    self._restart()
-                    self._outcome.chaos["postmaster killed"] += 1
-                elif self._draw.random() < 0.5 and len(self._workers) > 1:
-                    number = self._draw.randrange(1, len(self._workers))
-                    self._kill(self._workers[number], "workers")
-                    self._workers[number] = self._forks.start("work")
-                else:
-                    self._kill(controller, "controllers")
-                    lives += 1
-                    controller = control()
-        self._wake(stopped, float("inf"))
-        self._await(controller, LAST_MOVE_S, killed=True)
+                strikes[kind]()
+        self._wake(float("inf"))
 
-    def _kill(self, child: int, what: str) -> None:
-        self._forks.kill(child)
-        self._await(child, killed=True)
-        self._outcome.chaos[f"{what} killed"] += 1
+    def _kill(self) -> None:
+        mortal = {child: role for child, role in self._running.items() if role.mortal}
+        struck = list(mortal)
+        if self._draw.random() >= ALL:
+            weights = [CONTROLLER if role.name == "controller" else 1 for role in mortal.values()]
+            struck = self._draw.choices(struck, weights)
+        for child in struck:
+            self._forks.kill(child)
+            self._outcome.chaos[f"{mortal[child].name}s killed"] += 1
+        self._look()
 
-    def _stop(self, stopped: dict[int, float]) -> None:
-        worker = self._draw.choice(self._workers)
-        self._forks.kill(worker, signal.SIGSTOP)
-        stopped[worker] = time.monotonic() + self._draw.uniform(*PAUSE_S)
+    def _kill_server(self) -> None:
+        assert self._outages is not None
+        self._outcome.chaos[f"{self._outages(self._draw)} killed"] += 1
+        self._look()
+
+    def _look(self) -> None:
+        """Check what must be true at every instant."""
+        found = waited_for(lambda: checks.instant(self._site.engine, self._site.cid))
+        self._outcome.problems += [f"just after a kill: {one}" for one in found]
+
+    def _stop(self) -> None:
+        child = self._draw.choice([child for child, role in self._running.items() if role.actor == "work"])
+        self._forks.kill(child, signal.SIGSTOP)
+        self._stopped[child] = time.monotonic() + self._draw.uniform(*PAUSE_S)
         self._outcome.chaos["workers stopped for seconds"] += 1
 
-    def _wake(self, stopped: dict[int, float], now: float) -> None:
-        for child in [child for child, until in stopped.items() if until <= now]:
+    def _wake(self, now: float) -> None:
+        for child in [child for child, until in self._stopped.items() if until <= now]:
             self._forks.kill(child, signal.SIGCONT)
-            del stopped[child]
+            del self._stopped[child]
 
     # At rest ----------------------------------------------------------------------------------------------------------
 
@@ -241,9 +276,13 @@ class Soak:
         site, recorder, out = self._site, self._notes.recorder, self._outcome
         noted = len(recorder.records)
         found = look(site.engine, site.cid, site.judge(recorder), recorder, roles=("active", "standby"))
-        out.problems += [f"window {window}: {one}" for one in checks.instant(site.engine, site.cid)]
-        out.sizes.append(_sizes(site))
+        Controller(site, "", self._moves).settle()
         moves = list(load(self._moves)) if self._moves.exists() else []
+        done = Counter(EVENTS.get(one.op, one.op) for one in moves if one.kind == "ok")
+        beside = checks.instant(site.engine, site.cid) + checks.effects(site.engine, site.cid, done + FIRST)
+        self._newest, parts = checks.parts(site.engine, site.project.archive, self._newest, overlapped=True)
+        out.problems += [f"window {window}: {one}" for one in beside + parts]
+        out.sizes.append(_sizes(site))
         records = sorted([*recorder.records, *moves], key=lambda record: record.at)
         found += check(records)
         for record in recorder.records[:noted]:
@@ -285,10 +324,6 @@ SELECT CASE WHEN relid = ANY(SELECT relid FROM pg_partition_tree('ledger')) THEN
 WHERE relname IN ('document', 'pending', 'event') OR relid = ANY(SELECT relid FROM pg_partition_tree('ledger'))
   OR relname IN (SELECT g.physical_name FROM slot s JOIN generation g USING (gen)) GROUP BY 1
 """
-_ENDED_INDEXES = """
-SELECT count(*) FROM pg_tables WHERE schemaname = 'revector' AND tablename LIKE 'idx\\_%' AND
-tablename NOT IN (SELECT physical_name FROM generation g JOIN slot s USING (gen))
-"""
 
 
 def _as_puts(state: Iterable[Hit]) -> Iterable[Record]:
@@ -302,19 +337,6 @@ def _sizes(site: Site) -> dict[str, int]:
     """Return the bytes of the tables that a soak could make grow, live indexes together, and their dead rows."""
     found = rows(site.engine, _SIZES)
     return {f"size of {row.what}": int(row.bytes) for row in found} | {"dead rows": sum(int(row.dead) for row in found)}
-
-
-def _garbage(site: Site) -> dict[str, int]:
-    """Count what ended generations have left behind."""
-    ended = "gen NOT IN (SELECT gen FROM slot)"
-    found = {
-        f"{table} rows of ended generations": value(site.engine, f"SELECT count(*) FROM {table} WHERE {ended}")
-        for table in ("pending", "ledger", "shard", "part")
-    }
-    found["index tables of ended generations"] = value(site.engine, _ENDED_INDEXES)
-    kept = {row.path for row in rows(site.engine, f"SELECT path FROM part WHERE NOT {ended}")}
-    files = [path for path in site.project.archive.rglob("*") if path.is_file() and str(path) not in kept]
-    return {name: int(count or 0) for name, count in found.items()} | {"archive files of ended generations": len(files)}
 
 
 # The command line -----------------------------------------------------------------------------------------------------
@@ -345,7 +367,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         engine = make_engine(database_url)
         upgrade_schema(engine)
         engine.dispose()
-        outcome = soak(database_url, plan, Outages(url).postmaster, bug)
+        outcome = soak(database_url, plan, Outages(url), bug)
     for one in outcome.findings[:20]:
         print(f"  {one.promise}: {one.detail}")
     for problem in outcome.problems[:20]:

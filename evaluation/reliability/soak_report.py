@@ -45,6 +45,8 @@ class Plan:
     swaps: int = 0
     rollbacks: int = 0
     workers_killed: int = 0
+    floor: int = 0
+    """See ``playing.shrink``."""
     keep: Path = Path(tempfile.gettempdir())
     """Where the history of a window with findings is kept."""
 

@@ -1,36 +1,29 @@
-"""Owns the faulty wire: a proxy process before a server that delays, slices, stalls and cuts where it is told to.
+"""Owns the faulty wire: a proxy before a server that delays, slices, stalls and cuts where it is told to.
 
-    python -m evaluation.reliability.wire /run/postgresql/.s.PGSQL.5432        (or host:port)
-    python -m evaluation.reliability.wire host:port any                        (a server that is no PostgreSQL)
-
-listens on a port of the loopback, which is the first line that it prints, and takes one command a line on its standard
-input, ``{"do": "arm", …toxic…}``, ``{"do": "clear"}`` or ``{"do": "state"}``; each is answered by a line with its
-``State``. It ends with its standard input. ``Proxy`` is the other end, for a test.
-
-It reads what clients send as messages of PostgreSQL's protocol 3, gathered up to where the server answers (Query, Sync,
-and each piece of a COPY), so that it can act at a chosen statement, at COMMIT above all. Source of the format:
-PostgreSQL's manual, "Frontend/Backend Protocol", message formats. No TLS, no GSS. Of any other server it knows no
-messages: what a client sends in one piece is a statement, and whatever the server says next is its answer.
+It listens on a port of the loopback, in a thread of its own. It reads what clients send as messages of PostgreSQL's
+protocol 3, gathered up to where the server answers (Query, Sync, and each piece of a COPY), so that it can act at a
+chosen statement, at COMMIT above all. Source of the format: PostgreSQL's manual, "Frontend/Backend Protocol", message
+formats. No TLS, no GSS. Of any other server it knows no messages: what a client sends in one piece is a statement, and
+whatever the server says next is its answer.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ctypes
-import json
 import re
 import socket
 import struct
-import subprocess
 import sys
+import threading
+from collections.abc import Coroutine
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Literal, Self
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self, TypeVar
 
 import sqlalchemy as sa
 
-ROOT = Path(__file__).parents[2]
+T = TypeVar("T")
 CHUNK = 1 << 16
 READY = re.compile(rb"Z\x00\x00\x00\x05[ITE]$", re.DOTALL)
 COMMIT = "COMMIT"
@@ -255,91 +248,70 @@ class Wire:
         """Note that the toxic acted."""
         self.state.fired = self.state.fired or where[:200]
 
-    def command(self, line: str) -> State:
-        """Carry out one command and return what passed before it."""
-        words = json.loads(line)
-        before = self.state
-        if words.pop("do") != "state":
-            self.toxic, self.state, self._seen, self._refusing = Toxic(**words), State(), 0, False
-            for link in self.links:
-                link.passed = 0
-            if not self.flowing.is_set():
-                self._pull_the_cable(out=False)
-            self.flowing.set()
+    async def arm(self, toxic: Toxic) -> State:
+        """Let all suffer ``toxic`` from now on, and what stalled go on; return what passed before."""
+        before, self.state = self.state, State()
+        self.toxic, self._seen, self._refusing = toxic, 0, False
+        for link in self.links:
+            link.passed = 0
+        if not self.flowing.is_set():
+            self._pull_the_cable(out=False)
+        self.flowing.set()
         return before
 
+    async def listen(self) -> int:
+        """Listen on a free port of the loopback and return it."""
+        self.listening = await asyncio.start_server(self.serve, "127.0.0.1", 0)
+        return int(self.listening.sockets[0].getsockname()[1])
 
-async def _run(server: str, *others: str) -> None:
-    wire = Wire(server, knows_messages=not others)
-    loop, commands = asyncio.get_running_loop(), asyncio.StreamReader()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
-    listening = wire.listening = await asyncio.start_server(wire.serve, "127.0.0.1", 0)
-    print(listening.sockets[0].getsockname()[1], flush=True)
-    while line := await commands.readline():
-        print(json.dumps(asdict(wire.command(line.decode()))), flush=True)
-    listening.close()
-    wire.flowing.set()
-    while wire.links:
-        for link in wire.links:
-            link.end()
-        await asyncio.sleep(0.01)
+    async def close(self) -> None:
+        """End all connections."""
+        if self.listening is not None:
+            self.listening.close()
+        self.flowing.set()
+        while self.links:
+            for link in self.links:
+                link.end()
+            await asyncio.sleep(0.01)
 
 
 class Proxy:
-    """A wire to the server of a URL, of a database or any other; ``url`` leads through it. One thread commands it."""
+    """A wire to the server of a URL, of a database or any other; ``url`` leads through it."""
 
     def __init__(self, url: sa.URL | str) -> None:
         given = sa.make_url(url)
         host = str(given.query.get("host") or given.host or "127.0.0.1")
         port = given.query.get("port") or given.port or 5432
-        server = [f"{host}/.s.PGSQL.{port}" if host.startswith("/") else f"{host}:{port}"]
-        sql = given.drivername.startswith("postgres")
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "evaluation.reliability.wire", *server, *([] if sql else ["any"])],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,  # Ctrl-C ends it through its input, like everything else
-        )
+        server, sql = f"{host}:{port}", given.drivername.startswith("postgres")
+        server = f"{host}/.s.PGSQL.{port}" if host.startswith("/") else server
+        self._wire = Wire(server, knows_messages=sql)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
         query = {"sslmode": "disable", "gssencmode": "disable"} if sql else {}
-        self.url = given.set(host="127.0.0.1", port=int(self._line()), query=query).render_as_string(
-            hide_password=False
-        )
+        through = given.set(host="127.0.0.1", port=self._do(self._wire.listen()), query=query)
+        self.url = through.render_as_string(hide_password=False)
 
     def arm(self, toxic: Toxic) -> None:
         """Let the wire suffer ``toxic`` from now on."""
-        self._command({"do": "arm", **asdict(toxic)})
+        self._do(self._wire.arm(toxic))
 
     def clear(self) -> State:
         """Heal the wire; return what passed since it was armed."""
-        return self._command({"do": "clear"})
+        return self._do(self._wire.arm(Toxic()))
 
     def state(self) -> State:
         """Return what passed since the last ``arm`` or ``clear``."""
-        return self._command({"do": "state"})
+        return self._wire.state
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(10)
+        self._do(self._wire.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
 
-    def _command(self, words: dict[str, object]) -> State:
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(words) + "\n")
-        self._process.stdin.flush()
-        return State(**json.loads(self._line()))
-
-    def _line(self) -> str:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError("the proxy ended")
-        return line
-
-
-if __name__ == "__main__":
-    asyncio.run(_run(*sys.argv[1:]))
+    def _do(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,14 +10,15 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from evaluation.reliability.faults_clock import INSTALL, PATH
 
 import revector
 from revector.database.engine import make_engine
 from revector.errors import WindowOpen
 from revector.indexing import waiting
 from revector.indexing.waiting import wait_until_done
-from revector.interfaces import Document
+from revector.interfaces import Document, NoProgress
+from revector.registry import moves
+from revector.registry.control import control
 from revector.upkeep.rereading import reread_source
 from worlds import World, working
 
@@ -24,8 +26,30 @@ SOURCE = Path(revector.__file__).parent
 HOUR_S = 3_600.0
 STEPS_S = [-72 * HOUR_S, -3 * HOUR_S, 3 * HOUR_S, 72 * HOUR_S]
 
+PATH = "revector, pg_catalog, public, extensions"
+
+INSTALL = """
+CREATE SCHEMA IF NOT EXISTS simulated;
+CREATE TABLE IF NOT EXISTS simulated.clock (ahead interval NOT NULL);
+TRUNCATE simulated.clock;
+INSERT INTO simulated.clock VALUES ('0');
+CREATE OR REPLACE FUNCTION revector.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE AS
+  $$ SELECT pg_catalog.clock_timestamp() + ahead FROM simulated.clock $$;
+DO $$ DECLARE one record; BEGIN
+  FOR one IN SELECT d.adrelid::regclass AS place, a.attname AS name FROM pg_attrdef d
+    JOIN pg_attribute a ON (a.attrelid, a.attnum) = (d.adrelid, d.adnum)
+    WHERE pg_get_expr(d.adbin, d.adrelid) = 'clock_timestamp()' LOOP
+    EXECUTE format('ALTER TABLE %s ALTER %I SET DEFAULT revector.clock_timestamp()', one.place, one.name);
+  END LOOP;
+END $$;
+"""
+"""A ``clock_timestamp()`` of the schema's own, which the sessions under test find first; the product is not touched.
+
+Triggers follow it as statements do; column defaults are bound to it once.
+"""
+
 BY_THE_CLOCK = {
-    "documents/deadletters.py": "due now, whatever the clock says later: stepped.work_goes_on",
+    "documents/deadletters.py": "due now, whatever the clock says later: test_leases_and_pauses",
     "gate/ann.py": "measures which documents changed meanwhile",
     "gate/shadow_time.py": "hours of shadow reads: test_shadow_time",
     "history/audit.py": "shown",
@@ -34,20 +58,20 @@ BY_THE_CLOCK = {
     "indexing/dial.py": "how long the oldest item waits: a backfill slows down until it is done",
     "indexing/loads.py": "charts, and whether a worker was seen, said where a wait gave up",
     "indexing/publish.py": "age of an entry, for `stale`: another embedding",
-    "indexing/watch.py": "notices a step: stepped.window",
-    "migration/leftovers.py": "wait before a drop: test_faults, stepped.drop_waits",
+    "indexing/watch.py": "notices a step: test_watch",
+    "migration/leftovers.py": "wait before a drop: test_a_drop_waits",
     "monitoring/gauges.py": "metrics",
     "pages/over_time.py": "charts",
     "planning/estimating.py": "an estimate of the daily change",
     "registry/archived.py": "how long embeddings are kept: another embedding",
-    "registry/collections.py": "end of a window: test_faults, stepped.window",
+    "registry/collections.py": "end of a window: test_watch",
     "registry/control.py": "shown: who took a lease, when; the time of an event",
-    "registry/moves.py": "windows: stepped.window",
+    "registry/moves.py": "windows: test_watch",
     "registry/sharding.py": "rate of a backfill, shown",
     "registry/spending.py": "the month of a cap",
     "registry/verdicts.py": "evidence: here",
-    "registry/watching.py": "windows: stepped.window",
-    "registry/work.py": "leases and pauses: stepped.lease, stepped.work_goes_on",
+    "registry/watching.py": "windows: test_watch",
+    "registry/work.py": "test_leases_and_pauses",
     "rehearsal/trial.py": "a rehearsal's own rows are due now",
     "serving/keys.py": "shown: when a key was revoked",
     "serving/servers.py": "which processes answer: each says so again in seconds",
@@ -57,7 +81,7 @@ BY_THE_CLOCK = {
     "registry/intents.py": (
         "garbage waits longer, or is removed early: then its successor is shown, and an attempt in flight is made again"
     ),
-    "indexing/rearm.py": "due now: stepped.work_goes_on",
+    "indexing/rearm.py": "due now: test_leases_and_pauses",
 }
 """Every file that asks the database for its time, and what a step does there or which test steps it."""
 
@@ -186,3 +210,56 @@ def test_a_migration_and_its_worker_go_on_while_the_clock_steps_before_each_of_i
     world.settle()
     for role in ("active", "standby"):
         assert world.differences(world.generation(role)) == []
+
+
+@pytest.mark.parametrize("seconds", STEPS_S)
+def test_leases_and_pauses_of_work_end_soon_whatever_the_clock_did(stepped: Stepped, seconds: float) -> None:
+    world = stepped.world
+    ids = sorted(world.put(3, start=600).versions)
+    world.sql(
+        "UPDATE pending SET lease_until = revector.clock_timestamp() + interval '60 s' WHERE doc_id = :id", id=ids[0]
+    )
+    pause = "UPDATE pending SET attempts = 1, due_at = revector.clock_timestamp() + interval '1 s' WHERE doc_id = :id"
+    world.sql(pause, id=ids[1])
+    stepped.set(seconds)
+    world.settle()
+    stepped.set(seconds + 120)  # both are over by any clock
+    world.settle()
+    assert world.sql("SELECT doc_id FROM pending WHERE doc_id = ANY(:ids)", ids=ids) == []
+
+
+class Impatient(NoProgress):
+    """Refuses to wait for long."""
+
+    def start(self, what: str, *_: object, **__: object) -> None:
+        assert not what.startswith("wait") or float(what.split()[1]) < 60, what
+
+
+@pytest.mark.parametrize("seconds", STEPS_S)
+def test_a_drop_waits_its_drain_time_whatever_the_clock_did(stepped: Stepped, seconds: float) -> None:
+    world = stepped.world
+    world.upgrade("b200")
+    world.migrator.rollback("a trial")
+    with control(world.engine, world.collection.cid, actor="tester", epoch=world.collection.epoch) as held:
+        moves.retire(held, reason="a trial", now=True)
+    stepped.set(seconds)
+    world.project.migrator("docs", actor="tester", progress=Impatient()).retire()
+    assert world.value("SELECT count(*) FROM generation WHERE revision = 'b200' AND NOT dropped") == 0
+
+
+def test_no_decision_is_made_by_the_clock_of_a_host() -> None:
+    """The time of day of a process is read where it is shown, measured or compared with the same host's files."""
+    allowed = {
+        "archive/storage.py": "age of temporary files on this very host",
+        "encoders/api/limits.py": "how far away the date in a provider's Retry-After is",
+        "local/application.py": "figures of the demo",
+        "local/airflow_client.py": "name and start of a run in Airflow's own time",
+    }
+    found = {
+        str(path.relative_to(SOURCE))
+        for path in SOURCE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute)
+        and ast.unparse(node) in ("time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "date.today")
+    }
+    assert found == set(allowed)

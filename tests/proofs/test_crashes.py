@@ -12,7 +12,6 @@ import pytest
 import sqlalchemy as sa
 from evaluation.reliability import checks
 from evaluation.reliability.checker import Finding
-from evaluation.reliability.crash_chaos import CHANGED_FLOOR, Chaos
 from evaluation.reliability.crash_points import OF_TASKS, PASSES, Stories
 from evaluation.reliability.crash_report import Report, figures
 from evaluation.reliability.crashes import run_points, run_tasks
@@ -95,17 +94,6 @@ def test_a_dag_killed_after_its_swap_runs_to_its_end_again_and_swaps_once(
     report = run_tasks(url, tmp_path / "project", seed=SEED, tasks=["swap"])
     assert report.findings == []
     assert [kill.during for kill in report.kills] == ["swap"]
-
-
-@pytest.mark.long
-def test_migrations_survive_kills_at_random_moments(sites: Sites) -> None:
-    with Forks(CHANGED_FLOOR) as forks:
-        chaos = Chaos(forks, sites(), seed=SEED)
-        chaos.begin()
-        while len(chaos.report.kills) < 10:
-            chaos.go_on()
-    assert chaos.report.findings == []
-    assert chaos.report.acknowledged > 0
 
 
 def test_one_call_tells_the_stories_of_some_points(databases: Databases, template: str, tmp_path: Path) -> None:

@@ -1,8 +1,7 @@
-"""Faults on the SQL wire, in encoders, clocks and disks (layer L4): each once, and COMMIT whose answer is lost."""
+"""Faults on the SQL wire, in encoders and on disks (layer L4): each once, and COMMIT whose answer is lost."""
 
 from __future__ import annotations
 
-import ast
 import random
 import socket
 import struct
@@ -16,20 +15,16 @@ import sqlalchemy as sa
 from evaluation.reliability import faults, faults_disk, hunt
 from evaluation.reliability.bugs import BUGS, plant
 from evaluation.reliability.checker import Finding
-from evaluation.reliability.faults_clock import DAY_S, STEPS_S, Stepped
 from evaluation.reliability.faults_encoder import ORDERS, RAISED, REPLIES, Struck, raising
 from evaluation.reliability.faults_place import Place
 from evaluation.reliability.faults_wire import FAULTS, TYPICAL, Operation, Striker, Walk, keep_cutting
 from evaluation.reliability.site import COLLECTION, NEW
 from evaluation.reliability.wire import Proxy, Toxic
 
-import revector
 from copies import Databases
 from revector.archive import Part, read_part, write_part
 from revector.database.engine import make_engine
 from revector.errors import ArchiveError
-
-SOURCE = Path(revector.__file__).parent
 
 
 class Scene:
@@ -56,7 +51,7 @@ class Scene:
         found = self.striker.strike(operation, "a toxic", toxic)
         assert self.striker.fired["a toxic", operation.name]
         self.place.settle()
-        return found + self.place.compare(operation.name)
+        return found + self.place.compare()
 
     def back(self) -> None:
         """End what is open, so that the old revision serves and no other is there."""
@@ -185,29 +180,29 @@ def test_the_wire_resets_as_a_network_does(scene: Scene) -> None:
 
 
 @pytest.fixture
-def struck(clean: Scene, request: pytest.FixtureRequest) -> Struck:
-    return Struck(clean.place, random.Random(request.node.name))
+def struck(clean: Scene) -> Struck:
+    return Struck(clean.place)
 
 
 @pytest.mark.parametrize("error", RAISED)
 def test_a_text_that_a_model_cannot_take_costs_only_itself(struck: Struck, error: str) -> None:
-    assert struck.poison(error, RAISED[error]) == []
+    assert struck.poison(RAISED[error]) == []
 
 
 @pytest.mark.parametrize("error", ["RuntimeError", "KeyError", "ConnectionResetError", "EncoderUnavailable"])
 @pytest.mark.parametrize("where", ["worker", "backfill", "query"])
 def test_what_a_model_raises_for_every_text_is_told_and_costs_only_time(struck: Struck, where: str, error: str) -> None:
-    assert struck.down(error, raising(RAISED[error]), where) == []
+    assert struck.down(raising(RAISED[error]), where) == []
 
 
 @pytest.mark.parametrize("reply", REPLIES)
 def test_a_reply_of_the_wrong_shape_or_values_is_never_shown(struck: Struck, reply: str) -> None:
-    assert struck.down(reply, REPLIES[reply], "worker") == []
+    assert struck.down(REPLIES[reply], "worker") == []
 
 
 @pytest.mark.parametrize("reply", ["one vector too many", "wider vectors", "NaN", "zero"])
 def test_a_query_is_not_answered_by_a_bad_vector(struck: Struck, reply: str) -> None:
-    assert struck.down(reply, REPLIES[reply], "query") == []
+    assert struck.down(REPLIES[reply], "query") == []
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -225,56 +220,6 @@ def test_another_model_under_the_same_name_is_refused_by_every_new_process(struc
 
 def test_a_model_that_changed_behind_its_fingerprint_is_noticed_before_it_publishes(struck: Struck) -> None:
     assert struck.silent_change() == []
-
-
-# Clocks ---------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def stepped(clean: Scene) -> Iterator[Stepped]:
-    made = Stepped(clean.place)
-    yield made
-    made.clock.close()
-
-
-@pytest.mark.parametrize("step", ["-3 h", "+3 d"])
-def test_a_step_of_the_databases_clock_retires_nothing_and_leaves_the_way_back(stepped: Stepped, step: str) -> None:
-    assert stepped.window(step) == []
-
-
-@pytest.mark.parametrize("step", STEPS_S)
-def test_a_step_of_the_databases_clock_stops_no_work(stepped: Stepped, step: str) -> None:
-    assert stepped.work_goes_on(step) == []
-
-
-def test_the_hosts_own_clock_decides_nothing(stepped: Stepped) -> None:
-    assert stepped.host(DAY_S) == []
-
-
-def test_two_holders_of_a_lease_leave_the_newer_result(stepped: Stepped) -> None:
-    assert stepped.lease() == []
-
-
-def test_a_drop_waits_its_drain_time_whatever_the_clock_did(stepped: Stepped) -> None:
-    assert stepped.drop_waits() == []
-
-
-def test_no_decision_is_made_by_the_clock_of_a_host() -> None:
-    """The time of day of a process is read where it is shown, measured or compared with the same host's files."""
-    allowed = {
-        "archive/storage.py": "age of temporary files on this very host",
-        "encoders/api/limits.py": "how far away the date in a provider's Retry-After is",
-        "local/application.py": "figures of the demo",
-        "local/airflow_client.py": "name and start of a run in Airflow's own time",
-    }
-    found = {
-        str(path.relative_to(SOURCE))
-        for path in SOURCE.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Attribute)
-        and ast.unparse(node) in ("time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "date.today")
-    }
-    assert found == set(allowed)
 
 
 # Disks ----------------------------------------------------------------------------------------------------------------
@@ -369,6 +314,6 @@ def test_a_planted_bug_is_found_by_its_promise(database_url: str) -> None:
     assert "wrong model" in {finding.promise for finding in found}, found
 
 
-def test_the_hunt_asks_encoders_and_clocks_for_a_bug(database_url: str) -> None:
+def test_the_hunt_asks_encoders_for_a_bug(database_url: str) -> None:
     tries, shown_as = hunt.LAYERS["L4"](BUGS["same_name_other_model"], database_url, 1, 1) or (0, "")
     assert (tries, "encoder" in shown_as) == (1, True), shown_as

@@ -57,9 +57,8 @@ def test_the_report_names_what_missed_its_goal_and_what_was_not_run(tmp_path: Pa
         ),
         (
             fault_figures,
-            {"rounds": 1, "only": "clock", "strikes": {"clock: a step back": 1}, "breaches": {}},
+            {"rounds": 1, "only": "encoder", "strikes": {"encoder: hang": 1}, "breaches": {}},
             {
-                "faults of the encoder",
                 "faults of the disk",
                 *(f"operations struck on the wire by: {f}" for f in FAULTS),
             },
