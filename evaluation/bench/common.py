@@ -117,6 +117,11 @@ def write(path: Path, command: str, before: Mapping[str, Any], figures: Sequence
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return show(figures)
+
+
+def show(figures: Sequence[Figure]) -> int:
+    """Print the figures; return 1 if one misses its goal, else 0."""
     for figure in figures:
         mark = {None: " ", True: "✓", False: "✗"}[figure.holds]
         goal = f"   (goal: {figure.goal})" if figure.goal else ""

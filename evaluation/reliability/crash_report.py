@@ -12,14 +12,14 @@ from evaluation.reliability import checks
 from evaluation.reliability.checker import Finding
 from evaluation.reliability.forks import End, Forks, Notes
 from evaluation.reliability.judge import at_rest
-from evaluation.reliability.pieces import Piece, none, not_run
+from evaluation.reliability.pieces import Piece, none, not_run, totals
 from evaluation.reliability.site import Site
 
 from revector.crash import POINTS
 from revector.lifecycle import FORWARD
 
-KILLS, POSTMASTERS = 2_000, 50
-"""Goals of all pieces together, where so many were asked for: kills in all, and of the postmaster."""
+KILLS = 2_000
+"""Goal of all pieces together, where so many were asked for."""
 
 BY_STORIES = len(POINTS) - 1
 """Points that stories kill at; the last is the DAG's own."""
@@ -37,6 +37,14 @@ PROMISES = (
     "leftover",
 )
 """Promises of the first importance; anything else that was found is counted together."""
+
+
+COUNTS = {
+    "acknowledged": ("documents' writes that were acknowledged", "writes"),
+    "unknown": ("documents' writes whose answer a kill took", "writes"),
+    "migrations": ("migrations that were killed into, and finished", "migrations"),
+    "comparisons": ("comparisons of the documents and every live index, whole", "comparisons"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +81,7 @@ class Report:
         """Take over what another run, on another database, did and found."""
         self.kills += other.kills
         self.findings += other.findings
-        for name in ("migrations", "comparisons", "acknowledged", "unknown", "seconds"):
+        for name in (*COUNTS, "seconds"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def piece(self, mode: str, asked: int) -> dict[str, Any]:
@@ -86,7 +94,7 @@ class Report:
             "points": dict(Counter(kill.point for kill in self.kills if kill.point)),
             "kinds": dict(Counter(kill.kind for kill in self.kills)),
             "moves": dict(Counter(kill.during for kill in self.kills)),
-            **{name: getattr(self, name) for name in ("migrations", "comparisons", "acknowledged", "unknown")},
+            **{name: getattr(self, name) for name in COUNTS},
             "seconds": round(self.seconds, 1),
             "findings": [str(one) for one in self.findings],
         }
@@ -139,37 +147,23 @@ class Trials:
 
 def figures(pieces: Sequence[Piece]) -> list[Figure]:
     """Return kills by point, process and move, and that nothing was found."""
-
-    def total(name: str) -> int:
-        return sum(piece[name] for piece in pieces)
-
-    def counts(name: str) -> Counter[str]:
-        return sum((Counter(piece[name]) for piece in pieces), Counter[str]())
-
-    def asked(*modes: str) -> int:
-        return sum(piece["asked"] for piece in pieces if piece["mode"] in modes)
-
-    points, kinds, kills = counts("points"), counts("kinds"), total("kills")
+    points, kinds, moves = (totals(pieces, name) for name in ("points", "kinds", "moves"))
+    total = Counter[str]()
+    for piece in pieces:
+        total.update({name: piece[name] for name in ("kills", "asked", "seconds", *COUNTS)})
     modes = {piece["mode"] for piece in pieces}
-    wanted, outages = min(KILLS, asked(*modes)), min(POSTMASTERS, asked("postgres"))
-    reachable = BY_STORIES * ("points" in modes) + ("task" in modes)
-    processes = [piece for piece in pieces if piece["mode"] in ("points", "random")]
-    rate = sum(piece["kills"] for piece in processes) / max(1e-9, sum(piece["seconds"] for piece in processes))
-    met, postmasters = len(points.keys() & POINTS.keys()), kinds["postmaster"]
-    server, named = "of them PostgreSQL's postmaster", "named crash points that killed"
-    found = [
-        Figure("processes killed with SIGKILL", kills, "kills", f"≥ {wanted:,}", kills >= wanted),
-        Figure(server, postmasters, "kills", f"≥ {outages}", postmasters >= outages) if outages else not_run(server),
-        Figure(named, met, f"of {len(POINTS)}", f"≥ {reachable}", met >= reachable) if reachable else not_run(named),
-        Figure("kills of our processes a second, recovery and comparison included", round(rate, 2), "1/s"),
-        Figure("documents' writes that were acknowledged", total("acknowledged"), "writes"),
-        Figure("documents' writes whose answer a kill took", total("unknown"), "writes"),
-        Figure("migrations that were killed into, and finished", total("migrations"), "migrations"),
-        Figure("comparisons of the documents and every live index, whole", total("comparisons"), "comparisons"),
-    ]
+    wanted, met = min(KILLS, total["asked"]), len(points.keys() & POINTS.keys())
+    reachable, named = BY_STORIES * ("points" in modes) + ("task" in modes), "named crash points that killed"
+    rate = round(total["kills"] / max(1e-9, total["seconds"]), 2)
     findings = [finding for piece in pieces for finding in piece["findings"]]
     broken = Counter(next((one for one in PROMISES if finding.startswith(f"{one}:")), "other") for finding in findings)
-    found += [none(f"found: {one}", broken[one]) for one in (*PROMISES, "other")]
-    found += [Figure(f"kills at {point}", count, "kills") for point, count in sorted(points.items())]
-    found += [Figure(f"kills of a {kind}", count, "kills") for kind, count in sorted(kinds.items())]
-    return found + [Figure(f"kills during {move}", count, "kills") for move, count in sorted(counts("moves").items())]
+    return [
+        Figure("processes killed with SIGKILL", total["kills"], "kills", f"≥ {wanted:,}", total["kills"] >= wanted),
+        Figure(named, met, f"of {len(POINTS)}", f"≥ {reachable}", met >= reachable) if reachable else not_run(named),
+        Figure("kills of our processes a second, recovery and comparison included", rate, "1/s"),
+        *(Figure(says, total[name], unit) for name, (says, unit) in COUNTS.items()),
+        *(none(f"found: {one}", broken[one]) for one in (*PROMISES, "other")),
+        *(Figure(f"kills at {point}", count, "kills") for point, count in sorted(points.items())),
+        *(Figure(f"kills of a {kind}", count, "kills") for kind, count in sorted(kinds.items())),
+        *(Figure(f"kills during {move}", count, "kills") for move, count in sorted(moves.items())),
+    ]

@@ -32,7 +32,7 @@ from evaluation.bench.common import Figure
 from evaluation.reliability import arena, faults_disk, faults_encoder, faults_wire
 from evaluation.reliability.checker import Finding
 from evaluation.reliability.faults_place import Place
-from evaluation.reliability.pieces import Piece, add_piece, none, not_run, options
+from evaluation.reliability.pieces import Piece, add_piece, none, not_run, options, totals
 from evaluation.reliability.wire import Proxy
 
 Plant = Callable[[sa.Engine], AbstractContextManager[object]]
@@ -106,11 +106,7 @@ def _run(family: str, place: Place, proxy: Proxy, draw: random.Random, done: Rou
 
 def figures(pieces: Sequence[Piece]) -> list[Figure]:
     """Count strikes and findings over all pieces."""
-    strikes: Counter[str] = Counter()
-    breaches: Counter[str] = Counter()
-    for piece in pieces:
-        strikes.update(piece["strikes"])
-        breaches.update(piece["breaches"])
+    strikes, breaches = totals(pieces, "strikes"), totals(pieces, "breaches")
     rounds = sum(piece["rounds"] for piece in pieces)
     wired = sum(piece["rounds"] for piece in pieces if piece["only"] in (None, "wire"))
     goal = min(ENOUGH, wired)

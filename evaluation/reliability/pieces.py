@@ -7,12 +7,13 @@ import fcntl
 import json
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from evaluation.bench.common import Figure, machine
+from evaluation.bench.common import Figure, machine, show
 
 RESULTS = Path(__file__).parent / "results"
 NOT_RUN = "not run"
@@ -27,6 +28,14 @@ def not_run(name: str) -> Figure:
 def none(name: str, count: int, unit: str = "findings") -> Figure:
     """Return the figure of what may not be found even once."""
     return Figure(name, count, unit, "0", count == 0)
+
+
+def totals(pieces: Sequence[Piece], name: str) -> Counter[str]:
+    """Add up what all pieces counted under a name."""
+    total = Counter[str]()
+    for piece in pieces:
+        total.update(piece[name])
+    return total
 
 
 def options(module: str, doc: str | None, *, seed: int, results: str, **numbers: int) -> argparse.ArgumentParser:
@@ -62,8 +71,4 @@ def add_piece(path: Path, piece: Piece, figures: Callable[[Sequence[Piece]], Seq
         }
         file.truncate(0)
         file.write(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    for figure in found:
-        mark = {None: " ", True: "✓", False: "✗"}[figure.holds]
-        goal = f"   (goal: {figure.goal})" if figure.goal else ""
-        print(f"{mark} {figure.name}: {figure.value} {figure.unit}{goal}")
-    return all(figure.holds is not False for figure in found)
+    return not show(found)

@@ -13,7 +13,7 @@ import numpy as np
 from evaluation.bench.common import Figure
 from evaluation.reliability.checker import Finding
 from evaluation.reliability.history import Record
-from evaluation.reliability.pieces import Piece, none
+from evaluation.reliability.pieces import Piece, none, totals
 
 CHAOS = ("kill", "pause", "backend", "postmaster")
 CHECKED_QUERIES = 1_000_000
@@ -114,10 +114,7 @@ def piece_of(seed: int, outcome: Outcome) -> dict[str, Any]:
 
 def figures(pieces: Sequence[Piece]) -> list[Figure]:
     """Return the figures of all pieces together."""
-    total = {
-        name: sum((Counter(piece[name]) for piece in pieces), Counter[str]())
-        for name in ("counts", "moves", "chaos", "findings", "errors", "refusals")
-    }
+    total = {name: totals(pieces, name) for name in ("counts", "moves", "chaos", "findings", "errors", "refusals")}
     counts, moves, found = total["counts"], total["moves"], total["findings"]
     problems = sum(len(piece["problems"]) for piece in pieces)
     checked = counts["queries checked"]
