@@ -119,33 +119,6 @@ def full_archive(place: Place, *, warned: bool) -> list[Finding]:
     return found
 
 
-def changed_part(place: Place, draw: random.Random) -> list[Finding]:
-    """Change a sealed part behind the library's back, before it is published: it is embedded again."""
-    import h5py
-
-    migrator = place.wired.migrator(COLLECTION, actor="struck")
-    migrator.run("provision", NEW)
-    with _at("shard.after_manifest", _stop), suppress(_StoppedError):
-        migrator.embed_shard(NEW, 0)
-    path = place.value("SELECT path FROM part WHERE published_at IS NULL ORDER BY sealed_at DESC LIMIT 1")
-    with h5py.File(path, "r+") as file:
-        vectors = file["embeddings"]
-        vectors[draw.randrange(len(vectors))] *= -1
-    migrator.upgrade(NEW, to="backfill")
-    place.settle()
-    found = place.compare()
-    migrator.abort("the trial is over")
-    return found
-
-
-class _StoppedError(BaseException):
-    """Ends a call as a kill would: nothing in the library catches it."""
-
-
-def _stop() -> None:
-    raise _StoppedError
-
-
 @contextmanager
 def _at(point: str, act: Callable[[], None]) -> Iterator[None]:
     """Act whenever the library passes a point."""
@@ -285,10 +258,9 @@ def _answers(place: Place) -> list[Finding]:
     return [] if hits else [Finding("search still answers", "no hits")]
 
 
-def scenarios(place: Place, draw: random.Random) -> Iterator[Scenario]:
-    """Yield every full disk once, and a part that was changed. They raise ``NoMountError``."""
+def scenarios(place: Place, _draw: random.Random) -> Iterator[Scenario]:
+    """Yield every full disk once. They raise ``NoMountError``."""
     with tempfile.TemporaryDirectory() as folder:
-        yield "part changed", "all", partial(changed_part, place, draw)
         yield "archive full before a part", "all", partial(full_archive, place, warned=True)
         yield "archive full within a part", "all", partial(full_archive, place, warned=False)
         yield "server full", "all", partial(full_server, Path(folder) / "server")

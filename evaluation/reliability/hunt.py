@@ -97,7 +97,7 @@ def _faults(bug: Bug, url: str, seed: int, effort: int) -> Sighting | None:
     from evaluation.reliability.faults import strike
 
     for turn in range(ROUNDS * effort):
-        found = strike(url, seed=seed + turn, only=("encoder",), plant=partial(plant, bug.name)).findings
+        found = strike(url, seed=seed + turn, only=("encoder",), bug=bug.name).findings
         if found:
             return turn + 1, str(found[0])
     return None

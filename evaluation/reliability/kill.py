@@ -28,19 +28,18 @@ from typing import Any
 from evaluation.bench.common import Figure
 from evaluation.reliability.checker import Finding
 from evaluation.reliability.checks import wait_until
-from evaluation.reliability.drivers import DAG, DAG_ID, Cli, Dag, Driver, Host, finish
 from evaluation.reliability.forks import Forks, Notes
 from evaluation.reliability.history import Recorder
 from evaluation.reliability.judge import at_rest
 from evaluation.reliability.pieces import Piece, add_piece, none, options
 from evaluation.reliability.site import COLLECTION, Shape, Site
-from evaluation.reliability.victims import VICTIMS, Victim
+from evaluation.reliability.victims import DAG, DAG_ID, VICTIMS, Cli, Dag, Driver, Host, Victim
 
 from revector.local.up import airflow_of, services
 
 MODULE = "evaluation.reliability.kill"
 DOCUMENTS = 2_000
-LIMIT_S = 300.0
+LIMIT_S, FINISH_S = 300.0, 900.0
 WRITES_PER_S, QUERIES_PER_S = 2.0, 5.0
 FIRST_GUESS_S = {"upgrade": 20.0, "dag": 120.0}
 """How long a migration takes from dual-write to swap, until one was measured."""
@@ -147,7 +146,7 @@ def trial(host: Host, application: Application, driver: Driver, plan: Iterable[t
             killed = time.monotonic()
             _recover(victim, driver, target)
             done.kills[-1].back_s = round(time.monotonic() - killed, 1)
-        finish(driver)
+        wait_until(driver.care, FINISH_S, "the migration is through")
         done.lasted_s, done.through_s = round(time.monotonic() - started, 1), round(time.monotonic() - killed, 1)
     application.settle()
     done.reruns, done.findings = list(driver.reruns), [str(one) for one in application.compare()]

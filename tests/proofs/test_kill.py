@@ -9,10 +9,10 @@ from importlib.util import find_spec
 
 import psutil
 import pytest
-from evaluation.reliability.drivers import Cli
 from evaluation.reliability.judge import embedded
 from evaluation.reliability.kill import running_site, trial, undo
 from evaluation.reliability.traffic import recorded, token_of
+from evaluation.reliability.victims import Cli
 
 from revector.errors import DatabaseUnavailable
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from evaluation.reliability.crash_report import Report
 from evaluation.reliability.crash_report import figures as crash_figures
-from evaluation.reliability.faults import figures as fault_figures
+from evaluation.reliability.faults import LAYER as FAULTS_LAYER
 from evaluation.reliability.faults_wire import FAULTS
 from evaluation.reliability.prove import LAYERS
 from evaluation.reliability.summary import HERE, races, write_report
@@ -56,8 +56,8 @@ def test_the_report_names_what_missed_its_goal_and_what_was_not_run(tmp_path: Pa
             {"named crash points that killed"},
         ),
         (
-            fault_figures,
-            {"rounds": 1, "only": "encoder", "strikes": {"encoder: hang": 1}, "breaches": {}},
+            FAULTS_LAYER.figures,
+            {"runs": 1, "tally": {"encoder: hang": 1}, "findings": []},
             {
                 "faults of the disk",
                 *(f"operations struck on the wire by: {f}" for f in FAULTS),
