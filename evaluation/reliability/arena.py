@@ -20,28 +20,39 @@ from evaluation.temporary import owned
 from revector import embedded
 from revector.database.engine import make_engine, upgrade_schema
 
+QUICK = {"fsync": "off", "synchronous_commit": "off"}
+
 
 @contextmanager
-def server(**settings: str) -> Iterator[sa.URL]:
+def server(**own: str) -> Iterator[sa.URL]:
     """Run an embedded PostgreSQL without fsync, or use the one that ``$REVECTOR_TEST_DATABASE_URL`` names.
 
-    ``settings`` are PostgreSQL's own; they need a server of our own.
+    ``own`` are settings of PostgreSQL's, which need a server of our own.
     """
     given = os.environ.get("REVECTOR_TEST_DATABASE_URL")
-    if given and not settings:
+    if given and not own:
         yield sa.make_url(given)
         return
     folder = owned(Path(tempfile.mkdtemp(prefix="revector-proof-", dir="/tmp")))
     folder.chmod(0o755)
-    before = dict(embedded.SETTINGS)
-    embedded.SETTINGS |= {"fsync": "off", "synchronous_commit": "off", **settings}
     try:
-        yield sa.make_url(embedded.ensure_running(folder / "state"))
+        with settings(**QUICK | own):
+            yield sa.make_url(embedded.ensure_running(folder / "state"))
+    finally:
+        embedded.remove(folder / "state")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def settings(**changed: str) -> Iterator[None]:
+    """Let embedded servers that are made meanwhile have these settings of PostgreSQL's."""
+    before = dict(embedded.SETTINGS)
+    embedded.SETTINGS |= changed
+    try:
+        yield
     finally:
         embedded.SETTINGS.clear()
         embedded.SETTINGS.update(before)
-        embedded.remove(folder / "state")
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -13,11 +13,12 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import sqlalchemy as sa
+from evaluation.reliability.arena import settings
 from evaluation.reliability.checker import Finding
 from evaluation.reliability.faults_place import QUESTION, Place, Scenario, ends
 from evaluation.reliability.faults_wire import Operation, Walk, effects
@@ -135,17 +136,22 @@ def _at(point: str, act: Callable[[], None]) -> Iterator[None]:
 
 
 def full_server(root: Path) -> list[Finding]:
-    """Fill PostgreSQL's disk until nothing can be stored, then until its log cannot go on and it ends.
+    """Fill PostgreSQL's disk before each step of a migration, then for a write, then until its log ends the server.
 
+    What runs ends with the reason or is done; nothing is done by half, and the same call succeeds once there is room.
     Raises ``NoMountError``.
     """
     with small_disk(SERVER_MIB) as disk, _server_on(disk) as start:
         place = Place(root, start())
         try:
-            found = _full_tables(place, disk) + _full_log(place, disk, start)
+            walk = Walk(place, random.Random())
+            steps = [walk.step(name, name in ("provision", "swap")) for name in FORWARD]
+            for one in (*steps, walk.rollback(), walk.retire()):
+                if found := _full_during(place, disk, start, one):
+                    return [replace(finding, where=one.name) for finding in found]
+            return _full_tables(place, disk) + _full_log(place, disk, start)
         finally:
             place.close()
-    return found
 
 
 def _full_tables(place: Place, disk: Disk) -> list[Finding]:
@@ -180,26 +186,6 @@ def _full_log(place: Place, disk: Disk, start: Callable[[], str]) -> list[Findin
     return found + place.compare()
 
 
-def full_at_each_step(root: Path) -> list[Finding]:
-    """Fill PostgreSQL's disk before each step of a migration, and a worker beside it.
-
-    What runs ends with the reason or is done; nothing is done by half, and the same call succeeds once there is room.
-    Raises ``NoMountError``.
-    """
-    with small_disk(SERVER_MIB) as disk, _server_on(disk) as start:
-        place = Place(root, start())
-        try:
-            walk = Walk(place, random.Random())
-            steps = [walk.step(name, name in ("provision", "swap")) for name in FORWARD]
-            for one in (*steps, walk.rollback(), walk.retire()):
-                if found := _full_during(place, disk, start, one):
-                    return found
-            place.settle()
-            return place.compare()
-        finally:
-            place.close()
-
-
 def _full_during(place: Place, disk: Disk, start: Callable[[], str], operation: Operation) -> list[Finding]:
     name = operation.name
     epoch, events = place.collection().epoch, place.events()
@@ -224,15 +210,12 @@ WRITING = ("plan", "provision", "backfill", "index")
 
 @contextmanager
 def _server_on(disk: Disk) -> Iterator[Callable[[], str]]:
-    before = dict(embedded.SETTINGS)
-    embedded.SETTINGS |= SMALL_SERVER
-    try:
-        yield lambda: embedded.ensure_running(disk.path / "state")
-    finally:
-        embedded.SETTINGS.clear()
-        embedded.SETTINGS.update(before)
-        disk.free()
-        embedded.remove(disk.path / "state")
+    with settings(**SMALL_SERVER):
+        try:
+            yield lambda: embedded.ensure_running(disk.path / "state")
+        finally:
+            disk.free()
+            embedded.remove(disk.path / "state")
 
 
 def _archiving(place: Place, folder: Path) -> Project:
@@ -263,5 +246,4 @@ def scenarios(place: Place, _draw: random.Random) -> Iterator[Scenario]:
     with tempfile.TemporaryDirectory() as folder:
         yield "archive full before a part", "all", partial(full_archive, place, warned=True)
         yield "archive full within a part", "all", partial(full_archive, place, warned=False)
-        yield "server full", "all", partial(full_server, Path(folder) / "server")
-        yield "server full at each step", "all", partial(full_at_each_step, Path(folder) / "steps")
+        yield "server full at each step", "all", partial(full_server, Path(folder))

@@ -18,7 +18,6 @@ from evaluation.reliability.checker import Finding
 from evaluation.reliability.faults_place import (
     QUESTION,
     FaultyEncoder,
-    Models,
     Place,
     Scenario,
     ends,
@@ -27,7 +26,7 @@ from evaluation.reliability.site import COLLECTION, NEW, OLD
 
 from revector.errors import EncoderError, EncoderMismatch, EncoderUnavailable
 from revector.indexing.encoding import Encoders
-from revector.interfaces import Piece, Side, Vectors
+from revector.interfaces import Encoder, Piece, Side, Vectors
 from revector.revisions import RevisionGraph
 from revector.spec import ModelSpec
 
@@ -144,55 +143,43 @@ class Struck:
             place.settle()  # the new version ended the lease
         return found + place.compare()
 
-    def order(self, name: str) -> list[Finding]:
-        """Strike with good vectors in another order: they must be refused, for they belong to other texts."""
-        ids = self.place.put(6)
-        worker = self.place.wired.worker()
-        with self._faulty(ORDERS[name]):
-            found = ends(worker.drain)
-        found += self._heal("worker", worker.drain)
-        self.place.put(self.place.author.put(*ids))  # nothing else would fix what is shown wrong
-        self.place.settle()
-        return found
+    def impostor(self, load: Callable[[ModelSpec], Encoder], *, told: bool) -> list[Finding]:
+        """Let a new process load something else under a model's name: it may publish nothing.
+
+        ``told`` by its fingerprint, a query is refused, too. A running process keeps its own.
+        """
+        place = self.place
+        place.put(5)
+        place.wired.worker().drain()  # its model is loaded
+        place.put(5)
+        fresh = place.connected(str(place.wired.settings.database_url))
+        fresh.__dict__["encoders"] = Encoders(load)
+        published = fresh.worker().drain()
+        found = [Finding("wrong model", f"{published} published")] if published else []
+        if told:
+            ask = partial(fresh.searcher(COLLECTION).search, QUESTION)
+            found += ends(ask, EncoderMismatch, must_fail="wrong model: a query is refused")
+        fresh.raw_engine.dispose()
+        return found + self._heal("worker", place.wired.worker().drain)
 
     def other_model(self) -> list[Finding]:
-        """Put another model under the same name: a running process keeps its own, a new one refuses the other."""
-        place = self.place
-        self.place.put(5)
-        place.wired.worker().drain()  # its model is loaded
-        self.place.put(5)
-        fresh = place.connected(str(place.wired.settings.database_url))
-        load = place.wired.load_encoder
-        fresh.__dict__["encoders"] = Encoders(Models(lambda model: load(_renamed(model))))
-        published = fresh.worker().drain()
-        found = [Finding("wrong model", f"{published} published")] if published else []
-        try:
-            fresh.searcher(COLLECTION).search(QUESTION)
-            found.append(Finding("wrong model", "a query was answered"))
-        except EncoderMismatch:
-            pass
-        fresh.raw_engine.dispose()
-        return found + self._heal("worker", place.wired.worker().drain)
+        """Put another model under the same name."""
+        load = self.place.wired.load_encoder
+        return self.impostor(lambda model: load(replace(model, name="hashing:seed9")), told=True)
 
     def silent_change(self) -> list[Finding]:
-        """Change what a model answers, with its files and settings as they were: no worker may publish that."""
-        place = self.place
-        self.place.put(5)
-        fresh = place.connected(str(place.wired.settings.database_url))
-        load = place.wired.load_encoder
-        fresh.__dict__["encoders"] = Encoders(lambda model: _Negated(load(model)))
-        published = fresh.worker().drain()
-        fresh.raw_engine.dispose()
-        found = [Finding("wrong model", f"{published} published")] if published else []
-        return found + self._heal("worker", place.wired.worker().drain)
+        """Change what a model answers, with its files and settings as they were."""
+        load = self.place.wired.load_encoder
+        return self.impostor(lambda model: _Negated(load(model)), told=False)
 
     def _faulty(self, reply: Reply) -> AbstractContextManager[None]:
         self._load()
         return self.place.models.faulty(reply)
 
     def _load(self) -> None:
+        graph = RevisionGraph.from_folder(self.place.wired.migrations(COLLECTION))
         for revision in (OLD, NEW):
-            self.place.wired.encoders.fresh(_model(self.place, revision))
+            self.place.wired.encoders.fresh(graph[revision].model)
 
     def _operation(self, where: str) -> Callable[[], object]:
         migrator = self.place.wired.migrator(COLLECTION, actor="struck")
@@ -224,14 +211,6 @@ class _Negated(FaultyEncoder):
         return -self.inner.encode(side, pieces)
 
 
-def _renamed(model: ModelSpec) -> ModelSpec:
-    return replace(model, name="hashing:seed9")
-
-
-def _model(place: Place, revision: str) -> ModelSpec:
-    return RevisionGraph.from_folder(place.wired.migrations(COLLECTION))[revision].model
-
-
 def scenarios(place: Place, draw: random.Random) -> Iterator[Scenario]:
     """Yield each fault once, on an operation drawn at random."""
     struck = Struck(place)
@@ -242,8 +221,8 @@ def scenarios(place: Place, draw: random.Random) -> Iterator[Scenario]:
         where = draw.choice(("worker", "backfill", "query"))
         yield name, where, partial(struck.down, raising(error), where)
         yield f"{name} for one text", "worker", partial(struck.poison, error)
+    for name, reply in (*REPLIES.items(), *ORDERS.items()):
+        yield name, "worker", partial(struck.down, reply, "worker")
     for name, reply in REPLIES.items():
-        for where in ("worker", draw.choice(("backfill", "query"))):
-            yield name, where, partial(struck.down, reply, where)
-    for name in ORDERS:
-        yield name, "worker", partial(struck.order, name)
+        where = draw.choice(("backfill", "query"))
+        yield name, where, partial(struck.down, reply, where)
