@@ -23,9 +23,8 @@ from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
-from evaluation.reliability.controller import migrate
-from evaluation.reliability.history import Recorder
-from evaluation.reliability.judge import Judge
+from evaluation.reliability.controller import Controller
+from evaluation.reliability.moves_seen import watched_moves
 from evaluation.reliability.observer import rows, value
 from evaluation.reliability.playing import Child
 from evaluation.reliability.site import COLLECTION, NEW
@@ -45,7 +44,6 @@ from revector.adoption.presets import AdoptionRequest
 from revector.cli import main
 from revector.cli.exits import INTERRUPTED, UNEXPECTED
 from revector.interfaces import Document
-from revector.serving.searcher import Searcher
 
 OUTAGE_S = 0.25
 INGESTED = 20
@@ -110,23 +108,15 @@ def ask(
         draw, name, judge = random.Random(f"{seed} {number}"), f"{me.name}.{number}", me.site.judge(Told(me.site.log))
         for _ in paced(until, per_s / sessions):
             query = draw.choice(ids[-hot:] if draw.random() < 0.5 else ids)
-            by = "chunk" if draw.random() < 0.2 else "document"
-            ask_once(me.recorder, name, searcher, judge, query, by=by, **facts)
+            by, call = "chunk" if draw.random() < 0.2 else "document", me.recorder.invoke("query", name)
+            try:
+                answer = searcher.search(query, 5, by=by)
+            except ERRORS as error:
+                me.recorder.fail(call, "query", name, detail=said(error))
+            else:
+                me.recorder.ok(call, "query", name, **judge.answer(query, answer, by=by) | facts)
 
     run_threads(partial(session, number) for number in range(sessions))
-
-
-def ask_once(
-    recorder: Recorder, name: str, searcher: Searcher, judge: Judge, query: str, *, by: str = "document", **facts: Any
-) -> None:
-    """Ask one question and record the judged answer, or why there was none; ``facts`` replace what the judge says."""
-    call = recorder.invoke("query", name)
-    try:
-        answer = searcher.search(query, 5, by=by)
-    except ERRORS as error:
-        recorder.fail(call, "query", name, detail=said(error))
-    else:
-        recorder.ok(call, "query", name, **judge.answer(query, answer, by=by) | facts)
 
 
 def run_threads(bodies: Iterable[Callable[[], None]]) -> None:
@@ -274,7 +264,9 @@ def dag(me: Child) -> None:
 
 def controller(me: Child, *, seed: int, until: float, every_s: float) -> None:
     """Migrate, swap, roll back and retire until then, in one history with the controllers before this one."""
-    migrate(me.site, f"{seed} {me.number}", me.site.folder / "moves.jsonl", until, every_s)
+    made = Controller(me.site, f"{seed} {me.number}", me.site.folder / "moves.jsonl")
+    with watched_moves(made.note, rows=True):
+        made.run(until, every_s)
 
 
 def several(me: Child, *, scenes: Sequence[Mapping[str, Any]]) -> None:

@@ -18,7 +18,6 @@ from typing import Any
 
 from evaluation.reliability import checks
 from evaluation.reliability.history import Recorder, load
-from evaluation.reliability.moves_seen import watched_moves
 from evaluation.reliability.observer import rows, slots, value
 from evaluation.reliability.site import COLLECTION, Site
 from evaluation.reliability.traffic import ERRORS, waited_for
@@ -33,13 +32,6 @@ ABORTS, FORCED, SHORT = 0.1, 0.1, 0.2
 QUIET_S = 30.0
 MOST_TURNS = 6
 """Swaps and rollbacks of one generation before the other is retired."""
-
-
-def migrate(site: Site, seed: str, path: Path, until: float, every_s: float) -> None:
-    """Be the controller until then; ``path`` has the history of all controllers, and refusals beside it."""
-    made = Controller(site, seed, path)
-    with watched_moves(made.note, rows=True):
-        made.run(until, every_s)
 
 
 class Controller:

@@ -21,7 +21,7 @@ PROMISES = (
     ("No write is lost, stale or resurrected", "L0 to L6: 0 found of each, below"),
     ("No query is answered by an index of another model", "L1, L2, L6: every answer computed again by its own encoder"),
     ("Rollback loses nothing", "L1 to L3, L6: both generations compared, whole, after every rollback"),
-    ("Every step can be killed and run again", "L3: every named point, and at random; L4: answers lost after COMMIT"),
+    ("Every step can be killed and run again", "L3: every named point; L6: at random; L4: answers lost after COMMIT"),
     ("The proof can see", "L7: each seeded bug, and the layer that caught it"),
 )
 
@@ -67,19 +67,14 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
 
 
 def _shortfalls(found: Mapping[str, Mapping[str, Any] | None]) -> list[str]:
+    shown = [(name, figure) for name, results in found.items() for figure in (results or {}).get("figures", ())]
     missed = [
         (name, figure["name"], f"{_number(figure['value'])} {figure['unit']}", figure["goal"])
-        for name, results in found.items()
-        for figure in (results or {}).get("figures", ())
+        for name, figure in shown
         if figure["holds"] is False
     ]
     absent = [name for name, results in found.items() if results is None]
-    absent += [
-        f"{name}: {figure['name']}"
-        for name, results in found.items()
-        for figure in (results or {}).get("figures", ())
-        if figure["value"] == NOT_RUN
-    ]
+    absent += [f"{name}: {figure['name']}" for name, figure in shown if figure["value"] == NOT_RUN]
     lines = ["## Shortfalls", ""]
     if absent:
         lines += [f"Not run: {'; '.join(absent)}.", ""]
