@@ -206,8 +206,8 @@ def adopt(me: Child) -> None:
     """Take the table of ``adopting`` over, or go on with it."""
     adopter = me.site.project.adopter(COLLECTION)
     if adopter.adoption() is None:
-        request = AdoptionRequest(table="public.notes", model="hashing", text=("title", "body"), where="lang = 'en'")
-        adopter.begin(adopter.plan(request))
+        columns = {"text": ("title", "body"), "separator": " ", "where": "lang = 'en'"}
+        adopter.begin(adopter.plan(AdoptionRequest(table="public.notes", model="hashing", **columns)))
     adopter.resume()
 
 

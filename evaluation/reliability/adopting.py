@@ -23,13 +23,17 @@ import sqlalchemy as sa
 from evaluation.reliability.arena import database
 from evaluation.reliability.checks import wait_until
 from evaluation.reliability.forks import Forks
+from evaluation.reliability.history import Recorder
+from evaluation.reliability.judge import Judge, at_rest
 from evaluation.reliability.observer import apply_all, rows, value
 from evaluation.reliability.seeds import Drawn, Layer
 from evaluation.reliability.site import COLLECTION, Shape, Site
+from evaluation.reliability.traffic import token_in, token_of
 from evaluation.reliability.truth import Truth
 
 from revector.local.table_oracle import catalogue, changed
 from revector.registry.work import LEASE_S
+from revector.revisions import RevisionGraph
 from revector.spec import Chunking, ModelSpec
 
 ROWS, LONGEST_S, TRIES = 600, 2.5, 20
@@ -100,10 +104,10 @@ class Writer:
 
     def _write(self, connection: sa.Connection) -> None:
         [kind] = self.random.choices(list(KINDS), list(KINDS.values()))
-        n, word = self.random.randrange(ROWS * 2), f"w{self.random.randrange(10**9)}"
+        n = self.random.randrange(ROWS * 2)
         self.did[kind] += 1
         if kind == "insert":
-            self._insert(connection, n, word)
+            self._insert(connection, n)
             return
         statement = {
             "text": "UPDATE public.notes SET title = :word, embedding = NULL WHERE id = :n",
@@ -114,27 +118,29 @@ class Writer:
             "hide": "UPDATE public.notes SET body = CASE WHEN body = '' THEN :word ELSE '' END, title = '', "
             "embedding = NULL WHERE id = :n",
         }[kind]
-        given = {
-            name: value for name, value in (("word", word), ("n", n), ("m", n + 2 * ROWS)) if f":{name}" in statement
-        }
-        connection.execute(sa.text(statement), given)
+        given = {"word": self._word(n), "n": n, "m": n + 2 * ROWS}
+        connection.execute(sa.text(statement), {name: one for name, one in given.items() if f":{name}" in statement})
 
-    def _insert(self, connection: sa.Connection, n: int, word: str = "first") -> None:
-        title, body = f"{word} t{n}", f"b{n} some words"
+    def _word(self, n: int) -> str:
+        """Return a word that names this write alone."""
+        return token_of(f"t{n}", "app", self.did.total())
+
+    def _insert(self, connection: sa.Connection, n: int) -> None:
+        title, body = self._word(n), f"b{n} some words"
         connection.execute(
             sa.text(
                 "INSERT INTO public.notes (id, lang, title, body, embedding) VALUES (:n, :lang, :title, :body, "
                 "CAST(:v AS vector)) ON CONFLICT DO NOTHING"
             ),
             {"n": n, "lang": "de" if n % 5 == 0 else "en", "title": title, "body": body,
-             "v": json.dumps(self._own.vector(f"{title}\n{body}").tolist())},
+             "v": json.dumps(self._own.vector(f"{title} {body}").tolist())},
         )  # fmt: skip
 
 
 def truth(engine: sa.Engine, *, composite: bool) -> dict[str, str]:
     """Return what must be searchable, by id: the table's English rows with a text."""
     texts = {
-        f"{row.id}/{row.lang}" if composite else str(row.id): "\n".join(filter(None, (row.title, row.body)))
+        f"{row.id}/{row.lang}" if composite else str(row.id): " ".join(filter(None, (row.title, row.body)))
         for row in rows(engine, "SELECT id, lang, title, body FROM public.notes WHERE lang = 'en'")
     }
     return {doc_id: text for doc_id, text in texts.items() if text.strip()}
@@ -153,7 +159,7 @@ class History:
             'qrels = "labels.csv"\n'
         )
         labelled = f"{KEPT}/en" if self._composite else str(KEPT)
-        (folder / "labels.csv").write_text(f"query_id,query,doc_id,score\nq1,first t{KEPT},{labelled},1\n")
+        (folder / "labels.csv").write_text(f"query_id,query,doc_id,score\nq1,b{KEPT},{labelled},1\n")
         self.site = Site(folder, url, SHAPE)
         self.site.project.init()
         forks.open(self.site, bug)
@@ -200,21 +206,28 @@ class History:
     def _is_settled(self) -> bool:
         """Do what is due; return whether nothing is left, also none that a killed process had claimed."""
         apply_all(self.site.project)
-        waiting = "SELECT true FROM pending p JOIN collection c ON c.active_gen = p.gen WHERE p.state = 'due' LIMIT 1"
-        return value(self.site.engine, waiting) is None
+        return value(self.site.engine, "SELECT true FROM pending JOIN slot USING (gen) LIMIT 1") is None
 
     def _judge(self, when: str) -> Iterator[str]:
-        """Hold the application for a moment; compare table, documents and every answer."""
+        """Hold the application for a moment; compare its table with documents, indexes and answers."""
+        site = self.site
         with self.writer.engine.begin() as connection:
             connection.execute(sa.text("LOCK TABLE public.notes IN SHARE MODE"))
             wait_until(self._is_settled, 2 * LEASE_S, "all work is done")
-            wanted = truth(self.writer.engine, composite=self._composite)
-            stored = rows(self.site.engine, "SELECT doc_id, content FROM document WHERE NOT deleted")
-            found = {row.doc_id: row.content for row in stored}
-            for doc_id in sorted(wanted.keys() | found.keys()):
-                if wanted.get(doc_id) != found.get(doc_id):
-                    yield f"{when}: {doc_id} is {wanted.get(doc_id)!r} in the table and {found.get(doc_id)!r} here"
-            searcher = self.site.project.searcher(COLLECTION)
+            wanted, recorder = truth(self.writer.engine, composite=self._composite), Recorder()
+            tokens = {doc_id: str(token_in(text)) for doc_id, text in wanted.items()}
+            versions = {row.doc_id: row.version for row in rows(site.engine, "SELECT doc_id, version FROM document")}
+            for doc_id, token in tokens.items():
+                call = recorder.invoke("put", "application", doc_id=doc_id, content=token)
+                version = versions.get(doc_id, 0)
+                recorder.ok(call, "put", "application", doc_id=doc_id, content=token, version=version)
+            graph = RevisionGraph.from_folder(site.project.migrations(COLLECTION))
+            texts = {token: wanted[doc_id] for doc_id, token in tokens.items()}
+            judge = Judge(
+                lambda revision: Truth.of(graph[revision]), lambda token: texts.get(token, ""), lambda *_: (), []
+            )
+            yield from (f"{when}: {one}" for one in at_rest(site.engine, site.cid, judge, recorder, exact=False))
+            searcher = site.project.searcher(COLLECTION)
             for doc_id in random.Random(len(wanted)).sample(sorted(wanted), 40):
                 # The small graph (m = 4) may miss a row that is there, which is no loss; exact search may not.
                 exact, near = (
@@ -225,9 +238,6 @@ class History:
                     yield f"{when}: a search for the text of {doc_id} gave {exact}"
                 if gone := {*exact, *near} - wanted.keys():
                     yield f"{when}: a search showed {gone}, which are no rows"
-            report = self.site.project.verify(COLLECTION)
-            if not report.passed:
-                yield f"{when}: verify says {report.as_data()}"
 
 
 def run(url: str, seeds: Sequence[int], given: argparse.Namespace) -> Drawn:
