@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.reliability import checks
-from evaluation.reliability.arena import Outages, server
+from evaluation.reliability.arena import Outages, database, server
 from evaluation.reliability.checker import check
 from evaluation.reliability.controller import EVENTS, Controller
 from evaluation.reliability.forks import Forks, Notes
@@ -43,8 +43,6 @@ from evaluation.reliability.site import COLLECTION, Shape, Site
 from evaluation.reliability.soak_report import CHAOS, Outcome, Plan, figures, piece_of
 from evaluation.reliability.traffic import waited_for
 from evaluation.temporary import owned
-
-from revector.database.engine import make_engine, upgrade_schema
 
 MODULE = "evaluation.reliability.soak"
 PAUSE_S = 0.3, 4.0
@@ -262,7 +260,7 @@ class Soak:
         """Wait until the live lane is empty and nobody is in a transaction; what is left after ``HEAL_S`` is said."""
         give_up = time.monotonic() + HEAL_S
         while time.monotonic() < give_up:
-            if not value(self._site.engine, _WAITING) and not value(self._site.engine, _BUSY):
+            if not value(self._site.engine, _WAITING) and not checks.transactions(self._site.engine, 0.0):
                 return True
             # What a killed worker had leased would be due after a minute: leases save work, they protect nothing.
             rows(self._site.engine, "UPDATE pending SET lease_until = NULL WHERE attempts > 0 AND state = 'due'")
@@ -312,10 +310,6 @@ class Soak:
 
 
 _WAITING = "SELECT count(*) FROM pending p JOIN slot s USING (gen) WHERE s.role <> 'building'"
-_BUSY = """
-SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND
-backend_type = 'client backend' AND state <> 'idle'
-"""
 _SIZES = """
 SELECT CASE WHEN relid = ANY(SELECT relid FROM pg_partition_tree('ledger')) THEN 'ledger'
             WHEN relname IN ('document', 'pending', 'event') THEN relname ELSE 'live indexes' END AS what,
@@ -361,12 +355,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     # A crash of the server, unlike one of the machine, loses nothing that was handed to the system's cache.
-    with server(synchronous_commit="on") as url:
-        database_url = url.render_as_string(hide_password=False)
-        engine = make_engine(database_url)
-        upgrade_schema(engine)
-        engine.dispose()
-        outcome = soak(database_url, plan, Outages(url), bug)
+    with server(synchronous_commit="on") as at, database(at) as url:
+        outcome = soak(url, plan, Outages(at), bug)
     for one in outcome.findings[:20]:
         print(f"  {one.promise}: {one.detail}")
     for problem in outcome.problems[:20]:
