@@ -7,14 +7,16 @@ one survives, which must have succeeded. Where a turn does not pass the point, n
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
+from evaluation.reliability import checks
 from evaluation.reliability.checker import Finding
-from evaluation.reliability.crash_report import Kill, Trials
-from evaluation.reliability.forks import End, Forks
+from evaluation.reliability.forks import End, Forks, Notes
+from evaluation.reliability.judge import at_rest
 from evaluation.reliability.site import NEW, Site
 
 from revector.crash import POINTS
@@ -104,6 +106,67 @@ def turns(seed: int) -> Iterator[Turn | None]:
     yield None
 
 
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """One SIGKILL: at which point, what kind of process, doing what, at which passing."""
+
+    point: str
+    kind: str
+    during: str
+    passing: int
+
+
+class Trials:
+    """Migrations on one database that are killed into, whose history grows from one to the next."""
+
+    def __init__(self, forks: Forks, site: Site, *, seed: int = 0, plant: str | None = None) -> None:
+        self.site, self.notes, self.tally = site, Notes(), Counter[str]()
+        self.kills, self.findings = list[Kill](), list[Finding]()
+        self.forks, self.intended, self._seed, self._plant, self._newest = forks, Counter[str](), seed, plant, 0
+
+    def begin(self) -> None:
+        """Write the corpus and make the first generation live, unharmed; from here on bugs are planted."""
+        self.site.begin(self.notes.recorder)
+        self.intended.update(FORWARD[1:])
+        self.forks.open(self.site, self._plant)
+
+    def find(self, where: str, findings: Sequence[Finding]) -> None:
+        """Note what was found."""
+        self.findings += [replace(one, where=where) for one in findings]
+
+    def killed(self, where: str, kill: Kill) -> None:
+        """Count a kill, and check what is true at every instant."""
+        self.kills.append(kill)
+        self.tally.update(("kills", f"at {kill.point}", f"of a {kill.kind}", f"during {kill.during}"))
+        self.find(where, checks.instant(self.site.engine, self.site.cid))
+
+    def run(self, actor: str, arm: str = "", **arguments: Any) -> End:
+        """Run one process to its end and take over its notes."""
+        end = self.forks.run(actor, arm, **arguments)
+        self.notes.read(self.site, end)
+        return end
+
+    def compare(self, where: str, *, overlapped: bool = False) -> None:
+        """Let one worker heal, and compare everything with what the victims were told."""
+        site, recorder = self.site, self.notes.recorder
+        self.find(where, checks.sessions(site.engine))
+        end = self.run("drain")
+        if end.status:
+            self.find(where, [Finding("not caught up", self.notes.said(end))])
+        found = checks.instant(site.engine, site.cid)
+        found += at_rest(site.engine, site.cid, site.judge(recorder), recorder)
+        self._newest, parts = checks.parts(site.engine, site.project.archive, self._newest, overlapped=overlapped)
+        self.find(where, found + parts)
+        self.tally["comparisons"] += 1
+        self.tally |= Counter(acknowledged=self.notes.count("ok"), unknown=self.notes.count("info"))
+
+    def settled(self, where: str, migrations: int) -> None:
+        """Check that each intended move had one effect, and that nothing ended is left."""
+        engine = self.site.engine
+        self.find(where, checks.effects(engine, self.site.cid, self.intended) + checks.leftovers(engine))
+        self.tally["migrations"] += migrations
+
+
 class Stories(Trials):
     """Stories on one database; ``everywhere``: each turn is armed, also where ``PASSES`` does not ask for it.
 
@@ -115,19 +178,19 @@ class Stories(Trials):
         self, forks: Forks, site: Site, *, seed: int, plant: str | None = None, everywhere: bool = False
     ) -> None:
         super().__init__(forks, site, seed=seed, plant=plant)
-        self._everywhere, self._seed, self._overlapped = everywhere, seed, False
+        self.everywhere, self._overlapped = everywhere, False
 
     def tell(self, point: str) -> list[Kill]:
         """Tell the story of one point, armed where ``PASSES`` says, or ``everywhere`` and more often; return its kills.
 
-        What broke is in ``report``.
+        What broke is in ``findings``.
         """
-        does = (turn.does for turn in turns(0) if turn is not None) if self._everywhere else PASSES[point]
+        does = (turn.does for turn in turns(0) if turn is not None) if self.everywhere else PASSES[point]
         return self.tell_of(dict.fromkeys(does, point), point)
 
     def tell_of(self, armed: Mapping[str, str], name: str) -> list[Kill]:
         """Tell one story in which each turn named dies at its point; return its kills. Findings are under ``name``."""
-        before, calm = len(self.report.kills), list[Turn]()
+        before, calm = len(self.kills), list[Turn]()
         self._seed += 10
         for turn in turns(self._seed):
             if turn is not None and turn.does not in armed:
@@ -139,10 +202,9 @@ class Stories(Trials):
                 self.compare(name, overlapped=self._overlapped)
                 self._overlapped = False
             else:
-                self._armed(armed[turn.does], turn, ALL_PASSINGS if self._everywhere else PASSINGS)
-        self.settled(name)
-        self.report.migrations += 2
-        return self.report.kills[before:]
+                self._armed(armed[turn.does], turn, ALL_PASSINGS if self.everywhere else PASSINGS)
+        self.settled(name, 2)
+        return self.kills[before:]
 
     def _armed(self, point: str, turn: Turn, most: int) -> None:
         """Let one process after another die at the point, until one gets through."""
@@ -151,8 +213,7 @@ class Stories(Trials):
             end = self.run(turn.actor, f"{point}:{passing}", **turn.arguments)
             if not end.killed:
                 break
-            self.report.kills.append(Kill(point, turn.kind, turn.does, passing))
-            self.report.find(where, self.instant())
+            self.killed(where, Kill(point, turn.kind, turn.does, passing))
         else:
             # Two at one shard may embed a document twice, so that parts are less to be judged by.
             shared = turn.kind == "shard" and self._seed // 10 % 2 == 0
@@ -170,7 +231,7 @@ class Stories(Trials):
             self.notes.read(self.site, end)
         late = self.notes.failures.get(ends[1].child)
         if ends[1].status and not (late and StateError.__name__ in late.detail["kinds"]):
-            self.report.find(where, [Finding("failed", self.notes.said(ends[1]))])
+            self.find(where, [Finding("failed", self.notes.said(ends[1]))])
         return ends[0]
 
     def _together(self, point: str, calm: list[Turn]) -> None:
@@ -183,7 +244,7 @@ class Stories(Trials):
 
     def _succeeded(self, where: str, end: End) -> None:
         if end.status:
-            self.report.find(where, [Finding("not done when run again", self.notes.said(end))])
+            self.find(where, [Finding("not done when run again", self.notes.said(end))])
 
 
 class Tasks(Trials):
@@ -199,15 +260,12 @@ class Tasks(Trials):
             embedded |= {one for one in (*before, task) if one.startswith("embed")}
             end = self.run("dag", f"{OF_TASKS}:{passing}", limit_s=DAG_S)
             if end.killed:
-                self.report.kills.append(Kill(OF_TASKS, "task", task, passing))
+                self.killed(task, Kill(OF_TASKS, "task", task, passing))
             else:
-                self.report.find(task, [Finding("not killed", f"the DAG ended: {self.notes.said(end)}")])
-            self.report.find(task, self.instant())
-            print(f"{len(self.report.kills)} kills; after {task}", flush=True)
+                self.find(task, [Finding("not killed", f"the DAG ended: {self.notes.said(end)}")])
         end = self.run("dag", limit_s=DAG_S)
         if end.status:
-            self.report.find("the last run", [Finding("not done when run again", self.notes.said(end))])
+            self.find("the last run", [Finding("not done when run again", self.notes.said(end))])
         self.intended.update(FORWARD[1:])
         self.compare("the end")
-        self.settled("the end")
-        self.report.migrations += 1
+        self.settled("the end", 1)

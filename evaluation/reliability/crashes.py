@@ -1,126 +1,125 @@
 """Kills real processes with SIGKILL at every named crash point, and runs them again; at random moments, ``soak`` kills.
 
-    python -m evaluation.reliability.crashes --mode points|task [--seed N] [--count N] [--bug NAME]
+    python -m evaluation.reliability.crashes --mode points|task [--seed N] [--count N] [--processes N] [--bug NAME]
 
-``points`` tells one story of a migration per crash point, ``task`` kills the DAG after each of its steps. ``--count``:
-at least so many kills (``points``: each point at least once). After each story the document table and every live index
-are compared, whole, with what the writers were told.
+``points`` tells one story of a migration per crash point and seed, the first round of them short; ``task`` kills the
+DAG after each of its steps. After each story the document table and every live index are compared, whole, with what
+the writers were told.
 """
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
+import argparse
 import tempfile
-import time
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
 
-from evaluation.reliability.arena import database, server
+from evaluation.bench.common import Figure
 from evaluation.reliability.checker import Finding
-from evaluation.reliability.crash_points import PASSES, TASKS, Stories, Tasks
-from evaluation.reliability.crash_report import Report, figures
+from evaluation.reliability.crash_points import OF_TASKS, PASSES, TASKS, Stories, Tasks, Trials
 from evaluation.reliability.forks import Forks
-from evaluation.reliability.pieces import add_piece, options
+from evaluation.reliability.pieces import Piece, none, not_run, totals
+from evaluation.reliability.seeds import Drawn, Layer
 from evaluation.reliability.site import Site
 
+from revector.crash import POINTS
 from revector.errors import DatabaseUnavailable
 
-MODULE = "evaluation.reliability.crashes"
-COUNTS = {"points": 600, "task": len(TASKS)}
-"""Kills of each mode, by default."""
+NAMED = tuple(PASSES)
+PROMISES = (
+    *("lost", "stale", "resurrected", "went back", "wrong model", "mixed chunks", "phantom", "half", "effects"),
+    "leftover",
+)
+"""Promises of the first importance; anything else that was found is counted together."""
+
+COUNTED = {
+    "kills": "processes killed with SIGKILL",
+    "acknowledged": "documents' writes that were acknowledged",
+    "unknown": "documents' writes whose answer a kill took",
+    "migrations": "migrations that were killed into, and finished",
+    "comparisons": "comparisons of the documents and every live index, whole",
+}
+BY = "at ", "of a ", "during "
 
 
-def run_points(
-    url: str,
-    folder: Path,
-    *,
-    seed: int,
-    points: Collection[str] = tuple(PASSES),
-    plant: str | None = None,
-    everywhere: bool = False,
-    enough: Callable[[Report], bool] = lambda _: False,
-) -> Report:
-    """Tell the story of each point on an empty database that has our tables; ``folder`` is empty, too.
+class Crashes(Layer):
+    """The layer, which counts kills by point, process and move."""
 
-    ``plant`` names a seeded bug, which all victims have. Ends with the first story that found something, or when there
-    was ``enough``.
+    def figures(self, pieces: Sequence[Piece]) -> list[Figure]:
+        """Return what was done and found."""
+        tally = totals(pieces, "tally")
+        points = {key.removeprefix("at ") for key in tally if key.startswith("at ")}
+        reachable = (len(POINTS) - 1) * bool(points - {OF_TASKS}) + (OF_TASKS in points)
+        met, named = len(points & POINTS.keys()), "named crash points that killed"
+        findings = [finding.partition(": ")[2] for piece in pieces for finding in piece["findings"]]
+        broken = Counter(next((one for one in PROMISES if said.startswith(f"{one}:")), "other") for said in findings)
+        return [
+            *super().figures(pieces),
+            Figure(named, met, f"of {len(POINTS)}", f"≥ {reachable}", met >= reachable) if points else not_run(named),
+            *(none(f"found: {one}", broken[one]) for one in (*PROMISES, "other")),
+            *(Figure(f"kills {key}", tally[key], "kills") for by in BY for key in sorted(tally) if key.startswith(by)),
+        ]
+
+
+def run_points(url: str, folder: Path, points: Sequence[tuple[int, str, bool]], *, plant: str | None = None) -> Stories:
+    """Tell stories, each by its seed, point and whether it is the long one, on an empty database with our tables.
+
+    ``folder`` is empty, too. ``plant`` names a seeded bug, which all victims have. Ends with the first story that found
+    something.
     """
-    started = time.monotonic()
     with Forks() as forks, closing(Site(folder, url)) as site:
-        stories = Stories(forks, site, seed=seed, plant=plant, everywhere=everywhere)
-        for tell in (stories.begin, *(partial(stories.tell, point) for point in points)):
-            _guarded(stories.report, tell)
-            if stories.report.findings or enough(stories.report):
-                break
-    stories.report.seconds = time.monotonic() - started
-    return stories.report
+        stories = Stories(forks, site, seed=points[0][0], plant=plant)
+        _guarded(stories, stories.begin)
+        for _, point, everywhere in points:
+            stories.everywhere = everywhere
+            if not stories.findings:
+                _guarded(stories, partial(stories.tell, point))
+    return stories
 
 
-def run_tasks(url: str, folder: Path, *, seed: int, tasks: Sequence[str] = TASKS) -> Report:
+def run_tasks(url: str, folder: Path, tasks: Sequence[str] = TASKS) -> Tasks:
     """Kill the DAG after each of ``tasks``, on an empty database that has our tables; ``folder`` is empty, too."""
-    started = time.monotonic()
     with Forks(0) as forks, closing(Site(folder, url)) as site:
-        story = Tasks(forks, site, seed=seed)
+        story = Tasks(forks, site)
         story.begin()
-        _guarded(story.report, partial(story.tell, tasks))
-    story.report.seconds = time.monotonic() - started
-    return story.report
+        _guarded(story, partial(story.tell, tasks))
+    return story
 
 
-def run(mode: str, *, seed: int, count: int, bug: str | None = None) -> Report:
-    """Run rounds of stories, each on a fresh database, until there were ``count`` kills; or the DAG, killed so often.
-
-    The first round of stories is the short one, of all points. Ends early with what it found.
-    """
-    total, done = Report(seed), 0
-    while not total.findings and (len(total.kills) < count or not done):
-        with tempfile.TemporaryDirectory(prefix="revector-crashes-") as folder, server() as at, database(at) as url:
-            if mode == "task":
-                return run_tasks(url, Path(folder), seed=seed, tasks=TASKS[:count])
-            left = count - len(total.kills)
-            enough = partial(_is_enough, left) if done else partial(_is_enough, sys.maxsize)
-            total.add(run_points(url, Path(folder), seed=seed + done, plant=bug, everywhere=done > 0, enough=enough))
-        done += 1
-    return total
-
-
-def _is_enough(left: int, report: Report) -> bool:
-    print(f"{len(report.kills):,} kills on this database, {len(report.findings)} findings", flush=True)
-    return len(report.kills) >= left
-
-
-def _guarded(report: Report, go_on: Callable[[], object]) -> None:
+def _guarded(trials: Trials, go_on: Callable[[], object]) -> None:
     """Do it; what does not end is a finding, and so is an observer who cannot look though the server is there."""
     try:
         go_on()
     except TimeoutError as error:
-        report.find("no end", [Finding("hung", str(error))])
+        trials.find("no end", [Finding("hung", str(error))])
     except DatabaseUnavailable as error:
-        report.find("the observer", [Finding("unavailable", str(error))])
+        trials.find("the observer", [Finding("unavailable", str(error))])
+
+
+def run(url: str, seeds: Sequence[int], given: argparse.Namespace) -> Drawn:
+    """Tell the stories of some seeds on one database; or kill the DAG after as many of its steps."""
+    with tempfile.TemporaryDirectory(prefix="revector-crashes-") as folder:
+        if given.mode == "task":
+            wanted = {TASKS[(seed - given.seed) % len(TASKS)] for seed in seeds}
+            done: Trials = run_tasks(url, Path(folder), [task for task in TASKS if task in wanted])
+        else:
+            turns = [(seed, divmod(seed - given.seed, len(NAMED))) for seed in seeds]
+            points = [(seed, NAMED[place], later > 0) for seed, (later, place) in turns]
+            done = run_points(url, Path(folder), points, plant=given.bug)
+    return Drawn(done.tally, [(seeds[0], str(one)) for one in done.findings])
+
+
+LAYER = Crashes("evaluation.reliability.crashes", __doc__, "crashes", "stories", run, COUNTED, 12)
 
 
 def main() -> int:
-    """Read the command line, run, and keep the figures; return 1 if a goal is missed or anything was found."""
-    parser = options(MODULE, __doc__, seed=20_261_120, results="crashes")
-    parser.add_argument("--mode", choices=COUNTS, default="points")
-    parser.add_argument("--count", type=int, help=f"kills at least; default by mode: {COUNTS}")
-    parser.add_argument("--bug", help="plant this seeded bug; nothing is kept then")
-    given = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing is left then, either
-    os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    count = given.count or COUNTS[given.mode]
-    report = run(given.mode, seed=given.seed, count=count, bug=given.bug)
-    for finding in report.findings:
-        print(f"FOUND {finding}")
-    if report.findings:
-        print(f"repeat: python -m {MODULE} --mode {given.mode} --seed {report.seed} --count {len(report.kills)}")
-    if given.bug:
-        return 0 if report.findings else 1
-    return 0 if add_piece(given.results, report.piece(given.mode, count), figures, MODULE) else 1
+    """Read the command line, run, and keep the figures."""
+    parser = LAYER.options(seed=20_261_120, count=len(NAMED), processes=1)
+    parser.add_argument("--mode", choices=("points", "task"), default="points")
+    return LAYER.main(parser.parse_args())
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ LAYERS = (
     Layer("L2", "interleave", "The real code, statement by statement, in random interleavings of writers, workers, "
           "queries and moves", "--count 60", "--count 2500 --processes 2"),
     Layer("L3", "crashes", "SIGKILL of real processes, at every named point of each of their turns",
-          "--mode points --count 60", "--mode points --count 600"),
+          "--count 36", "--count 144 --processes 2"),
     Layer("L4", "faults", "Faults on the SQL wire, in encoders and on full disks", "--count 2",
           "--count 10 --processes 2"),
     Layer("L5", "checker", "The checker that reads recorded histories, itself tested with broken ones", "--bench",

@@ -13,8 +13,7 @@ import sqlalchemy as sa
 from evaluation.reliability import checks
 from evaluation.reliability.checker import Finding
 from evaluation.reliability.crash_points import OF_TASKS, PASSES, Stories
-from evaluation.reliability.crash_report import Report, figures
-from evaluation.reliability.crashes import run_points, run_tasks
+from evaluation.reliability.crashes import LAYER, run_points, run_tasks
 from evaluation.reliability.forks import Forks, Notes
 from evaluation.reliability.history import Record, Recorder
 from evaluation.reliability.judge import at_rest
@@ -73,7 +72,7 @@ def test_what_is_killed_at_a_point_is_run_again_and_nothing_acknowledged_is_lost
     stories = Stories(forks, sites(), seed=SEED + number)
     stories.begin()
     kills = stories.tell_of(STORIES[number], f"story {number}")
-    assert stories.report.findings == []
+    assert stories.findings == []
     assert {(kill.during, kill.point) for kill in kills} == set(STORIES[number].items())
 
 
@@ -91,19 +90,20 @@ def test_a_dag_killed_after_its_swap_runs_to_its_end_again_and_swaps_once(
     databases: Databases, template: str, tmp_path: Path
 ) -> None:
     url = databases.url(databases.create(template))
-    report = run_tasks(url, tmp_path / "project", seed=SEED, tasks=["swap"])
-    assert report.findings == []
-    assert [kill.during for kill in report.kills] == ["swap"]
+    story = run_tasks(url, tmp_path / "project", ["swap"])
+    assert story.findings == []
+    assert [kill.during for kill in story.kills] == ["swap"]
 
 
 def test_one_call_tells_the_stories_of_some_points(databases: Databases, template: str, tmp_path: Path) -> None:
     url = databases.url(databases.create(template))
-    report = run_points(url, tmp_path / "project", seed=SEED, points=["index.after_build"])
-    assert report.findings == []
-    assert Counter(kill.point for kill in report.kills) == {"index.after_build": 1}
-    named = {figure.name: figure for figure in figures([report.piece("points", 1)])}
+    stories = run_points(url, tmp_path / "project", [(SEED, "index.after_build", False)])
+    assert stories.findings == []
+    assert Counter(kill.point for kill in stories.kills) == {"index.after_build": 1}
+    piece = {"runs": 1, "seconds": 1.0, "broken": 0, "tally": stories.tally, "findings": []}
+    named = {figure.name: figure for figure in LAYER.figures([piece])}
     assert named["kills at index.after_build"].value == 1
-    assert named["processes killed with SIGKILL"].holds is True
+    assert named["processes killed with SIGKILL"].value == 1
     assert named["named crash points that killed"].holds is False
     assert named["found: lost"].holds is True
 
@@ -238,9 +238,7 @@ def test_a_child_that_fails_says_what_it_met(served: tuple[Site, Recorder], fork
     assert "run the step provision first" in notes.said(end)
 
 
-def test_reports_of_several_databases_add_up() -> None:
-    one, two = Report(1, acknowledged=3), Report(2, acknowledged=4, findings=[Finding("lost", "x")])
-    one.add(two)
-    named = {figure.name: figure.value for figure in figures([one.piece("random", 0), two.piece("random", 0)])}
-    assert (one.acknowledged, one.findings) == (7, [Finding("lost", "x")])
-    assert named["found: lost"] == 2
+def test_findings_of_several_pieces_add_up() -> None:
+    piece = {"runs": 1, "seconds": 1.0, "broken": 1, "tally": {"acknowledged": 3}, "findings": ["seed 1: lost: x"]}
+    named = {figure.name: figure.value for figure in LAYER.figures([piece, piece])}
+    assert (named["documents' writes that were acknowledged"], named["found: lost"]) == (6, 2)

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from evaluation.reliability.crash_report import Report
-from evaluation.reliability.crash_report import figures as crash_figures
-from evaluation.reliability.faults import LAYER as FAULTS_LAYER
+from evaluation.reliability.crashes import LAYER as CRASHES
+from evaluation.reliability.faults import LAYER as STRIKES
 from evaluation.reliability.faults_wire import FAULTS
 from evaluation.reliability.prove import LAYERS
 from evaluation.reliability.summary import HERE, races, write_report
@@ -51,12 +50,12 @@ def test_the_report_names_what_missed_its_goal_and_what_was_not_run(tmp_path: Pa
     ("figures", "piece", "absent"),
     [
         (
-            crash_figures,
-            Report(1).piece("random", 0),
+            CRASHES.figures,
+            {"runs": 1, "seconds": 1.0, "broken": 0, "tally": {"during upgrade": 1}, "findings": []},
             {"named crash points that killed"},
         ),
         (
-            FAULTS_LAYER.figures,
+            STRIKES.figures,
             {"runs": 1, "tally": {"encoder: hang": 1}, "findings": []},
             {
                 "faults of the disk",
