@@ -58,7 +58,7 @@ def settings(**changed: str) -> Iterator[None]:
 @contextmanager
 def database(at: sa.URL) -> Iterator[str]:
     """Make a database with our tables on a server; yield its URL."""
-    admin = sa.create_engine(at, isolation_level="AUTOCOMMIT")
+    admin = sa.create_engine(at, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)  # the server may be killed
     name = f"proof_{uuid.uuid4().hex[:12]}"
     with admin.connect() as connection:
         connection.exec_driver_sql(f"CREATE DATABASE {name} TEMPLATE template0")

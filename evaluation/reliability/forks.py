@@ -134,7 +134,7 @@ class Forks:
         return self._ends.pop(child)
 
     def run(
-        self, actor: str, arm: str = "", *, kill_after_s: float | None = None, limit_s: float = 60.0, **arguments: Any
+        self, actor: str, arm: str = "", *, kill_after_s: float | None = None, limit_s: float = 120.0, **arguments: Any
     ) -> End:
         """Start a child, kill it after so many seconds if it still runs, and return its end.
 

@@ -218,6 +218,7 @@ LAYER = Layer(
     100,
     {"swap": 1_000, "rollback": 500, "retire": 200},
     10_000,
+    stores=True,
 )
 
 if __name__ == "__main__":

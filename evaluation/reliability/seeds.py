@@ -47,13 +47,15 @@ class Layer:
     goals: Mapping[str, int] = field(default_factory=dict)
     goal: int | None = None
     """Of the runs themselves."""
+    stores: bool = False
+    """Whether the indexes of its runs may be in a store."""
 
     def options(self, **numbers: int) -> argparse.ArgumentParser:
         """Return the command line, to which a layer may add."""
         made = options(self.module, self.doc, results=self.results, **{"seed": 1, "processes": 2, **numbers})
-        made.add_argument(
-            "--store", choices=(PGVECTOR, MEMORY), default=PGVECTOR, help="memory: behind a network at its worst"
-        )
+        made.set_defaults(store=PGVECTOR)
+        if self.stores:
+            made.add_argument("--store", choices=(PGVECTOR, MEMORY), help="memory: behind a network at its worst")
         made.add_argument("--bug", metavar="NAME", help="plant a seeded bug; nothing is kept then")
         return made
 
@@ -65,8 +67,8 @@ class Layer:
             total.findings += found.findings
             for seed, says in found.findings:
                 bug = f" --bug {given.bug}" if given.bug else ""
-                again = f"python -m {self.module} --seed {seed} --count 1 --store {given.store}{bug}"
-                print(f"seed {seed}: {says}\n  again: {again}")
+                store = f" --store {given.store}" if self.stores else ""
+                print(f"seed {seed}: {says}\n  again: python -m {self.module} --seed {seed} --count 1{store}{bug}")
         broken = len({seed for seed, _ in total.findings})
         print(f"{self.runs}: {given.count:,}, of which {broken} broke a promise")
         if given.bug or given.count == 1:
@@ -95,7 +97,7 @@ class Layer:
 
         return [
             figure(self.runs, runs, self.goal),
-            figure(f"{self.runs} of indexes in a store", stored, None),
+            *([figure(f"{self.runs} of indexes in a store", stored, None)] if self.stores else []),
             none(f"{self.runs} in which a promise broke", sum(piece["broken"] for piece in pieces), ""),
             *(figure(name, total[key], self.goals.get(key)) for key, name in self.counted.items()),
             Figure("time", round(sum(piece["seconds"] for piece in pieces) / 60, 1), "min"),

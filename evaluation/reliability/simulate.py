@@ -41,7 +41,9 @@ def run(url: str, seeds: Sequence[int], given: argparse.Namespace) -> Drawn:
 
 # More histories on one database slow its catalogue down.
 LAYER = Layer(
-    "evaluation.reliability.simulate", __doc__, "simulate", "simulated histories", run, COUNTED, 250, goal=100_000
+    *("evaluation.reliability.simulate", __doc__, "simulate", "simulated histories", run, COUNTED, 250),
+    goal=100_000,
+    stores=True,
 )
 
 if __name__ == "__main__":
