@@ -166,7 +166,7 @@ class Soak:
         yield Role("sampler", "sample", until, mortal=False)
         if plan.writes_per_s:
             yield Role("writer", "write", {**shared, "sessions": plan.sessions, "per_s": plan.writes_per_s})
-            yield Role("ingester", "ingest", {"pause_s": 1.0})
+            yield Role("ingester", "ingest", {"pause_s": 5.0})
         if "backend" in plan.chaos:
             ending = {"seed": f"{plan.seed} {window}", "every_s": plan.chaos_every_s}
             yield Role("administrator", "end_backends", {**ending, **until}, mortal=False)
