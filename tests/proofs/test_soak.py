@@ -16,7 +16,7 @@ from evaluation.reliability.soak_report import Plan, figures, piece_of
 SHORT = Plan(
     seconds=15,
     seed=7,
-    documents=300,
+    documents=100,
     window_s=15,
     writes_per_s=40,
     sessions=2,
