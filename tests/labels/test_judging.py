@@ -52,7 +52,7 @@ def give(batch: JudgedBatch, judge: str, query: str, scores: list[int | None], w
 
 
 def test_alpha_is_that_of_krippendorffs_own_example() -> None:
-    """Computing Krippendorff's Alpha-Reliability (2011), section B: binary data, two observers, ten units."""
+    """Computing Krippendorff's Alpha-Reliability (2011), section A: binary data, two observers, ten units."""
     said = {
         "A": {("q", str(unit)): score for unit, score in enumerate((0, 1, 0, 0, 0, 0, 0, 0, 1, 0))},
         "B": {("q", str(unit)): score for unit, score in enumerate((1, 1, 1, 0, 0, 1, 0, 0, 0, 0))},

@@ -121,7 +121,8 @@ def next_queries(
         lambda console: console.print(
             f"Wrote {out}: {len(rows):,} documents of {len(found.queries):,} queries. Of {found.of:,} queries old and "
             f"new answer {found.differing:,} differently, {found.judged:,} of these were drawn and judged before. Fill "
-            f"the column score in every row, then: revector labels add {out}, and revector upgrade --to gate",
+            f"the column score in every row, then: revector labels add {out}, and revector upgrade --to gate"
+            + (f"; or judge on a page, which does both: revector labels judge {out}" if out.suffix == ".jsonl" else ""),
             soft_wrap=True,
         ),
     )
