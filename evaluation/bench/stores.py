@@ -5,7 +5,8 @@
         .venv/stores/bin/python -m evaluation.bench.stores --kind milvus
 
 The same vectors (hashing, 384 dimensions, one chunk a document) are published by revector and upserted by the store's
-own client, part by part in turns, into indexes of the same settings; then both are asked the same queries, in turns.
+own client, part by part in turns, into indexes of the same settings; then both are asked the same queries, in turns: of
+all documents, and of those that a filter keeps, which the store's own client has in its points and revector in SQL.
 """
 
 from __future__ import annotations
@@ -32,15 +33,19 @@ from revector.registry.lanes import lane_of
 from revector.spec import IndexSpec
 
 LEAST_SHARE, MOST_RATIO, LEAST_RECALL = 0.6, 1.3, -0.002
+KEPT, LEAST_FILTERED = (0.5, 0.1, 0.01), 0.99
+"""Shares of the documents that filters keep, and the recall that is wanted among them."""
 K, BATCH = 10, 1_000
 GATE = "gate = Gate(max_drop=1.0, min_overlap=None, min_queries=1)"
 
 
 class Bare(NamedTuple):
-    """A store's own client: adds ids with vectors, returns the ids nearest to a query, and ends."""
+    """A store's own client: adds ids with vectors, returns the rows nearest to a query, and ends."""
 
     add: Callable[[Sequence[str], Vectors], object]
     near: Callable[[Vectors], list[str]]
+    kept: Callable[[Vectors, int], list[str]]
+    """The same among the first so many rows."""
     end: Callable[[], object]
 
 
@@ -104,6 +109,7 @@ def _measured(project: Project, bare: Bare, queries: int) -> Iterator[Figure]:
     yield Figure("intents in PostgreSQL", round(int(size or 0) / len(everything)), "bytes a document")
     yield from _intents_cost(project, generation)
     yield from _searched(project, generation, bare, everything, names, queries)
+    yield from _filtered(project, generation, bare, everything, names, queries // 4)
 
 
 def _begun(project: Project) -> Generation:
@@ -141,12 +147,9 @@ def _intents_cost(project: Project, generation: Generation) -> Iterator[Figure]:
 def _searched(
     project: Project, generation: Generation, bare: Bare, vectors: Vectors, ids: Sequence[str], count: int
 ) -> Iterator[Figure]:
-    rng = np.random.default_rng(3)
-    queries = vectors[rng.choice(len(vectors), count, replace=False)] + 0.02 * rng.standard_normal((count, DIM))
-    queries = (queries / np.linalg.norm(queries, axis=1, keepdims=True)).astype(np.float32)
     searcher, mine, its = project.searcher(COLLECTION), list[float](), list[float]()
     recalls: tuple[list[float], list[float]] = [], []
-    for query in queries:
+    for query in _queries(vectors, count):
         alike = vectors @ query
         good = set(np.flatnonzero(alike >= np.sort(alike)[-K] - 1e-5).tolist())  # many texts have one vector
         started = time.perf_counter()
@@ -168,6 +171,63 @@ def _searched(
     yield Figure("recall@10 of its own client against exact search", round(own, 4), "")
     holds = through - own >= LEAST_RECALL
     yield Figure("recall@10 through revector", round(through, 4), "", "at most 0.002 less", holds)
+
+
+def _queries(vectors: Vectors, count: int) -> Vectors:
+    rng = np.random.default_rng(3)
+    drawn = vectors[rng.choice(len(vectors), count, replace=False)] + 0.02 * rng.standard_normal((count, DIM))
+    return (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float32)
+
+
+def _filtered(
+    project: Project, generation: Generation, bare: Bare, vectors: Vectors, ids: Sequence[str], count: int
+) -> Iterator[Figure]:
+    """Ask both for what is near among the first rows alone."""
+    with project.engine.begin() as connection:
+        connection.exec_driver_sql("SET LOCAL session_replication_role = replica")  # as if it always had been so
+        named = "UPDATE document d SET meta = jsonb_build_object('row', n - 1) FROM unnest(CAST(:ids AS text[])) "
+        connection.execute(
+            sa.text(f"{named} WITH ORDINALITY given(doc_id, n) WHERE d.doc_id = given.doc_id"), {"ids": ids}
+        )
+    searcher = project.searcher(COLLECTION)
+    for share in KEPT:
+        most = int(share * len(ids))
+        spent: tuple[list[float], list[float]] = [], []
+        recalls: tuple[list[float], list[float]] = [], []
+        short = [0, 0]
+        for query in _queries(vectors, count):
+            alike = vectors[:most] @ query
+            good = set(np.flatnonzero(alike >= np.sort(alike)[-K] - 1e-5).tolist())
+            started = time.perf_counter()
+            theirs = {int(one) for one in bare.kept(query, most)}
+            between = time.perf_counter()
+            answer = searcher.search_vector(generation, query, K, where={"row": {"lt": most}})
+            spent[0].append(between - started)
+            spent[1].append(time.perf_counter() - between)
+            assert answer is not None
+            ours = {hit.id for hit in answer.hits}
+            recalls[0].append(len(good & theirs) / K)
+            recalls[1].append(len({ids[n] for n in good} & ours) / K)
+            short[0] += len(theirs) < K
+            short[1] += len(ours) < K
+        for n, who in enumerate(("its own client", "revector")):
+            what, mine = f"{who}, a filter that keeps {share:.0%}", n == 1
+            recall = round(statistics.mean(recalls[n]), 4)
+            yield Figure(f"{what}: p50", round(1e3 * statistics.median(spent[n]), 2), "ms")
+            yield Figure(
+                f"{what}: recall@10",
+                recall,
+                "",
+                f"at least {LEAST_FILTERED}" if mine else None,
+                recall >= LEAST_FILTERED if mine else None,
+            )
+            yield Figure(
+                f"{what}: answers of fewer than {K}",
+                short[n],
+                f"of {count}",
+                "0" if mine else None,
+                not short[n] if mine else None,
+            )
 
 
 def _milvus(url: str) -> Bare:
@@ -194,10 +254,11 @@ def _milvus(url: str) -> Bare:
             ]
             client.upsert("bare", points)
 
-    def near(query: Vectors) -> list[str]:
-        return [hit["entity"]["row"] for hit in client.search("bare", data=[query], limit=K, **said)[0]]
+    def near(query: Vectors, filtered: str = "") -> list[str]:
+        found = client.search("bare", data=[query], limit=K, filter=filtered, **said)
+        return [hit["entity"]["row"] for hit in found[0]]
 
-    return Bare(add, near, lambda: client.drop_collection("bare"))
+    return Bare(add, near, lambda query, most: near(query, f"row < {most}"), lambda: client.drop_collection("bare"))
 
 
 def _chroma(url: str) -> Bare:
@@ -216,11 +277,14 @@ def _chroma(url: str) -> Bare:
             some = slice(at, at + BATCH)
             made.upsert(list(ids[some]), vectors[some], [{"row": next(rows)} for _ in ids[some]])
 
-    def near(query: Vectors) -> list[str]:
-        found = made.query(query_embeddings=[query], n_results=K, include=["metadatas", "distances"])
+    def near(query: Vectors, where: Any = None) -> list[str]:
+        found = made.query(query_embeddings=[query], n_results=K, where=where, include=["metadatas", "distances"])
         return [str(one["row"]) for one in found["metadatas"][0]]
 
-    return Bare(add, near, lambda: client.delete_collection("bare"))
+    def kept(query: Vectors, most: int) -> list[str]:
+        return near(query, {"row": {"$lt": most}})
+
+    return Bare(add, near, kept, lambda: client.delete_collection("bare"))
 
 
 def _redis(url: str) -> Bare:
@@ -229,7 +293,7 @@ def _redis(url: str) -> Bare:
     spec, client = IndexSpec(), redis.Redis.from_url(url, protocol=3)
     settings = ["TYPE", "FLOAT32", "DIM", DIM, "DISTANCE_METRIC", "COSINE"]
     settings += ["M", spec.m, "EF_CONSTRUCTION", spec.ef_construction]
-    schema = ["SCHEMA", "vector", "VECTOR", "HNSW", len(settings), *settings]
+    schema = ["SCHEMA", "vector", "VECTOR", "HNSW", len(settings), *settings, "row", "NUMERIC"]
     client.execute_command("FT.CREATE", "bare", "PREFIX", 1, "bare:", *schema)
     rows = iter(range(10**9))
 
@@ -241,13 +305,16 @@ def _redis(url: str) -> Bare:
                     together.hset(f"bare:{one}", mapping={"row": next(rows), "vector": vector.tobytes()})
                 together.execute()
 
-    def near(query: Vectors) -> list[str]:
-        asked = f"*=>[KNN {K} @vector $query EF_RUNTIME {spec.ef_search} AS distance]"
+    def near(query: Vectors, filtered: str = "*") -> list[str]:
+        asked = f"{filtered}=>[KNN {K} @vector $query EF_RUNTIME {spec.ef_search} AS distance]"
         said = ["PARAMS", 2, "query", query.tobytes(), "SORTBY", "distance", "RETURN", 1, "row", "DIALECT", 2]
         found = client.execute_command("FT.SEARCH", "bare", asked, *said)
         return [one[b"extra_attributes"][b"row"].decode() for one in found[b"results"]]
 
-    return Bare(add, near, lambda: client.execute_command("FT.DROPINDEX", "bare", "DD"))
+    def kept(query: Vectors, most: int) -> list[str]:
+        return near(query, f"(@row:[0 ({most}])")
+
+    return Bare(add, near, kept, lambda: client.execute_command("FT.DROPINDEX", "bare", "DD"))
 
 
 BARE: dict[str, Callable[[str], Bare]] = {"chroma": _chroma, "milvus": _milvus, "redis": _redis}

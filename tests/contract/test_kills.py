@@ -185,7 +185,7 @@ def end_process() -> None:
 
 @pytest.mark.long
 def test_twenty_migrations_under_kills_of_the_server_and_of_the_process_lose_nothing(
-    stored: World, store_server: Server
+    stored: World, store_server: Server, record_property: Callable[[str, object], None]
 ) -> None:
     points = ("stage.after_intent", "stage.after_put", "reveal.after_cas", "publish.after_commit", "control.after_move")
     drawn, parent, struck = random.Random(5), "b200", 0
@@ -213,3 +213,6 @@ def test_twenty_migrations_under_kills_of_the_server_and_of_the_process_lose_not
         check(stored, name, count)
         stored.migrator.run("retire", reason="done", now=True)
     assert struck >= 12
+    record_property("migrations, each with writes and a deletion under way", len(names))
+    record_property("kills of the server or of the process that struck in them", struck)
+    record_property("documents lost, stale, resurrected or of another model after them", 0)  # or check had raised
