@@ -2,7 +2,7 @@
 
 A suite that has never seen a bug proves nothing. ``plant(name, engine)`` takes one guard away, as a careless change
 would; ``python -m evaluation.reliability.hunt`` then asks the layers of the proof to find it. One is planted into
-the model alone: revector sets no alias of a store, so no code of it can trust one.
+the model alone: no code of ours asks the alias that a store keeps before it drops an index.
 """
 
 from __future__ import annotations

@@ -109,25 +109,24 @@ def _test_at(name: str) -> str:
     return f"{next((ROOT / 'tests').rglob(file))}::{function}"
 
 
+def _run_test(name: str, *options: str, **environment: str) -> list[str]:
+    """Run a test of this project; return what it came to: ``passed``, ``failed`` or ``error``."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", _test_at(name), *options]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False)
+    return re.findall(r"\d+ (passed|failed|error)s?\b", (done.stdout.splitlines() or [""])[-1])
+
+
 def _directed(bug: Bug, _url: str, _seed: int, _effort: int) -> Sighting | None:
     """Run the schedule that leads straight to the bug: its test passes if the promise breaks with the guard gone."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", _test_at(DIRECTED[bug.name])]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    return (1, DIRECTED[bug.name]) if done.returncode == 0 and " passed" in done.stdout else None
+    return (1, DIRECTED[bug.name]) if _run_test(DIRECTED[bug.name]) == ["passed"] else None
 
 
 def _test(bug: Bug, url: str, _seed: int, _effort: int) -> Sighting | None:
     """Run the test that names the promise, without the bug and with it: it must pass, and then fail."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", _test_at(bug.test or "")]
-    for planted, wanted in ((), 0), (("-p", "evaluation.reliability.planted"), 1):
-        environment = os.environ | {"REVECTOR_PLANT": bug.name, "REVECTOR_TEST_DATABASE_URL": url}
-        done = subprocess.run(
-            [*command, *planted], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-        )
-        failed = re.findall(r"\d+ (failed|errors?)\b", done.stdout.splitlines()[-1]) == ["failed"]
-        if done.returncode != wanted or failed != bool(planted):
-            return None
-    return 1, f"{bug.test} fails"
+    at, planted = {"REVECTOR_PLANT": bug.name, "REVECTOR_TEST_DATABASE_URL": url}, "evaluation.reliability.planted"
+    sound, spoilt = _run_test(bug.test or "", **at), _run_test(bug.test or "", "-p", planted, **at)
+    seen = sound == ["passed"] and "failed" in spoilt and "error" not in spoilt
+    return (1, f"{bug.test} fails") if seen else None
 
 
 def _load(bug: Bug, url: str, _seed: int, _effort: int) -> Sighting | None:

@@ -47,25 +47,6 @@ class Finding:
         return "\n".join(lines + [f"  {n:3} {name}{arguments}" for n, (name, arguments) in enumerate(self.steps, 1)])
 
 
-@dataclass(slots=True)
-class History:
-    """One history under way."""
-
-    seed: int
-    beginning: str
-    world: World
-    steps: list[Step]
-    healing: bool = False
-
-    def take(self, step: Step) -> bool:
-        """Take a step; return whether it applied."""
-        self.steps.append(step)
-        if take(self.world, step):
-            return True
-        self.steps.pop()
-        return False
-
-
 def run_histories(
     url: str,
     seeds: Iterable[int],
@@ -124,20 +105,22 @@ def shrink(at: Place, finding: Finding) -> Finding:
 
 
 def _run(at: Place, seed: int, beginning: str, drawn: Iterator[Step], count: int) -> Finding | None:
-    history = History(seed, beginning, World(at, beginning, seed), [])
+    world, steps, healing = World(at, beginning, seed), list[Step](), False
     try:
         for step in drawn:
-            if len(history.steps) == count:
+            if len(steps) == count:
                 break
-            history.take(step)
-        history.healing = True
-        heal(history.world, finish=seed % 3 == 0)
+            steps.append(step)
+            if not take(world, step):
+                steps.pop()
+        healing = True
+        heal(world, finish=seed % 3 == 0)
     except (Broken, Hang) as error:
         promise, detail = (error.promise, error.detail) if isinstance(error, Broken) else (HANGS, str(error))
-        return Finding(seed, len(history.steps) + history.healing, promise, detail, beginning, tuple(history.steps))
+        return Finding(seed, len(steps) + healing, promise, detail, beginning, tuple(steps))
     except Exception as error:
-        error.add_note(f"in the history of seed {seed}, after {history.steps}")
+        error.add_note(f"in the history of seed {seed}, after {steps}")
         raise
     finally:
-        history.world.close()
+        world.close()
     return None

@@ -20,6 +20,7 @@ from revector.indexing.keeping import StoreKeeper
 from revector.registry import control as controls
 from revector.registry import moves
 from revector.registry.lanes import lane_of
+from revector.stores.opening import MEMORY
 from stages import AtStep
 from worlds import World
 
@@ -361,6 +362,14 @@ def test_random_interleavings_keep_every_promise(database_url: str) -> None:
     piece = {"runs": report.runs, "tally": report.counts, "broken": len(report.failed), "seconds": 1.0}
     held = {figure.name: figure.holds for figure in LAYER.figures([piece])}
     assert held["interleavings in which a promise broke"]
+
+
+@pytest.mark.slow
+def test_random_interleavings_of_indexes_in_a_store_keep_every_promise(database_url: str) -> None:
+    report = run_interleavings(database_url, range(RUNS), stop_at_first=False, store=MEMORY)
+    assert report.findings == []
+    for what in ("lock waits", "crashes", "queries", "losses"):
+        assert report.counts[what], what
 
 
 @pytest.mark.parametrize("bug", ["no_version_check", "standby_not_fed", "item_deleted_by_id"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -20,6 +21,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from revector.registry import moves
+from revector.stores.opening import MEMORY
 
 SEED, HISTORIES = 20_261_120, 30
 FIRST = 20_261_150
@@ -62,6 +64,22 @@ def test_a_history_is_repeated_by_its_seed(at: Place) -> None:
 def test_a_planted_bug_is_seen_as_what_it_is(database_url: str, bug: str, promises: set[str]) -> None:
     found = run_histories(database_url, range(FIRST, FIRST + 400), plant=partial(plant, bug), shrunk=False)
     assert {one.promise for one in found} & promises, found
+
+
+@pytest.mark.slow
+def test_drawn_histories_of_indexes_in_a_store_break_no_promise(database_url: str) -> None:
+    tally: Counter[str] = Counter()
+    seeds = range(SEED, SEED + HISTORIES // 2)
+    assert run_histories(database_url, seeds, store=MEMORY, tally=tally, shrunk=False) == []
+    for what in ("swap", "queries", "kills", "losses", "store_lost"):
+        assert tally[what], what
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("bug", "promise"), [("no_intent", "unknown"), ("shown_collected", "lost")])
+def test_a_bug_of_attempts_is_seen_in_a_store_as_what_it_is(database_url: str, bug: str, promise: str) -> None:
+    found = run_histories(database_url, range(SEED, SEED + 60), plant=partial(plant, bug), store=MEMORY, shrunk=False)
+    assert [one.promise for one in found] == [promise]
 
 
 def test_a_swap_over_waiting_work_is_seen(database_url: str) -> None:

@@ -2,9 +2,9 @@
 
     python -m evaluation.reliability.model [--size short|long] [--states N] [--bug NAME] [--results PATH]
 
-Class A is the protocol as it is in revector (vectors beside the documents, in PostgreSQL); class B is the one for
-external stores, which revector does not have yet. ``--bug`` removes one guard and prints the shortest way to a broken
-promise. Nothing is random: the same command visits the same states.
+Class A is the protocol of vectors beside the documents, in PostgreSQL; class B is the one for stores outside of it.
+``--bug`` removes one guard and prints the shortest way to a broken promise. Nothing is random: the same command visits
+the same states.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Class B, the protocol for stores that share no transaction with SQL (reliability.md, 3.7, 3.8, Appendix A).
 
-revector has no such store yet: this is the protocol that its adapters will follow, kept true before they are written.
-Slots, write path and seed are those of class A. An *attempt* is a write-once set of points with an id of its own; SQL
-knows it before the store does (its intent), says which attempt is visible, and collects the others. Requests that
-timed out land at any later time. One document; the store does upsert and delete by id, no more.
+It was explored before any store was written; ``registry.attempts`` and ``indexing.keeping`` follow it. Slots, write
+path and seed are those of class A. An *attempt* is a write-once set of points with an id of its own; SQL knows it
+before the store does (its intent), says which attempt is visible, and collects the others. Requests that timed out land
+at any later time. One document; the store does upsert and delete by id, no more.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ CLASS_B = {
     "drop_reads_native": _guard("a drop reads the native alias back", "R46", "native alias"),
     "drop_waits_for_requests": _guard("a drop waits until no request can be under way", "R46", "native alias"),
 }  # fmt: skip
-"""Guards of the protocol for external stores, which revector does not have yet."""
+"""Guards of the protocol for stores outside of PostgreSQL."""
 
 GUARDS = CLASS_A | CLASS_B
 
