@@ -21,6 +21,7 @@ from revector.encoders.api import Hybrid, Provider
 from revector.errors import ConfigError, DatabaseUnavailable
 from revector.gate import canary
 from revector.gate.evidence import Evidence
+from revector.gate.pipeline import Pipeline
 from revector.history import notices
 from revector.history.events import read_events
 from revector.indexing.encoding import Encoders
@@ -184,6 +185,11 @@ class Project:
     def _label_source(self, setting: str | None) -> LabelSource | None:
         return None if setting is None else label_source(setting, self.root, lambda: self.database_url)
 
+    def pipeline(self, collection: str) -> Pipeline | None:
+        """The collection's own way from a query to ranked documents, not imported yet; None: plain searches."""
+        name = self.collection(collection).pipeline
+        return None if name is None else Pipeline(name, self.root, limit_s=self.settings.search.timeout_s)
+
     def documents(self, collection: str) -> Documents:
         """The write path of one collection."""
         chosen = self.collection(collection)
@@ -313,6 +319,7 @@ class Project:
             archive=self.archive,
             labels=self.labels(collection),
             queries=None if chosen.queries is None else self.root / chosen.queries,
+            pipeline=self.pipeline(collection),
             window_hours=chosen.window_hours,
             shards=chosen.shards,
             bars=ThrottleLimits(chosen.bulk.max_lag_s, chosen.bulk.max_search_ms),
@@ -358,14 +365,9 @@ class Project:
         """Measure what is served and keep it in the series; the webhook hears of alerts. See ``canary.run``."""
         chosen, who = self.collection(collection), actor or current_actor()
         searcher, cid = self.searcher(collection), self.cid(collection)
-        evidence = Evidence(
-            self.engine,
-            cid,
-            searcher,
-            self._label_source(chosen.canary or chosen.qrels),
-            actor=who,
-            progress=progress or NoProgress(),
-        )
+        source, told = self._label_source(chosen.canary or chosen.qrels), progress or NoProgress()
+        through = self.pipeline(collection)
+        evidence = Evidence(self.engine, cid, searcher, source, actor=who, progress=told, pipeline=through)
         try:
             return canary.run(self.engine, cid, collection, searcher, evidence, max_drop=chosen.canary_drop, actor=who)
         finally:

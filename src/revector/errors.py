@@ -2,7 +2,8 @@
 
     RevectorError
     ├── ConfigError              revector.toml, an option or a name is wrong; nothing has run
-    │   └── QueryRefused         no answer to this query could mean anything; nothing was searched
+    │   ├── QueryRefused         no answer to this query could mean anything; nothing was searched
+    │   └── PipelineError        the project's own way from a query to documents fails; nothing was judged
     ├── SpecError                a migration file is wrong; nothing has run
     │   ├── UnknownRevision
     │   ├── GraphError           the files do not form one line of history
@@ -75,6 +76,10 @@ class ConfigError(RevectorError):
 
 class QueryRefused(ConfigError):
     """No answer to the query could mean anything: it is empty, damaged or unknown to the model; nothing was asked."""
+
+
+class PipelineError(ConfigError):
+    """The pipeline that revector.toml names cannot be imported, fails, is too slow, or returns no ranking."""
 
 
 class SpecError(RevectorError):

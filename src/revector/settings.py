@@ -149,12 +149,15 @@ class CollectionSettings(BaseModel):
     """Labelled queries: a folder in BEIR layout or of TREC files, a .csv file, or ``sql:SELECT ...`` (own database)."""
     queries: Path | None = None
     """Queries as users ask them, without judgements: .jsonl or .tsv. The gate counts on how many old and new differ."""
+    pipeline: str | None = Field(default=None, pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")
+    """The application's own way from a query to ranked documents, ``module:function``: what eval, gate, canary and
+    rehearsal measure. Default: plain searches."""
     migrations: Path | None = None
     """Folder of migration files; default ``migrations/<collection>``."""
     canary: str | None = None
     """Labelled queries of the daily canary; default: those of ``qrels``."""
     canary_drop: float = Field(default=0.02, gt=0, le=1)
-    """Fall of recall@10 below the first canary of an index that alerts, as does half of it where that is no chance."""
+    """Fall of recall@10 below the first canary of an index that matters: half of it alerts where that is no chance."""
     window_hours: float = Field(default=48.0, gt=0)
     shards: int | None = Field(default=None, ge=1)
     """Parts of a backfill; default: what the plan reckons, in parts of 45 minutes, at least 4."""

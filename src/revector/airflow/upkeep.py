@@ -79,9 +79,10 @@ def canary_dag(
     options = {
         "schedule": schedule,
         "description": "Measure recall@10 of what is served, and prove its encoder",
-        "doc_md": "One task a collection. It fails, without a retry, when recall@10 fell by `canary_drop` or more "
-        "below the first run of the same index, or when the model behind the name is another one; the series is in the "
-        "table `canary`. A collection without labels, or with nothing served, is skipped.",
+        "doc_md": "One task a collection. It fails, without a retry, when a check is beyond its limit: recall@10 fell "
+        "below the first run of the same index, by no chance, the same queries find other documents, rows of the index "
+        "are gone, or the model behind the name is another one. The series is in the table `canary`. A collection "
+        "without labels, or with nothing served, is skipped.",
     }
     return _mapped(dag_id, "canary", CanaryOperator, options | common)
 

@@ -78,6 +78,10 @@ class CanaryOperator(RevectorOperator):
             raise AirflowSkipException(f"{collection} serves nothing yet.")
         found = project.canary(collection, actor=actor(context), progress=LogProgress())
         log.info("recall@%s %.4f, at first %.4f, on %s queries", found.k, found.recall, found.baseline, found.queries)
+        for one in found.checks:
+            log.info("%s %s, limit %.4f: %s", one.name, one.value, one.limit, one.says)
+        if found.begins:
+            log.info("A new test begins: %s", found.begins)
         if found.caution:
             log.warning("%s", found.caution)
         stats.canary_recall(collection, found.recall)

@@ -21,9 +21,10 @@ def register(app: typer.Typer) -> None:
 def canary(*, collection: Collection = None, project: ProjectPath = None, json: Json = False) -> None:
     """Measure recall@10 of what is served, have its encoder prove itself, and keep both in the series.
 
-    Compared with the first run of the same index on the same queries (`canary` or `qrels` in revector.toml). Exit code
-    0: as it was; 11: it fell by `canary_drop` or more, or by half of it and not by chance, or the model behind the name
-    is another one; the webhook of revector.toml is called then.
+    Compared with the first run of the same index on the same queries (`canary` or `qrels` in revector.toml): recall,
+    what is found, first scores, and whether the documents of these queries are in the index. Exit code 0: as it was;
+    11: a check is beyond its limit, or the model behind the name is another one; the webhook of revector.toml is called
+    then.
 
     For example:
       revector canary -c docs
@@ -39,7 +40,13 @@ def canary(*, collection: Collection = None, project: ProjectPath = None, json: 
             f"{own_left_out(found.own_documents)}",
             soft_wrap=True,
         )
-        console.print(f"So many queries notice a true fall of {found.detectable:.4f} in 4 of 5 cases.", soft_wrap=True)
+        if found.begins:
+            console.print(f"A new test begins, and this is its baseline: {found.begins}.", soft_wrap=True)
+        for one in found.checks:
+            value = "not measured" if one.value is None else f"{one.value:.4f}"
+            console.print(f"- {one.name} {value}, limit {one.limit:.4f}: {one.says}.", soft_wrap=True)
+        said = f"So many queries notice a true fall of {found.detectable:.4f} within a week in 4 of 5 cases."
+        console.print(said, soft_wrap=True)
         if found.caution is not None:
             console.print(f"Caution: {found.caution}.", style="yellow", soft_wrap=True)
         for alert in found.alerts:

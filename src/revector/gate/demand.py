@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from revector.errors import LabelError
 from revector.gate.at_hand import LabelsAtHand
 from revector.gate.figures import GateFigures, GateFinding, Value
+from revector.gate.pipeline import Pipeline
 from revector.gate.query_set import QuerySet
 from revector.interfaces import Progress
 from revector.measure.metrics import Interval
@@ -29,6 +30,7 @@ class GateScene:
     queries: QuerySet
     gate: Gate
     progress: Progress
+    pipeline: Pipeline | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,14 +47,23 @@ class NextLabels:
     judged: int
 
 
-def read_draws(connection: sa.Connection, cid: int, old: str, new: str, gate: Gate) -> Draws:
-    """Return what was drawn so far, in all and for this pair of revisions at this rank and by this kind of metric."""
+def read_draws(
+    connection: sa.Connection, cid: int, old: str, new: str, gate: Gate, pipeline: str | None = None
+) -> Draws:
+    """Return what was drawn so far, in all and for this pair of revisions as it is measured now.
+
+    That is at this rank, by this kind of metric, and through this pipeline.
+    """
     rows = connection.execute(
         sa.text("SELECT detail FROM event WHERE cid = :cid AND kind = :kind ORDER BY seq"), {"cid": cid, "kind": KIND}
     ).scalars()
     details = list(rows)
-    terms = (old, new, gate.k, gate.by_order)
-    pair = [one for one in details if (one["old"], one["new"], one["k"], one.get("ordered", False)) == terms]
+    terms = (old, new, gate.k, gate.by_order, pipeline)
+    pair = [
+        one
+        for one in details
+        if (one["old"], one["new"], one["k"], one.get("ordered", False), one.get("pipeline")) == terms
+    ]
     return Draws(
         frozenset(query for one in details for query in one["asked"]),
         tuple(dict.fromkeys(query for one in pair for query in one["drawn"])),

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from revector.crash import crash_at
 from revector.documents.documents import Documents
-from revector.errors import ConfigError, GateFailed, GenerationGone, LabelError, VerificationFailed
+from revector.errors import ConfigError, GateFailed, GenerationGone, LabelError, PipelineError, VerificationFailed
 from revector.formats.kept import plain
 from revector.gate import draws
 from revector.gate import gate as gates
@@ -17,6 +17,7 @@ from revector.gate.demand import GateScene
 from revector.gate.demands import min_agreement
 from revector.gate.figures import Value
 from revector.gate.looks import next_look
+from revector.gate.pipeline import Pipeline
 from revector.gate.query_set import QuerySet, asked_beside, unjudged_texts, usable_queries
 from revector.gate.results import FIGURES, latest_result
 from revector.interfaces import Progress
@@ -52,29 +53,39 @@ class Evidence:
         *,
         actor: str,
         progress: Progress,
+        pipeline: Pipeline | None = None,
     ) -> None:
-        """``labels``: judged queries, None where there are none; ``others``: a file of queries without judgements."""
+        """``labels``: judged queries, None where there are none; ``others``: a file of queries without judgements.
+
+        ``pipeline``: what is measured instead of plain searches.
+        """
         self._engine, self._cid, self._searcher, self._labels = engine, cid, searcher, labels
-        self._others = others
+        self._others, self._pipeline = others, pipeline
         self._documents = Documents(engine, cid)
         self._actor, self._progress = actor, progress
 
     def is_stale(self, generation: Generation, step: str, target: Revision) -> bool:
         """Whether the evidence of ``step`` (verify or gate) is missing, failed, old or overtaken by changes.
 
-        Changes are those of the documents and, for the gate, of its thresholds in the migration file.
+        Changes are those of the documents and, for the gate, of its thresholds in the migration file and the pipeline.
         """
         with self._engine.connect() as connection:
             if verdicts.stale_evidence(connection, generation, (KINDS[step],)) is not None:
                 return True
             result = latest_result(connection, generation.gen, KINDS[step])
-        judged = None if result is None else result.gate
-        return judged is not None and {**EARLIER, **judged} != plain(target.gate)
+        if result is None or step != "gate":
+            return False
+        if result.measured and result.pipeline != self.through:
+            return True
+        return result.gate is not None and {**EARLIER, **result.gate} != plain(target.gate)
 
     def refuse_unmeasurable(self, target: Revision, collection: Collection) -> None:
         """Refuse a gate that could never pass, before the work; raises as ``gate.refuse_unmeasurable``."""
         if collection.active_gen is not None or self._labels is not None:
-            gates.refuse_unmeasurable(target.gate, self.queries(), self._documents.count())
+            queries = self.queries()
+            gates.refuse_unmeasurable(target.gate, queries, self._documents.count())
+            if self._pipeline is not None:
+                self._pipeline.refuse(queries)
 
     def verify(self, generation: Generation, token: int) -> Mapping[str, object]:
         """Prove that the index equals the documents. Raises ``VerificationFailed``; the verdict is kept either way.
@@ -106,7 +117,11 @@ class Evidence:
             detail = {"not_measured": "first generation, and the collection has no labelled queries"}
             verdict = gates.GateVerdict(Value.PASS, (), detail)
         else:
-            verdict = self._compare(target, generation, collection.active_gen)
+            try:
+                verdict = self._compare(target, generation, collection.active_gen)
+            except PipelineError as error:
+                detail = {"not_measured": str(error)}
+                verdict = gates.GateVerdict(Value.FAIL, (str(error).removesuffix("."),), detail)
         self._keep(generation, "gate", verdict, seen, token)
         if not verdict.passed:
             raise GateFailed(
@@ -130,7 +145,7 @@ class Evidence:
     ) -> gates.GateMeasurement:
         """Measure one live generation on ``queries``, by default every one that is usable."""
         asked = queries or self.queries()
-        return gates.measure(self._searcher, generation, asked, k, self._progress, exact=exact)
+        return gates.measure(self._searcher, generation, asked, k, self._progress, exact=exact, pipeline=self._pipeline)
 
     def next_labels(self, new: Generation, old: Generation, gate: Gate, count: int) -> draws.NextLabels:
         """Draw up to ``count`` queries to judge from those that differ, and keep the draw in the history.
@@ -148,7 +163,7 @@ class Evidence:
         chosen = draws.choose(queries, first, second, before, count, ordered=gate.by_order)
         if chosen.drawn:
             facts = {"old": old.revision, "new": new.revision, "k": gate.k, "ordered": gate.by_order}
-            facts |= {"differing": chosen.differing, "of": chosen.of}
+            facts |= {"differing": chosen.differing, "of": chosen.of, "pipeline": self.through}
             asked = [query for query in chosen.drawn if query in chosen.queries]
             with self._engine.begin() as connection:
                 detail = {**facts, "asked": asked, "drawn": list(chosen.drawn)}
@@ -191,8 +206,10 @@ class Evidence:
         queries, _ = self._set_apart(generation, active, gate)
         with self._engine.connect() as connection:
             old = None if active is None else active.revision
-            look = next_look(connection, self._cid, target.revision, old, gate, queries)
-        scene = GateScene(self._engine, self._searcher, generation, active, queries, gate, self._progress)
+            look = next_look(connection, self._cid, target.revision, old, gate, queries, self.through)
+        scene = GateScene(
+            self._engine, self._searcher, generation, active, queries, gate, self._progress, self._pipeline
+        )
         return gates.judge(
             gate,
             queries,
@@ -201,14 +218,20 @@ class Evidence:
             documents=self._documents.count(),
             look=look,
             evidence=gates.measure_demands(scene),
+            pipeline=self.through,
         )
+
+    @property
+    def through(self) -> str | None:
+        """The pipeline that is measured, None for plain searches. Raises ``PipelineError`` where it does not import."""
+        return None if self._pipeline is None else self._pipeline.identity
 
     def _set_apart(self, new: Generation, old: Generation | None, gate: Gate) -> tuple[QuerySet, draws.Draws]:
         """Return the queries that a verdict rests on, and what was drawn so far."""
         queries, drawn = self.queries(), draws.Draws()
         if old is not None:
             with self._engine.connect() as connection:
-                drawn = draws.read_draws(connection, self._cid, old.revision, new.revision, gate)
+                drawn = draws.read_draws(connection, self._cid, old.revision, new.revision, gate, self.through)
         beside = asked_beside(queries, self._others, self._documents, drawn.asked)
         return draws.set_apart(beside, drawn), drawn
 

@@ -76,8 +76,9 @@ class GateFigures(Kept):
 
     ``gate`` holds the demands as they were. Of ``others``, queries without labels that were asked too, ``drawn`` were
     drawn and judged since. ``judged_by``: in words, where another metric than recall decided on the drop. ``look``:
-    which of the ``test``. ``scores``: role (new, old) → query → recall. Each demand that measures more than recall
-    keeps its ``evidence`` here, under a name of its own.
+    which of the ``test``. ``pipeline``: what was measured instead of plain searches; ``short``: revision → queries that
+    found fewer than ``k`` documents through it. ``scores``: role (new, old) → query → recall. Each demand that measures
+    more than recall keeps its ``evidence`` here, under a name of its own.
     """
 
     k: int | None = None
@@ -95,6 +96,8 @@ class GateFigures(Kept):
     judged_by: str | None = None
     worst_slice: SliceInShort | None = None
     not_measured: str | None = None
+    pipeline: str | None = None
+    short: Mapping[str, int] = {}
     comparison: Comparison | None = None
     look: int | None = None
     test: GateLook | None = None
@@ -110,6 +113,11 @@ class GateFigures(Kept):
         """Old and new compared; only asked for what was measured."""
         assert self.comparison is not None
         return self.comparison
+
+    @property
+    def measured(self) -> bool:
+        """Whether searches were asked; not for a first revision without labels, nor where a pipeline failed."""
+        return self.new is not None
 
     @property
     def sides(self) -> dict[str, GateSide]:

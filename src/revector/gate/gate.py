@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
-
-from revector.errors import StateError
 from revector.formats.kept import plain
 from revector.gate import judgement
+from revector.gate.asking import ask_searches
 from revector.gate.at_hand import LabelsAtHand
 from revector.gate.demand import GateScene
 from revector.gate.demands import DEMANDS
 from revector.gate.figures import GateFigures, Value
 from revector.gate.looks import GateLook, look_confidence
+from revector.gate.pipeline import Pipeline
 from revector.gate.query_set import QuerySet
 from revector.interfaces import Progress
-from revector.labels import Span, passage_overlap, ranked_items, span_of
 from revector.measure.comparison import Comparison, ScoredRun, check_rank, compare
 from revector.measure.metrics import METRIC_NAMES, Interval, MetricName, attainable_recall, evaluate, latency_ms
 from revector.measure.statistics import score_interval
 from revector.registry.collections import Generation
 from revector.serving.queries import named
-from revector.serving.searcher import Answer, Searcher
+from revector.serving.searcher import Searcher
 from revector.spec import Gate
-
-CHUNKS_PER_ITEM = 4
-MOST_CHUNKS = 1_000
-"""Chunks that are read for k places of a query with judged spans; what is not among them counts as not found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +46,8 @@ class GateMeasurement:
     ``run`` holds the first k items of each query, ``fingerprint`` is that of the ``QuerySet``. ``refused``: the queries
     that a search refuses, and why; they found nothing. ``others``: what is found for queries without labels,
     ``drawn``: metrics of those of them that were drawn and judged since. ``passages``: for queries judged by passages
-    alone, how far what is read overlaps these, 0 to 1 (``labels.passage_overlap``).
+    alone, how far what is read overlaps these, 0 to 1 (``labels.passage_overlap``). ``tops``: score of the first hit of
+    each query that found any.
     """
 
     generation: int
@@ -68,6 +60,7 @@ class GateMeasurement:
     others: Mapping[str, list[str]] = field(default_factory=dict)
     drawn: Mapping[MetricName, Mapping[str, float]] = field(default_factory=dict)
     passages: Mapping[str, float] = field(default_factory=dict)
+    tops: Mapping[str, float] = field(default_factory=dict)
 
     def interval(self, metric: MetricName = "recall") -> Interval:
         """Mean of one metric and its 95 % interval over queries, the same that the gate judges by."""
@@ -113,39 +106,32 @@ def measure(
     progress: Progress,
     *,
     exact: bool = False,
+    pipeline: Pipeline | None = None,
 ) -> GateMeasurement:
-    """Search every query in one generation, and score the first ``k`` items of those that are labelled.
+    """Ask every query of one generation, and score the first ``k`` items of those that are labelled.
 
-    A query with judged spans is answered by chunks, one without by documents, as they are served; so one that would be
-    refused finds nothing. Documents that are the query itself are left out.
+    By its searches as they are served, or through the project's own ``pipeline``; times are then of all that it does.
+    A query that a search refuses finds nothing. Documents that are the query itself are left out. Raises
+    ``PipelineError`` as ``Pipeline.ask``.
     """
-    asking = _Asking(searcher, generation, queries, k, exact)
     labelled = queries.texts
-    texts, refused = searcher.askable(generation, {**labelled, **queries.others})
-    progress.start(f"search {generation.revision}", len(texts), unit="queries")
-    run: dict[str, list[str]] = {query: [] for query in (*labelled, *queries.others)}
-    milliseconds: list[float] = []
-    passages = {query: 0.0 for query in labelled if _passages(queries.items[query])}
-    for query, vector in searcher.encode_all(generation, texts):
-        started = time.perf_counter()
-        hits = asking.hits(query, vector)
-        milliseconds.append((time.perf_counter() - started) * 1_000)
-        run[query] = asking.items(query, hits)[:k]
-        if query in passages:
-            passages[query] = passage_overlap(hits, _passages(queries.items[query]), k)
-        progress.advance()
+    progress.start(f"search {generation.revision}", len(labelled) + len(queries.others), unit="queries")
+    ask = ask_searches if pipeline is None else pipeline.ask
+    found = ask(searcher, generation, queries, k, progress, exact=exact)
     progress.done()
+    run = found.run
     return GateMeasurement(
         generation.gen,
         generation.revision,
         evaluate(queries.items, run, k),
         {query: run[query] for query in labelled},
-        latency_ms(milliseconds) if milliseconds else {},
+        latency_ms(found.milliseconds) if found.milliseconds else {},
         queries.fingerprint,
-        {query: why for query, why in refused.items() if query in labelled},
+        {query: why for query, why in found.refused.items() if query in labelled},
         {query: run[query] for query in queries.others},
         _scored(queries.drawn, run, k),
-        passages,
+        found.passages,
+        found.tops,
     )
 
 
@@ -166,11 +152,13 @@ def judge(
     documents: int,
     look: GateLook | None = None,
     evidence: Mapping[str, object] | None = None,
+    pipeline: str | None = None,
 ) -> GateVerdict:
     """Judge what was measured; the verdict's detail is all that its page needs, but for the texts.
 
     ``documents``: how many there are to rank. ``look``: which it is, by default the first. ``evidence``: what
-    ``measure_demands`` returned; without, there was nothing to measure.
+    ``measure_demands`` returned; without, there was nothing to measure. ``pipeline``: the identity of what was measured
+    through, None for plain searches.
 
     Raises ``LabelError`` as ``compare`` and ``judgement.judge``, ``ConfigError`` if ``gate.k`` is above ``documents``.
     """
@@ -195,6 +183,7 @@ def judge(
         **queries.counts,
         "others": len(queries.others),
         "drawn": len(queries.drawn),
+        **({} if pipeline is None else {"pipeline": pipeline, "short": _short(gate.k, new, old)}),
         **({} if look is None else {"look": number, "test": look.as_data()}),
         **described(comparison, new, old),
         **_judged_by(gate, comparison),
@@ -203,6 +192,11 @@ def judge(
     judged = judgement.judge(gate, GateFigures.model_validate(measured))
     reasons = () if judged.value is Value.PASS else tuple(reason.removesuffix(".") for reason in judged.reasons)
     return GateVerdict(judged.value, reasons, {**measured, "findings": plain(judged.findings)})
+
+
+def _short(k: int, *sides: GateMeasurement | None) -> dict[str, int]:
+    """Return how many labelled queries found fewer than ``k`` documents, by revision."""
+    return {one.revision: sum(len(found) < k for found in one.run.values()) for one in sides if one is not None}
 
 
 def _judged_by(gate: Gate, comparison: Comparison) -> dict[str, str]:
@@ -240,53 +234,3 @@ def described(comparison: Comparison, new: GateMeasurement, old: GateMeasurement
         difference |= {"worst_slice": plain({**short, "recall": worst.recall.new})}
     scores = {role: dict(one.metrics["recall"]) for role, (one, _) in sides.items()}
     return {**brief, **difference, "comparison": comparison.as_data(), "scores": scores}
-
-
-@dataclass(frozen=True, slots=True)
-class _Asking:
-    """How the queries are asked of one generation."""
-
-    searcher: Searcher
-    generation: Generation
-    queries: QuerySet
-    k: int
-    exact: bool
-
-    def hits(self, query: str, vector: npt.NDArray[np.float32]) -> list[tuple[str, int, int]]:
-        """Return documents, or where passages were judged so many chunks that ``k`` places are read, best first."""
-        own = self.queries.own.get(query, frozenset())
-        if query not in self.queries.labels.spans:
-            return self._search(vector, min(self.k + len(own), MOST_CHUNKS), "document", own)[0]
-        wanted = self.k
-        while True:
-            wanted = min(wanted * CHUNKS_PER_ITEM, MOST_CHUNKS)
-            hits, found = self._search(vector, wanted, "chunk", own)
-            if len(self.items(query, hits)) >= self.k or found < wanted or wanted == MOST_CHUNKS:
-                return hits
-
-    def items(self, query: str, hits: Sequence[tuple[str, int, int]]) -> list[str]:
-        """Return the items that they find."""
-        labels = self.queries.labels
-        spans = labels.spans.get(query, {})
-        by_span = {span.doc_id for span in spans}
-        return ranked_items(hits, spans, [one for one in labels.qrels.get(query, ()) if one not in by_span])
-
-    def _search(
-        self, vector: npt.NDArray[np.float32], wanted: int, by: Literal["document", "chunk"], own: Collection[str]
-    ) -> tuple[list[tuple[str, int, int]], int]:
-        """Return the hits but for documents that are the query itself, and how many there were with these."""
-        answer = self.searcher.search_vector(self.generation, vector, wanted, by=by, exact=self.exact)
-        hits = _answer(answer, self.generation).hits
-        return [(hit.id, hit.start, hit.stop) for hit in hits if hit.id not in own], len(hits)
-
-
-def _passages(items: Mapping[str, int]) -> list[Span]:
-    """Return the relevant spans of a query; none where a document is relevant as a whole."""
-    relevant = [span_of(item) for item, score in items.items() if score > 0]
-    return [span for span in relevant if span is not None] if None not in relevant else []
-
-
-def _answer(answer: Answer | None, generation: Generation) -> Answer:
-    if answer is None:
-        raise StateError(f"generation {generation.gen} did not answer; it must be live. Nothing was measured.")
-    return answer

@@ -51,7 +51,7 @@ def judge(gate: Gate, figures: GateFigures) -> Verdict:
 
     """
     compared = figures.compared
-    shown = (*worst_slices(compared), *carried_over(figures), *_looks(gate, figures))
+    shown = (*_through(figures), *worst_slices(compared), *carried_over(figures), *_looks(gate, figures))
     return Verdict((*_findings(gate, figures), *_saturation(compared), *shown))
 
 
@@ -70,6 +70,18 @@ def _saturation(comparison: Comparison) -> Iterator[GateFinding]:
             f"revision {comparison.old or comparison.new} too, and both the best possible {comparison.ceiling:.4f}. "
             "These queries cannot tell models apart; label harder ones, or search more documents.",
         )
+
+
+def _through(figures: GateFigures) -> Iterator[GateFinding]:
+    """Yield what was measured, where it is not plain searches."""
+    if figures.pipeline is None:
+        return
+    few = "".join(
+        f" {count:,} queries found fewer than {figures.k} documents in revision {revision}."
+        for revision, count in figures.short.items()
+        if count
+    )
+    yield GateFinding(Value.PASS, f"Measured through the pipeline {figures.pipeline}, as users see it.{few}")
 
 
 def _looks(gate: Gate, figures: GateFigures) -> Iterator[GateFinding]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
 
-from revector.errors import ConfigError, StateError
+from revector.errors import ConfigError, QueryRefused, StateError
 from revector.formats.kept import plain
+from revector.gate.pipeline import Pipeline
 from revector.measure.metrics import Interval, latency_ms
 from revector.registry.collections import Generation
+from revector.serving.one_generation import BoundSearcher
 from revector.serving.searcher import Searcher
 
 WARM_QUERIES = 3
@@ -21,7 +24,10 @@ DRAWS = 2_000
 
 @dataclass(frozen=True, slots=True)
 class QueryTimes:
-    """Milliseconds of a query in one generation, p50, p95 and p99: to encode it, to search, and both together."""
+    """Milliseconds of a query in one generation, p50, p95 and p99: to encode it, to search, and both together.
+
+    Through a pipeline it is timed as a whole, and to encode it counts 0.
+    """
 
     generation: int
     revision: str
@@ -48,23 +54,30 @@ class LatencyReport:
 
 
 def compare_latency(
-    searcher: Searcher, old: Generation, new: Generation, queries: Sequence[str], k: int = 10, *, seed: int = 0
+    searcher: Searcher,
+    old: Generation,
+    new: Generation,
+    queries: Sequence[str],
+    k: int = 10,
+    *,
+    seed: int = 0,
+    pipeline: Pipeline | None = None,
 ) -> LatencyReport:
     """Time every query in both generations, as it is served, in turns; who is first changes with every query.
 
     The interval is a percentile bootstrap over queries, which are drawn as pairs. Raises ``ConfigError`` without
-    queries, ``EncoderError`` as ``Searcher.encode``.
+    queries, ``EncoderError`` as ``Searcher.encode``, ``PipelineError`` as ``Pipeline.answer``.
     """
     if not queries:
         raise ConfigError("latency was asked for over no queries. Nothing was measured; name at least one.")
     pair = (old, new)
     for text in queries[:WARM_QUERIES]:
         for generation in pair:
-            _timed(searcher, generation, text, k)
+            _timed(searcher, generation, text, k, pipeline)
     spent = np.empty((len(queries), 2, 2))  # query, generation, (encode, search)
     for n, text in enumerate(queries):
         for side in (n % 2, 1 - n % 2):
-            spent[n, side] = _timed(searcher, pair[side], text, k)
+            spent[n, side] = _timed(searcher, pair[side], text, k, pipeline)
     total = spent.sum(axis=2)
     sides = [
         QueryTimes(
@@ -75,8 +88,14 @@ def compare_latency(
     return LatencyReport(len(queries), sides[0], sides[1], _ratios(total, seed))
 
 
-def _timed(searcher: Searcher, generation: Generation, text: str, k: int) -> tuple[float, float]:
+def _timed(
+    searcher: Searcher, generation: Generation, text: str, k: int, pipeline: Pipeline | None
+) -> tuple[float, float]:
     started = time.perf_counter()
+    if pipeline is not None:
+        with suppress(QueryRefused):
+            pipeline.answer(text, BoundSearcher(searcher, generation), k)
+        return 0.0, (time.perf_counter() - started) * 1_000
     vector = searcher.encode(generation, [text])[0]
     encoded = (time.perf_counter() - started) * 1_000
     answer = searcher.search_vector(generation, vector, k)

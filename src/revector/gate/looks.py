@@ -52,19 +52,25 @@ def look_confidence(gate: Gate, number: int) -> float:
 
 
 def next_look(
-    connection: sa.Connection, cid: int, revision: str, old: str | None, gate: Gate, queries: QuerySet
+    connection: sa.Connection,
+    cid: int,
+    revision: str,
+    old: str | None,
+    gate: Gate,
+    queries: QuerySet,
+    pipeline: str | None = None,
 ) -> GateLook:
     """Return which look it is to measure ``revision`` now: aborted generations of it count too.
 
-    The same judgements are the same look, however often they are measured. Other demands, another ``old`` revision, or
-    judged queries that are gone or read otherwise than at the last look begin a new test.
+    The same judgements are the same look, however often they are measured. Other demands, another ``old`` revision,
+    another ``pipeline``, or judged queries that are gone or read otherwise than at the last look begin a new test.
     """
     found = connection.scalar(sa.text(_LAST), {"cid": cid, "revision": revision})
     last = None if found is None else GateLook.model_validate(found)
     labels = queries.labels
     now = GateLook(
         number=1,
-        terms={"old": old, **{name: _plain(getattr(gate, name)) for name in TERMS}},
+        terms={"old": old, "pipeline": pipeline, **{name: _plain(getattr(gate, name)) for name in TERMS}},
         judged={query: stable_hash(text)[:8] for query, text in labels.queries.items()},
         evidence=labels.fingerprint,
     )

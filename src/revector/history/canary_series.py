@@ -10,22 +10,67 @@ import sqlalchemy as sa
 
 
 class Baseline(NamedTuple):
-    """What the first canary of a generation measured: its mean, and ``scores`` by query; empty in earlier versions."""
+    """What the first canary of a generation measured: its mean, and by query the scores, ids found and first score.
+
+    ``version``: the newest of any document then. Runs of earlier versions have the mean, and perhaps ``scores``.
+    """
 
     recall: float
     scores: Mapping[str, float]
+    run: Mapping[str, Sequence[str]]
+    tops: Mapping[str, float]
+    version: int
 
 
-def baseline(connection: sa.Connection, gen: int, labels_fp: str, k: int) -> Baseline | None:
-    """Return recall@``k`` of the first canary of this generation on these very labels, or None before it."""
-    found = connection.execute(
-        sa.text(
-            "SELECT baseline, coalesce(detail->'scores', '{}') AS scores FROM canary WHERE gen = :gen AND labels_fp = "
-            ":labels AND k = :k ORDER BY at LIMIT 1"
-        ),
-        {"gen": gen, "labels": labels_fp, "k": k},
+class CanaryStanding(NamedTuple):
+    """Where the test stands: what it compares with, None before the first run, and why it ``begins``.
+
+    ``week_days``: days since the last test of a week, or since the baseline; ``week_alerted``: whether it alerted.
+    """
+
+    baseline: Baseline | None
+    begins: str
+    week_days: float
+    week_alerted: bool
+
+
+_SAME = "gen = :gen AND labels_fp = :labels AND k = :k"
+
+
+def standing(connection: sa.Connection, cid: int, gen: int, labels_fp: str, k: int) -> CanaryStanding:
+    """Return where the test of this generation on these very labels stands."""
+    values = {"cid": cid, "gen": gen, "labels": labels_fp, "k": k}
+    first = connection.execute(
+        sa.text(f"SELECT baseline, detail FROM canary WHERE {_SAME} ORDER BY at LIMIT 1"), values
     ).one_or_none()
-    return None if found is None else Baseline(float(found.baseline), found.scores)
+    if first is None:
+        return CanaryStanding(None, _begins(connection, values), 0.0, week_alerted=False)
+    kept = first.detail
+    found = Baseline(
+        float(first.baseline), kept.get("scores", {}), kept.get("run", {}), kept.get("tops", {}), kept.get("version", 0)
+    )
+    last = connection.execute(
+        sa.text(
+            "SELECT extract(epoch FROM clock_timestamp() - at) / 86400 AS days, coalesce(CAST(detail->'week' AS "
+            f"boolean), false) AS alerted FROM canary WHERE {_SAME} ORDER BY detail ? 'week' DESC, CASE WHEN detail ? "
+            "'week' THEN at END DESC, at LIMIT 1"
+        ),
+        values,
+    ).one()
+    return CanaryStanding(found, "", float(last.days), week_alerted=last.alerted)
+
+
+def _begins(connection: sa.Connection, values: Mapping[str, object]) -> str:
+    last = connection.execute(
+        sa.text("SELECT gen, labels_fp FROM canary WHERE cid = :cid ORDER BY at DESC LIMIT 1"), values
+    ).one_or_none()
+    if last is None:
+        return "it is the first canary of this collection"
+    return (
+        "another index serves than at the last canary"
+        if last.gen != values["gen"]
+        else "the labels or the pipeline are others"
+    )
 
 
 def add(connection: sa.Connection, cid: int, found: Mapping[str, object]) -> None:

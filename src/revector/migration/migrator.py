@@ -66,14 +66,9 @@ class Migrator:
             progress=self._progress,
         )
         self._searcher = Searcher(engine, collection, encoders)
+        asked = (settings.labels, settings.queries)
         self._evidence = evidence or Evidence(
-            engine,
-            self._cid,
-            self._searcher,
-            settings.labels,
-            actor=actor,
-            progress=self._progress,
-            others=settings.queries,
+            engine, self._cid, self._searcher, *asked, actor=actor, progress=self._progress, pipeline=settings.pipeline
         )
         self._forward = ForwardSteps(
             engine,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from revector.encoders.api.settings import ProviderSettings
+from revector.gate.pipeline import Pipeline
 from revector.indexing.throttle import ThrottleLimits
 from revector.labels import LabelSource
 from revector.planning.costs import Costs
@@ -23,12 +24,14 @@ class MigratorSettings:
     serves the original: it needs no proof (``fidelity.Proof``). ``overlap``: reading, embedding and publishing side by
     side, and resting for others as ``bars`` says; without it, all statements of a backfill come from one thread.
     ``shadow_share``: of live queries, those that are read twice. ``queries``: a file of queries without judgements.
+    ``pipeline``: what is measured instead of plain searches.
     """
 
     migrations: Path
     archive: Path
     labels: LabelSource | None = None
     queries: Path | None = None
+    pipeline: Pipeline | None = None
     window_hours: float = 48.0
     shards: int | None = None
     drain_s: float = 60.0

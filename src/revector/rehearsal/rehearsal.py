@@ -146,7 +146,14 @@ class Rehearsal:
         searcher = Searcher(self._engine, self._name, encoders)
         others = self._settings.queries
         evidence = Evidence(
-            self._engine, collection.cid, searcher, folder, others, actor=self._actor, progress=self._progress
+            self._engine,
+            collection.cid,
+            searcher,
+            folder,
+            others,
+            actor=self._actor,
+            progress=self._progress,
+            pipeline=self._settings.pipeline,
         )
         evidence.refuse_unmeasurable(target, collection)
         if folder is None:

@@ -124,7 +124,7 @@ class Searcher:
         offer: Offer | None = None,
         limit_s: float | None = None,
     ) -> None:
-        self._engine, self._collection, self.encoders, self._offer = engine, collection, encoders, offer
+        self.engine, self.collection, self.encoders, self._offer = engine, collection, encoders, offer
         self._limit_s = limit_s
         self._generations: dict[int, Generation] = {}
 
@@ -230,7 +230,7 @@ class Searcher:
             if answer is not None:
                 return replace(answer, cutoffs=cutoffs)
         raise StateError(
-            f"the alias of {self._collection!r} moved {MOVED} times during one query. Nothing was answered; ask again."
+            f"the alias of {self.collection!r} moved {MOVED} times during one query. Nothing was answered; ask again."
         )
 
     def resolve(self, generation: int | None = None) -> Generation:
@@ -239,16 +239,16 @@ class Searcher:
 
     def _pin(self, generation: int | None) -> tuple[Generation, Mapping[str, float]]:
         """Return the generation that is meant, with its cut-offs; those of the active one come with its number."""
-        with alone(self._engine) as connection:
-            collection = read_collection(connection, self._collection)
+        with alone(self.engine) as connection:
+            collection = read_collection(connection, self.collection)
             gen = collection.active_gen if generation is None else generation
             if gen is None:
                 raise StateError(
-                    f"collection {self._collection!r} serves nothing yet. Nothing was searched; run `revector upgrade`."
+                    f"collection {self.collection!r} serves nothing yet. Nothing was searched; run `revector upgrade`."
                 )
             if gen not in collection.live:
                 raise StateError(
-                    f"generation {gen} of {self._collection!r} is in no slot (live: {list(collection.live)}). Nothing "
+                    f"generation {gen} of {self.collection!r} is in no slot (live: {list(collection.live)}). Nothing "
                     "was searched; name a live one."
                 )
             if gen not in self._generations:  # identity never changes once registered
@@ -294,7 +294,7 @@ class Searcher:
         return vector
 
     def _stored(self, pinned: Generation, doc_id: str) -> npt.NDArray[np.float32]:
-        with self._engine.connect() as connection:
+        with self.engine.connect() as connection:
             found = lane_of(pinned).direction(connection, doc_id)
             if found is None and documents.exists(connection, pinned.cid, doc_id):
                 raise NotCaughtUp(
@@ -302,7 +302,7 @@ class Searcher:
                     "searched; ask again."
                 )
         if found is None:
-            raise UnknownDocument(f"collection {self._collection!r} has no document {doc_id!r}. Nothing was searched.")
+            raise UnknownDocument(f"collection {self.collection!r} has no document {doc_id!r}. Nothing was searched.")
         return usable_vector(found, pinned)
 
     def search_vector(
@@ -328,7 +328,7 @@ class Searcher:
         filter_sql, filter_params = compile_filter(where)
         exact = exact or pinned.spec.index.kind == "exact"
         started = time.perf_counter()
-        with self._engine.connect() as connection, bounded(connection, limit_s, stop) as check_time:
+        with self.engine.connect() as connection, bounded(connection, limit_s, stop) as check_time:
             if filter_sql and not exact:
                 exact = self._is_selective(connection, pinned, filter_sql, filter_params)
             if without is not None:

@@ -17,7 +17,8 @@ def _measure(scene: GateScene) -> Mapping[str, object] | None:
     if scene.gate.max_latency_ratio is None or scene.active is None:
         return None
     texts = list(scene.queries.texts.values())
-    return compare_latency(scene.searcher, scene.active, scene.generation, texts, scene.gate.k).as_data()
+    sides = (scene.active, scene.generation)
+    return compare_latency(scene.searcher, *sides, texts, scene.gate.k, pipeline=scene.pipeline).as_data()
 
 
 def _judge(gate: Gate, figures: GateFigures) -> Iterator[GateFinding]:
@@ -42,6 +43,7 @@ def _show(figures: GateFigures) -> ShownDemand | None:
         [f"{part}, {role}", *(f"{getattr(side, f'{part}_ms')[name]:.2f} ms" for name in names)]
         for part in ("encode", "search", "total")
         for role, side in sides.items()
+        if part == "total" or side.encode_ms["p99"]  # a pipeline is timed as a whole
     ]
     return ShownDemand(
         "Is a query slower than before?",
