@@ -252,7 +252,7 @@ async function summary() {
       el("tbody", {}, ...Object.entries(progress.judges).map(([judge, count]) => el("tr", {}, el("td", {}, el("bdi", {}, judge)), el("td", {}, `${count} of ${progress.pairs}`))))),
     agreement.pairs ? el("p", {}, `${agreement.judges} judges say the same of ${agreement.alike} of ${many(agreement.pairs, "document")} that two or more of them judged`
       + (agreement.alpha == null ? "." : `: Krippendorff's alpha ${agreement.alpha.toFixed(2)} (1: always, 0: as often as by chance).`)) : null,
-    el("p", {}, `${progress.whole} of ${many(progress.queries, "query", "queries")} can be added to the labels: every document of theirs has a score that stands.`
+    el("p", {}, `${progress.whole} of ${many(progress.queries, "query", "queries")} can be added to the labels: those of which every document has a score that stands.`
       + (progress.disputed ? ` The judges differ on ${many(progress.disputed, "document")}; more than half of them, or what they agree on, decides.` : "")),
     el("div", { class: "actions" },
       el("button", { type: "button", class: "main", id: "finish", disabled: !progress.whole, onclick: finish }, "Add them and judge the gate"),
