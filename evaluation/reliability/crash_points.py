@@ -55,7 +55,7 @@ OF_TASKS = "task.after_step"
 TASKS = (*FORWARD[:2], "embed 0", "embed 1", *FORWARD[2:])
 """What passes the point of the DAG, in order."""
 
-DAG_S, LIMIT_S = 180.0, 60.0
+DAG_S, LIMIT_S = 600.0, 120.0
 
 
 @dataclass(frozen=True, slots=True)
