@@ -53,6 +53,7 @@ BY_THE_CLOCK = {
     "gate/ann.py": "measures which documents changed meanwhile",
     "gate/shadow_time.py": "hours of shadow reads: test_shadow_time",
     "history/audit.py": "shown",
+    "history/canary_series.py": "when the weekly test of a canary is due: it comes earlier or later",
     "history/news.py": "which events are still news: a notice may be left out after a step of a day",
     "indexing/backfill.py": "shown: when a part was published",
     "indexing/dial.py": "how long the oldest item waits: a backfill slows down until it is done",
