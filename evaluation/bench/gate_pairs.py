@@ -2,10 +2,10 @@
 
 Each labelled set is searched exactly by all-MiniLM-L6-v2 (one chunk a document, 256 tokens), by that model made
 slightly wrong in five ways (noise as of a low precision, a cut, principal components), by its word vectors alone, by
-latent semantic analysis and by TF-IDF. Of each pair, the queries are counted by what the new one does to recall@10,
-and those whose ten documents are the same apart.
+latent semantic analysis, by TF-IDF and, on the sets of ``--mpnet-sets``, by all-mpnet-base-v2. Of each pair, the
+queries are counted by what the new one does to recall@10, and those whose ten documents are the same apart.
 
-  python -m evaluation.bench.gate_pairs --keep FOLDER
+  python -m evaluation.bench.gate_pairs --keep FOLDER [--mpnet FOLDER]
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ Ranked = list[list[str]]
 NOISE = (0.03, 0.1, 0.25)
 """Length of the noise that is added to vectors of length 1."""
 
+SETS = ("cranfield", "cosqa", "medquad", "npl", "xquad")
+
 PAIRS = (
     ("MiniLM", "noise 0.03"),
     ("MiniLM", "noise 0.1"),
@@ -40,6 +42,7 @@ PAIRS = (
     ("LSA 256", "MiniLM"),
     ("TF-IDF", "MiniLM"),
     ("word vectors", "MiniLM"),
+    ("mpnet", "MiniLM"),
 )
 
 
@@ -48,25 +51,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser("evaluation.bench.gate_pairs", __doc__)
     options.set_defaults(output=PAIRS_FILE)
     take_folder(options)
-    options.add_argument("--sets", nargs="+", metavar="NAME", default=["cranfield", "cosqa"])
+    options.add_argument("--sets", nargs="+", metavar="NAME", default=SETS)
     options.add_argument("--keep", type=Path, required=True, metavar="FOLDER", help="vectors are kept here")
+    options.add_argument("--mpnet", type=Path, metavar="FOLDER", help="of all-mpnet-base-v2, which is downloaded apart")
+    options.add_argument("--mpnet-sets", nargs="+", metavar="NAME", default=["cranfield"], help="default: %(default)s")
     chosen = options.parse_args(argv)
     refuse_absent(options, chosen.folder, chosen.sets)
-    before, pairs = machine(), [one for name in chosen.sets for one in _pairs(chosen.folder / name, chosen.keep)]
+    before, pairs = machine(), list[dict[str, Any]]()
+    for name in chosen.sets:
+        pairs += _pairs(chosen.folder / name, chosen.keep, chosen.mpnet if name in chosen.mpnet_sets else None)
     command = f"python -m evaluation.bench.gate_pairs --sets {' '.join(chosen.sets)}"
     told = {"command": command, "machine": before, "pairs": pairs}
     chosen.output.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     return 0
 
 
-def _pairs(folder: Path, keep: Path) -> Iterator[dict[str, Any]]:
+def _pairs(folder: Path, keep: Path, mpnet: Path | None) -> Iterator[dict[str, Any]]:
     queries = search.read_texts(folder / "queries.jsonl")
     qrels: dict[str, dict[str, int]] = {}
     for path in sorted((folder / "qrels").glob("*.tsv")):
         qrels |= search.read_qrels(path)
     judged = [(query, text) for query, text in zip(queries.ids, queries.texts, strict=True) if query in qrels]
-    runs = _runs(folder, [text for _, text in judged], keep)
+    runs = _runs(folder, [text for _, text in judged], keep, mpnet)
     for old, new in PAIRS:
+        if old not in runs:
+            continue
         changes = Counter[float]()
         for (query, _), before, after in zip(judged, runs[old], runs[new], strict=True):
             if set(before) != set(after):
@@ -83,7 +92,7 @@ def _pairs(folder: Path, keep: Path) -> Iterator[dict[str, Any]]:
         }
 
 
-def _runs(folder: Path, texts: Sequence[str], keep: Path) -> Mapping[str, Ranked]:
+def _runs(folder: Path, texts: Sequence[str], keep: Path, mpnet: Path | None) -> Mapping[str, Ranked]:
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -106,11 +115,18 @@ def _runs(folder: Path, texts: Sequence[str], keep: Path) -> Mapping[str, Ranked
     }
     for size in NOISE:
         spaces[f"noise {size:g}"] = (_noisy(queries, size, rng), _noisy(documents, size, rng))
+    if mpnet is not None:
+        spaces["mpnet"] = search.encode(mpnet, texts, keep), search.encode(mpnet, corpus.texts, keep)
     for width in (256, 128):
         turned = TruncatedSVD(width, random_state=0).fit(counted)
         spaces[f"LSA {width}"] = (_unit(turned.transform(asked)), _unit(turned.transform(counted)))
     ids = np.asarray(corpus.ids, dtype=object)
-    by_words = np.argsort(-(asked @ counted.T).toarray(), axis=1, kind="stable")[:, :K]
+    by_words = np.concatenate(
+        [
+            np.argsort(-(asked[at : at + search.CHUNK] @ counted.T).toarray(), axis=1, kind="stable")[:, :K]
+            for at in range(0, asked.shape[0], search.CHUNK)
+        ]
+    )
     ranked = {name: search.neighbours(*space, corpus.ids, K) for name, space in spaces.items()}
     return {**ranked, "TF-IDF": [list(row) for row in ids[by_words]]}
 
