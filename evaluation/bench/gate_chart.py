@@ -38,13 +38,13 @@ def draw(beside: Path, rates: Rates) -> None:
         ),
     }
     for name, (title, asked, line) in questions.items():
-        chart, axes = plt.subplots(1, len(asked), figsize=(6.5 * len(asked), 3.8), layout="constrained", squeeze=False)
+        chart, axes = plt.subplots(1, len(asked), figsize=(7.2 * len(asked), 4.8), layout="constrained", squeeze=False)
         for axis, (question, when) in zip(axes[0], asked.items(), strict=True):
             _boxes(axis, {cell: found for cell, found in rates.items() if cell.question == question})
             axis.axhline(line, color="#333333", linewidth=0.8, linestyle=":")
             axis.set(title=when, xlabel="judged queries", ylabel="% of gates")
             axis.spines[["top", "right"]].set_visible(False)
-        chart.suptitle(f"{title}  Each box: all real pairs; dotted: {line:g} %")
+        chart.suptitle(f"{title}\nEach box: the real pairs, whiskers to the extremes; dotted: {line:g} %")
         chart.savefig(beside.with_name(f"{beside.stem}_{name}.svg"), metadata={"Date": None})
         plt.close(chart)
 
@@ -61,6 +61,6 @@ def _boxes(axis: Any, rates: Rates) -> None:
         for box in drawn["boxes"]:
             box.set(facecolor=color, edgecolor=color)
         for line in drawn["medians"]:
-            line.set(color="white")
+            line.set(color="black", linewidth=1.5)
     axis.set_xticks(range(len(sizes)), [f"{size:,}" for size in sizes])
-    axis.legend(fontsize=8, frameon=False)
+    axis.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
