@@ -38,6 +38,10 @@ SILENT, SLOW = 0.03, 0.2
 """In a store at its very worst: share of other requests without an answer, and of acknowledged ones still under way."""
 
 
+LATE_S = intents.LATE_S
+"""So long a request may be under way, also where a test has revector wait for less."""
+
+
 class Request(NamedTuple):
     """A write under way; one that was acknowledged (``sure``) arrives."""
 
@@ -93,7 +97,7 @@ class LateNetwork:
         self._random.shuffle(self._under_way)
         waiting, self._under_way = self._under_way, []
         for one in waiting:
-            drawn, over = self._random.random(), self.now_s() - one.sent_s > intents.LATE_S
+            drawn, over = self._random.random(), self.now_s() - one.sent_s > LATE_S
             if (over and one.sure) or (drawn < share and not over):
                 with suppress(IndexGone):  # it came too late for its index
                     one.write()
@@ -132,7 +136,7 @@ class LateStore(LateNetwork):
         """Send a request; raises ``StoreUnavailable`` where the caller stood for so long that it timed out before."""
         began_s = self.now_s()
         self.at(name)
-        if self.now_s() - began_s > intents.LATE_S:
+        if self.now_s() - began_s > LATE_S:
             self._lose()
         return by(request)
 

@@ -227,7 +227,7 @@ class Stage:
             actor.state = "ready"
 
     def _waiting(self, actors: Iterable[Actor]) -> set[int]:
-        pids = ",".join(str(pid) for actor in actors for pid in actor.pids)
+        pids = ",".join(str(pid) for actor in actors for pid in tuple(actor.pids))
         # Straight to libpq: this is asked more often than anything else.
         found = self.monitor.pgconn.exec_(
             f"SELECT pid FROM unnest('{{{pids}}}'::int[]) pid WHERE cardinality(pg_blocking_pids(pid)) > 0".encode()
@@ -236,7 +236,7 @@ class Stage:
 
     def _is_deadlocked(self) -> bool:
         """Whether sessions wait in a circle; PostgreSQL ends one of them, and nobody else advances before."""
-        pids = [pid for actor in self.actors for pid in actor.pids]
+        pids = [pid for actor in self.actors for pid in tuple(actor.pids)]
         found = self.monitor.execute("SELECT pid, pg_blocking_pids(pid) FROM unnest(%s::int[]) pid", [pids])
         waits = {pid: set(by) for pid, by in found}
         free: set[int] = set()
@@ -247,7 +247,7 @@ class Stage:
     def _end_waits(self, actors: Iterable[Actor]) -> None:
         for actor in actors:
             actor.doom()
-            for pid in actor.pids:
+            for pid in tuple(actor.pids):  # its thread may connect meanwhile
                 self.monitor.execute("SELECT pg_terminate_backend(%s)", [pid])
         self.come_back()
 

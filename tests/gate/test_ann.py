@@ -196,7 +196,7 @@ def test_an_index_of_bits_is_measured_as_it_is_served_with_its_rerank(library: W
     assert [point.ef_search for point in report.sweep] == [80, 320]  # twice the forty candidates of ten documents
     assert 0.3 < report.served.overlap.mean < 1
     [reason] = report.reasons
-    assert "bits, rerank = 2" in reason
+    assert "quantize = bit, rerank = 2" in reason
     assert "or set a larger rerank" in reason
     wide = dataclasses.replace(bits, spec=dataclasses.replace(bits.spec, index=dataclasses.replace(index, rerank=16)))
     more = measured(library, wide, sweep=(), min_overlap=1.0)
