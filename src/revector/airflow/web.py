@@ -13,6 +13,7 @@ from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi import Path as InPath
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 
+from revector import service
 from revector.airflow import web_history
 from revector.airflow.web_access import ADOPTING_DAG, GUARD_DAG, MOVING_DAG, SEES_PAGE, Known, project, rights
 from revector.airflow.web_runs import airflow_state
@@ -24,7 +25,10 @@ from revector.lifecycle import FORWARD, STEPS
 from revector.pages import over_time
 
 STATIC = Path(__file__).parent / "static"
-FILES = frozenset(path.name for path in STATIC.iterdir())
+DOM = Path(service.__file__).parent / "static" / "dom.js"
+FILES = {path.name: path for path in (*STATIC.iterdir(), DOM)}
+"""What the page loads; ``dom.js`` is also that of the page on which people judge."""
+
 APPROVE, REJECT = "Approve", "Reject"
 """The two answers to Airflow's ApprovalOperator."""
 
@@ -60,7 +64,7 @@ def static_file(name: str) -> FileResponse:
     """Return what the page loads: nothing comes from elsewhere."""
     if name not in FILES:
         raise HTTPException(404, f"there is no file {name!r}")
-    return FileResponse(STATIC / name, headers=HEADERS)
+    return FileResponse(FILES[name], headers=HEADERS)
 
 
 @app.get("/ui/data/status")

@@ -30,7 +30,7 @@ from revector.service.access import is_loopback
 from revector.service.problems import HANDLERS, problem
 
 STATIC = Path(__file__).parent / "static"
-FILES = {"/": "judging.html", "/judging.js": "judging.js", "/judging.css": "judging.css"}
+FILES = {"/": "judging.html"} | {f"/{name}": name for name in ("judging.js", "judging.css", "dom.js")}
 MEANINGS = ("Not relevant", "Relevant", "Answers it in full")
 """Of the scores from 0 on."""
 

@@ -1,5 +1,7 @@
 // The page on which a person judges: one query at a time, each score saved before the next one is shown as saved.
 
+import { el } from "./dom.js";
+
 const $ = (id) => document.getElementById(id);
 const key = location.hash.slice(1) || sessionStorage.getItem("key");
 if (key) sessionStorage.setItem("key", key);
@@ -9,18 +11,6 @@ const AGAIN_MS = 2000;
 const state = { judge: "", batch: null, at: 0, query: null, waiting: 0 };
 const undos = []; // {judge, query, changes}: what takes the last savings back
 let saving = Promise.resolve(); // one after the other: each says what it saw before
-
-// Texts become text nodes, never HTML.
-function el(tag, attributes = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else if (value === true) node.setAttribute(name, "");
-    else if (value !== false && value != null) node.setAttribute(name, value);
-  }
-  node.append(...children.filter((child) => child != null));
-  return node;
-}
 
 const say = (text) => { $("state").textContent = text; };
 const many = (count, one, more = `${one}s`) => `${count.toLocaleString("en")} ${count === 1 ? one : more}`;

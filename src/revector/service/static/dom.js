@@ -1,4 +1,4 @@
-// Elements, tables, figures as people read them, and bringing what is shown to what should be.
+// Elements, tables, figures as people read them, and bringing what is shown to what should be. Texts become text nodes.
 
 export function el(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
