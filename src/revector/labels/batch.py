@@ -64,7 +64,7 @@ class JudgedBatch:
                 "write the queries with `revector labels next -o next.jsonl`."
             )
         self.path = path
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._file = _opened(path)
         try:
             self.dropped = _end_last_line(self._file)
@@ -105,8 +105,9 @@ class JudgedBatch:
         rows = self._by_query[query]
         if judge != AGREED:
             return rows
-        without = {name: scores for name, scores in self._said.items() if name != AGREED}
-        unsettled = set(disputed(without, ((row.query, row.document) for row in rows)))
+        with self._lock:
+            without = {name: scores for name, scores in self._said.items() if name != AGREED}
+            unsettled = set(disputed(without, ((row.query, row.document) for row in rows)))
         return [row for row in rows if (row.query, row.document) in unsettled]
 
     def score(self, row: PoolRow, judge: str) -> int | None:
@@ -115,7 +116,8 @@ class JudgedBatch:
 
     def others(self, row: PoolRow) -> dict[str, int]:
         """Return what each judge said of a document, but for what they agreed on."""
-        scores = scores_of(self._said, (row.query, row.document))
+        with self._lock:
+            scores = scores_of(self._said, (row.query, row.document))
         return {judge or "in the file": score for judge, score in scores.items() if judge != AGREED}
 
     def save(self, judge: str, query: str, changes: Sequence[ScoreChange]) -> None:
@@ -124,8 +126,8 @@ class JudgedBatch:
         Raises ``LabelError`` if one of the documents has another score by now than the judge saw (another tab), is not
         asked for, or the file was changed by another program.
         """
-        asked = {row.document: row for row in self.documents(query, judge)}
         with self._lock:
+            asked = {row.document: row for row in self.documents(query, judge)}
             for one in changes:
                 if one.document not in asked or one.score not in (None, *range(HIGHEST_SCORE + 1)):
                     raise LabelError(
