@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -15,7 +16,7 @@ Made = tuple[str, int]
 """Whose an index is: the fingerprint of its encoder, empty where revector did not make it, and its width."""
 
 
-class ClientStore:
+class ClientStore(ABC):
     """A store of one client, which is made when it is first wanted; any number of threads may use it."""
 
     kind: str
@@ -35,9 +36,9 @@ class ClientStore:
                 self._client = self.connect()
             return self._client
 
+    @abstractmethod
     def connect(self) -> Any:
         """Return a client; nothing is asked of the server yet."""
-        raise NotImplementedError
 
     def close(self) -> None:
         """Close its connections."""
