@@ -57,7 +57,7 @@ class InQdrant:
         from qdrant_client import QdrantClient, models
 
         self.models, self.wire = models, wire
-        self.name, self.source = f"wares_{uuid4().hex[:8]}", wire.url.replace("http://", "qdrant://")
+        self.name, self.source = f"articles_{uuid4().hex[:8]}", wire.url.replace("http://", "qdrant://")
         self.client = QdrantClient(url=wire.url, check_compatibility=False)
         plain = models.VectorParams(size=DIM, distance=models.Distance.COSINE)
         graph = models.HnswConfigDiff(m=16, ef_construct=100)
@@ -88,7 +88,7 @@ class InMilvus:
     def __init__(self, url: str, source: str) -> None:
         from pymilvus import DataType, MilvusClient
 
-        self.name, self.source, self._url = f"wares_{uuid4().hex[:8]}", source, url
+        self.name, self.source, self._url = f"articles_{uuid4().hex[:8]}", source, url
         client = MilvusClient(url)
         schema = client.create_schema(auto_id=False, enable_dynamic_field=True)
         schema.add_field("pk", DataType.VARCHAR, is_primary=True, max_length=100)
@@ -137,7 +137,7 @@ class InChroma:
     """As Chroma's own client writes it: a text is the record's document."""
 
     def __init__(self, url: str) -> None:
-        self.name, self.source = f"wares_{uuid4().hex[:8]}", url.replace("http://", "chroma://")
+        self.name, self.source = f"articles_{uuid4().hex[:8]}", url.replace("http://", "chroma://")
         every = f"{url}/api/v2/tenants/default_tenant/databases/default_database/collections"
         made = httpx.post(every, json={"name": self.name, "configuration": {"hnsw": {"space": "cosine"}}}).json()
         self._url = f"{every}/{made['id']}"
@@ -168,7 +168,7 @@ class InRedis:
     def __init__(self, url: str, *options: Any) -> None:
         from redis import Redis
 
-        self.name, self.source, self.client = f"wares_{uuid4().hex[:8]}", url, Redis.from_url(url, protocol=3)
+        self.name, self.source, self.client = f"articles_{uuid4().hex[:8]}", url, Redis.from_url(url, protocol=3)
         self.prefix = f"[{self.name}]*"
         vector = ("VECTOR", "FLAT", 6, "TYPE", "FLOAT32", "DIM", DIM, "DISTANCE_METRIC", "COSINE")
         fields = ("text", "TEXT", "lang", "TAG", "embedding", "AS", "e", *vector)

@@ -25,7 +25,7 @@ from adoption.store_collections import (
 from adoption.test_copies import COUNT, OTHER, texts, vectors
 from outside import ChromaServer, RedisServer, shared
 from qdrant_wire import LocalShard, QdrantWire
-from revector.adoption import store_points
+from revector.adoption import store_places, store_points
 from revector.adoption.places import open_place
 from revector.adoption.presets import AdoptionRequest
 from revector.cli import run
@@ -111,6 +111,16 @@ def test_a_server_that_does_not_answer_is_said_by_its_url(application: Applicati
     scheme = collection.source.partition("://")[0]
     with pytest.raises(SourceError, match=rf"Nothing was read there or changed; check {scheme}://127.0.0.1:9,"):
         plan(application, collection, source=f"{scheme}://127.0.0.1:9")
+
+
+def test_of_many_collections_a_message_names_some_and_says_how_many_more(
+    application: Application, wire: QdrantWire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_places, "MOST_NAMED", 1)
+    made = [InQdrant(wire) for _ in range(3)]
+    first = min(one.name for one in made)
+    with pytest.raises(SourceError, match=rf"there are: {first} and 2 more\. Nothing was read"):
+        plan(application, made[0], table="absent")
 
 
 # Vectors -------------------------------------------------------------------------------------------------------------

@@ -30,6 +30,9 @@ TEXTS = (NODE, "page_content", TEXT)
 PEEKED = 64
 """Points by which the fields are told."""
 
+MOST_NAMED = 20
+"""Collections that a message names; of others it says how many there are."""
+
 PORTS = {"qdrant": 6333, "milvus": 19530, "chroma": 8000, "redis": 6379}
 KEY_NAME = "api_key_env"
 
@@ -105,8 +108,10 @@ def _about(reader: PointReader, absent: str) -> CollectionTerms:
     try:
         return reader.about()
     except IndexGone as error:
-        there = ", ".join(sorted(reader.names())[:20]) or "none"
-        raise SourceError(f"{absent}; there are: {there}. Nothing was read.") from error
+        names = sorted(reader.names())
+        more = f" and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else ""
+        there = ", ".join(names[:MOST_NAMED]) or "none"
+        raise SourceError(f"{absent}; there are: {there}{more}. Nothing was read.") from error
 
 
 def _record(point: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Any]:
