@@ -172,7 +172,10 @@ class RecordSource:
     def _document(self, record: Mapping[str, object], types: Mapping[str, ColumnType]) -> Document:
         fields = self.fields
         if absent := [name for name in fields.id if name not in record]:
-            raise _Refused(f"the id field {_names(map(repr, absent))} is missing, the fields are {_names(record)}.")
+            raise _Refused(
+                f"the id field {_names(map(repr, absent))} is missing, the fields are {_names(record)}; name the "
+                "one that holds ids by --id-field."
+            )
         texts = [_text(name, record.get(name)) for name in fields.texts]
         return Document(
             id=_identity(fields.id, record),
