@@ -12,11 +12,14 @@ from typing import Any
 import pytest
 
 from revector.cli import exits, run
+from revector.cli.commands_judging import finish
+from revector.cli.options import open_session
 from revector.errors import LabelError
 from revector.labels import load_labels, span_of
 from revector.labels.batch import JudgedBatch, ScoreChange
 from revector.labels.clicks import label_clicks
 from revector.labels.pool import EXAMPLE, read_pool, write_pool
+from revector.pages.gate_result import kept_result
 from worlds import World
 
 UNUSABLE = LabelError.exit_code
@@ -357,6 +360,32 @@ def test_what_two_judges_said_is_added_with_how_far_they_agree(two: World, cli: 
     assert re.search(r"2 judges say the same of (\d+) of \d+ documents \(Krippendorff's alpha 0\.\d\d\)", cli.out)
     labels = load_labels(two.root / "labels")
     assert (labels.qrels["n2"]["d00002"], "n1" in labels.qrels) == (1, False)
+
+
+def test_what_is_judged_after_the_gate_has_passed_is_added_and_said_not_to_be_in_its_verdict(
+    at: World, cli: Cli
+) -> None:
+    asked = "".join(f'{{"_id": "u{n}", "text": "apple{n} words {n}"}}\n' for n in range(20))
+    (at.root / "asked.jsonl").write_text(asked)
+    at.settings(queries="asked.jsonl")
+    model, gate = 'model = ModelSpec(name="hashing:seed2", dim=64)', "gate = Gate(max_drop=1.0, min_overlap=None)"
+    at.revision("b200", "a100", model, gate)
+    at.upgrade("b200", to="gate")
+    assert cli("next", "-n", "2", "-o", "next.jsonl") == 0
+    file, session = at.root / "next.jsonl", open_session(at.root, None)
+    judge_all(file)
+    passed = kept_result(at.project, "docs")
+    done = finish(session, file, at.root / "labels")
+    assert kept_result(at.project, "docs").id == passed.id
+    assert (done["verdict"], done["added"]["new_queries"]) == ("pass", 2)
+    assert done["told"].startswith("This verdict is of before these judgements, which are not in it")
+
+
+def judge_all(file: Path) -> None:
+    batch = JudgedBatch(file)
+    for query in batch.queries:
+        batch.save("ada", query, [ScoreChange(row.document, 1, None) for row in batch.documents(query, "ada")])
+    batch.close()
 
 
 CONTRADICTIONS = [

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -183,7 +183,7 @@ def judge(
             batch,
             port,
             notes=_notes(session, batch),
-            finish=lambda: _finish(session, batch.path, folder),
+            finish=lambda: finish(session, batch.path, folder),
             tell=lambda address: session.out.say(
                 f"{file}: {len(batch.queries):,} queries to judge at {address} (on this machine only; Ctrl-C ends it)."
             ),
@@ -257,15 +257,17 @@ def _notes(session: Session, batch: JudgedBatch) -> list[str]:
     return notes
 
 
-def _finish(session: Session, file: Path, folder: Path) -> dict[str, object]:
+def finish(session: Session, file: Path, folder: Path) -> dict[str, Any]:
     """Add what stands, and look at the gate: a look that is counted, as each is that anyone sees."""
-    from revector.gate.results import gate_result
+    from revector.gate.results import gate_result, latest_result
 
     added = asdict(_add(session, file, folder))
     migrator = session.project.migrator(session.collection)
     building = migrator.status().slots.building
     if building is None:
         return {"added": added, "told": "No migration is under way: the judgements wait in the labels."}
+    with session.project.engine.connect() as connection:
+        before = latest_result(connection, building.generation, "recall")
     with suppress(GateFailed):  # what it found is kept
         migrator.upgrade(building.revision, to="gate")
     with session.project.engine.connect() as connection:
@@ -273,6 +275,8 @@ def _finish(session: Session, file: Path, folder: Path) -> dict[str, object]:
     told = (
         "Nothing was moved: `revector upgrade` does that once the gate passes. `revector gate --html FILE` shows all."
     )
+    if before is not None and before.id == found.id:
+        told = f"This verdict is of before these judgements, which are not in it: what has passed stays passed. {told}"
     return {
         "added": added,
         "verdict": found.verdict,
