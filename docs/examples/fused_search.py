@@ -24,13 +24,14 @@ RANK = 60
 """Of reciprocal rank fusion: Cormack, Clarke and Buettcher (SIGIR 2009) found 60 good whatever is fused."""
 
 BY_WORDS = """
-SELECT doc_id FROM document JOIN collection USING (cid), websearch_to_tsquery('simple', :query) asked,
-  to_tsquery('simple', replace(asked::text, '&', '|')) any_word
-WHERE collection.name = :collection AND NOT deleted AND to_tsvector('simple', content) @@ any_word
-ORDER BY ts_rank_cd(to_tsvector('simple', content), any_word, 1) DESC, doc_id LIMIT :depth
+SELECT doc_id FROM document JOIN collection USING (cid), websearch_to_tsquery('english', :query) asked,
+  to_tsquery('english', replace(asked::text, '&', '|')) any_word
+WHERE collection.name = :collection AND NOT deleted AND to_tsvector('english', content) @@ any_word
+ORDER BY ts_rank_cd(to_tsvector('english', content), any_word, 1) DESC, doc_id LIMIT :depth
 """
-"""Any of the query's words, ranked by PostgreSQL (not BM25, which it has not). For a large corpus make an index:
-CREATE INDEX ON revector.document USING gin (to_tsvector('simple', content))."""
+"""Any of the query's words, ranked by PostgreSQL (not BM25, which it has not), without the stop words of ``english``:
+name your language, for ``simple`` keeps them, and they then decide. For a large corpus make an index:
+CREATE INDEX ON revector.document USING gin (to_tsvector('english', content))."""
 
 
 def answer(query: str, searcher: Any, k: int) -> list[str]:

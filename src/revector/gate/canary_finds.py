@@ -124,7 +124,7 @@ def _rows(states: Mapping[str, readback.IdState]) -> CanaryCheck:
     first = "; ".join(f"{one.doc_id} is {one.state}: {one.reason}" for one in wrong[:NAMED])
     says = (
         f"of {len(states):,} documents that are judged or were found, {len(wrong):,} are not in the index as the "
-        f"ledger says{first and f' ({first})'}; run `revector verify --repair`"
+        f"ledger says{first and f' ({first}); run `revector verify --repair`'}"
     )
     return CanaryCheck("rows", float(len(wrong)), 1.0, alert=bool(wrong), says=says)
 
