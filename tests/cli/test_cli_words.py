@@ -241,7 +241,7 @@ def test_json_of_every_command_parses(swapped: World, at: Any, cli: Cli) -> None
         "plan b200", "status", "ingest docs.jsonl --id-field id --text-field body", "document put a --text x",
         "document get a", "document get nothing", "document delete a", "dlq list", "dlq retry", "search apple", "eval",
         "cutoffs set a=0.4", "cutoffs list", "cutoffs drop a",
-        "doctor", "db status", "db stop",
+        "docs", "docs gate", "doctor", "db status", "db stop",
         "rollback --reason x", "upgrade b200", "retire --now --reason x",
     ]  # fmt: skip
     write_source(swapped.root)

@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from urllib.parse import unquote
 
+from revector.pages.manual import anchor
+
 ROOT = Path(__file__).parents[2]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "evaluation").rglob("*.md")]
 MOST_BYTES = 8_192
@@ -19,7 +21,7 @@ def anchors(page: Path) -> set[str]:
     """The anchors of its headings, as GitHub makes them."""
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     headings = re.findall(r"^#{1,6} (.+)$", text, flags=re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", one.lower()).replace(" ", "-") for one in headings}
+    return set(map(anchor, headings))
 
 
 def test_every_link_between_files_leads_somewhere() -> None:

@@ -17,6 +17,7 @@ from revector.cli import (
     commands_compare,
     commands_cutoffs,
     commands_deadletters,
+    commands_docs,
     commands_documents,
     commands_fields,
     commands_gate,
@@ -108,6 +109,7 @@ def _options(
 
 for module in (
     commands_project,
+    commands_docs,
     commands_adopt,
     commands_revisions,
     commands_history,
