@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from revector.adapters.serving import guard
+    from revector.measure.vector_store import VectorStore
     from revector.spec import Chunking, Gate, IndexSpec, ModelSpec
 
     __version__: str
 
-__all__ = ["Chunking", "Gate", "IndexSpec", "ModelSpec", "__version__", "guard"]
+__all__ = ["Chunking", "Gate", "IndexSpec", "ModelSpec", "VectorStore", "__version__", "guard"]
 
 
 def __getattr__(name: str) -> object:
@@ -26,6 +27,10 @@ def __getattr__(name: str) -> object:
         from revector.adapters.serving import guard
 
         return guard
+    if name == "VectorStore":
+        from revector.measure.vector_store import VectorStore
+
+        return VectorStore
     if name in __all__:
         from revector import spec
 

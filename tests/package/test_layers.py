@@ -78,7 +78,7 @@ def test_types_hold() -> None:
 
 
 def test_a_migration_file_can_import_exactly_what_it_may_hold() -> None:
-    assert revector.__all__ == ["Chunking", "Gate", "IndexSpec", "ModelSpec", "__version__", "guard"]
+    assert revector.__all__ == ["Chunking", "Gate", "IndexSpec", "ModelSpec", "VectorStore", "__version__", "guard"]
     assert all(hasattr(revector, name) for name in revector.__all__)
 
 

@@ -21,6 +21,7 @@ from revector.encoders.check import check_vectors
 from revector.errors import BadVectors, ConfigError
 from revector.interfaces import Vectors
 from revector.spec import Metric
+from revector.stores.metrics import pair_scores, product_error
 
 BLOCK_ROWS = 2_048
 """Vectors of one matrix product: fastest of 512 to 8,192 measured, at 384 dimensions on 1 MiB of L2 per core."""
@@ -90,8 +91,6 @@ def search_exact(
 
     Raises ``ConfigError`` for a ``k`` below 1 or above what was in the stream, ``BadVectors`` for vectors, here or
     there, that are NaN, infinite, zero or of another width.
-
-    The bound of a product's error: Higham, *Accuracy and Stability of Numerical Algorithms* (2002), section 3.1.
     """
     if k < 1 or by not in ("document", "chunk"):
         raise ConfigError(
@@ -173,8 +172,7 @@ class _Products:
     def __init__(self, queries: Vectors) -> None:
         self._queries = queries
         self._out = np.empty((len(queries), BLOCK_ROWS), np.float32)
-        # The product's own bound, half of it again for lengths and their squares, and the rounding of both factors.
-        self.error = (1.5 * queries.shape[1] + 8) * 2.0**-24
+        self.error = product_error(queries.shape[1])
 
     def with_(self, factors: Vectors) -> Vectors:
         """Return the products ``(q, rows)``, which the next call overwrites."""
@@ -233,7 +231,7 @@ class _Best:
         rows, columns = self._survivors(products, piece)
         for at in range(0, len(rows), RESCORED_ROWS):
             row, column = rows[at : at + RESCORED_ROWS], columns[at : at + RESCORED_ROWS]
-            scores = self._score(row, piece.vectors[column].astype(np.float64))
+            scores = pair_scores(self._exact[row], piece.vectors[column].astype(np.float64), self._metric)
             good = scores >= self.scores[row, -1]
             row, column = row[good], column[good]
             ids = as_bytes([piece.doc_ids[owner] for owner in piece.owners[column].tolist()])
@@ -243,15 +241,6 @@ class _Best:
                 self.settle()
         if self._unfilled:
             self.settle()
-
-    def _score(self, row: npt.NDArray[np.intp], vectors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        if self._metric == "l2":
-            away = self._exact[row] - vectors
-            return np.asarray(-np.sqrt(np.vecdot(away, away)))
-        products = np.vecdot(self._exact[row], vectors)
-        if self._metric == "cosine":
-            products /= np.sqrt(np.vecdot(vectors, vectors))
-        return np.asarray(products)
 
     def _error(self, piece: _Piece) -> npt.NDArray[np.float64]:
         """Return how far what is compared may be from the truth, for each query: ``(q,)``."""

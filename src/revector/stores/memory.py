@@ -17,7 +17,7 @@ from revector.errors import IndexGone
 from revector.interfaces import Progress, Vectors
 from revector.spec import IndexSpec, Metric
 from revector.stores.clients import demand_made
-from revector.stores.metrics import scores
+from revector.stores.metrics import nearest_rows
 from revector.stores.seam import ALL_METRICS, IndexDescription, NearPoint, Points, StoreCosts, StoreTraits
 from revector.stores.settings import StoreSettings
 
@@ -113,12 +113,11 @@ class MemoryIndex:
         with self._lock:
             shelf = self._shelf()
             rows = np.flatnonzero(shelf.taken)
-            similarities = scores(shelf.vectors[rows], np.asarray(vector, np.float32), self._metric)
-            if len(rows) > n:
-                least = np.partition(similarities, len(rows) - n)[len(rows) - n]
-                best = np.flatnonzero(similarities >= least)
-                rows, similarities = rows[best], similarities[best]
-            found = shelf.fields[rows]
+            vectors, asked = shelf.vectors[rows], np.asarray(vector, np.float64)
+            if self._metric == "cosine":
+                asked = asked / np.linalg.norm(asked)
+            best, similarities = nearest_rows(vectors, asked, n, self._metric, np.linalg.norm(vectors, axis=1))
+            found = shelf.fields[rows[best]]
         order = np.lexsort((_bytes(found["id"]), -similarities))[:n]
         return [
             NearPoint(

@@ -1,4 +1,4 @@
-"""Owns what a score is by each metric: the larger, the nearer.
+"""Owns what a score is by each metric, the larger, the nearer, and which rows in memory are nearest to one query.
 
 ``cosine``: the cosine of the angle, -1 to 1. ``dot``: the inner product, any number. ``l2``: minus the Euclidean
 distance, at most 0. A distance is ``ZERO`` less the score, as pgvector's operators return it: 1 less the cosine, minus
@@ -41,6 +41,70 @@ def scores(vectors: Vectors, query: npt.NDArray[np.float32], metric: Metric) -> 
     if metric == "cosine":
         products /= np.linalg.norm(vectors, axis=1) * np.linalg.norm(query)
     return np.asarray(products, np.float32)
+
+
+def pair_scores(
+    queries: npt.NDArray[np.float64], vectors: npt.NDArray[np.float64], metric: Metric
+) -> npt.NDArray[np.float64]:
+    """Return the score of each row of ``vectors`` ``(n, dim)`` for its query: of ``(n, dim)``, or one of ``(dim,)``.
+
+    By cosine, queries have length 1.
+    """
+    if metric == "l2":
+        away = queries - vectors
+        return np.asarray(-np.sqrt(np.vecdot(away, away)))
+    products = np.vecdot(queries, vectors)
+    if metric == "cosine":
+        products /= np.sqrt(np.vecdot(vectors, vectors))
+    return np.asarray(products)
+
+
+def product_error(dim: int) -> float:
+    """Return how far a product in float32 may be from the true one, as a share of both lengths.
+
+    The product's own bound (Higham, *Accuracy and Stability of Numerical Algorithms*, 2002, section 3.1), half of it
+    again for lengths and their squares, and the rounding of both factors.
+    """
+    return (1.5 * dim + 8) * 2.0**-24
+
+
+def nearest_rows(
+    vectors: Vectors,
+    query: npt.NDArray[np.float64],
+    k: int,
+    metric: Metric,
+    lengths: npt.NDArray[np.float32] | None = None,
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
+    """Return the rows of ``vectors`` ``(n, dim)`` that score as high as the ``k``-th, and their scores; in no order.
+
+    Scores are those of float64: one product in float32 leaves out what cannot be among them, by the bound of its error.
+    Ties with the ``k``-th are all returned. ``query`` ``(dim,)`` has length 1 by cosine, and so have rows without
+    ``lengths``. Lengths are 1e-18 to 1e18, or 0: beyond, products of float32 overflow or vanish.
+    """
+    near, dim, square = vectors @ query.astype(np.float32), len(query), float(np.vecdot(query, query))
+    error = product_error(dim)
+    slack: npt.NDArray[np.floating] | float = error * math.sqrt(square)
+    if metric == "cosine":
+        if lengths is not None:
+            near /= lengths
+    elif metric == "l2":
+        squares = 1.0 if lengths is None else lengths * lengths
+        near -= np.float32(0.5) * squares
+        # The last: distances that are equal in float64 are ties, however short the rows are beside the query.
+        slack = slack * (1.0 if lengths is None else lengths) + error * squares + dim * 2.0**-50 * square
+    elif lengths is not None:
+        slack = slack * lengths
+    if (first := len(near) - k) > 0:
+        least = near - slack
+        least.partition(first)
+        rows = (near >= least[first] - slack).nonzero()[0]
+    else:
+        rows = np.arange(len(near))
+    found = pair_scores(query, vectors[rows].astype(np.float64), metric)
+    if (first := len(rows) - k) > 0:
+        best = found >= np.partition(found, first)[first]
+        rows, found = rows[best], found[best]
+    return rows, found
 
 
 def score_table(
