@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 # Images of containers often set it. Every process would then compile whatever it imports again: 2 s for a command.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-adopt test test-fast test-adapters test-stores test-milvus test-airflows up cluster prove prove-long mutate docs dist clean lock constraints
+.PHONY: demo demo-adopt test test-fast test-adapters test-stores test-milvus test-airflows up cluster prove prove-long mutate docs pictures dist clean lock constraints
 
 demo: $(INSTALLED)  ## the main job on this machine, on a real corpus, through Airflow; FULL=1: on all of it
 	$(BIN)/revector demo $(if $(FULL),--full)
@@ -82,6 +82,9 @@ mutate: $(INSTALLED)  ## plants small mistakes into MUTATE, one at a time; MUTAT
 docs: $(INSTALLED)  ## the manual as a site in .revector/site, strictly: a link that leads nowhere ends it
 	$(BIN)/python -m docs.site.build .revector/site
 	@echo 'Read it: $(BIN)/python -m http.server --bind 127.0.0.1 --directory .revector/site'
+
+pictures: $(INSTALLED)  ## the manual's pictures of the page, light and dark, from the page itself; needs Chromium
+	REVECTOR_TEST_PICTURES=docs/images $(BIN)/python -m pytest tests/dags/test_page_looks.py -k "window or refused"
 
 dist: $(INSTALLED)  ## wheel and source archive in dist/, checked as an index of packages would
 	rm -rf dist && $(BIN)/uv build -q

@@ -15,10 +15,8 @@ import sqlalchemy as sa
 
 pytest.importorskip("airflow", reason="the extra `airflow` is not installed")
 
-from airflow.api_fastapi import app as airflow_app
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
 from airflow.api_fastapi.auth.managers.simple.simple_auth_manager import SimpleAuthManager
-from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
 from airflow.api_fastapi.core_api.datamodels.plugins import ExternalViewResponse, ReactAppResponse
 from airflow.models.dag import DagModel, DagTag
 from airflow.models.dag_version import DagVersion
@@ -33,13 +31,12 @@ from airflow.utils import db
 from airflow.utils.session import create_session
 from airflow.utils.state import DagRunState, TaskInstanceState
 from airflow.utils.types import DagRunType
-from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 from sqlalchemy.orm import Session
 
 from revector.adoption.presets import AdoptionRequest
-from revector.airflow import migration_dag, retire_dag, rollback_dag, web, web_access
+from revector.airflow import migration_dag, retire_dag, rollback_dag, web
 from revector.airflow.plugin import RevectorPlugin
 from revector.config import load_project
 from revector.history import audit
@@ -71,37 +68,7 @@ def _airflow_database() -> None:
     db.initdb()
 
 
-@pytest.fixture
-def manager(monkeypatch: pytest.MonkeyPatch) -> Callable[[type[SimpleAuthManager]], None]:
-    monkeypatch.setenv("AIRFLOW__API_AUTH__JWT_SECRET", "s" * 64)
-
-    def use(kind: type[SimpleAuthManager]) -> None:
-        monkeypatch.setattr(airflow_app._AuthManagerState, "instance", kind())
-
-    use(SimpleAuthManager)
-    return use
-
-
 Client = Callable[..., TestClient]
-
-
-@pytest.fixture
-def client(manager: object, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
-    """The page below Airflow's own app, for someone with a role, or for nobody."""
-
-    def make(role: str | None = "viewer", prefix: str = "") -> TestClient:
-        around = FastAPI(root_path=prefix)
-        around.mount("/revector", web.app)
-        made = TestClient(around)
-        if role is not None:
-            user = SimpleAuthManagerUser(username=f"{role}-person", role=role)
-            token = airflow_app.get_auth_manager().generate_jwt(user)
-            made.headers["Authorization"] = f"Bearer {token}"
-        return made
-
-    web_access.project.cache_clear()
-    yield make
-    web_access.project.cache_clear()
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import { call, followTheme, questions, readDag, readRun } from "./airflow.js";
 import { card } from "./collection.js";
 import { Charts } from "./charts.js";
+import { doing } from "./doing.js";
 import { clock, el, morph, pause } from "./dom.js";
 import { History } from "./history.js";
 import { begin } from "./moves.js";
@@ -28,6 +29,7 @@ function draw() {
   const own = latest.may.history ? ["charts", "history"] : ["charts", "hidden"];
   const cards = shown.length ? shown.map((found) => card(found, latest, waiting, found.problem ? [] : own))
     : [el("p", { class: "soft" }, "No collection is configured: add one to revector.toml.")];
+  morph(document.getElementById("doing"), doing(shown, latest, waiting));
   morph(document.getElementById("paused"), pausedDags(latest, refresh));
   morph(root, el("main", { id: "collections" }, ...cards));
   for (const found of shown) if (!found.problem) fill(found);
