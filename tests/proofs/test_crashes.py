@@ -84,7 +84,7 @@ def test_every_point_is_in_the_stories_or_in_the_dag() -> None:
     assert set(PASSES) | {OF_TASKS} == set(POINTS)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(find_spec("airflow") is None, reason="the extra `airflow` is not installed")
 def test_a_dag_killed_after_its_swap_runs_to_its_end_again_and_swaps_once(
     databases: Databases, template: str, tmp_path: Path
