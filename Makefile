@@ -66,18 +66,8 @@ prove: $(INSTALLED)  ## tries to break the promises, for minutes, and runs the l
 prove-long: $(INSTALLED)  ## the same for an hour or more; its report is evaluation/reliability/REPORT.md
 	$(BIN)/python -m evaluation.reliability.prove --size long
 
-# The tool changes files where they are, so it works on a copy; its own packages stay out of .venv.
-MUTATE ?= src/revector/registry/control.py
-MUTATE_TESTS ?= tests/migration/test_moves_history.py tests/migration/test_moves.py
-COSMIC := $(CURDIR)/$(BIN)/uv tool run --from cosmic-ray==8.7.0
-
-mutate: $(INSTALLED)  ## plants small mistakes into MUTATE, one at a time; MUTATE_TESTS must see each (hours for all)
-	rm -rf .revector/mutants && git clone -q --shared . .revector/mutants
-	$(BIN)/python -m evaluation.mutants $(MUTATE) --tests "$(MUTATE_TESTS)" > .revector/mutants/cosmic.toml
-	cd .revector/mutants && $(COSMIC) cosmic-ray init cosmic.toml cosmic.sqlite
-	cd .revector/mutants && $(COSMIC) cr-filter-operators cosmic.sqlite cosmic.toml
-	cd .revector/mutants && $(COSMIC) cosmic-ray exec cosmic.toml cosmic.sqlite
-	cd .revector/mutants && $(COSMIC) cr-report cosmic.sqlite --show-diff --surviving-only
+mutate: $(INSTALLED)  ## plants small mistakes into the protocol's Python, one at a time, and says which no test saw; SAMPLE=150
+	$(BIN)/python -m evaluation.mutants $(MUTATE) --sample $(or $(SAMPLE),150)
 
 docs: $(INSTALLED)  ## the manual as a site in .revector/site, strictly: a link that leads nowhere ends it
 	$(BIN)/python -m docs.site.build .revector/site

@@ -288,6 +288,23 @@ def test_a_loss_while_a_newer_canary_is_put_is_noticed_all_the_same(
     check_equal(world)
 
 
+def test_a_loss_is_noticed_though_the_put_of_the_newest_canary_is_repeated_after_it(outside: Stored) -> None:
+    world, generation = outside.world, outside.world.generation()
+    index, put = lane_of(generation).index, type(lane_of(generation).index).put
+    canary: list[Points] = []
+    world.sql("UPDATE intent SET created_at = created_at - interval '2 minutes' WHERE doc_id = ''")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(index), "put", lambda of, points: (canary.append(points), put(of, points))[1])
+        outside.keep()
+    index.drop()
+    index.create(generation.encoder_fp)
+    index.put(canary[-1])
+    outside.keep()
+    assert world.events("store_lost")[0]["detail"]["documents"] == 120
+    world.settle()
+    check_equal(world)
+
+
 def test_a_store_that_lost_some_points_is_noticed_by_verify_and_repaired(outside: Stored) -> None:
     world, index = outside.world, lane_of(outside.world.generation()).index
     [(attempt, n)] = world.sql("SELECT attempt, n_chunks FROM ledger WHERE doc_id = 'd00042'")

@@ -97,8 +97,7 @@ class AttemptsLane:
         self.index.put(Points(ids, [canary], none, none, none + 1, vector))
         if not self.traits.searchable_at_once:
             self._await(ids)
-        hides_a_loss = beside is not None and not self._has(beside)
-        return not hides_a_loss and intents.publish_canary(engine, self._gen, canary, beside=beside)
+        return intents.publish_canary(engine, self._gen, canary, beside=beside)
 
     def build(self, engine: sa.Engine, progress: Progress, given: Build) -> bool:
         """Have the store index what was put."""
@@ -136,12 +135,13 @@ class AttemptsLane:
             )
 
     def is_whole(self, connection: sa.Connection) -> bool:
-        """Look for the newest canary: a store that was put back to a snapshot has older ones only."""
-        canary = intents.canary(connection, self._gen)
-        return canary is not None and self.index.describe() is not None and self._has(canary)
-
-    def _has(self, canary: UUID) -> bool:
-        return len(self.index.read(intents.point_ids([(canary, 1)])).ids) == 1
+        """Look for every canary that counts: a put repeated after a loss may bring the newest back, and not all."""
+        counting = intents.canaries(connection, self._gen)
+        if not counting or self.index.describe() is None:
+            return False
+        missing = counting - set(self.index.read(intents.point_ids([(one, 1) for one in counting])).attempts)
+        # Asked once more: an old one may have been given up, and removed, since.
+        return not missing or missing.isdisjoint(intents.canaries(connection, self._gen))
 
     def drop(self, connection: sa.Connection) -> None:
         """Drop the index in its store; the intents go with the ledger."""

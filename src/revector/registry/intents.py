@@ -147,6 +147,12 @@ def canary(connection: sa.Connection, gen: int) -> UUID | None:
     return found
 
 
+def canaries(connection: sa.Connection, gen: int) -> set[UUID]:
+    """Return the attempts of all canaries that count, one for about each ``CANARY_S`` of the last ``OPEN_S``."""
+    sql = "SELECT attempt FROM intent WHERE gen = :gen AND doc_id = '' AND state = 'published'"
+    return set(connection.scalars(sa.text(sql), {"gen": gen}))
+
+
 def aged_canary(connection: sa.Connection, gen: int) -> UUID | None:
     """Return the newest canary that counts where it is older than ``CANARY_S``."""
     newest = f"SELECT attempt FROM (SELECT * {_NEWEST}) newest WHERE created_at < clock_timestamp() - "
