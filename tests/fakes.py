@@ -1,7 +1,8 @@
-"""Encoders that behave badly on demand, over the library's own fake."""
+"""Encoders and judges that behave badly on demand, over the library's own fakes."""
 
 from __future__ import annotations
 
+import re
 import string
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
+from revector.encoders.api.fake import FakeServer, Fault, Reply
 from revector.encoders.hashing import HashingEncoder
 from revector.encoders.probes import PROBE_TEXTS
 from revector.indexing.publish import FRAME
@@ -122,3 +124,37 @@ class Loader:
     @property
     def embedded(self) -> int:
         return sum(len(encoder.embedded) for encoder in self.encoders.values())
+
+
+class FakeJudge(FakeServer):
+    """A server of chat completions that judges a document relevant where its first word is that of the query.
+
+    ``words`` is asked instead where it is given: query and document → the content of the answer. ``asked`` holds the
+    pairs that were ever answered.
+    """
+
+    path = "/v1/chat/completions"
+
+    def __init__(self, words: Callable[[str, str], str] | None = None, *, key: str | None = None) -> None:
+        super().__init__(key=key)
+        self.words = words or (lambda query, document: f'{{"score": {int(query.split()[0] == document.split()[0])}}}')
+        self.model = ""
+        self.asked: list[tuple[str, str]] = []
+
+    def fault_of(self, request: Reply) -> Fault:
+        """Return what to do to ``request``."""
+        with self.lock:
+            scripted = self.script.popleft() if self.script else None
+        return scripted or Fault()
+
+    def answer(self, request: Reply) -> Reply:
+        """Return the JSON that answers ``request`` well."""
+        told = request["messages"][1]["content"]
+        query, document = re.findall(r"^BEGIN \w+ (\w+)\n(.*?)\nEND \w+ \1$", told, re.DOTALL | re.MULTILINE)
+        with self.lock:
+            self.asked.append((query[1], document[1]))
+        return {
+            "model": self.model or request["model"],
+            "choices": [{"message": {"role": "assistant", "content": self.words(query[1], document[1])}}],
+            "usage": {"prompt_tokens": 200, "completion_tokens": 8, "total_tokens": 208},
+        }

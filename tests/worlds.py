@@ -213,3 +213,18 @@ def _vectors(truth: Truth, text: str) -> Any:
     except ValueError:
         chunker = make_chunker(truth.chunking, HashingEncoder(truth.model).tokenizer)
         return truth.vectors([piece.text for piece in chunker.pieces([Content("text", text)])])
+
+
+def build_beside(world: World, base_url: str, queries: int = 40, **judge: Any) -> None:
+    """Let another revision be built beside the active one, ``queries`` be asked of both, and name a judge, mini."""
+    lines = [json.dumps({"_id": f"u{n}", "text": f"apple{n + 60} words number {n}"}) for n in range(queries)]
+    (world.root / "asked.jsonl").write_text("\n".join(lines) + "\n")
+    world.settings(queries="asked.jsonl")
+    told = {"kind": "openai", "base_url": base_url, "model": "mini", **judge}
+    file = world.root / "revector.toml"
+    table = "".join(f"{name} = {json.dumps(value)}\n" for name, value in told.items())
+    file.write_text(f"{file.read_text()}\n[judges.mini]\n{table}")
+    world.__dict__.pop("project", None)
+    gate = 'gate = Gate(k=3, max_drop=0.01, min_overlap=None, proxy="mini")'
+    world.revision("b200", "a100", 'model = ModelSpec(name="hashing:seed2", dim=32)', gate)
+    world.upgrade("b200", to="index")

@@ -320,6 +320,7 @@ class Project:
             labels=self.labels(collection),
             queries=None if chosen.queries is None else self.root / chosen.queries,
             pipeline=self.pipeline(collection),
+            judges={name: one.identity(name) for name, one in self.settings.judges.items()},
             window_hours=chosen.window_hours,
             shards=chosen.shards,
             bars=ThrottleLimits(chosen.bulk.max_lag_s, chosen.bulk.max_search_ms),

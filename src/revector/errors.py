@@ -50,6 +50,7 @@
     ├── SourceError              a source cannot be ingested; nothing was stored
     │   └── TooManyMissing       it has fewer documents than may be deleted at once
     └── LabelError               queries or judgements cannot be used
+        └── JudgeUnavailable     a model that judges in place of people does not answer
 
 Every message says what was asked, what was found against what is allowed, what state the world is in, and what to do
 next. For schedulers: a ``RevectorError`` is final, retrying cannot help, except where ``retryable`` is true; anything
@@ -325,3 +326,9 @@ class LabelError(RevectorError):
     """Queries or judgements cannot be used."""
 
     exit_code = 9
+
+
+class JudgeUnavailable(LabelError):
+    """A model that judges in place of people does not answer; what it had answered is kept, and it can be repeated."""
+
+    retryable = True

@@ -14,6 +14,7 @@ from revector.documents.writing import OnEmpty
 from revector.encoders.api.settings import ProviderSettings
 from revector.errors import ConfigError
 from revector.indexing.throttle import ThrottleLimits
+from revector.labels.judges.settings import JudgeSettings
 from revector.planning.costs import Costs
 from revector.sources import ColumnType
 from revector.stores.pgvector import Build
@@ -195,6 +196,8 @@ class Settings(BaseSettings):
     """Embedding servers that ``model.name = "api:<provider>/<model>"`` may name."""
     stores: dict[str, StoreSettings] = {}
     """Stores of vectors outside of PostgreSQL that a migration file may name."""
+    judges: dict[str, JudgeSettings] = {}
+    """Models that judge beside people, where ``Gate.proxy`` names one."""
     hybrid: dict[str, str] = {}
     """Local model's name to ``api:<provider>/<model>``: queries and the live lane go there, bulk stays here."""
 

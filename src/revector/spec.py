@@ -250,7 +250,8 @@ class Gate:
     demanded. ``min_fidelity``: the least overlap@10 of the model as it runs with the same model in plain float32,
     demanded before anything is embedded. ``shadow_hours`` (0 to 720): so long are live queries asked of the new index
     too, by shadow reads, before the gate judges; their agreement is in its report. ``min_agreement``: the least share
-    of the decisions by each cut-off of the application (`revector cutoffs`) that stay as they are; 0: any.
+    of the decisions by each cut-off of the application (`revector cutoffs`) that stay as they are; 0: any. ``proxy``:
+    a judge of revector.toml whose word counts beside people's, as far as these show that it is worth anything.
     """
 
     min_recall: float = _share(0.0)
@@ -277,6 +278,11 @@ class Gate:
     )
     metric: Literal["recall", "ndcg"] = _within("recall", "recall or ndcg", lambda value: value in ("recall", "ndcg"))
     min_agreement: float = _share(0.0)
+    proxy: str | None = _within(
+        None,
+        "the name of a table [judges.<name>] of revector.toml, or None",
+        lambda value: value is None or (isinstance(value, str) and bool(value.strip())),
+    )
 
     @property
     def by_order(self) -> bool:

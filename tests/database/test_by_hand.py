@@ -51,6 +51,10 @@ def full(swapped: World) -> World:
         "INSERT INTO api_key (key_id, name, digest, scopes, made_by) VALUES ('0123456789abcdef', 'shop', "
         "decode(repeat('00', 32), 'hex'), ARRAY['read'], 'tester')"
     )
+    swapped.sql(
+        "INSERT INTO proxy_score SELECT cid, 'j', repeat('0', 64), repeat('1', 64), 1, NULL, 'n', 'm', 'p', 'm', 1, "
+        "1 FROM collection"
+    )
     swapped.sql("INSERT INTO gate_override SELECT min(id), 'tester', 'a test' FROM gate_result")
     swapped.project.canary("docs")
     return swapped

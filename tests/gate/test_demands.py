@@ -15,7 +15,7 @@ from revector.pages import gate as pages
 from revector.pages.gate_view import GatePage
 from revector.spec import Gate
 
-SETTINGS = {"k", "confidence", "slices", "method", "metric"}
+SETTINGS = {"k", "confidence", "slices", "method", "metric", "proxy"}
 """Fields of ``Gate`` that say how is measured, and demand nothing."""
 
 EVERYTHING = Gate(min_recall=0.5, max_slice_drop=0.1, max_latency_ratio=1.5, shadow_hours=2.0, min_agreement=0.8)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from revector.cli import commands_judging
+from revector.cli import commands_judging, commands_proxy
 from revector.cli.exits import CHECK_FAILED
 from revector.cli.label_sources import document_lengths, source_of
 from revector.cli.options import Collection, Json, ProjectPath, Session, open_session
@@ -57,6 +57,7 @@ def register(app: typer.Typer) -> None:
     labels.command()(check)
     labels.command("from-clicks")(from_clicks)
     commands_judging.register(labels)
+    commands_proxy.register(labels)
     labels.command()(sample)
     app.add_typer(labels, name="labels", rich_help_panel="Search")
 

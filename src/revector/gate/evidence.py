@@ -18,10 +18,13 @@ from revector.gate.demands import min_agreement
 from revector.gate.figures import Value
 from revector.gate.looks import next_look
 from revector.gate.pipeline import Pipeline
+from revector.gate.proxies import ProxyScores, candidates, judge_of, read_proxies
 from revector.gate.query_set import QuerySet, asked_beside, unjudged_texts, usable_queries
 from revector.gate.results import FIGURES, latest_result
 from revector.interfaces import Progress
 from revector.labels import LabelSource, load_labels
+from revector.labels.judges.proxying import Candidates
+from revector.labels.judges.settings import JudgeIdentity
 from revector.lifecycle import STEPS
 from revector.registry import cutoffs, moves, verdicts, work
 from revector.registry.collections import Collection, Generation, read_generation
@@ -36,7 +39,7 @@ STEP_REEMBEDDED = 64
 
 KINDS = {"verify": "verify", "gate": "recall"}
 
-EARLIER = {name: getattr(Gate(), name) for name in ("method", "metric", "min_agreement")}
+EARLIER = {name: getattr(Gate(), name) for name in ("method", "metric", "min_agreement", "proxy")}
 """What a gate demanded that was kept before it could say so."""
 
 
@@ -54,13 +57,14 @@ class Evidence:
         actor: str,
         progress: Progress,
         pipeline: Pipeline | None = None,
+        judges: Mapping[str, JudgeIdentity] | None = None,
     ) -> None:
         """``labels``: judged queries, None where there are none; ``others``: a file of queries without judgements.
 
-        ``pipeline``: what is measured instead of plain searches.
+        ``pipeline``: what is measured instead of plain searches. ``judges``: those that a gate may name as its proxy.
         """
         self._engine, self._cid, self._searcher, self._labels = engine, cid, searcher, labels
-        self._others, self._pipeline = others, pipeline
+        self._others, self._pipeline, self._judges = others, pipeline, judges or {}
         self._documents = Documents(engine, cid)
         self._actor, self._progress = actor, progress
 
@@ -81,6 +85,8 @@ class Evidence:
 
     def refuse_unmeasurable(self, target: Revision, collection: Collection) -> None:
         """Refuse a gate that could never pass, before the work; raises as ``gate.refuse_unmeasurable``."""
+        if target.gate.proxy is not None:
+            judge_of(self._judges, target.gate.proxy)
         if collection.active_gen is not None or self._labels is not None:
             queries = self.queries()
             gates.refuse_unmeasurable(target.gate, queries, self._documents.count())
@@ -170,6 +176,15 @@ class Evidence:
                 add_event(connection, self._cid, self._actor, draws.KIND, new.gen, detail)
         return chosen
 
+    def proxy_candidates(self, new: Generation, old: Generation, gate: Gate) -> tuple[Candidates, dict[str, str]]:
+        """Return what a judge is asked about: documents of each query that differs, and the texts of the queries.
+
+        Raises ``LabelError`` as ``queries``, and where passages are judged.
+        """
+        queries, _ = self._set_apart(new, old, gate)
+        first, second = (self.measure(one, gate.k, queries=queries).rankings for one in (old, new))
+        return candidates(queries, first, second, ordered=gate.by_order), {**queries.texts, **queries.others}
+
     def labelled_queries(self) -> dict[str, str] | None:
         """Id and text of the labelled queries with a document that exists; None where no labels are configured."""
         return None if self._labels is None else self.queries().texts
@@ -204,22 +219,43 @@ class Evidence:
     def _compare(self, target: Revision, generation: Generation, active_gen: int | None) -> gates.GateVerdict:
         gate, active = target.gate, None if active_gen is None else self._searcher.resolve(active_gen)
         queries, _ = self._set_apart(generation, active, gate)
+        new = self.measure(generation, gate.k, queries=queries)
+        old = None if active is None else self.measure(active, gate.k, queries=queries)
+        proxies = None if old is None else self._proxies(gate, queries, new, old)
         with self._engine.connect() as connection:
-            old = None if active is None else active.revision
-            look = next_look(connection, self._cid, target.revision, old, gate, queries, self.through)
+            look = next_look(
+                connection,
+                self._cid,
+                target.revision,
+                None if active is None else active.revision,
+                gate,
+                queries,
+                self.through,
+                None if proxies is None else proxies.figures.fingerprint,
+            )
         scene = GateScene(
             self._engine, self._searcher, generation, active, queries, gate, self._progress, self._pipeline
         )
         return gates.judge(
             gate,
             queries,
-            self.measure(generation, gate.k, queries=queries),
-            None if active is None else self.measure(active, gate.k, queries=queries),
+            new,
+            old,
             documents=self._documents.count(),
             look=look,
             evidence=gates.measure_demands(scene),
             pipeline=self.through,
+            proxies=proxies,
         )
+
+    def _proxies(
+        self, gate: Gate, queries: QuerySet, new: gates.GateMeasurement, old: gates.GateMeasurement
+    ) -> ProxyScores | None:
+        if gate.proxy is None:
+            return None
+        found = candidates(queries, old.rankings, new.rankings, ordered=gate.by_order)
+        with self._engine.connect() as connection:
+            return read_proxies(connection, self._cid, judge_of(self._judges, gate.proxy), queries, found)
 
     @property
     def through(self) -> str | None:

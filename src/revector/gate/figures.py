@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from revector.formats.kept import Kept
 from revector.gate.looks import GateLook
+from revector.gate.proxies import ProxyFigures
 from revector.measure.comparison import Comparison
 from revector.measure.metrics import Interval, MetricName
 from revector.measure.statistics import CONFIDENCE
@@ -78,7 +79,7 @@ class GateFigures(Kept):
     drawn and judged since. ``judged_by``: in words, where another metric than recall decided on the drop. ``look``:
     which of the ``test``. ``pipeline``: what was measured instead of plain searches; ``short``: revision → queries that
     found fewer than ``k`` documents through it. ``scores``: role (new, old) → query → recall. Each demand that measures
-    more than recall keeps its ``evidence`` here, under a name of its own.
+    more than recall keeps its ``evidence`` here, under a name of its own. ``proxy``: a judge that counted too.
     """
 
     k: int | None = None
@@ -98,6 +99,7 @@ class GateFigures(Kept):
     not_measured: str | None = None
     pipeline: str | None = None
     short: Mapping[str, int] = {}
+    proxy: ProxyFigures | None = None
     comparison: Comparison | None = None
     look: int | None = None
     test: GateLook | None = None

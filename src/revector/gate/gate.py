@@ -14,6 +14,7 @@ from revector.gate.demands import DEMANDS
 from revector.gate.figures import GateFigures, Value
 from revector.gate.looks import GateLook, look_confidence
 from revector.gate.pipeline import Pipeline
+from revector.gate.proxies import ProxyScores
 from revector.gate.query_set import QuerySet
 from revector.interfaces import Progress
 from revector.measure.comparison import Comparison, ScoredRun, check_rank, compare
@@ -71,6 +72,11 @@ class GateMeasurement:
         """Mean and interval of each metric, by its name; ``passage_iou`` where passages were judged."""
         found = {str(metric): self.interval(metric) for metric in self.metrics}
         return found | ({"passage_iou": score_interval(list(self.passages.values()))} if self.passages else {})
+
+    @property
+    def rankings(self) -> dict[str, list[str]]:
+        """What each query found, labelled or not."""
+        return {**self.run, **self.others}
 
     @property
     def scored(self) -> ScoredRun:
@@ -153,19 +159,19 @@ def judge(
     look: GateLook | None = None,
     evidence: Mapping[str, object] | None = None,
     pipeline: str | None = None,
+    proxies: ProxyScores | None = None,
 ) -> GateVerdict:
     """Judge what was measured; the verdict's detail is all that its page needs, but for the texts.
 
     ``documents``: how many there are to rank. ``look``: which it is, by default the first. ``evidence``: what
     ``measure_demands`` returned; without, there was nothing to measure. ``pipeline``: the identity of what was measured
-    through, None for plain searches.
-
-    Raises ``LabelError`` as ``compare`` and ``judgement.judge``, ``ConfigError`` if ``gate.k`` is above ``documents``.
+    through, None for plain searches. ``proxies``: what a judge said of the queries that differ. Raises
+    ``LabelError`` as ``compare`` and ``judgement.judge``, ``ConfigError`` if ``gate.k`` is above ``documents``.
     """
     number = 1 if look is None else look.number
     comparison = compare(
-        replace(new.scored, by_order=gate.by_order),
-        None if old is None else old.scored,
+        _beside(new, gate, proxies),
+        None if old is None else _beside(old, gate, proxies),
         k=gate.k,
         documents=documents,
         max_drop=None if old is None else gate.max_drop,
@@ -184,6 +190,7 @@ def judge(
         "others": len(queries.others),
         "drawn": len(queries.drawn),
         **({} if pipeline is None else {"pipeline": pipeline, "short": _short(gate.k, new, old)}),
+        **({} if proxies is None else {"proxy": proxies.figures.as_data()}),
         **({} if look is None else {"look": number, "test": look.as_data()}),
         **described(comparison, new, old),
         **_judged_by(gate, comparison),
@@ -192,6 +199,14 @@ def judge(
     judged = judgement.judge(gate, GateFigures.model_validate(measured))
     reasons = () if judged.value is Value.PASS else tuple(reason.removesuffix(".") for reason in judged.reasons)
     return GateVerdict(judged.value, reasons, {**measured, "findings": plain(judged.findings)})
+
+
+def _beside(one: GateMeasurement, gate: Gate, proxies: ProxyScores | None) -> ScoredRun:
+    """Return what is compared, with the scores that a judge's word gives for the metric that decides."""
+    scored = replace(one.scored, by_order=gate.by_order)
+    if proxies is None:
+        return scored
+    return replace(scored, proxies={gate.metric: _scored(proxies.items, one.rankings, gate.k)[gate.metric]})
 
 
 def _short(k: int, *sides: GateMeasurement | None) -> dict[str, int]:

@@ -51,7 +51,13 @@ def judge(gate: Gate, figures: GateFigures) -> Verdict:
 
     """
     compared = figures.compared
-    shown = (*_through(figures), *worst_slices(compared), *carried_over(figures), *_looks(gate, figures))
+    shown = (
+        *_through(figures),
+        *_proxy(figures),
+        *worst_slices(compared),
+        *carried_over(figures),
+        *_looks(gate, figures),
+    )
     return Verdict((*_findings(gate, figures), *_saturation(compared), *shown))
 
 
@@ -82,6 +88,33 @@ def _through(figures: GateFigures) -> Iterator[GateFinding]:
         if count
     )
     yield GateFinding(Value.PASS, f"Measured through the pipeline {figures.pipeline}, as users see it.{few}")
+
+
+def _proxy(figures: GateFigures) -> Iterator[GateFinding]:
+    """Yield what a judge's word did beside people's."""
+    judge, change = figures.proxy, figures.compared.metrics[figures.metric]
+    if judge is None or (part := change.proxy) is None or (found := change.difference) is None:
+        return
+    told = (
+        f"Judge {judge.words} judged {judge.whole:,} of the {judge.differing:,} queries that are answered differently"
+    )
+    if judge.refused:
+        told += f" ({judge.refused:,} answers were none of the scale)"
+    if judge.pairs:
+        alpha = "" if judge.alpha is None else f", Krippendorff's alpha {judge.alpha:.2f}"
+        told += f", and says the same as people of {judge.alike:,} of {judge.pairs:,} documents{alpha}"
+    if not change.judged:
+        yield GateFinding(Value.PASS, f"{told}. People judged none of these queries, so it counts for nothing.")
+        return
+    if not part.weight:
+        yield GateFinding(Value.PASS, f"{told}. The {change.judged:,} that people judged give it no weight.")
+        return
+    yield GateFinding(
+        Value.PASS,
+        f"{told}. Alone it says {part.mean:+.4f}; corrected by the {change.judged:,} queries that people judged, and "
+        f"with a weight of {part.weight:.2f}, it makes the interval {part.narrower(found):.0%} narrower (without it "
+        f"{part.without.low:+.4f} to {part.without.high:+.4f}).",
+    )
 
 
 def _looks(gate: Gate, figures: GateFigures) -> Iterator[GateFinding]:

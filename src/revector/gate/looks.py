@@ -59,11 +59,13 @@ def next_look(
     gate: Gate,
     queries: QuerySet,
     pipeline: str | None = None,
+    proxy: str | None = None,
 ) -> GateLook:
     """Return which look it is to measure ``revision`` now: aborted generations of it count too.
 
     The same judgements are the same look, however often they are measured. Other demands, another ``old`` revision,
     another ``pipeline``, or judged queries that are gone or read otherwise than at the last look begin a new test.
+    ``proxy``: fingerprint of what a judge said beside people; to believe it, or more of it, is another look.
     """
     found = connection.scalar(sa.text(_LAST), {"cid": cid, "revision": revision})
     last = None if found is None else GateLook.model_validate(found)
@@ -72,7 +74,7 @@ def next_look(
         number=1,
         terms={"old": old, "pipeline": pipeline, **{name: _plain(getattr(gate, name)) for name in TERMS}},
         judged={query: stable_hash(text)[:8] for query, text in labels.queries.items()},
-        evidence=labels.fingerprint,
+        evidence=labels.fingerprint if proxy is None else stable_hash([labels.fingerprint, proxy]),
     )
     if last is None:
         return now

@@ -9,7 +9,26 @@ from dataclasses import dataclass, replace
 from revector.measure.differing import DifferingPairs
 from revector.measure.metrics import Interval
 from revector.measure.power import detectable_drop, differing_needed, queries_needed
+from revector.measure.proxied import correct, proxied_interval
 from revector.measure.statistics import deviation_of, paired_interval, randomisation_p, score_interval
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyChange:
+    """A judge's part in a difference: its own mean, on ``beside`` differing queries that people did not judge.
+
+    ``weight``: how far it counts, 0 (not at all) to 1. ``without``: the difference without it.
+    """
+
+    mean: float
+    beside: int
+    weight: float
+    without: Interval
+
+    def narrower(self, difference: Interval) -> float:
+        """Return by which share of its width the interval became narrower; below 0: wider."""
+        width = self.without.high - self.without.low
+        return 1 - (difference.high - difference.low) / width if width else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +39,7 @@ class MetricChange:
     ``detectable`` is the smallest drop that this number of queries can tell, ``needed`` how many the demanded one takes
     (None where none is demanded): both with 80 % power. Of ``asked`` queries, labelled or not, ``differing`` were
     answered differently, ``judged`` of them have judgements, and ``needed_differing`` would tell as much as ``needed``.
-    These are None in slices and in what earlier versions kept.
+    These are None in slices and in what earlier versions kept. ``proxy``: a judge's part, None where none counts.
     """
 
     queries: int
@@ -35,6 +54,7 @@ class MetricChange:
     differing: int | None = None
     judged: int | None = None
     needed_differing: int | None = None
+    proxy: ProxyChange | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +100,20 @@ def change_of(
 def _shared(found: MetricChange, pairs: DifferingPairs, asked: Bounds) -> MetricChange:
     """Return ``found`` with what the share of differing queries says; of labelled ones alone, no more than counts."""
     share, judged = pairs.share, len(pairs.new)
+    difference = paired_interval(pairs.old, pairs.new, share=share, confidence=asked.confidence)
     deviation = deviation_of(pairs.old, pairs.new) if judged else 0.0
+    if pairs.proxy is not None:
+        without, difference = difference, proxied_interval(pairs, confidence=asked.confidence)
+        both = correct(pairs, confidence=asked.confidence)
+        deviation, mean = both.deviation, float(both.beside.mean()) if both.beside.size else 0.0
+        found = replace(found, proxy=ProxyChange(mean * share.value, both.beside.size, both.weight, without))
     needed = differing_needed(deviation, asked.drop, share, confidence=asked.sized_for) if asked.drop else None
     counts = replace(found, asked=share.asked, differing=share.differing, judged=judged, needed_differing=needed)
-    if share.asked == found.queries:
+    if share.asked == found.queries and pairs.proxy is None:
         return counts
     return replace(
         counts,
-        difference=paired_interval(pairs.old, pairs.new, share=share, confidence=asked.confidence),
+        difference=difference,
         deviation=deviation,
         detectable=share.value * detectable_drop(deviation, max(1, judged), confidence=asked.confidence),
         needed=None if needed is None else math.ceil(needed / max(share.value, 1 / share.asked)),

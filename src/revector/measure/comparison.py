@@ -33,6 +33,8 @@ class ScoredRun:
     which nobody needs to have judged. ``drawn``: scores of those of them that were drawn at random from the ones that
     old and new answer differently, and were then judged; ``by_order``: whether another order was a difference.
     ``passages``: query → overlap of what is read with its judged passages, 0 to 1; empty where none are judged.
+    ``proxies``: scores by a judge's word instead of people's, in a random order of the queries that differ; None: no
+    judge counts.
     """
 
     revision: str
@@ -43,6 +45,7 @@ class ScoredRun:
     drawn: Mapping[MetricName, Mapping[str, float]] = field(default_factory=dict)
     by_order: bool = False
     passages: Mapping[str, float] = field(default_factory=dict)
+    proxies: Mapping[MetricName, Mapping[str, float]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +189,13 @@ def _pairs(metric: MetricName, old: ScoredRun, new: ScoredRun) -> DifferingPairs
     unranked: dict[str, Sequence[str]] = dict.fromkeys(new.metrics[metric], ())
     first, second = ({**unranked, **one.run, **one.others} for one in (old, new))
     asked = [*dict.fromkeys([*new.metrics[metric], *new.others])]
-    return differing_pairs(asked, before, after, first, second, ordered=ordered)
+    return differing_pairs(asked, before, after, first, second, ordered=ordered, proxies=_proxies(metric, old, new))
+
+
+def _proxies(metric: MetricName, old: ScoredRun, new: ScoredRun) -> Mapping[str, float] | None:
+    """Return new minus old by the judge; None where none counts in this metric."""
+    before, after = (None if one.proxies is None else one.proxies.get(metric) for one in (old, new))
+    return None if before is None or after is None else {query: after[query] - before[query] for query in after}
 
 
 def check_rank(k: int, documents: int) -> None:

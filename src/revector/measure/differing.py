@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,12 +10,27 @@ from revector.measure.statistics import Share
 
 
 @dataclass(frozen=True, slots=True)
+class ProxyPairs:
+    """What a judge finds of queries that are answered differently: new minus old, of ``judged`` ones and ``beside``.
+
+    ``judged``: aligned with what people judged, NaN where the judge was not asked. ``beside``: of other queries.
+    """
+
+    judged: tuple[float, ...]
+    beside: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class DifferingPairs:
-    """Scores by ``old`` and ``new`` of judged queries that they answer differently, and the ``share`` of all such."""
+    """Scores by ``old`` and ``new`` of judged queries that they answer differently, and the ``share`` of all such.
+
+    ``proxy``: what a judge finds of them, None where none is believed. The judged queries are then in its order.
+    """
 
     old: tuple[float, ...]
     new: tuple[float, ...]
     share: Share
+    proxy: ProxyPairs | None = None
 
 
 def differing_pairs(
@@ -25,6 +41,7 @@ def differing_pairs(
     new: Mapping[str, Sequence[str]],
     *,
     ordered: bool = False,
+    proxies: Mapping[str, float] | None = None,
 ) -> DifferingPairs:
     """Return what is known of the queries that differ.
 
@@ -35,6 +52,7 @@ def differing_pairs(
         old: Rankings by the old model, cut at k, of all that were asked.
         new: Rankings by the new model.
         ordered: Whether the score depends on the order within a ranking, as nDCG does and recall does not.
+        proxies: New minus old by a judge, of the first queries in a random order of those that differ.
 
     """
     differing = [
@@ -43,10 +61,14 @@ def differing_pairs(
         if answers_differ(old[query], new[query], ordered=ordered) or before.get(query) != after.get(query)
     ]
     judged = [query for query in differing if query in after]
+    share, proxy = Share(len(asked), len(differing)), None
+    if proxies is not None:
+        order = {query: place for place, query in enumerate(proxies)}
+        judged.sort(key=lambda query: order.get(query, len(order)))
+        beside = (proxies[query] for query in differing if query in proxies and query not in after)
+        proxy = ProxyPairs(tuple(proxies.get(query, math.nan) for query in judged), tuple(beside))
     return DifferingPairs(
-        tuple(before[query] for query in judged),
-        tuple(after[query] for query in judged),
-        Share(len(asked), len(differing)),
+        tuple(before[query] for query in judged), tuple(after[query] for query in judged), share, proxy
     )
 
 

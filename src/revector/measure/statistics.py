@@ -133,17 +133,32 @@ def bounded_interval(
         *Combining One-Sample Confidence Procedures for Inference in the Two-Sample Case* (Biometrics 71, 2015).
 
     """
-    _check_draws(confidence, draws)
-    tail = (1 - confidence) / 2
-    further = max(1.0, (1 - CONFIDENCE) / (1 - confidence))
-    draws, rng = max(draws, min(MOST_DRAWS, math.ceil(draws * further))), np.random.default_rng(seed)
-    low, high = _reweighted(values, least, draws, rng)
+    draws, rng = enough_draws(confidence, draws), np.random.default_rng(seed)
+    low, high = reweighted(values, least, 1.0, draws, rng)
     mean = float(values.mean()) if values.size else 0.0
     if share is not None:
-        _check_share(share, values.size)
-        same = share.asked - share.differing
-        times = rng.beta(share.differing + 1, same, draws) if same else np.ones(draws)
+        times = drawn_shares(share, values.size, draws, rng)
         low, high, mean = low * times, high * times, mean * share.value
+    return interval_of(mean, low, high, confidence)
+
+
+def enough_draws(confidence: float, draws: int) -> int:
+    """Return ``draws``, or more above ``CONFIDENCE``. Raises ``ConfigError`` as ``bounded_interval``."""
+    _check_draws(confidence, draws)
+    further = max(1.0, (1 - CONFIDENCE) / (1 - confidence))
+    return max(draws, min(MOST_DRAWS, math.ceil(draws * further)))
+
+
+def drawn_shares(share: Share, judged: int, draws: int, rng: np.random.Generator) -> Floats:
+    """Return ``draws`` upper draws of a share. Raises ``LabelError`` as ``paired_interval``."""
+    _check_share(share, judged)
+    same = share.asked - share.differing
+    return rng.beta(share.differing + 1, same, draws) if same else np.ones(draws)
+
+
+def interval_of(mean: float, low: Floats, high: Floats, confidence: float) -> Interval:
+    """Return the interval that draws of its lower and upper ends give."""
+    tail = (1 - confidence) / 2
     return Interval(mean, float(np.quantile(low, tail)), float(np.quantile(high, 1 - tail)))
 
 
@@ -170,11 +185,11 @@ def gap_interval(
     """
     first, second = _scores(inside), _scores(outside)
     _check_draws(confidence, draws)
-    tail, rng = (1 - confidence) / 2, np.random.default_rng(seed)
-    low, high = _reweighted(first, 0.0, draws, rng)
-    other_low, other_high = _reweighted(second, 0.0, draws, rng)
+    rng = np.random.default_rng(seed)
+    low, high = reweighted(first, 0.0, 1.0, draws, rng)
+    other_low, other_high = reweighted(second, 0.0, 1.0, draws, rng)
     mean = float(first.mean() - second.mean())
-    return Interval(mean, float(np.quantile(low - other_high, tail)), float(np.quantile(high - other_low, 1 - tail)))
+    return interval_of(mean, low - other_high, high - other_low, confidence)
 
 
 def _check_share(share: Share, judged: int) -> None:
@@ -186,8 +201,10 @@ def _check_share(share: Share, judged: int) -> None:
         )
 
 
-def _reweighted(values: Floats, least: float, draws: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
-    """Return ``draws`` random means with ``least`` added, and with 1 added."""
+def reweighted(
+    values: Floats, least: float, most: float, draws: int, rng: np.random.Generator
+) -> tuple[Floats, Floats]:
+    """Return ``draws`` random means with ``least`` added, and with ``most`` added."""
     distinct, counts = np.unique(np.round(values, 12), return_counts=True)
     low, high = np.empty(draws), np.empty(draws)
     for at, rows in _blocks(draws, distinct.size):
@@ -195,7 +212,7 @@ def _reweighted(values: Floats, least: float, draws: int, rng: np.random.Generat
         added = rng.standard_exponential(rows)
         means, sums = weights @ distinct, weights.sum(axis=1) + added
         low[at : at + rows] = (means + least * added) / sums
-        high[at : at + rows] = (means + added) / sums
+        high[at : at + rows] = (means + most * added) / sums
     return low, high
 
 

@@ -16,6 +16,7 @@ from revector.gate.gate import GateMeasurement
 from revector.gate.query_set import QuerySet
 from revector.indexing.encoding import Encoders
 from revector.interfaces import NoProgress, Progress
+from revector.labels.judges.proxying import Candidates
 from revector.lifecycle import BUILDING, FORWARD, STEPS, Outcome, Phase, remaining
 from revector.migration.back_moves import BackMoves
 from revector.migration.leftovers import Leftovers
@@ -66,9 +67,9 @@ class Migrator:
             progress=self._progress,
         )
         self._searcher = Searcher(engine, collection, encoders)
-        asked = (settings.labels, settings.queries)
+        asked = (engine, self._cid, self._searcher, settings.labels, settings.queries)
         self._evidence = evidence or Evidence(
-            engine, self._cid, self._searcher, *asked, actor=actor, progress=self._progress, pipeline=settings.pipeline
+            *asked, actor=actor, progress=self._progress, pipeline=settings.pipeline, judges=settings.judges
         )
         self._forward = ForwardSteps(
             engine,
@@ -274,14 +275,13 @@ class Migrator:
 
         Raises ``StateError`` without both of them, else as ``Evidence.next_labels``.
         """
-        slots = self._standing.collection()
-        if slots.active_gen is None or slots.building_gen is None:
-            raise StateError(
-                "queries are drawn from those that the active and the building generation answer differently, and one "
-                "of these is not there. Nothing was drawn; run `revector upgrade --to index` first."
-            )
-        old, new = self._searcher.resolve(slots.active_gen), self._searcher.resolve(slots.building_gen)
+        old, new = self._both()
         return self._evidence.next_labels(new, old, self._standing.target(new.revision).gate, count)
+
+    def proxy_candidates(self) -> tuple[Candidates, dict[str, str]]:
+        """Return what a judge is asked about, as ``Evidence.proxy_candidates``; raises as ``next_labels``."""
+        old, new = self._both()
+        return self._evidence.proxy_candidates(new, old, self._standing.target(new.revision).gate)
 
     def drawn_labels(self) -> frozenset[str]:
         """Return the queries that were drawn for the migration under way; none where there is none."""
@@ -300,6 +300,16 @@ class Migrator:
         return self._evidence.measure(self._searcher.resolve(generation), k, exact=exact, queries=queries)
 
     # Helpers ----------------------------------------------------------------------------------------------------------
+
+    def _both(self) -> tuple[Generation, Generation]:
+        """Return the active and the building generation."""
+        slots = self._standing.collection()
+        if slots.active_gen is None or slots.building_gen is None:
+            raise StateError(
+                "what is to be judged is what the active and the building generation answer differently, and one of "
+                "these is not there. Nothing was drawn or asked; run `revector upgrade --to index` first."
+            )
+        return self._searcher.resolve(slots.active_gen), self._searcher.resolve(slots.building_gen)
 
     @property
     def _opening(self) -> Opening:

@@ -10,6 +10,7 @@ from revector.encoders.api.settings import ProviderSettings
 from revector.gate.pipeline import Pipeline
 from revector.indexing.throttle import ThrottleLimits
 from revector.labels import LabelSource
+from revector.labels.judges.settings import JudgeIdentity
 from revector.planning.costs import Costs
 from revector.stores.pgvector import Build
 
@@ -24,7 +25,7 @@ class MigratorSettings:
     serves the original: it needs no proof (``fidelity.Proof``). ``overlap``: reading, embedding and publishing side by
     side, and resting for others as ``bars`` says; without it, all statements of a backfill come from one thread.
     ``shadow_share``: of live queries, those that are read twice. ``queries``: a file of queries without judgements.
-    ``pipeline``: what is measured instead of plain searches.
+    ``pipeline``: what is measured instead of plain searches. ``judges``: those that ``Gate.proxy`` may name.
     """
 
     migrations: Path
@@ -32,6 +33,7 @@ class MigratorSettings:
     labels: LabelSource | None = None
     queries: Path | None = None
     pipeline: Pipeline | None = None
+    judges: Mapping[str, JudgeIdentity] = field(default_factory=dict)
     window_hours: float = 48.0
     shards: int | None = None
     drain_s: float = 60.0

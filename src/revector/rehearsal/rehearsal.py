@@ -154,6 +154,7 @@ class Rehearsal:
             actor=self._actor,
             progress=self._progress,
             pipeline=self._settings.pipeline,
+            judges=self._settings.judges,
         )
         evidence.refuse_unmeasurable(target, collection)
         if folder is None:

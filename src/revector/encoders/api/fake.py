@@ -117,6 +117,8 @@ class FakeServer:
     port is the system's choice: see ``base_url``.
     """
 
+    path = "/v1/embeddings"
+
     def __init__(
         self,
         embed: Callable[[Sequence[str]], Vectors] | None = None,
@@ -201,7 +203,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.fake.keys.append(key)
         if self.fake.key not in (None, key):
             fault = status(401, f"Incorrect API key provided: {key}")
-        elif self.path != "/v1/embeddings":
+        elif self.path != self.fake.path:
             fault = status(404, f"there is no {self.path}")
         else:
             fault = self.fake.fault_of(request)

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import os
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from revector.errors import ConfigError
 
 PREFIX = "api:"
 
 CAPS = ("max_spend_usd", "max_spend_usd_per_month", "max_spend_usd_per_migration")
+
+
+def _address(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
+        raise ValueError("must be http(s)://host[:port]/path, without a key, user or query in it")
+    return value.rstrip("/")
+
+
+BaseUrl = Annotated[str, AfterValidator(_address)]
+"""An address of a server, without anything secret in it and without a slash at its end."""
 
 
 class ProviderSettings(BaseModel):
@@ -24,7 +35,7 @@ class ProviderSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    base_url: str
+    base_url: BaseUrl
     """Up to and without ``/embeddings``: ``https://api.openai.com/v1``, ``http://localhost:8080/v1``."""
     api_key_env: str | None = None
     """Name of the environment variable that holds the key; None for a server that wants none."""
@@ -74,29 +85,29 @@ class ProviderSettings(BaseModel):
         found = {name: getattr(self, name) for name in CAPS}
         return {name: cap for name, cap in found.items() if cap is not None}
 
-    @field_validator("base_url")
-    @classmethod
-    def _is_url(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
-            raise ValueError("must be http(s)://host[:port]/path, without a key, user or query in it")
-        return value.rstrip("/")
-
     def usd(self, tokens: int) -> float:
         """Return what ``tokens`` cost."""
         return tokens * self.price_per_million_tokens_usd / 1e6
 
     def api_key(self, provider: str) -> str | None:
         """Return the key, or None where none is wanted. Raises ``ConfigError`` for a variable that is not set."""
-        if self.api_key_env is None:
-            return None
-        key = os.environ.get(self.api_key_env, "").strip()
-        if not key:
-            raise ConfigError(
-                f"providers.{provider}.api_key_env names {self.api_key_env}, and that variable is not set. Nothing was "
-                f"sent; set {self.api_key_env} to the provider's key where this process runs."
-            )
-        return key
+        return read_key(self.api_key_env, f"providers.{provider}")
+
+
+def read_key(variable: str | None, table: str) -> str | None:
+    """Return the key that an environment variable holds, None where a ``table`` of the settings names no variable.
+
+    Raises ``ConfigError`` for a variable that is not set.
+    """
+    if variable is None:
+        return None
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise ConfigError(
+            f"{table}.api_key_env names {variable}, and that variable is not set. Nothing was sent; set {variable} to "
+            "the provider's key where this process runs."
+        )
+    return key
 
 
 def split_reference(name: str) -> tuple[str, str]:
