@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-QUERIES, TOP_K = 100, 10
+QUERIES, TOP_K = 30, 10
 
 
 def main() -> None:

@@ -286,6 +286,16 @@ def test_another_source_than_the_configured_one_deletes_nothing_unless_it_is_ask
     assert json.loads(done.stdout)["missing_deleted"] == 120
 
 
+def test_the_first_few_of_a_source_are_stored_and_the_rest_is_not_gone(served: World) -> None:
+    write_source(served, range(120), DELETE, d00001="melons instead", d00007="plums instead")
+    words = ["ingest", "--project", str(served.root), "--json", "--limit"]
+    for wrong in ([*words, "5"], [*words, "0", "--on-missing", "keep"]):
+        refused = CliRunner().invoke(app, wrong)
+        assert refused.exit_code == ConfigError.exit_code
+    found = json.loads(CliRunner().invoke(app, [*words, "5", "--on-missing", "keep"]).stdout)
+    assert (found["read"], found["written"], found["missing_deleted"], served.documents.count()) == (5, 1, 0, 120)
+
+
 def test_what_is_written_while_the_source_is_read_is_not_deleted(served: World) -> None:
     class Slow:
         name = "a source"

@@ -12,8 +12,9 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -51,9 +52,20 @@ UNREADABLE = (
 )
 """What the readers of foreign files raise for damage, or for what was made to deceive them."""
 
-_OPTIONAL = ("chunk", "start", "end", "content_hash")
+SAFE = (
+    'python -c "import sys, numpy as np; d = np.load(sys.argv[1], allow_pickle=True); d = d.item() if '
+    "isinstance(d, np.ndarray) else d; np.savez(sys.argv[2], ids=np.array(list(d)), vectors=np.stack(list("
+    'd.values())))" OLD NEW.npz'
+)
+"""How a dict of vectors by id that was pickled becomes arrays, in a process of those who trust it."""
+
+PICKLED = f"Python objects, which can run code and are not opened; a dict that you trust becomes arrays by: {SAFE}"
+PICKLES = (".pkl", ".pickle", ".p")
+
+OPTIONAL = ("chunk", "start", "end", "content_hash")
 _FORMS = (
-    "X.npy with X.npy.rows.parquet, X.ids.npy or asset_ids.npy beside it; X.npz or X.parquet with `id` and `vector`; "
+    "X.npy with X.npy.rows.parquet, X.ids.npy or asset_ids.npy beside it, or rows with fields; X.npz "
+    "or X.parquet with `id` and `vector`; "
     "X.h5 from `revector vectors export`, or with `embeddings` and `asset_ids` or `metadata` (asset_id, start_idx, "
     "count), each by itself or in a group per language"
 )
@@ -65,7 +77,8 @@ class Columns:
 
     ``chunk``, ``start``, ``end`` (integers) and ``content_hash`` (fixed bytes) are None where the file has none;
     ``provenance`` is empty where it does not say what its vectors are. ``fields``: its other columns by name, with a
-    row for each vector or, where ``assets`` says which vectors are of an id, for each id.
+    row for each vector or, where ``assets`` says which vectors are of an id, for each id. ``aside``: names of what else
+    the file holds, which is no column.
     """
 
     path: Path
@@ -78,6 +91,7 @@ class Columns:
     provenance: Mapping[str, str | int]
     fields: Mapping[str, FileField]
     assets: Assets | None
+    aside: tuple[str, ...] = ()
 
 
 def open_columns(path: Path, scratch: Path) -> Columns:
@@ -87,6 +101,8 @@ def open_columns(path: Path, scratch: Path) -> Columns:
     columns do not belong together, and ``ArchiveError`` where the note beside an export has another checksum than its
     vectors, and for HDF5 whose columns lie elsewhere.
     """
+    if path.suffix in PICKLES:
+        raise SourceError(f"{path} holds {PICKLED}. Nothing was read.")
     reader = {".npy": _npy, ".npz": _npz, ".parquet": _parquet, ".h5": _hdf5, ".hdf5": _hdf5}.get(path.suffix)
     if reader is None:
         raise ConfigError(
@@ -110,6 +126,7 @@ def open_columns(path: Path, scratch: Path) -> Columns:
             _object(read.provenance or _noted(path).get(PROVENANCE, {})),
             read.fields,
             read.assets,
+            read.aside,
         )
         _check_lengths(made)
     except UNREADABLE as error:
@@ -127,7 +144,7 @@ def _there(columns: Mapping[str, npt.NDArray[np.generic]], name: str) -> npt.NDA
 def _check_lengths(made: Columns) -> None:
     if made.vectors.ndim != 2 or made.vectors.dtype.kind != "f":
         raise ValueError(f"vectors of shape {made.vectors.shape} and type {made.vectors.dtype}")
-    for name in ("ids", *_OPTIONAL):
+    for name in ("ids", *OPTIONAL):
         column = getattr(made, name)
         if column is not None and column.shape != (len(made.vectors),):
             raise ValueError(f"{name} has shape {column.shape} beside {len(made.vectors):,} vectors")
@@ -167,12 +184,14 @@ class _ReadFile:
     provenance: Mapping[str, str | int]
     fields: Mapping[str, FileField] = field(default_factory=dict)
     assets: Assets | None = None
+    aside: tuple[str, ...] = ()
 
 
 def _npy(path: Path, scratch: Path) -> _ReadFile:
     rows = path.with_name(path.name + ROWS_SUFFIX)
     if rows.is_file():
-        return _ReadFile({**_parquet(rows, scratch).columns, "vector": _mapped(path)}, {})
+        read = _parquet(rows, scratch)
+        return _ReadFile({**read.columns, "vector": _mapped(path)}, {}, read.fields)
     beside = sorted(path.parent.glob(f"{glob.escape(path.stem)}.*.npy"))
     arrays = {one.name[len(path.stem) + 1 : -len(".npy")]: _mapped(one) for one in beside}
     if first_of(IDS, arrays) is None:
@@ -194,8 +213,16 @@ def _npz(path: Path, scratch: Path) -> _ReadFile:
 
 
 def _of_arrays(arrays: Mapping[str, npt.NDArray[np.generic]], provenance: Mapping[str, str | int]) -> _ReadFile:
-    """Return arrays as columns: those that have our names or usual ones for ids and vectors, and the others."""
-    columns = {name: arrays[name] for name in _OPTIONAL if name in arrays}
+    """Return arrays as columns: those that have our names or usual ones for ids and vectors, and the others.
+
+    An array of rows with fields, the vector among them, is as many arrays as it has fields.
+    """
+    rows = [(name, one) for name, one in arrays.items() if one.dtype.names and first_of(VECTORS, one.dtype.names)]
+    if len(rows) == 1:
+        whole: npt.NDArray[Any] = rows[0][1]
+        fields = {name: whole[name] for name in whole.dtype.names or ()}
+        arrays = {name: one for name, one in arrays.items() if name != rows[0][0]} | fields
+    columns = {name: arrays[name] for name in OPTIONAL if name in arrays}
     ids, vectors = first_of(IDS, arrays), first_of(VECTORS, arrays)
     columns |= {name: arrays[own] for name, own in (("id", ids), ("vector", vectors)) if own is not None}
     others = {name: one for name, one in arrays.items() if one.ndim == 1 and not one.dtype.names}
@@ -207,7 +234,8 @@ def _of_arrays(arrays: Mapping[str, npt.NDArray[np.generic]], provenance: Mappin
         assets = Assets(id_bytes(arrays[ids]), arrays[START].astype(np.int64), arrays[COUNT].astype(np.int64))
     else:
         assets = None
-    return _ReadFile(columns, provenance, {name: field_of(one) for name, one in others.items()}, assets)
+    aside = tuple(name for name in arrays if name not in {*others, ids, vectors, *(() if assets is None else (TABLE,))})
+    return _ReadFile(columns, provenance, {name: field_of(one) for name, one in others.items()}, assets, aside)
 
 
 def _parquet(path: Path, scratch: Path) -> _ReadFile:
@@ -215,14 +243,25 @@ def _parquet(path: Path, scratch: Path) -> _ReadFile:
 
     with pq.ParquetFile(path) as file:
         _refuse_doubled(file.schema_arrow.names)
-        rows = check_parquet(path, file)
-        names = [name for name in ("id", *_OPTIONAL) if name in file.schema_arrow.names]
+        rows, named = check_parquet(path, file), file.schema_arrow.names
+        ids, vectors = first_of(IDS, named), first_of(VECTORS, named)
         columns = dict[str, npt.NDArray[np.generic]]()
-        if "vector" in file.schema_arrow.names:
-            columns["vector"] = _spooled(path, file, scratch / "vector.npy")
-        columns |= {name: _column(file, name, rows) for name in names}
+        if vectors is not None:
+            columns["vector"] = _spooled(path, file, vectors, scratch / "vector.npy")
+        if ids is not None:
+            columns["id"] = _column(file, ids, rows)
+        columns |= {name: _column(file, name, rows) for name in OPTIONAL if name in named}
         said = (file.schema_arrow.metadata or {}).get(PROVENANCE.encode())
-    return _ReadFile(columns, {} if said is None else json.loads(said))
+        others = [name for name in named if name not in (ids, vectors)]
+        fields = {name: FileField(file.metadata.num_rows, partial(_values, path, name)) for name in others}
+    return _ReadFile(columns, {} if said is None else json.loads(said), fields)
+
+
+def _values(path: Path, name: str, first: int, stop: int) -> list[object]:
+    import pyarrow.parquet as pq
+
+    found: list[object] = pq.read_table(path, columns=[name]).column(0)[first:stop].to_pylist()
+    return found
 
 
 def _refuse_doubled(names: Iterable[str]) -> None:
@@ -231,7 +270,7 @@ def _refuse_doubled(names: Iterable[str]) -> None:
 
 
 def _column(file: ParquetFile, name: str, rows: int) -> npt.NDArray[np.generic]:
-    texts = name in ("id", "content_hash")
+    texts = name not in ("chunk", "start", "end")
     pieces = [np.zeros(0, "S1" if texts else np.int64)]
     for batch in file.iter_batches(rows if texts else BLOCK, columns=[name]):
         column = batch.column(0)
@@ -245,24 +284,24 @@ def _column(file: ParquetFile, name: str, rows: int) -> npt.NDArray[np.generic]:
     return np.concatenate(pieces)
 
 
-def _spooled(source: Path, file: ParquetFile, path: Path) -> npt.NDArray[np.generic]:
+def _spooled(source: Path, file: ParquetFile, name: str, path: Path) -> npt.NDArray[np.generic]:
     """Return the vectors of a Parquet file, as a mapped array: Parquet cannot be read in another order than its own."""
     writer: NpyWriter | None = None
     numbers = sum(
         column.num_values
         for at in range(file.metadata.num_row_groups)
         for n in range(file.metadata.num_columns)
-        if (column := file.metadata.row_group(at).column(n)).path_in_schema.partition(".")[0] == "vector"
+        if (column := file.metadata.row_group(at).column(n)).path_in_schema.partition(".")[0] == name
     )
     check_unpacked(source, 4 * numbers)
     check_room(path.parent, source, 8 * numbers)
     try:
-        for batch in file.iter_batches(BLOCK, columns=["vector"]):
+        for batch in file.iter_batches(BLOCK, columns=[name]):
             column = batch.column(0)
             numbers = column.flatten()
             lengths = set(column.value_lengths().unique().to_pylist())
             if column.null_count or numbers.null_count or len(lengths) != 1:
-                raise ValueError(f"vectors of lengths {sorted(map(str, lengths))}, or nulls in column `vector`")
+                raise ValueError(f"vectors of lengths {sorted(map(str, lengths))}, or nulls in column `{name}`")
             block = numbers.to_numpy(zero_copy_only=False).reshape(len(column), -1)
             if writer is None:
                 writer = NpyWriter(path, block.dtype.str, (file.metadata.num_rows, block.shape[1]))
@@ -287,7 +326,10 @@ def _hdf5(path: Path, scratch: Path) -> _ReadFile:
         name = first_of(IDS, found.fields)
         if found.assets is None and name is not None:
             columns["id"] = id_bytes(np.array(found.fields[name].read(0, found.fields[name].rows), object))
-        return _ReadFile(columns, {}, found.fields, found.assets)
+            for own in OPTIONAL:
+                if own in found.fields and found.fields[own].rows == len(columns["vector"]):
+                    columns[own] = np.array(found.fields[own].read(0, found.fields[own].rows))
+        return _ReadFile(columns, {}, found.fields, found.assets, found.aside)
     shard = OpenPart(path)
     stop = len(shard.chunk_starts)
     firsts = np.repeat(shard.starts, shard.counts)
@@ -322,7 +364,7 @@ def _mapped(path: Path) -> npt.NDArray[np.generic]:
         shape, _, dtype = read(file)
         held = path.stat().st_size - file.tell()
     if dtype.hasobject:
-        raise ValueError(f"{path.name} holds Python objects, which can run code; texts are saved with dtype=str")
+        raise ValueError(f"{path.name} holds {PICKLED}; texts are saved with dtype=str")
     wanted = math.prod(shape) * dtype.itemsize
     if any(side < 0 for side in shape) or wanted > held:
         raise ValueError(f"its header promises shape {shape} of {dtype}, and {held:,} bytes follow")

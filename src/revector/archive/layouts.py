@@ -91,7 +91,7 @@ def id_bytes(column: npt.NDArray[np.generic]) -> npt.NDArray[np.bytes_]:
     if column.dtype.itemsize > WIDEST_ID:
         raise ValueError(f"ids or hashes of {column.dtype.itemsize:,} bytes each, allowed are {WIDEST_ID:,}")
     if column.dtype.kind == "S":
-        return np.asarray(column)
+        return np.asarray(column).view(column.dtype.str)  # without what h5py notes on a type
     if column.dtype.kind == "U":
         return as_bytes([str(one) for one in column.tolist()])
     raise ValueError(f"ids or hashes of type {column.dtype}")
@@ -131,6 +131,8 @@ class Hdf5Columns:
     vectors: Path
     fields: Mapping[str, FileField]
     assets: Assets | None
+    aside: tuple[str, ...]
+    """Names of what else it holds."""
 
 
 def read_hdf5(path: Path, scratch: Path) -> Hdf5Columns | None:
@@ -147,6 +149,7 @@ def read_hdf5(path: Path, scratch: Path) -> Hdf5Columns | None:
         if not places:
             return None
         found = [_place(path, file, place) for place in places]
+        left = [] if places == ["/"] else [name for name, _ in _kinds(file) if name not in groups]
         shapes = {place: file[one.vectors].shape for place, one in zip(places, found, strict=True)}
         widths = {place: shape[1:] for place, shape in shapes.items()}
         if any(len(width) != 1 for width in widths.values()) or len(set(widths.values())) > 1:
@@ -163,9 +166,11 @@ def read_hdf5(path: Path, scratch: Path) -> Hdf5Columns | None:
                     writer.append(block)
     names = [name for name in found[0].fields if all(name in one.fields for one in found)]
     fields = {name: joined([one.fields[name] for one in found]) for name in names}
+    every = [*left, *(name for one in found for name in (*one.fields, *one.aside))]
+    aside = tuple(dict.fromkeys(name for name in every if name not in names))
     if places != ["/"]:
         fields[GROUP] = joined([_same(place, one.rows) for place, one in zip(places, found, strict=True)])
-    return Hdf5Columns(target, fields, _assets(found))
+    return Hdf5Columns(target, fields, _assets(found), aside)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +182,7 @@ class _Place:
     count: int
     table: npt.NDArray[np.void] | None
     rows: int
+    aside: tuple[str, ...]
 
 
 def _kinds(file: h5py.Group) -> Iterator[tuple[str, object]]:
@@ -198,9 +204,12 @@ def _place(path: Path, file: h5py.File, place: str) -> _Place:
     vectors = f"{prefix}{_vectors_of(group)}"
     check_own(path, file, vectors)
     fields = dict[str, FileField]()
-    table = None
+    table, aside = None, list[str]()
     for name, kind in _kinds(group):
-        if kind is not h5py.Dataset or f"{prefix}{name}" == vectors:
+        if f"{prefix}{name}" == vectors:
+            continue
+        if kind is not h5py.Dataset:
+            aside.append(name)
             continue
         check_own(path, file, f"{prefix}{name}")
         dataset = group[name]
@@ -210,8 +219,10 @@ def _place(path: Path, file: h5py.File, place: str) -> _Place:
             fields[first_of(IDS, table.dtype.names) or ""] = field_of(own.ids)
         elif dataset.ndim == 1 and not dataset.dtype.names:
             fields[name] = _dataset(path, f"{prefix}{name}", len(dataset))
+        else:
+            aside.append(name)
     count = int(file[vectors].shape[0]) if file[vectors].ndim else 0
-    return _Place(vectors, fields, count, table, count if table is None else len(table))
+    return _Place(vectors, fields, count, table, count if table is None else len(table), tuple(aside))
 
 
 def _dataset(path: Path, name: str, rows: int) -> FileField:

@@ -1,4 +1,4 @@
-"""Commands that take vectors out of a generation and into the archive: export and import."""
+"""Commands for vectors in files: out of a generation, into the archive, and from one format to another."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from revector.cli.options import Collection, Json, ProjectPath, open_session
+from revector.cli.output import Output
 from revector.cli.progress import reporting
 from revector.errors import ConfigError
 
@@ -56,6 +57,7 @@ def register(app: typer.Typer) -> None:
     vectors.command("export")(export_vectors)
     vectors.command("import")(import_vectors)
     app.add_typer(vectors, name="vectors", rich_help_panel=_PANEL)
+    app.command(rich_help_panel=_PANEL)(convert)
 
 
 def export_vectors(
@@ -155,6 +157,51 @@ def import_vectors(
     session.out.show(
         {**asdict(done), "revision": found.revision}, lambda console: _import_page(done, found.revision, console)
     )
+
+
+def convert(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE... OUT", help="Files to read, then the one to write.")],
+    *,
+    gzip: Annotated[bool, typer.Option("--gzip", help="Compress the vectors of an .h5, in level 4.")] = False,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many ids, for a quick run.")] = None,
+    group: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Each of its values becomes a group of .h5; default: group.")
+    ] = None,
+    drop: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN", help="Leave a column out; may be repeated.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace files of that name.")] = False,
+    json: Json = False,
+) -> None:
+    """Write ids, vectors and other columns to a file of another format: .npy, .npz, .h5 or .parquet; several into one.
+
+    FILE is what `vectors import` takes, or an array of rows with fields. An id that several files have, alike, counts
+    once. Pickles, dicts in .npy among them, are refused, with the line that makes arrays of them. What was written is
+    read back and compared before it gets its name. Needs no project.
+
+    For example:
+      revector convert embeddings.npy embeddings.parquet
+      revector convert rank0.h5 rank1.h5 rank2.h5 all.h5 --gzip
+    """
+    from revector.archive import convert_vectors
+
+    if len(files) < 2:
+        raise ConfigError(f"files to read and one to write are needed, found {files[0]}. Nothing was written.")
+    *sources, out = files
+    done = convert_vectors(sources, out, gzip=gzip, limit=limit, group=group, drop=drop or (), force=force)
+
+    def page(console: Console) -> None:
+        also = f", with {', '.join(done.columns)}" if done.columns else ""
+        console.print(
+            f"Wrote {done.vectors:,} vectors of {done.ids:,} ids, {done.dim} × {done.dtype}{also}:", soft_wrap=True
+        )
+        for file in done.files:
+            console.print(f"  {file}", soft_wrap=True)
+        if done.repeated:
+            console.print(f"{done.repeated:,} ids were in several files, alike, and taken once.", soft_wrap=True)
+        console.print(f"SHA-256 of the vectors: {done.vectors_sha256}", soft_wrap=True)
+
+    Output(as_json=json).show(done, page)
 
 
 def _number(generation: str) -> int | None:

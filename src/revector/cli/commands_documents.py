@@ -91,6 +91,7 @@ def ingest(
     url: SourceUrl = None,
     on_missing: OnMissingOption = None,
     max_missing: MaxMissing = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many documents, for a quick run.")] = None,
     collection: Collection = None,
     project: ProjectPath = None,
     json: Json = False,
@@ -119,7 +120,7 @@ def ingest(
     )
     deletes = (on_missing or (OnMissing.KEEP if source else settings.on_missing)) == OnMissing.DELETE
     most = settings.max_missing if max_missing is None else max_missing
-    found = _reread(session, read, most if deletes else None)
+    found = _reread(session, _limited(read, limit, deletes=deletes), most if deletes else None)
     report = found.ingested
     assert report is not None
     session.out.show(
@@ -237,6 +238,20 @@ def refused_line(doc_id: str, refused: Refusal) -> str:
     waived = f"; waived by {refused.waived_by}" if refused.waived_by else ""
     when = f"{refused.at:%Y-%m-%d %H:%M} UTC"
     return f"A later version of {doc_id!r}{version} was refused on {when}{waived}: {refused.reason}"
+
+
+def _limited(source: Source, limit: int | None, *, deletes: bool) -> Source:
+    """Return the first so many documents of a source. Raises ``ConfigError`` where the rest would be deleted."""
+    from revector.sources import FirstDocuments
+
+    if limit is None:
+        return source
+    if limit < 1 or deletes:
+        raise ConfigError(
+            f"--limit {limit}: it is at least 1, and for a run that deletes nothing, for what is not read is not gone. "
+            "Nothing was read; say --on-missing keep."
+        )
+    return FirstDocuments(source, limit)
 
 
 def _reread(session: Session, source: Source, max_missing: float | None) -> Reread:

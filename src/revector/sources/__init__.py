@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from uuid import UUID
 
@@ -24,6 +25,7 @@ __all__ = [
     "ALL",
     "ColumnType",
     "Fields",
+    "FirstDocuments",
     "RecordSource",
     "file_records",
     "is_csv",
@@ -81,6 +83,21 @@ def open_source(
             raise SourceError(f"{spec!r} needs a url, the SQLAlchemy URL of its database. Nothing was read.")
         return RecordSource("the SQL query", partial(read_sql, url, rest.strip()), fields)
     return file_records(Path(spec).expanduser(), fields, column_types)
+
+
+@dataclass(slots=True)
+class FirstDocuments:
+    """The first ``count`` documents of a source, for a quick run; a Source itself."""
+
+    source: Source
+    count: int
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        self.name = f"the first {self.count:,} of {self.source.name}"
+
+    def __iter__(self) -> Iterator[Document]:
+        return islice(iter(self.source), self.count)
 
 
 def file_records(path: Path, fields: Fields, column_types: Mapping[str, ColumnType] | None = None) -> RecordSource:
