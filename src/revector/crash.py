@@ -74,7 +74,10 @@ ADOPTION_POINTS = {
 }
 """Those that only an adoption passes."""
 
-ALL_POINTS = POINTS | STORE_POINTS | ADOPTION_POINTS
+TRAINING_POINTS = {"train.after_checkpoint": "a checkpoint is whole, and so are the weights until then"}
+"""Those that only fine-tuning passes."""
+
+ALL_POINTS = POINTS | STORE_POINTS | ADOPTION_POINTS | TRAINING_POINTS
 
 watcher: Callable[[str], None] | None = None
 """Called at every point that is passed: a simulation stops, steps or crashes its actors there."""

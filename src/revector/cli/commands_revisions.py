@@ -160,6 +160,16 @@ def current(*, project: ProjectPath = None, json: Json = False) -> None:
 # Writing a revision ---------------------------------------------------------------------------------------------------
 
 
+def draft(session: Session, message: str, model: str) -> Path:
+    """Write the revision after the head that changes the model alone; return its path, or the head's if that has it."""
+    head = _head(session.project.migrations(session.collection))
+    if head is not None and head.model.name == model:
+        return Path(head.path)
+    specified = _model(session, head, model, None, {})
+    kept: Mapping[str, dict[str, Any]] = {"chunking": {}, "index": _given(metric=specified.metric), "gate": {}}
+    return _write(session, head, message, specified.model, kept)[0]
+
+
 def _given(**values: object) -> dict[str, object]:
     return {name: value for name, value in values.items() if value is not None}
 

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from revector.cli.commands_documents import refused_line
 from revector.cli.commands_gate import check_folder, measured_page, own_left_out, refused_queries
-from revector.cli.options import Collection, Json, ProjectPath, Session, json_object, open_session
+from revector.cli.options import Collection, Json, ProjectPath, json_object, model_reference, open_session
 from revector.cli.output import make_table, one_line, pairs
 from revector.cli.progress import reporting
 from revector.errors import ConfigError
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from revector.spec import ModelSpec
 
 _PANEL = "Search"
-PAGE_DOCUMENTS = 1_000
 WORST = 10
 
 Generation = Annotated[int | None, typer.Option(help="Number of a live generation; default: what is served.")]
@@ -160,17 +159,18 @@ def train(
 
     session = open_session(project, collection, as_json=json)
     target = session.project.root / folder.expanduser()
+    documents = session.project.documents(session.collection)
     with reporting(quiet=json) as progress:
-        progress.start("read", session.project.documents(session.collection).count())
+        progress.start("read", documents.count())
 
         def counted() -> Iterator[str]:
-            for text in _texts(session):
+            for _, text in documents.each():
                 progress.advance()
                 yield text
             progress.done()
 
         train_lsa(counted(), target, dim=dim, vocabulary=vocabulary)
-    reference = _reference(session, target)
+    reference = model_reference(session, target)
     session.out.show(
         {"folder": str(target), "model": reference, "dim": dim},
         lambda console: console.print(
@@ -208,7 +208,7 @@ def rotate(
     with opened.engine.connect() as connection:
         kept = train_pca(lane_of(served).sample(connection, sample), model_folder(model, opened.root), target)
     widths = {dim: round(float(kept[dim - 1]), 4) for dim in (32, 64, 128, 256, 512, 1_024, 2_048) if dim < model.dim}
-    reference = _reference(session, target)
+    reference = model_reference(session, target)
 
     def page(console: Console) -> None:
         console.print(f"Saved {target}. Of the squared length of the vectors is kept by a cut to:")
@@ -259,12 +259,6 @@ def _least(said: str | None) -> float | str | None:
 
 
 # Helpers --------------------------------------------------------------------------------------------------------------
-
-
-def _reference(session: Session, target: Path) -> str:
-    """Return what a migration file calls the model folder ``target``."""
-    root = session.project.root
-    return f"./{target.relative_to(root)}" if target.is_relative_to(root) else str(target)
 
 
 def _answer_page(
@@ -374,21 +368,3 @@ def _eval_page(found: _Evaluated, console: Console) -> None:
         console.print(table)
     if found.html:
         console.print(f"\nWrote {found.html}: open it in a browser.", soft_wrap=True)
-
-
-def _texts(session: Session) -> Iterator[str]:
-    """Yield the text of every document in id order, page by page, so that no transaction stays open."""
-    import sqlalchemy as sa
-
-    cid, after = session.project.cid(session.collection), ""
-    page = sa.text(
-        "SELECT doc_id, content FROM document WHERE cid = :cid AND doc_id > :after AND NOT deleted "
-        "ORDER BY doc_id LIMIT :rows"
-    )
-    while True:
-        with session.project.engine.connect() as connection:
-            rows = connection.execute(page, {"cid": cid, "after": after, "rows": PAGE_DOCUMENTS}).all()
-        if not rows:
-            return
-        after = rows[-1].doc_id
-        yield from (row.content for row in rows)

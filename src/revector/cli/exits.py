@@ -6,6 +6,7 @@ from typing import Final
 
 NOTHING_TO_DO: Final = 10
 CHECK_FAILED: Final = 11
+NO_GAIN: Final = 12
 UNEXPECTED: Final = 70
 INTERRUPTED: Final = 130
 BROKEN_PIPE: Final = 141
@@ -25,6 +26,7 @@ EXITS: Final[dict[int, str]] = {
     CHECK_FAILED: (
         "a check found something (doctor, verify, labels check, history --check, plan with warnings, worker --once)"
     ),
+    NO_GAIN: "no gain can be detected (finetune), or there is a loss; the model is saved",
     UNEXPECTED: "an unexpected error; REVECTOR_DEBUG=1 shows all of it",
     INTERRUPTED: "interrupted by Ctrl-C",
     BROKEN_PIPE: "the reader of the output went away",

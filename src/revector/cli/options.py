@@ -66,6 +66,12 @@ def open_session(path: Path | None, collection: str | None, *, as_json: bool = F
     return Session(project, collection, Output(as_json=as_json))
 
 
+def model_reference(session: Session, folder: Path) -> str:
+    """Return what a migration file of the project calls the model in ``folder``."""
+    root = session.project.root
+    return f"./{folder.relative_to(root)}" if folder.is_relative_to(root) else str(folder)
+
+
 def json_object(option: str, text: str | None) -> dict[str, object]:
     """Return the JSON object that an option holds; empty if it was not given. Raises ``ConfigError`` for others."""
     if text is None:

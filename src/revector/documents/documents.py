@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import sqlalchemy as sa
@@ -29,6 +29,12 @@ from revector.documents.writing import (
 )
 from revector.errors import DocumentError, NotCaughtUp
 from revector.interfaces import Document, NoProgress, Progress, Source
+
+PAGE_DOCUMENTS = 1_000
+_PAGE = """
+SELECT doc_id, content FROM document WHERE cid = :cid AND doc_id > :after AND NOT deleted
+ORDER BY doc_id LIMIT :rows
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +173,17 @@ class Documents:
         with self._engine.connect() as connection:
             rows = connection.execute(sa.text(sql), {"cid": self._cid, "ids": list(doc_ids)})
             return {row.doc_id: row.content for row in rows}
+
+    def each(self) -> Iterator[tuple[str, str]]:
+        """Yield id and cleaned text of every document in id order, page by page, so that no transaction stays open."""
+        after, page = "", sa.text(_PAGE)
+        while True:
+            with self._engine.connect() as connection:
+                rows = connection.execute(page, {"cid": self._cid, "after": after, "rows": PAGE_DOCUMENTS}).all()
+            if not rows:
+                return
+            after = rows[-1].doc_id
+            yield from ((row.doc_id, row.content) for row in rows)
 
     def count(self) -> int:
         """Number of documents that are not deleted."""

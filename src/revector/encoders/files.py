@@ -1,13 +1,17 @@
-"""Owns the files of a local model: which shape its vectors, their hashes, and the download of those from the hub."""
+"""Owns the files of a local model: which shape its vectors, their hashes, the download from the hub, a new folder."""
 
 from __future__ import annotations
 
 import hashlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
 from revector.encoders.libraries import first_line, missing_libraries, quiet
-from revector.errors import EncoderError
+from revector.errors import ConfigError, EncoderError
 
 _WEIGHTS = {".bin", ".pt", ".pth"}
 _SHAPING = {".safetensors", ".json", ".txt", ".model", ".vocab", ".bpe"} | _WEIGHTS
@@ -69,3 +73,28 @@ def hub_folder(name: str, commit: str | None, *, code: bool = False) -> Path:
             f"{first_line(error)} Nothing was changed; check name, network and HF_HUB_OFFLINE, or give a folder: a "
             'local one is written "./folder".'
         ) from error
+
+
+def refuse_existing(folder: Path) -> None:
+    """Raise ``ConfigError`` where ``folder`` is there already."""
+    if folder.exists():
+        raise ConfigError(f"{folder} exists already and was left as it is; name another folder, or remove it first.")
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder beside ``folder``, which becomes it at the end: whole or not at all, readable by everybody.
+
+    Raises ``ConfigError`` where ``folder`` is there already.
+    """
+    refuse_existing(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        yield temporary
+        # safetensors writes for the owner alone; workers may run as someone else.
+        for path in (temporary, *temporary.rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from revector.encoders.files import new_folder, refuse_existing
 from revector.errors import ConfigError
 from revector.interfaces import Vectors
 
@@ -34,8 +34,7 @@ def train_lsa(texts: Iterable[str], folder: Path, *, dim: int = 256, vocabulary:
     Equal texts and ``seed`` give an equal model. The folder appears whole or not at all. Raises ``ConfigError`` for an
     existing ``folder``, fewer documents than ``dim``, and a ``vocabulary`` below 256 (the bytes) or ``dim``.
     """
-    if folder.exists():
-        raise ConfigError(f"{folder} exists already and was left as it is; name another folder, or remove it first.")
+    refuse_existing(folder)
     if vocabulary < max(256, dim):
         raise ConfigError(
             f"vocabulary is {vocabulary}, at least {max(256, dim)} is needed (256 bytes, and dim). Nothing was saved."
@@ -45,13 +44,8 @@ def train_lsa(texts: Iterable[str], folder: Path, *, dim: int = 256, vocabulary:
         tokenizer = _train_tokenizer(_spooled(texts, spool), vocabulary)
         spool.seek(0)
         weights = _weights((json.loads(line) for line in spool), tokenizer, dim, seed)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with new_folder(folder) as temporary:
         _save(tokenizer, weights, temporary)
-        temporary.chmod(0o755)
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _spooled(texts: Iterable[str], spool: IO[str]) -> Iterator[str]:
@@ -116,6 +110,3 @@ def _save(tokenizer: Tokenizer, weights: Vectors, folder: Path) -> None:
 
     modules: list[Module] = [StaticEmbedding(tokenizer, embedding_weights=weights), Normalize()]
     SentenceTransformer(modules=modules, device="cpu").save(str(folder), create_model_card=False)
-    # safetensors writes for the owner alone; workers may run as someone else.
-    for path in folder.rglob("*"):
-        path.chmod(0o755 if path.is_dir() else 0o644)

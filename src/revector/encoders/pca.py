@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,10 +83,9 @@ def train_pca(blocks: Iterable[Vectors], base: Path, folder: Path) -> npt.NDArra
     appears whole or not at all. Raises ``ConfigError`` for an existing ``folder``, a ``base`` that is no folder of
     sentence-transformers or rotated itself, and for too few vectors.
     """
-    from revector.encoders.files import file_hashes
+    from revector.encoders.files import file_hashes, new_folder, refuse_existing
 
-    if folder.exists():
-        raise ConfigError(f"{folder} exists already and was left as it is; name another folder, or remove it first.")
+    refuse_existing(folder)
     files = file_hashes(base)
     if "modules.json" not in files or MANIFEST in files:
         raise ConfigError(
@@ -95,18 +93,11 @@ def train_pca(blocks: Iterable[Vectors], base: Path, folder: Path) -> npt.NDArra
             "model that sentence-transformers saved, as it is."
         )
     axes, kept = _principal(blocks)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with new_folder(folder) as temporary:
         for name in files:
             (temporary / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(base / name, temporary / name)
         _add_rotation(temporary, axes, {"base": files})
-        for path in (temporary, *temporary.rglob("*")):  # workers may run as someone else
-            path.chmod(0o755 if path.is_dir() else 0o644)
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return kept
 
 
