@@ -53,6 +53,8 @@ COPY, JOURNAL = ROOT / ".revector/mutants", ROOT / ".revector/mutants.jsonl"
 LEAST, GOAL_PERCENT, GOAL_MIN = 120, 90, 10
 """Goals: mistakes tried, how many of them are seen, and how long the tests take that see them."""
 
+REFUSING = ("frozen", "slots", "strict")
+
 Span = tuple[tuple[int, int], tuple[int, int]]
 """A range of text: line from 1 and column from 0 of its start and of its end."""
 
@@ -98,9 +100,11 @@ def could_be_seen(mutant: Mutant, tree: ast.Module) -> bool:
     * In annotations nothing is evaluated: ``int | None`` may as well be ``int >> None``.
     * The ``*`` and ``**`` of signatures and calls are no operators. cosmic-ray takes them for some: a syntax error.
     * Numbers that have a name of the module's, such as ``LEASE_S``, are a choice: a test could only repeat them.
+    * ``frozen``, ``slots`` and ``strict`` refuse what no line here does: without them all else is the same.
     """
     at, names = (mutant.line, mutant.column), (ast.Assign, ast.AnnAssign)
-    spans = [_span(one) for one in _annotations(tree)]
+    refusing = [one.value for one in ast.walk(tree) if isinstance(one, ast.keyword) and one.arg in REFUSING]
+    spans = [_span(one) for one in (*_annotations(tree), *refusing)]
     if mutant.operator.endswith("NumberReplacer"):
         spans += [_span(node) for node in tree.body if isinstance(node, names)]
     if "ReplaceBinaryOperator" in mutant.operator:
@@ -148,10 +152,11 @@ def drawn(files: Sequence[str], trees: Mapping[str, ast.Module], seed: int) -> l
             mutant = Mutant(*row)
             if could_be_seen(mutant, trees[mutant.file]):
                 places.setdefault((mutant.file, mutant.line, mutant.column), []).append(mutant)
-    draw = random.Random(seed)
-    one_each = [draw.choice(mutants) for mutants in places.values()]
-    draw.shuffle(one_each)
-    return one_each
+    drawn_by: dict[float, Mutant] = {}
+    for place, mutants in places.items():
+        draw = random.Random(f"{seed} {place}")  # of its own: of one file the same is drawn as of all
+        drawn_by[draw.random()] = draw.choice(mutants)
+    return [drawn_by[order] for order in sorted(drawn_by)]
 
 
 def asked(mutants: Sequence[Mutant], trees: Mapping[str, ast.Module]) -> list[Asked]:
@@ -188,7 +193,7 @@ def fresh_copy() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Journal:
-    """What was said so far, kept in a file: of mistakes by their key, and of the tests of this run."""
+    """What was said so far, kept in a file: of mistakes by their key, and of tests by their name."""
 
     killed: Mapping[str, bool]
     commits: Mapping[str, str]
@@ -208,7 +213,7 @@ def journal() -> Journal:
     for line in JOURNAL.read_text().splitlines() if JOURNAL.exists() else ():
         said = json.loads(line)
         if "commit" in said:
-            commit, took_s, files_of = said["commit"], {}, {}
+            commit = said["commit"]
         elif "test" in said:
             took_s[said["test"]] = said["took_s"]
             files_of[said["test"]] = frozenset(one.partition(":")[0] for one in said["lines"])
@@ -231,6 +236,11 @@ def pytest(*words: str, **environment: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, cwd=COPY, env=environment, stdout=said, stderr=subprocess.STDOUT)
 
 
+def tests_of(files: Sequence[str], known: Mapping[str, Any]) -> list[str]:
+    """Return the files of tests that judge some files, each once."""
+    return list(dict.fromkeys(f"tests/{one}" for file in files for one in known["judges"][file].split()))
+
+
 def try_all(files: Sequence[str], todo: Sequence[Asked], known: Mapping[str, Any], commit: str) -> bool:
     """Run the tests, then try what can be tried beside them; False where they fail without a mistake."""
     inside = [one for one in todo if one.line is not None]
@@ -239,7 +249,11 @@ def try_all(files: Sequence[str], todo: Sequence[Asked], known: Mapping[str, Any
     into.write_text(json.dumps({"journal": str(JOURNAL), "without": known["without"], "mutants": mutants}))
     for file in files:
         (COPY / file).write_text(telling((COPY / file).read_text(), file))
-    run, shown, started = pytest("-p", "evaluation.mutants_tried", *known["tests"], **{ASKED: str(into)}), 0, 0.0
+    run, shown, started = (
+        pytest("-p", "evaluation.mutants_tried", *tests_of(files, known), **{ASKED: str(into)}),
+        0,
+        0.0,
+    )
     while run.poll() is None:
         time.sleep(1)
         now = journal()
@@ -300,9 +314,10 @@ def options(doc: str | None, known: Mapping[str, Any]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m evaluation.mutants", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("files", nargs="*", metavar="FILE", help=f"default: the {len(known['files'])} of mutants.toml")
+    parser.add_argument("files", nargs="*", metavar="FILE", help=f"default: the {len(known['judges'])} of mutants.toml")
     parser.add_argument("--sample", type=int, default=150, help="mutants to try; default: %(default)s")
     parser.add_argument("--seed", type=int, default=1, help="default: %(default)s")
+    parser.add_argument("--known", action="store_true", help="the figures of what was tried by now; nothing is run")
     return parser.parse_args()
 
 
@@ -310,14 +325,16 @@ def main() -> int:
     """Try the sample; return 1 where too many mistakes were missed, or the tests take too long."""
     known = tomllib.loads(KNOWN.read_text())
     given, before = options(__doc__, known), machine()
-    files, commit = given.files or known["files"], fresh_copy()
+    files, commit = given.files or list(known["judges"]), fresh_copy()
     trees = {file: ast.parse((COPY / file).read_text()) for file in files}
     mutants = drawn(files, trees, given.seed)
     wanted, old = asked(mutants[: given.sample], trees), journal()
     note({"commit": commit})
     todo = [one for one in wanted if not old.knows(one.key, commit)]
+    if given.known:
+        wanted, todo = [one for one in wanted if one.key in old.killed], []
     print(f"{len(wanted) - len(todo)} of {len(wanted)} are known; the tests run, then the others are tried", flush=True)
-    if not try_all(files, todo, known, commit):
+    if todo and not try_all(files, todo, known, commit):
         print(f"tests fail without any mistake, see {COPY / 'tests.log'}: nothing was tried.", file=sys.stderr)
         return 1
     ran = journal()
