@@ -270,6 +270,25 @@ def test_vectors_that_cannot_be_used_are_dead_lettered_with_their_reason(served:
     assert served.differences(served.generation()) == []
 
 
+def test_halfvec_refuses_numbers_that_it_cannot_hold_and_takes_all_others(world: World) -> None:
+    model = 'model = ModelSpec(name="hashing", dim=64, normalize=False)'
+    world.revision("a100", None, model, 'index = IndexSpec(storage="halfvec")')
+    world.put(60)
+    world.upgrade("a100")
+    world.loader["hashing"].hook = _replaced(70_000.0)
+    world.documents.put_many([Document("a", "melon"), Document("b", "poison")])
+    world.settle()
+    assert list(dead(world)) == ["b"]
+    assert "halfvec stores at most 65,504" in dead(world)["b"]
+
+
+def test_a_reason_is_kept_to_2000_characters(served: World) -> None:
+    served.documents.put("a", "melon")
+    gen, version = served.generation().gen, served.documents.get("a").version
+    assert work.fail(served.engine, gen, "a", version, "x" * 3_000, final=True) is True
+    assert len(dead(served)["a"]) == 2_000
+
+
 def test_a_document_of_zero_chunks_is_dead_lettered(served: World) -> None:
     served.sql("INSERT INTO document (cid, doc_id, content) SELECT cid, 'blank', '  ' FROM collection")
     served.settle()

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from revector.cli import run as cli
 from revector.config import current_actor
-from revector.errors import ConfigError, GenerationGone, StateError
+from revector.errors import ArchiveError, ConfigError, GenerationGone, StateError
 from revector.indexing import backfill
 from revector.indexing.dial import read_share, set_share, worked_lag_s
 from revector.indexing.throttle import LEAST_SHARE, SLICE_S, Throttle, ThrottleLimits, yielded
@@ -107,6 +108,32 @@ def test_a_backfill_rests_between_its_windows_and_loses_nothing(
     assert sum(outcome.facts["published"] for outcome in outcomes) == 120
     building.upgrade("b200", to="verify")
     assert building.differences(building.generation("building")) == []
+
+
+def test_the_first_two_parts_are_small_and_later_ones_take_what_their_time_allows(
+    building: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backfill, "PART_CHARACTERS", (500, 1_000))
+    building.migrator.embed_shard("b200", 0)
+    sizes = building.sql("SELECT documents FROM part WHERE gen = 2 ORDER BY part")
+    assert [row.documents for row in sizes] == [14, 13, 25, 8], "of about 37 characters each"
+
+
+@pytest.mark.parametrize(
+    ("used", "free_gib", "goes_on"), [(0.9, 1, False), (0.9, 3, True), (0.5, 1, True), (0.85, 1, True)]
+)
+def test_a_part_is_begun_unless_the_disk_is_full_and_little_is_free(
+    building: World, monkeypatch: pytest.MonkeyPatch, used: float, free_gib: int, goes_on: bool
+) -> None:
+    disk = SimpleNamespace(total=1_000, used=used * 1_000, free=free_gib << 30)
+    monkeypatch.setattr(backfill, "shutil", SimpleNamespace(disk_usage=lambda _: disk))
+    if goes_on:
+        assert building.migrator.embed_shard("b200", 0).facts["published"] == 60
+        return
+    said = "90% are used and 1,024 MiB free; a part is begun at up to 85%, or with 2,048 MiB"
+    with pytest.raises(ArchiveError, match=said):
+        building.migrator.embed_shard("b200", 0)
+    assert building.value("SELECT count(*) FROM part WHERE gen = 2") == 0
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.5, math.nan])

@@ -281,6 +281,9 @@ def test_what_was_sealed_before_a_kill_is_published_and_not_embedded_again(serve
     assert len(encoder.embedded) == 95, "every other document once"
     assert not sealed & set(encoder.embedded)
     assert served.differences(served.generation("building")) == []
+    assert served.value("SELECT count(*) FROM part WHERE published_at IS NULL") == 0
+    assert served.value("SELECT min(first_id) FROM part") == "d00000"
+    assert served.value("SELECT sum(documents) FROM part") == 240
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone", "flipped", "foreign"])

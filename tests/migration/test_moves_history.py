@@ -45,6 +45,12 @@ def test_a_move_that_saw_an_older_epoch_is_refused(approved: World) -> None:
     refuses(approved, StaleRun, lambda: in_control(approved, act), "another run was faster")
 
 
+def test_a_control_transaction_says_for_how_long_it_has_kept_writers_waiting(approved: World) -> None:
+    with control(approved.engine, approved.collection.cid, actor="tester") as held:
+        held._held_since -= 7
+        assert 7_000 <= held.held_ms < 60_000
+
+
 def test_every_step_run_again_is_a_success_that_does_nothing(served: World) -> None:
     for step in FORWARD:
         first = served.migrator.run(step, "b200")
@@ -73,6 +79,8 @@ def test_history_names_every_move_in_order_and_its_chain_holds(swapped: World) -
     kinds = [event["kind"] for event in events if event["gen"] == swapped.generation().gen]
     assert kinds == ["provision", "backfill", "index", "verify", "gate", "approve", "swap", "swap"]
     assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    said = set().union(*(event["detail"] for event in events))
+    assert not said & {"trust_code", "fidelity", "changes_allowed_times"}, "what is not so is not said"
     assert {event["actor"] for event in events} == {"tester"}
     epochs = [event["epoch"] for event in events]
     assert epochs == sorted(epochs)
