@@ -94,7 +94,7 @@ def test_the_files_in_dags_load_without_an_error() -> None:
     bag = DagBag(str(DAGS))
     print(f"DAG folder parsed in {time.perf_counter() - began:.2f} s")  # noqa: T201 - told, not asserted
     assert bag.import_errors == {}
-    assert set(bag.dags) == UPKEEP | {"revector_migrate", "revector_rollback"}
+    assert set(bag.dags) == UPKEEP | {"revector_migrate", "revector_rollback", "revector_finetune"}
 
 
 def test_the_steps_stand_in_the_order_of_the_table(config: Path) -> None:
@@ -301,7 +301,7 @@ import sys, time
 import airflow.sdk
 began, before = time.perf_counter(), set(sys.modules)
 exec(open({str(DAGS / "revector_migrate.py")!r}).read(), {{"__file__": {str(DAGS / "revector_migrate.py")!r}}})
-for name in ("rollback", "retire", "canary", "verify", "dead_letters", "stale", "metadata_backfill"):
+for name in ("rollback", "retire", "canary", "verify", "dead_letters", "stale", "metadata_backfill", "finetune"):
     file = {str(DAGS)!r} + f"/revector_{{name}}.py"
     exec(open(file).read(), {{"__file__": file}})
 import revector.airflow.plugin, revector.airflow.provider_info

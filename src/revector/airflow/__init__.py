@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         active_index,
     )
     from revector.airflow.questions import MigrationApprovalOperator, RollbackWindowOperator
+    from revector.airflow.training import FinetuneOperator, finetune_dag
     from revector.airflow.upkeep import (
         adopt_dag,
         canary_dag,
@@ -52,6 +53,7 @@ __all__ = [
     "DeadLettersOperator",
     "EmbedShardOperator",
     "FillFieldOperator",
+    "FinetuneOperator",
     "MigrateStepOperator",
     "MigrationApprovalOperator",
     "MoveOperator",
@@ -67,6 +69,7 @@ __all__ = [
     "adopt_dag",
     "canary_dag",
     "dead_letters_dag",
+    "finetune_dag",
     "metadata_dag",
     "migration_dag",
     "retire_dag",
@@ -76,7 +79,7 @@ __all__ = [
     "verify_dag",
 ]
 
-_MODULES = ("hook", "notifier", "operators", "questions", "upkeep_operators", "dags", "upkeep")
+_MODULES = ("hook", "notifier", "operators", "questions", "upkeep_operators", "dags", "upkeep", "training")
 
 
 def __getattr__(name: str) -> object:

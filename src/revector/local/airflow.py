@@ -35,6 +35,7 @@ DAGS = (
     "revector_migrate",
     "revector_rollback",
     "revector_adopt",
+    "revector_finetune",
     "revector_retire",
     "revector_canary",
     "revector_verify",

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from revector.airflow import migration_dag, rollback_dag, upkeep_dags
+from revector.airflow import finetune_dag, migration_dag, rollback_dag, upkeep_dags
 
-migrate, moves, upkeep = migration_dag(), rollback_dag(), upkeep_dags()
+migrate, moves, training, upkeep = migration_dag(), rollback_dag(), finetune_dag(), upkeep_dags()
