@@ -27,8 +27,9 @@ from revector.registry import attempts, intents, watching
 from revector.registry.lane import SearchRequest
 from revector.registry.lanes import lane_of
 from revector.serving.exporting import reading_vectors
-from revector.spec import IndexSpec
+from revector.spec import IndexSpec, Metric
 from revector.stores.memory import MemoryIndex, MemoryStore
+from revector.stores.metrics import score_table
 from revector.stores.opening import added
 from revector.stores.seam import Points, Store
 from worlds import World, document
@@ -44,10 +45,19 @@ class Stored:
     name: str
     store: Store | None
 
-    def revision(self, name: str, parent: str | None, model: str = "hashing", store: str | None = None) -> None:
+    def revision(
+        self,
+        name: str,
+        parent: str | None,
+        model: str = "hashing",
+        store: str | None = None,
+        metric: Metric = "cosine",
+    ) -> None:
         exact = self.store is None or store is not None or "exact" in self.store.traits.kinds
-        where = f'index = IndexSpec(kind="{"exact" if exact else "hnsw"}", store="{store or self.name}")'
-        self.world.revision(name, parent, f'model = ModelSpec(name="{model}", dim=64)', where, GATE)
+        kind = "exact" if exact else "hnsw"
+        where = f'index = IndexSpec(kind="{kind}", store="{store or self.name}", metric="{metric}")'
+        unit = metric == "cosine"
+        self.world.revision(name, parent, f'model = ModelSpec(name="{model}", dim=64, normalize={unit})', where, GATE)
 
     def keep(self) -> None:
         """Look after the served index as a worker does once a minute."""
@@ -126,6 +136,33 @@ def test_a_migration_goes_forward_back_and_to_its_end_while_documents_change(ser
     with world.engine.connect() as connection:
         assert lane_of(gone).size_bytes(connection) == 0
     assert world.value("SELECT count(*) FROM intent WHERE gen = :gen", gen=gone.gen) == 0
+
+
+def test_a_migration_from_products_to_distances_scores_by_each_and_lengths_count(stored: Stored) -> None:
+    world = stored.world
+    stored.revision("a100", None, metric="dot")
+    stored.revision("b200", "a100", metric="l2")
+    texts = [" ".join([f"apple{n}"] * (1 + n % 5)) + f" pear{n}" for n in range(40)]
+    world.documents.put_many([Document(f"d{n:05d}", text) for n, text in enumerate(texts)])
+
+    def check(metric: Metric) -> None:
+        encoder = world.project.encoders.of(world.generation())
+        vectors = np.asarray(encoder.encode("document", whole_texts(texts)))
+        query = np.asarray(encoder.encode("query", whole_texts(["apple7 pear8 apple12"])))
+        assert np.ptp(np.linalg.norm(vectors, axis=1)) > 0.1, "a test in which lengths count"
+        scores = score_table(query, vectors, metric)[0]
+        hits = world.project.searcher("docs").search("apple7 pear8 apple12", 10).hits
+        got = [scores[int(hit.id[1:])] for hit in hits]
+        np.testing.assert_allclose([hit.score for hit in hits], got, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(got, np.sort(scores)[::-1][:10], rtol=1e-4, atol=1e-5)
+        check_equal(world)
+
+    world.upgrade("a100")
+    check("dot")
+    world.upgrade("b200")
+    check("l2")
+    world.migrator.rollback("to see the way back")
+    check("dot")
 
 
 def test_a_filter_is_answered_with_exactly_k_whenever_k_match(serving: Stored) -> None:
