@@ -12,6 +12,7 @@ from evaluation.reliability.checks import wait_until
 from adoption.conftest import Application, longer_than_read
 from revector.errors import ConfigError, EncoderMismatch
 from revector.interfaces import NoProgress
+from revector.revisions import RevisionGraph
 
 
 def test_the_vectors_that_are_there_are_taken_and_nothing_is_embedded(application: Application) -> None:
@@ -322,6 +323,27 @@ def test_partitions_are_followed_as_they_come_and_go(application: Application) -
     assert again is not None
     assert "the trigger revector_1_write on public.high is switched off" in again.faults
     assert set(application.documents()) == {"250", "251"}
+
+
+@pytest.mark.parametrize(
+    ("indexes", "metric", "storage"),
+    [
+        (["hnsw (embedding vector_l2_ops)", "btree (title)"], "l2", "vector"),
+        (["hnsw ((embedding::halfvec(64)) halfvec_ip_ops)"], "dot", "halfvec"),
+        (["ivfflat (embedding vector_l2_ops)", "hnsw (embedding vector_ip_ops)"], "cosine", "vector"),
+        (["hnsw (embedding vector_l1_ops)"], "cosine", "vector"),
+    ],
+)
+def test_the_first_revision_compares_as_the_own_index_of_the_table(
+    application: Application, indexes: list[str], metric: str, storage: str
+) -> None:
+    application.create(20)
+    for one in indexes:
+        application.sql(f"CREATE INDEX ON public.articles USING {one}")
+    application.adopt()
+    [revision] = RevisionGraph.from_folder(application.project.migrations("articles"))
+    assert (revision.index.metric, revision.index.storage) == (metric, storage)
+    assert application.search("apple7 pear7", 1) == ["7"]
 
 
 def test_unadopt_leaves_the_table_as_it_was_found(application: Application) -> None:

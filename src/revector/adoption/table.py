@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import sqlalchemy as sa
 
@@ -12,6 +13,8 @@ from revector.adoption.look import AdoptionLook
 from revector.adoption.terms import ROW, AdoptedTable, column_of, parts_of, quoted
 from revector.database.driver import first_line
 from revector.errors import ConfigError, DatabaseError
+from revector.spec import IndexSpec
+from revector.stores.metrics import CLASSES
 
 _TABLE = """
 SELECT c.oid, format('%I.%I', n.nspname, c.relname) AS name, c.relkind, c.relpersistence, c.reltuples,
@@ -33,6 +36,12 @@ FROM pg_index i, LATERAL unnest(i.indkey) WITH ORDINALITY k(number, place)
 WHERE i.indrelid = :oid AND a.attrelid = :oid AND i.indisunique AND i.indisvalid AND i.indpred IS NULL
   AND i.indexprs IS NULL AND k.place <= i.indnkeyatts
 GROUP BY i.indexrelid, i.indisprimary ORDER BY i.indisprimary DESC
+"""
+_SEARCHED_BY = """
+SELECT DISTINCT o.opcname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am m ON m.oid = c.relam
+  JOIN pg_opclass o ON o.oid = ANY(CAST(i.indclass AS oid[]))
+WHERE i.indrelid = to_regclass(:table) AND m.amname IN ('hnsw', 'ivfflat') AND i.indisvalid AND (i.indkey[0] = 0 OR
+  i.indkey[0] = (SELECT attnum FROM pg_attribute WHERE attrelid = i.indrelid AND attname = :column))
 """
 _HORIZON = "SELECT CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint)"
 _KINDS = {
@@ -95,6 +104,20 @@ def read_table(connection: sa.Connection, name: str) -> sa.Row[tuple[object, ...
 def read_columns(connection: sa.Connection, oid: object) -> dict[str, Column]:
     """Return the columns of a table by name."""
     return {row.name: Column(**row._mapping) for row in connection.execute(sa.text(_COLUMNS), {"oid": oid})}
+
+
+def index_like(connection: sa.Connection, terms: AdoptedTable) -> IndexSpec | None:
+    """Return an index by the metric and in the numbers of the table's own index over its vectors.
+
+    None where it has none, several that differ, or one of another kind.
+    """
+    names = connection.scalars(sa.text(_SEARCHED_BY), {"table": terms.table, "column": terms.vector}).all()
+    kinds: tuple[Literal["vector", "halfvec"], ...] = ("vector", "halfvec")
+    like = {f"{kind}_{ops}": (metric, kind) for kind in kinds for metric, ops in CLASSES.items()}
+    if len(names) != 1 or names[0] not in like:
+        return None
+    metric, storage = like[names[0]]
+    return IndexSpec(metric=metric, storage=storage)
 
 
 def look(connection: sa.Connection, terms: AdoptedTable) -> TableLook:

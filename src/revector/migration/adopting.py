@@ -306,13 +306,15 @@ class Adopter:
         if migration_files(self._migrations):
             return
         model = ModelSpec(**adoption.proof["model"])
-        store = adoption.request.store if isinstance(adoption, CopiedPlace) else None
+        store, like = (adoption.request.store, None) if isinstance(adoption, CopiedPlace) else (None, adoption.terms)
+        with self._engine.connect() as connection:
+            own = None if like is None else table.index_like(connection, like)
         write_revision(
             self._migrations,
             message=f"adopt {adoption.terms.table}",
             model=model,
             chunking=_chunking(adoption.proof, model),
-            index=IndexSpec(store=store or PGVECTOR, metric=metric_for(model, self._root)),
+            index=own or IndexSpec(store=store or PGVECTOR, metric=metric_for(model, self._root)),
             gate=FIRST_GATE,
             down_revision=None,
         )
