@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import inspect
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, Field, fields
@@ -33,8 +35,9 @@ PYTHON = (
 
 
 def cell(text: object) -> str:
-    """A text in one cell of a table."""
-    return " ".join(str(text or "").split()).replace("|", "\\|").replace("<", "&lt;")
+    """A text in one cell of a table; what stands in backquotes is code."""
+    parts = html.escape(" ".join(str(text or "").split()), quote=False).replace("|", "&#124;").split("`")
+    return "".join(f"<code>{part}</code>" if n % 2 else part for n, part in enumerate(parts))
 
 
 def table(head: tuple[str, ...], rows: Iterator[tuple[object, ...]]) -> str:
@@ -47,6 +50,10 @@ def described(text: str | None) -> str:
     """A docstring as Markdown: RST's literals are code, and what is indented below a colon is a block of code."""
     return inspect.cleandoc(text or "").replace("``", "`").replace("\nFor example:\n", "\nFor example:\n\n    ").strip()
 
+
+TYPES = {"str": "TEXT", "int": "N", "float": "NUMBER", "path": "PATH"}
+TYPED = re.compile(r"<(?:list\[)?(str|int|float|path)(?: range)?\]?>")
+"""What typer calls a value, and what people do."""
 
 # Commands -------------------------------------------------------------------------------------------------------------
 
@@ -66,7 +73,7 @@ def command(name: str, one: Any) -> str:
     text, _, example = inspect.cleandoc(one.help or "").partition("For example:\n")
     shown = "\n".join(f"    {line}" for line in inspect.cleandoc("\n" + example).splitlines())
     records = filter(None, (param.get_help_record(context) for param in one.params))
-    rows = ((f"`{said.replace('|', 'or')}`", meaning) for said, meaning in records)
+    rows = ((f"`{TYPED.sub(lambda kind: TYPES[kind[1]], said)}`", meaning) for said, meaning in records)
     head = f"`{' '.join([name, *one.collect_usage_pieces(context)])}`"
     parts = (f"## {name}", head, text.strip(), shown, table(("argument or option", ""), rows))
     return "\n\n".join(part for part in parts if part)

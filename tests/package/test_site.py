@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from typer.core import TyperGroup
 
 from revector.cli.app import app
+from revector.database.grants import READS, WRITES
 from revector.settings import CollectionSettings, Settings
 
 ROOT = Path(__file__).parents[2]
@@ -75,3 +76,11 @@ def test_the_page_of_settings_names_every_setting() -> None:
         values = [field.annotation for field in section.model_fields.values()]
         sections += [one for one in values if inspect.isclass(one) and issubclass(one, BaseModel)]
     assert sorted(key for section in sections for key in section.model_fields if key not in named) == []
+
+
+def test_the_page_of_sql_names_every_function_and_every_refusal() -> None:
+    page = (ROOT / "docs" / "sql.md").read_text(encoding="utf-8")
+    scripts = (ROOT / "src" / "revector" / "database" / "schema" / "versions").glob("*.sql")
+    raised = {code for script in scripts for code in re.findall(r"RV\d{3}", script.read_text(encoding="utf-8"))}
+    assert [name for name in (*READS, *WRITES) if f"`{name}(" not in page] == []
+    assert raised == set(re.findall(r"RV\d{3}", page))
