@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from axe import grave
 from revector.cli import run
 from revector.labels import load_labels
 from revector.pages.gate_result import kept_result
@@ -92,6 +93,7 @@ def test_people_judge_25_queries_and_the_gate_uses_them(drawn: World, browser: A
     before = load_labels(drawn.root / "labels")
     with judging(drawn) as (process, address):
         ada = JudgingPerson(browser, address, "ada")
+        assert grave(ada.page) == []
         ada.judge(range(1, 13))
         process.kill()
     with judging(drawn) as (process, address):
@@ -100,6 +102,7 @@ def test_people_judge_25_queries_and_the_gate_uses_them(drawn: World, browser: A
         undo_by_keyboard(ada)
         ada.judge(range(13, 26))
         ada.wait_for("Every document is judged")
+        assert grave(ada.page) == []
         assert ada.page.title() == "Every document is judged", "a text that is HTML is shown, not run"
         ada.page.get_by_role("button", name="Add them and judge the gate").focus()
         ada.press("Enter")
