@@ -173,7 +173,8 @@ class World:
         found: dict[str, list[Any]] = {}
         for row in rows:
             found.setdefault(row.doc_id, []).append(np.array(json.loads(row.v), dtype=np.float32))
-        texts = {row.doc_id: row.content for row in self.sql("SELECT doc_id, content FROM document WHERE NOT deleted")}
+        held = self.sql("SELECT doc_id, content FROM document WHERE NOT deleted AND cid = :cid", cid=generation.cid)
+        texts = {row.doc_id: row.content for row in held}
         wrong = [f"{doc_id} is in the index only" for doc_id in found.keys() - texts.keys()]
         for doc_id, text in texts.items():
             wanted = _vectors(truth, text)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +95,9 @@ def _airflow_database() -> None:
     db.initdb()
 
 
-def opened(browser: Any, asked: Any, theme: str, questions: list[Any]) -> Any:
-    """The page, whose every request is answered by the plugin's own server, or as Airflow would."""
+@contextmanager
+def opened(browser: Any, asked: Any, theme: str, questions: list[Any]) -> Iterator[Any]:
+    """The page: its requests are answered by the plugin's own server, or as Airflow would. It asks until closed."""
     page = browser.new_page(color_scheme=theme, viewport={"width": 1280, "height": 800})
 
     def answer(route: Any) -> None:
@@ -107,10 +109,13 @@ def opened(browser: Any, asked: Any, theme: str, questions: list[Any]) -> Any:
         route.fulfill(status=got.status_code, headers=dict(got.headers), body=got.content)
 
     page.route("**/*", answer)
-    page.goto(f"{ADDRESS}/revector/ui/")
-    page.locator("#doing li").first.wait_for()
-    page.locator(".charts svg, .charts .empty").first.wait_for()
-    return page
+    try:
+        page.goto(f"{ADDRESS}/revector/ui/")
+        page.locator("#doing li").first.wait_for()
+        page.locator(".charts svg, .charts .empty").first.wait_for()
+        yield page
+    finally:
+        page.close()
 
 
 @pytest.mark.parametrize("state", STATES)
@@ -120,18 +125,17 @@ def test_the_page_begins_with_what_needs_doing_and_has_no_serious_finding_of_axe
     make, sentence = STATES[state]
     monkeypatch.setenv("REVECTOR_CONFIG", str(make(at_step).root))
     for theme in ("light", "dark"):
-        page = opened(browser, client("op"), theme, [APPROVAL] if state == "approval" else [])
-        if (folder := os.environ.get("REVECTOR_TEST_PICTURES")) and (state, theme) in PICTURED:
-            page.locator("[data-key='history docs'] td").first.wait_for()
-            page.screenshot(path=Path(folder) / f"{state}-{theme}.png")
-            page.locator("[data-key='history docs']").screenshot(path=Path(folder) / f"history-{theme}.png")
-        first = page.locator("main, #doing, #paused").first
-        assert first.get_attribute("id") == "doing"
-        assert re.fullmatch(sentence, page.locator("#doing li").first.inner_text())
-        assert grave(page) == []
-        if state == "window":
-            page.get_by_role("button", name="Gate report").click()
-            page.goto(page.locator("#report-link").evaluate("link => link.href"))
-            assert "b200" in page.locator("main").inner_text()
+        with opened(browser, client("op"), theme, [APPROVAL] if state == "approval" else []) as page:
+            if (folder := os.environ.get("REVECTOR_TEST_PICTURES")) and (state, theme) in PICTURED:
+                page.locator("[data-key='history docs'] td").first.wait_for()
+                page.screenshot(path=Path(folder) / f"{state}-{theme}.png")
+                page.locator("[data-key='history docs']").screenshot(path=Path(folder) / f"history-{theme}.png")
+            first = page.locator("main, #doing, #paused").first
+            assert first.get_attribute("id") == "doing"
+            assert re.fullmatch(sentence, page.locator("#doing li").first.inner_text())
             assert grave(page) == []
-        page.close()
+            if state == "window":
+                page.get_by_role("button", name="Gate report").click()
+                page.goto(page.locator("#report-link").evaluate("link => link.href"))
+                assert "b200" in page.locator("main").inner_text()
+                assert grave(page) == []

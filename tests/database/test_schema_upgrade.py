@@ -35,23 +35,27 @@ def restored(databases: Databases, dump: Path) -> str:
     return url
 
 
-ALWAYS = {"0006", "0016"}
-DUMPS = [
-    pytest.param(dump, id=dump.name[:4], marks=() if dump.name[:4] in ALWAYS else pytest.mark.long)
-    for dump in sorted((Path(__file__).parents[1] / "databases").glob("*.sql.xz"))
-]
+VERSIONS = sorted(path.name[:4] for path in Path(registry_engine.__file__).parent.glob("schema/versions/0*.py"))
+DUMPS = {dump.name[:4]: dump for dump in (Path(__file__).parents[1] / "databases").glob("*.sql.xz")}
+EARLIER = sorted(DUMPS.keys() - {VERSIONS[-1]})
+ALWAYS = {"0006", EARLIER[-1]}
 
 
-@pytest.fixture(params=DUMPS)
+@pytest.fixture(params=[pytest.param(one, marks=() if one in ALWAYS else pytest.mark.long) for one in EARLIER])
 def before(databases: Databases, tmp_path: Path, request: pytest.FixtureRequest) -> World:
     """The project of the dump, opened by this version; its tables are still the old ones."""
-    url = restored(databases, request.param)
+    url = restored(databases, DUMPS[request.param])
     world = World(tmp_path, url, init=False)
     parent = None
     for name, model in MODELS.items():
         world.revision(name, parent, f'model = ModelSpec(name="{model}", dim=8)', GATE)
         parent = name
     return world
+
+
+def test_no_version_before_the_newest_dump_is_without_one() -> None:
+    """None is of 0003, whose text was changed before any release: what it is now was never the newest."""
+    assert {one for one in VERSIONS if one < max(DUMPS)} - DUMPS.keys() == {"0003"}
 
 
 def test_an_older_schema_is_refused_until_init_and_the_way_is_named(before: World) -> None:
