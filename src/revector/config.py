@@ -195,13 +195,14 @@ class Project:
         chosen = self.collection(collection)
         with self.engine.begin() as connection:
             cid = ensure_collection(connection, collection).cid
-        return Documents(self.engine, cid, max_text_mib=self.settings.max_text_mib, on_empty=chosen.on_empty)
+        return Documents(self.engine, cid, limits=self.settings.write_limits(chosen.on_empty))
 
     def searcher(self, collection: str, *, offer: Offer | None = None) -> Searcher:
         """The query path of one collection; see ``Searcher`` for ``offer``."""
         self.collection(collection)
         limit_s = self.settings.search.timeout_s
-        return Searcher(self.engine, collection, self.live_encoders, offer=offer, limit_s=limit_s)
+        images = self.settings.image_limits
+        return Searcher(self.engine, collection, self.live_encoders, offer=offer, limit_s=limit_s, images=images)
 
     def shadow_reads(self, collection: str) -> ShadowReads | None:
         """Shadow reads of one collection as its settings say, not started; None where they are switched off."""

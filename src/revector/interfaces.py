@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 Vectors = npt.NDArray[np.float32]
 """float32, shape ``(n, dim)``."""
 
-Kind = Literal["text"]
+Kind = Literal["text", "image"]
 """What a content is. Each kind has its own probes (``encoders.probes``) and its own way to be cut into pieces."""
 
 Side = Literal["document", "query"]
@@ -25,26 +25,28 @@ class Document:
     """A document as a source or an application hands it over.
 
     ``version`` is the caller's own, for write-if-newer; None lets the last write win. ``text`` is None for a record
-    that has none: it is refused with its reason, never dropped.
+    that has none: without an image it is refused with its reason, never dropped. ``image``: its bytes, or what reads
+    them when the document is stored, which raises ``DocumentError`` where it cannot.
     """
 
     id: str
     text: str | None
     meta: Mapping[str, object] = field(default_factory=dict)
     version: int | None = None
+    image: bytes | Callable[[], bytes] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """Bytes that are kept elsewhere, or a window of them: where (``reference``), how many, their SHA-256 in hex.
+    """Bytes that are kept elsewhere, or a window of them: their SHA-256 in hex, how many, and what reads them.
 
     ``start`` and ``length`` are the window, in the unit of its kind: an image is 1 long, a clip as many milliseconds as
-    it lasts. The same bytes are equal, wherever they are kept.
+    it lasts. The same bytes are equal, wherever they are kept. ``read`` raises ``DocumentError`` where they are gone.
     """
 
     sha256: str
     size: int
-    reference: str = field(compare=False)
+    read: Callable[[], bytes] = field(compare=False, repr=False)
     start: int = 0
     length: int = 1
 
@@ -56,12 +58,24 @@ class Content:
     kind: Kind
     data: str | Blob
 
+    @classmethod
+    def image(cls, data: bytes) -> Content:
+        """Return an image whose bytes are at hand."""
+        return cls("image", Blob(hashlib.sha256(data).hexdigest(), len(data), lambda: data))
+
     @property
     def text(self) -> str:
         """The text. Raises ``TypeError`` for bytes: ask for ``kind`` first."""
         if isinstance(self.data, str):
             return self.data
         raise TypeError(f"a content of kind {self.kind!r} has no text")
+
+    @property
+    def blob(self) -> Blob:
+        """The bytes. Raises ``TypeError`` for text."""
+        if isinstance(self.data, Blob):
+            return self.data
+        raise TypeError("a text is no bytes elsewhere")
 
     @property
     def sha256(self) -> str:
@@ -125,11 +139,12 @@ def whole_texts(texts: Iterable[str]) -> list[Piece]:
 
 
 def read_to_the_end(pieces: Sequence[Piece], contents: Sequence[Content]) -> bool:
-    """Whether a text's pieces reach its end: not where it is one piece, and longer than the model reads.
+    """Whether pieces reach the end of the text, the first content: not where it is longer than the model reads.
 
     The vector that others made of such a text is of its first tokens, which may end within a word: of no piece of ours.
     """
-    return bool(pieces) and pieces[-1].locator.end >= len(contents[-1].text.rstrip())
+    first = contents[0]
+    return bool(pieces) and (first.kind != "text" or pieces[-1].locator.end >= len(first.text.rstrip()))
 
 
 def locators_of(pieces: Iterable[Piece]) -> npt.NDArray[np.int32]:

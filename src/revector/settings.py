@@ -10,9 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from revector.adoption.presets import AdoptionRequest
-from revector.documents.writing import OnEmpty
+from revector.documents.writing import OnEmpty, WriteLimits
 from revector.encoders.api.settings import ProviderSettings
 from revector.errors import ConfigError
+from revector.formats.images import ImageLimits
 from revector.indexing.throttle import ThrottleLimits
 from revector.labels.judges.settings import JudgeSettings
 from revector.planning.costs import Costs
@@ -180,6 +181,9 @@ class Settings(BaseSettings):
     archive_days: float = Field(default=7.0, ge=0)
     """Days that embeddings are kept after their index is dropped: a migration that starts again by then reuses them."""
     max_text_mib: int = Field(default=4, ge=1)
+    max_image_mib: int = Field(default=ImageLimits().mib, ge=1, le=256)
+    max_image_megapixels: int = Field(default=ImageLimits().megapixels, ge=1, le=170)
+    """Millions of pixels of the largest image that is taken; it is unpacked to 3 bytes for each."""
     drain_s: float = Field(default=60.0, ge=0)
     encoder: EncoderSettings = EncoderSettings()
     alerts: AlertSettings = AlertSettings()
@@ -200,6 +204,15 @@ class Settings(BaseSettings):
     """Models that judge beside people, where ``Gate.proxy`` names one."""
     hybrid: dict[str, str] = {}
     """Local model's name to ``api:<provider>/<model>``: queries and the live lane go there, bulk stays here."""
+
+    @property
+    def image_limits(self) -> ImageLimits:
+        """The largest image that is taken, in a document or as a query."""
+        return ImageLimits(self.max_image_mib, self.max_image_megapixels)
+
+    def write_limits(self, on_empty: OnEmpty) -> WriteLimits:
+        """What is taken as a document of a collection."""
+        return WriteLimits(self.max_text_mib, on_empty, self.image_limits)
 
     @classmethod
     def settings_customise_sources(

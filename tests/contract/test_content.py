@@ -1,6 +1,6 @@
 """What contents, pieces and probes promise: of text what was stored stays true, and the seam holds a kind that is none.
 
-The second kind here is a toy: images by reference, embedded by hashing their SHA-256.
+The images here are no pictures: by reference, embedded by hashing their SHA-256.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ from revector.encoders.probes import PROBE_TEXTS, PROBES, first_row, probes_of
 from revector.errors import EncoderError, EncoderMismatch
 from revector.indexing.chunking import make_chunker
 from revector.indexing.publish import Applier
-from revector.interfaces import Blob, Content, Kind, Piece, Side, Vectors, locators_of, whole_texts
+from revector.interfaces import Content, Kind, Piece, Side, Vectors, locators_of, whole_texts
 from revector.registry import work
 from revector.spec import Chunking, ModelSpec, Revision
 from worlds import World
@@ -30,8 +30,8 @@ TEXT = "\n\n".join(f"apple{n} pear{n} and some more words." for n in range(12))
 
 
 def image(of: str, **window: int) -> Content:
-    kind: Any = "image"
-    return Content(kind, Blob(hashlib.sha256(of.encode()).hexdigest(), len(of), f"/pictures/{of}.png", **window))
+    whole = Content.image(of.encode())
+    return Content("image", replace(whole.blob, **window))
 
 
 # What is stored stays true --------------------------------------------------------------------------------------------
@@ -45,9 +45,12 @@ def test_identities_of_what_exists_are_what_they_were() -> None:
     assert revision.config_hash == "922ea35520b18e5a5237f0aece97ac51d7631ab68778900c3d0275c96a7680d5"
 
 
-def test_the_probe_texts_and_the_bytes_that_are_stored_of_them_are_what_they_were() -> None:
+def test_the_probes_and_the_bytes_that_are_stored_of_them_are_what_they_were() -> None:
     assert hashlib.sha256("\0".join(PROBE_TEXTS).encode()).hexdigest() == (
         "ee8a79151bb045b4f4f163233791cce35c040ccea990555f0b3b2a2a65afe557"
+    )
+    assert hashlib.sha256(b"".join(one.content.blob.read() for one in PROBES["image"])).hexdigest() == (
+        "9927cb307fa25d83865ec38f92ee2b3614d4ef0cef9be9de3dfc72da1fcf899a"
     )
     stored = probe_vectors(HashingEncoder(MODEL)).astype("<f4").tobytes()  # whole numbers, the same on every machine
     assert hashlib.sha256(stored).hexdigest() == "22409d905450ff01f37d4dd045c2c1dfd30233261a3931a242e973041e5fa72d"
@@ -71,18 +74,21 @@ def test_the_hash_of_a_text_is_that_of_the_documents_table(served: World) -> Non
 
 
 def test_the_same_bytes_are_one_content_wherever_they_are_kept() -> None:
-    cat: Any = image("cat").data
-    assert replace(cat, reference="https://example.org/cat.png") == cat
+    cat = image("cat").blob
+    assert replace(cat, read=lambda: b"cat") == cat
     assert image("cat") != image("dog")
     assert image("cat", length=90).cut(20, 30) == image("cat", start=20, length=10)
 
 
 def test_a_piece_of_any_content_is_found_again_by_its_locator() -> None:
     contents = [Content("text", f" {TEXT}\n"), image("cat"), image("clip", length=5_000), Content("text", "the end")]
-    chunker = make_chunker(Chunking(max_tokens=16, overlap_tokens=0), HashingEncoder(MODEL).tokenizer)
+    chunking, tokenizer = Chunking(max_tokens=16, overlap_tokens=0), HashingEncoder(MODEL).tokenizer
+    chunker = make_chunker(chunking, tokenizer, ("text", "image"))
     pieces = chunker.pieces(contents)
     assert [piece.content.kind for piece in pieces][-4:] == ["text", "image", "image", "text"]
     assert len(pieces) > 6
+    of_text = [piece for piece in pieces if piece.content.kind == "text"]
+    assert make_chunker(chunking, tokenizer).pieces(contents) == of_text
     assert [Piece.at(contents, piece.locator) for piece in pieces] == pieces
     assert all(one.locator.end <= other.locator.start for one, other in pairwise(pieces))
     assert locators_of(pieces).tolist() == [list(piece.locator) for piece in pieces]
@@ -106,7 +112,7 @@ class Pictures(HashingEncoder):
         self.swaps_images = False
 
     @property
-    def kinds(self) -> Any:
+    def kinds(self) -> tuple[Kind, ...]:
         return ("text", "image")
 
     def encode(self, side: Side, pieces: Sequence[Piece]) -> Vectors:
@@ -121,11 +127,10 @@ class Pictures(HashingEncoder):
 
 
 @pytest.fixture
-def pictures(served: World, monkeypatch: pytest.MonkeyPatch) -> tuple[World, Pictures, Applier]:
-    monkeypatch.setitem(PROBES, "image", tuple(Piece.whole(image(name)) for name in ("sun", "moon")))  # type: ignore[arg-type]
+def pictures(served: World) -> tuple[World, Pictures, Applier]:
     encoder, generation = Pictures(ModelSpec("hashing", 64)), served.generation()
     generation = replace(generation, probes=probe_vectors(encoder))
-    chunker = make_chunker(generation.spec.chunking, encoder.tokenizer)
+    chunker = make_chunker(generation.spec.chunking, encoder.tokenizer, encoder.kinds)
     return served, encoder, Applier(served.engine, generation, encoder, chunker)
 
 
@@ -160,14 +165,14 @@ def test_equal_contents_are_embedded_once_between_probes_of_each_kind(
     [given] = encoder.asked
     assert [piece.content.data for piece in given] == [
         PROBE_TEXTS[0],
-        image("sun").data,
+        PROBES["image"][0].content.data,
         "melon kiwi",
         image("cat").data,
         PROBE_TEXTS[1],
-        image("moon").data,
+        PROBES["image"][1].content.data,
     ]
     assert first_row(encoder.kinds, "text") == 0
-    assert first_row(encoder.kinds, encoder.kinds[1]) == len(PROBE_TEXTS)
+    assert first_row(encoder.kinds, "image") == len(PROBE_TEXTS)
 
 
 def test_a_reply_whose_images_alone_are_reordered_is_refused(pictures: tuple[World, Pictures, Applier]) -> None:

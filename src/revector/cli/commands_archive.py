@@ -144,7 +144,7 @@ def import_vectors(
             session.project.archive,
             target,
             look=lambda doc_ids: read_items(engine, cid, doc_ids),
-            chunker=make_chunker(found.chunking, encoder.tokenizer),
+            chunker=make_chunker(found.chunking, encoder.tokenizer, encoder.kinds),
             encoder=encoder,
             progress=progress,
         )

@@ -19,7 +19,7 @@ from revector.documents.writing import (
     ROWS,
     DocumentRow,
     LateMessage,
-    OnEmpty,
+    WriteLimits,
     check_version,
     older,
     refused_row,
@@ -39,13 +39,17 @@ ORDER BY doc_id LIMIT :rows
 
 @dataclass(frozen=True, slots=True)
 class StoredDocument:
-    """A document as it stands: the source of truth that every live generation converges to."""
+    """A document as it stands: the source of truth that every live generation converges to.
+
+    ``image``: the SHA-256 of its bytes, in hex; ``image_of`` returns them. An image alone has the empty text.
+    """
 
     id: str
     version: int
     text: str
     meta: Mapping[str, object]
     external_version: int | None
+    image: str | None = None
     refused: Refusal | None = None
     """A later version that was refused: what is stored, and served, is behind it."""
 
@@ -79,19 +83,26 @@ def exists(connection: sa.Connection, cid: int, doc_id: str) -> bool:
 class Documents:
     """Documents of one collection. A write returns when it is committed; live generations follow within the lag."""
 
-    def __init__(self, engine: sa.Engine, cid: int, *, max_text_mib: int = 4, on_empty: OnEmpty = "keep") -> None:
-        self._engine, self._cid, self._max_text_mib, self._on_empty = engine, cid, max_text_mib, on_empty
+    def __init__(self, engine: sa.Engine, cid: int, *, limits: WriteLimits | None = None) -> None:
+        self._engine, self._cid, self._limits = engine, cid, limits or WriteLimits()
 
     def put(
-        self, doc_id: str, text: str, meta: Mapping[str, object] | None = None, version: int | None = None
+        self,
+        doc_id: str,
+        text: str | None,
+        meta: Mapping[str, object] | None = None,
+        version: int | None = None,
+        *,
+        image: bytes | None = None,
     ) -> WriteResult:
         """Create or replace one document; unchanged content and metadata cost no version.
 
-        With ``version`` (the caller's own), the write is kept only if it is newer than what is stored. Empty text
-        deletes the document where ``on_empty`` is ``delete``.
-        Raises ``DocumentError`` for an id, text or metadata that cannot be stored; nothing is written then.
+        ``image``: the bytes of a file (``formats.images.FORMATS``); without one, the document has none any more. With
+        ``version`` (the caller's own), the write is kept only if it is newer than what is stored. Empty text without an
+        image deletes the document where ``on_empty`` is ``delete``.
+        Raises ``DocumentError`` for an id, text, image or metadata that cannot be stored; nothing is written then.
         """
-        return self.put_many([Document(doc_id, text, meta or {}, version)])
+        return self.put_many([Document(doc_id, text, meta or {}, version, image)])
 
     def put_many(self, documents: Sequence[Document]) -> WriteResult:
         """Create or replace documents in one transaction: all are written or, on an error, none."""
@@ -137,13 +148,20 @@ class Documents:
         with self._engine.connect() as connection:
             row = connection.execute(
                 sa.text(
-                    "SELECT doc_id AS id, version, content AS text, meta, external_version FROM document WHERE cid = "
-                    ":cid AND doc_id = :doc_id AND NOT deleted"
+                    "SELECT doc_id AS id, version, content AS text, meta, external_version, image FROM document WHERE "
+                    "cid = :cid AND doc_id = :doc_id AND NOT deleted"
                 ),
                 {"cid": self._cid, "doc_id": doc_id},
             ).one_or_none()
             refused = refusals(connection, self._cid, [doc_id])
         return None if row is None else StoredDocument(**row._mapping, refused=refused.get(doc_id))
+
+    def image_of(self, doc_id: str) -> bytes | None:
+        """Return the image of a document as it was written; None where it has none, or does not exist."""
+        sql = "SELECT bytes FROM document d JOIN image i ON sha256 = d.image WHERE cid = :cid AND doc_id = :doc_id"
+        with self._engine.connect() as connection:
+            data = connection.scalar(sa.text(sql), {"cid": self._cid, "doc_id": doc_id})
+        return None if data is None else bytes(data)
 
     def refused(self, doc_ids: Sequence[str]) -> Mapping[str, Refusal]:
         """Return, for those of ``doc_ids`` whose latest version was refused, what is known of it."""
@@ -227,7 +245,7 @@ class Documents:
         return Ingestion(self._engine, self._cid, self._row, source, actor, copies).run(progress or NoProgress())
 
     def _row(self, document: Document) -> DocumentRow:
-        return row_of(document, max_text_mib=self._max_text_mib, on_empty=self._on_empty)
+        return row_of(document, self._limits)
 
     @repeated
     def _write(self, rows: Sequence[DocumentRow], source: str = "") -> WriteResult:

@@ -30,8 +30,9 @@ from revector.errors import DocumentError, SourceError
 from revector.interfaces import Document, Progress, Source
 from revector.registry.control import add_event
 
-BATCH_ROWS = 2_000
-"""Documents per transaction of a bulk write: enough to amortise, few enough that a waiting swap is not held up."""
+BATCH_ROWS, BATCH_MIB = 2_000, 64
+"""Documents per transaction of a bulk write, and MiB of their images, or one image that is larger: enough to amortise,
+few enough that a waiting swap is not held up."""
 
 NAMED = 20
 """Documents that came too late which a report names; it counts all of them."""
@@ -116,8 +117,7 @@ class Ingestion:
             connection.execute(
                 sa.text(
                     'CREATE TEMP TABLE IF NOT EXISTS ingest (doc_id text COLLATE "C", content text, content_hash text, '
-                    "meta text, "
-                    "external_version bigint, reason text)"
+                    "meta text, external_version bigint, reason text, image bytea)"
                 )
             )
             connection.execute(sa.text("TRUNCATE ingest"))
@@ -207,7 +207,12 @@ class Ingestion:
         connection.execute(sa.text("ANALYZE ingest"))
         end_step(connection)
         cursor = ""
-        page = f"(SELECT * FROM ingest WHERE reason IS NULL AND doc_id > :after ORDER BY doc_id LIMIT {BATCH_ROWS}) s"
+        page = (
+            "(SELECT doc_id, content, content_hash, meta, external_version, reason, image FROM (SELECT *, "
+            "sum(coalesce(octet_length(image), 0)) OVER (ORDER BY doc_id) - coalesce(octet_length(image), 0) AS before "
+            f"FROM (SELECT * FROM ingest WHERE reason IS NULL AND doc_id > :after ORDER BY doc_id LIMIT {BATCH_ROWS}) p"
+            f") p WHERE before <= {BATCH_MIB << 20}) s"
+        )
 
         @repeated
         def write_page() -> _Page:

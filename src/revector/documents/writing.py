@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import sqlalchemy as sa
@@ -13,6 +14,7 @@ from revector.crash import crash_at
 from revector.database.engine import GATE_LOCK
 from revector.documents.text import check_id, clean
 from revector.errors import DocumentError, EmptyText
+from revector.formats.images import ImageLimits, check_image
 from revector.formats.values import plain_object
 from revector.guards import guard
 from revector.interfaces import Content, Document
@@ -40,19 +42,44 @@ class DocumentRow:
     meta: str
     external_version: int | None
     reason: str | None = None
+    image: bytes | None = None
 
 
-def row_of(document: Document, *, max_text_mib: int, on_empty: OnEmpty) -> DocumentRow:
-    """Return what is stored of ``document``. Raises ``DocumentError`` for what cannot be stored."""
+@dataclass(frozen=True, slots=True)
+class WriteLimits:
+    """What is taken as a document: the largest text in MiB, the largest image, and what one without text means."""
+
+    text_mib: int = 4
+    on_empty: OnEmpty = "keep"
+    images: ImageLimits = field(default_factory=ImageLimits)
+
+
+def row_of(document: Document, limits: WriteLimits) -> DocumentRow:
+    """Return what is stored of ``document``; an image alone has the empty text.
+
+    Raises ``DocumentError`` for what cannot be stored.
+    """
     check_id(document.id)
     check_version(document.id, document.version)
+    image = document.image() if callable(document.image) else document.image
+    if image is not None:
+        check_image(image, limits.images)
     try:
-        text = clean(document.text, max_mib=max_text_mib)
+        text = clean(document.text, max_mib=limits.text_mib)
     except EmptyText:
-        if on_empty == "keep":
+        if image is None and limits.on_empty == "keep":
             raise
-        return DocumentRow(document.id, None, None, "{}", document.version)
-    return DocumentRow(document.id, text, Content("text", text).sha256, _meta(document), document.version)
+        if image is None:
+            return DocumentRow(document.id, None, None, "{}", document.version)
+        text = ""
+    return DocumentRow(document.id, text, _hash(text, image), _meta(document), document.version, image=image)
+
+
+def _hash(text: str, image: bytes | None) -> str:
+    """Return the hash of all that a document holds, as its trigger makes it."""
+    if image is None:
+        return Content("text", text).sha256
+    return hashlib.sha256(f"{text}\0{Content.image(image).sha256}".encode()).hexdigest()
 
 
 def refused_row(document: Document, doc_id: str, error: DocumentError) -> DocumentRow:
@@ -90,16 +117,23 @@ def _meta(document: Document) -> str:
 
 ROWS = (
     "unnest(CAST(:ids AS text[]), CAST(:contents AS text[]), CAST(:hashes AS text[]), CAST(:metas AS text[]), "
-    "CAST(:externals AS bigint[]), CAST(:reasons AS text[])) "
-    "AS s(doc_id, content, content_hash, meta, external_version, reason)"
+    "CAST(:externals AS bigint[]), CAST(:reasons AS text[]), CAST(:images AS bytea[])) "
+    "AS s(doc_id, content, content_hash, meta, external_version, reason, image)"
 )
 # A trigger of the documents removes what a change answers. A repeated write changes nothing, and answers as well.
 _UPSERT = """
 WITH answered AS (
   DELETE FROM rejected r USING {rows}
-  WHERE r.cid = :cid AND r.doc_id = s.doc_id AND s.reason IS NULL AND s.external_version IS NULL)
-INSERT INTO document AS d (cid, doc_id, deleted, content, content_hash, meta, external_version)
-SELECT :cid, doc_id, content IS NULL, content, content_hash, CAST(meta AS jsonb), external_version
+  WHERE r.cid = :cid AND r.doc_id = s.doc_id AND s.reason IS NULL AND s.external_version IS NULL),
+-- An image that is here is locked all the same: nothing sweeps it before its document names it.
+seen AS (
+  INSERT INTO image (sha256, bytes)
+  SELECT DISTINCT ON (1) encode(sha256(s.image), 'hex'), s.image FROM {rows}
+  WHERE s.reason IS NULL AND s.image IS NOT NULL ORDER BY 1
+  ON CONFLICT (sha256) DO UPDATE SET sha256 = EXCLUDED.sha256)
+INSERT INTO document AS d (cid, doc_id, deleted, content, image, content_hash, meta, external_version)
+SELECT :cid, doc_id, content IS NULL, content, encode(sha256(image), 'hex'), content_hash, CAST(meta AS jsonb),
+  external_version
 FROM {rows}
 WHERE reason IS NULL AND (content IS NOT NULL OR external_version IS NOT NULL OR EXISTS (
   SELECT 1 FROM document k WHERE k.cid = :cid AND k.doc_id = s.doc_id AND NOT k.deleted)
@@ -107,8 +141,9 @@ WHERE reason IS NULL AND (content IS NOT NULL OR external_version IS NOT NULL OR
   OR EXISTS (SELECT 1 FROM adoption a WHERE a.cid = :cid AND a.source IS NULL))
 ORDER BY doc_id
 ON CONFLICT (cid, doc_id) DO UPDATE
-  SET deleted = EXCLUDED.deleted, content = EXCLUDED.content, content_hash = EXCLUDED.content_hash,
-      meta = EXCLUDED.meta, external_version = coalesce(EXCLUDED.external_version, d.external_version)
+  SET deleted = EXCLUDED.deleted, content = EXCLUDED.content, image = EXCLUDED.image,
+      content_hash = EXCLUDED.content_hash, meta = EXCLUDED.meta,
+      external_version = coalesce(EXCLUDED.external_version, d.external_version)
   WHERE coalesce(EXCLUDED.external_version > d.external_version, true)
     AND ((d.deleted, d.content_hash, d.meta) IS DISTINCT FROM (EXCLUDED.deleted, EXCLUDED.content_hash, EXCLUDED.meta)
          OR EXCLUDED.external_version IS DISTINCT FROM d.external_version AND EXCLUDED.external_version IS NOT NULL)
@@ -146,6 +181,7 @@ def values_of(rows: Sequence[DocumentRow]) -> dict[str, object]:
         "metas": [row.meta for row in rows],
         "externals": [row.external_version for row in rows],
         "reasons": [row.reason for row in rows],
+        "images": [row.image for row in rows],
     }
 
 

@@ -15,7 +15,7 @@ from revector.errors import EncoderError
 
 _KINDS = (
     "Transformer Pooling Normalize Dense Dropout LayerNorm StaticEmbedding WeightedLayerPooling WordWeights CNN LSTM "
-    "Router Asym"
+    "Router Asym CLIPModel"
 )
 _MODULE = re.compile(
     r"sentence_transformers\.(models|base\.modules|sentence_transformer\.modules)(\.[a-z_]+)?\."

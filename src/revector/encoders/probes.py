@@ -6,9 +6,14 @@ their vectors are stored one below the other, so that what is stored needs no wo
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from revector.interfaces import Kind, Piece, whole_texts
+import numpy as np
+import numpy.typing as npt
+
+from revector.interfaces import Content, Kind, Piece, whole_texts
 
 PROBE_TEXTS: tuple[str, ...] = (
     "What is the capital of France?",
@@ -33,7 +38,45 @@ PROBE_TEXTS: tuple[str, ...] = (
 )
 """Languages, code, numbers, emoji, one character, and a text beyond most token limits."""
 
-PROBES: Mapping[Kind, tuple[Piece, ...]] = {"text": tuple(whole_texts(PROBE_TEXTS))}
+_WIDTH, _HEIGHT = 48, 40
+
+
+def _probe_images() -> list[bytes]:
+    """Return what probes a tower for images: colours, edges, a gradient, a shape off the centre, and noise."""
+    y, x = np.mgrid[:_HEIGHT, :_WIDTH]
+    red, blue, green = (np.array(colour, np.uint8) for colour in ((214, 40, 40), (29, 78, 216), (22, 163, 74)))
+    plain = np.zeros((_HEIGHT, _WIDTH, 3), np.uint8)
+    disc = (x - 15) ** 2 + (y - 14) ** 2 < 144
+    noise = (x * 2_654_435_761 + y * 40_503) >> 7  # the same on every machine, by no generator of a library
+    return [
+        _bitmap(plain + red),
+        _bitmap(plain + blue),
+        _bitmap(np.where((x // 6 + y // 6)[..., None] % 2, 255, 0)),
+        _bitmap(np.where((x // 4)[..., None] % 2, green, 240)),
+        _bitmap(np.where((y // 4)[..., None] % 2, green, 240)),
+        _bitmap(np.stack([x * 5, y * 6, 255 - x * 5], axis=-1)),
+        _bitmap(np.where(disc[..., None], red, 250)),
+        _bitmap(np.stack([noise, noise >> 3, noise >> 5], axis=-1) & 255),
+    ]
+
+
+def _bitmap(pixels: npt.NDArray[Any]) -> bytes:
+    """Return ``(height, width, 3)``, or of one channel, as a BMP file of 24 bits.
+
+    No library packs it, so its bytes never change.
+
+    Source: Microsoft, BITMAPFILEHEADER and BITMAPINFOHEADER. A width that is a multiple of 4 needs no padding.
+    """
+    height, width = pixels.shape[:2]
+    rows = np.broadcast_to(pixels, (height, width, 3))[::-1, :, ::-1].astype(np.uint8).tobytes()
+    head = struct.pack("<2sIHHI", b"BM", 54 + len(rows), 0, 0, 54)
+    return head + struct.pack("<IiiHHIIiiII", 40, width, height, 1, 24, 0, len(rows), 0, 0, 0, 0) + rows
+
+
+PROBES: Mapping[Kind, tuple[Piece, ...]] = {
+    "text": tuple(whole_texts(PROBE_TEXTS)),
+    "image": tuple(Piece.whole(Content.image(data)) for data in _probe_images()),
+}
 """At least two of each kind."""
 
 

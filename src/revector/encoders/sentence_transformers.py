@@ -1,4 +1,4 @@
-"""Owns encoding with sentence-transformers models on CPU, CUDA and MPS."""
+"""Owns encoding with sentence-transformers models on CPU, CUDA and MPS, of text, and of images where they can."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from revector.encoders.check import check_vectors, fingerprint_of, settings_of, texts_of, unit_rows
 from revector.encoders.code import check_code
 from revector.encoders.files import file_hashes
+from revector.encoders.images import ImageEngine, image_libraries, kinds_of, towers
 from revector.encoders.libraries import first_line, import_sentence_transformers, missing_libraries, quiet
 from revector.encoders.own import UNLIMITED, OwnSettings, read_own, text_tokens
 from revector.encoders.pca import read_rotation
@@ -79,6 +80,9 @@ class SentenceTransformerEncoder:
         self.own: OwnSettings = read_own(model.name, folder)
         """What the model's own files say of its use."""
         network, self._devices = _load(model, folder, device, trust_code=trust_code)
+        self._kinds = kinds_of(network)
+        self._towers = towers(network, files, model) if len(self._kinds) > 1 else {}
+        self._images = ImageEngine(network, model.dim) if len(self._kinds) > 1 else None
         self._tokenizer = _plain_tokenizer(model, network)
         own = network.get_embedding_dimension()
         if own is None or own < model.dim:
@@ -93,21 +97,22 @@ class SentenceTransformerEncoder:
         self.slow = self._slow()
         """What of its settings does not make it faster on this machine, one clause each."""
         _LOGGER.info("model %s runs on %s by %s", model.name, self.device, self.engine)
-        libraries = {name: version(name) for name in _LIBRARIES}
+        sees = self._images is not None
         self._components = {
             "kind": "sentence-transformers",
             "files": files,
             **settings_of(model),
             **({"trust_code": True} if trust_code else {}),
-            "libraries": libraries,
+            **({"towers": self._towers} if sees else {}),
+            "libraries": {name: version(name) for name in _LIBRARIES} | (image_libraries() if sees else {}),
         }
         self._fingerprint = fingerprint_of(self._components)
         self.rotation = read_rotation(folder, self._components)
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
-        """Text alone."""
-        return ("text",)
+        """Text, and images where the model has a tower for them."""
+        return self._kinds
 
     @property
     def dim(self) -> int:
@@ -144,11 +149,19 @@ class SentenceTransformerEncoder:
         return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def encode(self, side: Side, pieces: Sequence[Piece]) -> Vectors:
-        """Embed texts with the prompt of ``side``: ``(len(pieces), dim)`` float32. Raises ``BadVectors``."""
-        texts = texts_of(pieces)
+        """Embed texts with the prompt of ``side``, and images: ``(len(pieces), dim)`` float32.
+
+        Raises ``BadVectors``, ``DocumentError`` for an image that shows nothing.
+        """
+        blobs = [piece.content.blob for piece in pieces if piece.content.kind == "image"] if self._images else []
+        texts = texts_of([piece for piece in pieces if piece.content.kind != "image"] if blobs else pieces)
         with self._lock:
             vectors = self._engine(texts, side, self._model.prompt_of(side))
-        checked = check_vectors(vectors, len(texts), self.dim)
+            seen = self._images(blobs, side) if self._images and blobs else vectors[:0]
+        if blobs:
+            rows = {"text": iter(vectors), "image": iter(seen)}
+            vectors = np.stack([next(rows[piece.content.kind]) for piece in pieces])
+        checked = check_vectors(vectors, len(pieces), self.dim)
         # Unit length to float32 precision, whatever dtype the model computes in.
         return unit_rows(checked) if self._model.normalize else checked
 
@@ -209,8 +222,9 @@ class SentenceTransformerEncoder:
 
         model = self._model
         prompt = max(self.count_tokens(model.query_prompt), self.count_tokens(model.document_prompt))
-        if isinstance(network[0], StaticEmbedding):
-            network[0].tokenizer.enable_truncation(max_length=model.max_tokens + prompt)
+        reader = _reader(network)
+        if isinstance(reader, StaticEmbedding):
+            reader.tokenizer.enable_truncation(max_length=model.max_tokens + prompt)
             return
         special = self._tokenizer.num_special_tokens_to_add(False)
         wanted, limit = model.max_tokens + special + prompt, _position_limit(network)
@@ -352,9 +366,20 @@ def _length_of(network: SentenceTransformer) -> int | None:
     return min((one for one in limits if one is not None and one < UNLIMITED), default=None)
 
 
+def _reader(network: SentenceTransformer) -> Any:
+    """Return the first module that a document's text goes through: behind a router, the first of its route."""
+    from sentence_transformers.base.modules import Router
+
+    first = network[0]
+    if not isinstance(first, Router):
+        return first
+    routes: Any = first.sub_modules
+    return routes[first._resolve_route("document", "text")][0]
+
+
 def _position_limit(network: SentenceTransformer) -> int | None:
-    """Return how many positions the transformer has; None for relative positions and static embeddings."""
-    transformer = network.transformers_model
+    """Return how many positions the transformer of texts has; None for relative positions and static embeddings."""
+    transformer = getattr(_reader(network), "auto_model", None)
     if transformer is None:
         return None
     positions = getattr(getattr(transformer, "embeddings", None), "position_embeddings", None)
@@ -362,5 +387,5 @@ def _position_limit(network: SentenceTransformer) -> int | None:
         # RoBERTa and its kin number positions from padding_idx + 1.
         first = 0 if positions.padding_idx is None else positions.padding_idx + 1
         return int(positions.num_embeddings - first)
-    limit = getattr(transformer.config, "max_position_embeddings", None)
+    limit = getattr(transformer.config.get_text_config(), "max_position_embeddings", None)
     return int(limit) if isinstance(limit, int) and limit > 0 else None

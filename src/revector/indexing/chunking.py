@@ -15,7 +15,7 @@ from semantic_text_splitter import TextSplitter
 from tokenizers import Tokenizer
 
 from revector.errors import SpecError
-from revector.interfaces import Chunker, Content, Locator, Piece
+from revector.interfaces import Chunker, Content, Kind, Locator, Piece
 from revector.spec import Chunking
 
 SENTENCE_LANGUAGE = "en"
@@ -27,8 +27,10 @@ Span = tuple[int, int]
 """Start and end in characters of the document."""
 
 
-def make_chunker(chunking: Chunking, tokenizer: Tokenizer) -> Chunker:
+def make_chunker(chunking: Chunking, tokenizer: Tokenizer, kinds: Sequence[Kind] = ("text",)) -> Chunker:
     """Return the chunker that ``chunking`` describes. ``tokenizer`` is copied, its truncation and padding ignored.
+
+    ``kinds``: those that the model embeds; a content of another kind has no pieces.
 
     Raises ``SpecError`` when the model's special tokens leave no room for content.
     """
@@ -45,10 +47,10 @@ def make_chunker(chunking: Chunking, tokenizer: Tokenizer) -> Chunker:
     windows = _Windows(TextSplitter.from_huggingface_tokenizer(own, capacity, overlap), capacity)
     count = _Counter(own)
     if chunking.unit == "tokens":
-        return _Slices(windows)
+        return _Slices(windows, kinds)
     if chunking.unit == "sentences":
-        return _Slices(_Sentences(windows, count, capacity, chunking.min_sentences, chunking.max_sentences))
-    return _Slices(_Beginning(count, capacity))
+        return _Slices(_Sentences(windows, count, capacity, chunking.min_sentences, chunking.max_sentences), kinds)
+    return _Slices(_Beginning(count, capacity), kinds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,7 @@ class _Slices:
     """A Chunker from a function that finds spans in a text; what is no text stays whole."""
 
     spans: Callable[[str], Iterator[Span]]
+    kinds: Sequence[Kind]
 
     def pieces(self, contents: Sequence[Content]) -> list[Piece]:
         pieces, first = list[Piece](), 0
@@ -66,6 +69,8 @@ class _Slices:
         return pieces
 
     def _spans(self, content: Content) -> Iterator[Span]:
+        if content.kind not in self.kinds:
+            return
         if content.kind != "text":
             yield 0, content.length
             return

@@ -57,7 +57,8 @@ class Encoders:
 
     def chunker_of(self, generation: Generation) -> Chunker:
         """Return the chunker of a generation, which counts in its encoder's tokens."""
-        return make_chunker(generation.spec.chunking, self.of(generation).tokenizer)
+        encoder = self.of(generation)
+        return make_chunker(generation.spec.chunking, encoder.tokenizer, encoder.kinds)
 
     def vocabulary_of(self, generation: Generation) -> Vocabulary:
         """Return what the encoder of a generation knows of texts."""

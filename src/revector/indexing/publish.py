@@ -134,7 +134,11 @@ class Applier:
             try:
                 pieces = self._chunker.pieces(item.contents)
                 if not pieces:
-                    raise DocumentError(f"document {item.doc_id!r}: the chunker found nothing to embed in its text.")
+                    held = " and ".join(content.kind for content in item.contents)
+                    raise DocumentError(
+                        f"document {item.doc_id!r} holds {held}, in which model {self.generation.spec.model.name!r} "
+                        f"finds nothing to embed: it embeds {' and '.join(self._encoder.kinds)}."
+                    )
                 todo.append((item, pieces))
                 cut[item.doc_id] = pieces
             except RevectorError as error:
@@ -182,7 +186,7 @@ class Applier:
             return self._embed_without(todo, error)
         except MODEL_ERRORS as error:
             if len(todo) == 1:
-                final = isinstance(error, EncoderError) and not error.retryable
+                final = isinstance(error, EncoderError | DocumentError) and not error.retryable
                 return [], [Failure(todo[0][0], str(error) if final else f"{type(error).__name__}: {error}", final)]
             middle = len(todo) // 2
             left, left_failed = self._embed(todo[:middle])

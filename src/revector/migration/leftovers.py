@@ -1,4 +1,4 @@
-"""Owns what generations leave behind when they end: table, ledger and archive files, until all of it is gone."""
+"""Owns what generations leave behind when they end, and changed documents: until all of it is gone."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from revector.errors import StoreUnavailable
 from revector.interfaces import Progress
 from revector.registry import archived, ledgers, moves
 from revector.registry.collections import read_generations
+from revector.registry.contents import sweep_images
 from revector.registry.lanes import lane_of
 from revector.spec import PGVECTOR
 
@@ -64,6 +65,7 @@ class Leftovers:
             dropped.append(generation.gen)
         self._drop_again(now)
         ledgers.sweep(self._engine)
+        sweep_images(self._engine)
         self._sweep_archive()
         return dropped
 

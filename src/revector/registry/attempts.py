@@ -27,6 +27,7 @@ from revector.interfaces import Progress, Vectors
 from revector.registry import intents, ledgers
 from revector.registry.collections import Generation
 from revector.registry.comparing import compare
+from revector.registry.contents import hit_columns
 from revector.registry.in_sql import visible
 from revector.registry.lane import IndexedDocument, SearchRequest, SqlRelation, Staged, VisibleHits
 from revector.registry.points import columns_of, count_of, points_of
@@ -233,8 +234,7 @@ class AttemptsLane:
             shown AS (SELECT * FROM hits WHERE attempt = newest),
             top AS (SELECT * FROM ({best}) best ORDER BY distance, doc_id, chunk LIMIT {int(wanted.k)})
             SELECT c.active_gen, t.doc_id, t.chunk, t.start, t.stop, t.distance, d.version, d.meta,
-                   CASE WHEN t.content_hash = d.content_hash
-                     THEN substr(d.content, t.start + 1, t.stop - t.start) ELSE d.content END AS text
+                   {hit_columns("t.content_hash")}
             FROM collection c LEFT JOIN top t ON true
             LEFT JOIN document d ON d.cid = c.cid AND d.doc_id = t.doc_id
             WHERE c.cid = :cid ORDER BY t.distance, t.doc_id, t.chunk"""

@@ -19,6 +19,7 @@ from revector.guards import guard
 from revector.interfaces import Progress, Vectors
 from revector.registry import ledgers
 from revector.registry.collections import Generation
+from revector.registry.contents import hit_columns
 from revector.registry.lane import NORM_TOLERANCE, IndexedDocument, SearchRequest, SqlRelation, Staged, VisibleHits
 from revector.stores import pgvector
 from revector.stores.pgvector import Build, PgVectorIndex, Rows
@@ -130,8 +131,7 @@ class InSqlLane:
               ORDER BY {distance} LIMIT {int(wanted.candidates)}),
             top AS (SELECT * FROM ({best}) best ORDER BY distance, doc_id, chunk LIMIT {int(wanted.k)})
             SELECT c.active_gen, (SELECT count(*) FROM hits) AS candidates, t.doc_id, t.chunk, t.start, t.stop,
-                   t.distance, d.version, d.meta, CASE WHEN l.content_hash = d.content_hash
-                     THEN substr(d.content, t.start + 1, t.stop - t.start) ELSE d.content END AS text
+                   t.distance, d.version, d.meta, {hit_columns("l.content_hash")}
             FROM collection c LEFT JOIN top t ON true
             LEFT JOIN document d ON d.cid = c.cid AND d.doc_id = t.doc_id
             LEFT JOIN {ledgers.table(self._gen)} l ON l.gen = :gen AND l.doc_id = t.doc_id

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from revector.database.engine import repeated
 from revector.guards import guard
 from revector.interfaces import Content
+from revector.registry.contents import HELD, IMAGE, IMAGE_CHARACTERS, contents_of
 
 LEASE_S = 60
 """A claimed item may be claimed by others after this long: leases save work, they protect nothing."""
@@ -33,8 +34,8 @@ class Item:
 
     @property
     def characters(self) -> int:
-        """How much text it holds, by which batches are sized."""
-        return sum(len(content.text) for content in self.contents if content.kind == "text")
+        """How much text it holds, by which batches are sized; an image counts for ``IMAGE_CHARACTERS``."""
+        return sum(one.length if one.kind == "text" else IMAGE_CHARACTERS for one in self.contents)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,18 +126,19 @@ def read_items(engine: sa.Engine, cid: int, doc_ids: Sequence[str], *, character
     with engine.connect() as connection:
         rows = connection.execute(
             sa.text(
-                """
-                SELECT doc_id, version, content, content_hash, tombstone_version FROM (
-                  SELECT *, sum(length(content)) OVER (ORDER BY doc_id) - length(content) AS before FROM document
-                  WHERE cid = :cid AND doc_id = ANY(CAST(:ids AS text[]))) d
-                WHERE CAST(:characters AS bigint) IS NULL OR coalesce(before, 0) < :characters ORDER BY doc_id
+                f"""
+                WITH d AS (SELECT *, sum(size) OVER (ORDER BY doc_id) - size AS before FROM (
+                  SELECT *, length(content) + CASE WHEN image IS NULL THEN 0 ELSE {IMAGE_CHARACTERS} END AS size
+                  FROM document WHERE cid = :cid AND doc_id = ANY(CAST(:ids AS text[]))) sized)
+                SELECT d.doc_id, d.version, d.content_hash, d.tombstone_version, {HELD} FROM d {IMAGE}
+                WHERE CAST(:characters AS bigint) IS NULL OR coalesce(before, 0) < :characters ORDER BY d.doc_id
                 """
             ),
             {"cid": cid, "ids": list(doc_ids), "characters": characters},
         )
         return [
-            Item(doc_id, version, () if text is None else (Content("text", text),), content_hash, tombstone)
-            for doc_id, version, text, content_hash, tombstone in rows
+            Item(doc_id, version, contents_of(engine, *held), content_hash, tombstone)
+            for doc_id, version, content_hash, tombstone, *held in rows
         ]
 
 

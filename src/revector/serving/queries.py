@@ -1,12 +1,14 @@
-"""Owns which queries can be searched for: cleaned as documents are, refused where a model could not tell them apart."""
+"""Owns which queries can be searched for: checked as documents are, refused where a model could not tell them apart."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from revector.documents.text import clean_query
 from revector.encoders.vocabulary import Vocabulary, excerpt
-from revector.errors import QueryRefused
+from revector.errors import DocumentError, QueryRefused
+from revector.formats.images import ImageLimits, check_image
+from revector.interfaces import Content, Kind, Piece
 from revector.spec import Revision
 
 NAMED = 10
@@ -28,6 +30,31 @@ def ready(query: str, revision: Revision, vocabulary: Vocabulary) -> str:
             "knows these."
         )
     return cleaned
+
+
+def check_query(query: str | bytes, limits: ImageLimits) -> str | bytes:
+    """Return a text cleaned, or the bytes of an image as they are. Raises ``QueryRefused`` for what cannot be asked."""
+    if isinstance(query, str):
+        return clean_query(query)
+    try:
+        return check_image(query, limits)
+    except DocumentError as error:
+        reason = str(error).partition(" The document was not stored;")[0]
+        raise QueryRefused(f"{reason} Nothing was searched; ask by another image, or by a text.") from error
+
+
+def check_seen(revision: Revision, kinds: Sequence[Kind]) -> None:
+    """Raise ``QueryRefused`` for an image where the encoder of ``revision`` embeds none."""
+    if "image" not in kinds:
+        raise QueryRefused(
+            f"an image was asked for, and the model of revision {revision.revision}, {revision.model.name!r}, embeds "
+            "text alone. Nothing was searched; ask by a text, or serve a model of texts and images."
+        )
+
+
+def piece_of(query: str | bytes) -> Piece:
+    """Return a query as the one piece that it is."""
+    return Piece.whole(Content("text", query) if isinstance(query, str) else Content.image(query))
 
 
 def askable(

@@ -14,7 +14,6 @@ import sqlalchemy as sa
 
 from revector.database.sessions import alone
 from revector.documents import documents
-from revector.documents.text import clean_query
 from revector.encoders.check import check_vectors
 from revector.errors import (
     ConfigError,
@@ -25,8 +24,9 @@ from revector.errors import (
     StateError,
     UnknownDocument,
 )
+from revector.formats.images import ImageLimits
 from revector.indexing.encoding import MODEL_ERRORS, Encoders
-from revector.interfaces import Side, Vectors, whole_texts
+from revector.interfaces import Kind, Side, Vectors
 from revector.registry.collections import Generation, read_collection, read_generation
 from revector.registry.cutoffs import read_scores
 from revector.registry.lane import SearchRequest, VisibleHits
@@ -34,7 +34,7 @@ from revector.registry.lanes import lane_of
 from revector.serving.asked import MinScore, check_asked, given_vector, least_score, usable_vector
 from revector.serving.bounds import Stop, bounded, check_filter
 from revector.serving.filters import compile_filter, why_nothing
-from revector.serving.queries import askable, ready
+from revector.serving.queries import askable, check_query, check_seen, piece_of, ready
 from revector.spec import Metric
 from revector.stores.metrics import ZERO
 
@@ -50,6 +50,7 @@ MOST_CANDIDATES = 1_000
 MOST_CHARACTERS = 100_000
 """Of a query; every tokenizer cuts it far earlier."""
 
+_SHOWN = ("chunk", "start", "stop", "text", "version", "meta", "kind")
 MOVED = 5
 """How often a query is asked again because the alias moved under it; a swap needs seconds, a query milliseconds."""
 
@@ -58,7 +59,7 @@ MOVED = 5
 class Hit:
     """One result; the larger its ``score``, the nearer: by the metric of the index, see ``stores.metrics``.
 
-    ``text`` is the chunk, or the whole document where a newer version of it waits to be embedded.
+    ``text`` is the chunk, none of an image, or the whole document where a newer version of it waits to be embedded.
     """
 
     id: str
@@ -69,6 +70,8 @@ class Hit:
     text: str
     version: int
     meta: Mapping[str, object]
+    kind: Kind | None = "text"
+    """What of the document matched, its text or its image; None where a newer version of it waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +126,15 @@ class Searcher:
         *,
         offer: Offer | None = None,
         limit_s: float | None = None,
+        images: ImageLimits | None = None,
     ) -> None:
         self.engine, self.collection, self.encoders, self._offer = engine, collection, encoders, offer
-        self._limit_s = limit_s
+        self._limit_s, self._images = limit_s, images or ImageLimits()
         self._generations: dict[int, Generation] = {}
 
     def search(
         self,
-        query: str,
+        query: str | bytes,
         k: int = 10,
         *,
         where: Mapping[str, object] | None = None,
@@ -142,6 +146,7 @@ class Searcher:
     ) -> Answer:
         """Return the ``k`` best documents (``by="document"``, best chunk each) or chunks (``by="chunk"``).
 
+        ``query``: a text, or the bytes of an image, where the model has a tower for images.
         Exactly ``k`` come back whenever ``k`` match ``where``; with ``min_score``, a similarity or the name of a
         cut-off of the generation that answers, those of them that reach it. ``generation`` asks that one instead of
         the alias; ``exact`` bypasses the ANN index. Raises ``ConfigError`` for bad arguments, ``QueryRefused`` as
@@ -152,10 +157,10 @@ class Searcher:
             raise ConfigError(
                 f"a query may have {MOST_CHARACTERS:,} characters, found {len(query):,}. Nothing was searched."
             )
-        query = clean_query(query)
+        query = check_query(query, self._images)
         options: dict[str, Any] = {"where": where, "by": by, "exact": exact, "stop": stop, "min_score": min_score}
         answer = self._follow(lambda pinned: self._embed(pinned, query), k, generation=generation, **options)
-        if self._offer is not None and generation is None:
+        if self._offer is not None and generation is None and isinstance(query, str):
             self._offer(query, answer, k=k, where=where, by=by)
         return answer.at_least(min_score)
 
@@ -264,14 +269,15 @@ class Searcher:
         """Return the queries that the generation can be asked, and why not the others; see ``queries.askable``."""
         return askable(queries, pinned.spec, self.encoders.vocabulary_of(pinned))
 
-    def encode(self, pinned: Generation, texts: list[str], side: Side = "query") -> Vectors:
-        """Embed queries, or documents, with exactly the generation's encoder: float32 ``(len(texts), dim)``.
+    def encode(self, pinned: Generation, queries: Sequence[str | bytes], side: Side = "query") -> Vectors:
+        """Embed queries, or documents, with exactly the generation's encoder: float32 ``(len(queries), dim)``.
 
         Raises ``EncoderError``: another encoder, unusable vectors, or a model that fails.
         """
         encoder = self.encoders.of(pinned)
         try:
-            return check_vectors(encoder.encode(side, whole_texts(texts)), len(texts), pinned.spec.model.dim)
+            pieces = [piece_of(query) for query in queries]
+            return check_vectors(encoder.encode(side, pieces), len(pieces), pinned.spec.model.dim)
         except EncoderError:
             raise
         except MODEL_ERRORS as error:
@@ -289,8 +295,12 @@ class Searcher:
             part = slice(at, at + ENCODE_ROWS)
             yield from zip(ids[part], self.encode(pinned, texts[part]), strict=True)
 
-    def _embed(self, pinned: Generation, query: str) -> npt.NDArray[np.float32]:
-        vector: npt.NDArray[np.float32] = self.encode(pinned, [self.ready(pinned, query)])[0]
+    def _embed(self, pinned: Generation, query: str | bytes) -> npt.NDArray[np.float32]:
+        if isinstance(query, str):
+            query = self.ready(pinned, query)
+        else:
+            check_seen(pinned.spec, self.encoders.of(pinned).kinds)
+        vector: npt.NDArray[np.float32] = self.encode(pinned, [query])[0]
         return vector
 
     def _stored(self, pinned: Generation, doc_id: str) -> npt.NDArray[np.float32]:
@@ -388,4 +398,4 @@ def _widen(
 
 def _hit(row: Mapping[str, Any], zero: float) -> Hit:
     score = zero - float(row["distance"])
-    return Hit(row["doc_id"], score, row["chunk"], row["start"], row["stop"], row["text"], row["version"], row["meta"])
+    return Hit(row["doc_id"], score, *(row[name] for name in _SHOWN))

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from revector.interfaces import Content, Vectors
 from revector.registry.collections import Generation
+from revector.registry.contents import HELD, IMAGE, contents_of
 from revector.registry.lane import SqlRelation
 from revector.registry.lanes import lane_of
 
@@ -104,7 +105,8 @@ SELECT p.doc_id, c.n AS chunks, CASE
     d.tombstone_version)]
   WHEN c.unlike > 0 THEN ARRAY['damaged', format('bad vectors: %s of %s are not {dim} wide', c.unlike, c.n)]
   WHEN c.bad > 0 THEN ARRAY['damaged', format('bad vectors: %s of %s are not {length}', c.bad, c.n)]
-  WHEN c.outside > 0 OR c.stop > length(d.content) THEN ARRAY['damaged', 'offsets outside the text']
+  WHEN c.outside > 0 OR c.stop > length(d.content) + (d.image IS NOT NULL)::int
+    THEN ARRAY['damaged', 'offsets outside the text']
 END AS found
 FROM page p
 LEFT JOIN document d ON d.cid = :cid AND d.doc_id = p.doc_id
@@ -141,8 +143,8 @@ def _look(connection: sa.Connection, generation: Generation, page: str, values: 
     return [IdState(doc_id, state, reason, chunks) for doc_id, (state, reason), chunks in found]
 
 
-_LIVE = """
-SELECT d.doc_id, d.version, d.content FROM document d
+_LIVE = f"""
+SELECT d.doc_id, d.version, {HELD} FROM document d {IMAGE}
 WHERE d.cid = :cid AND d.doc_id = ANY(CAST(:ids AS text[])) AND NOT d.deleted
   AND EXISTS (SELECT 1 FROM slot s WHERE s.gen = :gen)
   AND NOT EXISTS (SELECT 1 FROM pending w WHERE w.gen = :gen AND w.doc_id = d.doc_id AND w.version >= d.version)
@@ -162,7 +164,7 @@ def read_shown(connection: sa.Connection, generation: Generation, doc_ids: Seque
     return [
         ShownDocument(
             doc_id,
-            (Content("text", row.content),),
+            contents_of(connection.engine, row.content, row.image, row.image_bytes),
             read[doc_id].locators,
             read[doc_id].vectors,
         )
