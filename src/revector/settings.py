@@ -143,6 +143,8 @@ class CollectionSettings(BaseModel):
     """What a document without text means: refused and the older one kept, or ``delete``: it is deleted."""
     version_field: str | None = None
     """Field with the caller's own version, a whole number or a time: only what is newer is written."""
+    image_field: str | None = None
+    """Field with an image: a path below the folder of the source, an http or https address, or bytes."""
     on_missing: Literal["keep", "delete"] = "keep"
     """What becomes of documents that ``source`` has no more when it is read again: ``delete`` where it is the truth."""
     max_missing: float = Field(default=MOST_MISSING, ge=0, le=1)

@@ -206,7 +206,8 @@ class StaleOperator(RevectorOperator):
 
         settings, source = project.collection(collection), None
         if collection in self.reread:
-            source = configured_source(collection, settings, project.root, lambda: project.database_url)
+            images = project.settings.image_limits
+            source = configured_source(collection, settings, project.root, lambda: project.database_url, images)
         found = refresh_stale(
             project.engine,
             project.cid(collection),

@@ -87,6 +87,9 @@ def ingest(
     text_field: Annotated[list[str] | None, typer.Option(help="Field with text; may be repeated.")] = None,
     meta_field: MetaFields = None,
     version_field: Annotated[str | None, typer.Option(help="Field with your own version, a number or a time.")] = None,
+    image_field: Annotated[
+        str | None, typer.Option(help="Field with an image: a path below the source's folder, a URL, or bytes.")
+    ] = None,
     column_type: ColumnTypes = None,
     url: SourceUrl = None,
     on_missing: OnMissingOption = None,
@@ -101,6 +104,7 @@ def ingest(
     For example:
       revector ingest docs.jsonl --id-field id --text-field title --text-field body
       revector ingest "sql:SELECT id, body FROM article" --url "$URL" --id-field id --text-field body
+      revector ingest images:photos
     """
     from revector.sources import is_csv, open_source, parse_types
 
@@ -115,8 +119,10 @@ def ingest(
         text_fields=text_field or settings.text_fields,
         meta_fields=meta_field or settings.meta_fields,
         version_field=version_field or settings.version_field,
+        image_field=image_field or settings.image_field,
         url=(url or settings.source_url or session.project.database_url) if place.startswith("sql:") else None,
         column_types=settings.column_types | types,
+        images=session.project.settings.image_limits,
     )
     deletes = (on_missing or (OnMissing.KEEP if source else settings.on_missing)) == OnMissing.DELETE
     most = settings.max_missing if max_missing is None else max_missing
@@ -297,14 +303,15 @@ def _older(late: LateMessage) -> str:
 
 
 def _configured_source(session: Session) -> str:
+    from revector.sources import located
+
     source = session.project.collection(session.collection).source
     if not source:
         raise ConfigError(
             f"no source was named and collection {session.collection!r} has none in revector.toml. Nothing was stored; "
             "name one."
         )
-    scheme = source.partition(":")[0]
-    return source if scheme in ("sql", "docstrings") else str(session.project.root / Path(source).expanduser())
+    return located(source, session.project.root)
 
 
 def _text(text: str | None, file: Path | None) -> str:

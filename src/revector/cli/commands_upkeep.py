@@ -80,7 +80,8 @@ def _refresh(session: Session, max_age_days: float | None, limit: int, *, reread
 
     opened, name = session.project, session.collection
     settings = opened.collection(name)
-    source = configured_source(name, settings, opened.root, lambda: opened.database_url) if reread else None
+    images = opened.settings.image_limits
+    source = configured_source(name, settings, opened.root, lambda: opened.database_url, images) if reread else None
     with reporting(quiet=session.out.as_json) as progress:
         return refresh_stale(
             opened.engine,

@@ -1,4 +1,4 @@
-"""Where documents come from: files, SQL queries and Python docstrings, each as a stream of documents."""
+"""Where documents come from: files, SQL queries, folders of images and docstrings, each as a stream of documents."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from pathlib import Path
 from uuid import UUID
 
 from revector.errors import SourceError
+from revector.formats.images import ImageLimits
 from revector.formats.values import as_id, plain, storable
 from revector.interfaces import Document, Source
 from revector.sources.columns import ALL, ColumnType, column_types, parse_types, typed
 from revector.sources.files import Record, read_csv, read_jsonl, read_parquet
+from revector.sources.images import ImageFolder, ImageReader
 from revector.sources.sql import read_sql
 
 __all__ = [
@@ -29,13 +31,14 @@ __all__ = [
     "RecordSource",
     "file_records",
     "is_csv",
+    "located",
     "open_source",
     "parse_types",
 ]
 
 ACCEPTED = (
     "a folder with corpus.jsonl (BEIR), .jsonl, .ndjson, .csv (these also as .gz), .parquet, "
-    "sql:SELECT ... with a url, docstrings: or docstrings:numpy,json"
+    "sql:SELECT ... with a url, images:FOLDER, docstrings: or docstrings:numpy,json"
 )
 
 _READERS: Mapping[str, Callable[[Path], Iterator[Record]]] = {
@@ -56,23 +59,29 @@ def open_source(
     text_fields: Sequence[str] = ("title", "text"),
     meta_fields: Sequence[str] | None = None,
     version_field: str | None = None,
+    image_field: str | None = None,
     url: str | None = None,
     column_types: Mapping[str, ColumnType] | None = None,
+    images: ImageLimits | None = None,
 ) -> Source:
     """Return the source that ``spec`` names (``ACCEPTED``); it may be iterated again from the start.
 
     The text of a document is that of ``text_fields``, joined by a line break, empty ones left out; it is None when all
     are. ``meta_fields`` None takes every other field, the entries of a BEIR ``metadata`` object as fields of their own.
     In JSON lines a record may lack any of them but the id and the version. ``version_field`` holds whole numbers or
-    times (ISO 8601; taken as microseconds since 1970, UTC where no zone is given).
+    times (ISO 8601; taken as microseconds since 1970, UTC where no zone is given). ``image_field`` holds a path below
+    the folder of the source, an http or https address, or bytes; ``images`` bounds what is read of one.
     The meta fields of a CSV file are typed by their contents (see ``columns``) or as ``column_types`` says; all other
-    sources have types of their own. ``docstrings:`` has its own fields and ignores all of these.
+    sources have types of their own. ``images:`` and ``docstrings:`` have their own fields and ignore all of these.
     Raises ``SourceError`` here for what cannot be opened, and
     while iterating, with the place, for what cannot be read.
     """
     metas = None if meta_fields is None else tuple(meta_fields)
-    fields = Fields((id_field,), tuple(text_fields), metas, version_field)
+    fields = Fields((id_field,), tuple(text_fields), metas, version_field, image=image_field)
+    limits = images or ImageLimits()
     kind, _, rest = spec.partition(":")
+    if kind == "images":
+        return ImageFolder(Path(rest).expanduser(), limits)
     if kind == "docstrings":
         from revector.sources.docstrings import DocstringSource
 
@@ -81,8 +90,9 @@ def open_source(
     if kind == "sql":
         if not url:
             raise SourceError(f"{spec!r} needs a url, the SQLAlchemy URL of its database. Nothing was read.")
-        return RecordSource("the SQL query", partial(read_sql, url, rest.strip()), fields)
-    return file_records(Path(spec).expanduser(), fields, column_types)
+        read = partial(read_sql, url, rest.strip())
+        return RecordSource("the SQL query", read, fields, images=ImageReader(None, limits))
+    return file_records(Path(spec).expanduser(), fields, column_types, limits)
 
 
 @dataclass(slots=True)
@@ -100,12 +110,28 @@ class FirstDocuments:
         return islice(iter(self.source), self.count)
 
 
-def file_records(path: Path, fields: Fields, column_types: Mapping[str, ColumnType] | None = None) -> RecordSource:
+def located(spec: str, root: Path) -> str:
+    """Return what ``open_source`` takes for a source of the settings, whose paths are below ``root``."""
+    kind, _, rest = spec.partition(":")
+    if kind in ("sql", "docstrings"):
+        return spec
+    head, place = ("images:", rest) if kind == "images" else ("", spec)
+    return f"{head}{root / Path(place).expanduser()}"
+
+
+def file_records(
+    path: Path,
+    fields: Fields,
+    column_types: Mapping[str, ColumnType] | None = None,
+    images: ImageLimits | None = None,
+) -> RecordSource:
     """Return a file of records as a source of documents. Raises as ``open_source``."""
     path = _file(path)
     read = _READERS[_extension(path)]
     cells = column_types or {} if is_csv(str(path)) else None
-    return RecordSource(str(path), partial(read, path), fields, has_columns=read is not read_jsonl, cells=cells)
+    reader = ImageReader(path.parent, images or ImageLimits())
+    has_columns = read is not read_jsonl
+    return RecordSource(str(path), partial(read, path), fields, has_columns=has_columns, cells=cells, images=reader)
 
 
 def is_csv(spec: str) -> bool:
@@ -127,11 +153,13 @@ class Fields:
     separator: str = "\n"
     aside: tuple[str, ...] = ()
     """Fields that belong to no document."""
+    image: str | None = None
 
     @property
     def all(self) -> set[str]:
         """Every field that is named."""
-        return {*self.id, *self.texts, *(self.metas or ()), *([self.version] if self.version else []), *self.aside}
+        named = {*self.id, *self.texts, *(self.metas or ()), *self.aside}
+        return named | {name for name in (self.version, self.image) if name}
 
 
 @dataclass(slots=True)
@@ -144,6 +172,7 @@ class RecordSource:
     has_columns: bool = True
     cells: Mapping[str, ColumnType] | None = None
     """Types that were chosen for columns whose cells are all text; None where values have types."""
+    images: ImageReader | None = None
 
     def __iter__(self) -> Iterator[Document]:
         return (document for document, _ in self.rows())
@@ -165,15 +194,15 @@ class RecordSource:
             yield document, record
 
     def _check_first(self, record: Mapping[str, object]) -> None:
-        if not any(name in record for name in self.fields.texts):
+        if not any(name in record for name in (*self.fields.texts, self.fields.image)):
             raise _Refused(
                 f"a source without text: none of the text fields {_names(self.fields.texts)} is there, the fields are "
                 f"{_names(record)}. Name the right ones as text fields."
             )
-        absent = [name for name in self.fields.metas or () if name not in record]
+        wanted = (*(self.fields.metas or ()), *([self.fields.image] if self.fields.image else ()))
+        absent = [name for name in wanted if name not in record]
         if absent and self.has_columns:
-            raise _Refused(f"the meta fields {_names(absent)} are missing, the fields are {_names(record)}.")
-
+            raise _Refused(f"the fields {_names(absent)} are missing, the fields are {_names(record)}.")
         absent = [name for name in self.cells or () if name not in record and name != ALL]
         if absent:
             raise _Refused(
@@ -199,7 +228,17 @@ class RecordSource:
             text=fields.separator.join(text for text in texts if text) or None,
             meta=self._meta(record, types),
             version=None if fields.version is None else _version(fields.version, record.get(fields.version)),
+            image=self._image(record),
         )
+
+    def _image(self, record: Mapping[str, object]) -> bytes | Callable[[], bytes] | None:
+        name = self.fields.image
+        if name is None or self.images is None:
+            return None
+        try:
+            return self.images.of(record.get(name))
+        except ValueError as error:
+            raise _Refused(f"the image field {name!r} {error}.") from error
 
     def _meta_names(self, record: Mapping[str, object]) -> Iterable[str]:
         return record.keys() - self.fields.all if self.fields.metas is None else self.fields.metas

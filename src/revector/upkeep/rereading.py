@@ -15,8 +15,9 @@ from revector.documents.documents import Documents
 from revector.documents.ingesting import IngestReport
 from revector.documents.text import is_id
 from revector.errors import ConfigError, TooManyMissing
+from revector.formats.images import ImageLimits
 from revector.interfaces import Document, Progress, Source
-from revector.sources import ColumnType, open_source
+from revector.sources import ColumnType, located, open_source
 from revector.upkeep import seen
 
 FIRST = 20
@@ -111,6 +112,9 @@ class SourceDescription(Protocol):
     def version_field(self) -> str | None: ...  # noqa: D102
 
     @property
+    def image_field(self) -> str | None: ...  # noqa: D102
+
+    @property
     def on_missing(self) -> Literal["keep", "delete"]: ...  # noqa: D102
 
     @property
@@ -118,28 +122,32 @@ class SourceDescription(Protocol):
 
 
 def configured_source(
-    collection: str, chosen: SourceDescription, root: Path, database_url: Callable[[], str]
+    collection: str,
+    chosen: SourceDescription,
+    root: Path,
+    database_url: Callable[[], str],
+    images: ImageLimits | None = None,
 ) -> Source:
     """Open the source of ``revector.toml``; paths are below ``root``, SQL is of ``source_url`` or the own database.
 
-    Raises ``ConfigError`` where none is configured, and ``SourceError`` for what cannot be read.
+    ``images``: the largest that is taken. Raises ``ConfigError`` where none is configured, and ``SourceError`` for what
+    cannot be read.
     """
     if not chosen.source:
         raise ConfigError(
             f"the source of collection {collection!r} was to be read and revector.toml names none. Nothing has "
             f"run; add `source` to [collections.{collection}], or name another."
         )
-    place, kind = chosen.source, chosen.source.partition(":")[0]
-    if kind not in ("sql", "docstrings"):
-        place = str(root / Path(place).expanduser())
     return open_source(
-        place,
+        located(chosen.source, root),
         id_field=chosen.id_field,
         text_fields=chosen.text_fields,
         meta_fields=chosen.meta_fields,
         version_field=chosen.version_field,
+        image_field=chosen.image_field,
         column_types=chosen.column_types,
-        url=(chosen.source_url or database_url()) if kind == "sql" else None,
+        url=(chosen.source_url or database_url()) if chosen.source.startswith("sql:") else None,
+        images=images,
     )
 
 
