@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from revector.cli.exits import NOTHING_TO_DO
-from revector.cli.options import Collection, Json, ProjectPath, Session, json_object, open_session
+from revector.cli.options import Collection, Json, ProjectPath, Session, json_object, open_session, read_image
 from revector.cli.output import one_line, pairs
 from revector.cli.progress import reporting
 from revector.errors import ConfigError, DocumentError
@@ -140,6 +140,7 @@ def put(
     *,
     text: Annotated[str | None, typer.Option(help="The text; without it and --file, standard input.")] = None,
     file: Annotated[Path | None, typer.Option(help="File with the text, in UTF-8.")] = None,
+    image: Annotated[Path | None, typer.Option(help="File with its image; the text may be left out then.")] = None,
     meta: Annotated[str | None, typer.Option(help="Metadata as a JSON object.")] = None,
     version: Version = None,
     wait: Annotated[bool, typer.Option("--wait", help="Return once searches see it; a worker must run.")] = False,
@@ -152,11 +153,13 @@ def put(
     For example:
       revector document put guide-7 --text "How to begin" --meta '{"lang": "en"}' --wait
       revector document put guide-8 < guide-8.txt
+      revector document put cat --text "a tabby cat" --image cat.jpg
     """
     session = open_session(project, collection, as_json=json)
-    content = _text(text, file)
+    content = None if image and text is None and file is None else _text(text, file)
+    seen = None if image is None else read_image(image)
     documents = session.project.documents(session.collection)
-    written = documents.put(doc_id, content, json_object("--meta", meta), version)
+    written = documents.put(doc_id, content, json_object("--meta", meta), version, image=seen)
     if wait:
         documents.wait_until_served(written)
     stored, late, deleted = written.versions.get(doc_id), written.older.get(doc_id), doc_id in written.deleted
@@ -226,7 +229,8 @@ def get(
             return
         external = {} if stored.external_version is None else {"your version": str(stored.external_version)}
         values = {name: one_line(str(value), 200) for name, value in stored.meta.items()}
-        pairs(console, {"id": stored.id, "version": f"{stored.version:,}", **external, **values})
+        seen = {"image": f"SHA-256 {stored.image}"} if stored.image else {}
+        pairs(console, {"id": stored.id, "version": f"{stored.version:,}", **external, **seen, **values})
         console.print()
         console.print(stored.text, soft_wrap=True)
 

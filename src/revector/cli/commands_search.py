@@ -14,7 +14,7 @@ from rich.text import Text
 
 from revector.cli.commands_documents import refused_line
 from revector.cli.commands_gate import check_folder, measured_page, own_left_out, refused_queries
-from revector.cli.options import Collection, Json, ProjectPath, json_object, model_reference, open_session
+from revector.cli.options import Collection, Json, ProjectPath, json_object, model_reference, open_session, query_of
 from revector.cli.output import make_table, one_line, pairs
 from revector.cli.progress import reporting
 from revector.errors import ConfigError
@@ -46,8 +46,9 @@ def register(app: typer.Typer) -> None:
 
 
 def search(
-    query: Annotated[str, typer.Argument()],
+    query: Annotated[str | None, typer.Argument()] = None,
     *,
+    image: Annotated[Path | None, typer.Option("--image", metavar="FILE", help="Ask by an image instead.")] = None,
     k: Annotated[int, typer.Option("-k", help="How many.")] = 10,
     where: Annotated[
         str | None, typer.Option(help="Filter on metadata, as a JSON object; 'author.name' reaches inside.")
@@ -72,11 +73,12 @@ def search(
     For example:
       revector search "how do I reset my password" -k 5
       revector search "how do I pay" --min-score support
+      revector search --image cat.jpg
       revector search invoice --where '{"lang": ["en", "de"], "year": {"gte": 2024}}' --explain
     """
     session = open_session(project, collection, as_json=json)
     answer = session.project.searcher(session.collection).search(
-        query,
+        query_of(query, image),
         k,
         where=json_object("--where", where) or None,
         by=by,
@@ -270,7 +272,8 @@ def _answer_page(
         console.print(warning, style="yellow", soft_wrap=True, markup=False)
     for rank, hit in enumerate(answer.hits, start=1):
         console.print(Text.assemble(f"{rank:>3}. {hit.score:.4f}  ", (hit.id, "bold")), soft_wrap=True)
-        console.print(f"     {one_line(hit.text, 200)}", style="dim", soft_wrap=True)
+        shown = "(its image)" if hit.kind == "image" else one_line(hit.text, 200)
+        console.print(f"     {shown}", style="dim", soft_wrap=True)
     if explain:
         console.print()
         pairs(

@@ -99,3 +99,20 @@ def optional(name: str, extra: str) -> ModuleType:
             f"this command needs {error.name}, which is not installed. Nothing was started; run: "
             f"pip install 'revector[{extra}]'"
         ) from error
+
+
+def query_of(text: str | None, image: Path | None) -> str | bytes:
+    """Return what a search asks for: a text, or the image in a file. Raises ``ConfigError`` unless one is given."""
+    if text is not None and image is None:
+        return text
+    if image is not None and text is None:
+        return read_image(image)
+    raise ConfigError("a search is by a text or by --image FILE. Nothing was searched; give one of the two.")
+
+
+def read_image(file: Path) -> bytes:
+    """Return the bytes of a file that an option names. Raises ``ConfigError``."""
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"the image {file} cannot be read: {error.strerror}. Nothing was done.") from error

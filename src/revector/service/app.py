@@ -32,6 +32,7 @@ ROUTERS = (
     probes.any_key,
     probes.admin,
     search.reading,
+    search.seeing,
     documents.reading,
     documents.writing,
     uploads.writing,

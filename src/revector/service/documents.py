@@ -8,12 +8,13 @@ from typing import Annotated, Literal
 
 import anyio
 from fastapi import Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Base64Bytes, BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from revector.documents.documents import Documents, StoredDocument, WriteResult
 from revector.documents.writing import LateMessage
+from revector.interfaces import Document
 from revector.service.problems import example
 from revector.service.routes import DocId, Name, routes
 from revector.service.state import Service, Shared
@@ -36,7 +37,7 @@ writing = routes("write")
 
 
 class DocumentIn(BaseModel):
-    """What ``PUT`` takes: the text, its metadata, and optionally the caller's own version."""
+    """What ``PUT`` takes: the text, its metadata, and optionally the caller's own version, and an image."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -49,6 +50,13 @@ class DocumentIn(BaseModel):
     meta: dict[str, object] = {}
     version: int | None = Field(default=None, ge=0, le=BIGGEST_VERSION)
     """The caller's own version: the write is kept only if it is newer than what is stored."""
+    image: Base64Bytes | None = None
+    """A file of JPEG, PNG, GIF, WEBP, BMP or TIFF, in base64; without one, the document has none any more. An image
+    alone has the text \"\"."""
+
+    def of(self, doc_id: str) -> Document:
+        """Return the document of this id."""
+        return Document(doc_id, self.text, self.meta, self.version, self.image)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +85,7 @@ _RECEIPT = example({"id": "guide-7", "version": 4711, "changed": True, "deleted"
             "text": "Rivers carve valleys.",
             "meta": {"lang": "en"},
             "external_version": 7,
+            "image": None,
             "refused": None,
         }
     ),
@@ -84,7 +93,8 @@ _RECEIPT = example({"id": "guide-7", "version": 4711, "changed": True, "deleted"
 def get_document(collection: Name, doc_id: DocId, service: Shared) -> StoredDocument:
     """Return a document as it stands: the source of truth, not what the index shows.
 
-    `refused` is there where a later version could not be stored: what is served is behind it.
+    `image` is the SHA-256 of its image. `refused` is there where a later version could not be stored: what is served
+    is behind it.
     """
     stored = service.documents(collection).get(doc_id)
     if stored is None:
@@ -100,7 +110,7 @@ async def put_document(
 
     def put() -> tuple[Documents, WriteResult, int | None]:
         documents = service.documents(collection)
-        written = documents.put(doc_id, document.text, document.meta, document.version)
+        written = documents.put_many([document.of(doc_id)])
         found = written.versions.get(doc_id)
         if found is None and (stored := documents.get(doc_id)):
             # A repeated call changes nothing, and must wait for what the first one wrote all the same.

@@ -33,7 +33,7 @@ EMBEDDING_BYTES = 1 << 20
 """Of texts to be embedded: a minute of work where a model reads 5,000 tokens a second."""
 
 LIMITS = {"search": SEARCH_BYTES, "embedding": EMBEDDING_BYTES}
-"""Bytes of a body by its kind; a document's depends on the settings."""
+"""Bytes of a body by its kind; a document's and an image's depend on the settings."""
 
 SENT_BYTES, SEND_S = 1 << 16, 60.0
 """Answers are handed over in pieces of this size, each taken by the client before the next; all within this time."""
@@ -57,7 +57,7 @@ GivenId = Annotated[
 ]
 """An id inside a body."""
 
-Body = Literal["document", "search", "embedding", "stream"]
+Body = Literal["document", "search", "embedding", "image", "stream"]
 Lane = Literal["searches", "embeddings", "uploads"]
 
 _REFUSED = responses(400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 503)
@@ -94,8 +94,10 @@ def routes(
                     raise HTTPException(422, f"the parameter {twice!r} stands twice. Nothing was done; keep one.")
                 async with AsyncExitStack() as held:
                     if body != "stream" and request.method in ("POST", "PUT"):
-                        limit = LIMITS.get(body, service.body_limit)
-                        request = await _read(request, limit, held)
+                        own = service.image_limit if body == "image" else service.body_limit
+                        request = await _read(request, LIMITS.get(body, own), held)
+                        if body != "image":
+                            await run_in_threadpool(bodies.check_shape, await request.body())
                         await request.state.ask_again()  # a body may take minutes
                     if lane is not None:
                         await held.enter_async_context(service.lanes[lane].place(caller.key_id))
@@ -124,7 +126,6 @@ async def _read(request: Request, limit: int, held: AsyncExitStack) -> Request:
         raw = await bodies.read(request.receive, request.headers, limit, hold)
     except ClientDisconnect as error:
         raise HTTPException(400, "the body was not sent to its end. Nothing was done.") from error
-    await run_in_threadpool(bodies.check_shape, raw)
     return _Body(request.scope, _given(raw, request.receive))
 
 

@@ -1,4 +1,4 @@
-"""The route that searches: by text, by a stored document, or by a vector of the active generation's own encoder."""
+"""The routes that search: by text, a stored document, a vector of the active generation's own encoder, or an image."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from functools import partial
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import anyio
-from fastapi import Body, Request, Response
+from fastapi import Body, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter
+from starlette.exceptions import HTTPException
 
+from revector.formats.strict_json import parse
 from revector.service.problems import example
 from revector.service.routes import GivenId, Name, routes
 from revector.service.state import Service, Shared
@@ -25,6 +27,7 @@ _ANSWERS = TypeAdapter(Answer)
 T = TypeVar("T")
 
 reading = routes("read", body="search", lane="searches")
+seeing = routes("read", body="image", lane="searches")
 
 
 LeastScore: TypeAlias = (
@@ -105,6 +108,7 @@ _ANSWER = {
             "text": "Rivers carve valleys.",
             "version": 4711,
             "meta": {"lang": "en", "year": 2024},
+            "kind": "text",
         }
     ],
     "generation": 3,
@@ -143,6 +147,44 @@ async def search(
     return Response(found, media_type="application/json")
 
 
+@seeing.post(
+    "/collections/{collection}/search/image",
+    response_model=Answer,
+    responses=example(_ANSWER),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "description": "The bytes of a file of JPEG, PNG, GIF, WEBP, BMP or TIFF.",
+            "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}},
+        }
+    },
+)
+async def search_by_image(
+    collection: Name,
+    request: Request,
+    service: Shared,
+    k: Annotated[int, Query(ge=1, le=1_000)] = 10,
+    by: Literal["document", "chunk"] = "document",
+    where: Annotated[str | None, Query(max_length=10_000, description="The filter, as a JSON object.")] = None,
+) -> Response:
+    """Search through the alias by an image, which is the body; its size is bounded by `max_image_mib`.
+
+    Each hit says in `kind` whether the text or the image of its document matched. An image is refused with 422 where
+    the model that serves embeds text alone, or where it is damaged or too large.
+    """
+    asked = _options(k, by, where)
+    work = partial(_answer, service, collection, asked, image=await request.body())
+    found = await while_waited_for(request, service.searching, work)
+    return Response(found, media_type="application/json")
+
+
+def _options(k: int, by: str, where: str | None) -> _Search:
+    try:
+        return _Search.model_validate({"k": k, "by": by, "where": None if where is None else parse(where)})
+    except ValueError as error:
+        raise HTTPException(422, "where must be a JSON object of 64 fields at most. Nothing was searched.") from error
+
+
 async def while_waited_for(request: Request, places: anyio.CapacityLimiter, work: Callable[[Stop], T]) -> T:
     """Return what ``work`` does; it is told to stop where the client goes before it has the answer.
 
@@ -162,7 +204,7 @@ async def _stop_when_gone(request: Request, stop: Stop) -> None:
     await anyio.to_thread.run_sync(stop.ask)
 
 
-def _answer(service: Service, collection: str, asked: SearchIn, stop: Stop) -> bytes:
+def _answer(service: Service, collection: str, asked: _Search, stop: Stop, *, image: bytes | None = None) -> bytes:
     searcher = service.searcher(collection)
     options: dict[str, Any] = {"where": asked.where, "by": asked.by, "stop": stop, "min_score": asked.min_score}
     match asked:
@@ -172,5 +214,7 @@ def _answer(service: Service, collection: str, asked: SearchIn, stop: Stop) -> b
             found = searcher.search_like(asked.like, asked.k, **options)
         case ByVector():
             found = searcher.search_given(asked.vector, asked.encoder_fp, asked.k, **options)
+        case _:
+            found = searcher.search(image or b"", asked.k, **options)
     # As JSON here: FastAPI would validate our own answer.
     return _ANSWERS.dump_json(found)

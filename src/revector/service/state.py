@@ -40,7 +40,7 @@ SEARCH_WAIT_S = 2.0
 """How long a search waits for a place before it is sent away."""
 
 ROOM_BYTES = 64 << 20
-"""Bodies in memory at once, of which a key may have half; more only where a single document may be larger."""
+"""Bodies in memory at once, of which a key may have half; more only where a single document or image may be larger."""
 
 BODY_FACTOR, BODY_SPARE_BYTES = 3, 1 << 20
 """A body may take three times the largest text, as JSON may write a two-byte letter as six, and 1 MiB for metadata."""
@@ -52,6 +52,7 @@ class Service:
     def __init__(self, project: Project) -> None:
         self.project = project
         self.body_limit = BODY_FACTOR * (project.settings.max_text_mib << 20) + BODY_SPARE_BYTES
+        self.image_limit = project.settings.max_image_mib << 20
         self.waiting = anyio.CapacityLimiter(MOST_WAITING)
         chosen = project.settings.serve
         self.searching = anyio.CapacityLimiter(chosen.searches)
@@ -63,7 +64,8 @@ class Service:
             "embeddings": RequestLane("embeddings", most, most_per_key, wait_s=SEARCH_WAIT_S),
             "uploads": RequestLane("uploads", chosen.uploads, chosen.uploads_per_key),
         }
-        self.room = Room(max(ROOM_BYTES, 2 * self.body_limit), max(ROOM_BYTES // 2, self.body_limit))
+        largest = max(self.body_limit, self.image_limit)
+        self.room = Room(max(ROOM_BYTES, 2 * largest), max(ROOM_BYTES // 2, largest))
         self._opened: dict[str, tuple[Documents, Searcher]] = {}
         self._shadows: dict[str, ShadowReads] = {}
         self.shadowing = False

@@ -238,7 +238,7 @@ def _parsed(line: bytes | None) -> Document:
         raise DocumentError(f"{place}: {first['msg']}. It was not stored." if place else first["msg"]) from error
     except ValueError as error:
         raise DocumentError(f"The line is no JSON: {error}. It was not stored.") from error
-    return Document(found.id, found.text, found.meta, found.version)
+    return found.of(found.id)
 
 
 def _shown(text: str | None) -> str | None:
