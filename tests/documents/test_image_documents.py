@@ -186,3 +186,9 @@ def test_a_source_with_images_is_read_in_pages_that_are_no_larger_than_their_ima
     assert report.reasons["lost"] == "The image cannot be had."
     assert world.documents.image_of("p8") == image("red", (13, 5), format="BMP")
     assert world.documents.ingest(Album(), actor="tester").unchanged == 9
+
+
+def test_a_migration_is_rehearsed_with_the_images_of_its_sample(gallery: World) -> None:
+    report = gallery.project.rehearsal("docs", actor="tester").run("b200", share=1.0)
+    assert report.passed
+    assert sweep_images(gallery.engine) == 0

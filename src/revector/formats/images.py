@@ -11,7 +11,7 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from revector.errors import DocumentError
+from revector.errors import ConfigError, DocumentError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -51,8 +51,12 @@ def picture(data: bytes, limits: ImageLimits | None = None) -> Image:
 
     Raises ``DocumentError`` for bytes that are no image of ``FORMATS``, or are torn.
     """
-    from PIL import Image, UnidentifiedImageError
-
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ImportError as error:
+        raise ConfigError(
+            "images need Pillow, which is not installed. Nothing was stored; run `pip install 'revector[images]'`."
+        ) from error
     try:
         with warnings.catch_warnings(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
             warnings.simplefilter("ignore")

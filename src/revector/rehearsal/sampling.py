@@ -108,6 +108,13 @@ def draw(engine: sa.Engine, cid: int, labelled: Sequence[str], *, size: int, see
     return RehearsalSample(int(documents or 0), taken, drawn)
 
 
+_SAMPLED = (
+    "FROM sample s JOIN revector.document d ON d.cid = :real AND d.doc_id = s.doc_id AND s.doc_id > :after AND "
+    "s.doc_id <= :last AND NOT d.deleted"
+)
+"""The sampled documents of a page, as they are in the real tables."""
+
+
 def copy_documents(engine: sa.Engine, real_cid: int, cid: int, progress: Progress) -> None:
     """Copy the sampled documents, page by page inside the database; one that was deleted meanwhile is left out."""
     after = ""
@@ -124,9 +131,10 @@ def copy_documents(engine: sa.Engine, real_cid: int, cid: int, progress: Progres
                 break
             connection.execute(
                 sa.text(
-                    "INSERT INTO document (cid, doc_id, content, meta, external_version) SELECT :cid, d.doc_id, "
-                    "d.content, d.meta, d.external_version FROM sample s JOIN revector.document d ON d.cid = :real AND "
-                    "d.doc_id = s.doc_id WHERE s.doc_id > :after AND s.doc_id <= :last AND NOT d.deleted ORDER BY 2"
+                    f"WITH seen AS (INSERT INTO image (sha256, bytes) SELECT DISTINCT i.sha256, i.bytes {_SAMPLED} "
+                    "JOIN revector.image i ON i.sha256 = d.image ON CONFLICT DO NOTHING) INSERT INTO document (cid, "
+                    "doc_id, content, image, meta, external_version) SELECT :cid, d.doc_id, d.content, d.image, "
+                    f"d.meta, d.external_version {_SAMPLED} ORDER BY 2"
                 ),
                 {"cid": cid, "real": real_cid, "after": after, "last": page.last},
             )

@@ -31,6 +31,11 @@ class Hybrid:
                 f"the local model has {local.dim} dimensions, the API {api.dim}: no hybrid. Nothing was embedded; "
                 "set the same dim, or use one of them for all."
             )
+        if local.kinds != api.kinds:
+            raise EncoderMismatch(
+                f"the local model embeds {' and '.join(local.kinds)}, the API {' and '.join(api.kinds)}: no hybrid. "
+                "Nothing was embedded; use one of them for all."
+            )
         asked = probes_of(local.kinds)
         stored = probe_vectors(local) if probes is None else check_vectors(probes, len(asked), local.dim)
         cosines = np.sum(unit_rows(stored) * unit_rows(probe_vectors(api)), axis=1)
