@@ -252,6 +252,8 @@ class Gate:
     too, by shadow reads, before the gate judges; their agreement is in its report. ``min_agreement``: the least share
     of the decisions by each cut-off of the application (`revector cutoffs`) that stay as they are; 0: any. ``proxy``:
     a judge of revector.toml whose word counts beside people's, as far as these show that it is worth anything.
+    ``max_text_to_image_drop``, ``max_image_to_text_drop``: the largest drop of recall@``k`` of images by their
+    captions, and of captions by their images; a revision that changes one tower of its model alone must name both.
     """
 
     min_recall: float = _share(0.0)
@@ -283,6 +285,8 @@ class Gate:
         "the name of a table [judges.<name>] of revector.toml, or None",
         lambda value: value is None or (isinstance(value, str) and bool(value.strip())),
     )
+    max_text_to_image_drop: float | None = _share_or_none(None)
+    max_image_to_text_drop: float | None = _share_or_none(None)
 
     @property
     def by_order(self) -> bool:

@@ -18,7 +18,15 @@ from revector.spec import Gate
 SETTINGS = {"k", "confidence", "slices", "method", "metric", "proxy"}
 """Fields of ``Gate`` that say how is measured, and demand nothing."""
 
-EVERYTHING = Gate(min_recall=0.5, max_slice_drop=0.1, max_latency_ratio=1.5, shadow_hours=2.0, min_agreement=0.8)
+EVERYTHING = Gate(
+    min_recall=0.5,
+    max_slice_drop=0.1,
+    max_latency_ratio=1.5,
+    shadow_hours=2.0,
+    min_agreement=0.8,
+    max_text_to_image_drop=0.03,
+    max_image_to_text_drop=0.04,
+)
 
 
 def test_every_field_of_the_gate_is_a_row_or_a_setting_and_none_is_both() -> None:
@@ -40,7 +48,7 @@ def test_a_demand_that_is_off_demands_nothing_and_each_of_the_others_has_words()
 
 def test_a_row_with_evidence_keeps_it_apart_from_what_a_status_shows() -> None:
     kept = [demand.evidence for demand in DEMANDS if demand.measure is not None]
-    assert kept == ["ann", "latency", "shadow", "cutoffs"]
+    assert kept == ["ann", "latency", "shadow", "cutoffs", "cross_modal"]
     assert set(kept) < set(FIGURES)
 
 

@@ -39,7 +39,8 @@ STEP_REEMBEDDED = 64
 
 KINDS = {"verify": "verify", "gate": "recall"}
 
-EARLIER = {name: getattr(Gate(), name) for name in ("method", "metric", "min_agreement", "proxy")}
+_LATER = ("method", "metric", "min_agreement", "proxy", "max_text_to_image_drop", "max_image_to_text_drop")
+EARLIER = {name: getattr(Gate(), name) for name in _LATER}
 """What a gate demanded that was kept before it could say so."""
 
 

@@ -12,6 +12,7 @@ from revector.documents.documents import Documents
 from revector.encoders.check import probe_vectors
 from revector.errors import SourceError, StateError
 from revector.gate import fidelity, shadow_time
+from revector.gate.cross_modal import refuse_lone_tower
 from revector.gate.evidence import Evidence
 from revector.indexing.encoding import Encoders
 from revector.indexing.keeping import StoreKeeper
@@ -71,14 +72,14 @@ class Opening:
         self._refuse_unseen(target)
         self._refuse_empty()
         labelled = self._evidence.labelled_queries()
-        collection = self._standing.collection()
+        collection, active = self._standing.collection(), self._active()
         with self._engine.connect() as connection:
-            active = None if collection.active_gen is None else read_generation(connection, collection.active_gen)
             already = outcomes.planned_and_actual(connection, self._cid, target.revision)
         self._progress.start(f"plan: load the model {target.model.name}")
         encoder = self._encoders.fresh(target.model)
         proof = self._proof(target, encoder)
         proof.refuse_similarity()
+        refuse_lone_tower(target, active, encoder)
         plan = make_plan(
             self._engine,
             collection,
@@ -152,6 +153,7 @@ class Opening:
     def _register(self, target: Revision, epoch: int, shards: int, window_hours: float, *, approval: bool) -> Outcome:
         self._progress.start("provision: load the model and compare it with what its own files say")
         encoder = self._encoders.fresh(target.model)
+        refuse_lone_tower(target, self._active(), encoder)
         found = self._proof(target, encoder).demand()
         self._progress.done()
         new = moves.Registration(
@@ -184,11 +186,14 @@ class Opening:
         with self._engine.connect() as connection:
             return outcomes.shards_for(connection, self._cid, target.revision)
 
-    def _proof(self, target: Revision, encoder: Encoder) -> fidelity.Proof:
+    def _active(self) -> Generation | None:
         with self._engine.connect() as connection:
-            active = read_collection(connection, self._standing.name).active_gen
-            fp = None if active is None else read_generation(connection, active).encoder_fp
-        served = encoder.fingerprint in (fp, self._served_encoder)
+            gen = read_collection(connection, self._standing.name).active_gen
+            return None if gen is None else read_generation(connection, gen)
+
+    def _proof(self, target: Revision, encoder: Encoder) -> fidelity.Proof:
+        active = self._active()
+        served = encoder.fingerprint in (None if active is None else active.encoder_fp, self._served_encoder)
         return fidelity.Proof(encoder, target, served, lambda: sample_pieces(self._engine, self._cid, target, encoder))
 
     def _refuse_unseen(self, target: Revision) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -73,7 +73,7 @@ def make_plan(
     warnings += (*_unreadable(read.unknown), *_window(engine, collection, revision), *_no_room(found.disks))
     warnings += _cap(found.spending, found.money.api_usd)
     risks = (*_risks(revision, found.storage, database, read.drawn), *_failed(found.probe))
-    risks += (*_refused(engine, collection), *_refused_queries(unreadable))
+    risks += (*_refused(engine, collection), *_refused_queries(unreadable), *_images(engine, collection, encoder))
     progress.done()
     return replace(found, warnings=warnings, risks=risks, unreadable_queries=unreadable)
 
@@ -279,6 +279,23 @@ def _unreadable(unknown: Screening | None) -> tuple[str, ...]:
             "a higher max_unknown_tokens lets them in, and no search can tell them apart"
         ),
     )
+
+
+def _images(engine: sa.Engine, collection: Collection, encoder: Encoder) -> Iterator[str]:
+    """Say what of the images is not embedded, or not counted."""
+    held = sa.text(
+        "SELECT count(*) FILTER (WHERE content <> '') AS with_text, count(*) AS documents FROM document "
+        "WHERE cid = :cid AND image IS NOT NULL"
+    )
+    with engine.connect() as connection:
+        found = connection.execute(held, {"cid": collection.cid}).one()
+    if found.documents and "image" in encoder.kinds:
+        yield f"{found.documents:,} images are embedded too, which time and tokens above do not count"
+    elif found.documents:
+        yield (
+            f"{found.documents:,} documents hold an image, which the model does not embed: {found.with_text:,} are "
+            f"found by their text alone, {found.documents - found.with_text:,} become dead letters"
+        )
 
 
 def _refused_queries(unreadable: Mapping[str, str]) -> tuple[str, ...]:

@@ -282,7 +282,8 @@ class Trial:
                 sa.text(
                     "SELECT d.doc_id, d.content FROM document d JOIN sample s USING (doc_id) WHERE d.content <> '' "
                     "AND NOT EXISTS (SELECT 1 FROM slot LEFT JOIN ledger l ON l.gen = slot.gen AND l.doc_id = d.doc_id "
-                    "WHERE l.version IS DISTINCT FROM d.version) ORDER BY s.labelled, octet_length(d.content), d.doc_id LIMIT 50"
+                    "WHERE l.version IS DISTINCT FROM d.version) ORDER BY s.labelled, octet_length(d.content), "
+                    "d.doc_id LIMIT 50"
                 )
             ).all()
         models = self._askable(models)[:3]
