@@ -105,7 +105,7 @@ def test_an_image_field_of_another_type_or_that_is_absent_refuses_the_source(alb
     with pytest.raises(SourceError, match=r"line 1: the image field 'image' holds int"):
         lines(album, {"image": 7})
     (album / "x.csv").write_text("_id,text\n1,a\n")
-    with pytest.raises(SourceError, match="fields photo are missing"):
+    with pytest.raises(SourceError, match="image field 'photo' is missing"):
         list(open_source(str(album / "x.csv"), image_field="photo"))
     [document] = lines(album, {"image": {"bytes": None, "path": None}, "text": "x"})
     assert document.image is None

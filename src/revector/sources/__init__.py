@@ -199,10 +199,11 @@ class RecordSource:
                 f"a source without text: none of the text fields {_names(self.fields.texts)} is there, the fields are "
                 f"{_names(record)}. Name the right ones as text fields."
             )
-        wanted = (*(self.fields.metas or ()), *([self.fields.image] if self.fields.image else ()))
-        absent = [name for name in wanted if name not in record]
+        absent = [name for name in self.fields.metas or () if name not in record]
         if absent and self.has_columns:
-            raise _Refused(f"the fields {_names(absent)} are missing, the fields are {_names(record)}.")
+            raise _Refused(f"the meta fields {_names(absent)} are missing, the fields are {_names(record)}.")
+        if self.has_columns and self.fields.image and self.fields.image not in record:
+            raise _Refused(f"the image field {self.fields.image!r} is missing, the fields are {_names(record)}.")
         absent = [name for name in self.cells or () if name not in record and name != ALL]
         if absent:
             raise _Refused(
