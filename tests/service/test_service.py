@@ -46,6 +46,7 @@ def test_a_written_document_is_read_back_searched_and_deleted(served: World) -> 
             "text": "quince medlar",
             "meta": {"n": -1},
             "external_version": None,
+            "image": None,
             "refused": None,
         }
         answer = client.post(SEARCH, json={"query": "quince medlar", "k": 3}).json()
