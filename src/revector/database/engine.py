@@ -25,7 +25,7 @@ MIN_PGVECTOR = (0, 8)
 GATE_LOCK = 1919252067
 """First key of the advisory lock that is a collection's gate; the schema's trigger names the same number."""
 
-SCHEMA_VERSION = "0018"
+SCHEMA_VERSION = "0019"
 """Alembic's head in ``schema/versions``, spelled out because every command checks it and Alembic is slow to load."""
 
 MISSING = ("42P01", "42703", "42883", "3F000")

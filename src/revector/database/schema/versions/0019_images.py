@@ -1,4 +1,4 @@
-"""Documents that hold an image (0018_images.sql)."""
+"""Documents that hold an image (0019_images.sql)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pathlib import Path
 
 from alembic import op
 
-revision = "0018"
-down_revision = "0017"
+revision = "0019"
+down_revision = "0018"
 
 
 def upgrade() -> None:
