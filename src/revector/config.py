@@ -200,8 +200,7 @@ class Project:
     def searcher(self, collection: str, *, offer: Offer | None = None) -> Searcher:
         """The query path of one collection; see ``Searcher`` for ``offer``."""
         self.collection(collection)
-        limit_s = self.settings.search.timeout_s
-        images = self.settings.image_limits
+        limit_s, images = self.settings.search.timeout_s, self.settings.image_limits
         return Searcher(self.engine, collection, self.live_encoders, offer=offer, limit_s=limit_s, images=images)
 
     def shadow_reads(self, collection: str) -> ShadowReads | None:

@@ -47,6 +47,7 @@ def test_the_description_has_every_route_with_examples_problems_and_its_scope(se
         ("/collections/{collection}", "get"): ["admin"],
         ("/collections/{collection}/shadow", "get"): ["admin"],
         ("/collections/{collection}/search", "post"): ["read"],
+        ("/collections/{collection}/search/image", "post"): ["read"],
         ("/collections/{collection}/documents", "post"): ["write"],
         (DOCUMENT, "get"): ["read"],
         (DOCUMENT, "put"): ["write"],

@@ -58,6 +58,9 @@ ColumnTypes = Annotated[
 SourceUrl = Annotated[
     str | None, typer.Option(help="SQLAlchemy URL of a sql: source; default: source_url, else the own database.")
 ]
+ImageField = Annotated[
+    str | None, typer.Option(help="Field with an image: a path below the source's folder, a URL, or bytes.")
+]
 OnMissingOption = Annotated[
     OnMissing | None,
     typer.Option(
@@ -87,9 +90,7 @@ def ingest(
     text_field: Annotated[list[str] | None, typer.Option(help="Field with text; may be repeated.")] = None,
     meta_field: MetaFields = None,
     version_field: Annotated[str | None, typer.Option(help="Field with your own version, a number or a time.")] = None,
-    image_field: Annotated[
-        str | None, typer.Option(help="Field with an image: a path below the source's folder, a URL, or bytes.")
-    ] = None,
+    image_field: ImageField = None,
     column_type: ColumnTypes = None,
     url: SourceUrl = None,
     on_missing: OnMissingOption = None,
@@ -127,8 +128,7 @@ def ingest(
     deletes = (on_missing or (OnMissing.KEEP if source else settings.on_missing)) == OnMissing.DELETE
     most = settings.max_missing if max_missing is None else max_missing
     found = _reread(session, _limited(read, limit, deletes=deletes), most if deletes else None)
-    report = found.ingested
-    assert report is not None
+    assert (report := found.ingested) is not None
     session.out.show(
         asdict(report) | {"missing_deleted": found.deleted},
         lambda console: _ingest_page(report, found.deleted if deletes else None, console),

@@ -45,8 +45,7 @@ Measured: of a filter that kept 2 % of the rows, 0.4 of 10 came back.
 """
 
 EXACT_ROWS = 20_000
-ENCODE_ROWS = 64
-MOST_CANDIDATES = 1_000
+ENCODE_ROWS, MOST_CANDIDATES = 64, 1_000
 MOST_CHARACTERS = 100_000
 """Of a query; every tokenizer cuts it far earlier."""
 
