@@ -105,7 +105,6 @@ def ingest(
     For example:
       revector ingest docs.jsonl --id-field id --text-field title --text-field body
       revector ingest "sql:SELECT id, body FROM article" --url "$URL" --id-field id --text-field body
-      revector ingest images:photos
     """
     from revector.sources import is_csv, open_source, parse_types
 
@@ -128,7 +127,8 @@ def ingest(
     deletes = (on_missing or (OnMissing.KEEP if source else settings.on_missing)) == OnMissing.DELETE
     most = settings.max_missing if max_missing is None else max_missing
     found = _reread(session, _limited(read, limit, deletes=deletes), most if deletes else None)
-    assert (report := found.ingested) is not None
+    report = found.ingested
+    assert report is not None
     session.out.show(
         asdict(report) | {"missing_deleted": found.deleted},
         lambda console: _ingest_page(report, found.deleted if deletes else None, console),
