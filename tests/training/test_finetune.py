@@ -101,9 +101,12 @@ def test_a_torn_checkpoint_is_removed_and_the_one_before_it_counts(tmp_path: Pat
 
 def test_what_is_done_already_is_not_done_again_and_nothing_is_overwritten(site: TrainingSite, tuned: Path) -> None:
     shutil.copytree(tuned, site.root / "tuned")
+    left = site.root / ".tuned.training"
+    left.mkdir()
     reported = Steps()
     assert finetune(ASKED, site, reported) == read_record(tuned)
     assert reported.first < 0
+    assert not left.exists()
     with pytest.raises(ConfigError, match="exists already"):
         train(site, seed=1)
     assert files(site.root / "tuned") == files(tuned)
@@ -113,6 +116,18 @@ def test_a_rate_for_transformers_moves_nothing_in_a_static_model_and_that_is_a_v
     record = train(site, learning_rate=2e-5, epochs=1)
     assert record.recall.verdict == "no detectable gain"
     assert (site.root / "tuned").is_dir()
+
+
+def test_a_model_for_inner_products_is_trained_and_judged_by_them(site: TrainingSite) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    network = SentenceTransformer(str(site.root / "static"), device="cpu", local_files_only=True)
+    plain = SentenceTransformer(modules=[network[0]], device="cpu", similarity_fn_name="dot")
+    plain.save(str(site.root / "dot"), create_model_card=False)
+    record = train(site, base="./dot", epochs=2)
+    assert record.base["model"]["normalize"] is False
+    assert record.recall.recall.new.mean > record.recall.recall.old.mean
+    assert all(0 <= look <= 1 for look in record.training.looks)
 
 
 # Provenance -----------------------------------------------------------------------------------------------------------

@@ -147,6 +147,7 @@ def finetune(request: TrainingRequest, site: TrainingSite, progress: Progress) -
     output = site.root / request.output
     done = read_record(output)
     if done is not None and done.version == begun["version"]:
+        shutil.rmtree(_work_of(output), ignore_errors=True)  # killed just before it was removed
         return done
     refuse_existing(output)
     with _work(output, begun["version"]) as work:
@@ -301,7 +302,7 @@ def _digest(pairs: Sequence[Pair]) -> str:
 @contextmanager
 def _work(output: Path, version: str) -> Iterator[Path]:
     """Yield the folder of what is under way, held by this process alone. Raises ``ConfigError`` for another's."""
-    work = output.parent / f".{output.name}.training"
+    work = _work_of(output)
     work.mkdir(parents=True, exist_ok=True)
     with (work / "lock").open("w") as lock:
         try:
@@ -318,6 +319,10 @@ def _work(output: Path, version: str) -> Iterator[Path]:
             )
         _write_whole(path, version.encode())
         yield work
+
+
+def _work_of(output: Path) -> Path:
+    return output.parent / f".{output.name}.training"
 
 
 def _write_whole(path: Path, data: bytes) -> None:
@@ -376,6 +381,7 @@ def _lesson(
     among = set(drawn.tolist()).union(rows[len(parts.train) :].ravel().tolist(), *stop.values())
     return Lesson(
         model=prepared.model,
+        metric=metric_for(prepared.model, site.root),
         train=columns,
         stop=stop,
         stop_texts={row: texts[row] for row in sorted(among)},

@@ -14,7 +14,7 @@ from revector.crash import crash_at
 from revector.encoders.libraries import import_sentence_transformers, quiet
 from revector.errors import ConfigError
 from revector.interfaces import Progress
-from revector.spec import ModelSpec
+from revector.spec import Metric, ModelSpec
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -27,7 +27,9 @@ be detected after three epochs (recall@10 on CoSQA .324 → .326), at 2e-2 it is
 
 CHECKPOINT_STEPS = 500
 """A checkpoint, and a look at the loss, after each epoch, or after so many steps where an epoch is longer."""
-BEST = "eval_stop_cosine_ndcg@10"
+BEST = "eval_stop_rank_ndcg@10"
+_SCALES: Mapping[Metric, float] = {"cosine": 20.0, "dot": 1.0, "l2": 1.0}
+"""What similarities are multiplied by in the loss: cosines, which end at 1, as sentence-transformers does."""
 _STATE = "trainer_state.json"
 """Written last into a checkpoint: one without it is torn."""
 
@@ -39,9 +41,11 @@ class Lesson:
     ``train`` has the columns ``anchor``, ``positive`` and ``negative_1`` …, all of one length. ``stop`` are queries by
     which the best weights are chosen, with the rows of their answers in ``stop_texts``. ``mini_batch``: rows in memory
     at once, with the gradients of the whole batch; None: all of them. ``patience``: looks without a better one.
+    ``metric``: that of the model's index.
     """
 
     model: ModelSpec
+    metric: Metric
     train: Mapping[str, Sequence[str]]
     stop: Mapping[str, set[int]]
     stop_texts: Mapping[int, str]
@@ -135,6 +139,7 @@ def _evaluator(lesson: Lesson) -> Any:
         accuracy_at_k=[10],
         precision_recall_at_k=[10],
         mrr_at_k=[10],
+        score_functions={"rank": _similarity(lesson.metric)},
         name="stop",
         write_csv=False,
     )
@@ -195,14 +200,21 @@ def _arguments(lesson: Lesson, work: Path) -> Any:
 def _loss(network: SentenceTransformer, lesson: Lesson) -> Any:
     from sentence_transformers.sentence_transformer import losses
 
+    near: dict[str, Any] = {"similarity_fct": _similarity(lesson.metric), "scale": _SCALES[lesson.metric]}
     if lesson.mini_batch is None:
-        return losses.MultipleNegativesRankingLoss(network)
+        return losses.MultipleNegativesRankingLoss(network, **near)
     if kind_of(network) == "static":
         raise ConfigError(
             "a mini-batch was asked for, and the model is static: its batches take no memory worth saving. Nothing was "
             "trained; leave it out."
         )
-    return losses.CachedMultipleNegativesRankingLoss(network, mini_batch_size=lesson.mini_batch)
+    return losses.CachedMultipleNegativesRankingLoss(network, mini_batch_size=lesson.mini_batch, **near)
+
+
+def _similarity(metric: Metric) -> Any:
+    from sentence_transformers import util
+
+    return {"cosine": util.cos_sim, "dot": util.dot_score, "l2": util.euclidean_sim}[metric]
 
 
 def _reporting(progress: Progress) -> Any:
