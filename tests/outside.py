@@ -87,15 +87,16 @@ def qdrant_wire(package: str, make: Callable[[dict[str, Any]], object]) -> Calla
 class LimitedStore(MemoryStore):
     """Has graphs that it cannot search exactly, and returns few points at once: the rest is revector's own work."""
 
-    traits = replace(TRAITS, kinds=frozenset({"hnsw"}), exact_with=frozenset(), most_near=50)
+    traits = replace(TRAITS, kinds=frozenset({"hnsw"}), exact_with=frozenset(), most_near=50, among=0)
 
     def open(self, name: str, dim: int, index: IndexSpec) -> MemoryIndex:
         found = super().open(name, dim, index)
         near = found.near
 
-        def few(vector: Any, n: int, *, exact: bool) -> list[NearPoint]:
+        def few(vector: Any, n: int, *, exact: bool, effort: int, among: None = None) -> list[NearPoint]:
             assert n <= 50
             assert not exact
+            assert among is None
             return near(vector, n, exact=False)
 
         found.traits, found.near = self.traits, few

@@ -48,8 +48,10 @@ class LocalShard:
     def retrieve(self, ids: list[str]) -> list[Any]:
         return list(self._client.retrieve("points", ids, with_vectors=True))
 
-    def query(self, vector: list[float], limit: int, params: dict[str, Any]) -> list[Any]:
-        return list(self._client.query_points("points", vector, limit=limit).points)
+    def query(self, vector: list[float], limit: int, params: dict[str, Any], among: list[str] | None) -> list[Any]:
+        models = self._models
+        ids = None if among is None else models.Filter(must=[models.HasIdCondition(has_id=among)])
+        return list(self._client.query_points("points", vector, limit=limit, query_filter=ids).points)
 
     def scroll(self, limit: int, offset: Any, with_vector: Any) -> tuple[list[Any], Any]:
         return self._client.scroll("points", limit=limit, offset=offset, with_vectors=with_vector)
@@ -86,10 +88,12 @@ class EdgeShard:
     def retrieve(self, ids: list[str]) -> list[Any]:
         return list(self._shard.retrieve([UUID(one) for one in ids], True, True))
 
-    def query(self, vector: list[float], limit: int, params: dict[str, Any]) -> list[Any]:
-        asked = self._edge.SearchParams(hnsw_ef=params["hnsw_ef"], exact=params["exact"])
-        query = self._edge.Query.Nearest(vector)
-        request = self._edge.QueryRequest(limit=limit, query=query, params=asked, with_payload=True)
+    def query(self, vector: list[float], limit: int, params: dict[str, Any], among: list[str] | None) -> list[Any]:
+        edge = self._edge
+        ids = None if among is None else edge.Filter(must=[edge.HasIdCondition({UUID(one) for one in among})])
+        asked = edge.SearchParams(hnsw_ef=params["hnsw_ef"], exact=params["exact"])
+        query = edge.Query.Nearest(vector)
+        request = edge.QueryRequest(limit=limit, query=query, params=asked, with_payload=True, filter=ids)
         return list(self._shard.query(request))
 
     def scroll(self, limit: int, offset: Any, with_vector: Any) -> tuple[list[Any], Any]:
@@ -213,7 +217,8 @@ class QdrantWire:
             return {"count": shard.count()}
         if what == "points/query":
             self.searched.append(body["params"])
-            found = shard.query(body["query"]["nearest"], body["limit"], body["params"])
+            (condition,) = (body.get("filter") or {}).get("must") or [{}]
+            found = shard.query(body["query"]["nearest"], body["limit"], body["params"], condition.get("has_id"))
             points = [{"id": str(one.id), "version": 0, "score": one.score, "payload": one.payload} for one in found]
             return {"points": points}
         if what == "points/scroll":

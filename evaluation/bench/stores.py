@@ -35,7 +35,7 @@ from revector.spec import IndexSpec
 LEAST_SHARE, MOST_RATIO, LEAST_RECALL = 0.6, 1.3, -0.002
 KEPT, LEAST_FILTERED = (0.5, 0.1, 0.01), 0.99
 """Shares of the documents that filters keep, and the recall that is wanted among them."""
-K, BATCH = 10, 1_000
+K, BATCH, WARM = 10, 1_000, 50
 GATE = "gate = Gate(max_drop=1.0, min_overlap=None, min_queries=1)"
 
 
@@ -97,6 +97,7 @@ def _measured(project: Project, bare: Bare, queries: int) -> Iterator[Figure]:
     everything, names = np.concatenate(vectors), ids
     lane = lane_of(generation)
     lane.index.finish(NoProgress())
+    lane.analyze(project.engine)  # as a migration does before its index is searched
     share = theirs[0] / ours[0]
     yield Figure("documents", len(everything), "")
     yield Figure("its own client: upserts", round(len(everything) / theirs[0]), "points/s")
@@ -149,6 +150,9 @@ def _searched(
 ) -> Iterator[Figure]:
     searcher, mine, its = project.searcher(COLLECTION), list[float](), list[float]()
     recalls: tuple[list[float], list[float]] = [], []
+    for query in _queries(vectors, WARM):  # connections are made, statements prepared, widths learnt
+        bare.near(query)
+        searcher.search_vector(generation, query, K)
     for query in _queries(vectors, count):
         alike = vectors @ query
         good = set(np.flatnonzero(alike >= np.sort(alike)[-K] - 1e-5).tolist())  # many texts have one vector

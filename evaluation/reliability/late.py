@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple, TypeVar
 from unittest.mock import patch
 from uuid import UUID
@@ -174,9 +175,18 @@ class LateIndex:
         """Remove points, or so it seems."""
         self._store.sent("remove", lambda: self.inner.remove(ids), self._store.write)
 
-    def near(self, vector: npt.NDArray[np.float32], n: int, *, exact: bool) -> list[NearPoint]:
+    def near(
+        self,
+        vector: npt.NDArray[np.float32],
+        n: int,
+        *,
+        exact: bool,
+        effort: int = 0,
+        among: Sequence[UUID] | None = None,
+    ) -> list[NearPoint]:
         """Search, after some of what is under way arrived."""
-        return self._store.sent("near", lambda: self.inner.near(vector, n, exact=exact), self._store.question)
+        search = partial(self.inner.near, vector, n, exact=exact, effort=effort, among=among)
+        return self._store.sent("near", search, self._store.question)
 
     def read(self, ids: Sequence[UUID]) -> Points:
         """Read points."""

@@ -173,6 +173,15 @@ def test_a_filter_is_answered_with_exactly_k_whenever_k_match(serving: Stored) -
     assert sorted(found) == sorted(f"r{n}" for n in range(12))
 
 
+def test_a_document_of_many_chunks_takes_no_place_of_others_that_match(serving: Stored) -> None:
+    long = " ".join(f"apple{n} pear" for n in range(3_000))
+    serving.world.documents.put("long", long, {"some": True})
+    serving.world.documents.put_many([Document(f"short{n}", f"fig{n}", {"some": True}) for n in range(9)])
+    serving.world.settle()
+    ids = serving.world.project.searcher("docs").search("apple1 pear", 10, where={"some": True}).hits
+    assert len({hit.id for hit in ids}) == 10
+
+
 def test_the_mean_of_a_document_is_searched_for_and_unknown_ones_are_refused(serving: Stored) -> None:
     searcher = serving.world.project.searcher("docs")
     like = searcher.search_like("d00003", 5)

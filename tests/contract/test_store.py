@@ -145,6 +145,29 @@ def test_a_graph_that_was_built_finds_what_exact_search_finds(index: Index) -> N
         assert len(ids & best) >= 9
 
 
+def test_among_points_that_are_named_all_are_compared(index: Index) -> None:
+    if not index.traits.among:
+        pytest.skip("it compares no points by id: they are read and compared here")
+    put = points()
+    index.put(put)
+    index.finish(NoProgress())
+    named = list(range(3, COUNT, 7))
+    for query in (VECTORS[3], VECTORS[4], -VECTORS[3]):
+        alike = cosines(query)[named]
+        near = index.near(query, 5, exact=True, among=[put.ids[n] for n in named])
+        np.testing.assert_allclose([one.similarity for one in near], np.sort(alike)[::-1][:5], atol=1e-4)
+        best = [named[n] for n in np.argsort(-alike)[:5]]
+        assert [(one.attempt, one.chunk) for one in near] == [(put.attempts[n], put.chunks[n]) for n in best]
+    assert len(index.near(VECTORS[3], 10, exact=True, among=[put.ids[3], put.ids[4], uuid4()])) == 2
+
+
+def test_effort_changes_how_well_a_graph_looks_and_not_how_much_it_returns(index: Index) -> None:
+    index.put(points())
+    index.finish(NoProgress())
+    near = index.near(VECTORS[3], 10, exact=False, effort=COUNT)
+    np.testing.assert_allclose([one.similarity for one in near], np.sort(cosines(VECTORS[3]))[::-1][:10], atol=1e-4)
+
+
 def test_a_removed_point_is_not_found_and_removing_it_again_is_nothing(index: Index) -> None:
     put = points()
     index.put(put)

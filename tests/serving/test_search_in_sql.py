@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from pgvector import Vector
 
 from revector.registry.collections import Generation
-from revector.serving import searcher
+from revector.serving import widening
 from revector.stores import pgvector
 from revector.stores.memory import MemoryStore
 from revector.stores.opening import added
@@ -91,8 +91,8 @@ def test_the_answer_is_the_searchers(library: World, where: Mapping[str, Any] | 
 def test_the_numbers_of_the_two_are_the_same(library: World) -> None:
     body = library.value("SELECT prosrc FROM pg_proc WHERE oid = to_regproc('revector.search')")
     for part in (
-        f"greatest(1000, least({searcher.EXACT_ROWS}, floor({searcher.EXACT_SHARE} * reltuples)",
-        f"wanted >= {searcher.MOST_CANDIDATES}",
+        f"greatest(1000, least({widening.EXACT_ROWS}, floor({widening.EXACT_SHARE} * reltuples)",
+        f"wanted >= {widening.MOST_CANDIDATES}",
         f"least({pgvector.MAX_EF_SEARCH}, greatest(",
         f"'hnsw.max_scan_tuples', '{pgvector.MAX_SCAN_TUPLES}'",
     ):

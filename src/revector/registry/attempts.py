@@ -107,12 +107,12 @@ class AttemptsLane:
 
     def analyze(self, engine: sa.Engine) -> None:
         """Analyze documents, ledger and intents."""
-        analyze(engine, ("document", ledgers.table(self._gen), f"intent_g{self._gen}"))
+        analyze(engine, ("document", ledgers.table(self._gen), intents.table(self._gen)))
 
     def faults(self, connection: sa.Connection, *, built: bool) -> list[str]:
         """Look for the tables of ledger and intents."""
         del built
-        return ledgers.absent(connection, (ledgers.table(self._gen), f"intent_g{self._gen}"))
+        return ledgers.absent(connection, (ledgers.table(self._gen), intents.table(self._gen)))
 
     def demand(self, engine: sa.Engine) -> None:
         """Look at the index in its store, and for the canary."""
@@ -213,21 +213,18 @@ class AttemptsLane:
         two attempts of one document the newer one counts.
         """
         began = intents.newest_shown(connection)
-        near, all_seen = self._near(connection, query, wanted)
+        near = self._near(connection, query, wanted)
         shown = guard("search.attempt", "(l.attempt = i.attempt OR i.superseded_seq > :began)")
         also = f" AND {wanted.filter_sql}" if wanted.filter_sql else ""
-        best = (
-            "SELECT DISTINCT ON (doc_id) * FROM shown ORDER BY doc_id, distance, chunk"
-            if wanted.by_document
-            else "SELECT * FROM shown"
-        )
+        documents = "SELECT DISTINCT ON (doc_id) * FROM shown ORDER BY doc_id, distance, chunk"
+        best = documents if wanted.by_document else "SELECT * FROM shown"
         sql = f"""
             WITH hits AS MATERIALIZED (
               SELECT n.*, i.doc_id, i.content_hash, first_value(i.attempt) OVER (
                 PARTITION BY i.doc_id ORDER BY i.version DESC, i.created_at DESC) AS newest
               FROM unnest(CAST(:attempts AS uuid[]), CAST(:chunks AS int[]), CAST(:starts AS int[]),
                 CAST(:stops AS int[]), CAST(:distances AS float8[])) n(attempt, chunk, start, stop, distance)
-              JOIN intent i ON i.gen = :gen AND i.attempt = n.attempt
+              JOIN {intents.table(self._gen)} i ON i.gen = :gen AND i.attempt = n.attempt
               JOIN document d ON d.cid = :cid AND d.doc_id = i.doc_id
               JOIN {ledgers.table(self._gen)} l ON l.gen = :gen AND l.doc_id = i.doc_id
               WHERE i.state = 'published' AND {shown} AND {visible()}{also}),
@@ -241,19 +238,20 @@ class AttemptsLane:
         columns = columns_of(near, self._generation.spec.index.metric)
         values = {"cid": self._cid, "gen": self._gen, "began": began, **columns, **wanted.filter_params}
         found = connection.execute(sa.text(sql), values).mappings().all()
-        seen = 0 if all_seen else len(near)
-        return VisibleHits(found[0]["active_gen"], seen, [dict(row) for row in found if row["doc_id"] is not None])
+        rows = [dict(row) for row in found if row["doc_id"] is not None]
+        needed = sum(one <= found[-1]["distance"] for one in columns["distances"]) if rows else 0
+        return VisibleHits(found[0]["active_gen"], len(near), [*rows], needed)
 
     def _near(
         self, connection: sa.Connection, query: npt.NDArray[np.float32], wanted: SearchRequest
-    ) -> tuple[list[NearPoint], bool]:
-        """Return what is near, and whether that is the best of all that match: nothing is left to ask for then."""
+    ) -> list[NearPoint]:
+        """Return what is near, or, compared here or there, the nearest of all that match."""
         most, kind = self.traits.most_near, self._generation.spec.index.kind
         too_many = most is not None and wanted.candidates > most
-        if wanted.exact and (too_many or kind not in self.traits.exact_with):
-            return compare(connection, self._generation, self.index, query, wanted), True
-        n = min(wanted.candidates, most or wanted.candidates)
-        return self.index.near(query, n, exact=wanted.exact), False
+        if wanted.exact and (wanted.few or too_many or kind not in self.traits.exact_with):
+            return compare(connection, self._generation, self.index, query, wanted)
+        n, effort = (min(one, most or one) for one in (wanted.candidates, wanted.effort))
+        return self.index.near(query, n, exact=wanted.exact, effort=effort)
 
     def direction(self, connection: sa.Connection, doc_id: str) -> npt.NDArray[np.float32] | None:
         """Read the attempt that is shown, and average it here."""
@@ -395,6 +393,6 @@ class AttemptsLane:
     def rows(self, connection: sa.Connection) -> int:
         """Return the planner's estimate of its attempts, which costs the store nothing."""
         rows = connection.scalar(
-            sa.text("SELECT reltuples FROM pg_class WHERE oid = to_regclass(:name)"), {"name": f"intent_g{self._gen}"}
+            sa.text("SELECT reltuples FROM pg_class WHERE oid = to_regclass(:name)"), {"name": intents.table(self._gen)}
         )
         return max(0, int(rows or 0))

@@ -1,6 +1,6 @@
-"""Owns the exact search of an index outside of PostgreSQL where its store has none: vectors are read and compared here.
+"""Owns the exact search of what matches a filter in an index outside of PostgreSQL: SQL names the points.
 
-It reads only what matches the filter, so a filter that keeps few documents costs few of them.
+The store compares them, or they are read and compared here. So a filter that keeps few documents costs few of them.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from revector.registry.collections import Generation
 from revector.registry.in_sql import visible
 from revector.registry.lane import SearchRequest
 from revector.spec import Metric
+from revector.stores.clients import batches
 from revector.stores.metrics import scores
 from revector.stores.seam import Index, NearPoint, Points
 
@@ -38,9 +39,13 @@ def compare(
     best, metric = list[NearPoint](), generation.spec.index.metric
     for attempts in _pages(connection, generation, wanted):
         ids = intents.point_ids(attempts)
-        for first in range(0, len(ids), READ_POINTS):
+        for some in batches(ids, index.traits.among or READ_POINTS):
             wanted.check_time()
-            best += _near(index.read(ids[first : first + READ_POINTS]), query, wanted.candidates, metric)
+            best += (
+                index.near(query, wanted.candidates, exact=True, among=some)
+                if index.traits.among
+                else _near(index.read(some), query, wanted.candidates, metric)
+            )
         best = sorted(best, key=lambda one: -one.similarity)[: wanted.candidates]
     return best
 
@@ -50,8 +55,9 @@ def _pages(
 ) -> Iterator[Sequence[tuple[UUID, int]]]:
     also, after = f" AND {wanted.filter_sql}" if wanted.filter_sql else "", ""
     statement = sa.text(
-        f"SELECT i.doc_id, i.attempt, i.n_chunks FROM {ledgers.table(generation.gen)} l JOIN intent i ON i.gen = :gen "
-        "AND i.attempt = l.attempt JOIN document d ON d.cid = :cid AND d.doc_id = l.doc_id "
+        f"SELECT i.doc_id, i.attempt, i.n_chunks FROM {ledgers.table(generation.gen)} l "
+        f"JOIN {intents.table(generation.gen)} i ON i.gen = :gen AND i.attempt = l.attempt "
+        "JOIN document d ON d.cid = :cid AND d.doc_id = l.doc_id "
         f"WHERE l.doc_id > :after AND {visible()}{also} ORDER BY l.doc_id LIMIT {PAGE}"
     )
     values = {"gen": generation.gen, "cid": generation.cid, **wanted.filter_params}

@@ -47,6 +47,11 @@ class DoomedAttempt:
     again: bool
 
 
+def table(gen: int) -> str:
+    """Return the name of the table that holds a generation's intents."""
+    return f"intent_g{gen}"
+
+
 def create(connection: sa.Connection, gen: int) -> None:
     """Make the table of a generation's intents."""
     connection.execute(sa.text("SELECT intent_make(:gen)"), {"gen": gen})

@@ -46,6 +46,10 @@ class SearchRequest:
     candidates: int
     by_document: bool
     exact: bool
+    few: bool = False
+    """The filter keeps so few documents that all of them are compared."""
+    effort: int = 0
+    """How many candidates a graph in a store outside of PostgreSQL looks at, at least."""
     filter_sql: str = ""
     filter_params: Mapping[str, object] = field(default_factory=dict)
     check_time: Callable[[], None] = lambda: None
@@ -56,12 +60,14 @@ class SearchRequest:
 class VisibleHits:
     """An answer: who was active in its snapshot, how many candidates the index had, and the best rows.
 
-    Fewer candidates than were asked for: there are no more, or none is better.
+    Fewer candidates than were asked for: there are no more, or none is better. ``needed``: those up to the last row,
+    where the lane counts them.
     """
 
     active_gen: int | None
     candidates: int
     rows: list[Mapping[str, object]]
+    needed: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

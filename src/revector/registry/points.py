@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -30,7 +31,7 @@ def points_of(part: Part, of: Mapping[str, UUID]) -> Points:
     )
 
 
-def columns_of(near: Sequence[NearPoint], metric: Metric) -> dict[str, list[object]]:
+def columns_of(near: Sequence[NearPoint], metric: Metric) -> dict[str, list[Any]]:
     """Return what was found near as columns, with distances as pgvector's operator for ``metric`` returns them."""
     return {
         "attempts": [one.attempt for one in near],

@@ -29,23 +29,17 @@ from revector.indexing.encoding import MODEL_ERRORS, Encoders
 from revector.interfaces import Kind, Side, Vectors
 from revector.registry.collections import Generation, read_collection, read_generation
 from revector.registry.cutoffs import read_scores
-from revector.registry.lane import SearchRequest, VisibleHits
+from revector.registry.lane import SearchRequest
 from revector.registry.lanes import lane_of
 from revector.serving.asked import MinScore, check_asked, given_vector, least_score, usable_vector
 from revector.serving.bounds import Stop, bounded, check_filter
 from revector.serving.filters import compile_filter, why_nothing
 from revector.serving.queries import askable, check_query, check_seen, piece_of, ready
+from revector.serving.widening import Widths, effort, keeps_few, widen
 from revector.spec import Metric
 from revector.stores.metrics import ZERO
 
-EXACT_SHARE = 0.05
-"""A filter that keeps less than this share is searched exactly, for HNSW filters after its scan.
-
-Measured: of a filter that kept 2 % of the rows, 0.4 of 10 came back.
-"""
-
-EXACT_ROWS = 20_000
-ENCODE_ROWS, MOST_CANDIDATES = 64, 1_000
+ENCODE_ROWS = 64
 MOST_CHARACTERS = 100_000
 """Of a query; every tokenizer cuts it far earlier."""
 
@@ -130,6 +124,7 @@ class Searcher:
         self.engine, self.collection, self.encoders, self._offer = engine, collection, encoders, offer
         self._limit_s, self._images = limit_s, images or ImageLimits()
         self._generations: dict[int, Generation] = {}
+        self._widths = Widths()
 
     def search(
         self,
@@ -335,64 +330,36 @@ class Searcher:
         Asks for more candidates until ``k`` are found, and searches exactly where the ANN index cannot give them.
         """
         filter_sql, filter_params = compile_filter(where)
-        exact = exact or pinned.spec.index.kind == "exact"
+        exact, by_document = exact or pinned.spec.index.kind == "exact", by == "document"
         started = time.perf_counter()
-        with self.engine.connect() as connection, bounded(connection, limit_s, stop) as check_time:
-            if filter_sql and not exact:
-                exact = self._is_selective(connection, pinned, filter_sql, filter_params)
+        lane, untimed = lane_of(pinned), limit_s is None
+        # A limit, and pgvector's ef_search, are settings of a transaction; else it saves two ways to have none.
+        opened = alone(self.engine) if untimed and not lane.traits.in_sql else self.engine.connect()
+        with opened as connection, bounded(connection, limit_s, stop) as check_time:
+            few = bool(filter_sql) and not exact and keeps_few(connection, pinned, filter_sql, filter_params)
             if without is not None:
                 filter_sql = " AND ".join(filter(None, (filter_sql, "d.doc_id <> :without")))
                 filter_params = {**filter_params, "without": without}
             wanted = SearchRequest(
                 k,
-                k * 4 if by == "document" else k,
-                by_document=by == "document",
-                exact=exact,
+                self._widths.first(pinned, k, by_document=by_document, filtered=bool(filter_sql)),
+                by_document=by_document,
+                exact=exact or few,
+                few=few,
+                effort=effort(pinned, k, by_document=by_document, filtered=bool(filter_sql)),
                 filter_sql=filter_sql,
                 filter_params=filter_params,
                 check_time=check_time,
             )
-            ask = partial(lane_of(pinned).search, connection, vector)
-            found, exact, asked = _widen(ask, wanted, check_time)
+            found, wanted, asked = widen(partial(lane.search, connection, vector), wanted, check_time)
+            self._widths.learn(pinned, wanted, found)
             if follow_alias and found.active_gen != pinned.gen:
                 return None
             warnings = () if found.rows else why_nothing(connection, pinned.cid, where)
         search_ms = (time.perf_counter() - started) * 1_000
         metric, who = pinned.spec.index.metric, (pinned.gen, pinned.revision, pinned.encoder_fp)
         hits = tuple(_hit(row, ZERO[metric]) for row in found.rows)
-        return Answer(hits, *who, exact, encode_ms, search_ms, asked, warnings, metric)
-
-    def _is_selective(
-        self, connection: sa.Connection, pinned: Generation, filter_sql: str, filter_params: Mapping[str, object]
-    ) -> bool:
-        """Whether a filter keeps so few documents that all of them are compared; counts no further than it must."""
-        limit = max(1_000, min(EXACT_ROWS, int(EXACT_SHARE * lane_of(pinned).rows(connection))))
-        kept = connection.scalar(
-            sa.text(
-                f"SELECT count(*) FROM (SELECT 1 FROM document d WHERE d.cid = :cid AND NOT d.deleted AND {filter_sql} "
-                f"LIMIT {limit}) kept"
-            ),
-            {"cid": pinned.cid, **filter_params},
-        )
-        return int(kept or 0) < limit
-
-
-def _widen(
-    ask: Callable[[SearchRequest], VisibleHits], wanted: SearchRequest, check_time: Callable[[], None]
-) -> tuple[VisibleHits, bool, int]:
-    """Ask for more candidates until ``k`` are found; return the last answer, whether exact, and how often it asked."""
-    asked = 0
-    while True:
-        check_time()
-        found = ask(wanted)
-        asked += 1
-        exhausted = found.candidates < wanted.candidates
-        if len(found.rows) >= wanted.k or (wanted.exact and exhausted):
-            return found, wanted.exact, asked
-        if not wanted.exact and (exhausted or wanted.candidates >= MOST_CANDIDATES):
-            wanted = replace(wanted, exact=True)  # the scan gave up before k were found
-        else:
-            wanted = replace(wanted, candidates=wanted.candidates * 4)
+        return Answer(hits, *who, wanted.exact, encode_ms, search_ms, asked, warnings, metric)
 
 
 def _hit(row: Mapping[str, Any], zero: float) -> Hit:

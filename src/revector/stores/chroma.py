@@ -191,15 +191,24 @@ class ChromaIndex:
             except IndexGone:
                 return
 
-    def near(self, vector: npt.NDArray[np.float32], n: int, *, exact: bool) -> list[NearPoint]:
-        """Search the graph; ``exact`` is never asked of it."""
-        del exact
+    def near(
+        self,
+        vector: npt.NDArray[np.float32],
+        n: int,
+        *,
+        exact: bool,
+        effort: int = 0,
+        among: Sequence[UUID] | None = None,
+    ) -> list[NearPoint]:
+        """Search the graph; ``exact`` is never asked of it, and its ``ef_search`` grows only with what it returns."""
+        del exact, among  # nor for points by id: it fails where one of them is not there
         query = np.asarray(vector, np.float32).tolist()
-        body = {"query_embeddings": [query], "n_results": n, "include": ["metadatas", "distances"]}
+        asked = n if effort <= self._spec.ef_search else max(n, effort)
+        body = {"query_embeddings": [query], "n_results": asked, "include": ["metadatas", "distances"]}
         found = self._ask("POST", "/query", body, f"what is near in {self.name}")
         return [
             NearPoint(UUID(one["attempt"]), one["chunk"], one["start"], one["stop"], self._similarity(distance))
-            for one, distance in zip(found["metadatas"][0], found["distances"][0], strict=True)
+            for one, distance in zip(found["metadatas"][0][:n], found["distances"][0][:n], strict=True)
         ]
 
     def _similarity(self, distance: float) -> float:

@@ -41,6 +41,7 @@ TRAITS = StoreTraits(
     metrics=ALL_METRICS,
     max_dim=MAX_DIM,
     hnsw_max_dim=HNSW_MAX_DIM,
+    among=10_000,
     # 10,000 × 384 of float32, M 16, evaluation/bench/README.md
     costs=StoreCosts(point_bytes=146, graph_number_bytes=4, link_bytes=16, put_cpu_s=0.1e-3, build_cpu_s=0.6e-3),
 )
@@ -203,17 +204,26 @@ class ElsewhereIndex:
         except IndexGone:
             return
 
-    def near(self, vector: npt.NDArray[np.float32], n: int, *, exact: bool) -> list[NearPoint]:
+    def near(
+        self,
+        vector: npt.NDArray[np.float32],
+        n: int,
+        *,
+        exact: bool,
+        effort: int = 0,
+        among: Sequence[UUID] | None = None,
+    ) -> list[NearPoint]:
         """Search by the graph, or ``exact`` by comparing all."""
-        distance, rows = self._table.nearest("", n, exact=exact)
+        shown = "" if among is None else "WHERE i.id = ANY(CAST(:among AS uuid[]))"
+        distance, rows = self._table.nearest(shown, n, exact=exact or among is not None)
         with self._store.connected() as connection:
-            self._table.prepare(connection, n)
+            self._table.prepare(connection, max(n, effort))
             found = connection.execute(
                 sa.text(
                     f"SELECT i.attempt, i.chunk, i.start, i.stop, {ZERO[self._spec.metric]} - {distance} "
                     f"FROM {rows} ORDER BY {distance} LIMIT {int(n)}"
                 ),
-                {"query": str(np.asarray(vector, np.float32).tolist())},
+                {"query": str(np.asarray(vector, np.float32).tolist())} | ({"among": list(among)} if among else {}),
             )
             return [NearPoint(row[0], row[1], row[2], row[3], float(row[4])) for row in found]
 

@@ -31,6 +31,7 @@ TRAITS = StoreTraits(
     quantizes=frozenset({"none"}),
     metrics=ALL_METRICS,
     max_dim=65_536,
+    among=10_000,
     lasting=False,
     costs=StoreCosts(point_bytes=45),
 )
@@ -107,12 +108,20 @@ class MemoryIndex:
             if self.name in self._shelves:
                 self._shelf().remove(ids)
 
-    def near(self, vector: npt.NDArray[np.float32], n: int, *, exact: bool) -> list[NearPoint]:
-        """Compare ``vector`` with every point; equal ones are ordered by id. ``exact`` changes nothing."""
-        del exact
+    def near(
+        self,
+        vector: npt.NDArray[np.float32],
+        n: int,
+        *,
+        exact: bool,
+        effort: int = 0,
+        among: Sequence[UUID] | None = None,
+    ) -> list[NearPoint]:
+        """Compare ``vector`` with every point; equal ones are ordered by id. Nothing else changes that."""
+        del exact, effort
         with self._lock:
             shelf = self._shelf()
-            rows = np.flatnonzero(shelf.taken)
+            rows = np.flatnonzero(shelf.taken) if among is None else shelf.rows_of(among)
             vectors, asked = shelf.vectors[rows], np.asarray(vector, np.float64)
             if self._metric == "cosine":
                 asked = asked / np.linalg.norm(asked)
@@ -134,7 +143,7 @@ class MemoryIndex:
         """Return those of the points that are there."""
         with self._lock:
             shelf = self._shelf()
-            rows = np.array([shelf.places[one] for one in ids if one in shelf.places], dtype=np.int64)
+            rows = shelf.rows_of(ids)
             found, vectors = shelf.fields[rows], shelf.vectors[rows]
         return Points(
             [UUID(bytes=one.tobytes()) for one in found["id"]],
@@ -173,6 +182,9 @@ class _Shelf:
     @property
     def bytes(self) -> int:
         return self.fields.nbytes + self.vectors.nbytes + self.taken.nbytes
+
+    def rows_of(self, ids: Sequence[UUID]) -> npt.NDArray[np.int64]:
+        return np.array([self.places[one] for one in ids if one in self.places], dtype=np.int64)
 
     def put(self, points: Points) -> None:
         for n, one in enumerate(points.ids):

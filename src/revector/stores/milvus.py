@@ -273,15 +273,23 @@ class MilvusIndex:
             except IndexGone:
                 return
 
-    def near(self, vector: npt.NDArray[np.float32], n: int, *, exact: bool) -> list[NearPoint]:
+    def near(
+        self,
+        vector: npt.NDArray[np.float32],
+        n: int,
+        *,
+        exact: bool,
+        effort: int = 0,
+        among: Sequence[UUID] | None = None,
+    ) -> list[NearPoint]:
         """Search; ``exact`` changes nothing, as what has a graph is not asked for it.
 
         Of bytes, ``rerank`` times as many are found, and the vectors themselves put them in order.
         """
-        del exact
+        del exact, among  # nor for points by id: a graph that filters may miss some
         bytes_, spec, query = self._spec.quantize == "int8", self._spec, np.asarray(vector, np.float32)
         limit = min(n * spec.rerank, TRAITS.most_near or n) if bytes_ else n
-        params = {"ef": max(spec.ef_search, limit)} if spec.kind == "hnsw" else {}
+        params = {"ef": max(spec.ef_search, limit, effort)} if spec.kind == "hnsw" else {}
 
         def search(client: Any) -> Any:
             return client.search(

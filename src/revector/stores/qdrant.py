@@ -50,6 +50,7 @@ TRAITS = StoreTraits(
     quantizes=frozenset({"none", "int8"}),
     metrics=ALL_METRICS,
     max_dim=65_535,
+    among=1_000,
     # In qdrant-edge, its log included, and of the client; no server. 5,000 and 10,000, evaluation/bench/README.md
     costs=StoreCosts(point_bytes=300, number_bytes=9, link_bytes=2, put_cpu_s=0.1e-3, build_cpu_s=0.62e-3),
 )
@@ -244,18 +245,28 @@ class QdrantIndex:
             except IndexGone:
                 return
 
-    def near(self, vector: npt.NDArray[np.float32], n: int, *, exact: bool) -> list[NearPoint]:
+    def near(
+        self,
+        vector: npt.NDArray[np.float32],
+        n: int,
+        *,
+        exact: bool,
+        effort: int = 0,
+        among: Sequence[UUID] | None = None,
+    ) -> list[NearPoint]:
         """Search the graph, and what is not in it yet by comparing; or all by comparing."""
         with self._store.asked(f"what is near in {self.name}") as client:
             from qdrant_client import models
 
-            compared = exact or self._spec.kind == "exact"
+            compared = exact or self._spec.kind == "exact" or among is not None
+            ids = None if among is None else models.Filter(must=[models.HasIdCondition(has_id=list(map(str, among)))])
             found = client.query_points(
                 self.name,
                 query=np.asarray(vector, np.float32).tolist(),
                 limit=n,
+                query_filter=ids,
                 search_params=models.SearchParams(
-                    hnsw_ef=max(self._spec.ef_search, n),
+                    hnsw_ef=max(self._spec.ef_search, n, effort),
                     exact=compared,
                     quantization=None
                     if self._spec.quantize == "none"

@@ -48,6 +48,7 @@ TRAITS = StoreTraits(
     max_dim=32_768,
     exact_with=frozenset({"exact"}),
     most_near=10_000,
+    among=READ_POINTS,
     # In memory. 10,000 × 384 and × 64, M 16, evaluation/bench/README.md
     costs=StoreCosts(point_bytes=640, number_bytes=9.3, link_bytes=11, put_cpu_s=0.34e-3),
 )
@@ -264,15 +265,35 @@ class RedisIndex:
             with self._store.asked(f"points of {self.name} to be deleted") as client:
                 client.unlink(*map(self._key, some))
 
-    def near(self, vector: npt.NDArray[np.float32], n: int, *, exact: bool) -> list[NearPoint]:
+    def near(
+        self,
+        vector: npt.NDArray[np.float32],
+        n: int,
+        *,
+        exact: bool,
+        effort: int = 0,
+        among: Sequence[UUID] | None = None,
+    ) -> list[NearPoint]:
         """Search; ``exact`` changes nothing, as what has a graph is not asked for it."""
         del exact
-        ef = f" EF_RUNTIME {max(self._spec.ef_search, n)}" if self._spec.kind == "hnsw" else ""
+        graph = "" if self._spec.kind != "hnsw" else f" EF_RUNTIME {max(self._spec.ef_search, n, effort)}"
+        keys = [] if among is None else ["INKEYS", len(among), *map(self._key, among)]
+        if among is not None:
+            graph = " HYBRID_POLICY ADHOC_BF"  # compares them, without the graph
         query = np.asarray(vector, self._number).tobytes()
         what = f"what is near in {self.name}"
         with self._store.asked(what) as client:
             found = client.execute_command(
-                *("FT.SEARCH", self.name, f"*=>[KNN {n} @v $query{ef} AS distance]", "PARAMS", 2, "query", query),
+                *(
+                    "FT.SEARCH",
+                    self.name,
+                    f"*=>[KNN {n} @v $query{graph} AS distance]",
+                    *keys,
+                    "PARAMS",
+                    2,
+                    "query",
+                    query,
+                ),
                 # No time limit of its own: where one is reached, Redis returns what it has, and calls that success.
                 *("SORTBY", "distance", "RETURN", 2, "distance", "p", "LIMIT", 0, n, "TIMEOUT", 0, "DIALECT", 2),
             )

@@ -71,6 +71,8 @@ class StoreTraits:
     """Kinds of index that it can search exactly; for the others, revector reads the vectors and compares them."""
     most_near: int | None = None
     """Points that one search returns at most; beyond it, revector compares as well. None: any number."""
+    among: int = 0
+    """Points named by id that one search of it compares, whatever graph it has. 0: they are read and compared here."""
     ef_per_search: bool = True
     """``ef_search`` is said with each search. Elsewhere it is a property of the index."""
     costs: StoreCosts = StoreCosts()
@@ -191,8 +193,20 @@ class Index(Protocol):
         """Remove points by id; those that are not there count as removed."""
         ...
 
-    def near(self, vector: npt.NDArray[np.float32], n: int, *, exact: bool) -> list[NearPoint]:
-        """Return the ``n`` points nearest to ``vector`` ``(dim,)``, best first; fewer only where there are no more."""
+    def near(
+        self,
+        vector: npt.NDArray[np.float32],
+        n: int,
+        *,
+        exact: bool,
+        effort: int = 0,
+        among: Sequence[UUID] | None = None,
+    ) -> list[NearPoint]:
+        """Return the ``n`` points nearest to ``vector`` ``(dim,)``, best first; fewer only where there are no more.
+
+        A graph looks at ``effort`` candidates at least. ``among``: of these points alone, at most ``traits.among``,
+        and all of them that are there are compared.
+        """
         ...
 
     def read(self, ids: Sequence[UUID]) -> Points:
