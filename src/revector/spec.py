@@ -30,7 +30,7 @@ MAX_UNKNOWN_TOKENS = 0.5
 
 NO_INT8 = (
     'pgvector, in which vectors lie, has no int8 type (storage="halfvec" halves vectors and graph, quantize="bit" '
-    "keeps 1/32 of the numbers in the graph; some other stores have it, docs/indexes.md)"
+    "keeps 1/32 of the numbers in the graph; some other stores have it, docs/stores.md)"
 )
 """Why PostgreSQL has no int8 index, and what there is instead; ``model.dtype`` is about computing, not storing."""
 

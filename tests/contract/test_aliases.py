@@ -174,7 +174,7 @@ def test_what_a_reader_outside_found_is_told_by_the_statement_of_the_manual(mirr
     world.documents.delete("d00008")
     index = world.project.stores.open_index("vectors", mirrored.aliases.leads_to("docs") or "", 64, IndexSpec())
     near = index.near(np.ones(64, np.float32), 100, exact=False)
-    manual = (ROOT / "docs/indexes.md").read_text(encoding="utf-8")
+    manual = (ROOT / "docs/stores.md").read_text(encoding="utf-8")
     [statement] = re.findall(r"```sql\n(-- what points.*?)```", manual, re.DOTALL)
     with world.engine.connect() as connection:
         found = connection.execute(sa.text(statement), {"attempts": [one.attempt for one in near]}).all()

@@ -124,16 +124,29 @@ def demo(
     adopt: Annotated[
         bool, typer.Option("--adopt", help="The second act: a LangChain table is adopted, migrated and given back.")
     ] = False,
+    store: Annotated[
+        str | None, typer.Option("--store", metavar="KIND", help="Vectors in another store: redis, chroma or milvus.")
+    ] = None,
+    store_url: Annotated[
+        str | None, typer.Option("--store-url", metavar="URL", help="Where that store is; default: it is started here.")
+    ] = None,
     project: ProjectPath = None,
 ) -> None:
     """Migrate the quickstart corpus from a weak to a real model while an application writes, deletes and queries.
 
-    With --adopt, an application's own LangChain table is adopted, migrated, rolled back and given back meanwhile.
+    With --store, its vectors are in another store: in a server that is started here out of installed packages, or in
+    yours at --store-url. With --adopt, an application's own LangChain table is adopted, migrated, rolled back and given
+    back meanwhile.
 
     For example:
       revector demo --json result.json
+      revector demo --store redis
       revector demo --adopt
     """
+    if store is None and store_url is not None:
+        raise ConfigError("--store-url says where the store of --store is. Nothing was started; name its kind.")
+    if adopt and store is not None:
+        raise ConfigError("--store is for the first act of the demo. Nothing was started; leave --adopt or it out.")
     if adopt and full:
         raise ConfigError(
             "--full is for the first act of the demo, not for --adopt. Nothing was started; leave one out."
@@ -142,7 +155,17 @@ def demo(
         act = optional("revector.local.adoption_demo", "demo")
         raise typer.Exit(act.run(open_project(project), port=port, json_path=json_path, wait=stay))
     module = optional("revector.local.demo", "demo")
-    raise typer.Exit(module.run(open_project(project), port=port, json_path=json_path, wait=stay, full=full))
+    raise typer.Exit(
+        module.run(
+            open_project(project),
+            port=port,
+            json_path=json_path,
+            wait=stay,
+            full=full,
+            store=store,
+            store_url=store_url,
+        )
+    )
 
 
 # The worker -----------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Owns the aliases that stores have of their own: for readers outside of revector, each follows a collection's alias.
 
 What counts is in SQL, and moves there. A store's alias moves after it, is read back, and is set right once a minute;
-what its readers can be promised is in docs/indexes.md.
+what its readers can be promised is in docs/stores.md.
 """
 
 from __future__ import annotations

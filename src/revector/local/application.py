@@ -8,7 +8,6 @@ from the migration files, not from the registry, and compared with the vector th
 
 from __future__ import annotations
 
-import json
 import random
 import signal
 import sys
@@ -28,6 +27,8 @@ from revector.interfaces import Encoder, whole_texts
 from revector.labels import load_labels
 from revector.local.record import Record
 from revector.local.table_application import run_all
+from revector.registry.collections import read_generation
+from revector.registry.lanes import lane_of
 from revector.revisions import RevisionGraph
 from revector.serving.searcher import Answer, Searcher
 
@@ -121,25 +122,19 @@ class Reader:
             return True
         hit = answer.hits[0]
         with self._engine.connect() as connection:
-            name = connection.scalar(
-                sa.text("SELECT physical_name FROM generation WHERE gen = :gen"), {"gen": answer.generation}
-            )
-            stored = connection.scalar(
+            lane = lane_of(read_generation(connection, answer.generation))
+            stored = [one.vectors for one in lane.read(connection, [hit.id])]
+            values = {"gen": answer.generation, "id": hit.id, "version": hit.version, "before": asked_at - JUST_STORED}
+            same = connection.scalar(  # afterwards: what was read is of that version, for versions only rise
                 sa.text(
-                    f"SELECT embedding::text FROM {name} i JOIN ledger l ON l.gen = :gen AND l.doc_id = i.doc_id "
-                    "WHERE i.doc_id = :id AND i.chunk = :chunk AND i.version = :version AND l.applied_at < :before"
+                    "SELECT 1 FROM ledger WHERE gen = :gen AND doc_id = :id AND version = :version AND "
+                    "applied_at < :before"
                 ),
-                {
-                    "gen": answer.generation,
-                    "id": hit.id,
-                    "chunk": hit.chunk,
-                    "version": hit.version,
-                    "before": asked_at - JUST_STORED,
-                },
+                values,
             )
-        if stored is None:  # nothing to compare with
+        if not same or not stored or hit.chunk >= len(stored[0]):  # nothing to compare with
             return True
-        vector = np.array(json.loads(stored), dtype=np.float32)
+        vector = stored[0][hit.chunk]
         fresh = own.encode("query", whole_texts([clean_query(query)]))[0]
         if vector.shape != fresh.shape:
             return False

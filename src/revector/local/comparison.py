@@ -1,17 +1,18 @@
 """The independent comparison of the demo: what the application was told, against what the indexes hold.
 
 It trusts neither ledger nor work set: the expected texts come from the source and the application's own record; they
-are re-chunked and re-embedded and compared with the rows of every live index.
+are re-chunked and re-embedded and compared with what every live index holds: with all rows of a table, and with those
+points of another store that SQL shows.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import sqlalchemy as sa
 
 from revector.config import Project
@@ -19,6 +20,10 @@ from revector.documents.text import clean
 from revector.indexing.chunking import make_chunker
 from revector.interfaces import Content, Document, Encoder, Piece
 from revector.local.record import read_record
+from revector.registry import ledgers
+from revector.registry.collections import Generation, read_generation
+from revector.registry.lane import IndexedDocument
+from revector.registry.lanes import lane_of
 from revector.revisions import RevisionGraph
 
 SAMPLE = 60
@@ -66,60 +71,57 @@ def compare(
     graph = RevisionGraph.from_folder(project.migrations(collection))
     with project.engine.connect() as connection:
         live = connection.execute(
-            sa.text(
-                "SELECT g.physical_name, g.revision FROM slot s JOIN generation g USING (gen) WHERE s.cid = :cid ORDER "
-                "BY g.gen"
-            ),
+            sa.text("SELECT g.gen FROM slot s JOIN generation g USING (gen) WHERE s.cid = :cid ORDER BY g.gen"),
             {"cid": project.cid(collection)},
         ).all()
-    return [
-        _compare_index(project, row.physical_name, graph[row.revision].revision, graph, texts, changed, unknown)
-        for row in live
-    ]
+        generations = [read_generation(connection, row.gen) for row in live]
+    return [_compare_index(project, one, graph, texts, changed, unknown) for one in generations]
+
+
+def _held(connection: sa.Connection, generation: Generation) -> dict[str, IndexedDocument]:
+    lane = lane_of(generation)
+    where = generation.physical_name if lane.traits.in_sql else ledgers.table(generation.gen)
+    ids = connection.scalars(sa.text(f"SELECT DISTINCT doc_id FROM {where} ORDER BY doc_id")).all()
+    return {one.doc_id: one for one in lane.read(connection, ids)}
 
 
 def _compare_index(
     project: Project,
-    name: str,
-    revision: str,
+    generation: Generation,
     graph: RevisionGraph,
     texts: Mapping[str, str],
     changed: set[str],
     unknown: set[str],
 ) -> Difference:
-    spec = graph[revision]
+    spec = graph[generation.revision]
     encoder = project.load_encoder(spec.model)
     chunker = make_chunker(spec.chunking, encoder.tokenizer)
-    rows: dict[str, list[sa.Row[tuple[str, int, int, int, str]]]] = {}
     with project.engine.connect() as connection:
-        for row in connection.execute(
-            sa.text(f"SELECT doc_id, chunk, start, stop, embedding::text AS vector FROM {name} ORDER BY doc_id, chunk")
-        ):
-            rows.setdefault(row.doc_id, []).append(row)
+        rows = _held(connection, generation)
     lost = sorted(set(texts) - set(rows) - unknown)
     resurrected = sorted(set(rows) - set(texts) - unknown)
     stale: list[str] = []
-    again: list[tuple[str, Piece, str]] = []
+    again: list[tuple[str, Piece, npt.NDArray[np.float32]]] = []
     here = sorted((set(texts) & set(rows)) - unknown)
     sample = set(sorted(changed & set(here))[:MOST_CHANGED]) | set(here[:: max(1, len(here) // SAMPLE)])
     for doc_id in here:
         pieces = chunker.pieces([Content("text", texts[doc_id])])
         found = rows[doc_id]
-        if [piece.locator for piece in pieces] != [(r.start, r.stop) for r in found] or [
-            r.chunk for r in found
-        ] != list(range(len(found))):
+        if [piece.locator for piece in pieces] != list(map(tuple, found.locators.tolist())):
             stale.append(doc_id)
         elif doc_id in sample:
-            again += [(doc_id, piece, row.vector) for piece, row in zip(pieces, found, strict=True)]
+            again += [(doc_id, piece, vector) for piece, vector in zip(pieces, found.vectors, strict=True)]
     stale += _unlike(encoder, again)
-    return Difference(revision, len(rows), tuple(lost), tuple(sorted(set(stale))), tuple(resurrected), len(again))
+    return Difference(
+        generation.revision, len(rows), tuple(lost), tuple(sorted(set(stale))), tuple(resurrected), len(again)
+    )
 
 
-def _unlike(encoder: Encoder, again: list[tuple[str, Piece, str]]) -> list[str]:
+def _unlike(encoder: Encoder, again: list[tuple[str, Piece, npt.NDArray[np.float32]]]) -> list[str]:
     """Return the documents whose vectors are not those of the piece; ``again`` is document, piece and stored vector."""
     if not again:
         return []
     fresh = encoder.encode("document", [piece for _, piece, _ in again])
-    stored = np.array([json.loads(vector) for _, _, vector in again], dtype=np.float32)
+    stored = np.array([vector for _, _, vector in again], dtype=np.float32)
     cosines = (fresh * stored).sum(axis=1) / np.linalg.norm(fresh, axis=1) / np.linalg.norm(stored, axis=1)
     return [doc_id for (doc_id, _, _), cosine in zip(again, cosines, strict=True) if cosine < MIN_COSINE]

@@ -25,6 +25,7 @@ from revector.local.demo_corpus import cut, documents_per_s, said
 from revector.local.demo_parts import DAG, application, durations, machine, relative, wait_until_applied, watch
 from revector.local.record import count
 from revector.local.screen import Screen, application_text, phase, result_table
+from revector.local.store_servers import STORE, in_store
 from revector.local.up import airflow_of, describe, services, stay, stoppable
 from revector.revisions import RevisionGraph
 from revector.settings import FILE
@@ -37,16 +38,29 @@ AFTER_S = 20.0
 
 
 def run(
-    project: Project, *, port: int = 8080, json_path: Path | None = None, wait: bool | None = None, full: bool = False
+    project: Project,
+    *,
+    port: int = 8080,
+    json_path: Path | None = None,
+    wait: bool | None = None,
+    full: bool = False,
+    store: str | None = None,
+    store_url: str | None = None,
 ) -> int:
     """Run the demo; return 0 if every count is as promised, 1 if one is not.
 
     The corpus is what this machine embeds in about three minutes, or all of it if ``full``. In a terminal the demo
     stays up afterwards until Ctrl-C, unless ``wait`` says otherwise. ``json_path`` is where the figures go, default
-    ``<state>/demo/result.json``. Interrupted, it stops everything it started and raises ``KeyboardInterrupt``.
+    ``<state>/demo/result.json``. ``store``: the kind of another store that keeps the vectors, in a project of its own,
+    see ``store_servers.in_store``. Interrupted, it stops everything it started and raises ``KeyboardInterrupt``.
     """
     console = Console()
+    refuse_configured_database(project)
     with stoppable(), ExitStack() as stack:
+        if store is not None:
+            with phase(console, f"Making a project whose vectors are in {store} …"):
+                project = stack.enter_context(in_store(project, COLLECTION, store, store_url))
+            console.print(f"The vectors are in {project.stores.ask(STORE)}")
         stack.callback(embedded.stop, project.state)
         _start_afresh(project)
         stack.enter_context(services(project))
@@ -134,7 +148,6 @@ def refuse_configured_database(project: Project) -> None:
 
 def _start_afresh(project: Project) -> None:
     """Remove what an earlier demo left. Refuses a database that holds anything else."""
-    refuse_configured_database(project)
     state = project.state
     if embedded.status(state).running or (state / "postgres.json").exists():
         project.init()
@@ -206,6 +219,7 @@ def _figures(
     )
     return {
         "command": "make demo",
+        **({"store": project.stores.ask(STORE)} if STORE in project.stores.configured else {}),
         "machine": machine(),
         "as_promised": as_promised,
         "documents": status.documents,

@@ -83,7 +83,7 @@ class Stores:
             raise StoreRefused(
                 f"stores.{store}.native_alias is set, and the kind {self._tables[store].kind} has no aliases of its "
                 "own. Nothing was changed; leave it out: readers outside of revector ask its database which index is "
-                "active (docs/indexes.md)."
+                "active (docs/stores.md)."
             )
         return found
 

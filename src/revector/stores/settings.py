@@ -12,7 +12,7 @@ from revector.errors import StoreRefused
 
 
 class StoreSettings(BaseModel):
-    """One store. Which of the settings a kind needs is in docs/indexes.md."""
+    """One store. Which of the settings a kind needs is in docs/stores.md."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
