@@ -124,19 +124,14 @@ def demo(
     adopt: Annotated[
         bool, typer.Option("--adopt", help="The second act: a LangChain table is adopted, migrated and given back.")
     ] = False,
-    store: Annotated[
-        str | None, typer.Option("--store", metavar="KIND", help="Vectors in another store: redis, chroma or milvus.")
-    ] = None,
-    store_url: Annotated[
-        str | None, typer.Option("--store-url", metavar="URL", help="Where that store is; default: it is started here.")
-    ] = None,
+    store: Annotated[str | None, typer.Option(metavar="KIND", help="Vectors in redis, chroma or milvus.")] = None,
+    store_url: Annotated[str | None, typer.Option(metavar="URL", help="Where it is; default: started here.")] = None,
     project: ProjectPath = None,
 ) -> None:
     """Migrate the quickstart corpus from a weak to a real model while an application writes, deletes and queries.
 
-    With --store, its vectors are in another store: in a server that is started here out of installed packages, or in
-    yours at --store-url. With --adopt, an application's own LangChain table is adopted, migrated, rolled back and given
-    back meanwhile.
+    With --store, its vectors are in a server that is started here out of installed packages, or in one of yours.
+    With --adopt, an application's own LangChain table is adopted, migrated, rolled back and given back meanwhile.
 
     For example:
       revector demo --json result.json
@@ -145,11 +140,9 @@ def demo(
     """
     if store is None and store_url is not None:
         raise ConfigError("--store-url says where the store of --store is. Nothing was started; name its kind.")
-    if adopt and store is not None:
-        raise ConfigError("--store is for the first act of the demo. Nothing was started; leave --adopt or it out.")
-    if adopt and full:
+    if adopt and (full or store):
         raise ConfigError(
-            "--full is for the first act of the demo, not for --adopt. Nothing was started; leave one out."
+            "--full and --store are for the first act of the demo, not for --adopt. Nothing was started; leave one out."
         )
     if adopt:
         act = optional("revector.local.adoption_demo", "demo")

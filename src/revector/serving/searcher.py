@@ -35,7 +35,7 @@ from revector.serving.asked import MinScore, check_asked, given_vector, least_sc
 from revector.serving.bounds import Stop, bounded, check_filter
 from revector.serving.filters import compile_filter, why_nothing
 from revector.serving.queries import askable, check_query, check_seen, piece_of, ready
-from revector.serving.widening import Widths, effort, keeps_few, widen
+from revector.serving.widening import Widths, effort, keeps_few
 from revector.spec import Metric
 from revector.stores.metrics import ZERO
 
@@ -351,8 +351,7 @@ class Searcher:
                 filter_params=filter_params,
                 check_time=check_time,
             )
-            found, wanted, asked = widen(partial(lane.search, connection, vector), wanted, check_time)
-            self._widths.learn(pinned, wanted, found)
+            found, wanted, asked = self._widths.widen(pinned, partial(lane.search, connection, vector), wanted)
             if follow_alias and found.active_gen != pinned.gen:
                 return None
             warnings = () if found.rows else why_nothing(connection, pinned.cid, where)

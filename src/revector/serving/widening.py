@@ -51,7 +51,25 @@ class Widths:
             return PER_DOCUMENT * k
         return min(PER_DOCUMENT * k, max(k, math.ceil(k * self._took.get(pinned.gen, PER_DOCUMENT))))
 
-    def learn(self, pinned: Generation, wanted: SearchRequest, found: VisibleHits) -> None:
+    def widen(
+        self, pinned: Generation, ask: Callable[[SearchRequest], VisibleHits], wanted: SearchRequest
+    ) -> tuple[VisibleHits, SearchRequest, int]:
+        """Ask for more candidates until ``k`` are found; return the last answer, what was asked, and how often."""
+        asked = 0
+        while True:
+            wanted.check_time()
+            found = ask(wanted)
+            asked += 1
+            exhausted = found.candidates < wanted.candidates
+            if len(found.rows) >= wanted.k or (wanted.exact and exhausted):
+                self._learn(pinned, wanted, found)
+                return found, wanted, asked
+            if not wanted.exact and (exhausted or wanted.candidates >= MOST_CANDIDATES):
+                wanted = replace(wanted, exact=True)  # the scan gave up before k were found
+            else:
+                wanted = replace(wanted, candidates=wanted.candidates * 4)
+
+    def _learn(self, pinned: Generation, wanted: SearchRequest, found: VisibleHits) -> None:
         """Note what an answer took: more at once, less slowly, so that few searches have to ask again."""
         if not wanted.by_document or wanted.exact or wanted.filter_sql or len(found.rows) < wanted.k:
             return
@@ -78,21 +96,3 @@ def effort(pinned: Generation, k: int, *, by_document: bool, filtered: bool) -> 
     """Return how many candidates a graph in a store must look at, however many of them are asked for."""
     least = FILTERED_EFFORT * pinned.spec.index.ef_search if filtered else 0
     return max(least, PER_DOCUMENT * k if by_document else k)
-
-
-def widen(
-    ask: Callable[[SearchRequest], VisibleHits], wanted: SearchRequest, check_time: Callable[[], None]
-) -> tuple[VisibleHits, SearchRequest, int]:
-    """Ask for more candidates until ``k`` are found; return the last answer, what was asked, and how often."""
-    asked = 0
-    while True:
-        check_time()
-        found = ask(wanted)
-        asked += 1
-        exhausted = found.candidates < wanted.candidates
-        if len(found.rows) >= wanted.k or (wanted.exact and exhausted):
-            return found, wanted, asked
-        if not wanted.exact and (exhausted or wanted.candidates >= MOST_CANDIDATES):
-            wanted = replace(wanted, exact=True)  # the scan gave up before k were found
-        else:
-            wanted = replace(wanted, candidates=wanted.candidates * 4)
