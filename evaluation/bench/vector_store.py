@@ -1,7 +1,8 @@
 """`revector.VectorStore` beside numpy-vector-store: CPU time of each act at three sizes, and equal answers.
 
 Random float32 vectors, one query at a time, ten hits, one thread. Each round is a process of its own, the two packages
-take turns, and the median of the rounds counts: of each round, the median of 30 queries. A ratio is ours by theirs.
+take turns, and the median of the rounds counts: of each round, the fastest of 30 queries, for the machine may be
+shared. The largest size has a quarter of the rounds. A ratio is ours by theirs.
 A search of directions (`unit`) is one product with all rows on both sides, bound by memory at 100,000 rows: there is
 little to win. Files: theirs are compressed and pickled, ours are neither.
 
@@ -30,13 +31,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure both at each size; return 1 if one of our searches takes more, or finds others."""
     options = parser("evaluation.bench.vector_store", __doc__)
     options.add_argument("--dim", type=int, default=384, metavar="N")
-    options.add_argument("--rounds", type=int, default=3, metavar="N")
+    options.add_argument("--rounds", type=int, default=9, metavar="N")
     options.add_argument("--peers-python", required=True, metavar="PATH", help="interpreter with numpy-vector-store")
     chosen = options.parse_args(argv)
     before, figures = machine(), list[Figure]()
     for rows in SIZES:
         runs: dict[str, list[dict[str, Any]]] = {OURS: [], THEIRS: []}
-        for _ in range(chosen.rounds):
+        for _ in range(chosen.rounds if rows < SIZES[-1] else max(1, chosen.rounds // 4)):
             runs[OURS].append(_run(sys.executable, OURS, rows, chosen.dim))
             runs[THEIRS].append(_run(chosen.peers_python, THEIRS, rows, chosen.dim))
         if rows == SIZES[0]:

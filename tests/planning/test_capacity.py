@@ -55,6 +55,45 @@ def test_more_gpus_take_less_time_and_a_wanted_time_takes_more_gpus() -> None:
     assert figures(corpus)["wall_hours"] <= 24
 
 
+def test_more_searches_a_second_take_replicas_and_more_candidates_fewer_searches() -> None:
+    one = figures(CapacityInput(1e7, 384))
+    asked = figures(CapacityInput(1e7, 384, qps=2.5 * one["searches_per_s"]))
+    assert (asked["servers"], asked["replicas"]) == (3, 2)
+    assert asked["servers_usd_month"] == pytest.approx(3 * one["server_usd_month"])
+    assert "servers" not in one
+    rates = [figures(CapacityInput(1e7, 384, index=IndexSpec(ef_search=ef)))["searches_per_s"] for ef in (20, 100, 800)]
+    assert rates == sorted(rates, reverse=True)
+    with pytest.raises(ConfigError, match="was not measured"):
+        CapacityInput(1e7, 384, index=IndexSpec(store="redis"), store="redis", qps=100)
+
+
+def test_the_example_of_the_manual_is_what_the_model_says() -> None:
+    found = figures(CapacityInput(5e8, 256, index=IndexSpec(m=32), qps=5_000))
+    said = (ROOT / "docs" / "planning.md").read_text(encoding="utf-8")
+    for key, wording in {
+        "gpu_hours": "{:,.0f} GPU-hours",
+        "raw_gb": "{:,.0f} GB",
+        "graph_gb": "{:,.0f} GB",
+        "server_gb": "{:,.0f} GB",
+        "server_while_built_gb": "{:,.0f} GB",
+        "index_gb": "{:,.0f} GB, two",
+        "archive_gb": "{:,.0f} GB, $",
+        "archive_usd_month": "${:,.0f} a month",
+        "search_ms": "{:,.1f} ms of processor",
+        "searches_per_s": "{:,.0f} a second on 32 cores",
+        "servers": "{:,.0f} servers",
+        "replicas": "{:,.0f} of them replicas",
+        "servers_usd_month": "${:,.0f} a month",
+    }.items():
+        assert wording.format(found[key]) in said, key
+
+
+def test_a_candidate_costs_what_its_file_measured() -> None:
+    found = json.loads((ROOT / "evaluation" / "bench" / "results" / "ef_search.json").read_text(encoding="utf-8"))
+    measured = next(one["value"] for one in found["figures"] if one["name"] == "per candidate of ef_search")
+    assert CONSTANTS["search_candidate_cpu_s"].value == pytest.approx(measured * 1e-6, rel=MOST_ERROR)
+
+
 def test_half_precision_and_bits_shrink_the_graph() -> None:
     sizes = [
         graph_bytes(768, IndexSpec()),
@@ -159,7 +198,7 @@ def test_searches_cost_what_their_server_costs() -> None:
     found = figures(CapacityInput(1e7, 384))
     month = found["searches_per_s"] * 730 * 3_600
     assert found["usd_per_million_searches"] == pytest.approx(found["server_usd_month"] / month * 1e6)
-    assert found["server_usd_month"] == pytest.approx(found["server_gb"] * 0.008 * 730)
+    assert found["server_usd_month"] == pytest.approx(max(found["server_gb"], 32 * 8) * 0.008 * 730)
     assert figures(CapacityInput(1e8, 384))["searches_per_s"] < found["searches_per_s"]
 
 

@@ -396,7 +396,16 @@ def test_exit_codes_tell_changes_nothing_to_do_and_what_would_be_refused(
 def test_the_page_shows_changes_money_time_and_disks(at: World, capsys: pytest.CaptureFixture[str]) -> None:
     run(["plan", "b200", "--probe-seconds", "1"])
     page = capsys.readouterr().out
-    for line in ("~  model.name", "=  chunking.*", "to change", "break-even", "to the swap", "disk: ", "way back"):
+    for line in (
+        "~  model.name",
+        "=  chunking.*",
+        "to change",
+        "break-even",
+        "to the swap",
+        "disk: ",
+        "way back",
+        "at ef_search 100",
+    ):
         assert line in page
     assert str(Path.home()) not in page.split("disk")[0]
 

@@ -32,6 +32,8 @@ def capacity(
     quantize: Annotated[str, typer.Option(help="none, bit: only signs in the graph, or int8.")] = "none",
     m: Annotated[int, typer.Option(help="Links of the HNSW graph.")] = 16,
     ef_construction: Annotated[int, typer.Option()] = 100,
+    ef_search: Annotated[int, typer.Option(help="Candidates that a search keeps.")] = 100,
+    qps: Annotated[float | None, typer.Option(help="Searches a second to answer: servers, replicas, price.")] = None,
     store: Annotated[
         str | None, typer.Option(help="Kind of the store that holds the vectors; default: beside the documents.")
     ] = None,
@@ -51,40 +53,40 @@ def capacity(
 
     For example:
       revector capacity --documents 1e9 --dim 768 --storage halfvec --gpus 8 --hours 48
-      revector capacity --documents 5e7 --dim 384 --set server_cores=16 --json
-      revector capacity --documents 1e7 --dim 384 --store redis
+      revector capacity --documents 5e7 --dim 384 --store redis --json
+      revector capacity --documents 5e8 --dim 768 --m 32 --qps 5000 --ef-search 200
     """
     from revector.planning.capacity import CapacityInput
     from revector.planning.capacity import capacity as reckon
     from revector.planning.constants import constants
     from revector.spec import PGVECTOR, IndexSpec
 
-    costs = _costs(project)
-    if tokens_per_minute is not None:
-        costs = type(costs).model_validate({**costs.model_dump(), "gpu_tokens_per_minute": tokens_per_minute})
     index = IndexSpec(
         storage=storage,  # type: ignore[arg-type]
         quantize=quantize,  # type: ignore[arg-type]
         m=m,
         ef_construction=max(ef_construction, 2 * m),
+        ef_search=ef_search,
         store=store or PGVECTOR,
     )
-    corpus = CapacityInput(documents, dim, chunks_per_document, tokens_per_chunk, index, gpus, hours, store)
-    found = reckon(corpus, costs, constants(dict(map(_pair, constant or ()))))
+    corpus = CapacityInput(documents, dim, chunks_per_document, tokens_per_chunk, index, gpus, hours, store, qps)
+    found = reckon(corpus, _costs(project, tokens_per_minute), constants(dict(map(_pair, constant or ()))))
     Output(as_json=json).show(found.as_data(), lambda console: _page(found, console))
 
 
-def _costs(project: object) -> Costs:
-    """Return the prices of the project that one is in, or the defaults where there is none."""
+def _costs(project: object, tokens_per_minute: float | None) -> Costs:
+    """Return the prices of the project that one is in, or the defaults where there is none; another speed of a GPU."""
     from revector.cli.options import open_project
     from revector.planning.costs import Costs
 
     try:
-        return open_project(project).settings.costs  # type: ignore[arg-type]
+        costs = open_project(project).settings.costs  # type: ignore[arg-type]
     except ConfigError:
         if project is not None:
             raise
-        return Costs()
+        costs = Costs()
+    given = {} if tokens_per_minute is None else {"gpu_tokens_per_minute": tokens_per_minute}
+    return Costs.model_validate({**costs.model_dump(), **given})
 
 
 def _pair(text: str) -> tuple[str, float]:

@@ -125,6 +125,11 @@ def _money(found: MigrationPlan) -> dict[str, str]:
         f"each of about {window.writes_per_day:,} writes a day is embedded for it too "
         f"({_tokens(window.tokens)} tokens, {_usd(window.embedding_usd)})"
     )
+    if (one := found.searching) is not None:
+        rows["searches"] = (
+            f"{one.cpu_ms:.1f} ms of PostgreSQL's processor each at ef_search {one.ef_search}, so "
+            f"{one.per_s_and_core:,.0f} a second on a core; a million cost {_usd(one.usd_per_million)} of server"
+        )
     return {name: value for name, value in rows.items() if value}
 
 

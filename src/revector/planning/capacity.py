@@ -35,7 +35,8 @@ MEASURED = "what a point takes there: evaluation/bench/README.md"
 class CapacityInput:
     """What the model is asked: a corpus, an index over it, and the means; ``hours`` is the wanted wall time.
 
-    ``store``: the kind of the store that holds the vectors; None: PostgreSQL, beside the documents.
+    ``store``: the kind of the store that holds the vectors; None: PostgreSQL, beside the documents. ``qps``: searches a
+    second that are to be answered, by as many servers as that takes.
     """
 
     documents: float
@@ -46,6 +47,7 @@ class CapacityInput:
     gpus: int = 1
     hours: float | None = None
     store: str | None = None
+    qps: float | None = None
 
     def __post_init__(self) -> None:
         limits = {
@@ -55,6 +57,7 @@ class CapacityInput:
             "--tokens-per-chunk": (self.tokens_per_chunk, 1, 1e6),
             "--gpus": (self.gpus, 1, 1e6),
             "--hours": (1 if self.hours is None else self.hours, 1e-3, 1e6),
+            "--qps": (1 if self.qps is None else self.qps, 1e-3, 1e9),
         }
         for option, (found, least, most) in limits.items():
             if not least <= found <= most:
@@ -63,6 +66,10 @@ class CapacityInput:
             return
         if lacks := traits.lacks(self.index):
             raise ConfigError(f"the store {self.store} {lacks}. Nothing was computed.")
+        if self.qps is not None:
+            raise ConfigError(
+                f"--qps is for PostgreSQL: what a search costs {self.store} was not measured. Nothing was computed."
+            )
 
     @property
     def _traits(self) -> StoreTraits | None:
@@ -255,9 +262,10 @@ def _serving(corpus: CapacityInput, costs: Costs, sizes: _Sizes, known: Mapping[
     processes = build_processes(sizes.rows, int(value["server_cores"]))
     build_h = build_cpu_s(chunks, dim, index, known) / processes / 3_600
     verify_h = chunks * value["verify_cpu_s"] / 3_600
-    search_s = search_cpu_s(chunks, dim, known)
+    search_s = search_cpu_s(chunks, dim, known, ef_search=index.ef_search)
     per_s = value["server_cores"] * value["search_share"] / search_s
-    server_usd = server_gb * costs.server_usd_per_gb_hour * HOURS_PER_MONTH
+    paid_gb = max(server_gb, value["server_cores"] * value["gb_per_core"])
+    server_usd = paid_gb * costs.server_usd_per_gb_hour * HOURS_PER_MONTH
     server, query = "server", "queries"
     return [
         Need(server, "graph_gb", "memory that searches walk through", graph / GB, "GB", "page layout"),
@@ -268,15 +276,30 @@ def _serving(corpus: CapacityInput, costs: Costs, sizes: _Sizes, known: Mapping[
         Need(server, "build_hours", f"build by {processes} processes", build_h, "h",
              "build_cpu_s and _growth, build_per_dim, server_cores"),
         Need(server, "verify_hours", "verification by one process", verify_h, "h", "verify_cpu_s"),
-        Need(query, "search_ms", "processor time of a search, without embedding the query",
-             search_s * 1_000, "ms", "search_cpu_s and _growth, search_per_dim"),
+        Need(query, "search_ms", f"processor time of a search at ef_search {index.ef_search}, its embedding apart",
+             search_s * 1_000, "ms", "search_cpu_s and _growth, search_candidate_cpu_s, search_per_dim"),
         Need(query, "searches_per_s", f"searches on {value['server_cores']:g} cores", per_s, "/s",
              "server_cores, search_share"),
-        Need(query, "server_usd_month", "the server", server_usd, "USD/month", "costs.server_usd_per_gb_hour"),
+        Need(query, "server_usd_month", "the server", server_usd, "USD/month",
+             "costs.server_usd_per_gb_hour, at least gb_per_core"),
+        *_servers(corpus, per_s, server_usd),
         Need(query, "usd_per_million_searches", "a million searches, at that rate all month",
              server_usd / (per_s * HOURS_PER_MONTH * 3_600) * 1e6, "USD", "server_usd_month / searches_per_s"),
         Need("time", "total_hours", "to the swap, without the gate",
              max(sizes.hours, sizes.publish_h) + build_h + verify_h, "h"),
+    ]  # fmt: skip
+
+
+def _servers(corpus: CapacityInput, per_s: float, server_usd: float) -> list[Need]:
+    """Return what so many searches a second take: the server that writes, and hot standbys with a whole index each."""
+    if corpus.qps is None:
+        return []
+    part, servers = "queries", max(1, math.ceil(corpus.qps / per_s))
+    return [
+        Need(part, "servers", f"servers for {corpus.qps:,g} searches/s", servers, "", "searches_per_s"),
+        Need(part, "replicas", "of them replicas (hot standbys), each with the whole index", servers - 1, "",
+             "no spare is counted"),
+        Need(part, "servers_usd_month", "all of them", servers * server_usd, "USD/month", "server_usd_month"),
     ]  # fmt: skip
 
 

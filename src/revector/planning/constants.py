@@ -19,6 +19,11 @@ INLINE = 7_000
 """Wider vectors lie in TOAST (``stores.pgvector``), in pieces of 1,996 bytes, four to a page."""
 
 
+EF_SEARCH = IndexSpec().ef_search
+CANDIDATE_DIM = 384
+"""Where ``search_cpu_s`` and ``search_candidate_cpu_s`` were measured."""
+
+
 @dataclass(frozen=True, slots=True)
 class Constant:
     """A number that the model reckons with, in ``unit``, and where it comes from; a user may put in another."""
@@ -64,11 +69,15 @@ CONSTANTS: Mapping[str, Constant] = {
     "search_per_dim": Constant(
         0.0009, "of both, per dimension beyond 64", "evaluation/scale/results/wide.json: search"
     ),
+    "search_candidate_cpu_s": Constant(
+        21.3e-6, "CPU-s per search and candidate of ef_search beyond 100", "evaluation/bench/results/ef_search.json"
+    ),
     "search_share": Constant(0.7, "of the cores for searches", "assumed: beyond it, searches queue"),
     "server_memory_gb": Constant(
         24_000, "10^9 bytes, the largest server to be had", "assumed: largest for rent in 2025"
     ),
     "server_cores": Constant(32, "cores of the server", "assumed"),
+    "gb_per_core": Constant(8, "10^9 bytes", "the server of costs.server_usd_per_gb_hour: 256 GB, 32 cores"),
     "memory_share": Constant(0.75, "of the memory for the graph", "assumed: the rest for buffers and backends"),
     "dead_worker_share": Constant(
         1.16, "times an even share of the embedding", "evaluation/scale/results/simulate.json: 64 GPUs, p95"
@@ -160,13 +169,18 @@ def build_cpu_s(chunks: float, dim: int, index: IndexSpec, known: Mapping[str, C
     return chunks * per * wider * index.ef_construction / 100
 
 
-def search_cpu_s(chunks: float, dim: int, known: Mapping[str, Constant] = CONSTANTS) -> float:
+def search_cpu_s(
+    chunks: float, dim: int, known: Mapping[str, Constant] = CONSTANTS, *, ef_search: int = EF_SEARCH
+) -> float:
     """Return the CPU-seconds of one search, of PostgreSQL and its client, where the graph is in memory.
 
-    Ten documents at the default ``ef_search``; the query's embedding is not in it. Measured to 400,000 chunks.
+    Ten documents; the query's embedding is not in it. Measured to 400,000 chunks at the default ``ef_search``; what a
+    candidate more or less of it costs, by itself.
     """
     per = known["search_cpu_s"].value + known["search_growth_cpu_s"].value * math.log(max(1.0, chunks / 50_000))
-    return per * max(0.1, 1 + known["search_per_dim"].value * (dim - 64))
+    usual = per * max(0.1, 1 + known["search_per_dim"].value * (dim - 64))
+    more = known["search_candidate_cpu_s"].value * (ef_search - EF_SEARCH)
+    return max(0.2 * usual, usual + more * max(0.1, 1 + known["search_per_dim"].value * (dim - CANDIDATE_DIM)))
 
 
 def publish_cpu_s(documents: float, known: Mapping[str, Constant] = CONSTANTS) -> float:

@@ -15,12 +15,12 @@ from revector.encoders.api.settings import PREFIX, ProviderSettings, split_refer
 from revector.planning import constants
 from revector.planning.costs import HOURS_PER_MONTH, Costs, money
 from revector.planning.estimate import Estimate
-from revector.planning.forecast import Disk, Probe, RollbackCost, Spending, StepPlan, Storage
+from revector.planning.forecast import Disk, Probe, RollbackCost, SearchCost, Spending, StepPlan, Storage
 from revector.planning.server import WORTH_S, Slowdown, measure
 from revector.planning.strata import StratifiedSample
 from revector.registry.collections import Collection, Generation
 from revector.registry.spending import spent
-from revector.spec import PGVECTOR, Revision
+from revector.spec import PGVECTOR, IndexSpec, Revision
 from revector.stores.opening import stores_of
 from revector.stores.pgvector import Build
 from revector.stores.seam import StoreCosts
@@ -274,3 +274,14 @@ def window_of(
         tokens=embedded,
         embedding_usd=paid.gpu_usd if own else paid.api_usd,
     )
+
+
+def search_cost(chunks: float, dim: int, index: IndexSpec, costs: Costs) -> SearchCost | None:
+    """Return what a search will take of PostgreSQL; None where that was not measured."""
+    if index.kind != "hnsw" or index.store != PGVECTOR:
+        return None
+    seconds = constants.search_cpu_s(chunks, dim, ef_search=index.ef_search)
+    share = constants.CONSTANTS["search_share"].value
+    usd_per_core_hour = constants.CONSTANTS["gb_per_core"].value * costs.server_usd_per_gb_hour
+    usd_per_million = 1e6 * seconds / share / 3_600 * usd_per_core_hour
+    return SearchCost(index.ef_search, 1_000 * seconds, share / seconds, usd_per_million)

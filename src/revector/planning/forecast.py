@@ -125,6 +125,20 @@ class RollbackCost:
     embedding_usd: float
 
 
+@dataclass(frozen=True, slots=True)
+class SearchCost:
+    """What a search of the new index takes of PostgreSQL's processor, its query's embedding apart.
+
+    ``per_s_and_core``: where searches may have ``search_share`` of the cores; at the price of a server's core, a
+    million cost ``usd_per_million``.
+    """
+
+    ef_search: int
+    cpu_ms: float
+    per_s_and_core: float
+    usd_per_million: float
+
+
 class PlannedActual(TypedDict):
     """One figure of a migration that ran before: as it was planned, and what it came to; None: not known."""
 
@@ -167,6 +181,8 @@ class MigrationPlan:
     warnings: tuple[str, ...]
     risks: tuple[str, ...]
     unknown: Screening | None = None
+    searching: SearchCost | None = None
+    """None for exact search and other stores, where it was not measured."""
     unreadable_queries: Mapping[str, str] = field(default_factory=dict)
     already: Mapping[str, PlannedActual] | None = None
 

@@ -28,6 +28,7 @@ from revector.planning.estimating import (
     costs_of,
     disks_of,
     look,
+    search_cost,
     spending_of,
     step_plans,
     storage_of,
@@ -122,6 +123,7 @@ def _figures(
         warnings=(),
         risks=(),
         unknown=read.unknown,
+        searching=search_cost(read.chunks.value, revision.model.dim, revision.index, costs),
     )
 
 
