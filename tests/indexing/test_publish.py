@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 from evaluation.reliability.truth import Truth
 
+from revector import counts
 from revector.documents import deadletters
 from revector.errors import EncoderError, GenerationGone
 from revector.indexing.publish import Applier, PreparedBatch
@@ -189,8 +190,13 @@ def explode(texts: Sequence[str], vectors: np.ndarray) -> np.ndarray:
 def test_a_poison_document_costs_only_itself(served: World) -> None:
     served.documents.put_many([Document(f"x{n:02d}", "poison" if n == 13 else f"melon{n}") for n in range(32)])
     served.loader["hashing"].hook = explode
+    before = counts.totals()
     served.settle()
     assert waiting(served) == {"x13": "due"}
+    grown = {key: after - before.get(key, 0) for key, after in counts.totals().items() if key[0] == "documents_failed"}
+    cid = str(served.collection.cid)
+    assert grown.get(("documents_failed", (cid, "retried"))) == 1
+    assert not grown.get(("documents_failed", (cid, "dead")))
     assert "kernel panic" in served.value("SELECT last_error FROM pending")
     assert served.value("SELECT count(*) FROM ledger WHERE doc_id LIKE 'x%'") == 31
 
