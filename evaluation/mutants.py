@@ -273,7 +273,7 @@ def try_alone(one: Asked, tests: Sequence[str], took_s: float) -> bool:
     path.write_text(one.text)
     run = pytest(*tests)
     try:
-        return run.wait(HANGS_S + 10 * took_s) != 0
+        return run.wait(HANGS_S + 3 * took_s) != 0
     except subprocess.TimeoutExpired:
         run.terminate()
         return run.wait() is not None

@@ -28,7 +28,7 @@ ASKED = "REVECTOR_TEST_MUTANTS"
 """The variable that names the file of what is asked: see ``mutants.Asked``."""
 
 HANGS_S = 60.0
-"""A mutant with which the tests take so many seconds more than ten times what they took without it counts as seen."""
+"""A mutant with which the tests take so many seconds more than three times what they took without it counts as seen."""
 
 seen: set[str] = set()
 """``file:line`` of the statements that the present test has run."""
@@ -122,7 +122,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool:
                 journal.write(json.dumps({"test": name, "took_s": took_s, "lines": sorted(lines)}) + "\n")
         for mutant in asked["mutants"]:
             judges = sorted((item for item in items if _runs(item, mutant)), key=lambda item: _ran[item.nodeid][0])
-            timeout_s = HANGS_S + 10 * sum(_ran[item.nodeid][0] for item in judges)
+            timeout_s = HANGS_S + 3 * sum(_ran[item.nodeid][0] for item in judges)
             killed = bool(judges) and fails_with(mutant["file"], mutant["text"], judges, timeout_s, onward)
             journal.write(json.dumps({"key": mutant["key"], "killed": killed, "tests": len(judges)}) + "\n")
     session._setupstate.teardown_exact(None)
