@@ -163,8 +163,10 @@ async def search_by_image(
     collection: Name,
     request: Request,
     service: Shared,
-    k: Annotated[int, Query(ge=1, le=1_000)] = 10,
-    by: Literal["document", "chunk"] = "document",
+    k: Annotated[int, Query(ge=1, le=1_000, description="How many hits.")] = 10,
+    by: Annotated[
+        Literal["document", "chunk"], Query(description="Best chunk of each document, or every chunk.")
+    ] = "document",
     where: Annotated[str | None, Query(max_length=10_000, description="The filter, as a JSON object.")] = None,
 ) -> Response:
     """Search through the alias by an image, which is the body; its size is bounded by `max_image_mib`.
