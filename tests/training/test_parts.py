@@ -102,6 +102,8 @@ def test_negatives_share_words_with_the_query_and_are_no_answers_of_it() -> None
     assert strict.drawn == 2
     assert strict.false > 0
     assert not {corpus.ids[row] for row in strict.rows[0]} & {"a", "f"}
+    with pytest.raises(LabelError, match="5 negatives of each query were asked for, and 3 documents are no answers"):
+        mine([Pair("red apple", "a")], answers, corpus, encoder, vectors, asked, negatives=5, margin=0.0)
 
 
 def test_a_rotated_space_loses_nothing_by_itself_and_everything_where_it_is_mixed() -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from revector.errors import LabelError
 from revector.interfaces import Encoder, Vectors
 from revector.training.corpus import Corpus
 from revector.training.pairs import Pair, same_query
@@ -48,6 +49,8 @@ def mine(
     be an answer that nobody named: it is left out, as is one of an answer's very text. ``vectors`` of the corpus and
     ``queries`` of the pairs are of length 1. Words are the tokens of the encoder, so it holds for any language.
 
+    Raises ``LabelError`` where there are too few documents.
+
     Source: Robertson & Zaragoza, *The Probabilistic Relevance Framework: BM25 and Beyond* (2009), by bm25s; filtering
     by a margin to the answer's score: Moreira et al., *NV-Retriever*, arXiv:2407.15831 (2024).
     """
@@ -56,17 +59,22 @@ def mine(
     ranked = _ranked(pairs, corpus, encoder, min(len(corpus.ids), negatives * DEEPER))
     rng = np.random.default_rng(seed)
     for at, (pair, candidates) in enumerate(zip(pairs, ranked, strict=True)):
-        right = {row_of[doc_id] for doc_id in answers[same_query(pair.query)]}
-        texts = {corpus.texts[row] for row in right}
-        wrong = [row for row in candidates if row not in right and corpus.texts[row] not in texts]
+        right = {corpus.texts[row_of[doc_id]] for doc_id in answers[same_query(pair.query)]}
+        wrong = [row for row in candidates if corpus.texts[row] not in right]
         limit = float(queries[at] @ vectors[row_of[pair.doc_id]]) + margin
         near = vectors[wrong] @ queries[at] > limit
         false += int(near.sum())
         kept = [row for row, is_near in zip(wrong, near, strict=True) if not is_near][:negatives]
         if len(kept) < negatives:
-            others = [row for row in rng.permutation(len(corpus.ids)).tolist() if row not in right and row not in kept]
             drawn += negatives - len(kept)
+            shuffled = rng.permutation(len(corpus.ids)).tolist()
+            others = [row for row in shuffled if corpus.texts[row] not in right and row not in kept]
             kept += others[: negatives - len(kept)]
+        if len(kept) < negatives:
+            raise LabelError(
+                f"{negatives} negatives of each query were asked for, and {len(kept)} documents are no answers of "
+                f"{pair.query!r:.80}. Nothing was trained; ask for fewer, or ingest more documents first."
+            )
         found[at] = kept
     return Mined(found, false, drawn)
 
