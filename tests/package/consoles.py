@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,8 +65,13 @@ def play(typed: list[tuple[str, int]], folder: Path, environment: dict[str, str]
         script += [command, rf"last=$?; printf '\036%s\036' $last; [ $last = {code} ] || exit"]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     env = {"PATH": path, "HOME": str(folder), "PYTHONPATH": str(ROOT / "src"), "COLUMNS": "120", "LC_ALL": "C.UTF-8"}
-    done = subprocess.run(
-        ["bash"], input="\n".join(script), cwd=folder, env=env | environment, text=True, stdout=-1, timeout=LIMIT_S
-    )
-    parts = done.stdout.split("\036")
+    bash = ["bash", "-c", "\n".join(script)]
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE}
+    with subprocess.Popen(bash, cwd=folder, env=env | environment, text=True, start_new_session=True, **pipes) as shell:
+        try:
+            output, _ = shell.communicate(timeout=LIMIT_S)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(shell.pid, signal.SIGKILL)
+    parts = output.split("\036")
     return [(int(code), output) for output, code in zip(parts[::2], parts[1::2], strict=False)]
