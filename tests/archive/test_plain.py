@@ -22,10 +22,12 @@ from revector.archive import (
     vector_batches,
     vectors_sha256,
 )
+from revector.archive.tables import NpyWriter
 from revector.cli import run
 from revector.errors import ArchiveError, ConfigError, RevectorError, SourceError
 
 h5py, pa, pq = (pytest.importorskip(name) for name in ("h5py", "pyarrow", "pyarrow.parquet"))
+append = NpyWriter.append
 ENDINGS = (".npy", ".npz", ".h5", ".parquet")
 RNG = np.random.default_rng(3)
 IDS = [f"d{n}" for n in range(19)] + ["日本/1"]
@@ -129,6 +131,23 @@ def test_ids_with_several_vectors_keep_their_numbers_and_become_a_table(tmp_path
         assert everything(tmp_path / "c.h5", tmp_path / f"t{ending}") == wanted
     done = convert_vectors([tmp_path / "a.h5"], tmp_path / "one.npz", limit=1)
     assert (done.ids, done.vectors, list_ids(tmp_path / "one.npz")) == (1, 3, ["dog"])
+
+
+def test_vectors_of_an_id_are_put_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    as_npz(tmp_path / "a.npz", slice(0, 4), asset_ids=np.array(["b", "a", "b", "a"]), chunk=np.array([1, 1, 0, 0]))
+    convert_vectors([tmp_path / "a.npz"], tmp_path / "b.h5")
+    assert load_vectors(tmp_path / "b.h5").ids == ["b", "b", "a", "a"]
+    assert load_vectors(tmp_path / "b.h5").vectors.tolist() == VECTORS[[2, 0, 3, 1]].tolist()
+
+
+@pytest.mark.parametrize("ending", [".npy", ".npz"])
+def test_what_a_disk_changes_while_it_is_written_gets_no_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    monkeypatch.setattr("revector.archive.plain_writing.NpyWriter.append", lambda self, rows: append(self, rows * 2))
+    with pytest.raises(ArchiveError, match="SHA-256"):
+        convert_vectors([as_npz(tmp_path / "a.npz")], tmp_path / f"b{ending}")
+    assert [one.name for one in tmp_path.iterdir()] == ["a.npz"]
 
 
 def test_a_group_for_each_language_comes_and_goes(tmp_path: Path) -> None:
