@@ -51,6 +51,17 @@ def test_publish_leaves_out_a_document_that_moved_on_and_keeps_its_item(served: 
     assert served.differences(served.generation()) == []
 
 
+def test_publish_gives_back_what_is_being_written_this_instant(served: World) -> None:
+    served.documents.put("a", "melon kiwi")
+    one, prepared = embedded(served, "a")
+    assert work.claim(served.engine, one.generation.gen, rows=10) == ["a"]
+    with served.engine.begin() as writer:
+        writer.execute(sa.text("SELECT 1 FROM document WHERE doc_id = 'a' FOR UPDATE"))
+        assert one.publish(prepared) == 0
+    assert served.sql("SELECT lease_until, attempts FROM pending") == [(None, 0)]
+    assert one.publish(prepared) == 1
+
+
 def test_publish_never_replaces_a_newer_version(served: World) -> None:
     served.documents.put("a", "melon kiwi")
     slow, old = embedded(served, "a")
