@@ -11,7 +11,7 @@ from evaluation.reliability.truth import Truth
 
 from revector import counts
 from revector.documents import deadletters
-from revector.errors import EncoderError, GenerationGone
+from revector.errors import EncoderError, GenerationGone, TextsRefused
 from revector.indexing.publish import Applier, PreparedBatch
 from revector.indexing.rearm import rearm
 from revector.interfaces import Document
@@ -210,6 +210,19 @@ def test_a_poison_document_costs_only_itself(served: World) -> None:
     assert not grown.get(("documents_failed", (cid, "dead")))
     assert "kernel panic" in served.value("SELECT last_error FROM pending")
     assert served.value("SELECT count(*) FROM ledger WHERE doc_id LIKE 'x%'") == 31
+
+
+def test_a_text_that_the_encoder_refuses_for_good_is_a_dead_letter_at_once(served: World) -> None:
+    def refuse(texts: Sequence[str], vectors: np.ndarray) -> np.ndarray:
+        if "poison" in texts:
+            raise TextsRefused("1 text is refused", {"poison": "too long for the provider"})
+        return vectors
+
+    served.documents.put_many([Document("a", "poison"), Document("b", "melon")])
+    served.loader["hashing"].hook = refuse
+    served.settle()
+    assert waiting(served) == {"a": "dead"}
+    assert dead(served)["a"] == "too long for the provider"
 
 
 def test_attempts_back_off_and_end_after_eight(served: World) -> None:
