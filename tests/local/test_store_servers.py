@@ -52,6 +52,14 @@ def test_a_server_that_is_not_installed_is_named_and_nothing_is_made(
     assert not (project.state / "demo-redis").exists()
 
 
+def test_a_migration_that_could_not_name_the_store_is_refused(project: Project) -> None:
+    for file in project.migrations("quickstart").glob("*.py"):
+        kept = [line for line in file.read_text().splitlines() if not line.startswith("index = ")]
+        file.write_text("\n".join(kept).replace(", IndexSpec", ""))
+    with pytest.raises(ConfigError, match="has none"), in_store(project, "quickstart", "chroma", NOWHERE):
+        raise AssertionError("its vectors would be in PostgreSQL")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -114,8 +114,14 @@ def _copy(project: Project, collection: str, root: Path, kind: str, url: str) ->
     migrations = root / "migrations" / collection
     migrations.mkdir(parents=True)
     for file in project.migrations(collection).glob("*.py"):
-        text = file.read_text(encoding="utf-8").replace("IndexSpec(", f'IndexSpec(store="{STORE}", ')
-        (migrations / file.name).write_text(text, encoding="utf-8")
+        text = file.read_text(encoding="utf-8")
+        if "IndexSpec(" not in text:
+            raise ConfigError(
+                f"the demo puts its store into the IndexSpec of each migration, and {file} has none. Nothing was "
+                "started; write `index = IndexSpec()` there."
+            )
+        named = text.replace("IndexSpec(", f'IndexSpec(store="{STORE}", ')
+        (migrations / file.name).write_text(named, encoding="utf-8")
 
 
 def _wait(project: Project, most_s: float) -> None:
