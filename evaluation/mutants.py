@@ -349,7 +349,9 @@ def main() -> int:
     tried = [Trial(one.mutant.file, one.mutant.line, one.change, now.killed[one.key]) for one in wanted]
     reasons = {(one["file"], one["change"]): one["reason"] for one in known["equivalent"]}
     found = figures(tried, len(mutants), sum(ran.took_s.values()) / 60, reasons)
-    command = f"python -m evaluation.mutants --sample {given.sample} --seed {given.seed}"
+    command = (
+        f"python -m evaluation.mutants --sample {given.sample} --seed {given.seed}{' --known' if given.known else ''}"
+    )
     return write((COPY if given.files else RESULTS) / "mutants.json", command, before, found)
 
 
