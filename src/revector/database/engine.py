@@ -40,10 +40,18 @@ SEARCH_PATH = "revector,public,extensions"
 """``extensions`` is where some hosted PostgreSQL installs pgvector."""
 
 
-def make_engine(url: str, *, search_path: str = SEARCH_PATH, name: str = "revector", **more: str) -> sa.Engine:
+def make_engine(
+    url: str,
+    *,
+    search_path: str = SEARCH_PATH,
+    name: str = "revector",
+    silence_s: float | None = None,
+    **more: str,
+) -> sa.Engine:
     """Return an engine whose transactions see the ``revector`` schema first and never idle for long.
 
-    ``name`` is what PostgreSQL lists its sessions under; ``more``: further settings, as PostgreSQL spells them.
+    ``name`` is what PostgreSQL lists its sessions under; ``silence_s``: how long it may leave a request unanswered
+    before the connection is given up, for ever if None; ``more``: further settings, as PostgreSQL spells them.
     Raises ``ConfigError`` for a URL that is none of PostgreSQL.
     """
     given = sa.make_url(database_url(url))
@@ -64,6 +72,7 @@ def make_engine(url: str, *, search_path: str = SEARCH_PATH, name: str = "revect
             "revector_session.own": "on",  # rows of indexes and of the work on them are deleted by no other session
             **more,
         },
+        silence_s,
     )
     event.listen(engine, "handle_error", _translate)
     return engine

@@ -14,6 +14,8 @@ from typing import Any
 
 import psycopg
 import sqlalchemy as sa
+from psycopg.abc import RV, PQGen
+from psycopg.rows import TupleRow
 from sqlalchemy import event
 
 from revector.database.urls import KEEPALIVES
@@ -24,8 +26,32 @@ _ALIVE = " ".join(f"-ctcp_{name}={value}" for name, value in KEEPALIVES.items())
 _POOLED = "revector_pooled"
 
 
-def settle(engine: sa.Engine, settings: Mapping[str, str]) -> None:
-    """Have every transaction of ``engine`` run under ``settings``; names and values are ours, never input."""
+class LimitedConnection(psycopg.Connection[TupleRow]):
+    """A connection that is closed where the server leaves a request unanswered for ``silence_s`` seconds.
+
+    The server's own time-out ends what it still works on. It ends nothing where a network took the request and lost
+    the answer, and keepalives do not see that while something between the two acknowledges them.
+    """
+
+    silence_s: float | None = None
+
+    def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
+        """Wait as psycopg does. Raises ``psycopg.OperationalError`` when the time is over."""
+        if self.silence_s is None or timeout is not None:
+            return super().wait(gen, interval, timeout)
+        try:
+            return super().wait(gen, interval, self.silence_s)
+        except psycopg.errors._WaitTimeout as error:
+            self.pgconn.finish()
+            said = f"the server said nothing for {self.silence_s:g} s, and the connection was closed"
+            raise psycopg.OperationalError(said) from error
+
+
+def settle(engine: sa.Engine, settings: Mapping[str, str], silence_s: float | None = None) -> None:
+    """Have every transaction of ``engine`` run under ``settings``; names and values are ours, never input.
+
+    ``silence_s``: how long an answer may take, in seconds; None: as long as the server takes.
+    """
     options = " ".join(f"-c{name}={_escaped(value)}" for name, value in settings.items())
     each = ", ".join(f"set_config({_quoted(name)}, {_quoted(value)}, true)" for name, value in settings.items())
     found = {name: f"current_setting({_quoted(name)}, true)" for name in settings}
@@ -37,12 +63,17 @@ def settle(engine: sa.Engine, settings: Mapping[str, str]) -> None:
         if not refused:
             own = " ".join(filter(None, (_ALIVE, named.get("options"), options)))
             try:
-                return psycopg.connect(*given, **{**named, "options": own})
+                return limited(*given, **{**named, "options": own})
             except psycopg.OperationalError as error:
                 if "unsupported startup parameter" not in str(error):
                     raise
                 refused = True
-        return psycopg.connect(*given, **named)
+        return limited(*given, **named)
+
+    def limited(*given: Any, **named: Any) -> LimitedConnection:
+        made = LimitedConnection.connect(*given, **named)
+        made.silence_s = silence_s
+        return made
 
     def connected(driver: Any, record: Any) -> None:
         driver.autocommit = True

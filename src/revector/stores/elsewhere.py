@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -33,6 +34,9 @@ COUNTED = 100_000
 
 READ_ROWS = 5_000
 
+SILENCE_S = 1.0
+"""What an answer may take on its way, beyond the time-out after which the server ends a statement itself."""
+
 TRAITS = StoreTraits(
     in_sql=False,
     kinds=frozenset({"hnsw", "exact"}),
@@ -54,7 +58,7 @@ class ElsewhereStore:
 
     def __init__(self, name: str, settings: StoreSettings) -> None:
         self._name, self._settings = name, settings
-        self._lock, self._made = threading.Lock(), dict[str, sa.Engine]()
+        self._lock, self._made = threading.Lock(), dict[bool, sa.Engine]()
 
     def open(self, name: str, dim: int, index: IndexSpec) -> ElsewhereIndex:
         """Return the index of that name; nothing is asked of the server yet."""
@@ -83,26 +87,32 @@ class ElsewhereStore:
                 engine.dispose()
             self._made.clear()
 
-    def engine(self) -> sa.Engine:
-        """Return the engine, made when it is first wanted."""
+    def engine(self, *, limited: bool) -> sa.Engine:
+        """Return an engine, made when it is first wanted; ``limited``: one whose server answers in time, or is lost."""
         with self._lock:
-            if "" not in self._made:
-                self._made[""] = self._engine()
-            return self._made[""]
+            if limited not in self._made:
+                self._made[limited] = self._engine(self._settings.timeout_s + SILENCE_S if limited else None)
+            return self._made[limited]
 
-    def _engine(self) -> sa.Engine:
+    def _engine(self, silence_s: float | None) -> sa.Engine:
         said = self._settings
         url = sa.make_url(said.address(self._name, "postgresql", "postgres", "postgresql+psycopg"))
         url = url.set(database=said.database or url.database, password=said.key(self._name))
+        wait = {"connect_timeout": f"{max(2, math.ceil(said.timeout_s))}", **url.query}  # libpq knows no less than 2 s
+        url = url.set(query=wait)
         path, limit = f"{SCHEMA},public,extensions", f"{said.timeout_s:g}s"
         return make_engine(
-            url.render_as_string(hide_password=False), search_path=path, name="revector store", statement_timeout=limit
+            url.render_as_string(hide_password=False),
+            search_path=path,
+            name="revector store",
+            silence_s=silence_s,
+            statement_timeout=limit,
         )
 
     @contextmanager
     def connected(self) -> Iterator[sa.Connection]:
         """Yield a connection in a transaction; what the server refuses is raised as an error of a store."""
-        with self.said(), self.engine().begin() as connection:
+        with self.said(), self.engine(limited=True).begin() as connection:
             yield connection
 
     @contextmanager
@@ -244,9 +254,10 @@ class ElsewhereIndex:
 
     def finish(self, progress: Progress) -> bool:
         """Build the graph over what was loaded, without blocking writes."""
+        engine = self._store.engine(limited=False)  # a graph takes the hours that it takes
         with self._store.said():
-            built = self._table.build(self._store.engine(), progress)
-            with self._store.engine().connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            built = self._table.build(engine, progress)
+            with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
                 connection.exec_driver_sql(f"ANALYZE {self.name}")
             return built
 
