@@ -1,42 +1,48 @@
 -- The seeded bugs that are functions of the database: whole bodies, each in place of the sound one, which is named by
 -- its MD5. A bug whose sound body has changed is refused: it must be written again from what is there.
 
--- no_gate in place of document_before 5145bc7016689db2e792ca5ec7994c5c: neither lock is taken
+-- no_gate in place of document_before 8b53b80e14c3d7fc41593f5b26a867ac: neither lock is taken
 CREATE OR REPLACE FUNCTION revector.document_before() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
   NEW.version := greatest(nextval('revector.version_seq'), CASE WHEN TG_OP = 'UPDATE' THEN OLD.version + 1 ELSE 0 END);
   NEW.tombstone_version := CASE WHEN NEW.deleted THEN NEW.version WHEN TG_OP = 'UPDATE' THEN OLD.tombstone_version ELSE 0 END;
   NEW.content := CASE WHEN NOT NEW.deleted THEN NEW.content END;
-  NEW.content_hash := encode(sha256(convert_to(NEW.content, 'UTF8')), 'hex');
+  NEW.image := CASE WHEN NOT NEW.deleted THEN NEW.image END;
+  NEW.content_hash := encode(sha256(convert_to(NEW.content, 'UTF8')
+    || CASE WHEN NEW.image IS NULL THEN '' ELSE '\x00'::bytea || convert_to(NEW.image, 'UTF8') END), 'hex');
   NEW.changed_at := clock_timestamp();
   RETURN NEW;
 END $$;
 
--- advisory_gate_only in place of document_before 5145bc7016689db2e792ca5ec7994c5c: an old snapshot does not meet the row
+-- advisory_gate_only in place of document_before 8b53b80e14c3d7fc41593f5b26a867ac: an old snapshot does not meet the row
 CREATE OR REPLACE FUNCTION revector.document_before() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
   PERFORM pg_advisory_xact_lock_shared(1919252067, NEW.cid);
   NEW.version := greatest(nextval('revector.version_seq'), CASE WHEN TG_OP = 'UPDATE' THEN OLD.version + 1 ELSE 0 END);
   NEW.tombstone_version := CASE WHEN NEW.deleted THEN NEW.version WHEN TG_OP = 'UPDATE' THEN OLD.tombstone_version ELSE 0 END;
   NEW.content := CASE WHEN NOT NEW.deleted THEN NEW.content END;
-  NEW.content_hash := encode(sha256(convert_to(NEW.content, 'UTF8')), 'hex');
+  NEW.image := CASE WHEN NOT NEW.deleted THEN NEW.image END;
+  NEW.content_hash := encode(sha256(convert_to(NEW.content, 'UTF8')
+    || CASE WHEN NEW.image IS NULL THEN '' ELSE '\x00'::bytea || convert_to(NEW.image, 'UTF8') END), 'hex');
   NEW.changed_at := clock_timestamp();
   RETURN NEW;
 END $$;
 
--- row_gate_only in place of document_before 5145bc7016689db2e792ca5ec7994c5c: a row's shared lock lets writers overtake who waits for it
+-- row_gate_only in place of document_before 8b53b80e14c3d7fc41593f5b26a867ac: a row's shared lock lets writers overtake who waits for it
 CREATE OR REPLACE FUNCTION revector.document_before() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
   PERFORM 1 FROM revector.collection WHERE cid = NEW.cid FOR SHARE;
   NEW.version := greatest(nextval('revector.version_seq'), CASE WHEN TG_OP = 'UPDATE' THEN OLD.version + 1 ELSE 0 END);
   NEW.tombstone_version := CASE WHEN NEW.deleted THEN NEW.version WHEN TG_OP = 'UPDATE' THEN OLD.tombstone_version ELSE 0 END;
   NEW.content := CASE WHEN NOT NEW.deleted THEN NEW.content END;
-  NEW.content_hash := encode(sha256(convert_to(NEW.content, 'UTF8')), 'hex');
+  NEW.image := CASE WHEN NOT NEW.deleted THEN NEW.image END;
+  NEW.content_hash := encode(sha256(convert_to(NEW.content, 'UTF8')
+    || CASE WHEN NEW.image IS NULL THEN '' ELSE '\x00'::bytea || convert_to(NEW.image, 'UTF8') END), 'hex');
   NEW.changed_at := clock_timestamp();
   RETURN NEW;
 END $$;
 
--- version_before_lock in place of document_before 5145bc7016689db2e792ca5ec7994c5c: an upsert that meets a row keeps what it drew before
+-- version_before_lock in place of document_before 8b53b80e14c3d7fc41593f5b26a867ac: an upsert that meets a row keeps what it drew before
 CREATE OR REPLACE FUNCTION revector.document_before() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE mine text := concat_ws(' ', txid_current(), NEW.cid, NEW.doc_id);
 BEGIN
@@ -53,7 +59,9 @@ BEGIN
     set_config('mistake.drawn', NEW.version::text, true);
   NEW.tombstone_version := CASE WHEN NEW.deleted THEN NEW.version WHEN TG_OP = 'UPDATE' THEN OLD.tombstone_version ELSE 0 END;
   NEW.content := CASE WHEN NOT NEW.deleted THEN NEW.content END;
-  NEW.content_hash := encode(sha256(convert_to(NEW.content, 'UTF8')), 'hex');
+  NEW.image := CASE WHEN NOT NEW.deleted THEN NEW.image END;
+  NEW.content_hash := encode(sha256(convert_to(NEW.content, 'UTF8')
+    || CASE WHEN NEW.image IS NULL THEN '' ELSE '\x00'::bytea || convert_to(NEW.image, 'UTF8') END), 'hex');
   NEW.changed_at := clock_timestamp();
   RETURN NEW;
 END $$;

@@ -220,7 +220,7 @@ from revector.spec import ModelSpec
 from revector.interfaces import whole_texts
 encoder = load_encoder(ModelSpec({MINILM!r}, dim=384), root=pathlib.Path("."), device="cpu")
 encoder.encode("query", whole_texts(["quiet"]))
-there = {{"sklearn", "sklearn.metrics", "pandas"}} & set(sys.modules)
+there = {{"sklearn", "sklearn.metrics"}} & set(sys.modules)
 from sentence_transformers.util.similarity import pairwise_distances
 distances = pairwise_distances([[1, 0], [0, 1]], metric="manhattan").tolist()
 import sklearn.metrics

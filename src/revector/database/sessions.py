@@ -115,10 +115,11 @@ def alone(engine: sa.Engine) -> Iterator[sa.Connection]:
     That saves the two ways to the database that begin and end a transaction; behind a pooler they are one transaction.
     """
     with engine.connect() as connection:
-        if not is_pooled(connection):
-            connection.execution_options(isolation_level="AUTOCOMMIT")
-        yield connection
-        connection.commit()
+        if is_pooled(connection):
+            yield connection
+            connection.commit()
+        else:
+            yield connection.execution_options(isolation_level="AUTOCOMMIT")
 
 
 def holder(engine: sa.Engine) -> sa.Connection:
