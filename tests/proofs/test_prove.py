@@ -77,6 +77,6 @@ def test_what_no_piece_has_run_is_not_ticked(figures: Any, piece: Any, absent: s
 @pytest.mark.parametrize("path", sorted((HERE / "results").glob("*.json")), ids=lambda path: path.stem)
 def test_committed_results_say_how_they_came_about(path: Path) -> None:
     found = json.loads(path.read_text(encoding="utf-8"))
-    assert found["command"].startswith("python -m evaluation.reliability")
+    assert found["command"].startswith("python -m evaluation.")
     assert found["machine"]["cpus"]
     assert all(set(figure) == {"name", "value", "unit", "goal", "holds"} for figure in found["figures"])
