@@ -25,7 +25,19 @@ import numpy as np
 import numpy.typing as npt
 
 from evaluation.bench.common import PROXY_PAIRS_FILE, Figure, machine, parser, write
-from evaluation.bench.gate_real import BASE, BATCH, DRAWS, DROP, JUST_ABOVE, MOST, OTHERS, WORSE, rate_of, read_pairs
+from evaluation.bench.gate_real import (
+    BASE,
+    BATCH,
+    DRAWS,
+    DROP,
+    JUST_ABOVE,
+    MOST,
+    OTHERS,
+    WORSE,
+    rate_of,
+    read_pairs,
+    tilted,
+)
 from revector.gate.looks import look_confidence
 from revector.measure.differing import DifferingPairs, ProxyPairs
 from revector.measure.metrics import Interval
@@ -80,13 +92,7 @@ class ProxyWorld:
 
     def planted(self, mean: float) -> ProxyWorld:
         """Return the world tilted, so that the true difference over all queries is ``mean``; the judge stays."""
-        low, high = -200.0, 200.0
-        while high - low > 1e-9:
-            middle = (low + high) / 2
-            weights = self.chances * np.exp(middle * self.found - np.max(middle * self.found))
-            weights /= weights.sum()
-            low, high = (middle, high) if self.share * (weights @ self.found) < mean else (low, middle)
-        return replace(self, chances=weights)
+        return replace(self, chances=tilted(self.chances, self.found, mean / self.share))
 
     def draw(self, rng: np.random.Generator) -> ProxySample:
         """Return a sample of ``BASE`` queries, and of ``OTHERS`` that both were asked."""

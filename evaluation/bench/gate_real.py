@@ -54,6 +54,17 @@ LOOKED_AT = ("cosqa", "medquad")
 _FRACTIONS = np.linspace(0.02, 0.99, 50)
 
 
+def tilted(chances: Floats, values: Floats, mean: float) -> Floats:
+    """Return probabilities of ``values`` that are tilted by their size until they have that mean."""
+    low, high = -200.0, 200.0
+    while high - low > 1e-9:
+        middle = (low + high) / 2
+        weights = chances * np.exp(middle * values - np.max(middle * values))
+        weights /= weights.sum()
+        low, high = (middle, high) if weights @ values < mean else (low, middle)
+    return weights
+
+
 @dataclass(frozen=True, slots=True)
 class Pair:
     """A real pair: what a change of recall is worth, and how probable it is; the first place is of the same answers."""
@@ -66,13 +77,7 @@ class Pair:
 
     def planted(self, mean: float) -> Pair:
         """Return the pair with its probabilities tilted, so that the true difference is ``mean``."""
-        low, high = -200.0, 200.0
-        while high - low > 1e-9:
-            middle = (low + high) / 2
-            weights = self.chances * np.exp(middle * self.values - np.max(middle * self.values))
-            weights /= weights.sum()
-            low, high = (middle, high) if weights @ self.values < mean else (low, middle)
-        return replace(self, chances=weights)
+        return replace(self, chances=tilted(self.chances, self.values, mean))
 
     @property
     def differing(self) -> Pair:

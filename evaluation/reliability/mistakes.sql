@@ -1,7 +1,7 @@
 -- The seeded bugs that are functions of the database: whole bodies, each in place of the sound one, which is named by
 -- its MD5. A bug whose sound body has changed is refused: it must be written again from what is there.
 
--- no_gate in place of document_before 8b53b80e14c3d7fc41593f5b26a867ac: neither lock is taken
+-- no_gate in place of document_before 5c2f88e615fea84421e1239053c32dbe: neither lock is taken
 CREATE OR REPLACE FUNCTION revector.document_before() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
   NEW.version := greatest(nextval('revector.version_seq'), CASE WHEN TG_OP = 'UPDATE' THEN OLD.version + 1 ELSE 0 END);
@@ -14,7 +14,7 @@ BEGIN
   RETURN NEW;
 END $$;
 
--- advisory_gate_only in place of document_before 8b53b80e14c3d7fc41593f5b26a867ac: an old snapshot does not meet the row
+-- advisory_gate_only in place of document_before 5c2f88e615fea84421e1239053c32dbe: an old snapshot does not meet the row
 CREATE OR REPLACE FUNCTION revector.document_before() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
   PERFORM pg_advisory_xact_lock_shared(1919252067, NEW.cid);
@@ -28,7 +28,7 @@ BEGIN
   RETURN NEW;
 END $$;
 
--- row_gate_only in place of document_before 8b53b80e14c3d7fc41593f5b26a867ac: a row's shared lock lets writers overtake who waits for it
+-- row_gate_only in place of document_before 5c2f88e615fea84421e1239053c32dbe: a row's shared lock lets writers overtake who waits for it
 CREATE OR REPLACE FUNCTION revector.document_before() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
   PERFORM 1 FROM revector.collection WHERE cid = NEW.cid FOR SHARE;
@@ -42,7 +42,7 @@ BEGIN
   RETURN NEW;
 END $$;
 
--- version_before_lock in place of document_before 8b53b80e14c3d7fc41593f5b26a867ac: an upsert that meets a row keeps what it drew before
+-- version_before_lock in place of document_before 5c2f88e615fea84421e1239053c32dbe: an upsert that meets a row keeps what it drew before
 CREATE OR REPLACE FUNCTION revector.document_before() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE mine text := concat_ws(' ', txid_current(), NEW.cid, NEW.doc_id);
 BEGIN

@@ -100,10 +100,10 @@ def finetune_dag(
         "max_active_runs": 1,
         "description": "Train a model on pairs of query and answer, and judge it on queries held out",
         "doc_md": f"{warning(problem)}Pairs are checked before anything is trained: malformed ones are refused, and "
-        "queries by which is judged, here or by the gate, are not trained on, nor any near one. The log has progress, "
-        "recall of base and trained model with its interval, what mixing the two would cost, and the command that "
-        "writes the revision. Without a detectable gain the task is skipped. A run that was killed goes on from its "
-        "last checkpoint.\n",
+        "the queries that judge the model, here or in the gate, are not trained on, nor is any near one. The log has "
+        "progress, recall of base and trained model with its interval, what mixing the two would cost, and the command "
+        "that writes the revision. Without a detectable gain the task is skipped. A run that was killed goes on from "
+        "its last checkpoint.\n",
         "params": {"collection": collection_param(names, problem)} | _form(),
     } | common
     pool = pool or conf.get("revector", "gpu_pool", fallback="default_pool")

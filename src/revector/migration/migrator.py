@@ -306,8 +306,8 @@ class Migrator:
         slots = self._standing.collection()
         if slots.active_gen is None or slots.building_gen is None:
             raise StateError(
-                "what is to be judged is what the active and the building generation answer differently, and one of "
-                "these is not there. Nothing was drawn or asked; run `revector upgrade --to index` first."
+                "queries are judged where the active and the building generation answer differently, and one of "
+                "the two does not exist. Nothing was drawn or asked; run `revector upgrade --to index` first."
             )
         return self._searcher.resolve(slots.active_gen), self._searcher.resolve(slots.building_gen)
 

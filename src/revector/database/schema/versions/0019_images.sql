@@ -23,7 +23,7 @@ BEGIN
   -- Under the row lock, so that versions rise in commit order.
   NEW.version := greatest(nextval('revector.version_seq'), CASE WHEN TG_OP = 'UPDATE' THEN OLD.version + 1 ELSE 0 END);
   NEW.tombstone_version := CASE WHEN NEW.deleted THEN NEW.version WHEN TG_OP = 'UPDATE' THEN OLD.tombstone_version ELSE 0 END;
-  -- Whoever writes: a tombstone holds no content, and the hash is the content's own, for workers trust it.
+  -- However the row is written, a tombstone holds no content and the hash is the content's own: workers trust it.
   NEW.content := CASE WHEN NOT NEW.deleted THEN NEW.content END;
   NEW.image := CASE WHEN NOT NEW.deleted THEN NEW.image END;
   NEW.content_hash := encode(sha256(convert_to(NEW.content, 'UTF8')
