@@ -78,7 +78,10 @@ def not_followed(at_step: AtStep) -> World:
 STATES: dict[str, tuple[Callable[[AtStep], World], str]] = {
     "start": (may_start, r"Nothing needs doing\. docs: revision b200 may be started\."),
     "building": (being_built, r"Nothing needs doing\. docs: revision b200 is being built, 0 % embedded\."),
-    "refused": (refused, r"docs: the gate did not let revision b200 pass, and nothing was switched: .+\."),
+    "refused": (
+        refused,
+        r"docs: the gate did not let revision b200 pass, and nothing was switched: abort, or override the gate\.",
+    ),
     "approval": (asks, r"docs: revision b200 waits for an approval: Approve or Reject\."),
     "window": (window, r"Nothing needs doing\. docs: going back is possible until \d{4}-\d\d-\d\d \d\d:\d\d UTC\."),
     "back": (rolled_back, r"Nothing needs doing\. docs: going forward again is possible until .+ UTC\."),

@@ -130,7 +130,7 @@ def open_columns(path: Path, scratch: Path) -> Columns:
         )
         _check_lengths(made)
     except UNREADABLE as error:
-        raise SourceError(f"{path} cannot be read: {error}. Nothing was imported; hand over {_FORMS}.") from error
+        raise SourceError(f"{path} cannot be read: {error}. Nothing was changed; give {_FORMS}.") from error
     _check_note(made)
     return made
 
@@ -157,7 +157,7 @@ def _check_note(made: Columns) -> None:
     recorded = _noted(made.path).get("vectors_sha256")
     if recorded is not None and (found := vectors_sha256(made.vectors)) != recorded:
         raise ArchiveError(
-            f"{made.path}: its note records vectors of SHA-256 {recorded}, found {found}. Nothing was imported; export "
+            f"{made.path}: its note records vectors of SHA-256 {recorded}, found {found}. Nothing was changed; export "
             "them again, or remove the note if the file is meant to be another."
         )
 

