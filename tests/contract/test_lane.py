@@ -8,16 +8,19 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
+from unittest.mock import Mock
 from uuid import UUID
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 from evaluation.reliability.late import LateNetwork, LateStore
 
 from fakes import Crash
 from outside import STORES, Given, of_kind, opened
 from qdrant_wire import LocalShard, QdrantWire
 from revector import crash
+from revector.database.sessions import alone
 from revector.errors import IndexGone, SpecError, StoreUnavailable
 from revector.indexing import keeping
 from revector.indexing.keeping import StoreKeeper
@@ -550,6 +553,24 @@ def test_a_search_that_began_before_a_document_changed_still_finds_it(outside: S
     with world.engine.connect() as connection:
         found = lane.search(connection, vector, SearchRequest(1, 1, by_document=True, exact=True))
     assert [(row["doc_id"], row["text"]) for row in found.rows] == [("d00007", "apple7 pear7 but newer")]
+
+
+def test_a_search_keeps_its_plan_and_no_other_statement_of_its_session_does(
+    outside: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, generation = outside.world, outside.world.generation()
+    lane, wanted = lane_of(generation), SearchRequest(1, 1, by_document=True, exact=False)
+    vector = world.project.searcher("docs").encode(generation, ["apple7 pear7"])[0]
+    plans = sa.text("SHOW plan_cache_mode"), sa.text("SELECT max(generic_plans) FROM pg_prepared_statements")
+    with alone(world.engine) as connection:
+        for _ in range(20):
+            lane.search(connection, vector, wanted)
+        assert connection.scalar(plans[1]) > 0
+        assert connection.scalar(plans[0]) == "force_custom_plan"
+        monkeypatch.setattr(lane.index, "near", Mock(side_effect=StoreUnavailable("it is down")))
+        with pytest.raises(StoreUnavailable):
+            lane.search(connection, vector, wanted)
+        assert connection.scalar(plans[0]) == "force_custom_plan"
 
 
 def test_what_a_store_does_not_have_is_refused_before_anything_changes(outside: Stored) -> None:

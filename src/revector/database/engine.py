@@ -13,7 +13,7 @@ from sqlalchemy import event
 
 from revector.database.catalogue import check_parts, is_part
 from revector.database.driver import first_line, translated
-from revector.database.sessions import settle
+from revector.database.sessions import EACH_TIME, ask_seldom, settle
 from revector.database.urls import database_url, waits
 from revector.errors import MissingExtension, NotAllowed, SchemaMismatch
 
@@ -67,13 +67,14 @@ def make_engine(
         engine,
         {
             "search_path": search_path,
-            "plan_cache_mode": "force_custom_plan",
+            "plan_cache_mode": EACH_TIME,
             "idle_in_transaction_session_timeout": "30s",
             "revector_session.own": "on",  # rows of indexes and of the work on them are deleted by no other session
             **more,
         },
         silence_s,
     )
+    ask_seldom(engine)
     event.listen(engine, "handle_error", _translate)
     return engine
 

@@ -8,6 +8,8 @@ an open transaction.
 
 from __future__ import annotations
 
+import select
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -25,6 +27,11 @@ _ALIVE = " ".join(f"-ctcp_{name}={value}" for name, value in KEEPALIVES.items())
 
 _POOLED = "revector_pooled"
 
+EACH_TIME = "force_custom_plan"
+"""How a session plans: what was planned for a small table is not kept for a large one."""
+
+_PLANS = {True: "auto", False: EACH_TIME}
+
 
 class LimitedConnection(psycopg.Connection[TupleRow]):
     """A connection that is closed where the server leaves a request unanswered for ``silence_s`` seconds.
@@ -34,6 +41,8 @@ class LimitedConnection(psycopg.Connection[TupleRow]):
     """
 
     silence_s: float | None = None
+    rested_s: float | None = None
+    """When it was last given back to its pool, by the clock that only rises."""
 
     def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
         """Wait as psycopg does. Raises ``psycopg.OperationalError`` when the time is over."""
@@ -45,6 +54,38 @@ class LimitedConnection(psycopg.Connection[TupleRow]):
             self.pgconn.finish()
             said = f"the server said nothing for {self.silence_s:g} s, and the connection was closed"
             raise psycopg.OperationalError(said) from error
+
+
+REST_S = 5.0
+"""A connection that was used less long ago is asked nothing by its pool, where the server has said nothing either."""
+
+
+def ask_seldom(engine: sa.Engine) -> None:
+    """Have the pool of ``engine`` ask a connection whether it works only where that is in doubt: each way takes time.
+
+    A server that ended, restarted or threw us out has closed the connection, which is seen here without asking.
+    """
+    ask = engine.dialect.do_ping
+
+    def do_ping(driver: Any) -> bool:
+        used = driver.rested_s is not None and time.monotonic() - driver.rested_s < REST_S
+        return (used and _is_silent(driver)) or ask(driver)
+
+    def given_back(driver: Any, _record: object) -> None:
+        if driver is not None:  # None: it was thrown away
+            driver.rested_s = time.monotonic()
+
+    engine.dialect.do_ping = do_ping  # type: ignore[method-assign, assignment]
+    event.listen(engine, "checkin", given_back)
+
+
+def _is_silent(driver: LimitedConnection) -> bool:
+    """Whether the server has sent nothing since the last answer, not even that it closed the connection."""
+    if driver.closed:
+        return False
+    poll = select.poll()
+    poll.register(driver.fileno(), select.POLLIN)
+    return not poll.poll(0)
 
 
 def settle(engine: sa.Engine, settings: Mapping[str, str], silence_s: float | None = None) -> None:
@@ -149,6 +190,15 @@ def try_hold(held: sa.Connection, key: int, of: str | int) -> bool:
         # A statement with parameters keeps its snapshot until the next one, and vacuums and concurrent builds wait.
         held.exec_driver_sql("SELECT 1")
     return taken
+
+
+def plans(connection: sa.Connection, *, kept: bool) -> str:
+    """Return a column that has the session keep the plan of a repeated statement, or plan it each time, as is the rule.
+
+    As a column it goes with another statement, and costs no way of its own. It counts for the statements that follow.
+    Behind a pooler it does nothing: nothing is prepared there.
+    """
+    return "NULL" if is_pooled(connection) else f"set_config('plan_cache_mode', '{_PLANS[kept]}', false)"
 
 
 def _quoted(text: str) -> str:

@@ -21,7 +21,8 @@ import sqlalchemy as sa
 from revector.archive import Part
 from revector.crash import crash_at
 from revector.database.driver import analyze
-from revector.errors import IndexGone, StoreUnavailable
+from revector.database.sessions import plans
+from revector.errors import IndexGone, StoreRefused, StoreUnavailable
 from revector.guards import guard
 from revector.interfaces import Progress, Vectors
 from revector.registry import intents, ledgers
@@ -30,7 +31,7 @@ from revector.registry.comparing import compare
 from revector.registry.contents import hit_columns
 from revector.registry.in_sql import visible
 from revector.registry.lane import IndexedDocument, SearchRequest, SqlRelation, Staged, VisibleHits
-from revector.registry.points import columns_of, count_of, points_of
+from revector.registry.points import columns_of, counts_of, points_of
 from revector.registry.watching import running_s
 from revector.stores.metrics import comparable
 from revector.stores.pgvector import Build
@@ -212,16 +213,22 @@ class AttemptsLane:
         the search began. What was superseded before had its successor in the store by then, which was found instead. Of
         two attempts of one document the newer one counts.
         """
-        began = intents.newest_shown(connection)
-        near = self._near(connection, query, wanted)
+        began = intents.newest_shown(connection, also=plans(connection, kept=True))
+        try:
+            near = self._near(connection, query, wanted)
+        except (IndexGone, StoreRefused, StoreUnavailable):
+            connection.execute(sa.text(f"SELECT {plans(connection, kept=False)}"))
+            raise
         shown = guard("search.attempt", "(l.attempt = i.attempt OR i.superseded_seq > :began)")
         also = f" AND {wanted.filter_sql}" if wanted.filter_sql else ""
         documents = "SELECT DISTINCT ON (doc_id) * FROM shown ORDER BY doc_id, distance, chunk"
         best = documents if wanted.by_document else "SELECT * FROM shown"
+        # To plan it takes longer than to run it, so its plan is kept: what is looked up is few rows by their keys.
         sql = f"""
             WITH hits AS MATERIALIZED (
-              SELECT n.*, i.doc_id, i.content_hash, first_value(i.attempt) OVER (
-                PARTITION BY i.doc_id ORDER BY i.version DESC, i.created_at DESC) AS newest
+              SELECT n.*, i.doc_id, i.content_hash AS shown_hash, first_value(i.attempt) OVER (
+                PARTITION BY i.doc_id ORDER BY i.version DESC, i.created_at DESC) AS newest,
+                d.version, d.meta, d.content, d.content_hash
               FROM unnest(CAST(:attempts AS uuid[]), CAST(:chunks AS int[]), CAST(:starts AS int[]),
                 CAST(:stops AS int[]), CAST(:distances AS float8[])) n(attempt, chunk, start, stop, distance)
               JOIN {intents.table(self._gen)} i ON i.gen = :gen AND i.attempt = n.attempt
@@ -230,10 +237,9 @@ class AttemptsLane:
               WHERE i.state = 'published' AND {shown} AND {visible()}{also}),
             shown AS (SELECT * FROM hits WHERE attempt = newest),
             top AS (SELECT * FROM ({best}) best ORDER BY distance, doc_id, chunk LIMIT {int(wanted.k)})
-            SELECT c.active_gen, t.doc_id, t.chunk, t.start, t.stop, t.distance, d.version, d.meta,
-                   {hit_columns("t.content_hash")}
+            SELECT c.active_gen, t.doc_id, t.chunk, t.start, t.stop, t.distance, t.version, t.meta,
+                   {hit_columns("t.shown_hash", document="t")}, (SELECT {plans(connection, kept=False)})
             FROM collection c LEFT JOIN top t ON true
-            LEFT JOIN document d ON d.cid = c.cid AND d.doc_id = t.doc_id
             WHERE c.cid = :cid ORDER BY t.distance, t.doc_id, t.chunk"""
         columns = columns_of(near, self._generation.spec.index.metric)
         values = {"cid": self._cid, "gen": self._gen, "began": began, **columns, **wanted.filter_params}
@@ -334,19 +340,14 @@ class AttemptsLane:
             ),
             {"cid": self._cid, "gen": self._gen, **page.values},
         ).all()
-        found = self._by_attempt([(row.attempt, row.n_chunks) for row in rows])
-        counted = [count_of(found.get(row.attempt), normalize=self._generation.spec.model.normalize) for row in rows]
-        columns = list(zip(*counted, strict=True)) if counted else [()] * 6
-        values = dict(
-            zip(("f_n", "f_lowest", "f_highest", "f_stop", "f_bad", "f_outside"), map(list, columns), strict=True)
-        )
+        found, attempts = self._by_attempt([(row.attempt, row.n_chunks) for row in rows]), [row.attempt for row in rows]
         return SqlRelation(
             _FACTS,
             {
                 "f_ids": [row.doc_id for row in rows],
-                "f_attempts": [row.attempt for row in rows],
+                "f_attempts": attempts,
                 "f_versions": [row.version for row in rows],
-                **values,
+                **counts_of(map(found.get, attempts), normalize=self._generation.spec.model.normalize),
             },
         )
 

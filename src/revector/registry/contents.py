@@ -16,15 +16,15 @@ HELD = "d.content, d.image, octet_length(i.bytes) AS image_bytes"
 IMAGE = "LEFT JOIN image i ON i.sha256 = d.image"
 
 
-def hit_columns(shown_hash: str) -> str:
-    """Return the columns ``text`` and ``kind`` of a hit ``t`` in its document ``d``, whose index shows ``shown_hash``.
+def hit_columns(shown_hash: str, document: str = "d") -> str:
+    """Return the columns ``text`` and ``kind`` of a hit ``t`` in its ``document``, whose index shows ``shown_hash``.
 
     Where that is not the document as it stands, the text is all of it, and the kind of what matched is not known.
     """
-    same = f"CASE WHEN {shown_hash} = d.content_hash THEN"
+    same, content = f"CASE WHEN {shown_hash} = {document}.content_hash THEN", f"{document}.content"
     return (
-        f"{same} substr(d.content, t.start + 1, t.stop - t.start) ELSE d.content END AS text, "
-        f"{same} CASE WHEN t.start < length(d.content) THEN 'text' ELSE 'image' END END AS kind"
+        f"{same} substr({content}, t.start + 1, t.stop - t.start) ELSE {content} END AS text, "
+        f"{same} CASE WHEN t.start < length({content}) THEN 'text' ELSE 'image' END END AS kind"
     )
 
 

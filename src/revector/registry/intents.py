@@ -223,9 +223,12 @@ def supersede(connection: sa.Connection, gen: int, doc_ids: Sequence[str]) -> No
     )
 
 
-def newest_shown(connection: sa.Connection) -> int:
-    """Return the number of the latest change of what is shown: later ones have higher numbers, whatever clocks say."""
-    return int(connection.scalar(sa.text("SELECT last_value FROM publish_seq")) or 0)
+def newest_shown(connection: sa.Connection, *, also: str) -> int:
+    """Return the number of the latest change of what is shown: later ones have higher numbers, whatever clocks say.
+
+    ``also``: another column, for what it does.
+    """
+    return int(connection.scalar(sa.text(f"SELECT last_value, {also} FROM publish_seq")) or 0)
 
 
 def hold_for_reading(connection: sa.Connection, gen: int) -> None:

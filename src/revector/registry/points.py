@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -42,7 +42,14 @@ def columns_of(near: Sequence[NearPoint], metric: Metric) -> dict[str, list[Any]
     }
 
 
-def count_of(points: Points | None, *, normalize: bool) -> tuple[int, int | None, int | None, int | None, int, int]:
+def counts_of(of: Iterable[Points | None], *, normalize: bool) -> dict[str, list[Any]]:
+    """Return what is counted of each attempt's points as columns, by the names that verification gives them."""
+    columns = list(zip(*(_count_of(points, normalize=normalize) for points in of), strict=True)) or [()] * 6
+    names = ("f_n", "f_lowest", "f_highest", "f_stop", "f_bad", "f_outside")
+    return dict(zip(names, map(list, columns), strict=True))
+
+
+def _count_of(points: Points | None, *, normalize: bool) -> tuple[int, int | None, int | None, int | None, int, int]:
     """Return number, least and largest chunk, last end, bad lengths and impossible offsets of one attempt's points."""
     if points is None:
         return 0, None, None, None, 0, 0
