@@ -1,4 +1,4 @@
-"""Judges a recorded history: which promise broke, and by which call; and how long writes took to be shown.
+"""Judges a recorded history: which promise broke, and by which call.
 
     python -m evaluation.reliability.checker FILE… [--bench] [--operations N]
 
@@ -107,44 +107,6 @@ def _read(documents: Documents, moves: Moves, answer: Record, begun: int, place:
         raise ValueError(f"the history has an operation {answer.op!r}; the checker knows no such thing.")
 
 
-def lag(records: Iterable[Record]) -> list[float]:
-    """Return, for each acknowledged put that was shown, the seconds until a query or index first showed it, or newer.
-
-    What was shown before its put had answered counts as 0; puts of which nothing was ever shown are left out.
-    """
-    puts: dict[int, str] = {}
-    waiting: dict[str, dict[int, float]] = {}
-    shown: dict[str, int] = {}
-    lags: list[float] = []
-    for record in records:
-        if record.op == "put" and record.kind == "invoke":
-            puts[record.call] = str(record.doc_id)
-        elif record.op == "put" and record.kind == "ok" and record.version is not None:
-            doc_id = puts.pop(record.call, str(record.doc_id))
-            if record.version <= shown.get(doc_id, -1):
-                lags.append(0.0)
-            else:
-                waiting.setdefault(doc_id, {})[record.version] = record.at
-        elif record.op in ("query", "index") and record.kind == "ok":
-            for hit in record.hits:
-                shown[hit.doc_id] = max(hit.version, shown.get(hit.doc_id, -1))
-                if waits := waiting.get(hit.doc_id):
-                    over = [version for version in waits if version <= hit.version]
-                    lags.extend(record.at - waits.pop(version) for version in over)
-    return lags
-
-
-def lag_figures(lags: Sequence[float]) -> list[Figure]:
-    """Return how long writes took to be shown, as figures."""
-    ordered = sorted(lags)
-    figures = [Figure("writes whose lag was seen", len(ordered), "writes")]
-    for name, share in (("p50", 0.5), ("p95", 0.95), ("max", 1.0)):
-        if ordered:
-            value = ordered[min(len(ordered) - 1, int(share * len(ordered)))]
-            figures.append(Figure(f"from a write's answer to the first that shows it, {name}", round(value, 3), "s"))
-    return figures
-
-
 # The command line -----------------------------------------------------------------------------------------------------
 
 
@@ -219,8 +181,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{file}: {dict(Counter(one.promise for one in found)) or 'no promise broken'}")
         for one in found[:MOST_SHOWN]:
             print(f"  {one.promise} ({PROMISES[one.promise]}): {one.detail}")
-        for figure in lag_figures(lag(load(file))):
-            print(f"  {figure.name}: {figure.value} {figure.unit}")
     holds = True
     if given.bench:
         seconds, false = bench(given.operations, given.seed)

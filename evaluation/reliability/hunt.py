@@ -8,12 +8,9 @@ with ``--effort``, until one of them reports a broken promise.
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import multiprocessing
 import os
 import re
-import statistics
 import subprocess
 import sys
 import time
@@ -24,18 +21,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import sqlalchemy as sa
 from evaluation.bench.common import Figure
 from evaluation.reliability.arena import database, server
 from evaluation.reliability.bugs import BUGS, Bug, plant
 from evaluation.reliability.pieces import Piece, add_piece, options
 
-from revector.database.engine import make_engine
-from revector.documents.documents import Documents
-from revector.errors import GateBusy
-from revector.interfaces import Document
-from revector.registry.collections import ensure_collection
-from revector.registry.control import control
 from revector.spec import PGVECTOR
 from revector.stores.opening import MEMORY
 
@@ -46,11 +36,11 @@ HISTORIES, INTERLEAVINGS, ROUNDS = 400, 40, 1
 ROOT = Path(__file__).parents[2]
 DIRECTED = {
     "advisory_gate_only": "test_interleave.py::test_r05_with_the_advisory_lock_alone_its_change_is_lost",
+    "row_gate_only": "test_interleave.py::test_r37_with_the_row_lock_alone_writers_overtake_a_swap_that_waits",
     "test_in_lock_statement": (
         "test_interleave.py::test_r36_in_a_snapshot_older_than_its_lock_it_swaps_with_a_write_missing"
     ),
 }
-WRITERS, UNFAIR = 16, 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,47 +119,6 @@ def _test(bug: Bug, url: str, _seed: int, _effort: int) -> Sighting | None:
     return (1, f"{bug.test} fails") if seen else None
 
 
-def _load(bug: Bug, url: str, _seed: int, _effort: int) -> Sighting | None:
-    """Ask for the gate while writers saturate it, as it is and with the bug, in turns; overtakers make it wait."""
-    engine, waits_s = make_engine(url), dict[bool, list[float]]()
-    with engine.begin() as connection:
-        cid = ensure_collection(connection, "docs").cid
-    for turn in range(6):
-        with plant(bug.name, engine) if turn % 2 else contextlib.nullcontext():
-            waits_s.setdefault(bool(turn % 2), []).extend(_gate_waits_s(engine, url, cid))
-    engine.dispose()
-    sound, spoilt = (statistics.quantiles(waits_s[with_bug], n=20)[-1] for with_bug in (False, True))
-    said = f"wait for the gate under {WRITERS} writers, p95: {spoilt:.2f} s, without the bug {sound:.2f} s"
-    return (len(waits_s[True]), said) if spoilt > UNFAIR * sound else None
-
-
-def _gate_waits_s(engine: sa.Engine, url: str, cid: int) -> list[float]:
-    engine.dispose()
-    context = multiprocessing.get_context("fork")
-    writers = [context.Process(target=_write, args=(url, cid, n), daemon=True) for n in range(WRITERS)]
-    for writer in writers:
-        writer.start()
-    time.sleep(2.0)
-    waits_s = [_gate_wait_s(engine, cid) for _ in range(10)]
-    for writer in writers:
-        writer.kill()
-        writer.join()
-    return waits_s
-
-
-def _write(url: str, cid: int, number: int) -> None:
-    store = Documents(make_engine(url), cid)
-    for turn in itertools.count():
-        store.put_many([Document(f"d{number}-{n}", f"text {turn}") for n in range(40)])
-
-
-def _gate_wait_s(engine: sa.Engine, cid: int) -> float:
-    began = time.monotonic()
-    with contextlib.suppress(GateBusy), control(engine, cid, actor="hunt"):
-        pass
-    return time.monotonic() - began
-
-
 LAYERS: dict[str, Callable[..., Sighting | None]] = {
     "L0": _model,
     "L1": _simulation,
@@ -179,7 +128,6 @@ LAYERS: dict[str, Callable[..., Sighting | None]] = {
     "L4": _faults,
     "L2, directed": _directed,
     "test": _test,
-    "load": _load,
 }
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from evaluation.reliability import checker
-from evaluation.reliability.checker import PROMISES, check, lag, sound_history
+from evaluation.reliability.checker import PROMISES, check, sound_history
 from evaluation.reliability.history import save
 from stories import BROKEN, SOUND, Story, Teller, broken, hit, sound
 
@@ -379,15 +379,6 @@ def test_a_history_out_of_order_is_refused() -> None:
     records = told(SOUND["a put that changes nothing"]).records
     with pytest.raises(ValueError, match="sort the history by time"):
         check(reversed(records))
-
-
-def test_lag_is_counted_from_the_answer_to_the_first_that_shows_the_write_or_a_newer_one() -> None:
-    story = Story()
-    story.put("c1", 1)  # answered at 1
-    story.put("c2", 2)  # answered at 3
-    story.query(hit("c2", 2))  # answered at 5
-    story.put("c3", 3, doc_id="never shown")
-    assert sorted(lag(story.records)) == [2, 4]
 
 
 def test_saved_histories_are_checked_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

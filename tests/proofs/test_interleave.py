@@ -212,6 +212,27 @@ def test_r36_in_a_snapshot_older_than_its_lock_it_swaps_with_a_write_missing(app
     assert [row.doc_id for row in approved.sql(waiting)] == ["a"]
 
 
+def writer_meets_a_waiting_swap(world: World, steps: Stage) -> bool:
+    """R37: a writer holds the gate, a swap waits for it, and another writer comes; return whether it overtakes."""
+    first, second = (steps.enter(one, partial(world.documents.put, one, "melon kiwi")) for one in "ab")
+    controller = steps.enter("controller", bare_swap(world))
+    assert steps.until(first, "commit")
+    assert not steps.finish(controller)
+    overtakes = steps.finish(second)
+    assert [steps.finish(actor) for actor in (first, controller, second)] == [True] * 3
+    return overtakes
+
+
+def test_r37_a_writer_that_comes_after_a_swap_waits_behind_it(approved: World) -> None:
+    with stage(approved.engine) as steps:
+        assert not writer_meets_a_waiting_swap(approved, steps)
+
+
+def test_r37_with_the_row_lock_alone_writers_overtake_a_swap_that_waits(approved: World) -> None:
+    with bugs.plant("row_gate_only", approved.engine), stage(approved.engine) as steps:
+        assert writer_meets_a_waiting_swap(approved, steps)
+
+
 def test_r38_with_an_applications_transaction_open_a_swap_gives_up_and_writers_go_on(approved: World) -> None:
     with stage(approved.engine) as steps:
         application = steps.enter("application", updating(approved, "d00000"))
