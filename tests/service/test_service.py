@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +20,7 @@ from revector.config import Project, load_project
 from revector.errors import ConfigError
 from revector.indexing.encoding import Encoders
 from revector.service import create_app, run
+from revector.service.state import Service
 from revector.settings import Settings
 from services import DOCUMENT, HERE, JSON_TYPE, SEARCH, UPLOAD, refused, serve, until, working
 from worlds import World
@@ -283,6 +285,28 @@ def test_a_new_generation_is_warm_before_it_is_swapped_in(served: World) -> None
         until(lambda: warm.get(building, "") is None)
         served.upgrade("b200")
         assert client.get("/ready").status_code == 200
+
+
+def test_a_service_that_has_ended_asks_the_database_nothing_more(
+    served: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look, close, looking, closing = Service._collections, Service.close, threading.Event(), threading.Event()
+
+    def slowly(service: Service, engine: Any) -> Any:
+        looking.set()
+        assert closing.wait(20)
+        time.sleep(0.1)
+        return look(service, engine)
+
+    def end(service: Service) -> None:
+        closing.set()
+        close(service)
+
+    monkeypatch.setattr(Service, "_collections", slowly)
+    monkeypatch.setattr(Service, "close", end)
+    with serve(served.project):
+        assert looking.wait(20)
+    assert {thread.name for thread in threading.enumerate()}.isdisjoint({"warm_until", "beat_until"})
 
 
 def test_not_ready_before_the_tables_are_made_and_ready_after(tmp_path: Path, empty_database_url: str) -> None:

@@ -25,6 +25,9 @@ from revector.service.state import Service
 ACCESS = "REVECTOR_SERVE_TOKEN"
 """Environment variable with a key of the scope admin, beside those of the database."""
 
+LEAVE_S = 5.0
+"""How long a service that ends waits for each of its threads."""
+
 log = logging.getLogger("revector.service")
 
 ROUTERS = (
@@ -65,7 +68,8 @@ def create_app(project: Project, *, is_open: bool = False) -> FastAPI:
         yield
         stop.set()
         service.close()
-        threads[1].join(timeout=5)
+        for thread in threads:  # one that loads a model cannot be told to stop
+            thread.join(timeout=LEAVE_S)
 
     app = FastAPI(
         title="revector",
