@@ -35,8 +35,8 @@ DAG, MOVES = "revector_migrate", "revector_rollback"
 PREFIX = "/team/flows"
 """Airflow's pages lie below it, as behind a proxy that many share."""
 
-WRITTEN, ASKED = demo.COLLECTION, "guides"
-"""The collection that the application writes to, and the one that a person migrates in the browser."""
+DOCS = demo.COLLECTION
+"""The collection that a person migrates in the browser while an application writes to it."""
 
 STEP_S = 300.0
 """Deadline of what takes seconds on an idle machine."""
@@ -54,9 +54,9 @@ class Site:
     sessions: dict[str, Any]
     """Who is signed in, in the browser: their pages share what Airflow's form gave and what was loaded."""
 
-    def trigger(self, collection: str, *, approval: bool) -> str:
-        conf = {"collection": collection, "revision": "head", "approval": approval, "rollback_hours": 48}
-        return self.operator.trigger(DAG, conf)
+    def slots(self) -> dict[str, str]:
+        """The revision of each role."""
+        return {role: slot.revision for role, slot in self.project.status(DOCS).slots.filled.items()}
 
     def wait_for_question(self, run_id: str, task_id: str) -> None:
         def waits() -> bool:
@@ -66,11 +66,11 @@ class Site:
 
         until(waits, f"{task_id} asks", STEP_S, every_s=ASK_AIRFLOW_S)
 
-    def settle(self, collection: str) -> None:
-        """Wait until the worker has brought every index of a collection up to date."""
+    def settle(self) -> None:
+        """Wait until the worker has brought every index up to date."""
 
         def applied() -> bool:
-            slots = self.project.status(collection).slots.filled.values()
+            slots = self.project.status(DOCS).slots.filled.values()
             return not any(slot.waiting.live + slot.waiting.bulk for slot in slots)
 
         until(applied, "no write waits", STEP_S)
@@ -78,13 +78,12 @@ class Site:
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
-    with pytest.MonkeyPatch.context() as patch, temporary_project(WRITTEN, ASKED) as project, ExitStack() as running:
+    with pytest.MonkeyPatch.context() as patch, temporary_project(DOCS) as project, ExitStack() as running:
         for name in [name for name in os.environ if name.startswith("REVECTOR_")]:
             patch.delenv(name)
         running.enter_context(services(project))
-        for collection in (WRITTEN, ASKED):
-            project.documents(collection).ingest(open_source(str(project.collection(collection).source)), actor="test")
-            project.migrator(collection, actor="test").upgrade(OLD)
+        project.documents(DOCS).ingest(open_source(str(project.collection(DOCS).source)), actor="test")
+        project.migrator(DOCS, actor="test").upgrade(OLD)
         airflow = AirflowHome(
             state=project.state,
             config=project.root / "revector.toml",
@@ -96,57 +95,6 @@ def site() -> Iterator[Site]:
         airflow.start(timeout_s=600, dags=(DAG, MOVES))
         running.callback(airflow.stop)
         yield Site(project, airflow, running.enter_context(airflow.client("operator")), running, {})
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What the application was told during a migration, and how the indexes differ from it afterwards."""
-
-    counts: ApplicationCounts
-    differences: list[Difference]
-
-
-@pytest.fixture(scope="module")
-def migrated(site: Site) -> Seen:
-    """A migration by the DAG, up to its rollback window, while the application writes, deletes and queries."""
-    record = site.project.state / "demo" / "application.jsonl"
-    record.parent.mkdir()
-    program = ("revector.local.application", WRITTEN, str(record))
-    with application(site.project, *program, record=record) as counts:
-        site.wait_for_question(site.trigger(WRITTEN, approval=False), "rollback_window")
-        before = counts().by_revision.get(NEW, 0)
-        until(lambda: counts().by_revision.get(NEW, 0) > before, "the new index answers")
-    site.settle(WRITTEN)
-    source = open_source(str(site.project.collection(WRITTEN).source))
-    differences = compare(site.project, WRITTEN, *expected_texts(source, record))
-    return Seen(count(record), differences)
-
-
-def test_the_dag_migrates_while_an_application_writes_and_nothing_is_lost(site: Site, migrated: Seen) -> None:
-    assert [one.revision for one in migrated.differences] == [OLD, NEW]
-    for one in migrated.differences:
-        assert (one.lost, one.stale, one.resurrected) == ((), (), ())
-        assert one.compared > 0
-    counts = migrated.counts
-    assert (counts.failed, counts.wrong_model, counts.unknown) == (0, 0, 0)
-    assert counts.writes > 0
-    assert counts.deletes > 0
-    assert set(counts.by_revision) == {OLD, NEW}
-    assert site.project.status(WRITTEN).slots.active.revision == NEW
-
-
-def test_a_viewer_sees_the_page_but_may_not_move_anything(site: Site, migrated: Seen) -> None:
-    conf = {"collection": WRITTEN, "action": "rollback", "revision": NEW, "phase": "live", "reason": "no right to"}
-    with site.airflow.client("viewer") as viewer:
-        assert viewer.request("GET", "/revector/ui/").status_code == 200
-        status = viewer.request("GET", "/revector/ui/data/status").json()
-        assert (status["user"], status["may"]["move"], status["may"]["answer"]) == ("viewer", False, False)
-        body = {"logical_date": None, "conf": conf}
-        assert viewer.request("POST", f"/api/v2/dags/{MOVES}/dagRuns", json=body, accept=(403,)).status_code == 403
-    for path in ("", "data/status", f"data/history/{WRITTEN}"):
-        answer = httpx.get(f"{site.airflow.url}/revector/ui/{path}", trust_env=False, timeout=60)
-        assert answer.status_code == 401, path
-    assert site.project.status(WRITTEN).slots.active.revision == NEW
 
 
 # In a browser ---------------------------------------------------------------------------------------------------------
@@ -178,28 +126,15 @@ def _no_page_stays_open(site: Site) -> Iterator[None]:
             page.close()
 
 
-def card(page: Any, user: str, collection: str) -> Any:
-    """The part of our page, inside of Airflow's, that shows one collection."""
+def card(page: Any, user: str) -> Any:
+    """The part of our page, inside of Airflow's, that shows the collection."""
     frame = page.frame_locator("iframe")
     frame.get_by_text(f"signed in as {user}").wait_for()
-    return frame.locator(f"article[data-key='{collection}']")
-
-
-def test_a_viewer_finds_the_buttons_disabled(browser: Any, site: Site, migrated: Seen) -> None:
-    shown = card(open_airflow(browser, site, "viewer", "/plugin/revector"), "viewer", WRITTEN)
-    for name in ("Roll back", "Retire now"):
-        button = shown.get_by_role("button", name=name)
-        assert button.is_disabled()
-        assert "needs the right to" in button.get_attribute("title")
-    look = "node => [getComputedStyle(node).borderTopWidth, getComputedStyle(node).fontSize]"
-    back, retire = (shown.get_by_role("button", name=name).evaluate(look) for name in ("Roll back", "Retire now"))
-    assert (back[0], retire[0]) == ("1px", "0px"), "what cannot be undone does not look like its neighbour"
-    assert float(retire[1][:-2]) < float(back[1][:-2])
-    assert re.search(r"until \d{4}-\d\d-\d\d \d\d:\d\d UTC", shown.inner_text())
+    return frame.locator(f"article[data-key='{DOCS}']")
 
 
 def trigger_in_the_form(page: Any) -> None:
-    """Send Airflow's own form as it is: the first collection, ``ASKED``, its newest revision, and with an approval."""
+    """Send Airflow's own form as it is: the only collection, its newest revision, and with an approval."""
     page.get_by_role("button", name="Trigger").first.click()
     form = page.get_by_role("dialog")
     form.get_by_role("button", name="Trigger").click()
@@ -215,7 +150,7 @@ def pause(site: Site, *, paused: bool) -> None:
 def test_a_paused_dag_is_named_and_its_button_says_that_it_would_wait_for_ever(browser: Any, site: Site) -> None:
     pause(site, paused=True)
     page = open_airflow(browser, site, "operator", "/plugin/revector")
-    shown, named = card(page, "operator", ASKED), page.frame_locator("iframe").locator("#paused")
+    shown, named = card(page, "operator"), page.frame_locator("iframe").locator("#paused")
     shown.get_by_text("is paused in Airflow: what is asked of it would wait for ever").first.wait_for()
     assert shown.get_by_text(f"Revision {NEW} waits in the migration files").is_visible()
     assert shown.get_by_role("button", name="Start the migration").is_disabled()
@@ -224,56 +159,16 @@ def test_a_paused_dag_is_named_and_its_button_says_that_it_would_wait_for_ever(b
     assert not site.operator.get(f"/dags/{DAG}")["is_paused"]
 
 
-def test_a_person_migrates_approves_and_rolls_back_in_the_browser(browser: Any, site: Site) -> None:
-    page = open_airflow(browser, site, "operator", f"/dags/{DAG}")
-    trigger_in_the_form(page)
-    page.goto(f"{site.airflow.url}/plugin/revector")
-    shown = card(page, "operator", ASKED)
-    shown.locator("li.current", has_text="approve").wait_for()
-    assert "300 of 300 documents (100 %)" in shown.inner_text()
-    assert shown.locator("li.done").all_inner_texts() == ["plan", "provision", "backfill", "index", "verify", "gate"]
-    a_viewer_moves_nothing(browser, site)
-
-    move(shown, "Approve", "the figures are good", f"Swap to {NEW}")
-    shown.get_by_text("Rollback window").wait_for()
-    site.project.documents(ASKED).put("late", "zebra0 quagga0 written after the swap")
-    found = partial(search, site.project, "zebra0 quagga0")
-    until(lambda: "late" in found()[NEW], "the write is found through the new index")
-
-    # Where no run asks yet, the page triggers the other DAG instead: as good, but here it shall be an answer.
-    site.wait_for_question(newest(site, "swap")["detail"]["airflow"]["run_id"], "rollback_window")
-    move(shown, "Roll back", "people liked the old answers", "Go back to the old index")
-    shown.get_by_role("button", name="Go forward again").wait_for()
-    status = site.project.status(ASKED)
-    assert (status.slots.active.revision, status.migration.phase) == (OLD, "rolled_back")
-    assert "late" in found()[OLD]
-    last = newest(site, "rollback")
-    assert (last["actor"], last["detail"]["airflow"]["dag_id"]) == ("operator", DAG)
-    until(
-        lambda: site.operator.state(DAG, last["detail"]["airflow"]["run_id"]) == "success",
-        "the run ended",
-        STEP_S,
-        every_s=ASK_AIRFLOW_S,
-    )
-
-    move(shown, "Go forward again", "it was the wrong complaint", f"Go forward to {NEW}")
-    shown.get_by_role("button", name="Roll back").wait_for()
-    last = newest(site, "swap")
-    assert (last["actor"], last["detail"]["airflow"]["dag_id"]) == ("operator", MOVES)
-    assert last["detail"]["reason"] == "it was the wrong complaint"
-    read_and_export(page, shown, site)
-
-
 def a_viewer_moves_nothing(browser: Any, site: Site) -> None:
     """Press what is disabled nevertheless, and send what it would send, from a viewer's own session."""
     run_id = newest(site, "gate")["detail"]["airflow"]["run_id"]
     site.wait_for_question(run_id, "approval")
     page = open_airflow(browser, site, "viewer", "/plugin/revector")
-    shown = card(page, "viewer", ASKED)
+    shown = card(page, "viewer")
     shown.get_by_role("button", name="Approve").wait_for()
     for name in ("Approve", "Reject", "Abort"):
         assert shown.get_by_role("button", name=name).is_disabled(), name
-    events, slots = site.project.events(ASKED, 1_000), site.project.status(ASKED).slots
+    events, slots = site.project.events(DOCS, 1_000), site.slots()
 
     press = "node => { const one = [...node.querySelectorAll('button')].find((b) => b.textContent === 'Approve'); "
     shown.evaluate(press + "one.disabled = false; one.click(); }")
@@ -283,9 +178,9 @@ def a_viewer_moves_nothing(browser: Any, site: Site) -> None:
 
     run = f"dags/{DAG}/dagRuns/{run_id}"
     task = f"{run}/taskInstances/approval"
-    conf = {"collection": ASKED, "revision": NEW, "action": "abort", "phase": "gated", "reason": "no right to"}
+    conf = {"collection": DOCS, "revision": NEW, "action": "abort", "phase": "gated", "reason": "no right to"}
     forged: list[tuple[str, str, dict[str, Any] | None]] = [
-        ("POST", f"dags/{DAG}/dagRuns", {"logical_date": None, "conf": {"collection": ASKED, "revision": NEW}}),
+        ("POST", f"dags/{DAG}/dagRuns", {"logical_date": None, "conf": {"collection": DOCS, "revision": NEW}}),
         *(
             ("POST", f"dags/{MOVES}/dagRuns", {"logical_date": None, "conf": {**conf, "action": action}})
             for action in ("abort", "override", "rollback", "retire", "swap")
@@ -308,14 +203,117 @@ def a_viewer_moves_nothing(browser: Any, site: Site) -> None:
     }
     assert answers == dict.fromkeys(answers, 403)
     assert page.evaluate(send, [f"{site.airflow.url}/api/v2/{run}", "GET", None]) == 200, "its session is one"
-    assert (site.project.events(ASKED, 1_000), site.project.status(ASKED).slots) == (events, slots)
+    assert (site.project.events(DOCS, 1_000), site.slots()) == (events, slots)
     assert site.operator.state(DAG, run_id) not in FINISHED
     page.close()
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What the application was told during a migration, and how the indexes differ from it afterwards."""
+
+    counts: ApplicationCounts
+    differences: list[Difference]
+
+
+@pytest.fixture(scope="module")
+def migrated(site: Site, browser: Any) -> Seen:
+    """A migration that a person triggers and approves, up to its window, while the application writes and queries."""
+    record = site.project.state / "demo" / "application.jsonl"
+    record.parent.mkdir()
+    page = open_airflow(browser, site, "operator", f"/dags/{DAG}")
+    with application(site.project, "revector.local.application", DOCS, str(record), record=record) as counts:
+        trigger_in_the_form(page)
+        page.goto(f"{site.airflow.url}/plugin/revector")
+        shown = card(page, "operator")
+        shown.locator("li.current", has_text="approve").wait_for()
+        assert re.search(r"(\d+) of \1 documents \(100 %\)", shown.inner_text())
+        done = ", ".join(shown.locator("li.done").all_inner_texts())
+        assert done == "plan, provision, backfill, index, verify, gate"
+        a_viewer_moves_nothing(browser, site)
+
+        move(shown, "Approve", "the figures are good", f"Swap to {NEW}")
+        shown.get_by_text("Rollback window").wait_for()
+        before = counts().by_revision.get(NEW, 0)
+        until(lambda: counts().by_revision.get(NEW, 0) > before, "the new index answers")
+    site.settle()
+    source = open_source(str(site.project.collection(DOCS).source))
+    return Seen(count(record), compare(site.project, DOCS, *expected_texts(source, record)))
+
+
+def test_the_dag_migrates_while_an_application_writes_and_nothing_is_lost(migrated: Seen) -> None:
+    assert [one.revision for one in migrated.differences] == [OLD, NEW]
+    for one in migrated.differences:
+        assert (one.lost, one.stale, one.resurrected) == ((), (), ())
+        assert one.compared > 0
+    counts = migrated.counts
+    assert (counts.failed, counts.wrong_model, counts.unknown) == (0, 0, 0)
+    assert counts.writes > 0
+    assert counts.deletes > 0
+    assert set(counts.by_revision) == {OLD, NEW}
+
+
+def test_a_viewer_finds_the_buttons_disabled(browser: Any, site: Site, migrated: Seen) -> None:
+    shown = card(open_airflow(browser, site, "viewer", "/plugin/revector"), "viewer")
+    for name in ("Roll back", "Retire now"):
+        button = shown.get_by_role("button", name=name)
+        assert button.is_disabled()
+        assert "needs the right to" in button.get_attribute("title")
+    look = "node => [getComputedStyle(node).borderTopWidth, getComputedStyle(node).fontSize]"
+    back, retire = (shown.get_by_role("button", name=name).evaluate(look) for name in ("Roll back", "Retire now"))
+    assert (back[0], retire[0]) == ("1px", "0px"), "what cannot be undone does not look like its neighbour"
+    assert float(retire[1][:-2]) < float(back[1][:-2])
+    assert re.search(r"until \d{4}-\d\d-\d\d \d\d:\d\d UTC", shown.inner_text())
+
+
+def test_a_viewer_sees_the_page_but_may_not_move_anything(site: Site, migrated: Seen) -> None:
+    conf = {"collection": DOCS, "action": "rollback", "revision": NEW, "phase": "live", "reason": "no right to"}
+    with site.airflow.client("viewer") as viewer:
+        assert viewer.request("GET", "/revector/ui/").status_code == 200
+        status = viewer.request("GET", "/revector/ui/data/status").json()
+        assert (status["user"], status["may"]["move"], status["may"]["answer"]) == ("viewer", False, False)
+        body = {"logical_date": None, "conf": conf}
+        assert viewer.request("POST", f"/api/v2/dags/{MOVES}/dagRuns", json=body, accept=(403,)).status_code == 403
+    for path in ("", "data/status", f"data/history/{DOCS}"):
+        answer = httpx.get(f"{site.airflow.url}/revector/ui/{path}", trust_env=False, timeout=60)
+        assert answer.status_code == 401, path
+    assert site.project.status(DOCS).slots.active.revision == NEW
+
+
+def test_a_person_rolls_back_and_goes_forward_again_in_the_browser(browser: Any, site: Site, migrated: Seen) -> None:
+    site.project.documents(DOCS).put("late", "zebra0 quagga0 written after the swap")
+    found = partial(search, site.project, "zebra0 quagga0")
+    until(lambda: "late" in found()[NEW], "the write is found through the new index")
+
+    # Where no run asks yet, the page triggers the other DAG instead: as good, but here it shall be an answer.
+    site.wait_for_question(newest(site, "swap")["detail"]["airflow"]["run_id"], "rollback_window")
+    page = open_airflow(browser, site, "operator", "/plugin/revector")
+    shown = card(page, "operator")
+    move(shown, "Roll back", "people liked the old answers", "Go back to the old index")
+    shown.get_by_role("button", name="Go forward again").wait_for()
+    status = site.project.status(DOCS)
+    assert (status.slots.active.revision, status.migration.phase) == (OLD, "rolled_back")
+    assert "late" in found()[OLD]
+    last = newest(site, "rollback")
+    assert (last["actor"], last["detail"]["airflow"]["dag_id"]) == ("operator", DAG)
+    until(
+        lambda: site.operator.state(DAG, last["detail"]["airflow"]["run_id"]) == "success",
+        "the run ended",
+        STEP_S,
+        every_s=ASK_AIRFLOW_S,
+    )
+
+    move(shown, "Go forward again", "it was the wrong complaint", f"Go forward to {NEW}")
+    shown.get_by_role("button", name="Roll back").wait_for()
+    last = newest(site, "swap")
+    assert (last["actor"], last["detail"]["airflow"]["dag_id"]) == ("operator", MOVES)
+    assert last["detail"]["reason"] == "it was the wrong complaint"
+    read_and_export(page, shown, site)
+
+
 def newest(site: Site, kind: str) -> dict[str, Any]:
-    """The newest event of a kind in the history of ``ASKED``."""
-    return next(event for event in site.project.events(ASKED) if event["kind"] == kind)
+    """The newest event of a kind in the history of ``DOCS``."""
+    return next(event for event in site.project.events(DOCS) if event["kind"] == kind)
 
 
 def move(shown: Any, button: str, reason: str, confirm: str) -> None:
@@ -345,7 +343,7 @@ def read_and_export(page: Any, shown: Any, site: Site) -> None:
 
 def search(project: Project, query: str) -> dict[str, list[str]]:
     """The documents that the alias answers with, by the revision that answered."""
-    answer = project.searcher(ASKED).search(query, 10)
+    answer = project.searcher(DOCS).search(query, 10)
     return {OLD: [], NEW: []} | {answer.revision: [hit.id for hit in answer.hits]}
 
 
