@@ -157,14 +157,6 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def world(tmp_path: Path, database_url: str) -> Iterator[World]:
-    """A project with the collection ``docs``, revisions a100 → b200 by the hashing encoder, and 60 labelled queries."""
-    made = World(tmp_path, database_url)
-    yield made
-    made.engine.dispose()
-
-
-@pytest.fixture
 def given(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Given]:
     """What stores outside of PostgreSQL may use; the server is started only for a store that wants a database."""
     made: list[tuple[Databases, str]] = []
@@ -181,7 +173,7 @@ def given(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Given]:
 
 @pytest.fixture
 def at_step(tmp_path: Path, databases: Databases, stages: Stages) -> Iterator[AtStep]:
-    """Makes ``served``, with the migration to b200 done up to a step."""
+    """Makes a world that stands at a step of ``stages.STEPS``."""
     made: list[tuple[str, World]] = []
 
     def make(step: str) -> World:
@@ -193,6 +185,12 @@ def at_step(tmp_path: Path, databases: Databases, stages: Stages) -> Iterator[At
     for name, world in made:
         world.close()
         databases.drop(name)
+
+
+@pytest.fixture
+def world(at_step: AtStep) -> World:
+    """A project with the collection ``docs``, revisions a100 → b200 by the hashing encoder, and 60 labelled queries."""
+    return at_step("new")
 
 
 @pytest.fixture

@@ -10,34 +10,30 @@ from copies import Databases
 from revector.lifecycle import FORWARD
 from worlds import World
 
-STEPS = ("served", *FORWARD[1:])
+STEPS = ("new", "served", *FORWARD[1:])
 
 AtStep = Callable[[str], World]
-"""Makes ``served``, with the migration to b200 done up to a step."""
+"""Makes a world that stands at one of ``STEPS``."""
 
 
 class Stages:
-    """Databases to be copied: ``served``, then each step of the migration to b200, made when first asked for."""
+    """Databases to copy, made when first asked for: a new world, ``served``, each step of the migration to b200."""
 
     def __init__(self, databases: Databases, template: str, folders: pytest.TempPathFactory) -> None:
-        self._databases, self._folders = databases, folders
-        self._made = {"served": self._prepare(template, self._serve)}
-
-    @staticmethod
-    def _serve(world: World) -> None:
-        world.put(120)
-        world.upgrade("a100")
-
-    def _prepare(self, template: str, step: Callable[[World], object]) -> str:
-        name = self._databases.create(template)
-        world = World(self._folders.mktemp("stage"), self._databases.url(name))
-        step(world)
-        world.engine.dispose()
-        return name
+        self._databases, self._template, self._folders = databases, template, folders
+        self._made: dict[str, str] = {}
 
     def __getitem__(self, step: str) -> str:
-        """The template after ``step`` of the migration to b200; "served" is before it."""
+        """The template after ``step`` of the migration to b200; "served" is before it, "new" before any document."""
         if step not in self._made:
-            before = self[STEPS[STEPS.index(step) - 1]]
-            self._made[step] = self._prepare(before, lambda world: world.upgrade("b200", to=step))
+            number = STEPS.index(step)
+            name = self._databases.create(self[STEPS[number - 1]] if number else self._template)
+            world = World(self._folders.mktemp("stage"), self._databases.url(name), init=step == "new")
+            if step == "served":
+                world.put(120)
+                world.upgrade("a100")
+            elif step != "new":
+                world.upgrade("b200", to=step)
+            world.engine.dispose()
+            self._made[step] = name
         return self._made[step]
