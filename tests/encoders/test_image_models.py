@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("sentence_transformers", reason="the embed extra is not installed")
-
+from extras import needs
 from pictures import COLOURS, image, tiny_clip, words_and_colours
 from revector.encoders import images
 from revector.encoders.check import check_same_encoder, probe_vectors
@@ -24,6 +23,8 @@ from revector.encoders.specify import specify
 from revector.errors import DocumentError, EncoderError, EncoderMismatch
 from revector.interfaces import Blob, Content, Encoder, Piece, whole_texts
 from revector.spec import ModelSpec
+
+needs("sentence_transformers")
 
 load: Callable[[ModelSpec], Encoder] = partial(load_encoder, root=Path(), device="cpu")
 

@@ -10,13 +10,15 @@ import httpx
 import numpy as np
 import pytest
 
+from extras import Lazy, needs
 from revector.interfaces import whole_texts
 from revector.registry import cutoffs
 from revector.registry.control import control
 from services import JSON_TYPE, SEARCH, key_for, listening, serve
 from worlds import World
 
-openai = pytest.importorskip("openai", reason="the extra `api` is not installed")
+needs("openai")
+openai = Lazy("openai")
 
 PROMPTS = 'model = ModelSpec(name="hashing", dim=64, query_prompt="query: ", document_prompt="passage: ")'
 
