@@ -14,7 +14,7 @@ from revector.cli.app import app
 from revector.config import Project, load_project
 from revector.errors import ConfigError, StoreUnavailable
 from revector.local import store_servers
-from revector.local.store_servers import STORE, in_store
+from revector.local.store_servers import EF_SEARCH, STORE, in_store
 from revector.revisions import RevisionGraph
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +30,7 @@ def project(tmp_path: Path) -> Project:
     return load_project(tmp_path)
 
 
-def test_its_project_differs_in_nothing_but_the_store(project: Project) -> None:
+def test_its_project_differs_in_nothing_but_the_store_and_how_wide_chroma_searches(project: Project) -> None:
     with pytest.raises(StoreUnavailable, match=NOWHERE), in_store(project, "quickstart", "chroma", NOWHERE):
         raise AssertionError("nothing answers there")
     made = load_project(project.state / "demo-chroma")
@@ -39,7 +39,9 @@ def test_its_project_differs_in_nothing_but_the_store(project: Project) -> None:
     assert made.root / str(made.collection("quickstart").qrels) == project.root / "evaluation/quickstart"
     graphs = [RevisionGraph.from_folder(one.migrations("quickstart")) for one in (made, project)]
     for its, given in zip(*graphs, strict=True):
-        assert replace(its, index=replace(its.index, store="pgvector"), path=given.path) == given
+        assert its.index.ef_search == EF_SEARCH["chroma"]
+        index = replace(its.index, store="pgvector", ef_search=given.index.ef_search)
+        assert replace(its, index=index, path=given.path) == given
 
 
 def test_a_server_that_is_not_installed_is_named_and_nothing_is_made(

