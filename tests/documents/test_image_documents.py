@@ -16,6 +16,7 @@ from revector.indexing.encoding import Encoders
 from revector.interfaces import Document
 from revector.registry.contents import sweep_images
 from revector.spec import ModelSpec
+from revector.verify import readback
 from worlds import World
 
 
@@ -71,6 +72,24 @@ def test_a_changed_image_is_a_changed_document_and_the_same_bytes_are_none(galle
     assert ("rose", "image") not in hits(gallery, "red")
     assert documents.image_of("rose") == image("yellow", (50, 50))
     assert verified(gallery) == [[]]
+
+
+def test_an_image_that_is_swept_while_it_is_verified_is_no_fault(
+    gallery: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, swept = readback.read_shown, list[int]()
+
+    def reading(*asked: Any) -> list[readback.ShownDocument]:
+        shown = read(*asked)
+        if not swept:
+            gallery.documents.put("blue", None, image=image("blue", (9, 9)))
+            gallery.settle()
+            swept.append(sweep_images(gallery.project.engine))
+        return shown
+
+    monkeypatch.setattr(readback, "read_shown", reading)
+    assert verified(gallery) == [[]]
+    assert swept == [1]
 
 
 def test_a_write_without_the_image_takes_it_away_by_every_door(gallery: World) -> None:

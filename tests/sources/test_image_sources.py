@@ -198,6 +198,24 @@ def test_a_name_is_looked_up_once_and_its_address_is_what_is_connected_to(monkey
     assert next(answers) == "10.0.0.1"
 
 
+def test_an_address_that_cannot_be_reached_is_followed_by_the_next_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    with answering(x=partial(body, DATA)) as url:
+        port = int(url.rpartition(":")[2])
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, port)) for one in ("127.0.0.9", "127.0.0.1")]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda host, *_, **__: found if host == "two.example" else found[1:])
+        connect, tried = socket.create_connection, list[str]()
+
+        def connecting(place: tuple[str, int], timeout: float | None) -> socket.socket:
+            tried.append(place[0])
+            if place[0] == "127.0.0.9":
+                raise OSError("no route to host")
+            return connect(place, timeout)
+
+        monkeypatch.setattr(socket, "create_connection", connecting)
+        assert Fetcher(99, allowed=lambda _: True)(f"http://two.example:{port}/x") == DATA
+        assert tried == ["127.0.0.9", "127.0.0.1"]
+
+
 def test_what_an_address_answers_is_bounded_and_an_answer_that_is_none_is_said() -> None:
     fetch = Fetcher(10, allowed=lambda _: True)
     answers: dict[str, Any] = {"x": partial(body, DATA), "gone": partial(status, 404), "round": partial(to, "/round")}

@@ -1,6 +1,7 @@
 """Fetches an image from a public address: never from a private one, whatever a name, an answer or a redirect says.
 
-The address of a name is looked up once and connected to, so that a second look-up cannot lead elsewhere.
+The addresses of a name are looked up once, and the first that answers is taken, so that a second look-up cannot lead
+elsewhere.
 """
 
 from __future__ import annotations
@@ -10,13 +11,17 @@ import ipaddress
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from revector.errors import DocumentError
 
 MOST_REDIRECTS = 5
+MOST_ADDRESSES = 4
+"""Of a name that are tried, in the order of the look-up."""
+
 CONNECT_S, WHOLE_S = 10.0, 60.0
 """Seconds that a connection or a pause within an answer may take, and all of an image."""
 
@@ -65,7 +70,7 @@ class Fetcher:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise _refusal(url, "is no http or https address")
-        connection = _Pinned(parts, self._address(parts, url))
+        connection = _Pinned(parts, self._addresses(parts, url))
         try:
             path = parts.path or "/"
             connection.request("GET", f"{path}?{parts.query}" if parts.query else path, headers={"Accept": "image/*"})
@@ -78,12 +83,12 @@ class Fetcher:
         finally:
             connection.close()
 
-    def _address(self, parts: SplitResult, url: str) -> str:
+    def _addresses(self, parts: SplitResult, url: str) -> list[str]:
         port = parts.port or (443 if parts.scheme == "https" else 80)
         found = [str(one[4][0]) for one in socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)]
         if private := [one for one in found if not self.allowed(one)]:
             raise _refusal(url, f"leads to {private[0]}, which is no public address")
-        return found[0]
+        return list(dict.fromkeys(found))[:MOST_ADDRESSES]
 
     def _body(self, answer: http.client.HTTPResponse, url: str, until: float) -> bytes:
         body = bytearray()
@@ -95,18 +100,24 @@ class Fetcher:
 
 
 class _Pinned(http.client.HTTPConnection):
-    """A connection to the address that was judged, under the name that was asked for."""
+    """A connection to one of the addresses that were judged, under the name that was asked for."""
 
-    def __init__(self, parts: SplitResult, address: str) -> None:
+    def __init__(self, parts: SplitResult, addresses: Sequence[str]) -> None:
         secure = parts.scheme == "https"
         super().__init__(str(parts.hostname), parts.port or (443 if secure else 80), timeout=CONNECT_S)
-        self._address, self._secure = address, secure
+        self._addresses, self._secure = addresses, secure
         if secure and parts.port is None:
             self.default_port = 443  # the Host header names no port
 
     def connect(self) -> None:
-        """Connect to the address, and prove the name where the scheme is https."""
-        self.sock = socket.create_connection((self._address, self.port), self.timeout)
+        """Connect to the first address that can be reached, and prove the name where the scheme is https."""
+        *others, last = self._addresses
+        for address in others:
+            with suppress(OSError):
+                self.sock = socket.create_connection((address, self.port), self.timeout)
+                break
+        else:
+            self.sock = socket.create_connection((last, self.port), self.timeout)
         if self._secure:
             self.sock = ssl.create_default_context().wrap_socket(self.sock, server_hostname=self.host)
 

@@ -22,7 +22,15 @@ from revector.adoption.checking import TableFindings, compare
 from revector.adoption.copying import Copy
 from revector.encoders.check import check_vectors
 from revector.encoders.probes import probes_of
-from revector.errors import ConfigError, DatabaseError, EncoderMismatch, GateBusy, IndexGone, RevectorError
+from revector.errors import (
+    ConfigError,
+    DatabaseError,
+    DocumentError,
+    EncoderMismatch,
+    GateBusy,
+    IndexGone,
+    RevectorError,
+)
 from revector.history.events import broken_links
 from revector.indexing.encoding import Encoders
 from revector.indexing.rearm import rearm
@@ -170,7 +178,12 @@ class IndexComparison:
             for at in range(0, len(doc_ids), BATCH_DOCUMENTS):
                 batch = doc_ids[at : at + BATCH_DOCUMENTS]
                 shown = self._read(readback.read_shown, batch)
-                self._note(self._unlike(encoder, chunker, shown))
+                try:
+                    wrong = self._unlike(encoder, chunker, shown)
+                except DocumentError:  # an image that was swept since: its document has changed, and is read again
+                    shown = self._read(readback.read_shown, batch)
+                    wrong = self._unlike(encoder, chunker, shown)
+                self._note(wrong)
                 found.reembedded += len(shown)
                 self._progress.advance(len(batch))
         except DatabaseError:
