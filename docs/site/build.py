@@ -1,4 +1,4 @@
-"""Builds the manual as a site: the README, docs/*.md, every file that they link to, and the reference made of the code.
+"""Builds the manual as a site: the README, docs, every file that they link to, and the reference made of the code.
 
     python -m docs.site.build OUT
 

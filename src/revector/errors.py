@@ -63,10 +63,15 @@ from collections.abc import Hashable, Mapping
 
 
 class RevectorError(Exception):
-    """Base of the tree. ``exit_code`` is what the CLI ends with; ``retryable`` is advice to schedulers."""
+    """Base of the tree.
+
+    ``exit_code`` is what the CLI ends with, ``retryable`` is advice to schedulers, and ``runbook`` names the page of
+    docs/runbook that says more, where there is one.
+    """
 
     exit_code = 1
     retryable = False
+    runbook = ""
 
 
 class ConfigError(RevectorError):
@@ -100,6 +105,8 @@ class GraphError(SpecError):
 class EditedRevision(SpecError):
     """A migration file changed after a generation was registered from it."""
 
+    runbook = "file-edited"
+
 
 class DatabaseError(RevectorError):
     """The database cannot be used as it is."""
@@ -111,12 +118,14 @@ class DatabaseUnavailable(DatabaseError):
     """The database is down, full or refusing connections; the call may be repeated."""
 
     retryable = True
+    runbook = "database-down"
 
 
 class DatabaseReadOnly(DatabaseError):
     """The database takes no writes: a standby, or switched to read-only; the call may be repeated after a failover."""
 
     retryable = True
+    runbook = "database-down"
 
 
 class SearchTooLong(DatabaseError):
@@ -132,6 +141,8 @@ class SchemaMismatch(DatabaseError):
 class IndexGone(DatabaseError):
     """A table of a generation is not there: it was retired meanwhile, or someone dropped the table by hand."""
 
+    runbook = "wrong-rows"
+
 
 class NotAllowed(DatabaseError):
     """The role that revector works as lacks a right; nothing of the transaction was kept."""
@@ -144,12 +155,15 @@ class MissingExtension(DatabaseError):
 class NoRoom(DatabaseError):
     """A migration would not fit on a disk of the database or the archive; it was not begun."""
 
+    runbook = "no-room"
+
 
 class StoreUnavailable(RevectorError):
     """A store of vectors outside of the database does not answer, or did not do what it acknowledged."""
 
     exit_code = 3
     retryable = True
+    runbook = "store-down"
 
 
 class StoreRefused(StoreUnavailable):
@@ -171,6 +185,8 @@ class IllegalStep(StateError):
 class MigrationOpen(StateError):
     """Another migration is open on this collection."""
 
+    runbook = "upgrade-refused"
+
 
 class StaleRun(StateError):
     """A newer run took this step over."""
@@ -180,22 +196,27 @@ class NotCaughtUp(StateError):
     """Work is waiting, so the alias was not moved; the call may be repeated."""
 
     retryable = True
+    runbook = "swap-refused"
 
 
 class WorkUnfinished(StateError):
     """Workers do not do what was made due; the message says why. It stays due, and nothing need be repeated."""
+
+    runbook = "work-waits"
 
 
 class EvidenceStale(StateError):
     """Verification or gate is missing or has aged, so the alias was not moved; measured again, it may be."""
 
     retryable = True
+    runbook = "swap-refused"
 
 
 class ServersCold(StateError):
     """A process that answers queries has not loaded the next encoder; the alias was not moved; it may be repeated."""
 
     retryable = True
+    runbook = "swap-refused"
 
 
 class GateBusy(StateError):
@@ -207,6 +228,8 @@ class GateBusy(StateError):
 class WindowOpen(StateError):
     """The old generation may still be needed for a rollback."""
 
+    runbook = "upgrade-refused"
+
 
 class ClockJumped(WindowOpen):
     """The database's clock jumped inside the rollback window, so that only a person may end it."""
@@ -214,6 +237,8 @@ class ClockJumped(WindowOpen):
 
 class RollbackUnavailable(StateError):
     """The rollback window is over, or there is nothing to go back to."""
+
+    runbook = "go-back"
 
 
 class ApprovalWanted(StateError):
@@ -230,18 +255,21 @@ class GateFailed(RevectorError):
     """The candidate measured below its gate; the alias was not moved."""
 
     exit_code = 5
+    runbook = "gate-failed"
 
 
 class CanaryAlert(RevectorError):
     """What is served got worse than it was, or its encoder is another one."""
 
     exit_code = 11
+    runbook = "search-got-worse"
 
 
 class VerificationFailed(RevectorError):
     """The index does not equal the documents; the alias was not moved."""
 
     exit_code = 5
+    runbook = "wrong-rows"
 
 
 class EncoderError(RevectorError):
@@ -252,6 +280,8 @@ class EncoderError(RevectorError):
 
 class EncoderMismatch(EncoderError):
     """This is not the encoder that the generation was built with."""
+
+    runbook = "encoder-mismatch"
 
 
 class FidelityTooLow(EncoderError):
@@ -266,6 +296,7 @@ class EncoderUnavailable(EncoderError):
     """The encoder fails on every text for now; no document is to blame; the call may be repeated."""
 
     retryable = True
+    runbook = "provider-fails"
 
 
 class ProviderUnavailable(EncoderUnavailable):
@@ -320,6 +351,8 @@ class SourceError(RevectorError):
 
 class TooManyMissing(SourceError):
     """More documents are gone from a source than may be deleted at once: a person must say that it is right."""
+
+    runbook = "source-shrank"
 
 
 class LabelError(RevectorError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import webbrowser
@@ -10,14 +11,14 @@ from pathlib import Path
 import pytest
 from commands import Cli
 
-from revector.pages.manual import sections, write_html
+from revector.pages.manual import sections
 
 DOCS = Path(__file__).parents[2] / "docs"
 
 
 def test_all_pages_are_listed_and_each_is_printed_as_it_is_written(cli: Cli) -> None:
     found = cli("docs", "--json").json["found"]
-    assert sorted(found) == sorted(page.stem for page in DOCS.glob("*.md"))
+    assert sorted(found) == sorted(page.relative_to(DOCS).with_suffix("").as_posix() for page in DOCS.rglob("*.md"))
     assert cli("docs", "gate").out == (DOCS / "gate.md").read_text(encoding="utf-8")
 
 
@@ -58,14 +59,13 @@ def test_a_browser_is_opened_from_a_terminal_alone_and_every_link_of_its_pages_l
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     assert cli("docs", "gate#what-users-see").out == ""
     assert opened == [(tmp_path / "revector/manual/gate.html").as_uri() + "#what-users-see"]
-    write_html(tmp_path)
-    pages = {page.name: page.read_text(encoding="utf-8") for page in tmp_path.glob("*.html")}
+    manual = tmp_path / "revector" / "manual"
+    pages = {str(page): page.read_text(encoding="utf-8") for page in manual.rglob("*.html")}
     there = {(name, place) for name, text in pages.items() for place in ["", *re.findall(r'id="([^"]+)"', text)]}
     links = [
-        (target.partition("#")[0] or name, target.partition("#")[2])
+        (os.path.normpath(Path(name, "..", file)) if file else name, place)
         for name, text in pages.items()
-        for target in re.findall(r'href="([^"]+)"', text)
-        if not target.startswith("https:")
+        for file, place in re.findall(r'href="(?!https:)([^"#]*)#?([^"]*)"', text)
     ]
     assert [link for link in links if link not in there] == []
     assert len(pages) > 20

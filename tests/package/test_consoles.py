@@ -12,15 +12,17 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 import typer
-from consoles import BLOCK, ROOT, commands, missing, play
+import yaml
+from consoles import BLOCK, ROOT, Command, commands, missing, play
 
 from revector.cli.app import app
 from revector.encoders.hashing import HashingEncoder
+from revector.errors import RevectorError
 from revector.interfaces import whole_texts
 from revector.spec import ModelSpec
 from worlds import World
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 STANDS_FOR = {
     "sentence-transformers/all-MiniLM-L6-v2": "hashing --dim 64",
     "BAAI/bge-small-en-v1.5": "hashing:seed2 --dim 64",
@@ -122,6 +124,35 @@ GIVEN: dict[str, Callable[[Path, str], None]] = {
 """By the name of the page: what its reader has already."""
 
 
+FIRST = (
+    "revector init",
+    "echo 'qrels = \"labels\"' >> revector.toml",
+    "revector ingest articles.jsonl",
+    "revector revision -m first --model hashing --dim 64",
+    "revector upgrade",
+)
+"""A project whose first revision is served, with labels."""
+
+RUNBOOK = {
+    "work-waits": "",
+    "dead-letters": "",
+    "wrong-rows": "",
+    "gate-failed": "revector revision -m narrow --model hashing --dim 2 --max-drop 0.05",
+    "go-back": """rm migrations/docs/*_narrow.py
+        revector revision -m wide --model hashing --dim 96 --max-drop 0.05 && revector upgrade""",
+    "upgrade-refused": "revector revision -m third --model hashing --dim 72",
+}
+"""Pages of the runbook in an order in which one project comes to each symptom, and what leads there."""
+
+
+def shows(wanted: list[Command], played: list[tuple[int, str]]) -> None:
+    """Each command ended with its exit code and showed what the manual shows."""
+    for command, (code, output) in zip(wanted, played, strict=False):
+        assert code == command.exit_code, f"$ {command.typed}\n{output}"
+        assert missing(command.shown, output) is None, f"$ {command.typed}\n{output}"
+    assert len(played) == len(wanted)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", GIVEN)
 def test_the_blocks_of_a_page_do_what_they_show(name: str, tmp_path: Path, empty_database_url: str) -> None:
@@ -133,8 +164,34 @@ def test_the_blocks_of_a_page_do_what_they_show(name: str, tmp_path: Path, empty
     typed = [re.sub("|".join(STANDS_FOR), lambda model: STANDS_FOR[model[0]], one) for one in typed]
     typed = [one.replace(" --dim 64", "") if "revector adopt" in one else one for one in typed]
     environment = {"REVECTOR_DATABASE_URL": empty_database_url, "REVECTOR_DRAIN_S": "0"}
-    played = play(list(zip(typed, (one.exit_code for one in wanted), strict=True)), tmp_path, environment)
-    for command, (code, output) in zip(wanted, played, strict=False):
-        assert code == command.exit_code, f"$ {command.typed}\n{output}"
-        assert missing(command.shown, output) is None, f"$ {command.typed}\n{output}"
-    assert len(played) == len(wanted)
+    shows(wanted, play(list(zip(typed, (one.exit_code for one in wanted), strict=True)), tmp_path, environment))
+
+
+@pytest.mark.slow
+def test_one_project_comes_to_each_symptom_of_the_runbook_and_out_of_it(
+    tmp_path: Path, empty_database_url: str
+) -> None:
+    corpus(tmp_path, empty_database_url)
+    wanted = [Command(typed, ()) for typed in FIRST]
+    for name, before in RUNBOOK.items():
+        wanted += [Command(before, ())] if before else []
+        wanted += commands(ROOT / "docs" / "runbook" / f"{name}.md")
+    environment = {"REVECTOR_DATABASE_URL": empty_database_url, "REVECTOR_DRAIN_S": "0"}
+    shows(wanted, play([(one.typed, one.exit_code) for one in wanted], tmp_path, environment))
+
+
+def test_errors_and_alerts_name_pages_of_the_runbook_that_are_there_and_the_index_has_each() -> None:
+    pages = {f"runbook/{page.name}" for page in (ROOT / "docs" / "runbook").glob("*.md")}
+    alerts = yaml.safe_load((ROOT / "src" / "revector" / "monitoring" / "alerts.yml").read_text(encoding="utf-8"))
+    named = {f"runbook/{name}.md" for name in runbooks(RevectorError)}
+    rules = alerts["groups"][0]["rules"]
+    named |= {rule["annotations"]["runbook"].removeprefix("revector docs ") + ".md" for rule in rules}
+    assert named <= pages
+    index = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
+    assert [page for page in pages if f"({page})" not in index] == []
+
+
+def runbooks(error: type[RevectorError]) -> set[str]:
+    """The pages that this error and all below it name."""
+    below = (runbooks(one) for one in error.__subclasses__())
+    return set().union(*below, {error.runbook} - {""})

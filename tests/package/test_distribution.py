@@ -33,7 +33,7 @@ def test_the_wheel_holds_the_package_and_its_manual_and_names_its_licence(tmp_pa
         for path in source.rglob("*")
         if path.is_file() and not MADE.intersection(path.parts)
     }
-    wanted |= {f"revector/manual/{page.name}" for page in (ROOT / "docs").glob("*.md")}
+    wanted |= {f"revector/manual/{page.relative_to(ROOT / 'docs')}" for page in (ROOT / "docs").rglob("*.md")}
     wanted |= {f"{about}/{name}" for name in ("METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE")}
     assert names == wanted
     assert metadata["License-Expression"] == "Apache-2.0"

@@ -45,7 +45,9 @@ def test_no_page_loads_a_script_font_or_style_from_elsewhere(site: Path) -> None
 def test_the_navigation_has_every_page_of_the_manual_and_of_the_reference() -> None:
     config = tomllib.loads((ROOT / "docs" / "site" / "zensical.toml").read_text(encoding="utf-8"))
     named = re.findall(r"'([\w/-]+\.md)'", repr(config["project"]["nav"]))
-    pages = {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")} | {f"reference/{name}" for name in PAGES}
+    pages = {str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md")} | {
+        f"reference/{name}" for name in PAGES
+    }
     assert {page for page in named if page.startswith(("docs/", "reference/"))} == pages
     assert len(named) == len(set(named))
     assert [page for page in named if not page.startswith("reference/") and not (ROOT / page).is_file()] == []

@@ -68,7 +68,8 @@ class _Commands(TyperGroup):
             if is_interrupted(error):
                 raise typer.Exit(INTERRUPTED) from error
             sys.stdout.flush()
-            sys.stderr.write(f"revector: {error}\n")
+            more = f"\nMore: revector docs runbook/{error.runbook}" if error.runbook else ""
+            sys.stderr.write(f"revector: {error}{more}\n")
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as error:
             raise typer.Exit(INTERRUPTED) from error

@@ -34,7 +34,7 @@ def docs(
 
     For example:
       revector docs
-      revector docs runbook
+      revector docs runbook/gate-failed
       revector docs "dead letters" --print
     """
     from revector.pages.manual import sections

@@ -19,6 +19,7 @@ from revector.encoders.own import own_of
 from revector.errors import ConfigError, DocumentError, RevectorError, StateError
 from revector.gate.fidelity import slow_of
 from revector.indexing import mirroring
+from revector.indexing.waiting import UNSEEN_S, standstill
 from revector.interfaces import Encoder
 from revector.labels import check_against, load_labels
 from revector.migration.target import edited_files
@@ -127,6 +128,7 @@ def _collection(project: Project, name: str, *, with_tables: bool) -> Iterator[C
             yield _check(f"{name}, aliases in stores", lambda: _aliases(project, name))
         yield from _adopted(project, name)
         yield _check(f"{name}, served encoder", lambda: _served(project, name))
+        yield _check(f"{name}, waiting work", lambda: _waiting(project, name))
         yield _check(f"{name}, unknown tokens", lambda: _unknown_tokens(project, name))
 
 
@@ -230,6 +232,14 @@ def _aliases(project: Project, name: str) -> str:
     with project.engine.connect() as connection:
         cid = read_collection(connection, name).cid
     return mirroring.say(project.engine, cid)
+
+
+def _waiting(project: Project, name: str) -> str:
+    with project.engine.connect() as connection:
+        why = standstill(connection, read_collection(connection, name).cid)
+    if why:
+        raise StateError(f"changes have waited for more than {UNSEEN_S:g} s, and searches miss them: {why}")
+    return f"no change has waited for {UNSEEN_S:g} s"
 
 
 def _active(project: Project, name: str) -> Generation | None:

@@ -60,7 +60,7 @@ def fall_check(
     before, after = ([one[query] for query in now] for one in (then, now))
     sides = math.fsum(before) / len(now), math.fsum(after) / len(now)
     fall, half = sides[0] - sides[1], max_drop / 2
-    said = f"{what} fell from {sides[0]:.4f} to {sides[1]:.4f} on {len(now):,} queries"
+    said = f"{what} {'fell' if fall > 0 else 'went'} from {sides[0]:.4f} to {sides[1]:.4f} on {len(now):,} queries"
     name, level, least = ("week", WEEK, SHOWN_WEEK) if weekly else ("day", DAY, SHOWN_DAY)
     losses = sum(new < old for old, new in zip(before, after, strict=True))
     if fall < half - ROUNDING or losses < least:

@@ -133,12 +133,12 @@ class Evidence:
                 verdict = gates.GateVerdict(Value.FAIL, (str(error).removesuffix("."),), detail)
         self._keep(generation, "gate", verdict, seen, token)
         if not verdict.passed:
+            failed = verdict.value is Value.FAIL
+            more = "" if failed else "label more queries (`revector labels next` draws those that decide), "
             raise GateFailed(
-                f"the gate of revision {generation.revision} "
-                f"{'failed' if verdict.value is Value.FAIL else 'is inconclusive'}: {'; '.join(verdict.reasons)}. The "
-                "alias was not moved and everything serves as before; label more queries (`revector labels next` draws "
-                "those that decide), run the step gate again after a reviewed change of the gate, `revector override` "
-                "it, or `revector abort`."
+                f"the gate of revision {generation.revision} {'failed' if failed else 'is inconclusive'}: "
+                f"{'; '.join(verdict.reasons)}. The alias was not moved and everything serves as before; {more}run the "
+                "step gate again after a reviewed change of the gate, `revector override` it, or `revector abort`."
             )
         return verdict.detail
 

@@ -1,4 +1,4 @@
-"""Waits until workers have done what is due, or says why they do not."""
+"""Waits until workers have done what is due, and says why they do not."""
 
 from __future__ import annotations
 
@@ -78,6 +78,13 @@ def no_worker(connection: sa.Connection, cid: int) -> str | None:
         return None
     when = "was ever seen" if seen_s is None else f"was seen for {seen_s / 60:,.0f} min"
     return f"no worker {when}; is `revector worker` running?"
+
+
+def standstill(connection: sa.Connection, cid: int) -> str:
+    """Return why what waits is not done, for each live index where it has waited for ``UNSEEN_S`` or longer."""
+    waiting = work.left_up_to(connection, cid, work.newest_version(connection))
+    late = (one for one in waiting if work.backlog(connection, one.gen).oldest_s > UNSEEN_S)
+    return "; ".join(_why(connection, cid, one) for one in late)
 
 
 def _left(engine: sa.Engine, cid: int, newest: int) -> list[work.WorkLeft]:

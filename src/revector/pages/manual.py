@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import html
+import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from itertools import pairwise
@@ -22,7 +23,7 @@ _CODE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
 @dataclass(frozen=True)
 class Section:
-    """A page, or what stands below one of its headings: ``name`` is ``gate`` or ``gate#what-users-see``."""
+    """A page or what is below a heading: ``name`` is ``gate``, ``runbook/no-room`` or ``gate#what-users-see``."""
 
     name: str
     title: str
@@ -32,8 +33,8 @@ class Section:
 def sections() -> dict[str, Section]:
     """Return every page and every section by its name; a page comes before its sections."""
     folder = next(place for place in PLACES if place.is_dir())
-    found = [one for path in sorted(folder.glob("*.md")) for one in _sections(path.stem, path.read_text("utf-8"))]
-    return {one.name: one for one in found}
+    pages = ((path.relative_to(folder).with_suffix("").as_posix(), path) for path in sorted(folder.rglob("*.md")))
+    return {one.name: one for name, path in pages for one in _sections(name, path.read_text("utf-8"))}
 
 
 def _sections(page: str, text: str) -> Iterator[Section]:
@@ -58,17 +59,18 @@ def anchor(title: str) -> str:
 
 def write_html(folder: Path) -> None:
     """Write every page into ``folder``; a link to what the package does not carry becomes plain text."""
-    folder.mkdir(parents=True, exist_ok=True)
     style = files("revector.pages").joinpath("page.css").read_text(encoding="utf-8")
-    for one in sections().values():
-        if "#" not in one.name:
-            head = f'<meta charset="utf-8"><title>{html.escape(one.title)}</title><style>{style}</style>'
-            body = f"<body><main>{_rendered(one.text)}</main></body>"
-            page = f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>{body}</html>\n'
-            (folder / f"{one.name}.html").write_text(page, encoding="utf-8")
+    pages = {name: one for name, one in sections().items() if "#" not in name}
+    for name, one in pages.items():
+        head = f'<meta charset="utf-8"><title>{html.escape(one.title)}</title><style>{style}</style>'
+        body = f"<body><main>{_rendered(one.text, posixpath.dirname(name), set(pages))}</main></body>"
+        page = folder / f"{name}.html"
+        page.parent.mkdir(parents=True, exist_ok=True)
+        text = f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>{body}</html>\n'
+        page.write_text(text, encoding="utf-8")
 
 
-def _rendered(text: str) -> str:
+def _rendered(text: str, folder: str, pages: Collection[str]) -> str:
     reader = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = reader.parse(text)
     for token, inline in pairwise(tokens):
@@ -77,8 +79,8 @@ def _rendered(text: str) -> str:
     for token in (inner for outer in tokens for inner in outer.children or ()):
         if token.type == "link_open":
             target = str(token.attrGet("href"))
-            within = re.fullmatch(r"([\w-]+)\.md(#.*)?", target)
-            if within:
+            within = re.fullmatch(r"([\w/.-]+)\.md(#.*)?", target)
+            if within and posixpath.normpath(posixpath.join(folder, within[1])) in pages:
                 token.attrSet("href", f"{within[1]}.html{within[2] or ''}")
             elif not re.match(r"https:|#", target):
                 del token.attrs["href"]

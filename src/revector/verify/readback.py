@@ -99,7 +99,8 @@ SELECT p.doc_id, c.n AS chunks, CASE
   WHEN l.content_hash <> d.content_hash THEN ARRAY['stale', 'the ledger names another text']
   WHEN (c.n, c.kinds, c.lowest, c.highest) IS DISTINCT FROM (l.n_chunks, l.n_chunks, 0, l.n_chunks - 1) THEN ARRAY[
     CASE WHEN c.kinds < l.n_chunks THEN 'missing' ELSE 'extra' END, format(
-    'chunks unlike ledger: %s in the index (%s to %s), %s in the ledger', c.n, c.lowest, c.highest, l.n_chunks)]
+    'chunks unlike ledger: %s in the index%s, %s in the ledger', c.n, ' (' || c.lowest || ' to ' || c.highest || ')',
+    l.n_chunks)]
   WHEN c.oldest <> c.newest OR c.newest > l.version OR c.oldest <= d.tombstone_version THEN ARRAY['stale', format(
     'chunks of versions %s to %s; the ledger shows %s, the latest delete was %s', c.oldest, c.newest, l.version,
     d.tombstone_version)]
