@@ -163,7 +163,7 @@ def convert(
     files: Annotated[list[Path], typer.Argument(metavar="FILE... OUT", help="Files to read, then the one to write.")],
     *,
     gzip: Annotated[bool, typer.Option("--gzip", help="Compress the vectors of an .h5, in level 4.")] = False,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many ids, for a quick run.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first N ids, for a quick run.")] = None,
     group: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="Each of its values becomes a group of .h5; default: group.")
     ] = None,

@@ -19,7 +19,7 @@ def register(app: typer.Typer) -> None:
 
 
 def canary(*, collection: Collection = None, project: ProjectPath = None, json: Json = False) -> None:
-    """Measure recall@10 of what is served, have its encoder prove itself, and keep both in the series.
+    """Measure recall@10 of what is served, check its encoder, and record both.
 
     Compared with the first run of the same index on the same queries (`canary` or `qrels` in revector.toml): recall,
     what is found, first scores, and whether the documents of these queries are in the index. Exit code 0: as it was;

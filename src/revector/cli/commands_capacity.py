@@ -26,19 +26,19 @@ def capacity(
     *,
     documents: Annotated[float, typer.Option(help="Documents; 1e9 is understood.")],
     dim: Annotated[int, typer.Option(help="Dimensions that are stored.")],
-    chunks_per_document: Annotated[float, typer.Option()] = 1.0,
-    tokens_per_chunk: Annotated[float, typer.Option()] = 200.0,
+    chunks_per_document: Annotated[float, typer.Option(help="Chunks of a document.")] = 1.0,
+    tokens_per_chunk: Annotated[float, typer.Option(help="Tokens of a chunk.")] = 200.0,
     storage: Annotated[str, typer.Option(help="vector (float32) or halfvec (float16).")] = "vector",
     quantize: Annotated[str, typer.Option(help="none, bit: only signs in the graph, or int8.")] = "none",
     m: Annotated[int, typer.Option(help="Links of the HNSW graph.")] = 16,
-    ef_construction: Annotated[int, typer.Option()] = 100,
+    ef_construction: Annotated[int, typer.Option(help="Candidates while the graph is built.")] = 100,
     ef_search: Annotated[int, typer.Option(help="Candidates that a search keeps.")] = 100,
     qps: Annotated[float | None, typer.Option(help="Searches a second to answer: servers, replicas, price.")] = None,
     store: Annotated[
         str | None, typer.Option(help="Kind of the store that holds the vectors; default: beside the documents.")
     ] = None,
     gpus: Annotated[int, typer.Option(help="GPUs (workers) that embed.")] = 1,
-    hours: Annotated[float | None, typer.Option(help="Wanted wall time of embedding.")] = None,
+    hours: Annotated[float | None, typer.Option(help="Hours that embedding may take.")] = None,
     tokens_per_minute: Annotated[float | None, typer.Option(help="Of one GPU; default: [costs].")] = None,
     constant: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Another value for a constant; repeatable.")

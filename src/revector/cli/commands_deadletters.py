@@ -98,7 +98,7 @@ def retry(
 def waive(
     doc_ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...")] = None,
     *,
-    every: Annotated[bool, typer.Option("--all", help="All that nobody waived, or those with --reason.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="All not yet waived; with --reason, only those.")] = False,
     reason: Annotated[
         str | None, typer.Option(metavar="TEXT", help="With --all: only those whose reason contains this.")
     ] = None,

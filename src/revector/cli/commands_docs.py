@@ -30,7 +30,7 @@ def docs(
 ) -> None:
     """Open a page of the manual in a browser, or print it where there is none; without a topic, list the pages.
 
-    Words that no page is named by are looked for in headings and texts; exit code 10 if they are nowhere.
+    Anything else is looked for in headings, then in the text; exit code 10 if nothing has it.
 
     For example:
       revector docs

@@ -64,13 +64,18 @@ ImageField = Annotated[
 OnMissingOption = Annotated[
     OnMissing | None,
     typer.Option(
-        help="What becomes of documents that the source has not: keep, or delete where it is the truth; default: "
+        help="What happens to documents that the source no longer has: keep, or delete where it is the truth; default: "
         "revector.toml's for its own source, else keep."
     ),
 ]
 MaxMissing = Annotated[
     float | None,
-    typer.Option(min=0, max=1, metavar="SHARE", help="Most that may be deleted so; default: revector.toml, 0.05."),
+    typer.Option(
+        min=0,
+        max=1,
+        metavar="SHARE",
+        help="Largest share of documents to delete this way; default: revector.toml, 0.05.",
+    ),
 ]
 
 
@@ -95,7 +100,7 @@ def ingest(
     url: SourceUrl = None,
     on_missing: OnMissingOption = None,
     max_missing: MaxMissing = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many documents, for a quick run.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first N documents, for a quick run.")] = None,
     collection: Collection = None,
     project: ProjectPath = None,
     json: Json = False,

@@ -25,7 +25,7 @@ def set_field(
     field: Annotated[str, typer.Argument(help="Name of the metadata field.")],
     *,
     value: Annotated[
-        str | None, typer.Option(metavar="JSON", help="What documents get for which the path gives nothing.")
+        str | None, typer.Option(metavar="JSON", help="Value for documents where the path gives nothing.")
     ] = None,
     path: Annotated[
         str | None, typer.Option(metavar="JSONPATH", help='Over {"id", "text", "meta"}; its first result counts.')
@@ -35,7 +35,7 @@ def set_field(
     project: ProjectPath = None,
     json: Json = False,
 ) -> None:
-    """Give every document that lacks a metadata field one; what has it is left alone, and nothing is embedded.
+    """Fill a metadata field of every document that lacks it; the others are left alone, and nothing is embedded.
 
     Each update is a write like any other, so all live indexes follow, and what is written meanwhile wins.
 

@@ -40,7 +40,7 @@ class Format(StrEnum):
 
 
 Since = Annotated[
-    str | None, typer.Option(metavar="TIME", help="Only events from then on; ISO 8601, UTC if it names no zone.")
+    str | None, typer.Option(metavar="TIME", help="Only events from this time on; ISO 8601, UTC if it names no zone.")
 ]
 NotedHead = Annotated[
     str | None, typer.Option(metavar="[SEQ:]HASH", help="With --check: a hash noted elsewhere that must be there.")
@@ -57,12 +57,12 @@ def history(
     *,
     events: Annotated[bool, typer.Option("--events", help="Show who did what when instead of the revisions.")] = False,
     kind: Annotated[list[str] | None, typer.Option(help="Only events of this kind, such as swap; repeatable.")] = None,
-    actor: Annotated[str | None, typer.Option(help="Only events of persons whose name holds this.")] = None,
+    actor: Annotated[str | None, typer.Option(help="Only events by people whose name contains this.")] = None,
     generation: Annotated[int | None, typer.Option(min=0, help="Only events of this generation.")] = None,
     since: Since = None,
-    until: Annotated[str | None, typer.Option(metavar="TIME", help="Only events before then.")] = None,
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="Only events before this time.")] = None,
     run: Annotated[str | None, typer.Option(help="Only events of this Airflow run.")] = None,
-    text: Annotated[str | None, typer.Option(help="Only events whose kind, person or detail holds this.")] = None,
+    text: Annotated[str | None, typer.Option(help="Only events whose kind, person or detail contains this.")] = None,
     limit: Limit = None,
     form: Annotated[Format, typer.Option("--format", help="How to write it.")] = Format.TABLE,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write to; needed for parquet.")] = None,

@@ -102,7 +102,7 @@ def revoke(
     project: ProjectPath = None,
     json: Json = False,
 ) -> None:
-    """Revoke a key for good: within seconds it opens nothing. Exit code 10 if it was revoked before.
+    """Revoke a key for good: it stops working within seconds. Exit code 10 if it was revoked before.
 
     For example:
       revector keys revoke 8d2f0c6b51e94a77

@@ -172,8 +172,8 @@ def upgrade(
 
 def status(
     *,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Show it again and again until Ctrl-C.")] = False,
-    every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks of --watch.")] = 1.0,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Refresh it until Ctrl-C.")] = False,
+    every: Annotated[float, typer.Option(min=0.2, help="Seconds between refreshes.")] = 1.0,
     collection: Collection = None,
     project: ProjectPath = None,
     json: Json = False,
@@ -228,7 +228,7 @@ def approve(
 def override(
     *,
     reason: Reason,
-    by: Annotated[str | None, typer.Option(help="Who takes it on; default: you.")] = None,
+    by: Annotated[str | None, typer.Option(help="Who is responsible; default: you.")] = None,
     collection: Collection = None,
     project: ProjectPath = None,
     json: Json = False,

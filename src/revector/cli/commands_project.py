@@ -105,7 +105,9 @@ def init(
 
 
 def doctor(*, project: ProjectPath = None, json: Json = False) -> None:
-    """Check database, tables, migration files, models and labels, each with what to do; exit code 11 if one fails.
+    """Check database, tables, migration files, models, waiting work and labels, and say what to do.
+
+    Exit code 11 if a check fails.
 
     For example:
       revector doctor

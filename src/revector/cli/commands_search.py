@@ -189,7 +189,7 @@ def rotate(
     project: ProjectPath = None,
     json: Json = False,
 ) -> None:
-    """Turn the model that is served to the principal components of its stored vectors, so that it can be cut.
+    """Rotate the served model's vectors to their principal components, so that they can be cut shorter.
 
     A Matryoshka model may be cut as it is; any other loses less where it is cut after this. Nothing is embedded, now or
     by the revision that cuts: stored vectors are turned.

@@ -52,8 +52,8 @@ def stale(
 ) -> None:
     """Make stale entries due again in every live index; a worker embeds them again, and they are served until then.
 
-    Stale is what is not at its document's version with nobody at work on it, and what is older than --max-age-days.
-    What the limit leaves out is first of all what only the way back or a migration shows, then what is youngest.
+    An entry is stale if it is behind its document and nobody works on it, or if it is older than --max-age-days.
+    The limit takes what is served first, and of that the oldest.
 
     For example:
       revector stale -c docs

@@ -29,8 +29,8 @@ def verify(
         str | None,
         typer.Option(
             metavar="SHARE_OR_ROWS",
-            help="Look at 2% or 1000 documents of each index instead of all, going on where the last sample in the "
-            "history ended, so that successive runs come across every one.",
+            help="Look at 2% or 1000 documents of each index instead of all. Each run goes on where the last one "
+            "ended, so that in the end every document is looked at.",
         ),
     ] = None,
     repair: Annotated[
@@ -44,7 +44,7 @@ def verify(
     project: ProjectPath = None,
     json: Json = False,
 ) -> None:
-    """Prove that every live index equals the documents, while everybody works on: no lock is held.
+    """Prove that every live index equals the documents, while everything keeps running: no lock is held.
 
     Exit code 0: all equal; 11: something was wrong, also if it was repaired. The history keeps every run.
 
