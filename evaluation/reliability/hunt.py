@@ -80,7 +80,7 @@ def _interleavings(bug: Bug, url: str, seed: int, effort: int, store: str = PGVE
 
     seeds = range(seed, seed + INTERLEAVINGS * effort)
     found = run_interleavings(url, seeds, plant=partial(plant, bug.name), store=store).findings
-    return (found[0][0] - seed + 1, f"{found[0][1].promise}: {found[0][1].detail}") if found else None
+    return (found[0][0] - seed + 1, found[0][1]) if found else None
 
 
 def _faults(bug: Bug, url: str, seed: int, effort: int) -> Sighting | None:

@@ -17,26 +17,26 @@ from __future__ import annotations
 import argparse
 import random
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from evaluation.reliability.beginnings import Beginnings, read_once
 from evaluation.reliability.bugs import plant
-from evaluation.reliability.checker import Finding
 from evaluation.reliability.interleave_actors import cast
 from evaluation.reliability.interleave_judged import check_end, heal, look
-from evaluation.reliability.interleave_scene import Scene, SharedEncoders, noted_moves
+from evaluation.reliability.interleave_scene import CORPUS, Scene, noted_moves, parts
 from evaluation.reliability.late import late_store
 from evaluation.reliability.seeds import Drawn, Layer
 from evaluation.reliability.stepping import Actor, Hang, Killed, Stage, stage
 
 from revector.database.engine import make_engine
+from revector.encoders.loading import load_encoder
 from revector.errors import RevectorError
+from revector.indexing.encoding import Encoders
 from revector.migration import catch_up
 from revector.migration import steps as forward
 from revector.spec import PGVECTOR
@@ -50,62 +50,49 @@ PAUSES = {"worker.after_embed": 0.25, "commit": 0.12, "store put": 0.15, "stage.
 """How likely an actor is stopped for long where it stands; elsewhere 0.01."""
 
 
-@dataclass
-class Report:
-    """What runs did and found. ``failed`` are seeds, each of which repeats its run."""
-
-    runs: int = 0
-    counts: Counter[str] = field(default_factory=Counter)
-    findings: list[tuple[int, Finding]] = field(default_factory=list)
-    schedules: dict[int, list[str]] = field(default_factory=dict)
-    """Of the failed runs: who did what, in order."""
-
-    @property
-    def failed(self) -> list[int]:
-        """Seeds of the runs in which a promise broke."""
-        return sorted({seed for seed, _ in self.findings})
-
-
 def run_interleavings(
     url: str,
     seeds: Iterable[int],
     *,
     plant: Plant | None = None,
     stop_at_first: bool = True,
+    schedules: bool = False,
     store: str = PGVECTOR,
-) -> Report:
+) -> Drawn:
     """Run one interleaving per seed, each in a collection of its own, in the database at ``url``, which has our tables.
 
-    ``plant`` plants a bug around all runs. With the ``store`` ``memory``, indexes are there. The role must be a
-    superuser.
+    ``plant`` plants a bug around all runs. With the ``store`` ``memory``, indexes are there. With ``schedules``, what
+    is found says who did what, in order. The role must be a superuser.
     """
-    report, encoders, engine = Report(), SharedEncoders(), make_engine(url)
+    done, engine, encoders = Drawn(), make_engine(url), Encoders(partial(load_encoder, root=Path()))
     budgets = catch_up.GATE_BUDGET_S, catch_up.MOVE_ATTEMPTS, forward.MEASURE_ATTEMPTS
     catch_up.GATE_BUDGET_S, catch_up.MOVE_ATTEMPTS, forward.MEASURE_ATTEMPTS = 0.2, 3, 2
     try:
-        with (
-            tempfile.TemporaryDirectory(prefix="interleave-") as folder,
-            plant(engine) if plant else nullcontext(),
-            nullcontext() if store == PGVECTOR else late_store() as late,
-            noted_moves(),
-            stage(engine) as steps,
-        ):
+        with ExitStack() as stack:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="interleave-"))
+            late = None if store == PGVECTOR else stack.enter_context(late_store())
+            stack.enter_context(read_once())
+            lines = parts(stored=late is not None)
+            beginnings = Beginnings(engine, Path(folder), lines, CORPUS, encoders, late)
+            if plant is not None:
+                stack.enter_context(plant(engine))
+            stack.enter_context(noted_moves())
+            steps = stack.enter_context(stage(engine))
             for seed in seeds:
                 steps.restart()
-                scene = Scene(steps, seed, Path(folder), encoders, late)
+                scene = Scene(steps, seed, beginnings, encoders)
                 _run(steps, scene)
-                report.runs += 1
-                report.counts += scene.counts
-                report.findings += [(seed, finding) for finding in scene.findings]
+                done.tally += scene.counts
                 if scene.findings:
-                    report.schedules[seed] = steps.trace
+                    says = [str(one) for one in scene.findings[:5]] + (steps.trace if schedules else [])
+                    done.findings.append((seed, "\n  ".join(says)))
                     if stop_at_first:
                         break
-            report.counts += steps.counts
+            done.tally += steps.counts
     finally:
         catch_up.GATE_BUDGET_S, catch_up.MOVE_ATTEMPTS, forward.MEASURE_ATTEMPTS = budgets
         engine.dispose()
-    return report
+    return done
 
 
 def _run(steps: Stage, scene: Scene) -> None:
@@ -199,12 +186,9 @@ COUNTED = {
 def run(url: str, seeds: Sequence[int], given: argparse.Namespace) -> Drawn:
     """Run the interleavings of some seeds."""
     planted = partial(plant, given.bug) if given.bug else None
-    report = run_interleavings(url, seeds, plant=planted, stop_at_first=False, store=given.store)
-    done = Drawn(report.counts)
-    for seed in report.failed:
-        says = [str(one) for of, one in report.findings if of == seed][:5]
-        done.findings.append((seed, "\n  ".join(says + (report.schedules[seed] if given.schedule else []))))
-    return done
+    return run_interleavings(
+        url, seeds, plant=planted, stop_at_first=False, schedules=given.schedule, store=given.store
+    )
 
 
 # A fresh database for each hundred keeps the catalogue small.

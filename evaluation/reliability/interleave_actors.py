@@ -11,8 +11,9 @@ from typing import Any
 
 import sqlalchemy as sa
 from evaluation.reliability.interleave_judged import AGE, answered
-from evaluation.reliability.interleave_scene import Scene, TinyMigrator
+from evaluation.reliability.interleave_scene import Scene
 from evaluation.reliability.observer import rows
+from evaluation.reliability.site import name_of
 from evaluation.reliability.stepping import current
 from evaluation.reliability.traffic import NotDone, Writes, do, token_in
 
@@ -29,6 +30,7 @@ from revector.errors import (
 from revector.indexing.keeping import StoreKeeper
 from revector.indexing.worker import Worker
 from revector.lifecycle import BUILDING, Phase, remaining
+from revector.migration.migrator import Migrator
 from revector.registry.collections import Collection, Generation
 from revector.serving.searcher import Searcher
 
@@ -181,7 +183,7 @@ class Sharding(Role):
         target = self.scene.building
         if target is None or self.scene.over:
             return
-        migrator = TinyMigrator(self.scene, self.name)
+        migrator = self.scene.migrator(self.name)
         try:
             left = migrator.shards(target)
             if left:
@@ -196,7 +198,7 @@ class Controller(Role):
 
     def __call__(self) -> None:
         """Do a few steps of migrations, rollbacks and retirements."""
-        migrator = TinyMigrator(self.scene, self.name)
+        migrator = self.scene.migrator(self.name)
         for _ in range(self.random.randint(2, 4)):
             if self.scene.over:
                 return
@@ -211,7 +213,7 @@ class Controller(Role):
                 if not self.scene.lost:
                     raise
 
-    def _move(self, migrator: TinyMigrator, collection: Collection, live: dict[int, Generation]) -> None:
+    def _move(self, migrator: Migrator, collection: Collection, live: dict[int, Generation]) -> None:
         building = live.get(collection.building_gen or -1)
         chance = self.random.random()
         if building is not None and building.phase in BUILDING and not (collection.standby_gen and chance < 0.6):
@@ -225,11 +227,11 @@ class Controller(Role):
             self._move_back_and_forth(migrator, live[collection.standby_gen], chance / 0.6 if building else chance)
         else:
             numbers = [int(generation.revision[1:]) for generation in live.values()]
-            target = self.scene.revision(max(numbers, default=-1) + 1).revision
+            target = name_of(max(numbers, default=-1) + 1)
             self.scene.forward(migrator, self.name, "provision", target)
             self.scene.building = target
 
-    def _move_back_and_forth(self, migrator: TinyMigrator, standby: Generation, chance: float) -> None:
+    def _move_back_and_forth(self, migrator: Migrator, standby: Generation, chance: float) -> None:
         if chance < 0.25:
             now = self.scene.window_hours > 1
             self.scene.move("retire", self.name, lambda: migrator.retire("chaos", now=now))

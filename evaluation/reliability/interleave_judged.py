@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from evaluation.reliability import checks, judge, observer
 from evaluation.reliability.checker import check
-from evaluation.reliability.interleave_scene import Scene, TinyMigrator
+from evaluation.reliability.interleave_scene import Scene
 from evaluation.reliability.points import garbage, wrong_points
 
 from revector.indexing.keeping import StoreKeeper
@@ -64,7 +64,7 @@ def heal(scene: Scene) -> None:
         "AND g.cid = :cid",
         cid=scene.cid,
     )
-    migrator = TinyMigrator(scene, "healer")
+    migrator = scene.migrator("healer")
     collection, live = scene.slots()
     if scene.store is not None:
         scene.store.arrive(1.0)

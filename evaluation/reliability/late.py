@@ -11,16 +11,13 @@ import logging
 import random
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from unittest.mock import patch
 from uuid import UUID
-
-import numpy as np
-import numpy.typing as npt
 
 from revector.errors import IndexGone, StoreUnavailable
 from revector.interfaces import Progress
@@ -28,7 +25,6 @@ from revector.registry import intents
 from revector.spec import IndexSpec
 from revector.stores.memory import MemoryIndex, MemoryStore
 from revector.stores.opening import added
-from revector.stores.seam import IndexDescription, NearPoint, Points
 
 T = TypeVar("T")
 
@@ -150,47 +146,15 @@ class LateStore(LateNetwork):
 
 
 class LateIndex:
-    """One index of a ``LateStore``."""
+    """One index of a ``LateStore``: whatever it is asked goes over the network."""
 
     def __init__(self, inner: MemoryIndex, store: LateStore) -> None:
         self.name, self.inner, self._store, self.traits = inner.name, inner, store, store.traits
 
-    def create(self, encoder_fp: str) -> None:
-        """Create it, or not."""
-        self._store.sent("create", lambda: self.inner.create(encoder_fp), self._store.question)
-
-    def describe(self) -> IndexDescription | None:
-        """Describe it, or not."""
-        return self._store.sent("describe", self.inner.describe, self._store.question)
-
-    def drop(self) -> None:
-        """Drop it, or not."""
-        self._store.sent("drop", self.inner.drop, self._store.question)
-
-    def put(self, points: Points) -> None:
-        """Put points, or so it seems."""
-        self._store.sent("put", lambda: self.inner.put(points), self._store.write)
-
-    def remove(self, ids: Sequence[UUID]) -> None:
-        """Remove points, or so it seems."""
-        self._store.sent("remove", lambda: self.inner.remove(ids), self._store.write)
-
-    def near(
-        self,
-        vector: npt.NDArray[np.float32],
-        n: int,
-        *,
-        exact: bool,
-        effort: int = 0,
-        among: Sequence[UUID] | None = None,
-    ) -> list[NearPoint]:
-        """Search, after some of what is under way arrived."""
-        search = partial(self.inner.near, vector, n, exact=exact, effort=effort, among=among)
-        return self._store.sent("near", search, self._store.question)
-
-    def read(self, ids: Sequence[UUID]) -> Points:
-        """Read points."""
-        return self._store.sent("read", lambda: self.inner.read(ids), self._store.question)
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        request = getattr(self.inner, name)
+        by: Any = self._store.write if name in ("put", "remove") else self._store.question
+        return lambda *given, **options: self._store.sent(name, partial(request, *given, **options), by)
 
     def finish(self, progress: Progress) -> bool:
         """Build nothing."""

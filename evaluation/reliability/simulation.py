@@ -9,10 +9,11 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import sqlalchemy as sa
+from evaluation.reliability.beginnings import BEGINNINGS
 from evaluation.reliability.simulated import rules_documents, rules_processes, rules_store  # noqa: F401 - they register their rules
 from evaluation.reliability.simulated.heal import heal
 from evaluation.reliability.simulated.look import Broken
-from evaluation.reliability.simulated.place import BEGINNINGS, Place, place
+from evaluation.reliability.simulated.place import Place, place
 from evaluation.reliability.simulated.rules import Step, draw, take
 from evaluation.reliability.simulated.stage import Hang
 from evaluation.reliability.simulated.world import World

@@ -11,9 +11,10 @@ from typing import Any
 import hypothesis.strategies as st
 import pytest
 import sqlalchemy as sa
+from evaluation.reliability.beginnings import BEGINNINGS
 from evaluation.reliability.bugs import plant
 from evaluation.reliability.simulated.heal import heal
-from evaluation.reliability.simulated.place import BEGINNINGS, Place, place
+from evaluation.reliability.simulated.place import Place, place
 from evaluation.reliability.simulated.rules import RULES, take
 from evaluation.reliability.simulated.world import World
 from evaluation.reliability.simulation import run_histories, run_history

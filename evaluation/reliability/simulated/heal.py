@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from evaluation.reliability.beginnings import Unmeasured
 from evaluation.reliability.points import garbage
 from evaluation.reliability.simulated.encoders import POISON, VENOM
 from evaluation.reliability.simulated.look import Broken, Key, Waiting, demand
 from evaluation.reliability.simulated.oracle import Query, check_vectors
-from evaluation.reliability.simulated.place import Unmeasured
 from evaluation.reliability.simulated.world import World
 
 from revector.documents import deadletters

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from evaluation.reliability.beginnings import Unmeasured
 from evaluation.reliability.simulated.encoders import FAULTS
 from evaluation.reliability.simulated.look import demand
-from evaluation.reliability.simulated.place import MODELS, Unmeasured
+from evaluation.reliability.simulated.place import PARTS
 from evaluation.reliability.simulated.rules import fates, paces, rule
 from evaluation.reliability.simulated.rules_documents import DOCS, IDS, SESSIONS, delete, put, query
 from evaluation.reliability.simulated.stage import Fate
@@ -172,7 +173,7 @@ def _what_next(world: World, new: str) -> tuple[str, str]:
     standby = world.seen.slots.get("standby")
     if standby is not None and world.seen.generations[standby]["phase"] == Phase.ROLLED_BACK:
         return world.revision(standby).revision, "swap"
-    later = [one for one in MODELS if one > world.revision(active).revision]
+    later = [one for one in PARTS if one > world.revision(active).revision]
     return (new if new in later else later[0] if later else new), "provision"
 
 
@@ -309,7 +310,7 @@ def break_encoder(world: World, of: str, fault: str | None) -> bool:
     return True
 
 
-@rule(1, tuple(MODELS)[:3])
+@rule(1, tuple(PARTS)[:3])
 def replace_model(world: World, revision: str) -> bool:
     """Another model lies under a model's name, or the old one again; all processes start again with what is there."""
     world.place.models.replaced ^= {world.place.revisions[revision].model.name}

@@ -7,10 +7,11 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any
 
+from evaluation.reliability.beginnings import Unmeasured
 from evaluation.reliability.points import attempts_held, wrong_points
 from evaluation.reliability.simulated.look import Broken, Look, check_change, check_moves, check_state, demand, look
 from evaluation.reliability.simulated.oracle import Held, Oracle, Query, Write, check_answer
-from evaluation.reliability.simulated.place import Place, Unmeasured
+from evaluation.reliability.simulated.place import Place
 from evaluation.reliability.simulated.stage import Fate, Killed
 
 from revector.documents.documents import Documents, WriteResult
