@@ -88,10 +88,13 @@ def _neighbours(vectors: Floats) -> list[set[int]]:
     return [set(row) for row in np.argpartition(-scores, K, axis=1)[:, :K].tolist()]
 
 
-@pytest.mark.slow
-def test_integers_keep_the_neighbours_of_float32(texts: list[str], rounded: Floats) -> None:
-    exact = unit_rows(_engine("float32").encode(texts, 384))
+@pytest.fixture(scope="module")
+def exact(texts: list[str]) -> Floats:
+    """Unit vectors of ``texts`` in float32: the same beside each dtype."""
+    return unit_rows(_engine("float32").encode(texts, 384))
 
+
+def test_integers_keep_the_neighbours_of_float32(exact: Floats, rounded: Floats) -> None:
     cosines = np.sum(exact * rounded, axis=1)
     assert cosines.mean() > 0.998
     assert cosines.min() > 0.99
