@@ -1,4 +1,4 @@
-"""A person judges 25 queries in a real browser, by the keyboard; the labels and the gate then use what was judged."""
+"""A person judges 12 queries in a real browser, by the keyboard; the labels and the gate then use what was judged."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HOSTILE = (
 
 @pytest.fixture
 def drawn(served: World, monkeypatch: pytest.MonkeyPatch) -> World:
-    """25 queries in next.jsonl, drawn from those that the active and the building generation answer differently."""
+    """12 queries in next.jsonl, drawn from those that the active and the building generation answer differently."""
     monkeypatch.chdir(served.root)
     served.documents.put("hostile", HOSTILE)
     served.settle()
@@ -37,7 +37,7 @@ def drawn(served: World, monkeypatch: pytest.MonkeyPatch) -> World:
     served.settings(queries="asked.jsonl")
     served.revision("b200", "a100", OTHER, "gate = Gate(max_drop=0.01, min_overlap=None)")
     served.upgrade("b200", to="index")
-    assert run(["labels", "next", "-n", "25", "-o", "next.jsonl"]) == 0
+    assert run(["labels", "next", "-n", "12", "-o", "next.jsonl"]) == 0
     return served
 
 
@@ -79,7 +79,7 @@ class JudgingPerson:
     def judge(self, queries: range) -> None:
         """Score 1 what begins with the query's first word, and nothing else."""
         for number in queries:
-            self.wait_for(rf"query {number} of 25$")
+            self.wait_for(rf"query {number} of 12$")
             query = self.page.locator("h1").inner_text()
             assert "<b>bold</b>" in query, "HTML in a text is text"
             word = query.split()[0]
@@ -89,18 +89,18 @@ class JudgingPerson:
             self.press("Enter")
 
 
-def test_people_judge_25_queries_and_the_gate_uses_them(drawn: World, browser: Any) -> None:
+def test_people_judge_12_queries_and_the_gate_uses_them(drawn: World, browser: Any) -> None:
     before = load_labels(drawn.root / "labels")
     with judging(drawn) as (process, address):
         ada = JudgingPerson(browser, address, "ada")
         assert grave(ada.page) == []
-        ada.judge(range(1, 13))
+        ada.judge(range(1, 7))
         process.kill()
     with judging(drawn) as (process, address):
         ada = JudgingPerson(browser, address, "ada")
-        ada.wait_for(r"query 13 of 25$")
+        ada.wait_for(r"query 7 of 12$")
         undo_by_keyboard(ada)
-        ada.judge(range(13, 26))
+        ada.judge(range(7, 13))
         ada.wait_for("Every document is judged")
         assert grave(ada.page) == []
         assert ada.page.title() == "Every document is judged", "a text that is HTML is shown, not run"
@@ -110,7 +110,7 @@ def test_people_judge_25_queries_and_the_gate_uses_them(drawn: World, browser: A
         assert ada.asked == {address.split("/")[2]}
         assert not [name for name in ("a100", "b200", "generation", "hashing") if name in "".join(ada.heard[:-1])]
     found = kept_result(drawn.project, "docs")
-    assert found.drawn == 25
+    assert found.drawn == 12
     added = load_labels(drawn.root / "labels")
     assert set(before.queries) < set(added.queries)
     batch = [json.loads(line) for line in (drawn.root / "next.jsonl").read_text().splitlines()]
