@@ -38,7 +38,12 @@ def _free_port() -> int:
         return int(held.getsockname()[1])
 
 
-@pytest.fixture(scope="module", params=["", "ignore_startup_parameters = options"], ids=["refuses", "drops"])
+REFUSES, DROPS = "", "ignore_startup_parameters = options"
+dropping = pytest.mark.parametrize("through", [pytest.param(DROPS, id="drops")], indirect=True)
+"""A connection that was refused is made again without our settings: from then on, all is the same."""
+
+
+@pytest.fixture(scope="module", params=[REFUSES, DROPS], ids=["refuses", "drops"])
 def through(
     request: pytest.FixtureRequest, server: sa.URL, admin: sa.Engine, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[str], str]]:
@@ -134,6 +139,7 @@ def test_a_direct_connection_pays_nothing_for_it(world: World) -> None:
     assert said == ["SHOW search_path"]
 
 
+@dropping
 @pytest.mark.slow
 def test_everyday_work_does_the_same_through_a_pooler(pooled: World, webhook: Any) -> None:
     url, heard = webhook
@@ -171,6 +177,7 @@ def test_everyday_work_does_the_same_through_a_pooler(pooled: World, webhook: An
     pooled.project.status("docs", recount=True)
 
 
+@dropping
 def test_a_source_is_read_again_through_a_pooler_and_its_index_follows(pooled: World) -> None:
     pooled.put(70)
     pooled.documents.delete("d00003")
