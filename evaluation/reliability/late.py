@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import random
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -171,7 +170,10 @@ def late_store() -> Iterator[LateStore]:
     level = log.level
     log.setLevel(logging.CRITICAL)  # workers say much of what a store does here all the time
     try:
-        with added("late", LateStore(silent=SILENT, slow=SLOW)) as store, patch.object(uuid, "uuid4", store.name):
+        with (
+            added("late", LateStore(silent=SILENT, slow=SLOW)) as store,
+            patch.object(intents, "new_attempt", store.name),
+        ):
             yield store
     finally:
         log.setLevel(level)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -354,6 +355,33 @@ def test_a_loss_is_noticed_though_the_put_of_the_newest_canary_is_repeated_after
     check_equal(world)
 
 
+def test_what_a_store_took_last_and_lost_is_noticed_though_every_canary_is_there(
+    outside: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, lane = outside.world, lane_of(outside.world.generation())
+    lost = ("d00300", "d00301", "d00302")
+
+    def lose(ids: Sequence[str]) -> None:
+        shown = world.sql("SELECT attempt, n_chunks FROM ledger WHERE doc_id = ANY(:ids)", ids=list(ids))
+        lane.index.remove(intents.point_ids(shown))
+
+    monkeypatch.setattr(keeping, "DRAWN", 50)
+    world.put(5, 300)
+    world.settle()
+    lose(lost)
+    for _ in range(10):  # of 125 documents, 50 are drawn each time
+        outside.keep()
+    assert [event["detail"]["documents"] for event in world.events("store_lost")] == [3]
+    world.settle()
+    check_equal(world)
+    monkeypatch.setattr(intents, "CANARY_S", 0.0)
+    monkeypatch.setattr(intents, "LATELY_S", 0.0)
+    outside.keep()
+    lose(lost)
+    outside.keep()
+    assert len(world.events("store_lost")) == 1, "what was put before a canary is not read each minute"
+
+
 def test_a_store_that_lost_some_points_is_noticed_by_verify_and_repaired(outside: Stored) -> None:
     world, index = outside.world, lane_of(outside.world.generation()).index
     [(attempt, n)] = world.sql("SELECT attempt, n_chunks FROM ledger WHERE doc_id = 'd00042'")
@@ -642,6 +670,15 @@ def test_whatever_requests_a_store_loses_delays_or_repeats_every_answer_is_right
         texts = {hit.id: hit.text for hit in world.project.searcher("docs").search("apple", 100).hits}
         assert texts == dict(world.sql("SELECT doc_id, content FROM document WHERE NOT deleted"))
         check_equal(world)
+
+
+def test_attempts_are_named_in_the_order_of_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = []
+    for at_s in (1e9, 1e9 + 0.001, 2e9):
+        monkeypatch.setattr(time, "time", lambda at_s=at_s: at_s)
+        names += sorted(intents.new_attempt() for _ in range(20))
+    assert names == sorted(set(names))
+    assert {one.version for one in names} == {7}
 
 
 def test_ids_of_points_are_computed_from_their_attempt() -> None:

@@ -7,6 +7,7 @@ never goes back, so a late request of the store cannot bring anything back eithe
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,12 @@ QUERY_S = 60.0
 
 CANARY_S = 60.0
 """A canary older than this gets a successor: a store that goes back in time, to a snapshot, has not the newest one."""
+
+LATELY_S = 60.0
+"""How long before the newest canary an attempt may have been named whose points were put after it."""
+
+SKEW_S = 60.0
+"""How much a worker's clock, which names attempts, may be ahead of the database's."""
 
 LATE_S = 900.0
 """Longer than a request may be on its way: after it, points that arrived late are removed once more."""
@@ -67,9 +74,20 @@ def point_ids(attempts: Iterable[tuple[UUID, int]]) -> list[UUID]:
     return [point_id(attempt, n) for attempt, n_chunks in attempts for n in range(n_chunks)]
 
 
+def new_attempt() -> UUID:
+    """Name a try: a UUID of version 7 (RFC 9562, 5.7), so that the key finds the newest, whatever else they are of."""
+    drawn = uuid.uuid4().int % (1 << 76)
+    return UUID(int=_first_named(time.time()).int | 7 << 76 | drawn)
+
+
+def _first_named(at_s: float) -> UUID:
+    """Return what all names from a moment on are larger than, given in seconds since 1970."""
+    return UUID(int=int(1_000 * at_s) << 80)
+
+
 def new_attempts(part: Part) -> dict[str, UUID]:
     """Name a try to embed each document of a part; no other try, also of the same version, has that name."""
-    return {doc_id: uuid.uuid4() for doc_id in part.doc_ids}
+    return {doc_id: new_attempt() for doc_id in part.doc_ids}
 
 
 def refuse_old(age_s: float, name: str) -> None:
@@ -106,7 +124,7 @@ def open_all(engine: sa.Engine, gen: int, part: Part, attempts: Mapping[str, UUI
 @repeated
 def open_canary(engine: sa.Engine, gen: int) -> UUID:
     """Commit that a canary may exist from now on, and return its attempt. It is of no document, so nothing shows it."""
-    attempt = uuid.uuid4()
+    attempt = new_attempt()
     with engine.begin() as connection:
         connection.execute(
             sa.text(
@@ -156,6 +174,34 @@ def canaries(connection: sa.Connection, gen: int) -> set[UUID]:
     """Return the attempts of all canaries that count, one for about each ``CANARY_S`` of the last ``OPEN_S``."""
     sql = "SELECT attempt FROM intent WHERE gen = :gen AND doc_id = '' AND state = 'published'"
     return set(connection.scalars(sa.text(sql), {"gen": gen}))
+
+
+def shown_lately(
+    connection: sa.Connection, gen: int, most: int, *, after: UUID | None = None, drawn: bool = False
+) -> list[tuple[UUID, str, int]]:
+    """Return attempts that are shown and no canary vouches for, at most ``most``, with their documents and chunks.
+
+    Those named ``after`` another one, or ``drawn`` at random. What is due for a loss already is left out.
+    """
+    newest_s, now_s = connection.execute(
+        sa.text(
+            "SELECT extract(epoch FROM max(created_at))::float8, extract(epoch FROM clock_timestamp())::float8 FROM "
+            "intent WHERE gen = :gen AND doc_id = '' AND state = 'published'"
+        ),
+        {"gen": gen},
+    ).one()
+    if newest_s is None:
+        return []
+    first = _first_named(newest_s - LATELY_S)
+    rows = connection.execute(
+        sa.text(
+            "SELECT i.attempt, i.doc_id, i.n_chunks FROM intent i JOIN ledger l ON l.gen = i.gen AND l.doc_id = "
+            "i.doc_id AND l.attempt = i.attempt WHERE i.gen = :gen AND i.attempt > :first AND i.attempt < :last AND "
+            f"l.content_hash <> '' ORDER BY {'random()' if drawn else 'i.attempt'} LIMIT :most"
+        ),
+        {"gen": gen, "first": max(first, after or first), "last": _first_named(now_s + SKEW_S), "most": most},
+    )
+    return [(row.attempt, row.doc_id, row.n_chunks) for row in rows]
 
 
 def aged_canary(connection: sa.Connection, gen: int) -> UUID | None:
