@@ -20,7 +20,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Collection, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -50,54 +50,41 @@ PROMISES = {
 """Beginnings or ends of promises, and how their breaches are counted; any other is counted as such."""
 
 
-@dataclass
-class Round:
-    """What one round did and found."""
-
-    findings: list[Finding] = field(default_factory=list)
-    strikes: Counter[tuple[str, str]] = field(default_factory=Counter)
-    left_out: str = ""
-
-
-def strike(url: str, *, seed: int, only: Collection[str] = FAMILIES, bug: str | None = None) -> Round:
+def strike(url: str, *, seed: int, only: Collection[str] = FAMILIES, bug: str | None = None) -> Drawn:
     """Run one round on a database that has our tables and nothing else; a family that finds something is the last.
 
     ``only`` are some of ``FAMILIES``; ``bug`` names one to be planted around everything.
     """
-    done, draw = Round(), random.Random(seed)
+    done, draw = Drawn(), random.Random(seed)
     with tempfile.TemporaryDirectory(prefix="revector-faults-") as folder, Proxy(url) as proxy:
         place = Place(Path(folder), url, wired=proxy.url, seed=seed)
         try:
             with plant(bug, place.direct.engine) if bug else nullcontext():
                 for name in FAMILIES:
                     if name in only and not done.findings:
-                        _run(name, place, proxy, draw, done)
+                        done.findings += [(seed, str(one)) for one in _run(name, place, proxy, draw, done.tally)]
         finally:
             place.close()
     return done
 
 
-def _run(family: str, place: Place, proxy: Proxy, draw: random.Random, done: Round) -> None:
+def _run(family: str, place: Place, proxy: Proxy, draw: random.Random, tally: Counter[str]) -> Sequence[Finding]:
     """Strike with one family, up to the first scenario that finds something: the next would find its traces."""
     where = family
     try:
         if family == "wire":
-            found, strikes = faults_wire.strike_all(place, proxy, draw)
-            done.strikes.update(strikes)
-            done.findings += found
-            return
+            return faults_wire.strike_all(place, proxy, draw, tally)
         for fault, target, strike_once in SCENARIOS[family](place, draw):
             where = f"{family}: {fault} × {target}"
             found = strike_once()
-            done.strikes[f"{family}: {fault}", target] += 1
+            tally[f"{family}: {fault}"] += 1
             if found:
-                done.findings += [replace(one, where=where) for one in found]
-                return
+                return [replace(one, where=where) for one in found]
     except faults_disk.NoMountError as error:
-        done.left_out = f"{family}: {error}"
+        print(f"left out: {family}: {error}", flush=True)
     except Exception as error:  # noqa: BLE001 - an error where none may be is a finding
-        what = f"{type(error).__module__}: {error!r}"
-        done.findings.append(Finding("what no fault touches goes on", what, where))
+        return [Finding("what no fault touches goes on", f"{type(error).__module__}: {error!r}", where)]
+    return []
 
 
 def breach(finding: str) -> str:
@@ -136,10 +123,9 @@ def run(url: str, seeds: Sequence[int], given: argparse.Namespace) -> Drawn:
     for seed in seeds:
         with database(sa.make_url(url)) as fresh:
             done = strike(fresh, seed=seed, only=(given.only,) if given.only else FAMILIES, bug=given.bug)
-        for (fault, _), count in done.strikes.items():
-            drawn.tally[fault] += count
-        drawn.findings += [(seed, str(finding)) for finding in done.findings]
-        print(f"round {seed}: {done.strikes.total()} strikes; left out: {done.left_out or 'nothing'}", flush=True)
+        drawn.tally += done.tally
+        drawn.findings += done.findings
+        print(f"round {seed}: {done.tally.total()} strikes", flush=True)
     return drawn
 
 

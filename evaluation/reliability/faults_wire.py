@@ -206,11 +206,10 @@ def _pages_of(rows: int) -> Iterator[None]:
 
 
 class Striker:
-    """Strikes operations and says what did not hold; ``fired`` counts strikes by fault and operation."""
+    """Strikes operations and says what did not hold; ``fired`` counts strikes by fault."""
 
-    def __init__(self, place: Place, proxy: Proxy) -> None:
-        self.place, self._proxy = place, proxy
-        self.fired: Counter[tuple[str, str]] = Counter()
+    def __init__(self, place: Place, proxy: Proxy, fired: Counter[str]) -> None:
+        self.place, self._proxy, self.fired = place, proxy, fired
         self._thread = ThreadPoolExecutor(1)
 
     def strike(self, operation: Operation, fault: str, toxic: Toxic) -> list[Finding]:
@@ -224,7 +223,7 @@ class Striker:
         error, raw = _outcome(running)
         state = healed or self._proxy.clear()
         if state.fired or fault in SHAPING:
-            self.fired[fault, operation.name] += 1
+            self.fired[fault] += 1
             scenario += f" (at {state.fired})" if state.fired else ""
         found += raw + self.place.nothing_is_held()
         before = self.place.texts(list(operation.writes))
@@ -313,13 +312,12 @@ def keep_cutting(place: Place, proxy: Proxy) -> list[Finding]:
     return found
 
 
-def strike_all(place: Place, proxy: Proxy, draw: random.Random) -> tuple[list[Finding], Counter[tuple[str, str]]]:
+def strike_all(place: Place, proxy: Proxy, draw: random.Random, tally: Counter[str]) -> list[Finding]:
     """Walk through a migration and strike each operation by a fault from a bag that holds all of them.
 
-    Ends with the first operation at which something is found. Returns that, and how often each fault struck each
-    operation.
+    Ends with the first operation at which something is found, and returns that. ``tally`` counts strikes by fault.
     """
-    striker, found, bag = Striker(place, proxy), list[Finding](), list[str]()
+    striker, found, bag = Striker(place, proxy, tally), list[Finding](), list[str]()
     for operation in Walk(place, draw):
         if operation.name == "rollback":
             place.settle()
@@ -327,10 +325,9 @@ def strike_all(place: Place, proxy: Proxy, draw: random.Random) -> tuple[list[Fi
         fault = _next(bag, operation, draw)
         found += striker.strike(operation, fault, FAULTS[fault](draw, TYPICAL[operation.name]))
         if found:
-            return found, striker.fired
+            return found
     place.settle()
-    found = place.compare() or keep_cutting(place, proxy)
-    return found, striker.fired
+    return place.compare() or keep_cutting(place, proxy)
 
 
 def _next(bag: list[str], operation: Operation, draw: random.Random) -> str:

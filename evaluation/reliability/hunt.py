@@ -89,7 +89,7 @@ def _faults(bug: Bug, url: str, seed: int, effort: int) -> Sighting | None:
     for turn in range(ROUNDS * effort):
         found = strike(url, seed=seed + turn, only=("encoder",), bug=bug.name).findings
         if found:
-            return turn + 1, str(found[0])
+            return turn + 1, found[0][1]
     return None
 
 
