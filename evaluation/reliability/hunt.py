@@ -68,7 +68,7 @@ def _model(bug: Bug, _url: str, _seed: int, _effort: int) -> Sighting | None:
 
 
 def _simulation(bug: Bug, url: str, seed: int, effort: int, store: str = PGVECTOR) -> Sighting | None:
-    from evaluation.reliability.simulation import run_histories
+    from evaluation.reliability.simulate import run_histories
 
     seeds = range(seed, seed + HISTORIES * effort)
     found = run_histories(url, seeds, plant=partial(plant, bug.name), shrunk=False, store=store)

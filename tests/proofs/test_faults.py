@@ -24,6 +24,7 @@ from evaluation.reliability.wire import Proxy, Toxic
 
 from copies import Databases
 from revector.archive import Part, read_part, write_part
+from revector.database import sessions
 from revector.database.engine import make_engine
 from revector.errors import ArchiveError
 
@@ -140,8 +141,11 @@ def test_an_abortion_whose_commit_was_not_answered_is_done_once_and_its_index_is
     assert clean.strike(clean.walk.abort(), ANSWER_LOST(within="building_gen = NULL")) == []
 
 
-def test_idle_connections_that_were_cut_are_replaced_without_an_error(clean: Scene) -> None:
+def test_idle_connections_that_were_cut_are_replaced_without_an_error(
+    clean: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """… as after a restart of the database: the pool finds out by itself."""
+    monkeypatch.setattr(sessions, "REST_S", 0.0)  # it has rested for long
     clean.place.wired.status(COLLECTION)
     clean.proxy.arm(Toxic(action="close", at="^;$"))  # the pool asks whether a connection lives
     clean.place.wired.status(COLLECTION)

@@ -13,11 +13,11 @@ import pytest
 import sqlalchemy as sa
 from evaluation.reliability.beginnings import BEGINNINGS
 from evaluation.reliability.bugs import plant
+from evaluation.reliability.simulate import run_histories, run_history
 from evaluation.reliability.simulated.heal import heal
 from evaluation.reliability.simulated.place import Place, place
 from evaluation.reliability.simulated.rules import RULES, take
 from evaluation.reliability.simulated.world import World
-from evaluation.reliability.simulation import run_histories, run_history
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 

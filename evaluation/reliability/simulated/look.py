@@ -11,14 +11,12 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import psycopg
+from evaluation.reliability.checks import MOVES, VIEWS
 from evaluation.reliability.points import Attempt
 
 from revector.interfaces import Content
 from revector.migration.steps import MEASURE_ATTEMPTS
 from revector.registry import verdicts
-
-MOVES = ("provision", "swap", "rollback", "retire", "abort")
-"""Events that move slots: each is one epoch."""
 
 FENCED = ("provision", "backfill", "index", "verify", "gate", "approve", "swap", "abort")
 """Events of runs that hold a token: only the newest run may write them."""
@@ -159,7 +157,7 @@ def look(database: psycopg.Connection[Any], cid: int, seen: int) -> Look:
         tuple(found["lease"] or (0, "")),
         tuple(Result(*one) for one in found["results"]),
         attempts,
-        {name: found[name] for name in ("i1_lost", "i2_ahead", "i5_slots", "i9_intent", "i13_unwaived")},
+        {name: found[name] for name in VIEWS},
     )
 
 
