@@ -145,7 +145,7 @@ def full_server(root: Path) -> list[Finding]:
         place = Place(root, start())
         try:
             walk = Walk(place, random.Random())
-            steps = [walk.step(name, name in ("provision", "swap")) for name in FORWARD]
+            steps = [walk.step(name) for name in FORWARD]
             for one in (*steps, walk.rollback(), walk.retire()):
                 if found := _full_during(place, disk, start, one):
                     return [replace(finding, where=one.name) for finding in found]
@@ -188,7 +188,7 @@ def _full_log(place: Place, disk: Disk, start: Callable[[], str]) -> list[Findin
 
 def _full_during(place: Place, disk: Disk, start: Callable[[], str], operation: Operation) -> list[Finding]:
     name = operation.name
-    epoch, events = place.collection().epoch, place.events()
+    events = place.events()
     place.put(3, place.wired)
     disk.fill()
     found = ends(operation.run, (DatabaseUnavailable, NoRoom), must_fail=FULL * (name in WRITING))
@@ -201,7 +201,7 @@ def _full_during(place: Place, disk: Disk, start: Callable[[], str], operation: 
         operation.run()
     except RevectorError as error:
         return [*found, Finding("with room again the same call succeeds", repr(error))]
-    return found if name == "plan" else found + effects(place, operation, epoch, events)
+    return found if name == "plan" else found + effects(place, operation, events)
 
 
 WRITING = ("plan", "provision", "backfill", "index")

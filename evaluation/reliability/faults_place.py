@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -205,7 +206,7 @@ class Place:
         found = self.rows("SELECT doc_id, content, version FROM document WHERE doc_id = ANY(:ids)", ids=list(doc_ids))
         return {row.doc_id: (row.content, row.version) for row in found}
 
-    def events(self) -> dict[str, int]:
+    def events(self) -> Counter[str]:
         """Return how many events of each kind the history has."""
         return checks.events(self.direct.engine, self.site.cid)
 

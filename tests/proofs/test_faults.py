@@ -122,7 +122,7 @@ def test_an_approval_whose_commit_was_not_answered_is_done_once(clean: Scene) ->
 
 def test_a_swap_whose_commit_was_not_answered_is_done_once(clean: Scene) -> None:
     clean.migrate(to="approve")
-    assert clean.strike(clean.walk.step("swap", epochs=1), ANSWER_LOST(within="active_gen = ")) == []
+    assert clean.strike(clean.walk.step("swap"), ANSWER_LOST(within="active_gen = ")) == []
 
 
 def test_a_rollback_whose_commit_was_not_answered_is_done_once(clean: Scene) -> None:
@@ -287,14 +287,14 @@ def test_a_write_that_is_lost_behind_its_acknowledgement_is_found(clean: Scene) 
 
 def test_a_move_that_happens_twice_is_found(clean: Scene) -> None:
     clean.migrate(to="approve")
-    swap, migrator = clean.walk.step("swap", epochs=1), clean.place.wired.migrator(COLLECTION, actor="eager")
+    swap, migrator = clean.walk.step("swap"), clean.place.wired.migrator(COLLECTION, actor="eager")
 
     def twice() -> None:
         swap.run()
         migrator.rollback("a bug")
 
-    found = clean.striker.strike(Operation("swap", twice, events=swap.events, epochs=1), "latency", Toxic(latency_ms=1))
-    assert {finding.promise for finding in found} == {"one intended step, one event", "one intended move, one epoch"}
+    found = clean.striker.strike(Operation("swap", twice, events=swap.events), "latency", Toxic(latency_ms=1))
+    assert {finding.promise for finding in found} == {"one intended step, one event"}
 
 
 def test_a_raw_error_of_the_driver_is_found(clean: Scene) -> None:
