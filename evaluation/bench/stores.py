@@ -47,6 +47,8 @@ class Bare(NamedTuple):
     kept: Callable[[Vectors, int], list[str]]
     """The same among the first so many rows."""
     end: Callable[[], object]
+    build: Callable[[], object] = lambda: None
+    """Have its graph built over all that was added, where that is not done while it is."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -97,6 +99,7 @@ def _measured(project: Project, bare: Bare, queries: int) -> Iterator[Figure]:
     everything, names = np.concatenate(vectors), ids
     lane = lane_of(generation)
     lane.index.finish(NoProgress())
+    bare.build()
     lane.analyze(project.engine)  # as a migration does before its index is searched
     share = theirs[0] / ours[0]
     yield Figure("documents", len(everything), "")
@@ -262,7 +265,14 @@ def _milvus(url: str) -> Bare:
         found = client.search("bare", data=[query], limit=K, filter=filtered, **said)
         return [hit["entity"]["row"] for hit in found[0]]
 
-    return Bare(add, near, lambda query, most: near(query, f"row < {most}"), lambda: client.drop_collection("bare"))
+    def build() -> None:
+        client.flush("bare")
+        while int(client.describe_index("bare", "vector").get("pending_index_rows", 0)):
+            time.sleep(0.5)
+
+    return Bare(
+        add, near, lambda query, most: near(query, f"row < {most}"), lambda: client.drop_collection("bare"), build
+    )
 
 
 def _chroma(url: str) -> Bare:
