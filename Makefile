@@ -21,9 +21,12 @@ up: $(INSTALLED)  ## PostgreSQL, worker, Airflow and the page, until Ctrl-C
 cluster: $(INSTALLED)  ## the same with Celery, Redis and two GPU workers
 	$(BIN)/revector up --gpu-workers 2
 
-# Three files of tests at once, each with a PostgreSQL of its own, for two cores: a test waits four tenths of its time.
-test: $(INSTALLED)  ## the whole test suite
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+# Twice as many files of tests at once as two cores, each with a PostgreSQL of its own: a test waits four tenths of its
+# time. A process takes up to 1.5 GB.
+WORKERS ?= 4
+
+test: $(INSTALLED)  ## the whole test suite; WORKERS=2 where there is little memory
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-fast: $(INSTALLED)  ## what needs no PostgreSQL and no patience: for the loop of daily work
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not server and not slow and not long"
