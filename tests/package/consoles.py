@@ -15,6 +15,8 @@ ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 NOT_RUN = re.compile(r"\*Not run by the tests: [^*]+\*\s*\Z")
 LIMIT_S = 300
+SETTLED = {"PYTHONPATH": str(ROOT / "src"), "COLUMNS": "120", "LC_ALL": "C.UTF-8"}
+"""What no command's environment leaves open."""
 
 
 @dataclass(frozen=True)
@@ -55,16 +57,18 @@ def missing(shown: tuple[str, ...], output: str) -> str | None:
     return None
 
 
-def play(typed: list[tuple[str, int]], folder: Path, environment: dict[str, str]) -> list[tuple[int, str]]:
+def play(
+    typed: list[tuple[str, int]], folder: Path, programs: Path, environment: dict[str, str]
+) -> list[tuple[int, str]]:
     """Run commands in one shell, up to the first that does not end with its exit code; each one's exit code and output.
 
-    What they leave running is ended.
+    ``programs`` is first in its PATH. What they leave running is ended.
     """
     script = ["exec 2>&1", "trap 'kill $(jobs -p) 2>/dev/null; wait' EXIT"]
     for command, code in typed:
         script += [command, rf"last=$?; printf '\036%s\036' $last; [ $last = {code} ] || exit"]
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    env = {"PATH": path, "HOME": str(folder), "PYTHONPATH": str(ROOT / "src"), "COLUMNS": "120", "LC_ALL": "C.UTF-8"}
+    path = os.pathsep.join([str(programs), str(Path(sys.executable).parent), os.environ["PATH"]])
+    env = SETTLED | {"PATH": path, "HOME": str(folder)}
     bash = ["bash", "-c", "\n".join(script)]
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE}
     with subprocess.Popen(bash, cwd=folder, env=env | environment, text=True, start_new_session=True, **pipes) as shell:

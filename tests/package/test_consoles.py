@@ -8,12 +8,14 @@ import shlex
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import sqlalchemy as sa
 import typer
 import yaml
-from consoles import BLOCK, ROOT, Command, commands, missing, play
+from consoles import BLOCK, ROOT, SETTLED, Command, commands, missing, play
+from forked import forking
 
 from revector.cli.app import app
 from revector.encoders.hashing import HashingEncoder
@@ -153,9 +155,17 @@ def shows(wanted: list[Command], played: list[tuple[int, str]]) -> None:
     assert len(played) == len(wanted)
 
 
+@pytest.fixture(scope="module")
+def programs() -> Iterator[Path]:
+    with TemporaryDirectory() as folder, forking(Path(folder), SETTLED) as found:
+        yield found
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", GIVEN)
-def test_the_blocks_of_a_page_do_what_they_show(name: str, tmp_path: Path, empty_database_url: str) -> None:
+def test_the_blocks_of_a_page_do_what_they_show(
+    name: str, tmp_path: Path, programs: Path, empty_database_url: str
+) -> None:
     GIVEN[name](tmp_path, empty_database_url)
     wanted = commands(ROOT / "docs" / f"{name}.md")
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -164,12 +174,13 @@ def test_the_blocks_of_a_page_do_what_they_show(name: str, tmp_path: Path, empty
     typed = [re.sub("|".join(STANDS_FOR), lambda model: STANDS_FOR[model[0]], one) for one in typed]
     typed = [one.replace(" --dim 64", "") if "revector adopt" in one else one for one in typed]
     environment = {"REVECTOR_DATABASE_URL": empty_database_url, "REVECTOR_DRAIN_S": "0"}
-    shows(wanted, play(list(zip(typed, (one.exit_code for one in wanted), strict=True)), tmp_path, environment))
+    codes = [one.exit_code for one in wanted]
+    shows(wanted, play(list(zip(typed, codes, strict=True)), tmp_path, programs, environment))
 
 
 @pytest.mark.slow
 def test_one_project_comes_to_each_symptom_of_the_runbook_and_out_of_it(
-    tmp_path: Path, empty_database_url: str
+    tmp_path: Path, programs: Path, empty_database_url: str
 ) -> None:
     corpus(tmp_path, empty_database_url)
     wanted = [Command(typed, ()) for typed in FIRST]
@@ -177,7 +188,7 @@ def test_one_project_comes_to_each_symptom_of_the_runbook_and_out_of_it(
         wanted += [Command(before, ())] if before else []
         wanted += commands(ROOT / "docs" / "runbook" / f"{name}.md")
     environment = {"REVECTOR_DATABASE_URL": empty_database_url, "REVECTOR_DRAIN_S": "0"}
-    shows(wanted, play([(one.typed, one.exit_code) for one in wanted], tmp_path, environment))
+    shows(wanted, play([(one.typed, one.exit_code) for one in wanted], tmp_path, programs, environment))
 
 
 def test_errors_and_alerts_name_pages_of_the_runbook_that_are_there_and_the_index_has_each() -> None:
