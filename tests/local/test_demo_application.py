@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from revector.cli import run
 from revector.local import application
 from revector.local.record import ApplicationCounts, Record
 from revector.local.screen import adoption_table, result_table
@@ -86,8 +85,3 @@ def test_the_table_that_ends_the_second_act_counts_what_was_seen() -> None:
     for seen in ("9, 3, 0", "8 (5 by its own column, 3 by a100)", "0 / 1 / 0 of 200 rows", "[red]1 differences[/]"):
         assert seen in cells
     assert cells[-1] == "[red]NO[/]"
-
-
-def test_the_second_act_takes_no_whole_corpus(capsys: pytest.CaptureFixture[str], served: World) -> None:
-    assert run(["demo", "--adopt", "--full", "--project", str(served.root)]) == 2
-    assert "Nothing was started" in capsys.readouterr().err

@@ -124,6 +124,9 @@ def demo(
     adopt: Annotated[
         bool, typer.Option("--adopt", help="The second act: a LangChain table is adopted, migrated and given back.")
     ] = False,
+    images: Annotated[
+        bool, typer.Option("--images", help="The third act: emoji, searched by name; both towers are replaced.")
+    ] = False,
     store: Annotated[str | None, typer.Option(metavar="KIND", help="Vectors in redis, chroma or milvus.")] = None,
     store_url: Annotated[str | None, typer.Option(metavar="URL", help="Where it is; default: started here.")] = None,
     project: ProjectPath = None,
@@ -132,20 +135,23 @@ def demo(
 
     With --store, its vectors are in a server that is started here out of installed packages, or in one of yours.
     With --adopt, an application's own LangChain table is adopted, migrated, rolled back and given back meanwhile.
+    With --images, pictures of emoji are searched by their names while both towers of their model are replaced.
 
     For example:
       revector demo --json result.json
       revector demo --store redis
       revector demo --adopt
+      revector demo --images
     """
     if store is None and store_url is not None:
         raise ConfigError("--store-url says where the store of --store is. Nothing was started; name its kind.")
-    if adopt and (full or store):
+    if adopt + images + bool(full or store) > 1:
         raise ConfigError(
-            "--full and --store are for the first act of the demo, not for --adopt. Nothing was started; leave one out."
+            "--adopt and --images are acts of their own, --full and --store are for the first. Nothing was started; "
+            "leave all but one out."
         )
-    if adopt:
-        act = optional("revector.local.adoption_demo", "demo")
+    if adopt or images:
+        act = optional(f"revector.local.{'adoption' if adopt else 'image'}_demo", "demo")
         raise typer.Exit(act.run(open_project(project), port=port, json_path=json_path, wait=stay))
     module = optional("revector.local.demo", "demo")
     raise typer.Exit(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -25,7 +24,7 @@ from revector.labels import load_labels
 from revector.local import demo
 from revector.local.airflow import AirflowHome
 from revector.local.airflow_client import AirflowClient
-from revector.local.demo_parts import DAG, application, command, durations, machine, relative, wait_until_applied, watch
+from revector.local.demo_parts import DAG, application, command, durations, finish, machine, wait_until_applied, watch
 from revector.local.own_models import OwnModels, make_shallow_model, package_folder
 from revector.local.record import ApplicationCounts, count, read_record
 from revector.local.screen import Screen, adoption_table, phase
@@ -41,7 +40,7 @@ from revector.local.table_oracle import (
     see,
     told,
 )
-from revector.local.up import airflow_of, describe, services, stay, stoppable
+from revector.local.up import airflow_of, describe, services, stoppable
 from revector.settings import FILE
 from revector.sources import open_source
 
@@ -91,18 +90,8 @@ def run(project: Project, *, port: int = 8080, json_path: Path | None = None, wa
         with phase(console, "Judging rows and answers by vectors that revector did not make …"):
             verdict = act.verdict()
         figures = act.figures(verdict) | {"wall_s": round(time.monotonic() - started, 1)}
-        path = json_path or act.root / "result.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-        console.print(adoption_table(figures))
-        for sentence in verdict.broken():
-            console.print(f"Not as promised: {sentence}", style="red", soft_wrap=True, highlight=False, markup=False)
-        console.print(f"The same as JSON: {relative(path)}")
-        if sys.stdout.isatty() if wait is None else wait:
-            describe(airflow, console)
-            console.print("\nThe page shows the history of what was done. Ctrl-C ends the demo.")
-            stay()
-        console.print("Stopping …")
+        says, path = "The page shows the history of what was done.", json_path or act.root / "result.json"
+        finish(airflow, console, figures, adoption_table(figures), path, stays=wait, says=says)
     return 1 if verdict.broken() else 0
 
 

@@ -8,6 +8,8 @@ from the migration files, not from the registry, and compared with the vector th
 
 from __future__ import annotations
 
+import base64
+import io
 import random
 import signal
 import sys
@@ -23,6 +25,7 @@ from revector.config import Project, load_project
 from revector.documents.documents import Documents
 from revector.documents.text import clean_query
 from revector.errors import RevectorError
+from revector.formats.images import picture
 from revector.interfaces import Encoder, whole_texts
 from revector.labels import load_labels
 from revector.local.record import Record
@@ -41,7 +44,7 @@ JUST_STORED = timedelta(seconds=1)
 
 
 class Writer:
-    """Changes documents: half updates, a third new ones, the rest deletes; each text is unique.
+    """Changes documents: half updates, a third new ones, the rest deletes; each text is unique, and an image is turned.
 
     What answers a labelled question, ``judged``, is changed instead of deleted: the gate needs enough of them.
     """
@@ -72,10 +75,21 @@ class Writer:
         stored = self._documents.get(doc_id) or self._documents.get(self._random.choice(self._ids))
         before = "" if stored is None else stored.text[:2_000]
         text = f"{before}\n\nNote {self._count}: changed while the model was being replaced."
-        self._documents.put(doc_id, text, {"package": "demo", "kind": "note"} if stored is None else stored.meta)
+        image = None if stored is None or stored.image is None else self._documents.image_of(stored.id)
+        image = None if image is None else turned(image, self._random.uniform(-10, 10))
+        meta = {"package": "demo", "kind": "note"} if stored is None else stored.meta
+        self._documents.put(doc_id, text, meta, image=image)
         if doc_id not in self._ids:
             self._ids.append(doc_id)
-        self._record.add(op="put", id=doc_id, text=text)
+        kept = {} if image is None else {"image": base64.b64encode(image).decode()}
+        self._record.add(op="put", id=doc_id, text=text, **kept)
+
+
+def turned(image: bytes, degrees: float) -> bytes:
+    """Return an image as a PNG, turned a little, with white in its corners."""
+    out = io.BytesIO()
+    picture(image).rotate(degrees, fillcolor="white").save(out, "PNG")
+    return out.getvalue()
 
 
 class Reader:

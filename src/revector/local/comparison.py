@@ -1,15 +1,17 @@
 """The independent comparison of the demo: what the application was told, against what the indexes hold.
 
-It trusts neither ledger nor work set: the expected texts come from the source and the application's own record; they
+It trusts neither ledger nor work set: the expected contents come from the source and the application's own record; they
 are re-chunked and re-embedded and compared with what every live index holds: with all rows of a table, and with those
 points of another store that SQL shows.
 """
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +37,7 @@ MIN_COSINE = 0.999
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What an index lacks, still has, or has of an old text; ``compared`` chunks were embedded again."""
+    """What an index lacks, still has, or has of an old version; ``compared`` chunks were embedded again."""
 
     revision: str
     documents: int
@@ -45,29 +47,38 @@ class Difference:
     compared: int
 
 
-def expected_texts(source: Iterable[Document], record: Path) -> tuple[dict[str, str], set[str], set[str]]:
-    """Return the texts that must be served, the ids that were changed, and those whose last write had no clear end."""
-    texts = {document.id: clean(document.text) for document in source}
+Contents: TypeAlias = tuple[Content, ...]
+
+
+def expected(source: Iterable[Document], record: Path) -> tuple[dict[str, Contents], set[str], set[str]]:
+    """Return what must be served, the ids that were changed, and those whose last write had no clear end."""
+    held = {one.id: _contents(one.text, one.image() if callable(one.image) else one.image) for one in source}
     changed: set[str] = set()
     unknown: set[str] = set()
     for line in read_record(record):
         doc_id = str(line.get("id", ""))
         if line["op"] == "put":
-            texts[doc_id] = clean(line["text"])
+            image = line.get("image")
+            held[doc_id] = _contents(line["text"], None if image is None else base64.b64decode(image))
         elif line["op"] == "delete":
-            texts.pop(doc_id, None)
+            held.pop(doc_id, None)
         if line["op"] in ("put", "delete"):
             changed.add(doc_id)
             unknown.discard(doc_id)
         elif line["op"] == "unknown":
             unknown.add(doc_id)
-    return texts, changed, unknown
+    return held, changed, unknown
+
+
+def _contents(text: str | None, image: bytes | None) -> Contents:
+    texts = (Content("text", clean(text)),) if text or image is None else ()
+    return texts if image is None else (*texts, Content.image(image))
 
 
 def compare(
-    project: Project, collection: str, texts: Mapping[str, str], changed: set[str], unknown: set[str]
+    project: Project, collection: str, held: Mapping[str, Contents], changed: set[str], unknown: set[str]
 ) -> list[Difference]:
-    """Compare every live index with the expected texts; documents of unknown outcome are left out."""
+    """Compare every live index with the expected contents; documents of unknown outcome are left out."""
     graph = RevisionGraph.from_folder(project.migrations(collection))
     with project.engine.connect() as connection:
         live = connection.execute(
@@ -75,7 +86,7 @@ def compare(
             {"cid": project.cid(collection)},
         ).all()
         generations = [read_generation(connection, row.gen) for row in live]
-    return [_compare_index(project, one, graph, texts, changed, unknown) for one in generations]
+    return [_compare_index(project, one, graph, held, changed, unknown) for one in generations]
 
 
 def _held(connection: sa.Connection, generation: Generation) -> dict[str, IndexedDocument]:
@@ -89,23 +100,23 @@ def _compare_index(
     project: Project,
     generation: Generation,
     graph: RevisionGraph,
-    texts: Mapping[str, str],
+    held: Mapping[str, Contents],
     changed: set[str],
     unknown: set[str],
 ) -> Difference:
     spec = graph[generation.revision]
     encoder = project.load_encoder(spec.model)
-    chunker = make_chunker(spec.chunking, encoder.tokenizer)
+    chunker = make_chunker(spec.chunking, encoder.tokenizer, encoder.kinds)
     with project.engine.connect() as connection:
         rows = _held(connection, generation)
-    lost = sorted(set(texts) - set(rows) - unknown)
-    resurrected = sorted(set(rows) - set(texts) - unknown)
+    lost = sorted(set(held) - set(rows) - unknown)
+    resurrected = sorted(set(rows) - set(held) - unknown)
     stale: list[str] = []
     again: list[tuple[str, Piece, npt.NDArray[np.float32]]] = []
-    here = sorted((set(texts) & set(rows)) - unknown)
+    here = sorted((set(held) & set(rows)) - unknown)
     sample = set(sorted(changed & set(here))[:MOST_CHANGED]) | set(here[:: max(1, len(here) // SAMPLE)])
     for doc_id in here:
-        pieces = chunker.pieces([Content("text", texts[doc_id])])
+        pieces = chunker.pieces(held[doc_id])
         found = rows[doc_id]
         if [piece.locator for piece in pieces] != list(map(tuple, found.locators.tolist())):
             stale.append(doc_id)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import time
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -17,24 +16,29 @@ from revector import embedded
 from revector.config import Project, load_project
 from revector.errors import ConfigError
 from revector.formats.kept import plain
+from revector.interfaces import Source
 from revector.labels import load_labels
 from revector.local.airflow import AirflowHome
-from revector.local.airflow_client import AirflowClient
-from revector.local.comparison import Difference, compare, expected_texts
+from revector.local.comparison import Difference, compare, expected
 from revector.local.demo_corpus import cut, documents_per_s, said
-from revector.local.demo_parts import DAG, application, durations, machine, relative, wait_until_applied, watch
-from revector.local.record import count
+from revector.local.demo_parts import DAG, application, durations, finish, machine, relative, wait_until_applied, watch
+from revector.local.record import ApplicationCounts, count
 from revector.local.screen import Screen, application_text, phase, result_table
 from revector.local.store_servers import STORE, in_store
-from revector.local.up import airflow_of, describe, services, stay, stoppable
+from revector.local.up import airflow_of, describe, services, stoppable
 from revector.revisions import RevisionGraph
 from revector.settings import FILE
 from revector.sources import open_source
+from revector.status import Status
 
 COLLECTION = "quickstart"
 SHARDS = 4
 WINDOW_HOURS = 48
 AFTER_S = 20.0
+WAY_BACK = (
+    f"The way back is open for {WINDOW_HOURS} hours: press 'Roll back' on the page, or run [bold]revector rollback "
+    "--reason …[/bold]."
+)
 
 
 def run(
@@ -69,20 +73,10 @@ def run(
         with phase(console, "Starting Airflow, which takes half a minute to two …"):
             stack.enter_context(airflow)
         describe(airflow, console)
-        figures = _main_job(project, airflow, console) | {"corpus": taken}
+        figures = migrate(project, COLLECTION, open_source(str(_corpus(project))), airflow, console)
+        figures |= {"corpus": taken}
         path = json_path or project.state / "demo" / "result.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-        console.print(result_table(figures))
-        console.print(f"The same as JSON: {relative(path)}")
-        if sys.stdout.isatty() if wait is None else wait:
-            describe(airflow, console)
-            console.print(
-                f"\nThe way back is open for {WINDOW_HOURS} hours: press 'Roll back' on the page, or run "
-                "[bold]revector rollback --reason …[/bold]. Ctrl-C ends the demo."
-            )
-            stay()
-        console.print("Stopping …")
+        finish(airflow, console, figures, result_table(figures), path, stays=wait, says=WAY_BACK)
     return 0 if figures["as_promised"] else 1
 
 
@@ -174,15 +168,21 @@ def _start_afresh(project: Project) -> None:
         project.__dict__.pop(name, None)
 
 
-def _main_job(project: Project, airflow: AirflowHome, console: Console) -> dict[str, object]:
+def migrate(
+    project: Project, collection: str, source: Source, airflow: AirflowHome, console: Console
+) -> dict[str, object]:
+    """Migrate a collection to its head by the DAG while the application works; return what was seen.
+
+    ``source``: the documents as they were ingested.
+    """
     started = time.monotonic()
     record = project.state / "demo" / "application.jsonl"
     record.parent.mkdir(parents=True, exist_ok=True)
     with airflow.client("operator") as client:
-        program = ("revector.local.application", COLLECTION, str(record))
+        program = ("revector.local.application", collection, str(record))
         with application(project, *program, record=record) as counters:
             conf = {
-                "collection": COLLECTION,
+                "collection": collection,
                 "revision": "head",
                 "approval": False,
                 "shards": SHARDS,
@@ -191,21 +191,27 @@ def _main_job(project: Project, airflow: AirflowHome, console: Console) -> dict[
             run_id = client.trigger(DAG, conf, note="make demo")
             console.print(f"Triggered DAG {DAG} through Airflow's REST API as operator: run {run_id}\n")
             with Screen(console) as screen:
-                watch(project, COLLECTION, client, run_id, screen, lambda: application_text(counters()))
+                watch(project, collection, client, run_id, screen, lambda: application_text(counters()))
             with phase(console, f"The alias has moved; the application goes on for {AFTER_S:.0f} s …"):
                 time.sleep(AFTER_S)
         with phase(console, "Comparing the indexes with what the application was told …"):
-            wait_until_applied(project, COLLECTION)
-            texts, changed, unknown = expected_texts(open_source(str(_corpus(project))), record)
-            differences = compare(project, COLLECTION, texts, changed, unknown)
-        return _figures(project, client, run_id, record, differences, time.monotonic() - started)
+            wait_until_applied(project, collection)
+            differences = compare(project, collection, *expected(source, record))
+        figures = _figures(project.status(collection), count(record), differences)
+        swaps = (event["detail"] for event in project.events(collection) if event["kind"] == "swap")
+        return {
+            "command": "make demo",
+            **({"store": project.stores.ask(STORE)} if STORE in project.stores.configured else {}),
+            "machine": machine(),
+            **figures,
+            "swap_pause_ms": next(swap for swap in swaps if swap["from"])["pause_ms"],
+            "steps": durations(client, run_id),
+            "wall_s": round(time.monotonic() - started, 1),
+            "run_id": run_id,
+        }
 
 
-def _figures(
-    project: Project, client: AirflowClient, run_id: str, record: Path, differences: list[Difference], wall_s: float
-) -> dict[str, object]:
-    counts, status = count(record), project.status(COLLECTION)
-    swap = next(event for event in project.events(COLLECTION) if event["kind"] == "swap" and event["detail"]["from"])
+def _figures(status: Status, counts: ApplicationCounts, differences: list[Difference]) -> dict[str, object]:
     gate, window = status.gate, status.rollback
     assert gate is not None  # the run waits in its rollback window
     assert window is not None
@@ -218,9 +224,6 @@ def _figures(
         and len(differences) == 2
     )
     return {
-        "command": "make demo",
-        **({"store": project.stores.ask(STORE)} if STORE in project.stores.configured else {}),
-        "machine": machine(),
         "as_promised": as_promised,
         "documents": status.documents,
         "application": asdict(counts),
@@ -232,11 +235,7 @@ def _figures(
             **{role: plain(side.recall) for role, side in gate.sides.items()},
             "difference": plain(gate.difference),
         },
-        "swap_pause_ms": swap["detail"]["pause_ms"],
         "rollback_until": window.deadline,
-        "steps": durations(client, run_id),
-        "wall_s": round(wall_s, 1),
-        "run_id": run_id,
     }
 
 

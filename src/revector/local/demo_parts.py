@@ -1,22 +1,29 @@
-"""Owns what both acts of the demo do: run an application beside it, watch a run of the DAG, wait for the indexes."""
+"""Owns what all acts of the demo do: run an application beside it, watch a run of the DAG, wait, show what was seen."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
 
 from revector.config import Project
 from revector.errors import RevectorError
+from revector.local.airflow import AirflowHome
 from revector.local.airflow_client import FINISHED, AirflowClient
 from revector.local.record import ApplicationCounts, count, read_record
 from revector.local.screen import Screen
+from revector.local.up import describe, stay
 from revector.settings import FILE
 
 DAG = "revector_migrate"
@@ -123,6 +130,33 @@ def wait_until_applied(project: Project, collection: str) -> None:
         if not any(slot.waiting.live + slot.waiting.bulk for slot in slots):
             return
         time.sleep(0.2)
+
+
+def finish(
+    airflow: AirflowHome,
+    console: Console,
+    figures: Mapping[str, Any],
+    table: Table,
+    path: Path,
+    *,
+    stays: bool | None,
+    says: str,
+) -> None:
+    """Show what was seen, and what of it is not as promised, and write it down; then stay up until Ctrl-C.
+
+    ``stays`` None: in a terminal. ``says``: what can be done meanwhile.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    console.print(table)
+    for sentence in figures.get("broken", ()):
+        console.print(f"Not as promised: {sentence}", style="red", soft_wrap=True, highlight=False, markup=False)
+    console.print(f"The same as JSON: {relative(path)}")
+    if sys.stdout.isatty() if stays is None else stays:
+        describe(airflow, console)
+        console.print(f"\n{says} Ctrl-C ends the demo.")
+        stay()
+    console.print("Stopping …")
 
 
 def durations(client: AirflowClient, run_id: str) -> list[dict[str, object]]:

@@ -179,27 +179,39 @@ def _application(application: str, status: Status) -> Text:
 
 def result_table(figures: Mapping[str, Any]) -> Table:
     """Return the table that ends the demo."""
-    counts, recall = figures["application"], figures["recall"]
-    old, new = (
-        f"{side['mean']:.3f} (95 % {side['low']:.3f} to {side['high']:.3f})" for side in (recall["old"], recall["new"])
-    )
-    answered = ", ".join(f"{n} by revision {revision}" for revision, n in counts["by_revision"].items())
+    return _ended(_migrated(figures), figures)
+
+
+def images_table(figures: Mapping[str, Any]) -> Table:
+    """Return the table that ends the act with images: what the first one's says, and what was found of the towers."""
+    found = figures["cross_modal"]
     rows = [
+        (f"{words} found, recall@{found['k']}", f"{_mean(found[way]['old'])} → {_mean(found[way]['new'])}")
+        for way, words in (("text_to_image", "pictures by their names"), ("image_to_text", "names by their pictures"))
+    ]
+    refused = "refused before anything was embedded" if figures["refused"] else "[red]NOT refused[/]"
+    return _ended([*_migrated(figures), *rows, ("the tower for texts alone", refused)], figures)
+
+
+def _mean(interval: Mapping[str, float]) -> str:
+    return f"{interval['mean']:.3f} (95 % {interval['low']:.3f} to {interval['high']:.3f})"
+
+
+def _migrated(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
+    counts, recall = figures["application"], figures["recall"]
+    answered = ", ".join(f"{n} by revision {revision}" for revision, n in counts["by_revision"].items())
+    return [
         ("documents", f"{figures['documents']:,}"),
         ("writes and deletes during the run", f"{counts['writes']} and {counts['deletes']}"),
-        (
-            "queries answered",
-            f"{counts['queries'] - counts['failed']:,} ({answered})",
-        ),
+        ("queries answered", f"{counts['queries'] - counts['failed']:,} ({answered})"),
         ("queries failed", str(counts["failed"])),
         ("queries answered by an index of another model", str(counts["wrong_model"])),
         ("documents lost / stale / resurrected", f"{figures['lost']} / {figures['stale']} / {figures['resurrected']}"),
-        (f"recall@{recall['k']} old", old),
-        (f"recall@{recall['k']} new", new),
+        (f"recall@{recall['k']} old", _mean(recall["old"])),
+        (f"recall@{recall['k']} new", _mean(recall["new"])),
         ("writers paused by the swap", f"{figures['swap_pause_ms']:.0f} ms"),
         ("rollback open until", figures["rollback_until"]),
     ]
-    return _ended(rows, figures)
 
 
 def adoption_table(figures: Mapping[str, Any]) -> Table:
