@@ -18,6 +18,7 @@ from revector.cli import run
 from revector.encoders.loading import load_encoder
 from revector.indexing.encoding import Encoders
 from revector.interfaces import Content, Document, Piece, whole_texts
+from revector.labels import load_labels
 from revector.local import application, emoji_towers, own_models
 from revector.local.comparison import compare, expected
 from revector.local.emoji import Emoji, EmojiSet, png, write_corpus
@@ -90,9 +91,9 @@ def test_the_corpus_is_pictures_alone_and_asks_for_what_was_held_out(coloured: E
     assert (first.id, first.text, first.meta) == ("0000", None, {"name": "a red"})
     read: Any = first.image
     assert read().startswith(b"\x89PNG")
-    assert [json.loads(line)["_id"] for line in (tmp_path / "labels/queries.jsonl").open()] == [
-        f"q{code}" for code in sorted(coloured.held_out)
-    ]
+    judged = {split: load_labels(tmp_path / "labels", split).qrels for split in ("test", "train")}
+    assert judged["test"] == {f"q{code}": {code: 1} for code in sorted(coloured.held_out)}
+    assert len(judged["train"]) == len(coloured.emoji) - len(coloured.held_out)
     assert "OpenMoji" in (tmp_path / "images" / "LICENCE.txt").read_text()
 
 

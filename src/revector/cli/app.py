@@ -32,6 +32,7 @@ from revector.cli import (
     commands_search,
     commands_services,
     commands_throttle,
+    commands_train,
     commands_upkeep,
     commands_verify,
 )
@@ -128,6 +129,7 @@ for module in (
     commands_fields,
     commands_archive,
     commands_search,
+    commands_train,
     commands_compare,
     commands_cutoffs,
     commands_labels,

@@ -1,9 +1,8 @@
-"""Commands that ask and measure: search, eval, and training a small model on the collection itself."""
+"""Commands that ask and measure: search and eval."""
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypedDict
@@ -14,7 +13,7 @@ from rich.text import Text
 
 from revector.cli.commands_documents import refused_line
 from revector.cli.commands_gate import check_folder, measured_page, own_left_out, refused_queries
-from revector.cli.options import Collection, Json, ProjectPath, json_object, model_reference, open_session, query_of
+from revector.cli.options import Collection, Json, ProjectPath, json_object, open_session, query_of
 from revector.cli.output import make_table, one_line, pairs
 from revector.cli.progress import reporting
 from revector.errors import ConfigError
@@ -23,10 +22,7 @@ if TYPE_CHECKING:
     from revector.documents.deadletters import Refusal
     from revector.gate.gate import GateMeasurement
     from revector.gate.query_set import QuerySet
-    from revector.interfaces import Encoder
-    from revector.registry.collections import Generation as ServedGeneration
     from revector.serving.searcher import Answer
-    from revector.spec import ModelSpec
 
 _PANEL = "Search"
 WORST = 10
@@ -39,10 +35,6 @@ def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command(rich_help_panel=_PANEL)(search)
     app.command("eval", rich_help_panel=_PANEL)(evaluate)
-    models = typer.Typer(help="Models made from the collection's own documents or vectors.", no_args_is_help=True)
-    models.command("lsa")(train)
-    models.command("pca")(rotate)
-    app.add_typer(models, name="train", rich_help_panel=_PANEL)
 
 
 def search(
@@ -140,111 +132,6 @@ def evaluate(
         None if html is None else str(html),
     )
     session.out.show(found, lambda console: _eval_page(found, console))
-
-
-def train(
-    folder: Annotated[Path, typer.Argument(help="New folder of the model, from the project folder.")],
-    *,
-    dim: Annotated[int, typer.Option(min=1, help="Width of the vectors.")] = 256,
-    vocabulary: Annotated[int, typer.Option(min=256, help="Most tokens of its tokenizer.")] = 20_000,
-    collection: Collection = None,
-    project: ProjectPath = None,
-    json: Json = False,
-) -> None:
-    """Train a small model on the collection's own documents: latent semantic analysis, no download, seconds on a CPU.
-
-    For example:
-      revector train lsa models/lsa --dim 128
-      revector revision -m first --model ./models/lsa
-    """
-    from revector.encoders.lsa import train_lsa
-
-    session = open_session(project, collection, as_json=json)
-    target = session.project.root / folder.expanduser()
-    documents = session.project.documents(session.collection)
-    with reporting(quiet=json) as progress:
-        progress.start("read", documents.count())
-
-        def counted() -> Iterator[str]:
-            for _, text in documents.each():
-                progress.advance()
-                yield text
-            progress.done()
-
-        train_lsa(counted(), target, dim=dim, vocabulary=vocabulary)
-    reference = model_reference(session, target)
-    session.out.show(
-        {"folder": str(target), "model": reference, "dim": dim},
-        lambda console: console.print(
-            f"Saved {target}. Use it: revector revision -m first --model {reference} --dim {dim}", soft_wrap=True
-        ),
-    )
-
-
-def rotate(
-    folder: Annotated[Path, typer.Argument(help="New folder of the model, from the project folder.")],
-    *,
-    sample: Annotated[int, typer.Option(min=1, help="Roughly how many stored vectors to look at.")] = 50_000,
-    collection: Collection = None,
-    project: ProjectPath = None,
-    json: Json = False,
-) -> None:
-    """Rotate the served model's vectors to their principal components, so that they can be cut shorter.
-
-    A Matryoshka model may be cut as it is; any other loses less where it is cut after this. Nothing is embedded, now or
-    by the revision that cuts: stored vectors are turned.
-
-    For example:
-      revector train pca models/minilm-pca
-      revector revision -m "128 of 384" --model ./models/minilm-pca --dim 128
-    """
-    from revector.encoders.pca import train_pca
-    from revector.encoders.references import model_folder
-    from revector.registry.lanes import lane_of
-
-    session = open_session(project, collection, as_json=json)
-    opened, target = session.project, session.project.root / folder.expanduser()
-    served = opened.searcher(session.collection).resolve()
-    encoder, model = opened.encoders.of(served), served.spec.model
-    _check_turnable(encoder, served)
-    with opened.engine.connect() as connection:
-        kept = train_pca(lane_of(served).sample(connection, sample), model_folder(model, opened.root), target)
-    widths = {dim: round(float(kept[dim - 1]), 4) for dim in (32, 64, 128, 256, 512, 1_024, 2_048) if dim < model.dim}
-    reference = model_reference(session, target)
-
-    def page(console: Console) -> None:
-        console.print(f"Saved {target}. Of the squared length of the vectors is kept by a cut to:")
-        pairs(console, {f"{dim:,}": f"{share:.1%}" for dim, share in widths.items()})
-        console.print(
-            f"Use it: revector revision -m cut --model {reference} --dim N {_same_settings(model)}; with dtype and "
-            f"chunking as in {served.revision}, too, nothing is embedded again.",
-            soft_wrap=True,
-        )
-
-    session.out.show({"folder": str(target), "model": reference, "width": model.dim, "kept": widths}, page)
-
-
-def _check_turnable(encoder: Encoder, served: ServedGeneration) -> None:
-    """Raise ``ConfigError`` for a model that cannot be copied and turned."""
-    model = served.spec.model
-    if encoder.components["kind"] != "sentence-transformers" or getattr(encoder, "own_dim", 0) != model.dim:
-        raise ConfigError(
-            f"revision {served.revision} serves {model.name!r} at {model.dim} dimensions; only a local model at its "
-            "full width can be turned. Nothing was saved."
-        )
-    if encoder.components.get("trust_code"):
-        raise ConfigError(
-            f"model {model.name!r} runs code of its own (trust_code), which is not copied. Nothing was saved; only a "
-            "model without can be turned."
-        )
-
-
-def _same_settings(model: ModelSpec) -> str:
-    """Return the options that make another model see texts as this one does."""
-    options = [f"--max-tokens {model.max_tokens}", "" if model.normalize else "--no-normalize"]
-    options += [f"--query-prompt {shlex.quote(model.query_prompt)}"]
-    options += [f"--document-prompt {shlex.quote(model.document_prompt)}"]
-    return " ".join(filter(None, options))
 
 
 def _least(said: str | None) -> float | str | None:

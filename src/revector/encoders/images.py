@@ -18,6 +18,7 @@ from revector.spec import ModelSpec, stable_hash
 if TYPE_CHECKING:
     from PIL.Image import Image
     from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Router
     from torch import Tensor
 
 KINDS: tuple[Kind, ...] = ("text", "image")
@@ -72,13 +73,15 @@ def _owners(network: SentenceTransformer, name: str) -> tuple[Kind, ...]:
     if isinstance(router, Router):
         if parts[:2] != ["0", "sub_modules"]:
             return KINDS
-        routes = {
-            kind: {router._resolve_route(task=side, modality=kind) for side in ("query", "document")} for kind in KINDS
-        }
-        return tuple(kind for kind in KINDS if parts[2] in routes[kind])
+        return tuple(kind for kind in KINDS if parts[2] in routes_of(router, kind))
     if any(word in part for part in parts for word in _OF_IMAGES):
         return ("image",)
     return ("text",) if any("text" in part for part in parts) else KINDS
+
+
+def routes_of(router: Router, kind: Kind) -> set[str | None]:
+    """Return the routes that content of a kind takes, as a query and as a document."""
+    return {router._resolve_route(task=side, modality=kind) for side in ("query", "document")}
 
 
 def _bytes(tensor: Tensor) -> bytes:

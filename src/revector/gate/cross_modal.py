@@ -151,11 +151,12 @@ def refuse_lone_tower(target: Revision, active: Generation | None, encoder: Enco
     changed = [kind for kind, cosine in least.items() if cosine < SAME]
     if len(changed) == 1:
         [kept] = set(kinds) - set(changed)
+        adapted = "adapt this one (`revector train adapter`) and " if kept == "image" else ""
         raise SpecError(
             f"revision {target.revision} changes the tower for {changed[0]}s alone: a probe of it has cosine "
             f"{least[changed[0]]:.3f} to what it was, and those of the tower for {kept}s are as they were "
             f"({least[kept]:.3f}). Texts and images may no longer find each other, and its gate would not see that. "
-            "Nothing was changed; name a model whose towers were trained together, or demand both directions in the "
-            "migration file, such as gate = Gate(max_text_to_image_drop=0.02, max_image_to_text_drop=0.02), judged on "
-            "labelled queries whose documents hold images."
+            f"Nothing was changed; name a model whose towers were trained together, or {adapted}demand both directions "
+            "in the migration file, such as gate = Gate(max_text_to_image_drop=0.02, max_image_to_text_drop=0.02), "
+            "judged on labelled queries whose documents hold images."
         )

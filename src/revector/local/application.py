@@ -44,7 +44,7 @@ JUST_STORED = timedelta(seconds=1)
 
 
 class Writer:
-    """Changes documents: half updates, a third new ones, the rest deletes; each text is unique, and an image is turned.
+    """Changes documents: half updates, a third new ones, the rest deletes; each text is unique, and images are turned.
 
     What answers a labelled question, ``judged``, is changed instead of deleted: the gate needs enough of them.
     """
@@ -73,10 +73,12 @@ class Writer:
 
     def _put(self, doc_id: str) -> None:
         stored = self._documents.get(doc_id) or self._documents.get(self._random.choice(self._ids))
-        before = "" if stored is None else stored.text[:2_000]
-        text = f"{before}\n\nNote {self._count}: changed while the model was being replaced."
+        text = "" if stored is None else stored.text[:2_000]
         image = None if stored is None or stored.image is None else self._documents.image_of(stored.id)
-        image = None if image is None else turned(image, self._random.uniform(-10, 10))
+        if image is None:
+            text = f"{text}\n\nNote {self._count}: changed while the model was being replaced."
+        else:
+            image = turned(image, self._random.uniform(-10, 10))
         meta = {"package": "demo", "kind": "note"} if stored is None else stored.meta
         self._documents.put(doc_id, text, meta, image=image)
         if doc_id not in self._ids:

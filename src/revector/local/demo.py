@@ -169,11 +169,11 @@ def _start_afresh(project: Project) -> None:
 
 
 def migrate(
-    project: Project, collection: str, source: Source, airflow: AirflowHome, console: Console
+    project: Project, collection: str, source: Source, airflow: AirflowHome, console: Console, *, shards: int = SHARDS
 ) -> dict[str, object]:
     """Migrate a collection to its head by the DAG while the application works; return what was seen.
 
-    ``source``: the documents as they were ingested.
+    ``source``: the documents as they were ingested. Each of the ``shards`` is a task, which loads the model.
     """
     started = time.monotonic()
     record = project.state / "demo" / "application.jsonl"
@@ -185,7 +185,7 @@ def migrate(
                 "collection": collection,
                 "revision": "head",
                 "approval": False,
-                "shards": SHARDS,
+                "shards": shards,
                 "rollback_hours": WINDOW_HOURS,
             }
             run_id = client.trigger(DAG, conf, note="make demo")

@@ -88,9 +88,10 @@ def png(picture: Image) -> bytes:
 
 
 def write_corpus(emoji: EmojiSet, root: Path) -> None:
-    """Write the pictures, a file of documents that names them, and the names of what was held out as labelled queries.
+    """Write the pictures, a file of documents that names them, and all names as labelled queries.
 
-    A document is its picture alone: a text that is found by its own words would hide what the towers can do.
+    Split ``test`` has what was held out, ``train`` what the models were trained on. A document is its picture alone: a
+    text that is found by its own words would hide what the towers can do.
     """
     for folder in ("images", f"{LABELS}/qrels"):
         (root / folder).mkdir(parents=True)
@@ -99,8 +100,10 @@ def write_corpus(emoji: EmojiSet, root: Path) -> None:
         (root / "images" / f"{one.code}.png").write_bytes(png(picture))
     lines = ({"_id": one.code, "image": f"images/{one.code}.png", "name": one.name} for one in emoji.emoji)
     (root / CORPUS).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    asked = [one for one in emoji.emoji if one.code in emoji.held_out]
-    queries = "".join(json.dumps({"_id": f"q{one.code}", "text": one.name}) + "\n" for one in asked)
+    queries = "".join(json.dumps({"_id": f"q{one.code}", "text": one.name}) + "\n" for one in emoji.emoji)
     (root / LABELS / "queries.jsonl").write_text(queries, encoding="utf-8")
-    judged = "".join(f"q{one.code}\t{one.code}\t1\n" for one in asked)
-    (root / LABELS / "qrels" / "test.tsv").write_text(f"query-id\tcorpus-id\tscore\n{judged}", encoding="utf-8")
+    for split, held_out in (("test", True), ("train", False)):
+        codes = (one.code for one in emoji.emoji if (one.code in emoji.held_out) == held_out)
+        judged = "".join(f"q{code}\t{code}\t1\n" for code in codes)
+        file = root / LABELS / "qrels" / f"{split}.tsv"
+        file.write_text(f"query-id\tcorpus-id\tscore\n{judged}", encoding="utf-8")

@@ -60,7 +60,7 @@ def run(project: Project, *, port: int = 8080, json_path: Path | None = None, wa
         with phase(console, "Starting Airflow, which takes half a minute to two …"):
             stack.enter_context(airflow)
         describe(airflow, console)
-        figures = demo.migrate(made, COLLECTION, _source(made), airflow, console)
+        figures = demo.migrate(made, COLLECTION, _source(made), airflow, console, shards=1)
         figures |= {"command": "make demo-images", "pictures": LICENCE, "refused": refused}
         figures |= {"as_promised": bool(refused and figures["as_promised"]), "cross_modal": _recalls(cross_modal(made))}
         path = json_path or made.root / "result.json"
@@ -103,8 +103,8 @@ def ingest(project: Project, console: Console) -> None:
 def add_revision(project: Project, message: str, model: str, *, aligned: bool = True) -> str:
     """Write a revision after those that are there; return its id. ``aligned``: its gate demands both directions."""
     folder = project.migrations(COLLECTION)
-    graph = RevisionGraph.from_folder(folder)
-    drop = DROP if aligned and len(graph) else None
+    down = RevisionGraph.from_folder(folder).head.revision if folder.exists() else None
+    drop = DROP if aligned and down is not None else None
     gate = Gate(
         min_recall=0.02, max_drop=DROP, min_queries=300, max_text_to_image_drop=drop, max_image_to_text_drop=drop
     )
@@ -115,7 +115,7 @@ def add_revision(project: Project, message: str, model: str, *, aligned: bool = 
         chunking=Chunking(max_tokens=64, overlap_tokens=8),
         index=IndexSpec(),
         gate=gate,
-        down_revision=graph.head.revision if len(graph) else None,
+        down_revision=down,
     )
     return RevisionGraph.from_folder(folder).head.revision
 

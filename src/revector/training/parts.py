@@ -64,11 +64,11 @@ def part(
         ordered = in_random_order({same_query(pair.query) for pair in pairs}, seed=seed)
         chosen = set(ordered[: round(share * len(ordered))])
         held_out = [pair for pair in pairs if same_query(pair.query) in chosen]
-    known = _known({same_query(pair.query) for pair in held_out}, {same_query(query) for query in taught})
+    known = among_or_near({same_query(pair.query) for pair in held_out}, {same_query(query) for query in taught})
     held_out = [pair for pair in held_out if same_query(pair.query) not in known]
     judged = {same_query(query) for query in (*keep_out, *(pair.query for pair in held_out))}
     left = sorted({same_query(pair.query) for pair in pairs} - {same_query(pair.query) for pair in held_out})
-    leaked = _known(set(left), judged)
+    leaked = among_or_near(set(left), judged)
     ordered = in_random_order((query for query in left if query not in leaked), seed=seed + 1)
     stop = set(ordered[: round(STOP_SHARE * len(ordered))])
     train = set(ordered) - stop
@@ -82,7 +82,7 @@ def part(
     return found
 
 
-def _known(queries: set[str], others: set[str]) -> set[str]:
+def among_or_near(queries: set[str], others: set[str]) -> set[str]:
     """Return those of ``queries`` that are among ``others``, or near one."""
     return (queries & others) | near(sorted(queries - others), sorted(others))
 
