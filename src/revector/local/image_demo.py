@@ -41,6 +41,9 @@ _SETTINGS = f"""# The third act of the demo; removed and made again by each run.
 source = "{CORPUS}"
 image_field = "image"
 qrels = "{LABELS}"
+
+[encoder]
+threads = 1  # one query is too little work for more
 """
 
 
