@@ -18,8 +18,7 @@ from evaluation.bench.common import Figure, machine, parser, revector, temporary
 from revector import embedded
 from revector.config import Project, load_project
 from revector.errors import GateFailed
-from revector.gate.cross_modal import CrossModal, Direction
-from revector.gate.demands.max_text_to_image_drop import WORDS
+from revector.gate.cross_modal import WORDS, CrossModal, Direction
 from revector.local import image_demo
 from revector.local.emoji import LABELS
 from revector.local.emoji_towers import LONE

@@ -131,3 +131,29 @@ def test_the_first_model_that_sees_images_has_nothing_to_fall_from(world: World)
     world.upgrade("b200")
     said = [one.sentence for one in kept_result(world.project, "docs").findings]
     assert "recall of images by their captions has nothing to fall from: what is served sees no images." in said
+
+
+def alerts(world: World) -> dict[str, str]:
+    found = {one.name: one.says for one in world.project.canary("docs").checks if one.alert}
+    return {name: said for name, said in found.items() if name in ("text_to_image", "image_to_text")}
+
+
+def test_the_canary_tells_where_images_and_captions_no_longer_find_each_other(album: World) -> None:
+    assert alerts(album) == {}
+    # New images, a changed one, and a deleted one are no fault of the index.
+    album.documents.put_many([Document(f"n{n}", None, image=image("red", (n % 60 + 1, 1))) for n in range(40)])
+    album.documents.put("d00001", None, image=image("red", (999, 1)))
+    album.documents.delete("d00002")
+    album.settle()
+    assert alerts(album) == {}
+    names = [check.name for check in album.project.canary("docs").checks]
+    assert {"text_to_image", "image_to_text"} <= set(names)
+    table = album.generation().physical_name
+    album.sql(
+        f"UPDATE {table} t SET embedding = o.embedding FROM {table} o WHERE t.doc_id BETWEEN 'd00010' AND 'd00039' "
+        "AND o.doc_id = 'd00' || (substr(t.doc_id, 4)::int + 100)::text"
+    )
+    told = alerts(album)
+    assert set(told) == {"text_to_image", "image_to_text"}
+    assert "recall@10 of images by their captions fell from 1.0000 to 0." in told["text_to_image"]
+    assert "on 58 captions" in told["text_to_image"]

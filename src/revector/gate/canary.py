@@ -1,19 +1,21 @@
 """The canary: measures what is served on the same labelled queries, day by day, and says when it got worse.
 
-It looks at recall (``canary_falls``), at what the same queries find (``canary_finds``), and at the encoder. Each is a
-check with its value and its limit; those beyond their limits are alerts.
+It looks at recall (``canary_falls``), at what the same queries find (``canary_finds``), at whether texts and images
+find each other (``cross_modal``), and at the encoder. Each is a check with its value and its limit; those beyond their
+limits are alerts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import sqlalchemy as sa
 
 from revector.errors import CanaryAlert, EncoderError, PipelineError
 from revector.gate.canary_falls import WEEK_DAYS, CanaryCheck, fall_check, resolution
 from revector.gate.canary_finds import find_checks
+from revector.gate.cross_modal import WORDS, Direction, captions_of, recalls
 from revector.gate.evidence import Evidence
 from revector.gate.gate import GateMeasurement
 from revector.gate.query_set import QuerySet
@@ -73,13 +75,17 @@ class CanaryReport:
 
 @dataclass(frozen=True, slots=True)
 class _Looked:
-    """What was measured, and what it is compared with; ``plain``: by plain searches, which tell of the index."""
+    """What was measured, and what it is compared with; ``plain``: by plain searches, which tell of the index.
+
+    ``aligned``: the recall of texts by images and the other way, empty where no labelled query is a caption.
+    """
 
     measured: GateMeasurement
     standing: CanaryStanding
     labels_fp: str
     newest: int
     plain: bool
+    aligned: Mapping[Direction, Mapping[str, float]]
 
 
 def run(
@@ -95,7 +101,7 @@ def run(
     fault = _fault(searcher, pinned)
     queries = evidence.queries()
     try:
-        found = _look(engine, cid, pinned, queries, evidence)
+        found = _look(engine, cid, pinned, queries, evidence, searcher)
     except PipelineError as error:
         raise _unmeasured(engine, cid, collection, pinned, f"its pipeline fails: {error}", actor) from error
     except EncoderError as error:
@@ -142,7 +148,9 @@ def _fault(searcher: Searcher, pinned: Generation) -> str | None:
     return None
 
 
-def _look(engine: sa.Engine, cid: int, pinned: Generation, queries: QuerySet, evidence: Evidence) -> _Looked:
+def _look(
+    engine: sa.Engine, cid: int, pinned: Generation, queries: QuerySet, evidence: Evidence, searcher: Searcher
+) -> _Looked:
     """Measure, and read what to compare with: another pipeline is another test, as other labels are."""
     through, labels_fp = evidence.through, queries.labels.fingerprint
     asked = labels_fp if through is None else stable_hash([labels_fp, through])
@@ -150,7 +158,11 @@ def _look(engine: sa.Engine, cid: int, pinned: Generation, queries: QuerySet, ev
         standing = canary_series.standing(connection, cid, pinned.gen, asked, K)
         newest = work.newest_version(connection)
     measured = evidence.measure(pinned, K, queries=queries)
-    return _Looked(measured, standing, asked, newest, plain=through is None)
+    since = None if standing.baseline is None else standing.baseline.version
+    sees = "image" in searcher.encoders.of(pinned).kinds
+    captions = captions_of(engine, cid, queries, newest=since) if sees else None
+    aligned = {} if captions is None else recalls(engine, searcher, pinned, captions, K)
+    return _Looked(measured, standing, asked, newest, through is None, aligned)
 
 
 def _before(first: Baseline | None, queries: QuerySet, now: Mapping[str, float]) -> dict[str, float]:
@@ -181,6 +193,13 @@ def _checks(
         what = f"recall@{K} of revision {now.revision}"
         weekly = standing.week_alerted or standing.week_days >= WEEK_DAYS
         yield fall_check(then, recall, what=what, max_drop=max_drop, weekly=weekly)
+    for way, aligned in found.aligned.items():
+        first_of = standing.baseline.aligned.get(way, {}) if standing.baseline else {}
+        if recall := {name: score for name, score in aligned.items() if name in first_of}:
+            what, unit = f"recall@{K} of {WORDS[way]}", "captions" if way == "text_to_image" else "images"
+            yield replace(
+                fall_check(first_of, recall, what=what, max_drop=max_drop, weekly=False, share=0.5, unit=unit), name=way
+            )
     first = standing.baseline if found.plain else None
     yield from find_checks(connection, generation, queries, now, first)
 
@@ -196,14 +215,16 @@ def _unmeasured(engine: sa.Engine, cid: int, collection: str, pinned: Generation
     )
 
 
-def _first(measured: GateMeasurement, newest: int) -> dict[str, object]:
+def _first(found: _Looked) -> dict[str, object]:
     """Return what later runs are compared with."""
+    measured = found.measured
     kept = in_random_order(measured.run)[:MOST_KEPT]
     return {
         "scores": dict(measured.metrics["recall"]),
         "run": {query: list(measured.run[query]) for query in kept},
         "tops": {query: measured.tops[query] for query in kept if query in measured.tops},
-        "version": newest,
+        "version": found.newest,
+        "aligned": dict(found.aligned),
     }
 
 
@@ -217,7 +238,7 @@ def _keep(engine: sa.Engine, cid: int, report: CanaryReport, found: _Looked, act
         "latency_ms": dict(found.measured.latency_ms),
         "checks": [asdict(one) for one in report.checks],
         **({"week": week[0]} if week else {}),
-        **(_first(found.measured, found.newest) if found.standing.baseline is None else {}),
+        **(_first(found) if found.standing.baseline is None else {}),
     }
     with engine.begin() as connection:
         canary_series.add(connection, cid, asdict(report) | {"detail": detail, "alerts": list(report.alerts)})

@@ -28,9 +28,17 @@ POWER = 0.8
 COARSE = 1.5
 """A canary that only notices falls larger than this multiple of ``canary_drop`` says so."""
 
-SHOWN_DAY, SHOWN_WEEK = (math.ceil(-math.log2(level)) for level in (DAY, WEEK))
-"""Queries that must lose all, and none gain, to show a fall: of n queries or more, ``bounded_interval`` gives the upper
-end of n losses above 0 with a chance of 2 ** -n, and no smaller one where they lose less."""
+
+def _shown(level: float) -> int:
+    """Return how many queries must lose all, and none gain, to show a fall.
+
+    Of n queries or more, ``bounded_interval`` gives the upper end of n losses above 0 with a chance of 2 ** -n, and no
+    smaller one where they lose less.
+    """
+    return math.ceil(-math.log2(level))
+
+
+SHOWN_DAY, SHOWN_WEEK = _shown(DAY), _shown(WEEK)
 
 ROUNDING = 1e-9
 
@@ -50,18 +58,27 @@ class CanaryCheck:
 
 
 def fall_check(
-    then: Mapping[str, float], now: Mapping[str, float], *, what: str, max_drop: float, weekly: bool
+    then: Mapping[str, float],
+    now: Mapping[str, float],
+    *,
+    what: str,
+    max_drop: float,
+    weekly: bool,
+    share: float = 1.0,
+    unit: str = "queries",
 ) -> CanaryCheck:
     """Return the test of the day or, where it is due, that of the week: with its larger level it takes the day's place.
 
     It alerts where the fall is at least half of ``max_drop`` and no chance. ``then`` and ``now``: scores of the same
-    queries, 0 to 1, at least one. ``what`` fell, for the sentence.
+    queries, 0 to 1, at least one. ``what`` fell, for the sentence; ``share`` (0 to 1) of
+    the false alarms is its.
     """
     before, after = ([one[query] for query in now] for one in (then, now))
     sides = math.fsum(before) / len(now), math.fsum(after) / len(now)
     fall, half = sides[0] - sides[1], max_drop / 2
-    said = f"{what} {'fell' if fall > 0 else 'went'} from {sides[0]:.4f} to {sides[1]:.4f} on {len(now):,} queries"
-    name, level, least = ("week", WEEK, SHOWN_WEEK) if weekly else ("day", DAY, SHOWN_DAY)
+    said = f"{what} {'fell' if fall > 0 else 'went'} from {sides[0]:.4f} to {sides[1]:.4f} on {len(now):,} {unit}"
+    name, level = ("week", WEEK * share) if weekly else ("day", DAY * share)
+    least = _shown(level)
     losses = sum(new < old for old, new in zip(before, after, strict=True))
     if fall < half - ROUNDING or losses < least:
         why = f"{losses:,} of them lost; the test of the {name} needs a fall of {half:g}, and {least} that lost"

@@ -18,16 +18,20 @@ from revector.encoders.probes import PROBES, first_row
 from revector.errors import SpecError
 from revector.formats.kept import plain
 from revector.gate.demand import GateScene
+from revector.gate.query_set import QuerySet
 from revector.interfaces import Encoder, Kind, Vectors
 from revector.measure.metrics import Qrels, evaluate
 from revector.registry.collections import Generation
 from revector.registry.lanes import lane_of
+from revector.serving.searcher import Searcher
 from revector.spec import Revision
 from revector.stores.metrics import score_table
 
 EVIDENCE = "cross_modal"
 
 Direction: TypeAlias = Literal["text_to_image", "image_to_text"]
+
+WORDS: dict[Direction, str] = {"text_to_image": "images by their captions", "image_to_text": "captions by their images"}
 
 MOST_IMAGES = 2_000
 """Images that a caption's own is searched among: those of the captions, and others of the collection."""
@@ -37,6 +41,7 @@ SAME = 0.999
 
 _HELD = """
 SELECT doc_id, length(content) AS at FROM document d WHERE cid = :cid AND NOT deleted AND image IS NOT NULL
+  AND (CAST(:newest AS bigint) IS NULL OR version <= :newest)
 ORDER BY doc_id = ANY(CAST(:paired AS text[])) DESC, hashtextextended(doc_id, 0), doc_id LIMIT :most
 """
 
@@ -65,59 +70,78 @@ def measure(scene: GateScene) -> Mapping[str, object] | None:
     """
     if scene.gate.max_text_to_image_drop is None and scene.gate.max_image_to_text_drop is None:
         return None
-    relevant = {
-        query: {doc: 1 for doc, score in judged.items() if score >= 1} for query, judged in scene.queries.qrels.items()
-    }
-    with scene.engine.connect() as connection:
-        paired = sorted({doc for judged in relevant.values() for doc in judged})
-        rows = connection.execute(
-            sa.text(_HELD), {"cid": scene.generation.cid, "paired": paired, "most": max(MOST_IMAGES, len(paired))}
-        )
-        at = {row.doc_id: row.at for row in rows}
-    captions = {query: {doc: 1 for doc in judged if doc in at} for query, judged in relevant.items()}
-    captions = {query: judged for query, judged in captions.items() if judged}
-    if not captions:
+    found = captions_of(scene.engine, scene.generation.cid, scene.queries)
+    if found is None:
         return None
-    texts = {query: scene.queries.texts[query] for query in captions}
-    scene.progress.start("captions and images", len(texts), unit="captions")
-    active = scene.active
+    scene.progress.start("captions and images", len(found.texts), unit="captions")
+    active, asked = scene.active, (scene.engine, scene.searcher)
     sees = active is not None and "image" in scene.searcher.encoders.of(active).kinds
-    found = CrossModal(
+    new = recalls(*asked, scene.generation, found, scene.gate.k)
+    old = recalls(*asked, active, found, scene.gate.k) if active is not None and sees else None
+    measured = CrossModal(
         scene.gate.k,
-        len(captions),
-        len({doc for judged in captions.values() for doc in judged}),
-        len(at),
-        _recalls(scene, scene.generation, captions, texts, at),
-        _recalls(scene, active, captions, texts, at) if active is not None and sees else None,
+        len(found.judged),
+        len({doc for judged in found.judged.values() for doc in judged}),
+        len(found.at),
+        {way: tuple(scores.values()) for way, scores in new.items()},
+        None if old is None else {way: tuple(scores.values()) for way, scores in old.items()},
     )
     scene.progress.done()
-    return {name: plain(getattr(found, name)) for name in found.__slots__}
+    return {name: plain(getattr(measured, name)) for name in measured.__slots__}
 
 
-def _recalls(
-    scene: GateScene, generation: Generation, captions: Qrels, texts: Mapping[str, str], at: Mapping[str, int]
-) -> dict[Direction, tuple[float, ...]]:
+@dataclass(frozen=True, slots=True)
+class Captions:
+    """Labelled queries that are captions: their ``texts``, the documents whose images they are of, where images are.
+
+    ``at``: document → where its image begins; those of the captions, and others that they are searched among.
+    """
+
+    texts: Mapping[str, str]
+    judged: Qrels
+    at: Mapping[str, int]
+
+
+def captions_of(engine: sa.Engine, cid: int, queries: QuerySet, *, newest: int | None = None) -> Captions | None:
+    """Return the captions among ``queries``; None where no labelled document holds an image.
+
+    ``newest``: only of documents that did not change since that version.
+    """
+    relevant = {query: {doc for doc, score in judged.items() if score >= 1} for query, judged in queries.qrels.items()}
+    paired = sorted(set().union(*relevant.values()))
+    values = {"cid": cid, "paired": paired, "most": max(MOST_IMAGES, len(paired)), "newest": newest}
+    with engine.connect() as connection:
+        at = {row.doc_id: row.at for row in connection.execute(sa.text(_HELD), values)}
+    judged = {query: {doc: 1 for doc in sorted(docs) if doc in at} for query, docs in relevant.items()}
+    judged = {query: docs for query, docs in judged.items() if docs}
+    return Captions({query: queries.texts[query] for query in judged}, judged, at) if judged else None
+
+
+def recalls(
+    engine: sa.Engine, searcher: Searcher, generation: Generation, captions: Captions, k: int
+) -> dict[Direction, dict[str, float]]:
     """Return the recall of each caption, and of each captioned image; 0 for an image that the index does not show."""
-    with scene.engine.connect() as connection:
+    at = captions.at
+    with engine.connect() as connection:
         shown = {
             one.doc_id: one.vectors[one.locators[:, 0] == at[one.doc_id]]
             for one in lane_of(generation).read(connection, sorted(at))
         }
     shown = {doc_id: rows for doc_id, rows in shown.items() if len(rows)}
-    images, words = list(shown), list(texts)
+    images, words = list(shown), list(captions.texts)
     seen: Vectors = np.concatenate([np.empty((0, generation.spec.model.dim), np.float32), *shown.values()])
-    asked = scene.searcher.encode(generation, [texts[query] for query in words])
-    stored = scene.searcher.encode(generation, [texts[query] for query in words], "document")
-    metric, k = generation.spec.index.metric, scene.gate.k
+    asked = searcher.encode(generation, list(captions.texts.values()))
+    stored = searcher.encode(generation, list(captions.texts.values()), "document")
+    metric = generation.spec.index.metric
     of_image: dict[str, dict[str, int]] = {}
-    for query, judged in captions.items():
-        for doc in judged:
+    for query, docs in captions.judged.items():
+        for doc in docs:
             of_image.setdefault(doc, {})[query] = 1
     to_image = _best(score_table(asked, seen, metric), words, images, k)
     to_text = _best(score_table(seen, stored, metric), images, words, k)
     return {
-        "text_to_image": tuple(evaluate(captions, to_image, k)["recall"].values()),
-        "image_to_text": tuple(evaluate(of_image, to_text, k)["recall"].values()),
+        "text_to_image": evaluate(captions.judged, to_image, k)["recall"],
+        "image_to_text": evaluate(of_image, to_text, k)["recall"],
     }
 
 

@@ -12,7 +12,8 @@ import sqlalchemy as sa
 class Baseline(NamedTuple):
     """What the first canary of a generation measured: its mean, and by query the scores, ids found and first score.
 
-    ``version``: the newest of any document then. Runs of earlier versions have the mean, and perhaps ``scores``.
+    ``version``: the newest of any document then. ``aligned``: direction → caption or image → recall, where images are
+    captioned. Runs of earlier versions have the mean, and perhaps ``scores``.
     """
 
     recall: float
@@ -20,6 +21,7 @@ class Baseline(NamedTuple):
     run: Mapping[str, Sequence[str]]
     tops: Mapping[str, float]
     version: int
+    aligned: Mapping[str, Mapping[str, float]]
 
 
 class CanaryStanding(NamedTuple):
@@ -46,9 +48,8 @@ def standing(connection: sa.Connection, cid: int, gen: int, labels_fp: str, k: i
     if first is None:
         return CanaryStanding(None, _begins(connection, values), 0.0, week_alerted=False)
     kept = first.detail
-    found = Baseline(
-        float(first.baseline), kept.get("scores", {}), kept.get("run", {}), kept.get("tops", {}), kept.get("version", 0)
-    )
+    parts = (kept.get("scores", {}), kept.get("run", {}), kept.get("tops", {}), kept.get("version", 0))
+    found = Baseline(float(first.baseline), *parts, kept.get("aligned", {}))
     last = connection.execute(
         sa.text(
             "SELECT extract(epoch FROM clock_timestamp() - at) / 86400 AS days, coalesce(CAST(detail->'week' AS "

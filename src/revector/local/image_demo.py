@@ -15,8 +15,7 @@ from revector import embedded
 from revector.config import Project, load_project
 from revector.errors import RevectorError, SpecError
 from revector.formats.kept import plain
-from revector.gate.cross_modal import EVIDENCE, CrossModal
-from revector.gate.demands.max_text_to_image_drop import WORDS
+from revector.gate.cross_modal import EVIDENCE, WORDS, CrossModal
 from revector.gate.results import gate_result
 from revector.interfaces import Source
 from revector.local import demo

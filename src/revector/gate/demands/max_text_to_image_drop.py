@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from revector.gate.cross_modal import EVIDENCE, CrossModal, Direction, measure
+from revector.gate.cross_modal import EVIDENCE, WORDS, CrossModal, Direction, measure
 from revector.gate.demand import Demand, ShownDemand, ends
 from revector.gate.figures import GateFigures, GateFinding, Value
 from revector.measure.metrics import Interval
 from revector.measure.statistics import paired_interval, score_interval
 from revector.spec import Gate
-
-WORDS: dict[Direction, str] = {"text_to_image": "images by their captions", "image_to_text": "captions by their images"}
 
 
 def judged(direction: Direction, demanded: Callable[[Gate], float | None]) -> Callable[..., Iterator[GateFinding]]:
