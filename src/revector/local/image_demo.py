@@ -57,7 +57,7 @@ def run(project: Project, *, port: int = 8080, json_path: Path | None = None, wa
         stack.enter_context(services(made))
         ingest(made, console)
         refused = refuse_words_alone(made, console)
-        add_revision(made, "both towers anew", "second")
+        add_revision(made, "both towers of one training", "second")
         airflow = airflow_of(made, port)
         with phase(console, "Starting Airflow, which takes half a minute to two …"):
             stack.enter_context(airflow)
