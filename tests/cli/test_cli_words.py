@@ -251,7 +251,7 @@ def test_json_of_every_command_parses(swapped: World, at: Any, cli: Cli) -> None
         json.loads(ended.out)
     with_json = [path for path, command in commands() if any("--json" in one.opts for one in command.params)]
     elsewhere = {"demo", "db start", "db remove", "dlq waive", "approve", "abort", "train lsa", "rehearse", "verify"}
-    elsewhere |= {"convert", "finetune", "vectors export", "vectors import", "train pca"}
+    elsewhere |= {"convert", "finetune", "vectors export", "vectors import", "train adapter", "train pca"}
     elsewhere |= {"canary", "compare", "gate", "override", "stale", "meta set"}
     elsewhere |= {
         "throttle",

@@ -111,6 +111,9 @@ def test_the_command_adapts_a_model_to_the_served_one_and_the_result_still_has_t
     words = ("--model", str(folders["new"]), "--pairs", "captions.jsonl", "--project", str(world.root))
     assert run(["train", "adapter", "models/adapted", *words]) == 0
     assert "a rotation, fitted on 32 captions; 4 were left out" in " ".join(capsys.readouterr().out.split())
+    assert run(["train", "adapter", "models/again", *words, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["model"], told["captions"], told["left_out"]) == ("./models/again", 32, 4)
     world.revision("b200", "a100", 'model = ModelSpec(name="./models/adapted", dim=8)', "gate = Gate(max_drop=0.1)")
     with pytest.raises(SpecError, match="changes the tower for texts alone"):
         world.migrator.plan("b200")

@@ -153,18 +153,8 @@ def demo(
     if adopt or images:
         act = optional(f"revector.local.{'adoption' if adopt else 'image'}_demo", "demo")
         raise typer.Exit(act.run(open_project(project), port=port, json_path=json_path, wait=stay))
-    module = optional("revector.local.demo", "demo")
-    raise typer.Exit(
-        module.run(
-            open_project(project),
-            port=port,
-            json_path=json_path,
-            wait=stay,
-            full=full,
-            store=store,
-            store_url=store_url,
-        )
-    )
+    module, first = optional("revector.local.demo", "demo"), {"full": full, "store": store, "store_url": store_url}
+    raise typer.Exit(module.run(open_project(project), port=port, json_path=json_path, wait=stay, **first))
 
 
 # The worker -----------------------------------------------------------------------------------------------------------

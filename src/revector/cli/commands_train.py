@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from revector.interfaces import Encoder
     from revector.registry.collections import Generation as ServedGeneration
     from revector.spec import ModelSpec
+    from revector.training.adapting import FittedAdapter
 
 
 def register(app: typer.Typer) -> None:
@@ -157,20 +158,24 @@ def adapt(
     reference = model_reference(session, target)
     told = {name: getattr(found, name) for name in ("way", "captions", "left_out", "before", "after")}
 
-    def page(console: Console) -> None:
-        console.print(
-            f"Saved {target}: {found.way}, fitted on {found.captions:,} captions; {found.left_out:,} were left out, as "
-            f"the gate judges by them or by one like them. Captions kept apart have a mean cosine of {found.after:.2f} "
-            f"to where {served.revision} puts them; without the adapter it is {found.before:.2f}.",
-            soft_wrap=True,
-        )
-        console.print(
-            f"Use it: revector revision -m adapted --model {reference} {_same_settings(new)}; its gate has to demand "
-            "max_text_to_image_drop and max_image_to_text_drop, for one tower changes alone.",
-            soft_wrap=True,
-        )
+    session.out.show(
+        {"folder": str(target), "model": reference, **told},
+        lambda console: _adapted_page(console, found, reference, served.revision, new),
+    )
 
-    session.out.show({"folder": str(target), "model": reference, **told}, page)
+
+def _adapted_page(console: Console, found: FittedAdapter, reference: str, served: str, new: ModelSpec) -> None:
+    console.print(
+        f"Saved {reference}: {found.way}, fitted on {found.captions:,} captions; {found.left_out:,} were left out, as "
+        f"the gate judges by them or by one like them. Captions kept apart have a mean cosine of {found.after:.2f} "
+        f"to where {served} puts them; without the adapter it is {found.before:.2f}.",
+        soft_wrap=True,
+    )
+    console.print(
+        f"Use it: revector revision -m adapted --model {reference} {_same_settings(new)}; its gate has to demand "
+        "max_text_to_image_drop and max_image_to_text_drop, for one tower changes alone.",
+        soft_wrap=True,
+    )
 
 
 def _check_turnable(encoder: Encoder, served: ServedGeneration) -> None:
