@@ -82,7 +82,7 @@ def write(
         for _ in itertools.islice(paced(until, per_s / sessions), count):
             writes = author.some()
             with recorded(me.recorder, name, writes) as told:
-                told.update(do(documents, writes, me.site.text))
+                told.update(do(documents, writes, me.site.text, images=me.site.shape.images))
 
     run_threads(partial(session, number) for number in range(sessions))
 

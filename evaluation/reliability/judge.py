@@ -99,9 +99,10 @@ class Judge:
         ``whole``: the search was exact and cut nothing off, so that a document shows its best chunk, or all of them.
         """
         own = self.own(answer.revision)
+        hits = (self._seen(own, query, one) if one.kind == "image" else self._hit(own, one) for one in answer.hits)
         return {
             "gen": answer.generation,
-            "hits": tuple(self._hit(own, one) for one in answer.hits),
+            "hits": tuple(hit for hit in hits if hit is not None),
             "encoder": self._encoder(own, query, answer, by=by, whole=whole),
             "index_encoder": own.fingerprint,
         }
@@ -145,6 +146,15 @@ class Judge:
             return Hit(hit.id, token, hit.version, hit.chunk, len(chunks))
         # The whole document: a newer version than the index's row waits to be embedded.
         return Hit(hit.id, token if hit.text == text else f"a piece of {token}", hit.version, hit.chunk)
+
+    def _seen(self, own: Truth, query: str, hit: searcher.Hit) -> Hit | None:
+        """Return the one put whose image has this score; None where several have, and it tells nothing."""
+        vector, found = asked(own, query), list[Hit]()
+        for token in self.candidates(hit.id, ""):
+            chunks, vectors = embedded(own, self.text(token))
+            if hit.chunk == len(chunks) - 1 and abs(float(vectors[-1] @ vector) - hit.score) < TOLERANCE:
+                found.append(Hit(hit.id, token, hit.version, hit.chunk, len(chunks)))
+        return found[0] if len(found) == 1 else None
 
     # Indexes ----------------------------------------------------------------------------------------------------------
 

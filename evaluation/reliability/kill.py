@@ -1,12 +1,13 @@
 """Kills every process of a migration with SIGKILL at random moments, and proves that nothing was lost.
 
-    python -m evaluation.reliability.kill [--targets worker,task,scheduler,postgres,upgrade] [--repeats 10] [--seed N]
+    python -m evaluation.reliability.kill [--targets worker,task,scheduler,postgres,upgrade] [--repeats 10] [--images]
 
 Each migration (by `revector upgrade`, or by the DAG) meets up to ``--kills`` kills: after a random pause, counted
 from the moment when dual-write is on or the last kill is over, one process is killed, and comes back as it would for
 a user. All the while an application writes, deletes and queries. When the migration is through, the document table
 and both live indexes are compared, whole, with what the application was told; then it is rolled back, its index
-retired, and the next one begins. Kills that a migration was too fast for are left to the next.
+retired, and the next one begins. Kills that a migration was too fast for are left to the next. With ``--images`` each
+document holds an image, too, and both towers of its model are replaced.
 """
 
 from __future__ import annotations
@@ -181,11 +182,15 @@ def undo(host: Host, driver: Driver) -> None:
 
 
 @contextmanager
-def running_site(documents: int, *, airflow: bool, seed: int) -> Iterator[tuple[Host, Application]]:
+def running_site(
+    documents: int, *, airflow: bool, seed: int, images: bool = False
+) -> Iterator[tuple[Host, Application]]:
     """Make a project and everything that runs for it; at the end nothing of it is left."""
     settings = "drain_s = 0\n[encoder]\nthreads = 1\n"
     # Wide, so that loading and indexing last.
-    shape = Shape(documents, min(60, documents // 2), 512, 256, 32, 240, "IndexSpec()", settings, "shards = 4\n")
+    shape = Shape(
+        documents, min(60, documents // 2), 512, 256, 32, 240, "IndexSpec()", settings, "shards = 4\n", images
+    )
     with (
         tempfile.TemporaryDirectory(prefix="revector-kill-", ignore_cleanup_errors=True) as folder,
         ExitStack() as stack,
@@ -206,7 +211,9 @@ def running_site(documents: int, *, airflow: bool, seed: int) -> Iterator[tuple[
         yield host, Application(host, recorder, seed)
 
 
-def run(targets: list[str], repeats: int, kills: int, seed: int, documents: int, results: Path) -> bool:
+def run(
+    targets: list[str], repeats: int, kills: int, seed: int, documents: int, results: Path, *, images: bool = False
+) -> bool:
     """Run migrations until each target was killed ``repeats`` times, writing the results after each.
 
     Returns whether every figure is as promised.
@@ -214,8 +221,8 @@ def run(targets: list[str], repeats: int, kills: int, seed: int, documents: int,
     draw, holds = random.Random(seed), True
     by_dag = any(target in BY_DAG for target in targets)
     piece: dict[str, Any] = {"targets": targets, "repeats": repeats, "kills": kills, "seed": seed}
-    piece |= {"documents": documents, "migrations": []}
-    with running_site(documents, airflow=by_dag, seed=seed) as (host, application):
+    piece |= {"documents": documents, "images": images, "migrations": []}
+    with running_site(documents, airflow=by_dag, seed=seed, images=images) as (host, application):
         for kind in sorted({target in BY_DAG for target in targets}):
             driver: Driver = Dag(host) if kind else Cli(host)
             left = [target for _ in range(repeats) for target in targets if (target in BY_DAG) is kind]
@@ -270,13 +277,15 @@ def main() -> int:
     """Read the command line and run."""
     parser = options(MODULE, __doc__, seed=20_261_120, results="kill", repeats=10, kills=3, documents=DOCUMENTS)
     parser.add_argument("--targets", default=",".join(VICTIMS), help="any of %(default)s")
+    parser.add_argument("--images", action="store_true", help="documents hold images, too; name other --results")
     given = parser.parse_args()
     targets = given.targets.split(",")
     if unknown := set(targets) - set(VICTIMS):
         parser.error(f"no such target: {', '.join(sorted(unknown))}; there are {', '.join(VICTIMS)}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing is left then, either
     os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    return 0 if run(targets, given.repeats, given.kills, given.seed, given.documents, given.results) else 1
+    counts = (given.repeats, given.kills, given.seed, given.documents)
+    return 0 if run(targets, *counts, given.results, images=given.images) else 1
 
 
 if __name__ == "__main__":

@@ -12,12 +12,11 @@ from pathlib import Path
 import sqlalchemy as sa
 from evaluation.reliability.history import Recorder
 from evaluation.reliability.judge import Judge
-from evaluation.reliability.traffic import first, recorded, text_of, tokens_put
-from evaluation.reliability.truth import Truth
+from evaluation.reliability.traffic import do, first, recorded, text_of, tokens_put
+from evaluation.reliability.truth import IMAGES, Truth
 
 from revector import embedded
 from revector.config import Project, load_project
-from revector.interfaces import Document
 from revector.spec import Chunking, ModelSpec
 
 COLLECTION = "docs"
@@ -40,6 +39,8 @@ class Shape:
     index: str = "IndexSpec(m=4, ef_construction=16)"
     settings: str = "drain_s = 0\n"
     of_collection: str = "shards = 2\nwindow_hours = 1\n"
+    images: bool = False
+    """Whether documents hold an image beside their text, and models embed both."""
 
 
 SMALL = Shape(documents=38, labelled=6)
@@ -59,9 +60,9 @@ def doc_id_of(number: int) -> str:
     return f"d{number:06d}"
 
 
-def model_of(number: int) -> str:
+def model_of(number: int, shape: Shape) -> str:
     """Return the name of the ``number``-th revision's model."""
-    return f"hashing:seed{number % MODELS}"
+    return f"hashing:seed{number % MODELS}{IMAGES if shape.images else ''}"
 
 
 class Site:
@@ -121,8 +122,7 @@ class Site:
         for start in range(0, len(ids), PAGE):
             page = {doc_id: first(doc_id) for doc_id in ids[start : start + PAGE]}
             with recorded(recorder, "first", page, survives=()) as told:
-                rows = [Document(doc_id, self.text(token)) for doc_id, token in page.items()]
-                told.update(documents.put_many(rows).versions)
+                told.update(do(documents, page, self.text, images=self.shape.images))
         self.project.migrator(COLLECTION, actor="first").upgrade(OLD)
 
     def add_revision(self, number: int, parent: str | None = None) -> str:
@@ -135,7 +135,7 @@ class Site:
             path.write_text(
                 f'"""{name_of(number)}"""\nfrom revector import Chunking, Gate, IndexSpec, ModelSpec\n\n'
                 f"revision = {name_of(number)!r}\ndown_revision = {parent!r}\n"
-                f"model = ModelSpec(name={model_of(number)!r}, dim={self.shape.dim})\n"
+                f"model = ModelSpec(name={model_of(number, self.shape)!r}, dim={self.shape.dim})\n"
                 f"chunking = Chunking({chunking})\nindex = {self.shape.index}\n"
                 f"gate = Gate(max_drop=1.0, min_queries={min(self.shape.labelled, 50)}, min_overlap=None)\n"
             )
@@ -171,4 +171,4 @@ class Site:
 @cache
 def _truth(number: int, shape: Shape) -> Truth:
     chunking = Chunking(max_tokens=shape.max_tokens, overlap_tokens=shape.overlap_tokens)
-    return Truth(ModelSpec(model_of(number), shape.dim), chunking)
+    return Truth(ModelSpec(model_of(number, shape), shape.dim), chunking)

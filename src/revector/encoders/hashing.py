@@ -11,7 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from revector.encoders.check import check_vectors, fingerprint_of, settings_of, texts_of, unit_rows
-from revector.interfaces import Kind, Piece, Side, Vectors
+from revector.encoders.images import image_libraries
+from revector.formats.images import RULES, picture
+from revector.interfaces import Blob, Kind, Piece, Side, Vectors
 from revector.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -27,19 +29,22 @@ class HashingEncoder:
 
     Texts that share words are near, nothing else is meant. ``model.dtype`` is part of the fingerprint but all is
     computed in float32. Source: Charikar, Chen, Farach-Colton, "Finding frequent items in data streams", 2002.
+    With ``images``, images are embedded, too: by their colours as words, so that "f00" is near what is red.
     """
 
-    def __init__(self, model: ModelSpec, *, seed: int = 0) -> None:
-        self._model = model
-        self._seed = seed
+    def __init__(self, model: ModelSpec, *, seed: int = 0, images: bool = False) -> None:
+        self._model, self._seed = model, seed
+        self._kinds: tuple[Kind, ...] = ("text", "image") if images else ("text",)
         self._components = {"kind": "hashing", "algorithm": 1, "seed": seed, **settings_of(model), "libraries": {}}
+        if images:
+            self._components |= {"rules": RULES, "libraries": image_libraries()}
         self._fingerprint = fingerprint_of(self._components)
         self._tokenizer = _word_tokenizer()
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
-        """Text alone."""
-        return ("text",)
+        """Text alone, or images, too."""
+        return self._kinds
 
     @property
     def dim(self) -> int:
@@ -66,8 +71,12 @@ class HashingEncoder:
         return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def encode(self, side: Side, pieces: Sequence[Piece]) -> Vectors:
-        """Embed texts: ``(len(pieces), dim)`` float32; never a zero row."""
-        texts, prompt = texts_of(pieces), self._model.prompt_of(side)
+        """Embed texts and what else is of its kinds: ``(len(pieces), dim)`` float32; never a zero row."""
+        prompt = self._model.prompt_of(side)
+        if "image" in self._kinds:
+            texts = [_colours(one.content.blob) if one.content.kind == "image" else one.text for one in pieces]
+        else:
+            texts = texts_of(pieces)
         vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
         for start in range(0, len(texts), _SLICE):
             rows = slice(start, start + _SLICE)
@@ -88,6 +97,12 @@ class HashingEncoder:
             cells = rows * self.dim + (mixed >> np.uint64(1)).astype(np.int64) % self.dim
             sketch += np.bincount(cells, weights=1.0 - 2.0 * (mixed & np.uint64(1)), minlength=len(sketch))
         return sketch.reshape(len(texts), self.dim)
+
+
+def _colours(blob: Blob) -> str:
+    """Return the colours of an image as words in order, each of three hex digits: the upper four bits of a channel."""
+    levels = np.unique(np.asarray(picture(blob.read())).reshape(-1, 3) >> 4, axis=0)
+    return " ".join(f"{red:x}{green:x}{blue:x}" for red, green, blue in levels.tolist())
 
 
 def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

@@ -44,7 +44,7 @@ def load_encoder(
     if match := HASHING.fullmatch(reference):
         from revector.encoders.hashing import HashingEncoder
 
-        return HashingEncoder(model, seed=int(match[1] or 0))
+        return HashingEncoder(model, seed=int(match[1] or 0), images=match[2] is not None)
     if reference.startswith("api:"):
         from revector.encoders.api import load_api_encoder
 

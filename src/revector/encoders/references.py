@@ -9,7 +9,7 @@ from revector.encoders.packages import package_folder
 from revector.errors import ConfigError
 from revector.spec import ModelSpec
 
-HASHING = re.compile(r"hashing(?::seed(\d{1,9}))?")
+HASHING = re.compile(r"hashing(?::seed(\d{1,9}))?(:images)?")
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
 _FORMS = (
     '"org/name" (hub), "./folder" or an absolute folder, "package:name[/folder]", "api:provider/model" or "hashing"'
