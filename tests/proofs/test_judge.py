@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,8 @@ import numpy as np
 import pytest
 from evaluation.reliability.history import Recorder
 from evaluation.reliability.judge import Row, asked, at_rest, embedded, mismatch
-from evaluation.reliability.site import Shape, Site, doc_id_of
-from evaluation.reliability.traffic import first, text_of, token_in, token_of
+from evaluation.reliability.site import COLLECTION, Shape, Site, doc_id_of, name_of
+from evaluation.reliability.traffic import colours_of, first, image_of, text_of, token_in, token_of
 
 from revector.documents import text
 from revector.encoders.hashing import HashingEncoder
@@ -127,4 +128,25 @@ def test_a_sound_product_is_found_sound(database_url: str, tmp_path: Path) -> No
     site, recorder = Site(tmp_path / "project", database_url, SHAPE), Recorder()
     site.begin(recorder)
     assert at_rest(site.engine, site.cid, site.judge(recorder), recorder) == []
+    site.close()
+
+
+def test_an_image_is_judged_as_a_text_is_in_indexes_and_answers(database_url: str, tmp_path: Path) -> None:
+    pytest.importorskip("PIL", reason="the images extra is not installed")
+    site, recorder = Site(tmp_path / "project", database_url, replace(SHAPE, images=True)), Recorder()
+    site.begin(recorder)
+    judge, own = site.judge(recorder), site.own(name_of(0))
+    assert at_rest(site.engine, site.cid, judge, recorder) == []
+    token = first(doc_id_of(3))
+    chunks, vectors = embedded(own, site.text(token))
+    query = "".join(f"{channel >> 4:x}" for channel in colours_of(token)[0])
+    score = float(vectors[-1] @ asked(own, query))
+    hit = Hit(doc_id_of(3), score, len(chunks) - 1, *chunks[-1][1:], "", 1, {}, kind="image")
+    assert score > 0.2
+    seen = [judge._seen(own, query, replace(hit, score=said)) for said in (score, score / 2)]
+    assert [None if one is None else one.content for one in seen] == [token, None]
+    site.project.documents(COLLECTION).put(doc_id_of(3), site.text(token), image=image_of(first(doc_id_of(4))))
+    while site.project.worker().drain():
+        pass
+    assert any(doc_id_of(3) in str(one) for one in at_rest(site.engine, site.cid, judge, recorder))
     site.close()
