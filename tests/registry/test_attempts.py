@@ -10,6 +10,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 
 from revector.errors import StoreUnavailable
 from revector.registry import attempts
@@ -37,6 +38,17 @@ def found(world: World, query: str, wanted: SearchRequest) -> VisibleHits:
     vector = world.project.searcher("docs").encode(generation, [query])[0]
     with world.engine.connect() as connection:
         return lane_of(generation).search(connection, vector, wanted)
+
+
+def test_a_search_of_an_index_in_sql_says_how_far_its_graph_is_walked_unless_it_is_exact(served: World) -> None:
+    generation = served.generation()
+    vector, lane = np.ones(64, np.float32), lane_of(generation)
+    with served.engine.begin() as connection:
+        walks = sa.text("SELECT current_setting('hnsw.iterative_scan', true)")
+        lane.search(connection, vector, WANTED)
+        assert connection.scalar(walks) != "strict_order"
+        lane.search(connection, vector, replace(WANTED, exact=False))
+        assert connection.scalar(walks) == "strict_order"
 
 
 def test_candidates_are_counted_up_to_the_last_that_is_shown(stored: World) -> None:
