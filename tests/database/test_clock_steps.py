@@ -255,6 +255,7 @@ def test_no_decision_is_made_by_the_clock_of_a_host() -> None:
         "encoders/api/limits.py": "how far away the date in a provider's Retry-After is",
         "labels/batch.py": "shown: when a passage was judged",
         "local/application.py": "figures of the demo",
+        "registry/intents.py": "names of attempts; a wrong one leaves a loss of the last minute to verify",
         "local/airflow_client.py": "name and start of a run in Airflow's own time",
     }
     found = {
