@@ -24,6 +24,7 @@ from revector.registry import intents
 from revector.spec import IndexSpec
 from revector.stores.memory import MemoryIndex, MemoryStore
 from revector.stores.opening import added
+from revector.stores.seam import Points
 
 T = TypeVar("T")
 
@@ -154,6 +155,10 @@ class LateIndex:
         request = getattr(self.inner, name)
         by: Any = self._store.write if name in ("put", "remove") else self._store.question
         return lambda *given, **options: self._store.sent(name, partial(request, *given, **options), by)
+
+    def put(self, points: Points) -> None:
+        """Put points, some time; a method of the class, for the tests that stand in for it."""
+        self.__getattr__("put")(points)
 
     def finish(self, progress: Progress) -> bool:
         """Build nothing."""

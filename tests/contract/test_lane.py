@@ -224,12 +224,12 @@ def test_another_index_of_the_same_model_embeds_nothing_wherever_it_is(serving: 
 
 def test_points_of_other_texts_with_one_vector_are_named(serving: Stored) -> None:
     world = serving.world
-    world.documents.put_many([Document("x1", "same words here"), Document("x2", "here same words")])
+    world.documents.put_many([Document("a1", "same words here"), Document("x2", "here same words")])
     world.settle()
     report = world.project.verify("docs")
     [alike] = report.generations[0].alike
     assert alike.texts == 2
-    assert "x1" in alike.first[0]
+    assert "a1" in alike.first[0]
     assert "x2" in alike.first[1]
 
 
