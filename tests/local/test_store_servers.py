@@ -66,7 +66,7 @@ def test_a_migration_that_could_not_name_the_store_is_refused(project: Project) 
     ("words", "said"),
     [
         (("--store-url", NOWHERE), "name its kind"),
-        (("--adopt", "--store", "redis"), "leave one out"),
+        (("--adopt", "--store", "redis"), "leave all but one out"),
         (("--store", "pinecone", "--no-stay"), "--store is one of chroma, milvus, redis, found 'pinecone'"),
     ],
 )
