@@ -196,7 +196,7 @@ class NotCaughtUp(StateError):
     """Work is waiting, so the alias was not moved; the call may be repeated."""
 
     retryable = True
-    runbook = "swap-refused"
+    runbook = "work-waits"
 
 
 class WorkUnfinished(StateError):
@@ -296,11 +296,12 @@ class EncoderUnavailable(EncoderError):
     """The encoder fails on every text for now; no document is to blame; the call may be repeated."""
 
     retryable = True
-    runbook = "provider-fails"
 
 
 class ProviderUnavailable(EncoderUnavailable):
     """The provider behind an API answers nothing for now: no text need be tried alone, all work stays due."""
+
+    runbook = "provider-fails"
 
 
 class ProviderRefused(ProviderUnavailable):

@@ -37,7 +37,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("models")
     made = {"old": words_and_colours(root / "old"), "new": words_and_colours(root / "new", texts=3)}
     old, new = (load(made[name]).encode("query", whole_texts(CAPTIONS)) for name in ("old", "new"))
-    save_adapted(made["new"], fit(new, old), root / "adapted")
+    save_adapted(made["new"], fit(new, old, ridge=False), root / "adapted")
     return {**made, "adapted": root / "adapted"}
 
 
@@ -46,7 +46,7 @@ def test_a_rotation_up_to_a_thousand_captions_and_a_linear_map_beyond_bring_vect
     turn = np.linalg.qr(rng.normal(size=(6, 6)))[0]
     rows = unit_rows(rng.normal(size=(RIDGE_FROM + 1, 6)).astype(np.float32))
     old = (rows @ turn).astype(np.float32)
-    rotation, linear = fit(rows[:50], old[:50]), fit(rows, old)
+    rotation, linear = fit(rows[:50], old[:50], ridge=False), fit(rows, old, ridge=True)
     np.testing.assert_allclose(rotation, turn.T, atol=1e-5)
     np.testing.assert_allclose(rotation @ rotation.T, np.eye(6), atol=1e-5)
     assert np.sum(unit_rows(rows @ linear.T) * old, axis=1).min() > 0.999

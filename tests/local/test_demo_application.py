@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from revector.local import application
-from revector.local.record import ApplicationCounts, Record
-from revector.local.screen import adoption_table, result_table
+from revector.local.record import Record
 from worlds import World
 
 QUERY = "apple1 &amp; pear1"
@@ -54,34 +53,3 @@ def test_what_answers_a_labelled_question_is_never_deleted(served: World) -> Non
     assert {line["id"] for line in lines if line["op"] == "delete"} & set(ids)
     assert not {line["id"] for line in lines if line["op"] == "delete"} & kept
     assert {line["id"] for line in lines if line["op"] == "put"} & kept
-
-
-def test_the_table_that_ends_the_demo_is_drawn_of_what_the_demo_writes_down() -> None:
-    side = {"mean": 0.9, "low": 0.8, "high": 1.0}
-    figures = {
-        "application": asdict(ApplicationCounts(queries=3, by_revision={"a100": 3})),
-        "recall": {"k": 10, "old": side, "new": side},
-        "steps": [{"step": "swap", "seconds": 1.0}],
-        **dict.fromkeys(("documents", "lost", "stale", "resurrected", "swap_pause_ms", "wall_s"), 0),
-        "rollback_until": "later",
-        "as_promised": True,
-    }
-    assert any("3 by revision a100" in str(cell) for column in result_table(figures).columns for cell in column.cells)
-
-
-def test_the_table_that_ends_the_second_act_counts_what_was_seen() -> None:
-    counts = ApplicationCounts(writes=9, deletes=3, queries=8, by_revision={"its own column": 5, "a100": 3})
-    look = {"when": "after the swap", "rows": 200, "lost": [], "stale": ["a"], "resurrected": []}
-    figures = {
-        "application": asdict(counts),
-        "answers": {"judged": 8, "wrong_model": 0, "resurrected": 0},
-        "looks": [look],
-        "catalogue": ["trigger x was not there before"],
-        "steps": [{"step": "adopt", "seconds": 3.0}],
-        **dict.fromkeys(("rolled_back", "asked_again", "failed_writes", "wall_s"), 0),
-        "as_promised": False,
-    }
-    cells = [str(cell) for column in adoption_table(figures).columns for cell in column.cells]
-    for seen in ("9, 3, 0", "8 (5 by its own column, 3 by a100)", "0 / 1 / 0 of 200 rows", "[red]1 differences[/]"):
-        assert seen in cells
-    assert cells[-1] == "[red]NO[/]"

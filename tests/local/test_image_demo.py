@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +16,13 @@ from PIL import Image
 from pictures import COLOURS, ColourEncoder, image, words_and_colours
 from revector.cli import run
 from revector.encoders.loading import load_encoder
-from revector.gate.cross_modal import WORDS, CrossModal
 from revector.indexing.encoding import Encoders
 from revector.interfaces import Content, Document, Piece, whole_texts
 from revector.labels import load_labels
-from revector.local import application, emoji_towers, image_demo, own_models
+from revector.local import application, emoji_towers, own_models
 from revector.local.comparison import compare, expected
 from revector.local.emoji import Emoji, EmojiSet, png, write_corpus
-from revector.local.record import ApplicationCounts, Record
-from revector.local.screen import images_table
+from revector.local.record import Record
 from revector.sources import open_source
 from revector.spec import ModelSpec
 from worlds import QUERIES, World, document
@@ -140,22 +137,3 @@ def test_without_its_pictures_nothing_is_started_and_two_acts_are_not_one(
     for words in (("--images", "--adopt"), ("--images", "--full"), ("--adopt", "--full")):
         assert run(["demo", *words, "--project", str(served.root)]) == 2
         assert "Nothing was started" in capsys.readouterr().err
-
-
-def test_the_table_that_ends_the_act_has_both_directions_and_the_refusal() -> None:
-    side = {"mean": 0.5, "low": 0.4, "high": 0.6}
-    measured = image_demo._recalls(CrossModal(10, 2, 2, 9, *(dict.fromkeys(WORDS, (0.0, 1.0)) for _ in "on")))
-    figures = {
-        "application": asdict(ApplicationCounts(queries=3, by_revision={"a100": 3})),
-        "recall": {"k": 10, "old": side, "new": side},
-        "steps": [{"step": "swap", "seconds": 1.0}],
-        **dict.fromkeys(("documents", "lost", "stale", "resurrected", "swap_pause_ms", "wall_s"), 0),
-        "rollback_until": "later",
-        "as_promised": True,
-        "refused": "it changes one tower alone",
-        "cross_modal": json.loads(json.dumps(measured)),
-    }
-    said = [str(cell) for column in images_table(figures).columns for cell in column.cells]
-    assert {"pictures by their names found, recall@10", "names by their pictures found, recall@10"} <= set(said)
-    assert "refused before anything was embedded" in said
-    assert sum(cell.count("0.500 (95 % ") for cell in said) == 6

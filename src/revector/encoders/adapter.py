@@ -21,22 +21,22 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 RIDGE_FROM = 1_000
-"""Anchors beyond which a map need not be a rotation. On a related model of equal
-width 100, 300 and 700 anchors brought back .82, .97 and .99 of what its own queries found by a rotation, and .64, .91
-and .96 by ridge regression; beyond 1,000 both the same."""
+"""Anchors beyond which a map need not be a rotation. On a related model of equal width 100, 300 and 700 anchors brought
+back .82, .97 and .99 of what its own queries found by a rotation, and .64, .91 and .96 by ridge regression; beyond
+1,000 both the same."""
 
 _PENALTY = 0.1
 """Of ridge regression, as a share of the mean eigenvalue of the anchors' second moments."""
 
 
-def fit(new: Vectors, old: Vectors) -> Vectors:
+def fit(new: Vectors, old: Vectors, *, ridge: bool) -> Vectors:
     """Return the matrix ``(old width, new width)`` that takes the ``new`` vectors of anchors, as rows, to the ``old``.
 
-    Up to ``RIDGE_FROM`` anchors a rotation, with reflections (orthogonal Procrustes: Schönemann, "A generalized
-    solution of the orthogonal Procrustes problem", 1966); beyond, ridge regression.
+    By ``ridge`` regression, or a rotation, with reflections (orthogonal Procrustes: Schönemann, "A generalized solution
+    of the orthogonal Procrustes problem", 1966).
     """
     rows, wanted = (unit_rows(one).astype(np.float64) for one in (new, old))
-    if len(rows) <= RIDGE_FROM:
+    if not ridge:
         left, _, right = np.linalg.svd(rows.T @ wanted, full_matrices=False)
         return np.ascontiguousarray((left @ right).T, np.float32)
     moments = rows.T @ rows

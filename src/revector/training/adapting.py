@@ -68,9 +68,10 @@ def fit_adapter(
     progress.start("embed captions by both models", 2 * len(texts), unit="captions")
     ours, wanted = (unit_rows(embed(encoder, "query", texts, progress)) for encoder in (new, old))
     progress.done()
-    matrix = fit(ours, wanted)
+    ridge = len(texts) > RIDGE_FROM
+    matrix = fit(ours, wanted, ridge=ridge)
     tried = np.arange(len(texts)) % _APART == 0
-    partly = fit(ours[~tried], wanted[~tried])
+    partly = fit(ours[~tried], wanted[~tried], ridge=ridge)
     return FittedAdapter(
         matrix,
         len(texts),
